@@ -1,0 +1,79 @@
+# Every job of the project, by one name each; bare `make` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export SHARDWRIGHT_CACHE ?= $(HOME)/.cache/shardwright
+# Headers for ggml's Vulkan backend; hack/bootstrap.sh puts them there.
+export VULKAN_SDK := $(SHARDWRIGHT_CACHE)/vulkan-sdk-1.4.309.0
+export CARGO_TERM_COLOR ?= auto
+BIN := target/debug
+PART := hack/part.sh
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Use it
+
+.PHONY: demo
+demo: build ## Control plane, operator, three agents, one split model, one streamed answer (KEEP=1 stays, PROMPT='…' asks something else)
+	@$(PART) demo hack/demo.sh
+
+.PHONY: demo-stop
+demo-stop: ## End a demo that KEEP=1 left running
+	@hack/demo.sh stop
+
+.PHONY: control-plane
+control-plane: bootstrap ## A bare kube-apiserver and etcd; prints the KUBECONFIG
+	cargo run -q -p localplane -- --dir .demo up
+
+##@ Build
+
+.PHONY: bootstrap
+bootstrap: ## Packages, Vulkan headers, kube-apiserver, kubectl, helm, the model: each once, into the cache
+	@$(PART) bootstrap hack/bootstrap.sh
+
+.PHONY: build
+build: bootstrap ## All executables
+	@$(PART) build cargo build --workspace --bins --locked
+
+.PHONY: generate
+generate: ## Custom resource definitions from the Rust types
+	cargo run -q -p crds --bin crdgen -- charts/shardwright/crds
+
+##@ Check
+
+.PHONY: test
+test: bootstrap ## Everything that must pass before a change lands
+	@$(PART) test-build cargo test --workspace --locked --no-run
+	@$(PART) test-build-bins cargo build --workspace --bins --locked
+	@$(PART) test-run cargo test --workspace --locked
+	@$(PART) lint $(MAKE) --no-print-directory lint
+	@$(PART) summary
+
+.PHONY: lint
+lint: bootstrap ## Format, clippy, generated files, chart, licences and sources of dependencies
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo run -q -p crds --bin crdgen -- --check charts/shardwright/crds
+	$(SHARDWRIGHT_CACHE)/kubectl-1.37.1-helm-4.3.1/helm lint --strict charts/shardwright
+	hack/bootstrap.sh deny
+	$(SHARDWRIGHT_CACHE)/cargo-deny-0.20.2/bin/cargo-deny --offline check bans licenses sources
+
+.PHONY: test-openai
+test-openai: build ## The official OpenAI client against a running stack
+	cargo test -p tests --locked --test end_to_end the_official_openai_client
+
+.PHONY: bench
+bench: build ## Decode speed through gateway and workers against llama.cpp's own loop: target/bench/decode.json
+	cargo run -q -p bench --bin bench-decode
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: clean
+clean: ## Remove what was built here; the cache outside the tree stays
+	rm -rf target .demo

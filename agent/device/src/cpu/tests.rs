@@ -1,0 +1,119 @@
+use super::parse::{self, CgroupVersion, Level};
+use super::*;
+use std::fs;
+
+const MEMINFO: &str = "MemTotal:       16384000 kB\nMemFree:          204800 kB\nMemAvailable:    8192000 kB\n";
+
+fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (path, content) in files {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    root
+}
+
+#[test]
+fn a_captured_server_processor_is_read_with_its_level() {
+    let processor = parse::cpuinfo(include_str!("../../fixtures/cpuinfo-server.txt"));
+    assert_eq!(processor.vendor, "amd");
+    assert_eq!(processor.model, "AMD EPYC");
+    assert_eq!(processor.level, Level::X86(4));
+}
+
+#[test]
+fn a_level_counts_only_when_all_levels_below_it_are_there() {
+    let level = |flags: &str| parse::cpuinfo(&format!("flags : {flags}\n")).level;
+    let v2 = "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3";
+    let v3 = "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave";
+    assert_eq!(level("sse2"), Level::X86(1));
+    assert_eq!(level(v2), Level::X86(2));
+    assert_eq!(level(&format!("{v2} {v3}")), Level::X86(3));
+    assert_eq!(level(&format!("{v2} avx512f avx512bw avx512cd avx512dq avx512vl")), Level::X86(2));
+    assert_eq!(Level::X86(3).to_string(), "x86-64-v3");
+}
+
+#[test]
+fn a_processor_without_flags_is_named_by_its_architecture() {
+    let processor = parse::cpuinfo("processor\t: 0\nModel\t\t: Raspberry Pi 5\n");
+    assert_eq!(processor.model, "Raspberry Pi 5");
+    assert_eq!(processor.level, Level::Other(std::env::consts::ARCH));
+}
+
+#[test]
+fn without_groups_memory_is_the_machines() {
+    let root = machine(&[("proc/meminfo", MEMINFO)]);
+    let memory = memory(root.path()).unwrap();
+    assert_eq!(memory.total_bytes, 16_384_000 * 1024);
+    assert_eq!(memory.free_bytes, 8_192_000 * 1024);
+}
+
+#[test]
+fn a_version_2_group_or_any_ancestor_of_it_lowers_both_figures() {
+    let root = machine(&[
+        ("proc/meminfo", MEMINFO),
+        ("proc/self/cgroup", "0::/kubepods/pod1/agent\n"),
+        ("sys/fs/cgroup/kubepods/pod1/agent/memory.max", "max\n"),
+        ("sys/fs/cgroup/kubepods/pod1/agent/memory.current", "100\n"),
+        ("sys/fs/cgroup/kubepods/pod1/memory.max", "1073741824\n"),
+        ("sys/fs/cgroup/kubepods/pod1/memory.current", "536870912\n"),
+        ("sys/fs/cgroup/kubepods/pod1/memory.stat", "anon 1\ninactive_file 268435456\n"),
+    ]);
+    let memory = memory(root.path()).unwrap();
+    assert_eq!(memory.total_bytes, 1 << 30);
+    assert_eq!(memory.free_bytes, (1 << 30) - (536_870_912 - 268_435_456));
+}
+
+#[test]
+fn a_version_1_group_is_found_at_the_mounts_root_when_its_path_is_the_hosts() {
+    let root = machine(&[
+        ("proc/meminfo", MEMINFO),
+        ("proc/self/cgroup", "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n"),
+        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "2147483648\n"),
+        ("sys/fs/cgroup/memory/memory.usage_in_bytes", "1073741824\n"),
+    ]);
+    assert_eq!(
+        memory(root.path()).unwrap(),
+        Memory { total_bytes: 2 << 30, free_bytes: 1 << 30 }
+    );
+}
+
+#[test]
+fn a_version_1_group_without_limit_changes_nothing() {
+    assert_eq!(parse::group_memory("9223372036854771712", "5", "", "x"), None);
+    assert_eq!(parse::group_memory("max", "5", "", "x"), None);
+}
+
+#[test]
+fn groups_are_told_apart_by_version() {
+    let groups = parse::memory_groups("9:name=systemd:/\n4:cpu,memory:/a:b\n0::/c\nnonsense\n");
+    assert_eq!(
+        groups,
+        [(CgroupVersion::V1, "/a:b".to_owned()), (CgroupVersion::V2, "/c".to_owned())]
+    );
+}
+
+#[test]
+fn absent_or_damaged_meminfo_is_an_answer_that_says_so() {
+    let empty = machine(&[]);
+    let answer = probe(empty.path(), 0);
+    assert!(answer.devices.is_empty());
+    assert!(answer.note.unwrap().contains("/proc/meminfo"));
+    for damaged in ["", "MemTotal: lots kB\n", "MemTotal: 18446744073709551615 kB\nMemAvailable: 1 kB\n"] {
+        assert_eq!(parse::meminfo(damaged), None);
+    }
+}
+
+#[test]
+fn this_machine_is_verified_and_measured() {
+    let answer = probe(std::path::Path::new("/"), 7);
+    let [cpu] = &answer.devices[..] else {
+        panic!("one CPU device, not {answer:?}")
+    };
+    assert_eq!(cpu.verification, crate::Verification::Verified);
+    assert!(cpu.memory_free_bytes > 0 && cpu.memory_free_bytes <= cpu.memory_total_bytes);
+    let bandwidth = cpu.bandwidth.expect("a machine that builds this has memory to measure");
+    assert!(bandwidth.bytes_per_second > 100_000_000, "{bandwidth:?}");
+    assert_eq!(bandwidth.measured_unix_s, 7);
+}

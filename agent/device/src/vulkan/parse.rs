@@ -1,0 +1,161 @@
+//! What a Vulkan driver's facts mean. Pure.
+
+use crate::{Backend, Bandwidth, Device, Kind, Pool, Verification};
+use serde::{Deserialize, Serialize};
+
+/// What the driver said of one physical device, uninterpreted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Position in `vkEnumeratePhysicalDevices`.
+    pub index: u32,
+    /// `deviceName`.
+    pub name: String,
+    /// `VkPhysicalDeviceType`.
+    pub device_type: i32,
+    /// PCI vendor, or a Khronos number above 0xFFFF.
+    pub vendor_id: u32,
+    /// PCI device.
+    pub device_id: u32,
+    /// `VK_MAKE_API_VERSION` of what the device supports.
+    pub api_version: u32,
+    /// Vendor's own encoding.
+    pub driver_version: u32,
+    /// `driverName`, since Vulkan 1.2.
+    pub driver_name: Option<String>,
+    /// `driverInfo`, since Vulkan 1.2.
+    pub driver_info: Option<String>,
+    /// `deviceUUID`.
+    pub uuid: Option<[u8; 16]>,
+    /// Domain, bus, device, function.
+    pub pci: Option<[u32; 4]>,
+    /// Memory heaps in the driver's order.
+    pub heaps: Vec<Heap>,
+}
+
+/// One memory heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heap {
+    /// Its size.
+    pub size_bytes: u64,
+    /// VK_MEMORY_HEAP_DEVICE_LOCAL_BIT.
+    pub device_local: bool,
+    /// What this process could take now, use by others subtracted; from VK_EXT_memory_budget.
+    pub budget_bytes: Option<u64>,
+}
+
+/// What came of using the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exercise {
+    /// Of the 1 MiB round trip.
+    pub verification: Verification,
+    /// Device to device.
+    pub bandwidth: Option<Bandwidth>,
+    /// Of an empty submission.
+    pub launch_us: Option<u64>,
+}
+
+const TYPE_INTEGRATED: i32 = 1;
+const TYPE_DISCRETE: i32 = 2;
+const TYPE_VIRTUAL: i32 = 3;
+const TYPE_CPU: i32 = 4;
+
+/// Software renderers that some versions report as another type.
+const SOFTWARE_NAMES: [&str; 3] = ["llvmpipe", "lavapipe", "swiftshader"];
+
+/// Puts facts and experience together.
+pub fn device(facts: &Facts, exercise: Exercise) -> Device {
+    let kind = kind(facts);
+    let heap = main_heap(&facts.heaps);
+    let total_bytes = heap.map_or(0, |heap| heap.size_bytes);
+    // Without the budget extension the heap's size is all that is known.
+    let free_bytes = heap.map_or(0, |heap| heap.budget_bytes.unwrap_or(heap.size_bytes).min(heap.size_bytes));
+    Device {
+        backend: Backend::Vulkan,
+        index: facts.index,
+        vendor: vendor(facts.vendor_id),
+        model: facts.name.clone(),
+        architecture: None,
+        driver: driver(facts),
+        pci_address: facts.pci.map(pci_address),
+        uuid: facts.uuid.filter(|uuid| uuid != &[0; 16]).map(hyphenated),
+        compute_units: None,
+        kind,
+        pool: if kind == Kind::Discrete { Pool::Own } else { Pool::Host },
+        memory_total_bytes: total_bytes,
+        memory_free_bytes: free_bytes,
+        memory_usable_bytes: free_bytes,
+        verification: exercise.verification,
+        bandwidth: exercise.bandwidth,
+        launch_us: exercise.launch_us,
+    }
+}
+
+/// Tells a card from an integrated GPU from a renderer on the processors.
+pub fn kind(facts: &Facts) -> Kind {
+    let name = facts.name.to_lowercase();
+    if facts.device_type == TYPE_CPU || SOFTWARE_NAMES.iter().any(|software| name.contains(software)) {
+        return Kind::Software;
+    }
+    match facts.device_type {
+        // A virtual GPU has its slice of a card's memory for itself.
+        TYPE_DISCRETE | TYPE_VIRTUAL => Kind::Discrete,
+        TYPE_INTEGRATED => Kind::Integrated,
+        // Unknown: count its memory as the host's, which never promises the same byte twice.
+        _ => Kind::Integrated,
+    }
+}
+
+/// The heap that weights go to: the largest local one. Cards also show a small local heap that the host can write.
+pub fn main_heap(heaps: &[Heap]) -> Option<&Heap> {
+    heaps
+        .iter()
+        .max_by_key(|heap| (heap.device_local, heap.size_bytes))
+}
+
+fn vendor(vendor_id: u32) -> String {
+    match vendor_id {
+        0x10DE => "nvidia".to_owned(),
+        0x1002 | 0x1022 => "amd".to_owned(),
+        0x8086 => "intel".to_owned(),
+        0x106B => "apple".to_owned(),
+        0x13B5 => "arm".to_owned(),
+        0x5143 => "qualcomm".to_owned(),
+        0x1_0005 => "mesa".to_owned(),
+        other => format!("{other:#06x}"),
+    }
+}
+
+fn driver(facts: &Facts) -> Option<String> {
+    match (&facts.driver_name, &facts.driver_info) {
+        (Some(name), Some(info)) if !info.is_empty() => Some(format!("{name} {info}")),
+        (Some(name), _) if !name.is_empty() => Some(name.clone()),
+        _ => Some(version(facts.vendor_id, facts.driver_version)),
+    }
+}
+
+/// NVIDIA packs its version its own way; most others as Vulkan does.
+fn version(vendor_id: u32, packed: u32) -> String {
+    if vendor_id == 0x10DE {
+        format!("{}.{}.{}", packed >> 22, (packed >> 14) & 0xFF, (packed >> 6) & 0xFF)
+    } else {
+        format!("{}.{}.{}", packed >> 22, (packed >> 12) & 0x3FF, packed & 0xFFF)
+    }
+}
+
+fn pci_address([domain, bus, device, function]: [u32; 4]) -> String {
+    format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
+}
+
+fn hyphenated(uuid: [u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (position, byte) in uuid.iter().enumerate() {
+        if matches!(position, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

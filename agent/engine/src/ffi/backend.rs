@@ -1,0 +1,188 @@
+//! ggml backends: modules opened at run time, their devices, and CPU thread pools.
+
+use std::ffi::{CStr, CString};
+use std::path::Path;
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use super::{c_path, log, owned};
+
+/// Opens a backend module and registers its devices with ggml.
+///
+/// Not to be called from two threads at once: ggml's registry has no lock.
+pub(crate) fn load_module(path: &Path) -> Result<(), String> {
+    log::install();
+    let c_path = c_path(path)?;
+    // SAFETY: the path is a NUL-terminated string that lives for the call.
+    let (registry, errors) = log::with_errors(|| unsafe { sys::ggml_backend_load(c_path.as_ptr()) });
+    if registry.is_null() {
+        return Err(if errors.is_empty() {
+            format!("ggml refused {}", path.display())
+        } else {
+            errors
+        });
+    }
+    Ok(())
+}
+
+/// What a ggml device is, by its own account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Cpu,
+    Gpu,
+    IntegratedGpu,
+    Other,
+}
+
+/// A device of a registered backend. ggml never frees devices, so the handle is valid for the
+/// life of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeviceHandle(NonNull<sys::ggml_backend_device>);
+
+// SAFETY: the pointee is immutable after registration and never freed.
+unsafe impl Send for DeviceHandle {}
+// SAFETY: as above; all calls on it are reads.
+unsafe impl Sync for DeviceHandle {}
+
+/// All devices of all registered backends, in registration order.
+pub(crate) fn devices() -> Vec<DeviceHandle> {
+    // SAFETY: reads of ggml's registry; registration is serialised by the runtime.
+    let count = unsafe { sys::ggml_backend_dev_count() };
+    (0..count)
+        // SAFETY: the index is below the count.
+        .filter_map(|index| NonNull::new(unsafe { sys::ggml_backend_dev_get(index) }))
+        .map(DeviceHandle)
+        .collect()
+}
+
+impl DeviceHandle {
+    pub(super) fn as_ptr(self) -> sys::ggml_backend_dev_t {
+        self.0.as_ptr()
+    }
+
+    /// ggml's name, for example `Vulkan0`.
+    pub(crate) fn name(self) -> String {
+        // SAFETY: a live device; ggml returns a NUL-terminated string it owns.
+        unsafe { owned(sys::ggml_backend_dev_name(self.as_ptr())) }
+    }
+
+    /// The product's name.
+    pub(crate) fn description(self) -> String {
+        // SAFETY: as in `name`.
+        unsafe { owned(sys::ggml_backend_dev_description(self.as_ptr())) }
+    }
+
+    /// The backend's name in lower case: `cpu`, `vulkan`, `cuda`, …
+    pub(crate) fn backend(self) -> String {
+        // SAFETY: a live device has a live registry, whose name ggml owns.
+        let name = unsafe {
+            let registry = sys::ggml_backend_dev_backend_reg(self.as_ptr());
+            if registry.is_null() {
+                return String::new();
+            }
+            owned(sys::ggml_backend_reg_name(registry))
+        };
+        name.to_ascii_lowercase()
+    }
+
+    pub(crate) fn kind(self) -> Kind {
+        // SAFETY: a live device.
+        match unsafe { sys::ggml_backend_dev_type(self.as_ptr()) } {
+            sys::GGML_BACKEND_DEVICE_TYPE_CPU => Kind::Cpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_GPU => Kind::Gpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_IGPU => Kind::IntegratedGpu,
+            _ => Kind::Other,
+        }
+    }
+
+    /// (free, total) memory in bytes, as the driver tells it.
+    pub(crate) fn memory_bytes(self) -> (u64, u64) {
+        let (mut free, mut total) = (0usize, 0usize);
+        // SAFETY: a live device and two valid places to write to.
+        unsafe { sys::ggml_backend_dev_memory(self.as_ptr(), &raw mut free, &raw mut total) };
+        (free as u64, total as u64)
+    }
+
+    /// A function that the device's backend offers by name.
+    fn function(self, name: &CStr) -> Option<NonNull<std::ffi::c_void>> {
+        // SAFETY: a live device and a NUL-terminated name.
+        unsafe {
+            let registry = sys::ggml_backend_dev_backend_reg(self.as_ptr());
+            if registry.is_null() {
+                return None;
+            }
+            NonNull::new(sys::ggml_backend_reg_get_proc_address(registry, name.as_ptr()))
+        }
+    }
+}
+
+/// Sets an environment variable if that is safe, that is while this is the only thread; `false`
+/// where it is not.
+pub(crate) fn set_environment(name: &str, value: &str) -> bool {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count);
+    if threads != 1 || CString::new(value).is_err() {
+        return false;
+    }
+    // SAFETY: no other thread exists that could read the environment meanwhile.
+    unsafe { std::env::set_var(name, value) };
+    true
+}
+
+type NewPool =
+    unsafe extern "C" fn(*mut sys::ggml_threadpool_params) -> *mut sys::ggml_threadpool;
+type FreePool = unsafe extern "C" fn(*mut sys::ggml_threadpool);
+
+/// Compute threads of one context. They sleep between graphs: a stage that waits for its
+/// neighbour must not spin on the core that the neighbour needs.
+#[derive(Debug)]
+pub(crate) struct ThreadPool {
+    pool: NonNull<sys::ggml_threadpool>,
+    free: FreePool,
+}
+
+// SAFETY: the pool is handed to ggml, which locks it itself; we only free it, once.
+unsafe impl Send for ThreadPool {}
+
+impl ThreadPool {
+    /// A pool of `threads` (the calling thread of each decode is one of them) on the CPU backend
+    /// behind `cpu`.
+    pub(crate) fn new(cpu: DeviceHandle, threads: u32) -> Result<Self, String> {
+        let missing = || "the CPU backend offers no thread pools".to_owned();
+        let new = cpu.function(c"ggml_threadpool_new").ok_or_else(missing)?;
+        let free = cpu.function(c"ggml_threadpool_free").ok_or_else(missing)?;
+        // SAFETY: ggml documents these two names with these two signatures.
+        let (new, free) = unsafe {
+            (
+                std::mem::transmute::<NonNull<std::ffi::c_void>, NewPool>(new),
+                std::mem::transmute::<NonNull<std::ffi::c_void>, FreePool>(free),
+            )
+        };
+        let threads = i32::try_from(threads)
+            .ok()
+            .filter(|threads| (1..=MAX_THREADS).contains(threads))
+            .ok_or_else(|| format!("{threads} threads are not between 1 and {MAX_THREADS}"))?;
+        // SAFETY: a plain struct filled by ggml; `new` copies it.
+        let pool = unsafe {
+            let mut params = sys::ggml_threadpool_params_default(threads);
+            params.poll = 0;
+            new(&raw mut params)
+        };
+        let pool = NonNull::new(pool).ok_or_else(|| "ggml made no thread pool".to_owned())?;
+        Ok(Self { pool, free })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::ggml_threadpool {
+        self.pool.as_ptr()
+    }
+}
+
+/// `GGML_MAX_N_THREADS`; more is an assertion in ggml.
+const MAX_THREADS: i32 = 512;
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        // SAFETY: made by the matching `new`; the context that used it is gone (see `Context`).
+        unsafe { (self.free)(self.pool.as_ptr()) };
+    }
+}

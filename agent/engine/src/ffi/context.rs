@@ -1,0 +1,424 @@
+//! A context: KV cache, one decode per step, and the tap that takes the residual stream.
+
+use std::ffi::{CStr, CString, c_void};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use llama_cpp_sys_2 as sys;
+
+use super::backend::ThreadPool;
+use super::log;
+use super::model::Model;
+
+/// `LLAMA_MAX_SEQ`: more sequences are an exception inside llama.cpp.
+pub(crate) const MAX_SEQUENCES: u32 = 256;
+
+/// llama.cpp rounds its cache up to whole blocks of this many cells.
+const CELL_BLOCK: u32 = 256;
+
+/// How to make a context.
+#[derive(Debug)]
+pub(crate) struct ContextOptions<'a> {
+    /// Cells of the KV cache, all sequences together.
+    pub(crate) cells: u32,
+    /// Rows of one decode, which is also one micro-batch.
+    pub(crate) rows: u32,
+    pub(crate) sequences: u32,
+    /// The ggml type of keys and values.
+    pub(crate) kv_type: u32,
+    /// Name of the tensor to take after each decode; nothing is computed beyond it.
+    pub(crate) tap: Option<&'a str>,
+}
+
+/// What a decode reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Input<'a> {
+    /// Token ids of a whole model.
+    Tokens(&'a [i32]),
+    /// Rows of the residual stream, one after the other.
+    Activations(&'a [f32]),
+}
+
+/// An owned `llama_context` with what it borrows.
+#[derive(Debug)]
+pub(crate) struct Context {
+    context: NonNull<sys::llama_context>,
+    model: Arc<Model>,
+    /// Owned; behind a pointer because the callback writes to it during a decode.
+    tap: Option<NonNull<Tap>>,
+    /// Freed after the context, see `Drop`.
+    pool: Option<ThreadPool>,
+    rows: usize,
+    sequences: usize,
+}
+
+// SAFETY: one owner at a time uses the context (all calls that change it take `&mut self`), and
+// llama.cpp keeps no thread-local state in it.
+unsafe impl Send for Context {}
+
+/// The tensor to take, and what was taken.
+#[derive(Debug)]
+struct Tap {
+    name: CString,
+    width: usize,
+    /// Rows of the decode under way: anything else is refused in the callback.
+    expected_rows: usize,
+    rows: Vec<f32>,
+    calls: u32,
+    fault: Option<String>,
+}
+
+impl Context {
+    /// Makes a context on `model` that computes on `pool`.
+    pub(crate) fn new(
+        model: Arc<Model>,
+        pool: ThreadPool,
+        options: &ContextOptions<'_>,
+    ) -> Result<Self, String> {
+        if options.rows == 0 || options.sequences == 0 || options.sequences > MAX_SEQUENCES {
+            return Err(format!(
+                "{} rows and {} sequences: both must be positive, and sequences at most {MAX_SEQUENCES}",
+                options.rows, options.sequences
+            ));
+        }
+        let cells = options
+            .cells
+            .checked_next_multiple_of(CELL_BLOCK)
+            .filter(|cells| *cells > 0 && i32::try_from(*cells).is_ok())
+            .ok_or_else(|| format!("{} cells are not a possible cache size", options.cells))?;
+        let tap = options.tap.map(|name| Tap::new(name, model.embedding_length())).transpose()?;
+        let tap = tap.map(|tap| NonNull::from(Box::leak(Box::new(tap))));
+
+        // SAFETY: a plain struct filled by llama.cpp.
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = cells;
+        params.n_batch = options.rows;
+        params.n_ubatch = options.rows;
+        params.n_seq_max = options.sequences;
+        // One cache for all sequences: a mixed batch stays one micro-batch in its own order.
+        params.kv_unified = true;
+        // Explicit, alike on all stages: `auto` may differ between devices.
+        params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
+        params.type_k = options.kv_type;
+        params.type_v = options.kv_type;
+        params.offload_kqv = true;
+        params.op_offload = false;
+        params.no_perf = true;
+        if let Some(tap) = tap {
+            params.cb_eval = Some(take);
+            params.cb_eval_user_data = tap.as_ptr().cast();
+        }
+        // SAFETY: a live model; the tap lives until `Drop`.
+        let (context, errors) =
+            log::with_errors(|| unsafe { sys::llama_init_from_model(model.as_ptr(), params) });
+        let Some(context) = NonNull::new(context) else {
+            if let Some(tap) = tap {
+                // SAFETY: leaked above and handed to nobody that lives.
+                drop(unsafe { Box::from_raw(tap.as_ptr()) });
+            }
+            return Err(errors);
+        };
+        // SAFETY: a live context and a live pool, which outlives it (see `Drop`).
+        unsafe { sys::llama_attach_threadpool(context.as_ptr(), pool.as_ptr(), pool.as_ptr()) };
+        // SAFETY: reads of a live context.
+        let (batch, micro_batch) = unsafe {
+            (sys::llama_n_batch(context.as_ptr()), sys::llama_n_ubatch(context.as_ptr()))
+        };
+        Ok(Self {
+            context,
+            model,
+            tap,
+            pool: Some(pool),
+            rows: batch.min(micro_batch) as usize,
+            sequences: options.sequences as usize,
+        })
+    }
+
+    /// The model below.
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Rows that one decode may have.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Decodes one batch: row `i` is at `positions[i]` of sequence `sequences[i]`, and its logits
+    /// are kept where `wants[i]`. With a tap every row is an output.
+    ///
+    /// # Errors
+    /// llama.cpp's account of the failure. The cache may then hold some of the rows; the caller
+    /// removes them.
+    pub(crate) fn decode(
+        &mut self,
+        input: Input<'_>,
+        positions: &[i32],
+        sequences: &[i32],
+        wants: &[bool],
+    ) -> Result<(), String> {
+        self.check(input, positions, sequences, wants)?;
+        let rows = positions.len();
+        let mut positions = positions.to_vec();
+        let mut sequences = sequences.to_vec();
+        let mut counts = vec![1i32; rows];
+        let mut sequence_lists: Vec<*mut i32> =
+            sequences.iter_mut().map(std::ptr::from_mut).collect();
+        let mut outputs: Vec<i8> =
+            wants.iter().map(|want| i8::from(*want || self.tap.is_some())).collect();
+        let (tokens, activations) = match input {
+            Input::Tokens(tokens) => (tokens.as_ptr().cast_mut(), std::ptr::null_mut()),
+            Input::Activations(values) => (std::ptr::null_mut(), values.as_ptr().cast_mut()),
+        };
+        let batch = sys::llama_batch {
+            n_tokens: i32::try_from(rows).map_err(|_| "too many rows".to_owned())?,
+            token: tokens,
+            embd: activations,
+            pos: positions.as_mut_ptr(),
+            n_seq_id: counts.as_mut_ptr(),
+            seq_id: sequence_lists.as_mut_ptr(),
+            logits: outputs.as_mut_ptr(),
+        };
+        if let Some(tap) = self.tap {
+            // SAFETY: owned by this context, and no decode runs.
+            unsafe { (*tap.as_ptr()).prepare(rows) };
+        }
+        // SAFETY: every array has `rows` entries (`embd`: rows × width), checked above, and lives
+        // for the call; llama.cpp copies them and writes to none.
+        let (status, errors) =
+            log::with_errors(|| unsafe { sys::llama_decode(self.context.as_ptr(), batch) });
+        match status {
+            0 => Ok(()),
+            1 => Err("the KV cache has no room for the rows".to_owned()),
+            status if errors.is_empty() => Err(format!("llama_decode returned {status}")),
+            _ => Err(errors),
+        }
+    }
+
+    fn check(
+        &self,
+        input: Input<'_>,
+        positions: &[i32],
+        sequences: &[i32],
+        wants: &[bool],
+    ) -> Result<(), String> {
+        let rows = positions.len();
+        if rows == 0 || rows > self.rows {
+            return Err(format!("{rows} rows are not between 1 and {}", self.rows));
+        }
+        if sequences.len() != rows || wants.len() != rows {
+            return Err("rows, sequences and wants differ in number".to_owned());
+        }
+        if positions.iter().any(|position| *position < 0) {
+            return Err("a position is negative".to_owned());
+        }
+        if !sequences.iter().all(|sequence| self.knows(*sequence)) {
+            return Err(format!("a sequence id is not below {}", self.sequences));
+        }
+        match input {
+            Input::Tokens(tokens) if tokens.len() != rows => {
+                Err("rows and tokens differ in number".to_owned())
+            }
+            Input::Tokens(tokens) if !tokens.iter().all(|token| self.model.has_token(*token)) => {
+                Err("a token id is outside the vocabulary".to_owned())
+            }
+            Input::Activations(values)
+                if values.len() != rows.saturating_mul(self.model.input_width()) =>
+            {
+                Err("the activations do not fill the rows".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The rows that the tap took in the last decode, in batch order.
+    ///
+    /// # Errors
+    /// Says what the tap saw where it did not take exactly the rows that were sent.
+    pub(crate) fn take_tapped(&mut self) -> Result<Vec<f32>, String> {
+        let Some(tap) = self.tap else {
+            return Err("this context has no tap".to_owned());
+        };
+        // SAFETY: owned by this context, and no decode runs.
+        let tap = unsafe { &mut *tap.as_ptr() };
+        if let Some(fault) = tap.fault.take() {
+            return Err(fault);
+        }
+        if tap.calls != 1 || tap.rows.len() != tap.expected_rows * tap.width {
+            return Err(format!(
+                "sent {} rows, took {} in {} calls",
+                tap.expected_rows,
+                tap.rows.len() / tap.width.max(1),
+                tap.calls
+            ));
+        }
+        Ok(std::mem::take(&mut tap.rows))
+    }
+
+    /// The logits of row `row` of the last decode; `None` where that row was not wanted.
+    pub(crate) fn logits(&self, row: usize) -> Option<&[f32]> {
+        let index = i32::try_from(row).ok()?;
+        // SAFETY: a live context; for a row without output llama.cpp returns null.
+        let first =
+            NonNull::new(unsafe { sys::llama_get_logits_ith(self.context.as_ptr(), index) })?;
+        // SAFETY: llama.cpp keeps one f32 per token id for each output row until the next decode,
+        // and decoding takes `&mut self`.
+        Some(unsafe { std::slice::from_raw_parts(first.as_ptr(), self.model.vocabulary_size()) })
+    }
+
+    /// Removes positions `from..` of `sequence`; `false` where the cache cannot.
+    pub(crate) fn remove_from(&mut self, sequence: i32, from: i32) -> bool {
+        let Some(memory) = self.memory().filter(|_| self.knows(sequence) && from >= 0) else {
+            return false;
+        };
+        // SAFETY: a live cache, a sequence it knows, and a position.
+        unsafe { sys::llama_memory_seq_rm(memory, sequence, from, -1) }
+    }
+
+    /// Gives positions `from..` of `sequence` to the sequence `heir`, where they are; `false` where
+    /// the cache cannot.
+    pub(crate) fn hand_over(&mut self, sequence: i32, from: i32, heir: i32) -> bool {
+        let known = self.knows(sequence) && self.knows(heir) && sequence != heir && from >= 0;
+        let Some(memory) = self.memory().filter(|_| known) else {
+            return false;
+        };
+        // SAFETY: a live unified cache (so that no data is copied), and sequences it knows.
+        unsafe {
+            sys::llama_memory_seq_cp(memory, sequence, heir, from, -1);
+            sys::llama_memory_seq_rm(memory, sequence, from, -1)
+        }
+    }
+
+    /// Forgets all sequences.
+    pub(crate) fn clear(&mut self) {
+        if let Some(memory) = self.memory() {
+            // SAFETY: a live cache.
+            unsafe { sys::llama_memory_clear(memory, false) };
+        }
+    }
+
+    /// Moves the cells of `sequence` to the first free ones, in order; its numbers stay bit for bit.
+    /// Takes memory for one copy of the sequence meanwhile.
+    ///
+    /// # Errors
+    /// `Ok(false)` where that memory is not to be had, and nothing was done; an error where the
+    /// sequence is lost.
+    pub(crate) fn relocate(&mut self, sequence: i32) -> Result<bool, String> {
+        if !self.knows(sequence) {
+            return Err(format!("sequence {sequence} is unknown to the cache"));
+        }
+        let context = self.context.as_ptr();
+        // SAFETY: a live context and a sequence it knows.
+        let size_bytes = unsafe { sys::llama_state_seq_get_size(context, sequence) };
+        let mut state: Vec<u8> = Vec::new();
+        if state.try_reserve_exact(size_bytes).is_err() {
+            return Ok(false);
+        }
+        state.resize(size_bytes, 0);
+        // SAFETY: the buffer has the size that llama.cpp asked for.
+        let saved = unsafe {
+            sys::llama_state_seq_get_data(context, state.as_mut_ptr(), size_bytes, sequence)
+        };
+        if saved != size_bytes {
+            return Ok(false);
+        }
+        // SAFETY: as above; reading frees the sequence's cells first.
+        let (restored, errors) = log::with_errors(|| unsafe {
+            sys::llama_state_seq_set_data(context, state.as_ptr(), size_bytes, sequence)
+        });
+        if restored == 0 {
+            return Err(format!("sequence {sequence} could not be moved: {errors}"));
+        }
+        Ok(true)
+    }
+
+    fn memory(&self) -> Option<sys::llama_memory_t> {
+        // SAFETY: a live context; one without memory answers null.
+        Some(unsafe { sys::llama_get_memory(self.context.as_ptr()) })
+            .filter(|memory| !memory.is_null())
+    }
+
+    fn knows(&self, sequence: i32) -> bool {
+        usize::try_from(sequence).is_ok_and(|sequence| sequence < self.sequences)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: made by llama.cpp, freed once, before the pool, the tap and the model it uses.
+        unsafe { sys::llama_free(self.context.as_ptr()) };
+        drop(self.pool.take());
+        if let Some(tap) = self.tap.take() {
+            // SAFETY: leaked in `new`; the only other user, the context, is gone.
+            drop(unsafe { Box::from_raw(tap.as_ptr()) });
+        }
+    }
+}
+
+impl Tap {
+    fn new(name: &str, width: usize) -> Result<Self, String> {
+        let name = CString::new(name).map_err(|_| "the tap's name holds a NUL byte".to_owned())?;
+        if width == 0 {
+            return Err("the model has no embedding length".to_owned());
+        }
+        Ok(Self { name, width, expected_rows: 0, rows: Vec::new(), calls: 0, fault: None })
+    }
+
+    fn prepare(&mut self, rows: usize) {
+        self.expected_rows = rows;
+        self.rows = Vec::new();
+        self.calls = 0;
+        self.fault = None;
+    }
+
+    /// Copies the rows of `tensor`, which has just been computed.
+    fn read(&mut self, tensor: &sys::ggml_tensor) {
+        self.calls += 1;
+        let shape = (tensor.type_, tensor.ne[0], tensor.ne[1], tensor.ne[2] * tensor.ne[3]);
+        let row_bytes = self.width * size_of::<f32>();
+        let fits = tensor.type_ == sys::GGML_TYPE_F32
+            && usize::try_from(tensor.ne[0]) == Ok(self.width)
+            && usize::try_from(tensor.ne[1]) == Ok(self.expected_rows)
+            && tensor.ne[2] == 1
+            && tensor.ne[3] == 1
+            && tensor.nb[0] == size_of::<f32>()
+            && tensor.nb[1] == row_bytes;
+        if !fits {
+            self.fault = Some(format!(
+                "sent {} rows of {} values, saw (type, values, rows, planes) {shape:?}",
+                self.expected_rows, self.width
+            ));
+            return;
+        }
+        self.rows = vec![0.0; self.expected_rows * self.width];
+        // SAFETY: a computed, contiguous f32 tensor of exactly as many bytes as the vector has.
+        unsafe {
+            sys::ggml_backend_tensor_get(
+                tensor,
+                self.rows.as_mut_ptr().cast(),
+                0,
+                self.expected_rows * row_bytes,
+            );
+        }
+    }
+}
+
+/// ggml's eval callback: asked about every node, it wants the tapped one, reads it, and ends the
+/// graph there.
+unsafe extern "C" fn take(tensor: *mut sys::ggml_tensor, ask: bool, user: *mut c_void) -> bool {
+    // SAFETY: ggml passes a live tensor, and `user` is the tap of the context that decodes, which
+    // touches it only before and after the decode.
+    let (Some(tensor), Some(tap)) = (unsafe { (tensor.as_ref(), user.cast::<Tap>().as_mut()) })
+    else {
+        return !ask;
+    };
+    // SAFETY: ggml keeps names NUL-terminated inside the tensor.
+    let wanted = unsafe { CStr::from_ptr(tensor.name.as_ptr()) } == tap.name.as_c_str();
+    if ask {
+        return wanted;
+    }
+    if wanted {
+        tap.read(tensor);
+    }
+    !wanted
+}

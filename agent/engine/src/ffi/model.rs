@@ -1,0 +1,242 @@
+//! A loaded model: weights on one device, or a vocabulary alone.
+
+use std::ffi::CString;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use super::backend::DeviceHandle;
+use super::{c_path, log};
+
+/// The longest piece of one token that is accepted; real vocabularies stay below 1 KiB.
+const PIECE_LIMIT_BYTES: usize = 64 * 1024;
+
+/// How to load a model.
+#[derive(Debug)]
+pub(crate) struct ModelOptions<'a> {
+    /// One file, or a split set in order.
+    pub(crate) files: &'a [PathBuf],
+    /// The accelerator that holds everything; `None` is the CPU.
+    pub(crate) accelerator: Option<DeviceHandle>,
+    /// Leaves the weights aside.
+    pub(crate) vocabulary_only: bool,
+    /// Repacked weights: faster on some types, other arithmetic.
+    pub(crate) repack: bool,
+}
+
+/// An owned `llama_model`.
+#[derive(Debug)]
+pub(crate) struct Model(NonNull<sys::llama_model>);
+
+// SAFETY: a loaded model is only read; llama.cpp itself shares it between contexts and threads.
+unsafe impl Send for Model {}
+// SAFETY: as above.
+unsafe impl Sync for Model {}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // SAFETY: made by llama.cpp, freed once; contexts hold the model alive through an `Arc`.
+        unsafe { sys::llama_model_free(self.0.as_ptr()) };
+    }
+}
+
+impl Model {
+    /// Loads a model; the error is llama.cpp's own account of the refusal.
+    pub(crate) fn load(options: &ModelOptions<'_>) -> Result<Self, String> {
+        log::install();
+        let paths = options
+            .files
+            .iter()
+            .map(|file| c_path(file))
+            .collect::<Result<Vec<CString>, String>>()?;
+        if paths.is_empty() {
+            return Err("no file was named".to_owned());
+        }
+        let mut pointers: Vec<_> = paths.iter().map(|path| path.as_ptr()).collect();
+        // A NULL-terminated list, never a null list: null means "all devices there are".
+        let mut devices = [
+            options.accelerator.map_or(std::ptr::null_mut(), DeviceHandle::as_ptr),
+            std::ptr::null_mut(),
+        ];
+
+        // SAFETY: a plain struct filled by llama.cpp.
+        let mut params = unsafe { sys::llama_model_default_params() };
+        params.devices = devices.as_mut_ptr();
+        // A negative count is "all, the output layer too", which keeps the graph in one piece.
+        params.n_gpu_layers = if options.accelerator.is_some() { -1 } else { 0 };
+        params.split_mode = sys::LLAMA_SPLIT_MODE_NONE;
+        params.main_gpu = 0;
+        params.load_mode = sys::LLAMA_LOAD_MODE_MMAP;
+        params.use_extra_bufts = options.repack;
+        params.vocab_only = options.vocabulary_only;
+        params.progress_callback = Some(go_on);
+
+        // SAFETY: the lists live until the call returns; llama.cpp copies what it keeps. A single
+        // file goes through the other entry, which accepts files that are not part of a set.
+        let (model, errors) = log::with_errors(|| unsafe {
+            if let [only] = pointers.as_slice() {
+                sys::llama_model_load_from_file(*only, params)
+            } else {
+                sys::llama_model_load_from_splits(pointers.as_mut_ptr(), pointers.len(), params)
+            }
+        });
+        NonNull::new(model).map(Self).ok_or(errors)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::llama_model {
+        self.0.as_ptr()
+    }
+
+    /// Number of layers.
+    pub(crate) fn layers(&self) -> u32 {
+        // SAFETY: a live model.
+        unsafe { sys::llama_model_n_layer(self.as_ptr()) }.max(0).unsigned_abs()
+    }
+
+    /// Values in one row of `batch.embd`.
+    pub(crate) fn input_width(&self) -> usize {
+        // SAFETY: a live model.
+        usize::try_from(unsafe { sys::llama_model_n_embd_inp(self.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// Values in one row of the residual stream.
+    pub(crate) fn embedding_length(&self) -> usize {
+        // SAFETY: a live model.
+        usize::try_from(unsafe { sys::llama_model_n_embd(self.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// Whether the cache is keys and values of all positions and nothing else: no sliding window, no
+    /// recurrent state.
+    pub(crate) fn has_plain_cache(&self) -> bool {
+        // SAFETY: a live model.
+        unsafe {
+            !sys::llama_model_is_recurrent(self.as_ptr())
+                && !sys::llama_model_is_hybrid(self.as_ptr())
+                && sys::llama_model_n_swa(self.as_ptr()) <= 0
+        }
+    }
+
+    fn vocab(&self) -> *const sys::llama_vocab {
+        // SAFETY: a live model always has a vocabulary object, if an empty one.
+        unsafe { sys::llama_model_get_vocab(self.as_ptr()) }
+    }
+
+    /// Number of token ids, also the number of logits in a row.
+    pub(crate) fn vocabulary_size(&self) -> usize {
+        // SAFETY: the vocabulary lives as long as the model.
+        usize::try_from(unsafe { sys::llama_vocab_n_tokens(self.vocab()) }).unwrap_or(0)
+    }
+
+    /// Whether the file brought a tokenizer.
+    pub(crate) fn has_tokenizer(&self) -> bool {
+        // SAFETY: as in `vocabulary_size`.
+        unsafe { sys::llama_vocab_type(self.vocab()) != sys::LLAMA_VOCAB_TYPE_NONE }
+    }
+
+    /// The begin-of-sequence token, where there is one.
+    pub(crate) fn bos(&self) -> Option<i32> {
+        // SAFETY: as in `vocabulary_size`.
+        Some(unsafe { sys::llama_vocab_bos(self.vocab()) }).filter(|token| *token >= 0)
+    }
+
+    /// The end-of-sequence token, where there is one.
+    pub(crate) fn eos(&self) -> Option<i32> {
+        // SAFETY: as in `vocabulary_size`.
+        Some(unsafe { sys::llama_vocab_eos(self.vocab()) }).filter(|token| *token >= 0)
+    }
+
+    /// Whether prompts begin with the begin-of-sequence token.
+    pub(crate) fn adds_bos(&self) -> bool {
+        // SAFETY: as in `vocabulary_size`.
+        unsafe { sys::llama_vocab_get_add_bos(self.vocab()) }
+    }
+
+    /// Whether `token` ends a generation; `false` for ids outside the vocabulary.
+    pub(crate) fn is_end_of_generation(&self, token: i32) -> bool {
+        self.has_token(token)
+            // SAFETY: as in `vocabulary_size`; the id is inside.
+            && unsafe { sys::llama_vocab_is_eog(self.vocab(), token) }
+    }
+
+    /// Whether `token` is an id of the vocabulary.
+    pub(crate) fn has_token(&self, token: i32) -> bool {
+        usize::try_from(token).is_ok_and(|token| token < self.vocabulary_size())
+    }
+
+    /// The bytes that `token` stands for; control tokens stand for none. `None` outside the
+    /// vocabulary or for an absurdly long piece.
+    pub(crate) fn piece(&self, token: i32) -> Option<Vec<u8>> {
+        if !self.has_token(token) {
+            return None;
+        }
+        let mut piece = vec![0u8; 64];
+        loop {
+            let room = i32::try_from(piece.len()).ok()?;
+            // SAFETY: the id is inside the vocabulary; the buffer has `room` bytes.
+            let written = unsafe {
+                sys::llama_token_to_piece(
+                    self.vocab(),
+                    token,
+                    piece.as_mut_ptr().cast(),
+                    room,
+                    0,
+                    false,
+                )
+            };
+            if let Ok(written) = usize::try_from(written) {
+                piece.truncate(written);
+                return Some(piece);
+            }
+            // Negative: the number of bytes it would have taken.
+            let needed = usize::try_from(written.unsigned_abs()).ok()?;
+            if needed <= piece.len() || needed > PIECE_LIMIT_BYTES {
+                return None;
+            }
+            piece.resize(needed, 0);
+        }
+    }
+
+    /// `text` as tokens; `None` where llama.cpp cannot say how many there are.
+    ///
+    /// The caller bounds the text (to less than 2 GiB).
+    pub(crate) fn tokenize(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Option<Vec<i32>> {
+        let text_bytes = i32::try_from(text.len()).ok()?;
+        // At most one token per byte and a few special ones: one call is enough, as a rule.
+        let mut tokens = vec![0i32; text.len() / 2 + 16];
+        loop {
+            let room = i32::try_from(tokens.len()).ok()?;
+            // SAFETY: pointer and length of a live text; the buffer has `room` places.
+            let count = unsafe {
+                sys::llama_tokenize(
+                    self.vocab(),
+                    text.as_ptr().cast(),
+                    text_bytes,
+                    tokens.as_mut_ptr(),
+                    room,
+                    add_special,
+                    parse_special,
+                )
+            };
+            if let Ok(count) = usize::try_from(count) {
+                tokens.truncate(count);
+                return Some(tokens);
+            }
+            let needed = usize::try_from(count.checked_neg()?).ok()?;
+            if needed <= tokens.len() {
+                return None;
+            }
+            tokens.resize(needed, 0);
+        }
+    }
+}
+
+/// Keeps llama.cpp from writing its progress as dots to the log.
+unsafe extern "C" fn go_on(_progress: f32, _user: *mut std::ffi::c_void) -> bool {
+    true
+}

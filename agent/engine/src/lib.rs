@@ -1,0 +1,36 @@
+//! A shard as numbers: one slice of a model on one device, run by unmodified llama.cpp.
+//!
+//! ```text
+//!  token ids ─▶ Embedding ─▶ f32 rows ─▶ Stage [0,a) ─▶ Stage [a,b) ─▶ Stage [b,n) ─▶ logits ─▶ sample
+//!                 (head)                    └───────── residual stream, f32 ────────┘  (tail)
+//! ```
+//!
+//! * [`Runtime`] loads the backends once per process and names their devices.
+//! * [`Stage`] is a slice with its KV cache: one [`Stage::step`] is one decode is one micro-batch,
+//!   and either happens wholly or not at all.
+//! * [`Embedding`] looks token rows up for the first stage; no slice but the last knows tokens.
+//! * [`sample::sample`] is pure: the same (logits, sampling, position) gives the same token.
+//! * [`tokenizer`] serves a vocabulary over standard streams, in a process of its own.
+//! * [`reference::WholeModel`] is llama.cpp's own loop on the unsplit file, to compare with.
+//!
+//! Numbers of a stage depend on the backend, the build and the rows of a step, and on nothing else:
+//! stages of one pipeline must agree in all of them where equal tokens are promised.
+
+pub mod embedding;
+mod error;
+mod ffi;
+pub mod reference;
+mod runtime;
+pub mod sample;
+pub mod stage;
+pub mod tokenizer;
+
+pub use embedding::{Embedding, EmbeddingError};
+pub use error::{EngineError, Fault};
+pub use runtime::{
+    Device, DeviceInfo, DeviceKind, Runtime, VULKAN_DEVICES_VARIABLE, select_device,
+};
+pub use sample::{Sampling, sample};
+pub use stage::{
+    KvType, Logits, MAX_STEP_ROWS, Row, Stage, StageConfig, StepInput, StepOutput,
+};

@@ -1,0 +1,305 @@
+//! The process's backends and devices.
+//!
+//! ggml keeps one registry per process, so a [`Runtime`] is a view of it: loading twice gives the
+//! same backends.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::EngineError;
+use crate::ffi::backend::{self, DeviceHandle, Kind, ThreadPool};
+
+/// The environment variable by which ggml's Vulkan backend chooses its devices: raw enumeration
+/// indices, separated by commas. Software renderers are skipped unless named in it.
+pub const VULKAN_DEVICES_VARIABLE: &str = "GGML_VK_VISIBLE_DEVICES";
+
+const CPU: &str = "cpu";
+const VULKAN: &str = "vulkan";
+
+/// Accelerator backends whose modules are looked for beside the executable.
+const ACCELERATORS: [&str; 5] = [VULKAN, "cuda", "hip", "sycl", "opencl"];
+
+/// Names of the backends whose modules this process has opened (ggml would open one twice).
+static LOADED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Where a stage computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Device {
+    /// The processor, with so many compute threads.
+    Cpu {
+        /// Compute threads, at least 1; the thread that steps is one of them.
+        threads: u32,
+    },
+    /// One accelerator.
+    Gpu {
+        /// Backend name in lower case: `vulkan`, `cuda`, …
+        backend: String,
+        /// Index in the backend's own enumeration; for `vulkan` the loader's raw index.
+        index: u32,
+    },
+}
+
+impl Device {
+    /// The backend's name in lower case.
+    pub fn backend(&self) -> &str {
+        match self {
+            Self::Cpu { .. } => CPU,
+            Self::Gpu { backend, .. } => backend,
+        }
+    }
+}
+
+/// What sort of device it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+    /// A card of its own memory, by its driver's account.
+    Gpu,
+    /// Shares the processor's memory.
+    IntegratedGpu,
+    /// A library of accelerated operations.
+    Other,
+}
+
+/// A device that this process can compute on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Backend name in lower case.
+    pub backend: String,
+    /// The index to ask for it in [`Device::Gpu`]; `None` for a Vulkan device that was not
+    /// selected by index, and for the processor.
+    pub index: Option<u32>,
+    /// ggml's name, for example `Vulkan0`.
+    pub name: String,
+    /// The product's name.
+    pub description: String,
+    /// What sort of device it is.
+    pub kind: DeviceKind,
+    /// Free memory in bytes by the driver's account, 0 where it does not tell.
+    pub memory_free_bytes: u64,
+    /// Total memory in bytes by the driver's account, 0 where it does not tell.
+    pub memory_total_bytes: u64,
+}
+
+/// Chooses the accelerator that this process will see, by setting [`VULKAN_DEVICES_VARIABLE`].
+///
+/// To be called first thing in `main`, before any thread is started (an async runtime too): the
+/// environment cannot be changed safely later. Where the variable already has the right value, or
+/// `device` needs none, this does nothing and may be called at any time.
+///
+/// # Errors
+/// [`EngineError::DeviceNotSelected`] where other threads run already.
+pub fn select_device(device: &Device) -> Result<(), EngineError> {
+    let Device::Gpu { backend, index } = device else {
+        return Ok(());
+    };
+    if backend != VULKAN || visible_vulkan_devices() == Some(vec![*index]) {
+        return Ok(());
+    }
+    if backend::set_environment(VULKAN_DEVICES_VARIABLE, &index.to_string()) {
+        return Ok(());
+    }
+    Err(not_selected(*index))
+}
+
+fn not_selected(index: u32) -> EngineError {
+    EngineError::DeviceNotSelected {
+        index,
+        selected: std::env::var(VULKAN_DEVICES_VARIABLE).unwrap_or_default(),
+        variable: VULKAN_DEVICES_VARIABLE,
+    }
+}
+
+/// The raw indices that the environment names, in order; `None` where it names none.
+fn visible_vulkan_devices() -> Option<Vec<u32>> {
+    let value = std::env::var(VULKAN_DEVICES_VARIABLE).ok()?;
+    value.split([',', ' ']).filter(|index| !index.is_empty()).map(|index| index.parse().ok()).collect()
+}
+
+/// The loaded backends. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    folder: PathBuf,
+}
+
+impl Runtime {
+    /// Loads the CPU backend and every accelerator backend whose module is in `backend_dir` (the
+    /// folder of the executable where `None`). An accelerator that does not start is left out.
+    ///
+    /// # Errors
+    /// [`EngineError::UnsupportedCpu`] before anything is loaded;
+    /// [`EngineError::BackendUnavailable`] where the CPU backend is missing.
+    pub fn load(backend_dir: Option<&Path>) -> Result<Self, EngineError> {
+        let runtime = Self::load_cpu(backend_dir)?;
+        for name in ACCELERATORS {
+            if let Err(error) = load_module(&runtime.folder, name) {
+                tracing::debug!(backend = name, %error, "accelerator left out");
+            }
+        }
+        Ok(runtime)
+    }
+
+    /// Loads no more than `device` needs: a CPU stage never opens a GPU driver.
+    ///
+    /// # Errors
+    /// As [`Runtime::load`]; [`EngineError::BackendUnavailable`] also for the device's backend, and
+    /// [`EngineError::DeviceNotSelected`] for a Vulkan device that [`select_device`] did not choose.
+    pub fn load_for(backend_dir: Option<&Path>, device: &Device) -> Result<Self, EngineError> {
+        let runtime = Self::load_cpu(backend_dir)?;
+        if let Device::Gpu { backend, index } = device {
+            if backend == VULKAN && !visible_vulkan_devices().is_some_and(|all| all.contains(index))
+            {
+                return Err(not_selected(*index));
+            }
+            load_module(&runtime.folder, backend)?;
+        }
+        Ok(runtime)
+    }
+
+    fn load_cpu(backend_dir: Option<&Path>) -> Result<Self, EngineError> {
+        check_cpu()?;
+        let folder = backend_dir.map_or_else(beside_executable, Path::to_path_buf);
+        load_module(&folder, CPU)?;
+        Ok(Self { folder })
+    }
+
+    /// All devices of the loaded backends.
+    pub fn devices(&self) -> Vec<DeviceInfo> {
+        enumerate().into_iter().map(|(_, info)| info).collect()
+    }
+
+    /// The accelerator behind `device`; `None` for the processor.
+    pub(crate) fn accelerator(&self, device: &Device) -> Result<Option<DeviceHandle>, EngineError> {
+        let Device::Gpu { backend, index } = device else {
+            return Ok(None);
+        };
+        let devices = enumerate();
+        let wanted = |info: &DeviceInfo| info.backend == *backend && info.index == Some(*index);
+        if let Some((handle, _)) = devices.iter().find(|(_, info)| wanted(info)) {
+            return Ok(Some(*handle));
+        }
+        if backend == VULKAN && !visible_vulkan_devices().is_some_and(|all| all.contains(index)) {
+            return Err(not_selected(*index));
+        }
+        let found: Vec<_> = devices.into_iter().map(|(_, info)| info.name).collect();
+        Err(EngineError::DeviceUnavailable {
+            backend: backend.clone(),
+            index: *index,
+            found: found.join(", "),
+        })
+    }
+
+    /// A thread pool for a context on `device`.
+    pub(crate) fn thread_pool(&self, device: &Device) -> Result<ThreadPool, EngineError> {
+        let threads = match device {
+            Device::Cpu { threads } => *threads,
+            // The processor only copies inputs there.
+            Device::Gpu { .. } => 1,
+        };
+        let unavailable = |cause| EngineError::BackendUnavailable { backend: CPU.into(), cause };
+        let cpu = backend::devices()
+            .into_iter()
+            .find(|device| device.kind() == Kind::Cpu)
+            .ok_or_else(|| unavailable("it has no device".to_owned()))?;
+        ThreadPool::new(cpu, threads)
+            .map_err(|cause| EngineError::BadConfig { cause })
+    }
+}
+
+fn enumerate() -> Vec<(DeviceHandle, DeviceInfo)> {
+    let visible = visible_vulkan_devices();
+    let mut seen: Vec<(String, u32)> = Vec::new();
+    backend::devices()
+        .into_iter()
+        .map(|handle| {
+            let backend = handle.backend();
+            let ordinal = match seen.iter_mut().find(|(name, _)| *name == backend) {
+                Some((_, count)) => {
+                    *count += 1;
+                    *count
+                }
+                None => {
+                    seen.push((backend.clone(), 0));
+                    0
+                }
+            };
+            let index = match backend.as_str() {
+                CPU => None,
+                VULKAN => visible.as_ref().and_then(|all| all.get(ordinal as usize)).copied(),
+                _ => Some(ordinal),
+            };
+            let (memory_free_bytes, memory_total_bytes) = handle.memory_bytes();
+            let info = DeviceInfo {
+                backend,
+                index,
+                name: handle.name(),
+                description: handle.description(),
+                kind: match handle.kind() {
+                    Kind::Cpu => DeviceKind::Cpu,
+                    Kind::Gpu => DeviceKind::Gpu,
+                    Kind::IntegratedGpu => DeviceKind::IntegratedGpu,
+                    Kind::Other => DeviceKind::Other,
+                },
+                memory_free_bytes,
+                memory_total_bytes,
+            };
+            (handle, info)
+        })
+        .collect()
+}
+
+/// Opens the module of `backend` unless this process has it already.
+fn load_module(folder: &Path, backend: &str) -> Result<(), EngineError> {
+    // Also keeps two threads from registering at once. A panic elsewhere leaves the list valid.
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if loaded.iter().any(|name| name == backend) {
+        return Ok(());
+    }
+    let unavailable =
+        |cause| EngineError::BackendUnavailable { backend: backend.to_owned(), cause };
+    if backend.is_empty() || !backend.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(unavailable("that is not a backend's name".to_owned()));
+    }
+    let module = folder.join(format!("libggml-{backend}.so"));
+    if !module.is_file() {
+        return Err(unavailable(format!("{} is missing", module.display())));
+    }
+    backend::load_module(&module).map_err(unavailable)?;
+    loaded.push(backend.to_owned());
+    Ok(())
+}
+
+/// The folder of the executable.
+fn beside_executable() -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .and_then(|file| file.parent().map(Path::to_path_buf))
+        .unwrap_or_else(|| PathBuf::from("."))
+}
+
+/// The build's baseline; without it the first decode is an illegal instruction.
+#[cfg(target_arch = "x86_64")]
+fn check_cpu() -> Result<(), EngineError> {
+    let needed = [
+        ("AVX", is_x86_feature_detected!("avx")),
+        ("AVX2", is_x86_feature_detected!("avx2")),
+        ("BMI1", is_x86_feature_detected!("bmi1")),
+        ("BMI2", is_x86_feature_detected!("bmi2")),
+        ("F16C", is_x86_feature_detected!("f16c")),
+        ("FMA", is_x86_feature_detected!("fma")),
+        ("LZCNT", is_x86_feature_detected!("lzcnt")),
+        ("MOVBE", is_x86_feature_detected!("movbe")),
+    ];
+    let missing: Vec<_> =
+        needed.iter().filter(|(_, present)| !present).map(|(name, _)| *name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(EngineError::UnsupportedCpu { missing: missing.join(", ") })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn check_cpu() -> Result<(), EngineError> {
+    Ok(())
+}

@@ -1,0 +1,109 @@
+use super::*;
+
+/// The whole test model as one stage, or `None` after saying why the test does not run.
+fn whole_model_stage() -> Option<Stage> {
+    let named = std::env::var_os("SHARDWRIGHT_TEST_MODEL").map(PathBuf::from);
+    let file = named.unwrap_or_else(|| {
+        let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+        home.join(".cache/shardwright/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    });
+    if !file.is_file() {
+        println!("SKIPPED: no test model at {}", file.display());
+        return None;
+    }
+    let device = Device::Cpu { threads: 1 };
+    let runtime = Runtime::load_for(None, &device).unwrap();
+    let config = StageConfig {
+        slice_files: vec![file],
+        device,
+        context_length: 64,
+        parallel_sequences: 2,
+        kv_type: KvType::default(),
+        max_step_rows: MAX_STEP_ROWS,
+        first: true,
+        last: true,
+        first_layer: 0,
+        end_layer: 30,
+    };
+    Some(Stage::load(&runtime, &config).unwrap())
+}
+
+fn step(stage: &mut Stage, rows: &[(u32, u32)]) -> Result<StepOutput, EngineError> {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(sequence, position)| Row {
+            sequence: *sequence,
+            position: *position,
+            token: 1000 + *position as i32,
+        })
+        .collect();
+    let mut wants = vec![false; rows.len()];
+    if let Some(last) = wants.last_mut() {
+        *last = true;
+    }
+    stage.step(&StepInput { rows: &rows, activations: &[], wants: &wants })
+}
+
+#[test]
+fn a_failed_decode_takes_its_rows_back_and_leaves_other_sequences_alone() {
+    let Some(mut stage) = whole_model_stage() else { return };
+    let expected = step(&mut stage, &[(0, 0), (0, 1), (0, 2)]).unwrap();
+    step(&mut stage, &[(1, 0), (1, 1)]).unwrap();
+
+    // Behind the bookkeeping's back the cache still holds three positions, so llama.cpp refuses
+    // another position 1: a decode that fails after it was let through.
+    stage.positions.truncate(0, 1);
+    let error = step(&mut stage, &[(1, 2), (0, 1), (0, 2)]).unwrap_err();
+    assert!(matches!(&error, EngineError::DecodeFailed { rows: 3, .. }), "{error}");
+    assert_eq!((stage.sequence_length(0), stage.sequence_length(1)), (1, 2));
+
+    // The failed rows are gone from the cache too: the same positions can be said again.
+    let again = step(&mut stage, &[(0, 1), (0, 2)]).unwrap();
+    assert!(again == expected);
+    step(&mut stage, &[(1, 2)]).unwrap();
+}
+
+#[test]
+fn a_sequence_may_fill_its_context_and_no_more() {
+    let Some(mut stage) = whole_model_stage() else { return };
+    for sequence in [0, 1] {
+        for first in [0, 32] {
+            let rows: Vec<_> = (first..first + 32).map(|position| (sequence, position)).collect();
+            step(&mut stage, &rows).unwrap();
+        }
+        let error = step(&mut stage, &[(sequence, 64)]).unwrap_err();
+        assert!(matches!(error, EngineError::ContextFull { context_length: 64, .. }), "{error}");
+    }
+    stage.remove(0, 63, 64).unwrap();
+    step(&mut stage, &[(0, 63)]).unwrap();
+}
+
+#[test]
+fn a_configuration_that_contradicts_itself_is_refused_before_anything_is_loaded() {
+    let good = StageConfig {
+        slice_files: vec!["slice.gguf".into()],
+        device: Device::Cpu { threads: 1 },
+        context_length: 2048,
+        parallel_sequences: 4,
+        kv_type: KvType::Q8_0,
+        max_step_rows: MAX_STEP_ROWS,
+        first: false,
+        last: false,
+        first_layer: 4,
+        end_layer: 8,
+    };
+    assert_eq!(check(&good).unwrap(), 8192);
+    let bad = [
+        StageConfig { end_layer: 4, ..good.clone() },
+        StageConfig { first: true, ..good.clone() },
+        StageConfig { context_length: 0, ..good.clone() },
+        StageConfig { parallel_sequences: PARALLEL_SEQUENCES_LIMIT + 1, ..good.clone() },
+        StageConfig { context_length: u32::MAX, ..good.clone() },
+        StageConfig { max_step_rows: 0, ..good.clone() },
+        StageConfig { slice_files: Vec::new(), ..good },
+    ];
+    for config in bad {
+        let error = check(&config).unwrap_err();
+        assert_eq!(error.fault(), crate::Fault::Config, "{config:?}");
+    }
+}

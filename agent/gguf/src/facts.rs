@@ -1,0 +1,155 @@
+//! What placement and people must know of a model, from its header alone.
+
+use serde::{Deserialize, Serialize};
+
+use crate::metadata::optional;
+use crate::parse::Gguf;
+use crate::piece::{Piece, PieceError, Pieces, pieces};
+
+/// A model in figures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Name of the architecture.
+    pub architecture: String,
+    /// Number of layers.
+    pub layers: u32,
+    /// Width of the residual stream.
+    pub embedding_length: u32,
+    /// Attention heads, the most of any layer.
+    pub heads: u32,
+    /// Key and value heads, the most of any layer.
+    pub kv_heads: u32,
+    /// Length of a key of one head.
+    pub key_length: u32,
+    /// Length of a value of one head.
+    pub value_length: u32,
+    /// Elements of K and V together that one token adds in one layer, the most of any layer. Zero without attention.
+    pub kv_elements_per_token_per_layer: u32,
+    /// Tokens in the vocabulary.
+    pub vocabulary_size: u32,
+    /// Context length in training, in tokens.
+    pub context_length_trained: u32,
+    /// The file type as people write it: `Q4_1`, `Q4_K_M`.
+    pub quantisation: String,
+    /// Elements of all weights, each counted once.
+    pub parameters: u64,
+    /// Whether the token embedding is the output matrix too; it then counts in both pieces below.
+    pub tied: bool,
+    /// Bytes of each layer's weights.
+    pub layer_bytes: Vec<u64>,
+    /// Bytes of the token embedding.
+    pub embedding_bytes: u64,
+    /// Bytes of the output norm and matrix.
+    pub output_bytes: u64,
+    /// Bytes of what every stage needs beside.
+    pub shared_bytes: u64,
+    /// Layers after which the model may be cut, ascending; empty when it runs whole.
+    pub allowed_cuts: Vec<u32>,
+    /// Why it runs whole, if it does.
+    pub whole_because: Option<String>,
+}
+
+/// Reads a model's facts. Fails where [`pieces`] fails, or where a needed hyperparameter is missing.
+pub fn model_facts(gguf: &Gguf) -> Result<Facts, PieceError> {
+    let pieces = pieces(gguf)?;
+    let attention = attention(&pieces)?;
+    let key = |suffix: &str| format!("{}.{suffix}", pieces.architecture().name);
+    Ok(Facts {
+        architecture: pieces.architecture().name.to_owned(),
+        layers: pieces.layer_count(),
+        embedding_length: pieces.embedding_length(),
+        heads: attention.heads,
+        kv_heads: attention.kv_heads,
+        key_length: attention.key_length,
+        value_length: attention.value_length,
+        kv_elements_per_token_per_layer: attention.kv_elements(),
+        vocabulary_size: pieces.vocabulary_size(),
+        context_length_trained: gguf.metadata.u32(&key("context_length"))?,
+        quantisation: quantisation(gguf),
+        parameters: gguf
+            .tensors
+            .iter()
+            .map(|tensor| tensor.elements())
+            .fold(0, u64::saturating_add),
+        tied: pieces.tied(),
+        layer_bytes: (0..pieces.layer_count())
+            .map(|layer| pieces.weight_bytes(Piece::Layer(layer)))
+            .collect(),
+        embedding_bytes: pieces.weight_bytes(Piece::Embedding),
+        output_bytes: pieces.weight_bytes(Piece::Output),
+        shared_bytes: pieces.weight_bytes(Piece::Shared),
+        allowed_cuts: pieces.allowed_cuts(),
+        whole_because: pieces.whole_because().map(str::to_owned),
+    })
+}
+
+struct Attention {
+    heads: u32,
+    kv_heads: u32,
+    key_length: u32,
+    value_length: u32,
+}
+
+impl Attention {
+    fn kv_elements(&self) -> u32 {
+        self.key_length
+            .saturating_add(self.value_length)
+            .saturating_mul(self.kv_heads)
+    }
+}
+
+/// Heads and their lengths, with llama.cpp's defaults: as many KV heads as heads, lengths of embedding / heads.
+fn attention(pieces: &Pieces<'_>) -> Result<Attention, PieceError> {
+    let metadata = &pieces.gguf().metadata;
+    let key = |suffix: &str| format!("{}.attention.{suffix}", pieces.architecture().name);
+    let most = |suffix: &str| -> Result<Option<u32>, PieceError> {
+        let key = key(suffix);
+        if let Some(array) = metadata.get(&key).and_then(|value| value.as_array()) {
+            let largest = array.values().filter_map(|value| value.as_u64()).max().unwrap_or(0);
+            return Ok(Some(u32::try_from(largest).unwrap_or(u32::MAX)));
+        }
+        Ok(optional(metadata.u32(&key))?)
+    };
+    let heads = most("head_count")?.unwrap_or(0);
+    let kv_heads = most("head_count_kv")?.unwrap_or(heads);
+    let default_length = pieces.embedding_length().checked_div(heads).unwrap_or(0);
+    let key_length = optional(metadata.u32(&key("key_length")))?.unwrap_or(default_length);
+    let value_length = optional(metadata.u32(&key("value_length")))?.unwrap_or(default_length);
+    Ok(Attention {
+        heads,
+        kv_heads,
+        key_length,
+        value_length,
+    })
+}
+
+/// Names of `general.file_type`, which counts apart from tensor types.
+#[rustfmt::skip]
+const FILE_TYPES: [(u32, &str); 36] = [
+    (0, "F32"), (1, "F16"), (2, "Q4_0"), (3, "Q4_1"), (7, "Q8_0"), (8, "Q5_0"), (9, "Q5_1"), (10, "Q2_K"),
+    (11, "Q3_K_S"), (12, "Q3_K_M"), (13, "Q3_K_L"), (14, "Q4_K_S"), (15, "Q4_K_M"), (16, "Q5_K_S"), (17, "Q5_K_M"),
+    (18, "Q6_K"), (19, "IQ2_XXS"), (20, "IQ2_XS"), (21, "Q2_K_S"), (22, "IQ3_XS"), (23, "IQ3_XXS"), (24, "IQ1_S"),
+    (25, "IQ4_NL"), (26, "IQ3_S"), (27, "IQ3_M"), (28, "IQ2_S"), (29, "IQ2_M"), (30, "IQ4_XS"), (31, "IQ1_M"),
+    (32, "BF16"), (36, "TQ1_0"), (37, "TQ2_0"), (38, "MXFP4"), (39, "NVFP4"), (40, "Q1_0"), (41, "Q2_0"),
+];
+
+/// The stated file type, or the tensor type that takes the most bytes.
+fn quantisation(gguf: &Gguf) -> String {
+    let stated = gguf.metadata.u32("general.file_type").ok();
+    if let Some((_, name)) = FILE_TYPES.iter().find(|(id, _)| Some(*id) == stated) {
+        return (*name).to_owned();
+    }
+    let mut bytes: Vec<(&str, u64)> = Vec::new();
+    for tensor in &gguf.tensors {
+        let name = tensor.tensor_type.name();
+        match bytes.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, total)) => *total = total.saturating_add(tensor.size_bytes),
+            None => bytes.push((name, tensor.size_bytes)),
+        }
+    }
+    let largest = bytes.into_iter().max_by_key(|(_, total)| *total);
+    largest.map_or_else(|| "unknown".to_owned(), |(name, _)| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,39 @@
+//! GGUF model files: read them, cut them into slices, know their weights by digest.
+//!
+//! ```text
+//!  source.gguf ── parse ──▶ Gguf ── pieces ──▶ Pieces ─┬─ facts ──────▶ Facts        (what placement must know)
+//!                                                      ├─ index ──────▶ Index        (digest per piece, stage roots)
+//!                                                      ├─ cache::write_piece ──▶ one file per piece
+//!                                                      └─ slice ──▶ cache::prepare_slice ──▶ SliceFiles for llama.cpp
+//!                                 └─ vocabulary ──▶ a GGUF without tensors, for tokenising
+//! ```
+//!
+//! Everything works on `Read + Seek` but for [`cache`], which owns the files of a directory. A header is read as if it
+//! came from an enemy: see [`parse`].
+
+pub mod architecture;
+pub mod cache;
+pub mod encode;
+pub mod facts;
+pub mod index;
+pub mod metadata;
+pub mod parse;
+pub mod piece;
+pub mod slice;
+pub mod tensor_type;
+pub mod value;
+pub mod vocabulary;
+
+#[cfg(test)]
+mod fixture;
+
+pub use cache::{SliceFiles, prepare_slice, write_piece};
+pub use facts::{Facts, model_facts};
+pub use index::{Digest, Index, stage_root};
+pub use metadata::{Metadata, MetadataError};
+pub use parse::{Gguf, Limits, ParseError, Tensor};
+pub use piece::{Piece, PieceError, Pieces, pieces};
+pub use slice::{SliceError, SlicePlan};
+pub use tensor_type::TensorType;
+pub use value::{Array, Value, ValueType};
+pub use vocabulary::vocabulary;

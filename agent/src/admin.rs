@@ -1,0 +1,99 @@
+//! Health, readiness and metrics over HTTPS.
+
+use crate::metrics;
+use crate::shard::drive::View;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use device::Device;
+use identity::{Credentials, SubjectName, TlsListener, serve_https, tls};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What the answers are made of.
+#[derive(Clone)]
+pub struct Sources {
+    /// Name of the node.
+    pub node: String,
+    /// Its devices, once probed.
+    pub devices: watch::Receiver<Option<Arc<Vec<Device>>>>,
+    /// What the shards do.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Whether the stream to the operator stands.
+    pub attached: watch::Receiver<bool>,
+}
+
+/// Why the port cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Most likely taken.
+    #[error("--admin-listen {address}: {cause}")]
+    Bind {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+    /// No certificate.
+    #[error("the admin port has no certificate: {0}")]
+    Tls(#[from] tls::TlsError),
+}
+
+/// Serves under a certificate of its own until `credentials` has a value, and under the agent's leaf from then on.
+///
+/// # Errors
+/// The port cannot be bound.
+pub async fn serve(
+    address: SocketAddr,
+    sources: Sources,
+    mut credentials: watch::Receiver<Option<Credentials>>,
+    stop: CancellationToken,
+) -> Result<(), AdminError> {
+    let bind_failed = |cause| AdminError::Bind { address, cause };
+    let router = router(sources);
+    let config = tls::self_signed(&[SubjectName::Dns("localhost".to_owned())])?;
+    let listener = TlsListener::bind(address, config).await.map_err(bind_failed)?;
+    let enrolled = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = credentials.wait_for(Option::is_some) => {}
+        }
+    };
+    serve_https(listener, router.clone(), enrolled).await;
+    let Some(leaf) = credentials.borrow().clone().filter(|_| !stop.is_cancelled()) else { return Ok(()) };
+    let listener = TlsListener::bind(address, tls::server_config_open(&leaf, tls::ALPN_HTTPS)).await.map_err(bind_failed)?;
+    serve_https(listener, router, stop.cancelled_owned()).await;
+    Ok(())
+}
+
+fn router(sources: Sources) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(scrape))
+        .with_state(sources)
+}
+
+/// Ready when the devices are known and the operator can reach the node.
+async fn readyz(State(sources): State<Sources>) -> (StatusCode, &'static str) {
+    if sources.devices.borrow().is_none() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "devices are being probed\n");
+    }
+    if !*sources.attached.borrow() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not attached to the operator\n");
+    }
+    (StatusCode::OK, "ready\n")
+}
+
+async fn scrape(State(sources): State<Sources>) -> (StatusCode, String) {
+    let devices = sources.devices.borrow().clone().unwrap_or_default();
+    let view = sources.view.borrow().clone();
+    let attached = *sources.attached.borrow();
+    match metrics::text(&sources.node, &devices, &view, attached) {
+        Ok(text) => (StatusCode::OK, text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}

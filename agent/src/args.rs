@@ -1,0 +1,267 @@
+//! The command line and the environment, read once and validated; nothing else reads either.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use device::Backend;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// `EX_USAGE` of sysexits.h: the configuration is wrong and a restart will not mend it.
+pub const EXIT_BAD_CONFIGURATION: u8 = 64;
+
+/// A Unix socket's path has at most 107 bytes; the names below the state directory need 26 of them.
+const STATE_DIR_BYTES_MAX: usize = 80;
+/// A DNS name (RFC 1123), which node, pod and trust domain names are.
+const DNS_NAME_MAX: usize = 253;
+const DNS_LABEL_MAX: usize = 63;
+/// More compute threads than any machine has cores.
+const THREADS_MAX: u32 = 1024;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "shardwright-agent",
+    version,
+    about = "Reports this node's devices and supervises the shards placed on them.",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<SubCommand>,
+    #[command(flatten)]
+    run: Option<RunArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+enum SubCommand {
+    /// Shows the devices of this machine, verified and measured.
+    Probe(ProbeArgs),
+}
+
+/// What `probe` shall look at, and how it shall say it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ProbeArgs {
+    /// Answers as JSON, asked in this very process.
+    #[arg(long)]
+    pub json: bool,
+    /// Backends to ask, comma separated: cpu, vulkan.
+    #[arg(long, value_delimiter = ',', default_value = "cpu,vulkan")]
+    pub backends: Vec<Backend>,
+    /// Bytes of main memory that shards may take at most.
+    #[arg(long)]
+    pub memory_limit_bytes: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// Name of the Kubernetes Node this agent speaks for.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// Name of this pod; its Lease says who holds it.
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    pod_name: String,
+    /// Namespace of the installation.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "shardwright-system")]
+    namespace: String,
+    /// Enrolment port of the operator, host:port.
+    #[arg(long, default_value = "shardwright-operator:9440")]
+    operator_enrol: String,
+    /// Control port of the operator, host:port.
+    #[arg(long, default_value = "shardwright-operator:9441")]
+    operator_control: String,
+    /// PEM file of the authorities to trust.
+    #[arg(long, default_value = "/etc/shardwright/trust/bundle.pem")]
+    trust_bundle: PathBuf,
+    /// File of the service account token with audience shardwright-enrol.
+    #[arg(long, default_value = "/var/run/secrets/shardwright/token")]
+    token: PathBuf,
+    /// Trust domain of every SPIFFE id.
+    #[arg(long, default_value = "shardwright")]
+    trust_domain: String,
+    /// Where weights, identities and accepted placements are kept.
+    #[arg(long, default_value = "/var/lib/shardwright")]
+    state_dir: PathBuf,
+    /// The worker's executable; default: shardwright-worker beside this one.
+    #[arg(long)]
+    worker: Option<PathBuf>,
+    /// Backends to use, comma separated: cpu, vulkan.
+    #[arg(long, value_delimiter = ',', default_value = "cpu,vulkan")]
+    backends: Vec<Backend>,
+    /// Address the workers' data plane binds.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    listen_ip: IpAddr,
+    /// Address at which other nodes reach this node's workers.
+    #[arg(long, env = "POD_IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    advertise_ip: IpAddr,
+    /// Bytes of main memory that shards may take at most; default: what is free at the start, less a reserve.
+    #[arg(long)]
+    memory_limit_bytes: Option<u64>,
+    /// Compute threads of each CPU worker; default: every core.
+    #[arg(long)]
+    threads: Option<u32>,
+    /// Health, readiness and metrics (HTTPS).
+    #[arg(long, default_value = "0.0.0.0:9444")]
+    admin_listen: SocketAddr,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// What the process was asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Show devices and end.
+    Probe(ProbeArgs),
+    /// Be the node's agent.
+    Run(Box<Settings>),
+}
+
+/// Everything the agent was told, validated.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The Node this agent speaks for.
+    pub node: String,
+    /// This pod's name, or the node's where there is none.
+    pub pod: String,
+    /// Namespace of the installation.
+    pub namespace: String,
+    /// Operator's enrolment port, host:port.
+    pub operator_enrol: String,
+    /// Operator's control port, host:port.
+    pub operator_control: String,
+    /// PEM of the authorities to trust.
+    pub trust_bundle: PathBuf,
+    /// Enrolment token.
+    pub token: PathBuf,
+    /// Trust domain of every SPIFFE id.
+    pub trust_domain: String,
+    /// Root of what is kept on disk.
+    pub state_dir: PathBuf,
+    /// Executable of the workers.
+    pub worker: PathBuf,
+    /// Backends to use.
+    pub backends: Vec<Backend>,
+    /// Address the workers bind.
+    pub listen_ip: IpAddr,
+    /// Address the workers are reached at.
+    pub advertise_ip: IpAddr,
+    /// Most of main memory that shards may take.
+    pub memory_limit_bytes: Option<u64>,
+    /// Compute threads of each CPU worker.
+    pub threads: u32,
+    /// Health and metrics port.
+    pub admin_listen: SocketAddr,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// Reads the process's arguments and environment. On bad configuration the reason is on stderr and the exit code is
+/// [`EXIT_BAD_CONFIGURATION`]; `--help` and `--version` end with success.
+///
+/// # Errors
+/// The exit code to end with.
+pub fn from_process() -> Result<Command, ExitCode> {
+    let args = Args::try_parse().map_err(|error| {
+        // Nobody is left to tell when stderr is closed.
+        let _ = error.print();
+        if error.use_stderr() { ExitCode::from(EXIT_BAD_CONFIGURATION) } else { ExitCode::SUCCESS }
+    })?;
+    command(args).map_err(|reason| {
+        eprintln!("shardwright-agent: {reason}");
+        ExitCode::from(EXIT_BAD_CONFIGURATION)
+    })
+}
+
+fn command(args: Args) -> Result<Command, String> {
+    match (args.command, args.run) {
+        (Some(SubCommand::Probe(probe)), _) => Ok(Command::Probe(probe)),
+        (None, Some(run)) => Settings::validate(run).map(|settings| Command::Run(Box::new(settings))),
+        (None, None) => Err("--node-name (or NODE_NAME) is missing; it names the Node this agent speaks for".to_owned()),
+    }
+}
+
+impl Settings {
+    fn validate(args: RunArgs) -> Result<Self, String> {
+        dns_name("--node-name", &args.node_name)?;
+        dns_name("--namespace", &args.namespace)?;
+        dns_name("--trust-domain", &args.trust_domain)?;
+        let pod = if args.pod_name.is_empty() { args.node_name.clone() } else { args.pod_name };
+        dns_name("--pod-name", &pod)?;
+        host_port("--operator-enrol", &args.operator_enrol)?;
+        host_port("--operator-control", &args.operator_control)?;
+        let state_dir = std::path::absolute(&args.state_dir)
+            .map_err(|error| format!("--state-dir {} cannot be made absolute: {error}", args.state_dir.display()))?;
+        let length = state_dir.as_os_str().len();
+        if length > STATE_DIR_BYTES_MAX {
+            return Err(format!(
+                "--state-dir {} has {length} bytes; use at most {STATE_DIR_BYTES_MAX}, because the workers' sockets live below it",
+                state_dir.display()
+            ));
+        }
+        if args.backends.is_empty() {
+            return Err("--backends names none; use cpu, vulkan or both".to_owned());
+        }
+        let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
+        if threads == 0 || threads > THREADS_MAX {
+            return Err(format!("--threads is {threads}; use 1 to {THREADS_MAX}"));
+        }
+        Ok(Self {
+            node: args.node_name,
+            pod,
+            namespace: args.namespace,
+            operator_enrol: args.operator_enrol,
+            operator_control: args.operator_control,
+            trust_bundle: args.trust_bundle,
+            token: args.token,
+            trust_domain: args.trust_domain,
+            state_dir,
+            worker: args.worker.map_or_else(worker_beside_us, Ok)?,
+            backends: args.backends,
+            listen_ip: args.listen_ip,
+            advertise_ip: args.advertise_ip,
+            memory_limit_bytes: args.memory_limit_bytes,
+            threads,
+            admin_listen: args.admin_listen,
+            log_format: args.log_format,
+        })
+    }
+}
+
+fn worker_beside_us() -> Result<PathBuf, String> {
+    std::env::current_exe()
+        .map(|own| own.with_file_name("shardwright-worker"))
+        .map_err(|error| format!("--worker is not given and our own path is unknown: {error}"))
+}
+
+fn host_port(flag: &str, text: &str) -> Result<(), String> {
+    let sound = text
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
+    if sound { Ok(()) } else { Err(format!("{flag} is {text:?}; use host:port")) }
+}
+
+fn dns_name(flag: &str, name: &str) -> Result<(), String> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= DNS_LABEL_MAX
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if name.len() <= DNS_NAME_MAX && name.split('.').all(label) {
+        return Ok(());
+    }
+    Err(format!("{flag} is {name:?}; use lower-case letters, digits, '-' and '.', at most {DNS_NAME_MAX} characters"))
+}
+
+#[cfg(test)]
+mod tests;

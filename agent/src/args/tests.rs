@@ -1,0 +1,50 @@
+use super::*;
+
+fn parse(arguments: &[&str]) -> Result<Command, String> {
+    let full = ["shardwright-agent"].iter().chain(arguments);
+    command(Args::try_parse_from(full).map_err(|error| error.to_string())?)
+}
+
+fn settings(arguments: &[&str]) -> Result<Settings, String> {
+    let node = ["--node-name", "node-a"].iter().chain(arguments).copied().collect::<Vec<_>>();
+    match parse(&node)? {
+        Command::Run(settings) => Ok(*settings),
+        Command::Probe(_) => Err("probe".to_owned()),
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_a_pod() {
+    let settings = settings(&[]).unwrap();
+    assert_eq!(settings.node, "node-a");
+    assert_eq!(settings.backends, [Backend::Cpu, Backend::Vulkan]);
+    assert_eq!(settings.listen_ip, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    assert!(settings.threads >= 1);
+    assert_eq!(settings.worker.file_name().unwrap(), "shardwright-worker");
+}
+
+#[test]
+fn probing_needs_no_node() {
+    let Command::Probe(probe) = parse(&["probe", "--json", "--backends", "vulkan"]).unwrap() else { panic!("probe") };
+    assert!(probe.json);
+    assert_eq!(probe.backends, [Backend::Vulkan]);
+}
+
+#[test]
+fn nonsense_is_refused_with_the_name_of_the_flag() {
+    let long = format!("/{}", "x".repeat(100));
+    for (flag, value) in [
+        ("--namespace", "Not_A_Name"),
+        ("--trust-domain", ""),
+        ("--pod-name", "-pod"),
+        ("--operator-enrol", "operator"),
+        ("--operator-control", "operator:0"),
+        ("--state-dir", long.as_str()),
+        ("--backends", "abacus"),
+        ("--threads", "0"),
+        ("--listen-ip", "nowhere"),
+    ] {
+        let error = settings(&[flag, value]).unwrap_err();
+        assert!(error.contains(flag), "{flag}: {error}");
+    }
+}

@@ -1,0 +1,241 @@
+//! The one stream to the operator: what this node holds goes up, what it shall hold comes down.
+//!
+//! The stream is this node's liveness: when it breaks, the operator places anew at once. It is therefore dialled again soon
+//! and for ever. Shards go on meanwhile; nothing here stops them.
+
+use crate::args::Settings;
+use crate::assignment::Ledger;
+use crate::enrolment::Enrolment;
+use crate::inspect::Inspector;
+use crate::leaves::PlacementKeys;
+use crate::retry::{self, Backoff};
+use crate::shard::drive::View;
+use crate::shard::step::DesiredShards;
+use identity::{ConnectOptions, Credentials, Expected, PlacementVerifier, connect, tls};
+use proto::control::v1::agent_control_client::AgentControlClient;
+use proto::control::v1::{
+    AgentMessage, Assignments, Hello, Inspection, OperatorMessage, ShardReport, ShardStatus, agent_message,
+    operator_message,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::transport::Channel;
+
+/// An operator that leads answers an attachment at once.
+const ATTACH_LIMIT: Duration = Duration::from_secs(10);
+/// Messages on their way up. Reports state what is, so a longer queue would only delay the newest.
+const OUTBOUND_MAX: usize = 4;
+/// Inspections under way; the operator asks for no more at once.
+const INSPECTIONS_MAX: usize = 8;
+/// A thousand envelopes of 64 KiB would be more than any node holds.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// A stream that lasted so long was sound: the next attempt is made soon.
+const SOUND_AFTER: Duration = Duration::from_secs(10);
+/// After so many failures in a row it is asked whether our identity still stands.
+const DOUBT_AFTER: u32 = 5;
+/// How long an agent that starts without an operator waits before it goes by what it held last.
+const RESUME_AFTER: Duration = Duration::from_secs(5);
+
+/// Everything the stream needs.
+pub struct Control {
+    settings: Settings,
+    credentials: Credentials,
+    keys: PlacementKeys,
+    ledger: Ledger,
+    inspector: Arc<Inspector>,
+    lines: Lines,
+    refused: Vec<ShardStatus>,
+    /// The operator has told at least once, in this life, what the node shall hold.
+    told: bool,
+}
+
+/// What connects the stream with the rest of the agent.
+pub struct Lines {
+    /// What the node shall hold.
+    pub desired: watch::Sender<Arc<DesiredShards>>,
+    /// What it holds.
+    pub view: watch::Receiver<Arc<View>>,
+    /// The connection, for other calls.
+    pub channel: watch::Sender<Option<Channel>>,
+    /// Whether the stream stands.
+    pub attached: watch::Sender<bool>,
+}
+
+impl Control {
+    /// Not connected yet.
+    pub fn new(settings: Settings, credentials: Credentials, keys: PlacementKeys, ledger: Ledger, lines: Lines) -> Self {
+        Self {
+            settings,
+            credentials,
+            keys,
+            ledger,
+            inspector: Arc::default(),
+            lines,
+            refused: Vec::new(),
+            told: false,
+        }
+    }
+
+    /// Attaches again and again, until `leave`; then closes the stream.
+    pub async fn run(mut self, enrolment: &Enrolment, leave: CancellationToken) {
+        let mut backoff = Backoff::new(retry::OPERATOR);
+        let mut failures = 0_u32;
+        let resume_at = tokio::time::Instant::now() + RESUME_AFTER;
+        loop {
+            let began = tokio::time::Instant::now();
+            let ended = tokio::select! {
+                () = leave.cancelled() => return,
+                ended = self.session(resume_at, &leave) => ended,
+            };
+            self.lines.attached.send_replace(false);
+            self.lines.channel.send_replace(None);
+            if leave.is_cancelled() {
+                return;
+            }
+            if began.elapsed() >= SOUND_AFTER {
+                backoff.succeeded();
+                failures = 0;
+            }
+            failures = failures.saturating_add(1);
+            if failures.is_multiple_of(DOUBT_AFTER) {
+                enrolment.doubt.notify_one();
+            }
+            let wait = backoff.failed();
+            tracing::warn!(message = ended, wait_ms = wait.as_millis() as u64, "not attached to the operator");
+            tokio::select! {
+                () = leave.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            self.resume(resume_at);
+        }
+    }
+
+    /// Goes by what was held last, when the operator has said nothing since the start.
+    fn resume(&mut self, resume_at: tokio::time::Instant) {
+        if self.told || tokio::time::Instant::now() < resume_at {
+            return;
+        }
+        self.told = true;
+        let Ok(verifier) = self.verifier() else { return };
+        let desired = self.ledger.resume(&verifier);
+        if !desired.is_empty() {
+            tracing::warn!(shards = desired.len(), "the operator is away; going by the placements accepted last");
+            self.lines.desired.send_replace(Arc::new(desired));
+        }
+    }
+
+    /// One stream, until it ends; the answer says why.
+    async fn session(&mut self, resume_at: tokio::time::Instant, leave: &CancellationToken) -> String {
+        let config = tls::client_config(&self.credentials);
+        let dialled =
+            connect(&self.settings.operator_control, config, Expected::Operator, ConnectOptions::default()).await;
+        let channel = match dialled {
+            Ok(channel) => channel,
+            Err(error) => return error.to_string(),
+        };
+        match self.attached(channel, resume_at, leave).await {
+            Ok(()) => "the operator closed the stream".to_owned(),
+            Err(status) => format!("{:?}: {}", status.code(), status.message()),
+        }
+    }
+
+    async fn attached(
+        &mut self,
+        channel: Channel,
+        resume_at: tokio::time::Instant,
+        leave: &CancellationToken,
+    ) -> Result<(), Status> {
+        let (outbound, queue) = mpsc::channel(OUTBOUND_MAX);
+        let hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned(), epochs: self.ledger.epochs() };
+        send(&outbound, agent_message::Message::Hello(hello)).await?;
+        let mut client =
+            AgentControlClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let attach = tokio::time::timeout(ATTACH_LIMIT, client.attach(ReceiverStream::new(queue))).await;
+        let mut inbound = attach.map_err(|_| Status::deadline_exceeded("the operator does not answer"))??.into_inner();
+        tracing::info!(operator = self.settings.operator_control, "attached to the operator");
+        self.lines.channel.send_replace(Some(channel));
+        self.lines.attached.send_replace(true);
+        let (inspected, mut inspections) = mpsc::channel::<Inspection>(INSPECTIONS_MAX);
+        self.lines.view.mark_changed();
+        loop {
+            tokio::select! {
+                () = leave.cancelled() => return Ok(()),
+                message = inbound.message() => match message? {
+                    Some(message) => self.take(message, &outbound, &inspected).await?,
+                    None => return Ok(()),
+                },
+                changed = self.lines.view.changed() => match changed {
+                    Ok(()) => self.report(&outbound).await?,
+                    Err(_) => return Ok(()),
+                },
+                Some(inspection) = inspections.recv() => {
+                    send(&outbound, agent_message::Message::Inspection(inspection)).await?;
+                }
+                // An operator that leads but has not decided yet: go by what is known, as if it were away.
+                () = tokio::time::sleep_until(resume_at), if !self.told => self.resume(resume_at),
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        message: OperatorMessage,
+        outbound: &mpsc::Sender<AgentMessage>,
+        inspected: &mpsc::Sender<Inspection>,
+    ) -> Result<(), Status> {
+        match message.message {
+            Some(operator_message::Message::Assignments(assignments)) => {
+                self.assign(&assignments);
+                self.report(outbound).await
+            }
+            Some(operator_message::Message::Inspect(request)) => {
+                tracing::info!(model_uid = request.model_uid, uri = request.uri, "inspecting a source");
+                let (inspector, inspected) = (Arc::clone(&self.inspector), inspected.clone());
+                tokio::spawn(async move {
+                    let inspection = inspector.inspect(request).await;
+                    // A stream that ended meanwhile is asked again by the operator.
+                    let _ = inspected.send(inspection).await;
+                });
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn assign(&mut self, assignments: &Assignments) {
+        let outcome = match self.verifier() {
+            Ok(verifier) => self.ledger.accept(assignments, &verifier).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match outcome {
+            Ok(outcome) => {
+                self.told = true;
+                self.refused = outcome.refused;
+                tracing::info!(shards = outcome.desired.len(), refused = self.refused.len(), "assignments taken");
+                self.lines.desired.send_replace(Arc::new(outcome.desired));
+            }
+            Err(message) => tracing::error!(message, "assignments are not taken; the node goes on as it is"),
+        }
+    }
+
+    fn verifier(&self) -> Result<PlacementVerifier, identity::VerifyError> {
+        PlacementVerifier::new(self.keys.get())
+    }
+
+    async fn report(&mut self, outbound: &mpsc::Sender<AgentMessage>) -> Result<(), Status> {
+        let mut shards = self.lines.view.borrow_and_update().statuses.clone();
+        shards.extend(self.refused.iter().cloned());
+        send(outbound, agent_message::Message::Shards(ShardReport { shards })).await
+    }
+}
+
+async fn send(outbound: &mpsc::Sender<AgentMessage>, message: agent_message::Message) -> Result<(), Status> {
+    outbound
+        .send(AgentMessage { message: Some(message) })
+        .await
+        .map_err(|_| Status::unavailable("the stream to the operator has ended"))
+}

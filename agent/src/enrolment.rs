@@ -1,0 +1,134 @@
+//! Who this agent is: an identity kept on disk, got by enrolment and renewed from half of its life.
+
+use crate::args::Settings;
+use crate::leaves::PlacementKeys;
+use crate::retry::{self, Backoff};
+use identity::{Credentials, EnrolOptions, Identity, PlacementVerifier, Role, SpiffeId, enrol, sign, store};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use tokio::sync::Notify;
+
+/// A bundle of a few certificates.
+const BUNDLE_BYTES_MAX: usize = 256 * 1024;
+/// How often it is looked whether the leaf is half way through or the mounted bundle has changed.
+const CHECK_EVERY: Duration = Duration::from_secs(60);
+
+/// Where to enrol, and where the identity is kept.
+pub struct Enrolment {
+    endpoint: String,
+    trust_bundle: PathBuf,
+    token: PathBuf,
+    directory: PathBuf,
+    expected: SpiffeId,
+    /// Told when the operator does not accept our identity.
+    pub doubt: Notify,
+}
+
+impl Enrolment {
+    /// For these settings.
+    pub fn new(settings: &Settings) -> Self {
+        let role = Role::Agent { node: settings.node.clone() };
+        Self {
+            endpoint: settings.operator_enrol.clone(),
+            trust_bundle: settings.trust_bundle.clone(),
+            token: settings.token.clone(),
+            directory: settings.state_dir.join("identity"),
+            expected: SpiffeId { trust_domain: settings.trust_domain.clone(), role },
+            doubt: Notify::new(),
+        }
+    }
+
+    /// The identity of an earlier life if it still stands, else a new one; tries until there is one.
+    pub async fn first(&self, keys: &PlacementKeys) -> Credentials {
+        match self.held() {
+            Some((credentials, held_keys)) => {
+                tracing::info!(id = %credentials.spiffe_id(), "identity taken from disk");
+                keys.replace(held_keys);
+                credentials
+            }
+            None => {
+                let mut backoff = Backoff::new(retry::OPERATOR);
+                loop {
+                    match self.enrol(keys).await.and_then(|identity| {
+                        Credentials::new(identity).map_err(|error| error.to_string())
+                    }) {
+                        Ok(credentials) => return credentials,
+                        Err(message) => {
+                            let wait = backoff.failed();
+                            tracing::warn!(message, wait_ms = wait.as_millis() as u64, "not enrolled yet");
+                            tokio::time::sleep(wait).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Renews for as long as it is polled.
+    pub async fn keep(&self, credentials: &Credentials, keys: &PlacementKeys) {
+        let mut backoff = Backoff::new(retry::OPERATOR);
+        loop {
+            let doubted = tokio::select! {
+                () = tokio::time::sleep(CHECK_EVERY) => false,
+                () = self.doubt.notified() => true,
+            };
+            let identity = credentials.identity();
+            let due = identity.needs_renewal(SystemTime::now()) || self.bundle_changed(&identity);
+            if !doubted && !due {
+                continue;
+            }
+            let renewed = self.enrol(keys).await;
+            match renewed.and_then(|identity| credentials.replace(identity).map_err(|error| error.to_string())) {
+                Ok(()) => backoff.succeeded(),
+                Err(message) => {
+                    let wait = backoff.failed();
+                    tracing::warn!(message, "the identity is not renewed; the present one is kept");
+                    tokio::time::sleep(wait).await;
+                    self.doubt.notify_one();
+                }
+            }
+        }
+    }
+
+    async fn enrol(&self, keys: &PlacementKeys) -> Result<Identity, String> {
+        let bundle_pem = read(&self.trust_bundle)?;
+        let options = EnrolOptions {
+            endpoint: self.endpoint.clone(),
+            bundle_pem,
+            token_path: self.token.clone(),
+            role: proto::control::v1::Role::Agent,
+        };
+        let (identity, placement_keys) = enrol(options).await.map_err(|error| error.to_string())?;
+        let id = identity.spiffe_id().map_err(|error| error.to_string())?;
+        if id != self.expected {
+            return Err(format!("the operator says this is {id}, --node-name says {}", self.expected));
+        }
+        std::fs::create_dir_all(&self.directory).map_err(|error| format!("{}: {error}", self.directory.display()))?;
+        sign::store_keys(&self.directory, &placement_keys).map_err(|error| error.to_string())?;
+        identity.store(&self.directory).map_err(|error| error.to_string())?;
+        keys.replace(placement_keys);
+        tracing::info!(%id, "enrolled");
+        Ok(identity)
+    }
+
+    /// What is on disk, if it is ours, has not ended and is of the authority that is mounted.
+    fn held(&self) -> Option<(Credentials, Vec<Vec<u8>>)> {
+        let identity = Identity::load(&self.directory).ok()?;
+        let keys = sign::load_keys(&self.directory).ok()?;
+        PlacementVerifier::new(&keys).ok()?;
+        let stands = identity.spiffe_id().ok()? == self.expected
+            && identity.not_after().ok()? > SystemTime::now()
+            && !self.bundle_changed(&identity);
+        let credentials = Credentials::new(identity).ok()?;
+        stands.then_some((credentials, keys))
+    }
+
+    /// A bundle that is not mounted at present is no reason for doubt.
+    fn bundle_changed(&self, identity: &Identity) -> bool {
+        read(&self.trust_bundle).is_ok_and(|mounted| mounted.trim() != identity.bundle_pem.trim())
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    store::read_text(path, BUNDLE_BYTES_MAX).map_err(|error| format!("trust bundle: {error}"))
+}

@@ -1,0 +1,28 @@
+//! The node's agent: reports its devices, and runs the shards that the operator places on them.
+//!
+//! ```text
+//!  probe ─▶ device::merge ─▶ discovery (report, publish) ─▶ DeviceGPUState, Lease          (Kubernetes)
+//!                                   ▲ what devices hold
+//!  enrolment ─▶ control ◀─────▶ operator                                                   (one stream, mutual TLS)
+//!                 │   ▲ what shards do
+//!      assignment ▼   │
+//!               shard: step ─▶ drive ─▶ weights, worker ─▶ one process per shard
+//! ```
+//!
+//! An agent never decides where anything goes. It refuses lower epochs and placements that the operator did not sign, keeps
+//! serving while operator and API server are away, and never loads weights that are not the placement's.
+
+pub mod admin;
+pub mod args;
+pub mod assignment;
+pub mod control;
+pub mod discovery;
+pub mod enrolment;
+pub mod inspect;
+pub mod leaves;
+pub mod metrics;
+pub mod probe;
+pub mod retry;
+pub mod run;
+pub mod shard;
+pub mod worker;

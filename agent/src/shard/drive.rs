@@ -1,0 +1,377 @@
+//! Carries out what [`super::step`] decides, and tells it what came of it. No decision is made here.
+
+use super::observed::{Event, Fault, Installed, Observed, State, Work};
+use super::report::{self, Holding};
+use super::step::{self, Action, DesiredShards, ObservedShards};
+use super::weights::{self, Gauge, Prepared, Weights};
+use super::{Desired, Slot};
+use crate::leaves::WorkerLeaves;
+use crate::retry::jitter;
+use crate::worker::config::{Places, RuntimeConfig, SliceFiles, WorkerConfig, kv_type_name};
+use crate::worker::process::{self, Launch, Order, Worker};
+use proto::control::v1::ShardStatus;
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Events under way: each shard has at most a few.
+const EVENTS_MAX: usize = 256;
+/// Deadlines and retries are looked at this often, when nothing else happens.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a worker lives without us: longer than a restart of the agent, which ends it anyway.
+const ORPHAN_GRACE_S: u64 = 10;
+/// Actions that follow from each other at once; more would be a loop.
+const ROUNDS_MAX: usize = 16;
+
+/// What the drive must know of the node.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Name of the Kubernetes node.
+    pub node: String,
+    /// Root of what is kept on disk.
+    pub state_dir: PathBuf,
+    /// Executable of the workers.
+    pub worker: PathBuf,
+    /// Trust domain.
+    pub trust_domain: String,
+    /// Where workers bind.
+    pub listen_ip: IpAddr,
+    /// Where workers are reached.
+    pub advertise_ip: IpAddr,
+    /// Compute threads of a CPU worker.
+    pub threads: u32,
+    /// Raw enumeration index of each device, by the name of its DeviceGPUState.
+    pub devices: BTreeMap<String, (device::Backend, u32)>,
+}
+
+/// What others see of the shards.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    /// For the operator.
+    pub statuses: Vec<ShardStatus>,
+    /// For the devices' objects.
+    pub holdings: Vec<Holding>,
+    /// Ends of workers that nobody asked for, since the start.
+    pub worker_failures: u64,
+}
+
+/// The inputs and outputs of a drive.
+pub struct Lines {
+    /// What shall be held.
+    pub desired: watch::Receiver<Arc<DesiredShards>>,
+    /// Once cancelled, nothing shall be held any more: everything is drained, and the drive ends.
+    pub unload: CancellationToken,
+    /// What is held.
+    pub view: watch::Sender<Arc<View>>,
+}
+
+/// Runs until `unload` is cancelled and every worker has ended.
+pub async fn run<L: WorkerLeaves>(setting: Setting, leaves: Arc<L>, lines: Lines) {
+    let (events, inbox) = mpsc::channel(EVENTS_MAX);
+    let drive = Drive {
+        setting,
+        leaves,
+        events,
+        desired: Arc::default(),
+        observed: BTreeMap::new(),
+        held: BTreeMap::new(),
+        started: Instant::now(),
+        worker_failures: 0,
+        view: lines.view,
+    };
+    drive.run(inbox, lines.desired, lines.unload).await;
+}
+
+/// What belongs to a shard and is no part of its state.
+#[derive(Default)]
+struct Held {
+    gauge: Arc<Gauge>,
+    prepared: Arc<Mutex<Option<Prepared>>>,
+    worker: Option<Worker>,
+    /// The envelope that the worker has: one epoch is one envelope, even when the operator signs it again.
+    installed: Option<(u64, Arc<Vec<u8>>)>,
+    /// Handed over and not confirmed.
+    offered: Option<(u64, Arc<Vec<u8>>)>,
+}
+
+struct Drive<L> {
+    setting: Setting,
+    leaves: Arc<L>,
+    events: mpsc::Sender<(Slot, Event)>,
+    desired: Arc<DesiredShards>,
+    observed: ObservedShards,
+    held: BTreeMap<Slot, Held>,
+    started: Instant,
+    worker_failures: u64,
+    view: watch::Sender<Arc<View>>,
+}
+
+impl<L: WorkerLeaves> Drive<L> {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<(Slot, Event)>,
+        mut desires: watch::Receiver<Arc<DesiredShards>>,
+        unload: CancellationToken,
+    ) {
+        let mut ending = false;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.desired = desires.borrow_and_update().clone();
+        loop {
+            self.advance();
+            self.publish();
+            if ending && self.observed.is_empty() {
+                return;
+            }
+            tokio::select! {
+                () = unload.cancelled(), if !ending => {
+                    ending = true;
+                    self.desired = Arc::default();
+                }
+                Ok(()) = desires.changed(), if !ending => self.desired = desires.borrow_and_update().clone(),
+                Some((slot, event)) = inbox.recv() => self.take(&slot, event),
+                _ = tick.tick(), if !self.observed.is_empty() => {}
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn take(&mut self, slot: &Slot, event: Event) {
+        let Some(seen) = self.observed.get_mut(slot) else { return };
+        match &event {
+            Event::WorkFailed(work, fault) => {
+                tracing::warn!(shard = %slot, ?work, reason = fault.reason, message = fault.message, "the shard failed");
+            }
+            Event::Refused(offered, fault) => {
+                tracing::warn!(shard = %slot, epoch = offered.epoch, reason = fault.reason, message = fault.message, "the worker refuses the placement");
+            }
+            Event::Exited(_) => {
+                if seen.running().is_some_and(|running| running.stop.is_none()) {
+                    self.worker_failures += 1;
+                }
+                if let Some(held) = self.held.get_mut(slot) {
+                    held.worker = None;
+                    (held.installed, held.offered) = (None, None);
+                }
+            }
+            Event::Accepted(_) => {
+                if let Some(held) = self.held.get_mut(slot) {
+                    held.installed = held.offered.take();
+                }
+            }
+            Event::Done(_) | Event::Status { .. } => {}
+        }
+        seen.apply(event, self.started.elapsed().as_millis() as u64, jitter());
+    }
+
+    /// Steps until nothing more is to be done at this moment.
+    fn advance(&mut self) {
+        let desired = Arc::clone(&self.desired);
+        for _ in 0..ROUNDS_MAX {
+            let actions = step::step(&desired, &self.observed, self.now_ms());
+            if actions.is_empty() {
+                break;
+            }
+            for (slot, action) in actions {
+                tracing::debug!(shard = %slot, ?action, "step");
+                let now_ms = self.now_ms();
+                step::begin(&mut self.observed, &desired, &slot, &action, now_ms);
+                self.carry_out(&slot, action);
+            }
+        }
+        for (slot, seen) in &self.observed {
+            let kept = desired.get(slot).is_some_and(|wanted| wanted.slice == seen.slice);
+            if !kept && matches!(seen.state, State::Busy(_)) && let Some(held) = self.held.get(slot) {
+                held.gauge.cancel();
+            }
+        }
+    }
+
+    fn carry_out(&mut self, slot: &Slot, action: Action) {
+        match action {
+            Action::Adopt { .. } => {
+                self.held.insert(slot.clone(), Held::default());
+            }
+            Action::Start(work) => self.start(slot, work),
+            Action::Install(offered) => self.install(slot, offered),
+            Action::Drain { .. } => self.order(slot, Order::Drain),
+            Action::Kill => self.order(slot, Order::Kill),
+            Action::Retry => {}
+            Action::Forget => {
+                self.held.remove(slot);
+                Places::new(&self.setting.state_dir, slot).remove();
+                self.prune();
+            }
+        }
+    }
+
+    fn order(&self, slot: &Slot, order: Order) {
+        if let Some(worker) = self.held.get(slot).and_then(|held| held.worker.as_ref()) {
+            worker.order(order);
+        }
+    }
+
+    fn install(&mut self, slot: &Slot, offered: Installed) {
+        let (Some(held), Some(wanted)) = (self.held.get_mut(slot), self.desired.get(slot)) else { return };
+        let envelope = match &held.installed {
+            Some((epoch, envelope)) if *epoch == offered.epoch => Arc::clone(envelope),
+            _ => Arc::clone(&wanted.envelope),
+        };
+        held.offered = Some((offered.epoch, Arc::clone(&envelope)));
+        if let Some(worker) = &held.worker {
+            worker.order(Order::Install { offered, envelope });
+        }
+    }
+
+    fn start(&mut self, slot: &Slot, work: Work) {
+        let (Some(seen), Some(wanted)) = (self.observed.get(slot).cloned(), self.desired.get(slot).cloned()) else {
+            return;
+        };
+        if work == Work::Spawn {
+            self.spawn(slot.clone(), &seen, &wanted);
+            return;
+        }
+        let files = Weights::new(&self.models(), &seen.slice, &wanted.uri, seen.copy);
+        let held = self.held.entry(slot.clone()).or_default();
+        held.gauge = Arc::new(Gauge::default());
+        let (gauge, kept) = (Arc::clone(&held.gauge), Arc::clone(&held.prepared));
+        let (slot, events) = (slot.clone(), self.events.clone());
+        tokio::task::spawn_blocking(move || {
+            let outcome = match work {
+                Work::Fetch => files.fetch(&gauge),
+                Work::Verify => files.verify(&gauge),
+                Work::Prepare | Work::Spawn => files.prepare().map(|prepared| {
+                    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(prepared);
+                }),
+            };
+            let event = match outcome {
+                Ok(()) => Event::Done(work),
+                Err(fault) => Event::WorkFailed(work, fault),
+            };
+            // Without a receiver the agent is ending.
+            let _ = events.blocking_send((slot, event));
+        });
+    }
+
+    /// Identity first, then the process, which from then on reports by itself.
+    fn spawn(&mut self, slot: Slot, seen: &Observed, wanted: &Desired) {
+        let (worker, inbox) = process::orders();
+        let held = self.held.entry(slot.clone()).or_default();
+        held.worker = Some(worker);
+        let prepared = held.prepared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let launch = prepared
+            .ok_or_else(|| Fault::new("NotPrepared", "the shard's files have to be prepared again"))
+            .and_then(|prepared| self.launch(&slot, seen, wanted, prepared));
+        let (leaves, events) = (Arc::clone(&self.leaves), self.events.clone());
+        tokio::spawn(async move {
+            let ready = match launch {
+                Ok(launch) => {
+                    leaves.ensure(&slot.model_uid, &launch.places.identity).await.map(|()| launch)
+                }
+                Err(fault) => Err(fault),
+            };
+            match ready {
+                Ok(launch) => process::run(launch, inbox, events).await,
+                Err(fault) => {
+                    // Without a receiver the agent is ending.
+                    let _ = events.send((slot, Event::WorkFailed(Work::Spawn, fault))).await;
+                }
+            }
+        });
+    }
+
+    fn launch(&self, slot: &Slot, seen: &Observed, wanted: &Desired, prepared: Prepared) -> Result<Launch, Fault> {
+        let slice = &seen.slice;
+        let (backend, index) = *self.setting.devices.get(&slice.device).ok_or_else(|| {
+            Fault::new("DeviceMissing", format!("device {} is not on this node any more", slice.device))
+        })?;
+        if backend.name() != slice.backend {
+            return Err(Fault::new(
+                "DeviceMissing",
+                format!("device {} is reached by {}, the placement says {}", slice.device, backend.name(), slice.backend),
+            ));
+        }
+        let places = Places::new(&self.setting.state_dir, slot);
+        let config = WorkerConfig {
+            model_uid: slot.model_uid.clone(),
+            node: self.setting.node.clone(),
+            pipeline: slot.pipeline,
+            stage: slot.stage,
+            stages: slice.stages,
+            first_layer: slice.first_layer,
+            end_layer: slice.end_layer,
+            total_layers: slice.total_layers,
+            backend: backend.name().to_owned(),
+            device_index: index,
+            threads: self.setting.threads,
+            memory_budget_bytes: wanted.memory_budget_bytes,
+            slice: SliceFiles { header: prepared.files.header, parts: prepared.files.parts },
+            embedding: prepared.files.embedding,
+            embedding_length: prepared.embedding_length,
+            runtime: RuntimeConfig {
+                context_length: slice.runtime.context_length,
+                parallel_sequences: slice.runtime.parallel_sequences,
+                kv_type: kv_type_name(slice.runtime.kv_type()),
+                max_step_rows: slice.runtime.max_step_rows,
+            },
+            listen: std::net::SocketAddr::new(self.setting.listen_ip, 0).to_string(),
+            advertise_ip: self.setting.advertise_ip.to_string(),
+            control_socket: places.socket.clone(),
+            identity_dir: places.identity.clone(),
+            trust_domain: self.setting.trust_domain.clone(),
+            orphan_grace_s: ORPHAN_GRACE_S,
+        };
+        let (namespace, name) = &wanted.model;
+        Ok(Launch {
+            slot: slot.clone(),
+            name: format!("{namespace}/{name}:{}-{}", slice.first_layer, slice.end_layer - 1),
+            executable: self.setting.worker.clone(),
+            places,
+            config,
+            vulkan_index: (backend == device::Backend::Vulkan).then_some(index),
+        })
+    }
+
+    fn models(&self) -> PathBuf {
+        self.setting.state_dir.join("models")
+    }
+
+    fn prune(&self) {
+        let in_use: HashSet<[u8; 32]> = self
+            .observed
+            .values()
+            .map(|seen| seen.slice.sha256)
+            .chain(self.desired.values().map(|wanted| wanted.slice.sha256))
+            .collect();
+        let models = self.models();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = weights::prune(&models, &in_use) {
+                tracing::debug!(%error, "unused weights stay on disk for now");
+            }
+        });
+    }
+
+    fn publish(&self) {
+        let progress = |slot: &Slot| self.held.get(slot).map_or((0, 0), |held| held.gauge.read());
+        let view = View {
+            statuses: report::statuses(&self.desired, &self.observed, progress),
+            holdings: report::holdings(&self.desired, &self.observed),
+            worker_failures: self.worker_failures,
+        };
+        self.view.send_if_modified(|current| {
+            let changed = **current != view;
+            if changed {
+                *current = Arc::new(view);
+            }
+            changed
+        });
+    }
+}

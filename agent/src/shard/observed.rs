@@ -1,0 +1,282 @@
+//! What is known of a shard on this node, and how events change it. Pure: time is an argument.
+
+use super::{Desired, Slice};
+use crate::retry;
+
+/// A worker that served this long before it ended failed by chance, not by habit: its count of failures starts again.
+const STEADY_MS: u64 = 60_000;
+
+/// The reason of an envelope that could not be handed over, as opposed to one that the worker did not take.
+pub const UNREACHABLE: &str = "Unreachable";
+
+/// A worker that said no will say it again; it is asked as seldom as after so many failures.
+const REFUSED_AS_FAILURES: u32 = 4;
+
+/// Work on files or processes that takes a while; at most one per shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Copying pieces from the source.
+    Fetch,
+    /// Recomputing digests.
+    Verify,
+    /// Writing the headers of this cut.
+    Prepare,
+    /// Identity, configuration, process.
+    Spawn,
+}
+
+/// How far a shard at rest has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Progress {
+    /// Nothing is known of its files.
+    New,
+    /// Its pieces are here.
+    Fetched,
+    /// They are what the placement says.
+    Verified,
+    /// They can be loaded.
+    Prepared,
+}
+
+/// What the worker says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerPhase {
+    /// Is not heard yet.
+    Starting,
+    /// Reads its weights.
+    Loading,
+    /// Answers on its endpoint.
+    Serving,
+    /// Finishes what runs.
+    Draining,
+    /// Cannot serve, and is about to end.
+    Failed,
+}
+
+/// What a worker last accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Of the placement.
+    pub epoch: u64,
+    /// The next stage it was told of.
+    pub next: Option<String>,
+}
+
+/// That a worker was asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// When.
+    pub since_ms: u64,
+    /// How long it may take.
+    pub limit_ms: u64,
+    /// It was killed for taking longer.
+    pub killed: bool,
+}
+
+/// A living worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Running {
+    /// When it was started.
+    pub since_ms: u64,
+    /// When it began to serve.
+    pub serving_since_ms: Option<u64>,
+    /// As it says.
+    pub phase: WorkerPhase,
+    /// host:port, once it serves.
+    pub endpoint: Option<String>,
+    /// What it last accepted.
+    pub installed: Option<Installed>,
+    /// What it was handed and has not answered.
+    pub installing: Option<Installed>,
+    /// What it refused, why, and when to try again.
+    pub refused: Option<Refusal>,
+    /// Set once it must end.
+    pub stop: Option<Stop>,
+}
+
+/// An envelope that a worker did not take.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    /// What was offered.
+    pub offered: Installed,
+    /// Why.
+    pub fault: Fault,
+    /// Not before.
+    pub retry_at_ms: u64,
+}
+
+/// Why something did not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// One CamelCase word.
+    pub reason: String,
+    /// For a person.
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault.
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// The state of a shard.
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    /// Nothing is going on.
+    Idle(Progress),
+    /// A task works on it.
+    Busy(Work),
+    /// A worker lives.
+    Running(Running),
+    /// Waits before it tries again.
+    Failed {
+        /// What went wrong.
+        fault: Fault,
+        /// Where to resume.
+        resume: Progress,
+        /// Not before.
+        retry_at_ms: u64,
+    },
+}
+
+/// A shard as this node knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// What it is for.
+    pub slice: Slice,
+    /// Which copy of the model's files it uses; see [`super::step`].
+    pub copy: u32,
+    /// The highest epoch it was asked for.
+    pub epoch: u64,
+    /// Where it stands.
+    pub state: State,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// What happened to a shard.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Work succeeded.
+    Done(Work),
+    /// Work failed.
+    WorkFailed(Work, Fault),
+    /// The worker was heard.
+    Status {
+        /// What it says.
+        phase: WorkerPhase,
+        /// Where it serves.
+        endpoint: Option<String>,
+    },
+    /// The worker took an envelope.
+    Accepted(Installed),
+    /// The worker did not take an envelope.
+    Refused(Installed, Fault),
+    /// The worker is gone, and this is what it left.
+    Exited(Fault),
+}
+
+impl Observed {
+    /// A shard of which nothing was done yet.
+    pub fn new(desired: &Desired, copy: u32) -> Self {
+        Self {
+            slice: desired.slice.clone(),
+            copy,
+            epoch: desired.epoch,
+            state: State::Idle(Progress::New),
+            failures: 0,
+        }
+    }
+
+    /// The worker, if one lives.
+    pub fn running(&self) -> Option<&Running> {
+        match &self.state {
+            State::Running(running) => Some(running),
+            _ => None,
+        }
+    }
+
+    /// Whether a process of this shard exists or is about to.
+    pub fn holds_memory(&self) -> bool {
+        matches!(self.state, State::Running(_) | State::Busy(Work::Spawn))
+    }
+
+    /// Takes in what happened. `jitter` in [0, 1] spreads retries.
+    pub fn apply(&mut self, event: Event, now_ms: u64, jitter: f64) {
+        match (event, &mut self.state) {
+            (Event::Done(work), State::Busy(busy)) if work == *busy => self.state = done(work, now_ms),
+            (Event::WorkFailed(work, fault), State::Busy(busy)) if work == *busy => {
+                let resume = match work {
+                    // A file that proved wrong is fetched again.
+                    Work::Fetch | Work::Verify => Progress::New,
+                    Work::Prepare => Progress::Verified,
+                    Work::Spawn => Progress::Prepared,
+                };
+                self.fail(fault, resume, now_ms, jitter);
+            }
+            (Event::Status { phase, endpoint }, State::Running(running)) => {
+                if phase == WorkerPhase::Serving && running.serving_since_ms.is_none() {
+                    running.serving_since_ms = Some(now_ms);
+                }
+                running.phase = phase;
+                running.endpoint = endpoint;
+            }
+            (Event::Accepted(installed), State::Running(running)) => {
+                running.installing = None;
+                running.refused = None;
+                // Answers come in the order of requests; a lower epoch can only be a late one.
+                if running.installed.as_ref().is_none_or(|held| held.epoch <= installed.epoch) {
+                    running.installed = Some(installed);
+                }
+            }
+            (Event::Refused(offered, fault), State::Running(running)) => {
+                running.installing = None;
+                let failures = if fault.reason == UNREACHABLE { 1 } else { REFUSED_AS_FAILURES };
+                let wait = retry::SHARD.wait(failures, jitter).as_millis() as u64;
+                running.refused = Some(Refusal { offered, fault, retry_at_ms: now_ms + wait });
+            }
+            (Event::Exited(fault), State::Running(running)) => {
+                let asked = running.stop.is_some();
+                let steady = running.serving_since_ms.is_some_and(|since| now_ms.saturating_sub(since) >= STEADY_MS);
+                if steady {
+                    self.failures = 0;
+                }
+                // Weights that do not load are not trusted any more.
+                let resume = if fault.reason == crate::worker::exit::BAD_WEIGHTS { Progress::New } else { Progress::Prepared };
+                if asked {
+                    self.state = State::Idle(resume);
+                } else {
+                    self.fail(fault, resume, now_ms, jitter);
+                }
+            }
+            // An answer that nobody waits for any more.
+            _ => {}
+        }
+    }
+
+    fn fail(&mut self, fault: Fault, resume: Progress, now_ms: u64, jitter: f64) {
+        self.failures = self.failures.saturating_add(1);
+        let wait = retry::SHARD.wait(self.failures, jitter).as_millis() as u64;
+        self.state = State::Failed { fault, resume, retry_at_ms: now_ms.saturating_add(wait) };
+    }
+}
+
+fn done(work: Work, now_ms: u64) -> State {
+    match work {
+        Work::Fetch => State::Idle(Progress::Fetched),
+        Work::Verify => State::Idle(Progress::Verified),
+        Work::Prepare => State::Idle(Progress::Prepared),
+        Work::Spawn => State::Running(Running {
+            since_ms: now_ms,
+            serving_since_ms: None,
+            phase: WorkerPhase::Starting,
+            endpoint: None,
+            installed: None,
+            installing: None,
+            refused: None,
+            stop: None,
+        }),
+    }
+}

@@ -1,0 +1,251 @@
+//! What to do next: a pure function of what is desired, what is observed, and the time.
+//!
+//! Guarantees, whatever the order of events:
+//! - a slot has at most one worker: the next is spawned only when the last is known to be gone;
+//! - a worker is never handed a lower epoch than it has, and a shard never goes back to one;
+//! - files of one copy are not rewritten while a worker that uses them lives;
+//! - a device is not filled twice: what is on its way out of a device ends before anything new is loaded there;
+//! - with desires that stand still and work that succeeds, everything desired comes to serve and the rest goes.
+//!
+//! A *copy* is one set of piece files of a model. Loading a slice rewrites its pieces' headers, so two shards of one model
+//! that live on this node at the same time have a copy each; a shard that follows another takes its copy over.
+
+use super::observed::{Installed, Observed, Progress, Running, State, Stop, Work, WorkerPhase};
+use super::{Desired, Slot};
+use std::collections::BTreeMap;
+
+/// A shard that no assignment names finishes its running sequences.
+pub const DRAIN_LIMIT_MS: u64 = 30_000;
+/// A shard that another slice replaces: its pipeline's streams end with the epoch anyway.
+pub const REPLACE_LIMIT_MS: u64 = 2_000;
+/// A killed worker is gone in moments; if its end is not heard, it is killed again.
+const KILL_AGAIN_MS: u64 = 5_000;
+/// Reading the largest slice from the slowest disk.
+pub const LOAD_LIMIT_MS: u64 = 15 * 60 * 1000;
+/// A worker that says it failed ends by itself; if not, it is ended.
+const FAILED_LIMIT_MS: u64 = 5_000;
+
+/// What everything is desired and observed by.
+pub type DesiredShards = BTreeMap<Slot, Desired>;
+/// What is known of each slot.
+pub type ObservedShards = BTreeMap<Slot, Observed>;
+
+/// One thing to do for one slot.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Begin to track the slot, for what is desired of it, with this copy of the files.
+    Adopt {
+        /// Which copy.
+        copy: u32,
+    },
+    /// Start work.
+    Start(Work),
+    /// Hand the worker the desired envelope and next stage.
+    Install(Installed),
+    /// Ask the worker to finish and end.
+    Drain {
+        /// How long it may take.
+        limit_ms: u64,
+    },
+    /// End the worker now.
+    Kill,
+    /// The wait is over.
+    Retry,
+    /// Nothing is left of the shard.
+    Forget,
+}
+
+/// What to do now, at most one action per slot. Carry out each, [`begin`] it, and ask again until nothing is left.
+pub fn step(desired: &DesiredShards, observed: &ObservedShards, now_ms: u64) -> Vec<(Slot, Action)> {
+    let world = World { desired, observed, now_ms };
+    let mut actions: Vec<(Slot, Action)> = observed
+        .iter()
+        .filter_map(|(slot, seen)| Some((slot.clone(), world.next(slot, seen)?)))
+        .collect();
+    world.adopt(&mut actions);
+    actions
+}
+
+/// Marks an action as begun.
+pub fn begin(observed: &mut ObservedShards, desired: &DesiredShards, slot: &Slot, action: &Action, now_ms: u64) {
+    match action {
+        Action::Adopt { copy } => {
+            if let Some(wanted) = desired.get(slot) {
+                observed.insert(slot.clone(), Observed::new(wanted, *copy));
+            }
+        }
+        Action::Forget => {
+            observed.remove(slot);
+        }
+        action => {
+            if let Some(seen) = observed.get_mut(slot) {
+                if let Some(wanted) = desired.get(slot).filter(|wanted| wanted.slice == seen.slice) {
+                    seen.epoch = seen.epoch.max(wanted.epoch);
+                }
+                begin_on(seen, action, now_ms);
+            }
+        }
+    }
+}
+
+fn begin_on(seen: &mut Observed, action: &Action, now_ms: u64) {
+    match (action, &mut seen.state) {
+        (Action::Start(work), state) => *state = State::Busy(*work),
+        (Action::Install(offered), State::Running(running)) => running.installing = Some(offered.clone()),
+        (Action::Drain { limit_ms }, State::Running(running)) => {
+            running.stop = Some(Stop { since_ms: now_ms, limit_ms: *limit_ms, killed: false });
+        }
+        (Action::Kill, State::Running(running)) => {
+            running.stop = Some(Stop { since_ms: now_ms, limit_ms: KILL_AGAIN_MS, killed: true });
+        }
+        (Action::Retry, state) => {
+            if let State::Failed { resume, .. } = state {
+                *state = State::Idle(*resume);
+            }
+        }
+        _ => {}
+    }
+}
+
+struct World<'a> {
+    desired: &'a DesiredShards,
+    observed: &'a ObservedShards,
+    now_ms: u64,
+}
+
+impl World<'_> {
+    fn next(&self, slot: &Slot, seen: &Observed) -> Option<Action> {
+        match self.desired.get(slot) {
+            Some(wanted) if wanted.epoch < seen.epoch => None,
+            Some(wanted) if wanted.slice == seen.slice => self.keep(slot, seen, wanted),
+            // Adopted anew once it is at rest.
+            Some(_) => self.end(seen, REPLACE_LIMIT_MS, None),
+            None => self.end(seen, DRAIN_LIMIT_MS, Some(Action::Forget)),
+        }
+    }
+
+    /// Towards nothing.
+    fn end(&self, seen: &Observed, limit_ms: u64, at_rest: Option<Action>) -> Option<Action> {
+        match &seen.state {
+            State::Running(running) => match running.stop {
+                Some(stop) => self.overdue(stop),
+                None => Some(Action::Drain { limit_ms }),
+            },
+            // Its task is told by the drive and reports soon.
+            State::Busy(_) => None,
+            State::Idle(_) | State::Failed { .. } => at_rest,
+        }
+    }
+
+    /// Towards serving.
+    fn keep(&self, slot: &Slot, seen: &Observed, wanted: &Desired) -> Option<Action> {
+        match &seen.state {
+            State::Idle(Progress::New) => Some(Action::Start(Work::Fetch)),
+            State::Idle(Progress::Fetched) => Some(Action::Start(Work::Verify)),
+            State::Idle(Progress::Verified) => {
+                (!self.files_in_use(slot, seen)).then_some(Action::Start(Work::Prepare))
+            }
+            State::Idle(Progress::Prepared) => {
+                (!self.device_in_use(slot, seen)).then_some(Action::Start(Work::Spawn))
+            }
+            State::Busy(_) => None,
+            State::Running(running) => self.supervise(running, wanted),
+            State::Failed { retry_at_ms, .. } => (self.now_ms >= *retry_at_ms).then_some(Action::Retry),
+        }
+    }
+
+    fn supervise(&self, running: &Running, wanted: &Desired) -> Option<Action> {
+        if let Some(stop) = running.stop {
+            return self.overdue(stop);
+        }
+        let age_ms = self.now_ms.saturating_sub(running.since_ms);
+        match running.phase {
+            WorkerPhase::Loading if age_ms > LOAD_LIMIT_MS => return Some(Action::Kill),
+            // Its supervisor gives it a shorter time to be heard, and ends it.
+            WorkerPhase::Starting | WorkerPhase::Draining => return None,
+            WorkerPhase::Failed => return (age_ms > FAILED_LIMIT_MS).then_some(Action::Kill),
+            WorkerPhase::Loading | WorkerPhase::Serving => {}
+        }
+        if running.installing.is_some() {
+            return None;
+        }
+        let offer = self.offer(running, wanted)?;
+        let waiting = running
+            .refused
+            .as_ref()
+            .is_some_and(|refusal| refusal.offered == offer && self.now_ms < refusal.retry_at_ms);
+        (!waiting).then_some(Action::Install(offer))
+    }
+
+    /// What the worker should be handed, if it has not got it.
+    fn offer(&self, running: &Running, wanted: &Desired) -> Option<Installed> {
+        let offer = Installed { epoch: wanted.epoch, next: wanted.next.clone() };
+        match &running.installed {
+            None => Some(offer),
+            Some(held) if held.epoch < offer.epoch => Some(offer),
+            Some(held) if held.epoch > offer.epoch => None,
+            // A route that is not known at the moment is no reason to forget the last one.
+            Some(held) => (offer.next.is_some() && held.next != offer.next).then_some(offer),
+        }
+    }
+
+    fn overdue(&self, stop: Stop) -> Option<Action> {
+        (self.now_ms.saturating_sub(stop.since_ms) >= stop.limit_ms).then_some(Action::Kill)
+    }
+
+    /// Another shard's worker has one of this shard's files open.
+    fn files_in_use(&self, slot: &Slot, seen: &Observed) -> bool {
+        self.others(slot).any(|other| {
+            other.holds_memory() && other.copy == seen.copy && other.slice.shares_files(&seen.slice)
+        })
+    }
+
+    /// A worker that must end is still on this shard's device.
+    fn device_in_use(&self, slot: &Slot, seen: &Observed) -> bool {
+        self.observed.iter().any(|(other_slot, other)| {
+            other_slot != slot
+                && other.holds_memory()
+                && other.slice.device == seen.slice.device
+                && !self.is_kept(other_slot, other)
+        })
+    }
+
+    fn others<'a>(&'a self, slot: &'a Slot) -> impl Iterator<Item = &'a Observed> {
+        self.observed.iter().filter(move |(other, _)| *other != slot).map(|(_, seen)| seen)
+    }
+
+    fn is_kept(&self, slot: &Slot, seen: &Observed) -> bool {
+        self.desired.get(slot).is_some_and(|wanted| wanted.slice == seen.slice)
+    }
+
+    /// Begins what is desired and not yet tracked, or tracked as something else that is at rest by now.
+    fn adopt(&self, actions: &mut Vec<(Slot, Action)>) {
+        let mut taken: Vec<(&super::Slice, u32)> = self
+            .observed
+            .iter()
+            .filter(|(slot, seen)| self.is_kept(slot, seen))
+            .map(|(_, seen)| (&seen.slice, seen.copy))
+            .collect();
+        for (slot, wanted) in self.desired {
+            let free = match self.observed.get(slot) {
+                None => true,
+                Some(seen) => {
+                    wanted.epoch >= seen.epoch
+                        && wanted.slice != seen.slice
+                        && matches!(seen.state, State::Idle(_) | State::Failed { .. })
+                }
+            };
+            if !free {
+                continue;
+            }
+            let copy = (0..)
+                .find(|copy| !taken.iter().any(|(slice, other)| other == copy && slice.shares_files(&wanted.slice)))
+                .unwrap_or(u32::MAX);
+            taken.push((&wanted.slice, copy));
+            actions.push((slot.clone(), Action::Adopt { copy }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! The agent's end of a worker's control socket: one JSON object a line each way, one request at a time.
+
+use crate::shard::observed::{Fault, WorkerPhase};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+/// A worker answers from a thread that never computes; one that needs longer is stuck.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// An answer has a few hundred bytes.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+#[derive(Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+enum Request<'a> {
+    Status,
+    Install { envelope: String, next: Option<&'a str> },
+    Drain,
+}
+
+/// How a worker is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Status {
+    phase: Phase,
+    /// `ip:port`, while it serves or drains.
+    pub endpoint: Option<String>,
+    /// One CamelCase word when failed.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// For a person, when failed.
+    #[serde(default)]
+    pub message: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Phase {
+    Loading,
+    Serving,
+    Draining,
+    Failed,
+}
+
+impl Status {
+    /// Where the worker is in its life.
+    pub fn phase(&self) -> WorkerPhase {
+        match self.phase {
+            Phase::Loading => WorkerPhase::Loading,
+            Phase::Serving => WorkerPhase::Serving,
+            Phase::Draining => WorkerPhase::Draining,
+            Phase::Failed => WorkerPhase::Failed,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    ok: bool,
+    #[serde(default)]
+    reason: Option<String>,
+    #[serde(default)]
+    message: Option<String>,
+}
+
+/// Why a worker could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Not open yet, or closed.
+    #[error("the worker's control socket: {0}")]
+    Io(#[from] std::io::Error),
+    /// It is stuck.
+    #[error("the worker did not answer within {} s", ANSWER_LIMIT.as_secs())]
+    Silent,
+    /// It said something else.
+    #[error("the worker's answer cannot be read: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// A connection to a worker.
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects once.
+    pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        Ok(Self { stream: BufReader::new(UnixStream::connect(socket).await?) })
+    }
+
+    /// How is it going?
+    pub async fn status(&mut self) -> Result<Status, ClientError> {
+        self.ask(&Request::Status).await
+    }
+
+    /// Hands over a placement. The inner result is the worker's decision.
+    pub async fn install(&mut self, envelope: &[u8], next: Option<&str>) -> Result<Result<(), Fault>, ClientError> {
+        let request = Request::Install { envelope: STANDARD.encode(envelope), next };
+        let outcome: Outcome = self.ask(&request).await?;
+        if outcome.ok {
+            return Ok(Ok(()));
+        }
+        let reason = outcome.reason.unwrap_or_else(|| "Refused".to_owned());
+        Ok(Err(Fault { reason, message: outcome.message.unwrap_or_default() }))
+    }
+
+    /// Asks it to finish and end.
+    pub async fn drain(&mut self) -> Result<(), ClientError> {
+        self.ask::<Outcome>(&Request::Drain).await.map(|_| ())
+    }
+
+    async fn ask<A: serde::de::DeserializeOwned>(&mut self, request: &Request<'_>) -> Result<A, ClientError> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        let exchange = async {
+            self.stream.get_mut().write_all(&line).await?;
+            let mut answer = Vec::new();
+            (&mut self.stream).take(ANSWER_BYTES_MAX).read_until(b'\n', &mut answer).await?;
+            if answer.is_empty() {
+                return Err(ClientError::Io(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+            Ok(serde_json::from_slice(&answer)?)
+        };
+        tokio::time::timeout(ANSWER_LIMIT, exchange).await.map_err(|_| ClientError::Silent)?
+    }
+}

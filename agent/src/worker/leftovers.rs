@@ -1,0 +1,109 @@
+//! Workers that an earlier life of the agent left behind: found by their notes on disk, and ended before anything else.
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const NOTE: &str = "process.json";
+/// Workers below one state directory; more notes than this are not ours.
+const WORKERS_MAX: usize = 4096;
+/// A worker that is asked to end and does not within this is killed. It would end by itself, its agent being gone.
+const END_LIMIT: Duration = Duration::from_secs(2);
+const END_POLL: Duration = Duration::from_millis(20);
+
+/// Which process it was. A process id alone may belong to another process by now.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    pid: i32,
+    start_ticks: u64,
+    name: String,
+}
+
+/// Notes a worker's process in its directory. Without a note the worker still ends by itself when its agent is gone.
+pub fn note(directory: &Path, pid: Pid, name: &str) {
+    let pid = pid.as_raw_nonzero().get();
+    let Some(start_ticks) = start_ticks(pid) else { return };
+    let note = Note { pid, start_ticks, name: name.to_owned() };
+    let written = serde_json::to_vec(&note)
+        .map_err(|error| error.to_string())
+        .and_then(|text| identity::store::write_private(&directory.join(NOTE), &text).map_err(|error| error.to_string()));
+    if let Err(error) = written {
+        tracing::warn!(name, error, "the worker's process could not be noted");
+    }
+}
+
+/// Removes a worker's note.
+pub fn forget(directory: &Path) {
+    let _ = std::fs::remove_file(directory.join(NOTE));
+}
+
+/// Ends every worker that is noted below `workers` and is still the process that was noted. Blocks for at most a few
+/// seconds. Returns how many were ended.
+pub fn end_all(workers: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(workers) else { return 0 };
+    let mut living: Vec<(PathBuf, Note)> = entries
+        .take(WORKERS_MAX)
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter_map(|directory| Some((directory.clone(), read(&directory)?)))
+        .collect();
+    living.retain(|(directory, note)| {
+        let ours = is_ours(directory, note);
+        if ours {
+            tracing::warn!(pid = note.pid, name = note.name, "ending a worker of an earlier life");
+            signal(directory, note, Signal::TERM);
+        } else {
+            forget(directory);
+        }
+        ours
+    });
+    let ended = living.len();
+    let deadline = Instant::now() + END_LIMIT;
+    while !living.is_empty() && Instant::now() < deadline {
+        std::thread::sleep(END_POLL);
+        living.retain(|(directory, note)| is_ours(directory, note));
+    }
+    for (directory, note) in living {
+        signal(&directory, &note, Signal::KILL);
+        forget(&directory);
+    }
+    ended
+}
+
+fn read(directory: &Path) -> Option<Note> {
+    let text = identity::store::read_text(&directory.join(NOTE), 4096).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The same start time, and our configuration on its command line.
+fn is_ours(directory: &Path, note: &Note) -> bool {
+    let config = directory.join("config.json");
+    let named = std::fs::read(format!("/proc/{}/cmdline", note.pid)).is_ok_and(|line| {
+        line.split(|byte| *byte == 0).any(|argument| argument == config.as_os_str().as_encoded_bytes())
+    });
+    named && start_ticks(note.pid) == Some(note.start_ticks)
+}
+
+/// Through a descriptor opened before the last check, so that the signal cannot reach a successor of the process id.
+fn signal(directory: &Path, note: &Note, signal: Signal) {
+    let Some(pid) = Pid::from_raw(note.pid) else { return };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) if is_ours(directory, note) => {
+            if let Err(error) = pidfd_send_signal(&process, signal) {
+                tracing::debug!(pid = note.pid, %error, "the process cannot be signalled; it is ending already");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => tracing::debug!(pid = note.pid, %error, "the process is gone already"),
+    }
+}
+
+/// Field 22 of /proc/<pid>/stat; the name in field 2 may hold spaces and parentheses. A zombie has no start.
+fn start_ticks(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}

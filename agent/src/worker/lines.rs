@@ -1,0 +1,52 @@
+//! A worker's output, line by line, into the agent's log.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// A longer line is cut into several.
+const LINE_BYTES_MAX: usize = 4096;
+
+/// The last line that a process wrote.
+#[derive(Clone, Default)]
+pub struct LastLine(Arc<Mutex<Option<String>>>);
+
+impl LastLine {
+    /// The line, if there was one.
+    pub fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, line: &str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(line.to_owned());
+    }
+}
+
+/// Logs every line of `pipe` under the shard's name until it ends.
+pub async fn log(mut pipe: impl AsyncRead + Unpin, shard: String, last: LastLine) {
+    let mut pending: Vec<u8> = Vec::new();
+    let mut chunk = [0_u8; LINE_BYTES_MAX];
+    while let Ok(count) = pipe.read(&mut chunk).await {
+        if count == 0 {
+            break;
+        }
+        for byte in &chunk[..count] {
+            if *byte == b'\n' || pending.len() == LINE_BYTES_MAX {
+                emit(&pending, &shard, &last);
+                pending.clear();
+            }
+            if *byte != b'\n' {
+                pending.push(*byte);
+            }
+        }
+    }
+    emit(&pending, &shard, &last);
+}
+
+fn emit(line: &[u8], shard: &str, last: &LastLine) {
+    let text = String::from_utf8_lossy(line);
+    let text = text.trim_end();
+    if !text.is_empty() {
+        tracing::info!(target: "worker", shard, "{text}");
+        last.set(text);
+    }
+}

@@ -1,0 +1,8 @@
+//! Workers: one process per shard, started, spoken to over a Unix socket, watched, and ended.
+
+pub mod client;
+pub mod config;
+pub mod exit;
+pub mod leftovers;
+mod lines;
+pub mod process;

@@ -1,0 +1,281 @@
+//! One worker process: started, asked how it is, told what to do, and its end explained.
+
+use super::client::{Client, ClientError, Status};
+use super::config::{Places, WorkerConfig};
+use super::leftovers;
+use super::lines::{LastLine, log};
+use super::exit;
+use crate::shard::Slot;
+use crate::shard::observed::{Event, Fault, Installed, UNREACHABLE, Work, WorkerPhase};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// A worker opens its socket first thing; under load the system may take its time to start a process.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// A worker that was heard before and says nothing for so long is stuck.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+/// How often a worker is asked while it loads, so that a loaded shard serves at once.
+const POLL_LOADING: Duration = Duration::from_millis(100);
+/// And afterwards: only its end or a failure is news, and its end is heard without asking.
+const POLL_SERVING: Duration = Duration::from_millis(500);
+/// Orders that wait: install, drain and kill, each at most once.
+const ORDERS_MAX: usize = 4;
+/// What is left in the pipes of a dead process is read within this.
+const LAST_WORDS_LIMIT: Duration = Duration::from_millis(500);
+
+/// What to start.
+pub struct Launch {
+    /// Whose worker it is.
+    pub slot: Slot,
+    /// For log lines.
+    pub name: String,
+    /// The worker's executable.
+    pub executable: PathBuf,
+    /// Where its things are.
+    pub places: Places,
+    /// What it reads.
+    pub config: WorkerConfig,
+    /// The only Vulkan device that it shall see.
+    pub vulkan_index: Option<u32>,
+}
+
+/// What a worker is told.
+pub enum Order {
+    /// Obey this placement.
+    Install {
+        /// What to confirm when done.
+        offered: Installed,
+        /// Serialised.
+        envelope: Arc<Vec<u8>>,
+    },
+    /// Finish and end.
+    Drain,
+    /// End now.
+    Kill,
+}
+
+/// Orders to a worker that is being started or lives. When it is dropped the worker is ended.
+pub struct Worker {
+    orders: mpsc::Sender<Order>,
+}
+
+/// A line of orders, and its end for [`run`].
+pub fn orders() -> (Worker, mpsc::Receiver<Order>) {
+    let (orders, inbox) = mpsc::channel(ORDERS_MAX);
+    (Worker { orders }, inbox)
+}
+
+impl Worker {
+    /// Passes an order on. An order to a worker that is gone is void: its end is reported.
+    pub fn order(&self, order: Order) {
+        let _ = self.orders.try_send(order);
+    }
+}
+
+/// Starts a worker and watches it until it ends. Sends `Done(Spawn)` or `WorkFailed(Spawn)` first, and after the former
+/// everything that happens; the last event is [`Event::Exited`].
+pub async fn run(launch: Launch, inbox: mpsc::Receiver<Order>, events: mpsc::Sender<(Slot, Event)>) {
+    let slot = launch.slot.clone();
+    let mut child = match start(&launch) {
+        Ok(child) => child,
+        Err(fault) => {
+            // Without a receiver the agent is ending.
+            let _ = events.send((slot, Event::WorkFailed(Work::Spawn, fault))).await;
+            return;
+        }
+    };
+    let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
+    if let Some(pid) = pid {
+        leftovers::note(&launch.places.directory, pid, &launch.name);
+    }
+    let last_line = LastLine::default();
+    let readers = [
+        child.stdout.take().map(|pipe| tokio::spawn(log(pipe, launch.name.clone(), last_line.clone()))),
+        child.stderr.take().map(|pipe| tokio::spawn(log(pipe, launch.name.clone(), last_line.clone()))),
+    ];
+    let last_words = async move {
+        for reader in readers.into_iter().flatten() {
+            // A reader that panicked has no more lines.
+            let _ = reader.await;
+        }
+        last_line.get()
+    };
+    let watch =
+        Watch { launch, pid, inbox, events, client: None, said: None, heard: None, started: Instant::now(), fault: None };
+    watch.send(Event::Done(Work::Spawn)).await;
+    watch.run(child, last_words).await;
+}
+
+fn start(launch: &Launch) -> Result<Child, Fault> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| {
+        Fault::new("SpawnFailed", format!("{what} of worker {} failed: {error}", launch.name))
+    };
+    let config = serde_json::to_vec_pretty(&launch.config).map_err(|error| failed("the configuration", &error))?;
+    let config_path = launch.places.config();
+    identity::store::write_private(&config_path, &config).map_err(|error| failed("the configuration", &error))?;
+    // A socket of an earlier life would be taken for the new worker's.
+    let _ = std::fs::remove_file(&launch.places.socket);
+    let mut command = Command::new(&launch.executable);
+    command
+        .arg("--config")
+        .arg(&config_path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Signals from the agent's terminal are the agent's to pass on.
+        .process_group(0)
+        .kill_on_drop(true);
+    match launch.vulkan_index {
+        Some(index) => command.env("GGML_VK_VISIBLE_DEVICES", index.to_string()),
+        None => command.env_remove("GGML_VK_VISIBLE_DEVICES"),
+    };
+    command.spawn().map_err(|error| failed(&format!("the start ({})", launch.executable.display()), &error))
+}
+
+struct Watch {
+    launch: Launch,
+    pid: Option<Pid>,
+    inbox: mpsc::Receiver<Order>,
+    events: mpsc::Sender<(Slot, Event)>,
+    client: Option<Client>,
+    /// The last status sent on.
+    said: Option<Status>,
+    heard: Option<Instant>,
+    started: Instant,
+    /// Why it was ended, or what it said before it ended.
+    fault: Option<Fault>,
+}
+
+impl Watch {
+    async fn run(mut self, mut child: Child, last_words: impl Future<Output = Option<String>>) {
+        let status = loop {
+            tokio::select! {
+                biased;
+                status = child.wait() => break status,
+                () = self.turn() => {}
+            }
+        };
+        let last_words = tokio::time::timeout(LAST_WORDS_LIMIT, last_words).await.ok().flatten();
+        let fault = match (self.fault.take(), status) {
+            (Some(fault), _) => fault,
+            (None, Ok(status)) => exit::fault(status, last_words.as_deref()),
+            (None, Err(error)) => Fault::new("Crashed", format!("the worker cannot be waited for: {error}")),
+        };
+        tracing::info!(shard = self.launch.name, reason = fault.reason, message = fault.message, "worker ended");
+        leftovers::forget(&self.launch.places.directory);
+        let _ = std::fs::remove_file(&self.launch.places.socket);
+        self.send(Event::Exited(fault)).await;
+    }
+
+    /// Waits for an order or for the time to ask, and acts. Dropped when the process ends.
+    async fn turn(&mut self) {
+        let loading = self.said.as_ref().is_none_or(|said| said.phase() == WorkerPhase::Loading);
+        let pause = if loading { POLL_LOADING } else { POLL_SERVING };
+        let order = match tokio::time::timeout(pause, self.inbox.recv()).await {
+            Ok(Some(order)) => Some(order),
+            // Nobody gives orders any more: the agent is ending, and the worker with it.
+            Ok(None) => Some(Order::Kill),
+            Err(_) => None,
+        };
+        let outcome = match order {
+            Some(Order::Kill) => {
+                self.kill(None);
+                // The end is heard in a moment; there is nothing to ask until then.
+                tokio::time::sleep(POLL_SERVING).await;
+                Ok(())
+            }
+            Some(Order::Drain) => self.drain().await,
+            Some(Order::Install { offered, envelope }) => self.install(offered, &envelope).await,
+            None => self.ask().await,
+        };
+        if let Err(error) = outcome {
+            self.client = None;
+            self.judge_silence(&error);
+        }
+    }
+
+    async fn ask(&mut self) -> Result<(), ClientError> {
+        let status = self.client().await?.status().await?;
+        self.heard = Some(Instant::now());
+        if status.phase() == WorkerPhase::Failed {
+            let reason = status.reason.clone().unwrap_or_else(|| "Failed".to_owned());
+            self.fault = Some(Fault { reason, message: status.message.clone().unwrap_or_default() });
+        }
+        if self.said.as_ref() != Some(&status) {
+            self.send(Event::Status { phase: status.phase(), endpoint: status.endpoint.clone() }).await;
+            self.said = Some(status);
+        }
+        Ok(())
+    }
+
+    async fn install(&mut self, offered: Installed, envelope: &[u8]) -> Result<(), ClientError> {
+        let outcome = match self.client().await {
+            Ok(client) => client.install(envelope, offered.next.as_deref()).await,
+            Err(error) => Err(error),
+        };
+        let (event, outcome) = match outcome {
+            Ok(Ok(())) => (Event::Accepted(offered), Ok(())),
+            Ok(Err(fault)) => (Event::Refused(offered, fault), Ok(())),
+            Err(error) => (Event::Refused(offered, Fault::new(UNREACHABLE, error.to_string())), Err(error)),
+        };
+        self.send(event).await;
+        outcome
+    }
+
+    async fn drain(&mut self) -> Result<(), ClientError> {
+        let asked = match self.client().await {
+            Ok(client) => client.drain().await,
+            Err(error) => Err(error),
+        };
+        if asked.is_err() {
+            // A worker that cannot be spoken to understands a signal.
+            self.signal(Signal::TERM);
+        }
+        asked
+    }
+
+    async fn client(&mut self) -> Result<&mut Client, ClientError> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => Client::connect(&self.launch.places.socket).await?,
+        };
+        Ok(self.client.insert(client))
+    }
+
+    fn judge_silence(&mut self, error: &ClientError) {
+        let (since, limit) = match self.heard {
+            Some(heard) => (heard, SILENCE_LIMIT),
+            None => (self.started, START_LIMIT),
+        };
+        if since.elapsed() >= limit {
+            self.kill(Some(Fault::new("Hung", format!("the worker was ended because it does not answer: {error}"))));
+        }
+    }
+
+    fn kill(&mut self, fault: Option<Fault>) {
+        if let Some(fault) = fault {
+            tracing::warn!(shard = self.launch.name, message = fault.message, "killing the worker");
+            self.fault = Some(fault);
+        }
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid
+            && let Err(error) = kill_process_group(pid, signal)
+        {
+            tracing::debug!(shard = self.launch.name, %error, "the worker cannot be signalled; it is ending already");
+        }
+    }
+
+    async fn send(&self, event: Event) {
+        // Without a receiver the agent is ending.
+        let _ = self.events.send((self.launch.slot.clone(), event)).await;
+    }
+}

@@ -1,0 +1,103 @@
+//! The command line, and what follows from it before anything runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Parser, ValueEnum};
+use engine::select_device;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::compute::{device, engine_loader};
+use crate::config::WorkerConfig;
+use crate::process;
+use crate::run::{Exit, run};
+
+/// Threads that carry bytes: encryption of one stream each way. Compute has a thread, or a pool, of its own.
+const IO_THREADS: usize = 2;
+
+/// Runs one shard of a model. Started and supervised by shardwright-agent.
+#[derive(Debug, Parser)]
+#[command(name = "shardwright-worker", version)]
+pub struct Args {
+    /// The shard's configuration, JSON.
+    #[arg(long)]
+    config: PathBuf,
+    /// How log lines on standard error look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// Which log lines, as in `info,worker=debug`.
+    #[arg(long, env = "SHARDWRIGHT_LOG", default_value = "info")]
+    log: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Args {
+    /// Runs the worker to its end.
+    pub fn run(self) -> Exit {
+        let config = match WorkerConfig::read(&self.config) {
+            Ok(config) => Arc::new(config),
+            Err(error) => return refuse(Exit::Config, &error),
+        };
+        // First of all: it changes the environment, which is safe only while there is one thread.
+        if let Err(error) = select_device(&device(&config)) {
+            return refuse(Exit::Device, &error);
+        }
+        if let Err(error) = self.log_to_stderr() {
+            return refuse(Exit::Config, &error);
+        }
+        process::confine(&config);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .enable_all()
+            .build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return refuse(Exit::Engine, &error),
+        };
+        let exit = runtime.block_on(async {
+            let loader = engine_loader(Arc::clone(&config));
+            run(config, loader, terminated()).await
+        });
+        // The engine may be in the middle of a load: the process does not wait for it.
+        runtime.shutdown_background();
+        exit.unwrap_or_else(|error| refuse(Exit::Config, &error))
+    }
+
+    fn log_to_stderr(&self) -> Result<(), tracing_subscriber::filter::ParseError> {
+        let filter = EnvFilter::try_new(&self.log)?;
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => log.with_ansi(false).init(),
+            LogFormat::Json => log.json().init(),
+        }
+        Ok(())
+    }
+}
+
+fn refuse(exit: Exit, error: &dyn std::fmt::Display) -> Exit {
+    eprintln!("shardwright-worker: {error}");
+    exit
+}
+
+/// Returns on SIGTERM or SIGINT.
+async fn terminated() {
+    let both = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    match both {
+        Ok((mut term, mut interrupt)) => {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "signals cannot be heard; the agent can still ask for a drain");
+            std::future::pending().await
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What a stage computes with: the engine in production, plain arithmetic in tests.
+
+mod llama;
+
+pub use llama::{device, engine_loader};
+
+use engine::sample::sample;
+
+use crate::step::Row;
+
+/// Facts about what was loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Width of the residual stream: one row of activations.
+    pub embedding_length: usize,
+    /// Tokens that the embedding has rows for; 0 on stages that are not the head.
+    pub vocabulary_size: u64,
+}
+
+/// Why compute could not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ComputeError {
+    /// The KV cache has no room for the rows.
+    #[error("the KV cache is full: {0}")]
+    KvFull(String),
+    /// Anything else; the rows of the call had no effect.
+    #[error("{0}")]
+    Failed(String),
+    /// The shard can never compute again; only loading it anew helps.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// What comes out of the stage's last layer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// The residual stream of every row, for the next stage.
+    Activations(Vec<f32>),
+    /// The tokens of the rows that sample, in row order; from the tail. See [`choose`].
+    Tokens(Vec<i32>),
+}
+
+/// A loaded shard. All calls come from one thread, in the order in which their effects must appear.
+pub trait Compute {
+    /// What was loaded.
+    fn facts(&self) -> Facts;
+
+    /// The embedding of each token, one row after another; on the head only.
+    fn embed(&mut self, tokens: &[i32]) -> Result<Vec<f32>, ComputeError>;
+
+    /// Runs the rows through the stage's layers in one micro-batch. The caller has checked shape and positions.
+    fn step(&mut self, rows: &[Row], activations: &[f32]) -> Result<Output, ComputeError>;
+
+    /// Forgets positions `[from, end)` of a sequence; `end` `None` means all that follow. Positions that are not held are fine.
+    fn remove(&mut self, sequence: u32, from: u32, end: Option<u32>) -> Result<(), ComputeError>;
+}
+
+/// Samples a token for every row that wants one, from its logits; `logits` come in row order.
+///
+/// # Errors
+/// When there are not as many logits as rows that sample, or one is not a number: such a model has gone astray.
+pub fn choose<'a>(
+    rows: &[Row],
+    mut logits: impl Iterator<Item = &'a [f32]>,
+) -> Result<Vec<i32>, ComputeError> {
+    let mut tokens = Vec::new();
+    for row in rows {
+        let Some(sampling) = row.sample else { continue };
+        let of_row = logits.next().filter(|logits| !logits.is_empty());
+        let missing = || format!("no logits for sequence {} at {}", row.sequence, row.position);
+        let of_row = of_row.ok_or_else(|| ComputeError::Failed(missing()))?;
+        if of_row.iter().any(|logit| logit.is_nan()) {
+            let message = format!("logits of sequence {} are not numbers", row.sequence);
+            return Err(ComputeError::Failed(message));
+        }
+        tokens.push(sample(of_row, &sampling, row.position + 1));
+    }
+    if logits.next().is_some() {
+        return Err(ComputeError::Failed("more logits than rows that sample".to_owned()));
+    }
+    Ok(tokens)
+}
+
+/// Why a shard could not be loaded; decides the process's exit code.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The files cannot be loaded as the slice they should be.
+    #[error("the weights were refused: {0}")]
+    Weights(String),
+    /// The backend or its device is not there.
+    #[error("the device is unavailable: {0}")]
+    Device(String),
+    /// The processor lacks instructions that the build needs.
+    #[error("this processor cannot run the engine: {0}")]
+    UnsupportedCpu(String),
+}
+
+/// Loads the shard, on the thread that will compute.
+pub type Loader = Box<dyn FnOnce() -> Result<Box<dyn Compute>, LoadError> + Send>;

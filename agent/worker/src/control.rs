@@ -1,0 +1,140 @@
+//! The agent's side door: a Unix socket, one JSON object a line each way.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `{"op":"status"}` | [`Status`] |
+//! | `{"op":"install","envelope":base64,"next":"host:port"\|null}` | `{"ok":true}` or `{"ok":false,"reason":…,"message":…}` |
+//! | `{"op":"drain"}` | `{"ok":true}` |
+//! | `{"op":"metrics"}` | `{"text":…}` |
+//!
+//! What cannot be read is answered `{"ok":false,"reason":"BadRequest",…}`; only a line that is too long ends the connection.
+
+mod protocol;
+mod socket;
+
+pub use protocol::{Answer, Phase, Request, Status};
+pub use socket::{ControlError, bind};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+
+use crate::shard::Shard;
+
+/// An envelope has at most 64 KiB, in base64 a third more; the rest of a request is small.
+const MAX_LINE_BYTES: u64 = 128 * 1024;
+
+/// The agent keeps one connection; a restarted agent and a person with a terminal may overlap with it.
+const MAX_CONNECTIONS: usize = 8;
+
+/// Pause when the system cannot accept: long enough for others to free descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves the socket for as long as it is polled.
+pub async fn serve(listener: UnixListener, shard: Arc<Shard>) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the control socket cannot accept; trying on");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        match Arc::clone(&room).try_acquire_owned() {
+            Ok(permit) => {
+                let shard = Arc::clone(&shard);
+                connections.spawn(async move {
+                    let _permit = permit;
+                    let _present = Present::enter(&shard.agents);
+                    if let Err(error) = converse(stream, &shard).await {
+                        tracing::warn!(%error, "a control connection ended");
+                    }
+                });
+            }
+            Err(_) => tracing::warn!("control connection refused: {MAX_CONNECTIONS} are open"),
+        }
+    }
+}
+
+/// Counts an agent's connection for as long as it lasts.
+struct Present<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Present<'a> {
+    fn enter(agents: &'a watch::Sender<usize>) -> Self {
+        agents.send_modify(|count| *count += 1);
+        Self(agents)
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+async fn converse(mut stream: UnixStream, shard: &Shard) -> std::io::Result<()> {
+    socket::check_peer(&stream)?;
+    let (reader, mut writer) = stream.split();
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let too_long = line.last() != Some(&b'\n') && line.len() as u64 == MAX_LINE_BYTES;
+        let answer = if too_long {
+            Answer::refused("BadRequest", format!("a line has more than {MAX_LINE_BYTES} bytes"))
+        } else {
+            answer(&line, shard)
+        };
+        let mut text = serde_json::to_vec(&answer)?;
+        text.push(b'\n');
+        writer.write_all(&text).await?;
+        if too_long {
+            return Ok(());
+        }
+        shard.answered.send_modify(|count| *count += 1);
+    }
+}
+
+fn answer(line: &[u8], shard: &Shard) -> Answer {
+    let request = match serde_json::from_slice(line) {
+        Ok(request) => request,
+        Err(error) => return Answer::refused("BadRequest", format!("the request cannot be read: {error}")),
+    };
+    match request {
+        Request::Status => Answer::Status(shard.status()),
+        Request::Install { envelope, next } => match STANDARD.decode(&envelope) {
+            Ok(envelope) => match shard.install(&envelope, next) {
+                Ok(()) => Answer::done(),
+                Err(error) => {
+                    tracing::warn!(reason = error.reason(), %error, "a placement was refused");
+                    Answer::refused(error.reason(), error.to_string())
+                }
+            },
+            Err(error) => Answer::refused("BadSignature", format!("the envelope is not base64: {error}")),
+        },
+        Request::Drain => {
+            shard.drain("the agent asked for it");
+            Answer::done()
+        }
+        Request::Metrics => match shard.metrics.text() {
+            Ok(text) => Answer::Metrics { text },
+            Err(error) => Answer::refused("Internal", error.to_string()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

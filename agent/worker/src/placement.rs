@@ -1,0 +1,236 @@
+//! The placement that a worker obeys: when one may be installed, and who may speak under it.
+
+mod fence;
+
+use std::sync::Arc;
+
+use identity::{PlacementVerifier, Role, SpiffeId};
+use prost::Message;
+use proto::placement::v1 as wire;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::config::{KvType, WorkerConfig};
+pub use fence::{Fence, FenceError};
+
+/// What the installed placement says about this worker's surroundings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Who may open `Stage.Carry` here; none on the head.
+    pub previous: Option<SpiffeId>,
+    /// Who must answer where the next stage is dialled; none on the tail.
+    pub next: Option<SpiffeId>,
+    /// Where the next stage is thought to listen: a hint, until it is known none.
+    pub next_endpoint: Option<String>,
+    /// Ids that may not speak, whatever certificate they hold.
+    denied: Vec<String>,
+    payload: Vec<u8>,
+}
+
+/// Why a placement is not installed. The variant's name is the reason on the control socket.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InstallError {
+    /// A higher epoch, or another placement of the same one, was accepted before.
+    #[error("{0}")]
+    StaleEpoch(String),
+    /// The envelope does not stand.
+    #[error("{0}")]
+    BadSignature(String),
+    /// It says something else about this worker than its configuration.
+    #[error("{0}")]
+    NotMine(String),
+    /// Its time to be installed is over.
+    #[error("{0}")]
+    Expired(String),
+    /// The accepted epoch cannot be kept.
+    #[error("{0}")]
+    Unwritable(String),
+}
+
+impl InstallError {
+    /// One CamelCase word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::StaleEpoch(_) => "StaleEpoch",
+            Self::BadSignature(_) => "BadSignature",
+            Self::NotMine(_) => "NotMine",
+            Self::Expired(_) => "Expired",
+            Self::Unwritable(_) => "Unwritable",
+        }
+    }
+}
+
+/// Accepts placements, and publishes the one in force.
+#[derive(Debug)]
+pub struct Installer {
+    config: Arc<WorkerConfig>,
+    verifier: PlacementVerifier,
+    fence: Fence,
+    current: watch::Sender<Option<Arc<Installed>>>,
+}
+
+impl Installer {
+    /// Nothing is installed, but the fence of an earlier life holds.
+    pub fn new(config: Arc<WorkerConfig>, verifier: PlacementVerifier, fence: Fence) -> Self {
+        Self { config, verifier, fence, current: watch::Sender::new(None) }
+    }
+
+    /// The placement in force, now and whenever it changes.
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<Installed>>> {
+        self.current.subscribe()
+    }
+
+    /// Installs a placement, or renews the hint where the next stage listens. Installing the same one again is no change.
+    ///
+    /// # Errors
+    /// See [`InstallError`]; what was in force stays so.
+    pub fn install(
+        &mut self,
+        envelope: &wire::Envelope,
+        next_endpoint: Option<String>,
+        now_unix_s: i64,
+    ) -> Result<(), InstallError> {
+        let verified = self.verifier.verify(envelope);
+        let placement = verified.map_err(|error| InstallError::BadSignature(error.to_string()))?;
+        let in_force = self.current.borrow().clone();
+        if let Some(installed) = in_force.filter(|installed| installed.payload == envelope.payload) {
+            let renewed = Installed { next_endpoint, ..(*installed).clone() };
+            self.publish(renewed);
+            return Ok(());
+        }
+        self.check(&placement, now_unix_s)?;
+        let accepted = self.fence.accept(placement.epoch);
+        accepted.map_err(|error| InstallError::Unwritable(error.to_string()))?;
+        tracing::info!(epoch = placement.epoch, "placement installed");
+        self.publish(self.neighbours(&placement, envelope.payload.clone(), next_endpoint));
+        Ok(())
+    }
+
+    fn publish(&self, installed: Installed) {
+        self.current.send_if_modified(|current| {
+            let changed = current.as_deref() != Some(&installed);
+            *current = Some(Arc::new(installed));
+            changed
+        });
+    }
+
+    fn check(&self, placement: &wire::Placement, now_unix_s: i64) -> Result<(), InstallError> {
+        let (epoch, highest) = (placement.epoch, self.fence.highest());
+        if epoch < highest {
+            let message = format!("epoch {epoch} is lower than {highest}, which was accepted before");
+            return Err(InstallError::StaleEpoch(message));
+        }
+        if self.current.borrow().as_ref().is_some_and(|installed| installed.epoch == epoch) {
+            let message = format!("another placement of epoch {epoch} is installed");
+            return Err(InstallError::StaleEpoch(message));
+        }
+        if placement.not_after_unix_s < now_unix_s {
+            let age_s = now_unix_s.saturating_sub(placement.not_after_unix_s);
+            let message = format!("the placement could be installed until {age_s} s ago");
+            return Err(InstallError::Expired(message));
+        }
+        self.check_is_mine(placement).map_err(InstallError::NotMine)
+    }
+
+    /// Everything the placement says about this shard must be what was loaded.
+    fn check_is_mine(&self, placement: &wire::Placement) -> Result<(), String> {
+        let config = &self.config;
+        same("model", &placement.model_uid, &config.model_uid)?;
+        let pipeline = placement.pipelines.get(config.pipeline as usize);
+        let stages = &pipeline.ok_or(format!("there is no pipeline {}", config.pipeline))?.stages;
+        same("number of stages", &stages.len(), &(config.stages as usize))?;
+        let stage = stages.get(config.stage as usize).ok_or("the stage is missing")?;
+        same("node", &stage.node, &config.node)?;
+        let layers = (stage.first_layer, stage.end_layer);
+        same("range of layers", &layers, &(config.first_layer, config.end_layer))?;
+        let runtime = placement.runtime.as_ref().ok_or("the runtime is missing")?;
+        let loaded = &config.runtime;
+        same("context length", &runtime.context_length, &loaded.context_length)?;
+        same("number of sequences", &runtime.parallel_sequences, &loaded.parallel_sequences)?;
+        same("rows of a step", &runtime.max_step_rows, &loaded.max_step_rows)?;
+        let kv_type = match loaded.kv_type {
+            KvType::F16 => wire::KvType::F16,
+            KvType::F32 => wire::KvType::F32,
+            KvType::Q8_0 => wire::KvType::Q80,
+        };
+        same("KV type", &runtime.kv_type(), &kv_type)?;
+        if placement.denied.contains(&config.spiffe_id().to_string()) {
+            return Err("this worker is denied".to_owned());
+        }
+        Ok(())
+    }
+
+    fn neighbours(
+        &self,
+        placement: &wire::Placement,
+        payload: Vec<u8>,
+        next_endpoint: Option<String>,
+    ) -> Installed {
+        let stages = placement.pipelines.get(self.config.pipeline as usize);
+        let worker = |index: Option<u32>| {
+            let stage = stages?.stages.get(index? as usize)?;
+            let (node, model_uid) = (stage.node.clone(), placement.model_uid.clone());
+            let role = Role::Worker { node, model_uid };
+            Some(SpiffeId { trust_domain: self.config.trust_domain.clone(), role })
+        };
+        Installed {
+            epoch: placement.epoch,
+            previous: worker(self.config.stage.checked_sub(1)),
+            next: worker(self.config.stage.checked_add(1)),
+            next_endpoint,
+            denied: placement.denied.clone(),
+            payload,
+        }
+    }
+}
+
+impl Installed {
+    /// Whether a peer may open `Stage.Carry` here; the message says why not.
+    pub fn may_carry(&self, peer: &SpiffeId) -> Result<(), String> {
+        self.not_denied(peer)?;
+        let Some(previous) = &self.previous else {
+            return Err("this worker is the head of its pipeline: no stage comes before it".to_owned());
+        };
+        if peer != previous {
+            return Err(format!("{peer} does not come before this stage in epoch {}", self.epoch));
+        }
+        Ok(())
+    }
+
+    /// Whether a peer may call `Head.Generate` here; the message says why not.
+    pub fn may_generate(&self, peer: &SpiffeId) -> Result<(), String> {
+        self.not_denied(peer)?;
+        if self.previous.is_some() {
+            return Err("this worker is not the head of its pipeline".to_owned());
+        }
+        match peer.role {
+            Role::Gateway { .. } => Ok(()),
+            _ => Err(format!("{peer} is not a gateway")),
+        }
+    }
+
+    fn not_denied(&self, peer: &SpiffeId) -> Result<(), String> {
+        if self.denied.iter().any(|denied| *denied == peer.to_string()) {
+            return Err(format!("{peer} is denied by the placement of epoch {}", self.epoch));
+        }
+        Ok(())
+    }
+}
+
+/// Reads the envelope that the agent hands over.
+pub fn decode_envelope(encoded: &[u8]) -> Result<wire::Envelope, InstallError> {
+    wire::Envelope::decode(encoded)
+        .map_err(|error| InstallError::BadSignature(format!("the envelope cannot be read: {error}")))
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, placed: &T, loaded: &T) -> Result<(), String> {
+    if placed == loaded {
+        return Ok(());
+    }
+    Err(format!("the placement's {what} is {placed:?}, this worker's {loaded:?}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! What the parts of a worker know of each other: the phase, the placement, the wish to end.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::WorkerConfig;
+use crate::control::{Phase, Status};
+use crate::metrics::Metrics;
+use crate::placement::{InstallError, Installed, Installer, decode_envelope};
+use crate::stage::thread::ComputeHandle;
+
+/// The state of one worker.
+#[derive(Debug)]
+pub struct Shard {
+    /// As the agent wrote it.
+    pub config: Arc<WorkerConfig>,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Connections on the control socket.
+    pub agents: watch::Sender<usize>,
+    /// Lines answered on the control socket.
+    pub answered: watch::Sender<u64>,
+    /// Cancelled when the worker shall finish what runs and end.
+    pub draining: CancellationToken,
+    /// On the head: requests that run or wait.
+    pub load: watch::Sender<usize>,
+    life: watch::Sender<Life>,
+    installer: Mutex<Installer>,
+    installed: watch::Receiver<Option<Arc<Installed>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Life {
+    phase: Phase,
+    endpoint: Option<String>,
+    reason: Option<String>,
+    message: Option<String>,
+    compute: Option<ComputeHandle>,
+}
+
+impl Shard {
+    /// A worker that is loading.
+    pub fn new(config: Arc<WorkerConfig>, installer: Installer, metrics: Metrics) -> Self {
+        let installed = installer.watch();
+        let life = Life {
+            phase: Phase::Loading,
+            endpoint: None,
+            reason: None,
+            message: None,
+            compute: None,
+        };
+        Self {
+            config,
+            metrics,
+            agents: watch::Sender::new(0),
+            answered: watch::Sender::new(0),
+            draining: CancellationToken::new(),
+            load: watch::Sender::new(0),
+            life: watch::Sender::new(life),
+            installer: Mutex::new(installer),
+            installed,
+        }
+    }
+
+    /// The placement in force, now and whenever it changes.
+    pub fn installed(&self) -> watch::Receiver<Option<Arc<Installed>>> {
+        self.installed.clone()
+    }
+
+    /// See [`Installer::install`]; the time is now.
+    ///
+    /// # Errors
+    /// Why the placement is refused.
+    pub fn install(&self, envelope: &[u8], next: Option<String>) -> Result<(), InstallError> {
+        let envelope = decode_envelope(envelope)?;
+        // A panic while installing leaves what was published before, which is consistent.
+        let mut installer = self.installer.lock().unwrap_or_else(PoisonError::into_inner);
+        installer.install(&envelope, next, now_unix_s())
+    }
+
+    /// The data plane listens at this endpoint, over this stage.
+    pub fn serves(&self, endpoint: String, compute: ComputeHandle) {
+        self.life.send_modify(|life| {
+            life.phase = Phase::Serving;
+            life.endpoint = Some(endpoint);
+            life.compute = Some(compute);
+        });
+    }
+
+    /// The worker is about to end.
+    pub fn fails(&self, reason: &str, message: &str) {
+        tracing::error!(reason, message, "the worker fails");
+        self.life.send_modify(|life| {
+            life.phase = Phase::Failed;
+            life.endpoint = None;
+            life.reason = Some(reason.to_owned());
+            life.message = Some(message.to_owned());
+        });
+    }
+
+    /// Nothing new from here on.
+    pub fn drain(&self, why: &str) {
+        if self.draining.is_cancelled() {
+            return;
+        }
+        tracing::info!(why, "draining");
+        self.life.send_modify(|life| {
+            if life.phase != Phase::Failed {
+                life.phase = Phase::Draining;
+                life.message = Some(why.to_owned());
+            }
+        });
+        self.draining.cancel();
+    }
+
+    /// What runs, waits, or is held; see [`Status::active_sequences`].
+    pub fn active_sequences(&self) -> usize {
+        if self.config.stage == 0 {
+            return *self.load.borrow();
+        }
+        self.life.borrow().compute.as_ref().map_or(0, ComputeHandle::active_sequences)
+    }
+
+    /// For the agent.
+    pub fn status(&self) -> Status {
+        let active_sequences = self.active_sequences();
+        let life = self.life.borrow();
+        Status {
+            phase: life.phase,
+            endpoint: life.endpoint.clone(),
+            epoch: self.installed.borrow().as_ref().map(|installed| installed.epoch),
+            reason: life.reason.clone(),
+            message: life.message.clone(),
+            active_sequences,
+        }
+    }
+}
+
+fn now_unix_s() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,7 @@
+//! A stage as others see it: executes what the stage before it sends, and hands it on.
+
+pub mod carry;
+pub mod executor;
+pub mod link;
+pub(crate) mod relay;
+pub mod thread;

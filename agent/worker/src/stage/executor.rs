@@ -1,0 +1,297 @@
+//! One stage's part of the contract: steps strictly in order, refused before anything changes, undone by number.
+
+mod journal;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::compute::{Compute, ComputeError, Output};
+use crate::head::schedule::Limits;
+use crate::step::{
+    Reason, Row, Sampled, Step, StepFault, decode_activations, encode_activations,
+};
+use journal::Journal;
+
+/// Where a stage stands in its pipeline, and what the placement fixes for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index in the pipeline.
+    pub stage: u32,
+    /// Stages of the pipeline.
+    pub stages: u32,
+    /// Slots, context and rows.
+    pub limits: Limits,
+}
+
+impl Place {
+    /// Embeds tokens and owns the schedule.
+    pub fn is_head(self) -> bool {
+        self.stage == 0
+    }
+
+    /// Samples.
+    pub fn is_tail(self) -> bool {
+        self.stage + 1 == self.stages
+    }
+}
+
+/// What a step leaves for the next stage, or for the head.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Yield {
+    /// Activations as they travel.
+    Activations(Bytes),
+    /// The tail's tokens, in row order.
+    Tokens(Vec<Sampled>),
+}
+
+/// A step that was executed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Executed {
+    /// What it leaves.
+    pub yields: Yield,
+    /// Time in the engine, embedding and sampling included, microseconds.
+    pub compute_us: u64,
+}
+
+/// A stage's sequences as it accounts for them, over whatever computes.
+pub struct Executor {
+    place: Place,
+    compute: Box<dyn Compute>,
+    /// The number that must come next; any when a stream begins.
+    next: Option<u64>,
+    /// Positions held, per sequence slot.
+    lengths: Vec<u32>,
+    journal: Journal,
+    /// Set when a clean-up failed: what the cache holds is unknown until a reset succeeds.
+    damaged: bool,
+    /// Set when nothing but loading again helps.
+    broken: Option<String>,
+}
+
+impl Executor {
+    /// A stage that holds nothing.
+    pub fn new(place: Place, compute: Box<dyn Compute>) -> Self {
+        let lengths = vec![0; place.limits.parallel_sequences as usize];
+        Self {
+            place,
+            compute,
+            next: None,
+            lengths,
+            journal: Journal::default(),
+            damaged: false,
+            broken: None,
+        }
+    }
+
+    /// Forgets every sequence; the next step may have any number.
+    pub fn reset(&mut self) -> Result<(), StepFault> {
+        self.damaged = true;
+        for sequence in 0..self.place.limits.parallel_sequences {
+            let removed = self.compute.remove(sequence, 0, None);
+            removed.map_err(|error| self.damage(&error))?;
+        }
+        self.lengths.fill(0);
+        self.journal = Journal::default();
+        (self.next, self.damaged) = (None, false);
+        Ok(())
+    }
+
+    /// Why this stage can never compute again, once it cannot.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+
+    /// Sequences of which the stage holds anything.
+    pub fn active_sequences(&self) -> usize {
+        self.lengths.iter().filter(|length| **length > 0).count()
+    }
+
+    /// Executes the step that follows. A refused step changes nothing; a failed one changes no rows, but its removals hold
+    /// (the head repeats them).
+    ///
+    /// `activations` is empty on the head, which embeds the tokens itself.
+    pub fn execute(&mut self, step: &Step, activations: &[u8]) -> Result<Executed, StepFault> {
+        let started = Instant::now();
+        self.check_order(step)?;
+        self.check_shape(step)?;
+        let input = self.check_activations(step, activations)?;
+        for removal in &step.removals {
+            let length = &mut self.lengths[removal.sequence as usize];
+            if removal.end.is_none_or(|end| end >= *length) {
+                *length = removal.from.min(*length);
+            }
+            let removed = self.compute.remove(removal.sequence, removal.from, removal.end);
+            removed.map_err(|error| self.damage(&error))?;
+        }
+        let yields = self.run(step, input).inspect_err(|_| self.undo_rows(step))?;
+        for row in &step.rows {
+            self.lengths[row.sequence as usize] = row.position + 1;
+        }
+        self.journal.record(step);
+        self.next = Some(step.number + 1);
+        Ok(Executed { yields, compute_us: elapsed_us(started) })
+    }
+
+    /// Undoes every executed step from this number on; numbers that were not executed are fine.
+    pub fn rollback(&mut self, from_number: u64) -> Result<(), StepFault> {
+        let Some(next) = self.next else { return Ok(()) };
+        if from_number >= next {
+            return Ok(());
+        }
+        let undone = self.journal.take_from(from_number).ok_or_else(|| {
+            let message = format!("step {from_number} is too long ago to be rolled back");
+            self.fault(Reason::OutOfOrder, message)
+        })?;
+        for (sequence, from) in undone {
+            let length = &mut self.lengths[sequence as usize];
+            *length = from.min(*length);
+            let removed = self.compute.remove(sequence, from, None);
+            removed.map_err(|error| self.damage(&error))?;
+        }
+        self.next = Some(from_number);
+        Ok(())
+    }
+
+    fn check_order(&self, step: &Step) -> Result<(), StepFault> {
+        if self.damaged {
+            let message = "an earlier clean-up failed; open a new stream".to_owned();
+            return Err(self.fault(Reason::Unreachable, message));
+        }
+        let follows = self.next.is_none_or(|next| next == step.number) && step.number < u64::MAX;
+        if !follows {
+            let next = self.next.unwrap_or_default();
+            let message = format!("step {} does not follow; next is {next}", step.number);
+            return Err(self.fault(Reason::OutOfOrder, message));
+        }
+        Ok(())
+    }
+
+    /// Sequences and positions, played through on a copy of the lengths.
+    fn check_shape(&self, step: &Step) -> Result<(), StepFault> {
+        let limits = self.place.limits;
+        let shape = |message| Err(self.fault(Reason::WrongShape, message));
+        let too_many = |what, count, most| {
+            shape(format!("step {} has {count} {what}, at most {most} are allowed", step.number))
+        };
+        if step.rows.len() > limits.max_step_rows as usize {
+            return too_many("rows", step.rows.len(), limits.max_step_rows);
+        }
+        // Forgetting every sequence once is all that a step can mean.
+        if step.removals.len() > self.lengths.len() {
+            return too_many("removals", step.removals.len(), limits.parallel_sequences);
+        }
+        let mut lengths = self.lengths.clone();
+        for removal in &step.removals {
+            let Some(length) = lengths.get_mut(removal.sequence as usize) else {
+                return shape(format!("there is no sequence {}", removal.sequence));
+            };
+            match removal.end {
+                Some(end) if end < *length => {
+                    return shape("removing from the middle of a sequence is not supported".into());
+                }
+                _ => *length = removal.from.min(*length),
+            }
+        }
+        for Row { sequence, position, .. } in &step.rows {
+            let Some(length) = lengths.get_mut(*sequence as usize) else {
+                return shape(format!("there is no sequence {sequence}"));
+            };
+            if *position >= limits.context_length {
+                return shape(format!("position {position} is beyond the context"));
+            }
+            if position != length {
+                let message =
+                    format!("sequence {sequence} has {length} positions, the row is at {position}");
+                return Err(self.fault(Reason::OutOfOrder, message));
+            }
+            *length += 1;
+        }
+        Ok(())
+    }
+
+    fn check_activations(&self, step: &Step, encoded: &[u8]) -> Result<Vec<f32>, StepFault> {
+        let width = self.compute.facts().embedding_length;
+        let expected = if self.place.is_head() { 0 } else { step.rows.len() * width };
+        if encoded.len() != expected * size_of::<f32>() {
+            let message = format!("{} bytes of activations for {expected} values", encoded.len());
+            return Err(self.fault(Reason::WrongShape, message));
+        }
+        decode_activations(encoded).ok_or_else(|| {
+            let message = "the stage before sent activations that are not finite".to_owned();
+            self.fault(Reason::Compute, message)
+        })
+    }
+
+    fn run(&mut self, step: &Step, mut input: Vec<f32>) -> Result<Yield, StepFault> {
+        if step.rows.is_empty() {
+            return Ok(self.nothing());
+        }
+        if self.place.is_head() {
+            let tokens: Vec<i32> = step.rows.iter().map(|row| row.token).collect();
+            input = self.compute.embed(&tokens).map_err(|error| self.failed(&error))?;
+        }
+        let output =
+            self.compute.step(&step.rows, &input).map_err(|error| self.failed(&error))?;
+        match output {
+            Output::Activations(values) if !self.place.is_tail() && values.len() == input.len() => {
+                Ok(Yield::Activations(encode_activations(&values)))
+            }
+            Output::Tokens(tokens) if self.place.is_tail() => {
+                let rows = step.rows.iter().filter(|row| row.sample.is_some());
+                let sampled = rows.zip(tokens).map(|(row, token)| Sampled {
+                    sequence: row.sequence,
+                    position: row.position + 1,
+                    token,
+                });
+                Ok(Yield::Tokens(sampled.collect()))
+            }
+            _ => Err(self.fault(Reason::Compute, "the engine's output has the wrong shape".into())),
+        }
+    }
+
+    fn nothing(&self) -> Yield {
+        if self.place.is_tail() {
+            Yield::Tokens(Vec::new())
+        } else {
+            Yield::Activations(Bytes::new())
+        }
+    }
+
+    /// After a failure the engine may hold some of the step's rows: back to the lengths before.
+    fn undo_rows(&mut self, step: &Step) {
+        for (sequence, from) in journal::first_positions(step) {
+            if let Err(error) = self.compute.remove(sequence, from, None) {
+                self.damage(&error);
+            }
+        }
+    }
+
+    fn damage(&mut self, error: &ComputeError) -> StepFault {
+        self.damaged = true;
+        if let ComputeError::Broken(cause) = error {
+            self.broken = Some(cause.clone());
+        }
+        let message = format!("rows could not be forgotten: {error}");
+        // Nothing but a new stream helps: not a fault that the step's own sequences can be blamed for.
+        self.fault(Reason::Unreachable, message)
+    }
+
+    fn failed(&mut self, error: &ComputeError) -> StepFault {
+        let reason = match error {
+            ComputeError::KvFull(_) => Reason::KvFull,
+            ComputeError::Failed(_) => Reason::Compute,
+            ComputeError::Broken(_) => return self.damage(error),
+        };
+        self.fault(reason, error.to_string())
+    }
+
+    fn fault(&self, reason: Reason, message: String) -> StepFault {
+        StepFault { stage: self.place.stage, reason, message }
+    }
+}
+
+/// Microseconds since an instant.
+pub fn elapsed_us(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}

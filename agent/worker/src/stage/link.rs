@@ -1,0 +1,179 @@
+//! The stream to the next stage.
+
+use std::time::Duration;
+
+use identity::{ConnectOptions, Credentials, Expected, connect, tls};
+use proto::shard::v1 as wire;
+use proto::shard::v1::carry_message::Message;
+use proto::shard::v1::stage_client::StageClient;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::executor::Place;
+use crate::placement::Installed;
+use crate::step::{Reason, StepFault};
+
+/// Largest message of the data plane: the activations of the largest step that a configuration may ask for, and its rows.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Steps that a stage may have under way behind it. The head sends one at a time today; a few leave room to overlap
+/// computing and carrying, and bound the memory held by activations.
+pub const MAX_IN_FLIGHT: usize = 8;
+
+/// How long one stage may compute on one step. A prefill step on a software renderer takes some ten seconds.
+pub const STAGE_STEP_LIMIT: Duration = Duration::from_secs(30);
+
+/// Time for one dial, handshake and reset of the stage behind it.
+const HOP_OPEN_LIMIT: Duration = Duration::from_secs(7);
+
+/// Why there is no stream to the next stage.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// It cannot be reached, or a stage behind it cannot.
+    #[error("stage {stage} cannot be reached: {cause}")]
+    Unreachable {
+        /// The next stage.
+        stage: u32,
+        /// What happened.
+        cause: String,
+    },
+    /// It, or a stage behind it, has another epoch installed.
+    #[error("stage {stage} has another epoch: {cause}")]
+    WrongEpoch {
+        /// The next stage.
+        stage: u32,
+        /// What it says.
+        cause: String,
+    },
+}
+
+impl LinkError {
+    fn unreachable(stage: u32, cause: impl Into<String>) -> Self {
+        Self::Unreachable { stage, cause: cause.into() }
+    }
+
+    fn refused(stage: u32, status: &Status) -> Self {
+        let cause = format!("{:?}: {}", status.code(), status.message());
+        match status.code() {
+            tonic::Code::FailedPrecondition => Self::WrongEpoch { stage, cause },
+            _ => Self::Unreachable { stage, cause },
+        }
+    }
+
+    /// The same as a fault of the step that needed the stream.
+    pub fn to_fault(&self) -> StepFault {
+        let (stage, reason) = match self {
+            Self::Unreachable { stage, .. } => (*stage, Reason::Unreachable),
+            Self::WrongEpoch { stage, .. } => (*stage, Reason::WrongEpoch),
+        };
+        StepFault { stage, reason, message: self.to_string() }
+    }
+
+    /// The same as the end of the stream from the stage before.
+    pub fn to_status(&self) -> Status {
+        match self {
+            Self::Unreachable { .. } => Status::unavailable(self.to_string()),
+            Self::WrongEpoch { .. } => Status::failed_precondition(self.to_string()),
+        }
+    }
+}
+
+/// An open stream. Dropping it ends the stream, and with it the streams behind it.
+#[derive(Debug)]
+pub struct Link {
+    outgoing: mpsc::Sender<wire::CarryMessage>,
+    results: Streaming<wire::StepResult>,
+    stage: u32,
+    // Keeps the connection for as long as the stream.
+    _client: StageClient<Channel>,
+}
+
+impl Link {
+    /// Opens the rest of the pipeline: when this returns, every later stage is connected, empty, and of this epoch.
+    ///
+    /// # Errors
+    /// When the next stage is not known, not there, not the one that the placement names, or refuses.
+    pub async fn open(
+        credentials: &Credentials,
+        installed: &Installed,
+        place: Place,
+    ) -> Result<Self, LinkError> {
+        let stage = place.stage + 1;
+        let limit = HOP_OPEN_LIMIT * (place.stages - stage);
+        let opened = tokio::time::timeout(limit, Self::dial(credentials, installed, stage)).await;
+        let late = || LinkError::unreachable(stage, format!("no answer within {} s", limit.as_secs()));
+        opened.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn dial(
+        credentials: &Credentials,
+        installed: &Installed,
+        stage: u32,
+    ) -> Result<Self, LinkError> {
+        let unknown = |what: &str| LinkError::unreachable(stage, what);
+        let endpoint = installed.next_endpoint.as_deref();
+        let endpoint = endpoint.ok_or_else(|| unknown("its endpoint is not known yet"))?;
+        let expected = installed.next.clone();
+        let expected = expected.ok_or_else(|| unknown("the placement has no next stage"))?;
+        let config = tls::client_config(credentials);
+        let options = ConnectOptions::default();
+        let channel = connect(endpoint, config, Expected::Exactly(expected), options).await;
+        let channel = channel.map_err(|error| LinkError::unreachable(stage, error.to_string()))?;
+        let mut client = StageClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let (outgoing, messages) = mpsc::channel(MAX_IN_FLIGHT + 1);
+        let open = wire::Open { epoch: installed.epoch };
+        let first = wire::CarryMessage { message: Some(Message::Open(open)) };
+        outgoing.send(first).await.map_err(|_| unknown("the stream ended at once"))?;
+        let results = client.carry(ReceiverStream::new(messages)).await;
+        let results = results.map_err(|status| LinkError::refused(stage, &status))?.into_inner();
+        Ok(Self { outgoing, results, stage, _client: client })
+    }
+
+    /// Sends a step. Waits while the connection takes nothing more.
+    ///
+    /// # Errors
+    /// When the stream has ended.
+    pub async fn step(&self, step: wire::Step) -> Result<(), LinkError> {
+        self.send(Message::Step(step)).await
+    }
+
+    /// Has all later stages undo the steps from a number on.
+    ///
+    /// # Errors
+    /// When the stream has ended.
+    pub async fn rollback(&self, from_number: u64) -> Result<(), LinkError> {
+        self.send(Message::Rollback(wire::Rollback { from_number })).await
+    }
+
+    async fn send(&self, message: Message) -> Result<(), LinkError> {
+        let message = wire::CarryMessage { message: Some(message) };
+        self.outgoing.send(message).await.map_err(|_| LinkError::unreachable(self.stage, "the stream has ended"))
+    }
+
+    /// The next result. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the stream has ended.
+    pub async fn result(&mut self) -> Result<wire::StepResult, LinkError> {
+        match self.results.message().await {
+            Ok(Some(result)) => Ok(result),
+            Ok(None) => Err(LinkError::unreachable(self.stage, "it ended the stream")),
+            Err(status) => Err(LinkError::refused(self.stage, &status)),
+        }
+    }
+
+    /// Index of the stage at the other end.
+    pub fn stage(&self) -> u32 {
+        self.stage
+    }
+}
+
+/// How long the stages after this one may take for a step.
+pub fn answer_limit(place: Place) -> Duration {
+    STAGE_STEP_LIMIT * (place.stages - 1 - place.stage)
+}

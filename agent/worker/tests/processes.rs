@@ -1,0 +1,149 @@
+//! The real thing: worker processes on the CPU, mutual TLS between them, a real model, and llama.cpp's own loop to compare
+//! with. Prints SKIPPED where there is no model.
+
+mod rig;
+
+use std::path::Path;
+use std::time::Instant;
+
+use engine::reference::{WholeConfig, WholeModel};
+use engine::{Device, MAX_STEP_ROWS, Runtime};
+use futures::future::join_all;
+use rig::gateway::{Gateway, request};
+use rig::local::within_limit;
+use rig::process::{WorkerProcess, backend_directory, cut, model, read_model};
+use rig::realm::{Realm, write_config};
+use worker::config::RuntimeConfig;
+use worker::control::Request;
+
+const TOKENS: usize = 48;
+const CONTEXT: u32 = 512;
+
+const PROMPTS: [&str; 4] = [
+    "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_start|>user\nWrite a short poem about the sea.<|im_end|>\n<|im_start|>assistant\n",
+    "The three laws of thermodynamics are",
+    "def fibonacci(n):\n    \"\"\"Return the n-th Fibonacci number, counted from zero, and raise ValueError for a \
+     negative n. The implementation is iterative, because the recursive one takes exponential time without a cache, and \
+     because Python's recursion limit would stop it early.\"\"\"\n",
+];
+
+/// Prompts as tokens, and what the unsplit model continues them with.
+fn expected(model: &Path) -> Vec<(Vec<i32>, Vec<i32>)> {
+    let runtime = Runtime::load(Some(&backend_directory())).unwrap();
+    let config = WholeConfig::like_a_stage(Device::Cpu { threads: 2 }, CONTEXT);
+    let mut whole = WholeModel::load(&runtime, model, &config).unwrap();
+    let continued = PROMPTS.iter().map(|prompt| {
+        let prompt = whole.tokenize(prompt).unwrap();
+        let generation = whole.greedy(&prompt, TOKENS).unwrap();
+        println!("whole model: {:.1} tokens/s", generation.tokens_per_second());
+        (prompt, generation.tokens)
+    });
+    continued.collect()
+}
+
+fn realm(ends: &[u32]) -> Realm {
+    let mut realm = Realm::new(ends);
+    realm.runtime =
+        RuntimeConfig { context_length: CONTEXT, max_step_rows: MAX_STEP_ROWS, ..realm.runtime };
+    realm
+}
+
+async fn start(realm: &Realm, model: &Path) -> (Vec<WorkerProcess>, Gateway) {
+    let mut workers = Vec::new();
+    for mut config in cut(realm, model) {
+        config.threads = 2;
+        // A budget like the operator's: the slice's files are mapped, so this is mostly the cache.
+        config.memory_budget_bytes = 256 << 20;
+        workers.push(WorkerProcess::spawn(realm, &config).await);
+    }
+    let mut next = None;
+    for worker in workers.iter().rev() {
+        let endpoint = worker.agent.endpoint().await;
+        worker.agent.install(&realm.envelope(1), next.as_deref()).await.unwrap();
+        next = Some(endpoint);
+    }
+    let gateway = Gateway::dial(realm, 0, &next.unwrap()).await;
+    gateway.ready(1).await;
+    (workers, gateway)
+}
+
+async fn compare(ends: &[u32], model: &Path, expected: &[(Vec<i32>, Vec<i32>)]) {
+    let realm = realm(ends);
+    let (mut workers, gateway) = start(&realm, model).await;
+    for (prompt, tokens) in expected {
+        let started = Instant::now();
+        let reply = within_limit("an answer", gateway.generate(request(1, prompt, TOKENS as u32))).await.unwrap();
+        assert_eq!(&reply.tokens, tokens, "{} stages, one sequence", ends.len());
+        let rate = TOKENS as f64 / started.elapsed().as_secs_f64();
+        println!("{} stages, one sequence, prompt included: {rate:.1} tokens/s", ends.len());
+    }
+    // More requests than sequences, so that prompts and decodes share steps and slots are used again.
+    let started = Instant::now();
+    let gateway = &gateway;
+    let all = expected.iter().chain(expected).map(|(prompt, tokens)| async move {
+        let reply = gateway.generate(request(1, prompt, TOKENS as u32)).await.unwrap();
+        assert_eq!(&reply.tokens, tokens, "{} stages, several sequences", ends.len());
+    });
+    within_limit("all answers", join_all(all)).await;
+    let rate = (2 * expected.len() * TOKENS) as f64 / started.elapsed().as_secs_f64();
+    println!("{} stages, three sequences, prompts included: {rate:.1} tokens/s", ends.len());
+    for worker in &mut workers {
+        worker.agent.idle().await;
+        worker.agent.request(&Request::Drain).await.unwrap();
+        assert_eq!(worker.exited().await.code(), Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_continue_prompts_as_the_whole_model_does() {
+    let Some(model) = model() else { return };
+    assert_eq!(read_model(&model).metadata.get("llama.block_count").and_then(|value| value.as_u64()), Some(30));
+    let expected = tokio::task::block_in_place(|| expected(&model));
+    compare(&[9, 20, 30], &model, &expected).await;
+    compare(&[30], &model, &expected).await;
+}
+
+#[tokio::test]
+async fn a_bad_configuration_ends_with_64_and_says_which_field() {
+    let realm = Realm::new(&[6]);
+    let path = realm.path("config.json");
+    let mut config = realm.config(0, "");
+    config.runtime.parallel_sequences = 0;
+    write_config(&config, &path);
+    for (path, part) in [(path, "runtime.parallel_sequences"), (realm.path("missing"), "missing")] {
+        let output = WorkerProcess::command().arg("--config").arg(path).output().unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(part), "{said}");
+    }
+    let output = WorkerProcess::command().output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+}
+
+#[tokio::test]
+async fn weights_that_cannot_be_loaded_end_with_65_after_the_agent_was_told() {
+    let realm = Realm::new(&[6]);
+    let mut worker = WorkerProcess::spawn(&realm, &realm.config(0, "")).await;
+    let status = rig::wait_for("the failure", || async {
+        let status = worker.agent.status().await.expect("the worker stays to tell");
+        status.reason.is_some().then_some(status)
+    })
+    .await;
+    assert_eq!(status.reason.as_deref(), Some("LoadRefused"), "{status:?}");
+    assert_eq!(worker.exited().await.code(), Some(65));
+}
+
+#[tokio::test]
+async fn a_device_that_is_not_there_ends_with_69() {
+    let realm = Realm::new(&[6]);
+    let mut config = realm.config(0, "");
+    config.backend = worker::config::Backend::Vulkan;
+    config.device_index = 99;
+    let mut worker = WorkerProcess::spawn(&realm, &config).await;
+    rig::wait_for("the failure", || async {
+        worker.agent.status().await.and_then(|status| status.reason)
+    })
+    .await;
+    assert_eq!(worker.exited().await.code(), Some(69));
+}

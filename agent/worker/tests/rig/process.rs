@@ -1,0 +1,95 @@
+//! Workers as the agent starts them: the executable, a configuration file, a control socket.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+
+use gguf::{Gguf, Limits, SlicePlan, pieces, prepare_slice, write_piece};
+use worker::config::{SliceFiles, WorkerConfig};
+
+use super::agent::Agent;
+use super::realm::{Realm, write_config};
+use super::wait_for;
+
+/// The model of the tests, where there is one.
+pub fn model() -> Option<PathBuf> {
+    let named = std::env::var_os("SHARDWRIGHT_TEST_MODEL").map(PathBuf::from);
+    let usual = std::env::home_dir()
+        .map(|home| home.join(".cache/shardwright/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
+    let model = named.or(usual).filter(|path| path.is_file());
+    if model.is_none() {
+        println!("SKIPPED: no model; name one in SHARDWRIGHT_TEST_MODEL");
+    }
+    model
+}
+
+/// Where the backends' shared objects are: beside the executable, or beside the test.
+pub fn backend_directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_shardwright-worker")).parent().unwrap().to_owned()
+}
+
+/// The header of a model file.
+pub fn read_model(model: &std::path::Path) -> Gguf {
+    let mut file = std::fs::File::open(model).unwrap();
+    let length = file.metadata().unwrap().len();
+    Gguf::parse(&mut file, length, Limits::default()).unwrap()
+}
+
+/// Writes the pieces that the realm's stages need, and gives the configurations of all stages.
+pub fn cut(realm: &Realm, model: &std::path::Path) -> Vec<WorkerConfig> {
+    let header = read_model(model);
+    let pieces = pieces(&header).unwrap();
+    let cache = realm.path("cache");
+    std::fs::create_dir_all(&cache).unwrap();
+    let mut source = std::fs::File::open(model).unwrap();
+    let stages = realm.stages.iter().enumerate();
+    stages
+        .map(|(index, at)| {
+            let plan = SlicePlan::new(&pieces, at.first_layer, at.end_layer).unwrap();
+            for piece in plan.needs() {
+                let path = cache.join(piece.file_name());
+                if !path.exists() {
+                    write_piece(&mut source, &pieces, piece, &path).unwrap();
+                }
+            }
+            let files = prepare_slice(&cache, &header, at.first_layer, at.end_layer).unwrap();
+            WorkerConfig {
+                slice: SliceFiles { header: files.header, parts: files.parts },
+                embedding: files.embedding,
+                embedding_length: pieces.embedding_length(),
+                total_layers: pieces.layer_count(),
+                ..realm.config(index, "")
+            }
+        })
+        .collect()
+}
+
+pub struct WorkerProcess {
+    child: Child,
+    pub agent: Agent,
+}
+
+impl WorkerProcess {
+    pub async fn spawn(realm: &Realm, config: &WorkerConfig) -> Self {
+        let path = realm.path(&format!("config{}.json", config.stage));
+        write_config(config, &path);
+        let child = Self::command().arg("--config").arg(&path).spawn().unwrap();
+        Self { child, agent: Agent::attach(&config.control_socket).await }
+    }
+
+    pub fn command() -> Command {
+        Command::new(env!("CARGO_BIN_EXE_shardwright-worker"))
+    }
+
+    pub async fn exited(&mut self) -> ExitStatus {
+        let child = std::cell::RefCell::new(&mut self.child);
+        wait_for("the process ends", || async { child.borrow_mut().try_wait().unwrap() }).await
+    }
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        // Has ended already, in most tests.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,164 @@
+//! Condition types and reasons, and the one way to set a condition.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// Status of a condition, as Kubernetes writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionStatus {
+    True,
+    False,
+    /// Not decided yet, or the one who would know is gone.
+    Unknown,
+}
+
+impl ConditionStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// Condition types of an InferenceModel.
+pub mod model {
+    /// The source was read: facts and digests are known.
+    pub const RESOLVED: &str = "Resolved";
+    /// A placement is in force for this generation.
+    pub const PLACED: &str = "Placed";
+    /// Every stage of the placement holds its weights.
+    pub const LOADED: &str = "Loaded";
+    /// Requests are answered.
+    pub const READY: &str = "Ready";
+    /// Requests are answered, or would be, on less than was asked for.
+    pub const DEGRADED: &str = "Degraded";
+    /// Every type above: all of them are set, `Unknown` at first.
+    pub const ALL: [&str; 5] = [RESOLVED, PLACED, LOADED, READY, DEGRADED];
+}
+
+/// Condition types of a DeviceGPUState.
+pub mod device {
+    /// The device takes layers: healthy, verified, and its agent is there.
+    pub const READY: &str = "Ready";
+    /// No fault is known.
+    pub const HEALTHY: &str = "Healthy";
+    /// What was copied to the device came back unchanged.
+    pub const VERIFIED: &str = "Verified";
+    /// Every type above.
+    pub const ALL: [&str; 3] = [READY, HEALTHY, VERIFIED];
+}
+
+/// Reasons, shared by all conditions.
+pub mod reason {
+    /// Of `Unknown`: nothing was decided yet.
+    pub const PENDING: &str = "Pending";
+
+    // Resolved. The failures are those an inspecting agent reports.
+    pub const RESOLVED: &str = "Resolved";
+    pub const INSPECTING: &str = "Inspecting";
+    pub const NO_AGENT: &str = "NoAgent";
+    pub const SOURCE_NOT_FOUND: &str = "SourceNotFound";
+    pub const TRUNCATED: &str = "Truncated";
+    pub const NOT_GGUF: &str = "NotGGUF";
+    pub const DIGEST_MISMATCH: &str = "DigestMismatch";
+    pub const UNSUPPORTED_ARCHITECTURE: &str = "UnsupportedArchitecture";
+    pub const UNREADABLE: &str = "Unreadable";
+
+    // Placed. The failures are the words of `placement::explain`.
+    pub const PLACED: &str = "Placed";
+    pub const NOT_RESOLVED: &str = "NotResolved";
+    pub const INSUFFICIENT_MEMORY: &str = "InsufficientMemory";
+    pub const TOO_FEW_DEVICES: &str = "TooFewDevices";
+    pub const TOO_FEW_LAYERS: &str = "TooFewLayers";
+    pub const PIN_UNSATISFIABLE: &str = "PinUnsatisfiable";
+    pub const CONSTRAINTS_CLASH: &str = "ConstraintsClash";
+    pub const SEARCH_EXHAUSTED: &str = "SearchExhausted";
+    pub const CHECK_FAILED: &str = "CheckFailed";
+
+    // Loaded and Ready.
+    pub const LOADED: &str = "Loaded";
+    pub const LOADING: &str = "Loading";
+    pub const LOAD_FAILED: &str = "LoadFailed";
+    pub const NOT_PLACED: &str = "NotPlaced";
+    pub const NOT_LOADED: &str = "NotLoaded";
+    pub const SERVING: &str = "Serving";
+
+    // Degraded.
+    pub const AS_EXPECTED: &str = "AsExpected";
+    pub const STAGE_LOST: &str = "StageLost";
+
+    // Devices.
+    pub const AVAILABLE: &str = "Available";
+    pub const CORDONED: &str = "Cordoned";
+    pub const NOT_VERIFIED: &str = "NotVerified";
+    pub const NO_FAULT: &str = "NoFault";
+    pub const ROUND_TRIP_MATCHED: &str = "RoundTripMatched";
+    pub const ROUND_TRIP_DIFFERED: &str = "RoundTripDiffered";
+    pub const COULD_NOT_MEASURE: &str = "CouldNotMeasure";
+    pub const AGENT_LOST: &str = "AgentLost";
+}
+
+/// Longest message the schema accepts, in bytes; longer ones are cut.
+pub const MAX_MESSAGE_BYTES: usize = 32_768;
+
+/// What a condition shall say.
+#[derive(Clone, Copy, Debug)]
+pub struct NewCondition<'a> {
+    /// One of the types in [`model`] or [`device`].
+    pub kind: &'a str,
+    pub status: ConditionStatus,
+    /// One CamelCase word, of [`reason`].
+    pub reason: &'a str,
+    /// For a person.
+    pub message: &'a str,
+}
+
+/// Sets one condition in a list and leaves the others alone.
+///
+/// `lastTransitionTime` becomes `now` only if the status differs from before; `observedGeneration`, reason and message are
+/// always taken over. Returns whether anything but the observed generation changed: when to send an event.
+pub fn set_condition(
+    conditions: &mut Vec<Condition>,
+    new: NewCondition<'_>,
+    observed_generation: Option<i64>,
+    now: &Time,
+) -> bool {
+    let mut next = Condition {
+        last_transition_time: now.clone(),
+        message: clipped(new.message),
+        observed_generation,
+        reason: new.reason.to_owned(),
+        status: new.status.as_str().to_owned(),
+        type_: new.kind.to_owned(),
+    };
+    let Some(present) = conditions.iter_mut().find(|c| c.type_ == new.kind) else {
+        conditions.push(next);
+        return true;
+    };
+    if present.status == next.status {
+        next.last_transition_time = present.last_transition_time.clone();
+    }
+    let changed = (&present.status, &present.reason, &present.message)
+        != (&next.status, &next.reason, &next.message);
+    *present = next;
+    changed
+}
+
+/// The condition of a type, if it was ever set.
+pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.type_ == kind)
+}
+
+/// Whether the condition of a type is `True`. One that is absent is not.
+pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
+    find(conditions, kind).is_some_and(|c| c.status == ConditionStatus::True.as_str())
+}
+
+fn clipped(message: &str) -> String {
+    let end = message.floor_char_boundary(MAX_MESSAGE_BYTES);
+    message[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests;

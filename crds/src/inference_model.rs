@@ -1,0 +1,210 @@
+//! `InferenceModel`: a model that people want served. They own `spec`, the operator owns `status`.
+
+mod status;
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use status::{
+    InferenceModelStatus, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict,
+};
+
+/// Which model to serve, how, and where it may run.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "shardwright.dev",
+    version = "v1alpha1",
+    kind = "InferenceModel",
+    plural = "inferencemodels",
+    namespaced,
+    shortname = "im",
+    category = "shardwright",
+    status = "InferenceModelStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "A language model served by one pipeline over the devices of the cluster.",
+    printcolumn(name = "Model", type_ = "string", json_path = ".status.model.summary"),
+    printcolumn(name = "Layers", type_ = "integer", json_path = ".status.model.layers"),
+    printcolumn(name = "Stages", type_ = "string", json_path = ".status.stagesReady"),
+    printcolumn(name = "Epoch", type_ = "integer", json_path = ".status.placement.epoch"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(
+        name = "Verdict",
+        type_ = "string",
+        json_path = ".status.placement.verdict",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.contextLength * self.parallelSequences <= 16777216").message("spec.contextLength times spec.parallelSequences must be at most 16777216 tokens").field_path(".parallelSequences")
+)]
+pub struct InferenceModelSpec {
+    /// Where the weights come from.
+    pub source: ModelSource,
+    /// Tokens of context of each sequence.
+    #[serde(default = "default_context_length")]
+    #[schemars(range(min = 16, max = 1_048_576))]
+    pub context_length: i32,
+    /// Sequences that can be in flight together.
+    #[serde(default = "default_parallel_sequences")]
+    #[schemars(range(min = 1, max = 64))]
+    pub parallel_sequences: i32,
+    /// Type of the cached keys and values.
+    #[serde(default)]
+    pub kv_type: KvType,
+    /// What a good placement is.
+    #[serde(default)]
+    pub objective: Objective,
+    /// Where the model may run.
+    #[serde(default)]
+    pub placement: PlacementConstraints,
+}
+
+fn default_context_length() -> i32 {
+    2048
+}
+
+fn default_parallel_sequences() -> i32 {
+    4
+}
+
+/// Where the weights come from.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelSource {
+    /// file:///absolute/path/of/a/model.gguf, readable on every node that may hold layers.
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(
+        validation = Rule::new("self.startsWith('file:///')").message("spec.source.uri must be a file:// URI with an absolute path, such as file:///models/model.gguf; no other scheme is supported"),
+        validation = Rule::new("!self.matches('/[.][.](/|$)')").message("spec.source.uri must not contain a '..' segment")
+    )]
+    pub uri: String,
+    /// SHA-256 of the whole file. Without it the file is taken as found, and all nodes must agree on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[0-9a-f]{64}$')").message("spec.source.sha256 must be 64 lower-case hexadecimal digits")
+    )]
+    pub sha256: Option<String>,
+}
+
+/// Type of the cached keys and values.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    #[default]
+    F16,
+    F32,
+    #[serde(rename = "Q8_0")]
+    Q8_0,
+}
+
+/// What a good placement is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Objective {
+    /// The least time for one token of one stream.
+    #[default]
+    Latency,
+    /// The most tokens over many streams.
+    Throughput,
+}
+
+/// Where a model may run.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.maxDevices) || self.minDevices <= self.maxDevices").message("spec.placement.minDevices must not exceed spec.placement.maxDevices").field_path(".minDevices")
+)]
+pub struct PlacementConstraints {
+    /// Devices to use at least, each with one layer or more.
+    #[serde(default = "default_min_devices")]
+    #[schemars(range(min = 1, max = 64))]
+    pub min_devices: i32,
+    /// Devices to use at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub max_devices: Option<i32>,
+    /// Whether software renderers may hold layers: they are slow.
+    #[serde(default)]
+    pub allow_software_devices: bool,
+    /// Only devices of these vendors. Empty: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 64)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub vendors: Option<Vec<String>>,
+    /// Only devices of nodes with all these labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// How many layers go to which devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub pinned_layers: Option<Vec<PinnedLayers>>,
+}
+
+impl Default for PlacementConstraints {
+    fn default() -> Self {
+        Self {
+            min_devices: default_min_devices(),
+            max_devices: None,
+            allow_software_devices: false,
+            vendors: None,
+            node_selector: None,
+            pinned_layers: None,
+        }
+    }
+}
+
+fn default_min_devices() -> i32 {
+    1
+}
+
+/// The devices that match every field given here hold this many layers between them.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.backend) || has(self.node) || has(self.device)").message("spec.placement.pinnedLayers must name a backend, a node or a device").field_path(".backend").reason(Reason::FieldValueRequired),
+    validation = Rule::new("!has(self.maxLayers) || self.minLayers <= self.maxLayers").message("spec.placement.pinnedLayers: minLayers must not exceed maxLayers").field_path(".minLayers")
+)]
+pub struct PinnedLayers {
+    /// Backend family, such as vulkan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub backend: Option<String>,
+    /// Name of a Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub node: Option<String>,
+    /// Name of a DeviceGPUState.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub device: Option<String>,
+    /// Layers they hold at least.
+    #[serde(default = "default_min_layers")]
+    #[schemars(range(min = 0, max = 1024))]
+    pub min_layers: i32,
+    /// Layers they hold at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1024))]
+    pub max_layers: Option<i32>,
+}
+
+fn default_min_layers() -> i32 {
+    1
+}
+
+#[cfg(test)]
+mod tests;

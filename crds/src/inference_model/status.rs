@@ -1,0 +1,160 @@
+//! What the operator reports about a model.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator found, decided and sees.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InferenceModelStatus {
+    /// metadata.generation that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Resolved, Placed, Loaded, Ready and Degraded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// What the source turned out to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ResolvedModel>,
+    /// Where every layer runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<PlacementStatus>,
+    /// Stages that serve, of all stages: "3/3".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub stages_ready: Option<String>,
+    /// host:port of the first stage, where gateways send requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 300))]
+    pub endpoint: Option<String>,
+}
+
+/// What the source turned out to be.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedModel {
+    /// Architecture and quantisation in one, such as "llama/Q4_1".
+    #[schemars(length(max = 128))]
+    pub summary: String,
+    #[schemars(length(max = 64))]
+    pub architecture: String,
+    #[schemars(range(min = 1))]
+    pub layers: i32,
+    #[schemars(length(max = 64))]
+    pub quantisation: String,
+    #[schemars(range(min = 0))]
+    pub parameters: i64,
+    /// Size of the file.
+    #[schemars(range(min = 0))]
+    pub size_bytes: i64,
+    /// SHA-256 of the file, hexadecimal.
+    #[schemars(length(max = 64))]
+    pub sha256: String,
+    /// SHA-256 of the vocabulary that gateways fetch, hexadecimal.
+    #[schemars(length(max = 64))]
+    pub vocabulary_sha256: String,
+}
+
+/// Where every layer runs. The envelope holds the authority; all else is a view of it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PlacementStatus {
+    /// Counts up whenever the stages change. A lower epoch is refused by agents and workers.
+    #[schemars(range(min = 1))]
+    pub epoch: i64,
+    /// metadata.generation that the placement answers.
+    pub generation: i64,
+    /// The signed placement, base64.
+    #[schemars(length(max = 98_304))]
+    pub envelope: String,
+    /// How good the placement is known to be.
+    pub verdict: Verdict,
+    /// Of Feasible: percentage by which the cost may exceed the best possible, at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub gap_percent: Option<i32>,
+    /// Predicted time of one token, microseconds, all stages and hops included.
+    #[schemars(range(min = 0))]
+    pub predicted_us_per_token: i64,
+    /// In the order of the layers.
+    #[schemars(length(max = 64))]
+    pub stages: Vec<StageStatus>,
+    /// The next best plan, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub runner_up: Option<String>,
+}
+
+/// How good a placement is known to be.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No placement costs less.
+    Optimal,
+    /// The search ran out of its budget; the gap is an upper bound.
+    Feasible,
+    /// Found by a rule of thumb; nothing is known about better ones.
+    Greedy,
+}
+
+/// One stage: consecutive layers on one device.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct StageStatus {
+    #[schemars(range(min = 0))]
+    pub index: i32,
+    /// Name of the Node.
+    #[schemars(length(max = 253))]
+    pub node: String,
+    /// Name of the DeviceGPUState.
+    #[schemars(length(max = 253))]
+    pub device: String,
+    #[schemars(length(max = 32))]
+    pub backend: String,
+    /// First and last layer, such as "0-9".
+    #[schemars(length(max = 16))]
+    pub layers: String,
+    /// First layer.
+    #[schemars(range(min = 0))]
+    pub first_layer: i32,
+    /// The layer after the last.
+    #[schemars(range(min = 1))]
+    pub end_layer: i32,
+    #[schemars(range(min = 0))]
+    pub weight_bytes: i64,
+    /// Weights, cache and buffers together: what the stage may use.
+    #[schemars(range(min = 0))]
+    pub memory_bytes: i64,
+    /// Predicted time of this stage for one token, microseconds.
+    #[schemars(range(min = 0))]
+    pub predicted_us_per_token: i64,
+    /// Predicted time to the next stage, microseconds. The last stage has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub hop_us: Option<i64>,
+    /// host:port where the stage listens, once it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 300))]
+    pub endpoint: Option<String>,
+    pub phase: StagePhase,
+    /// Why the stage waits or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+}
+
+/// What a stage does at present, as its agent reports.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StagePhase {
+    /// Not reported yet.
+    #[default]
+    Pending,
+    Fetching,
+    Verifying,
+    Loading,
+    Serving,
+    Draining,
+    Failed,
+}

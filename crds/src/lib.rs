@@ -1,0 +1,24 @@
+//! The Kubernetes API of Shardwright as Rust types: what people write, what the operator and the agents report.
+//!
+//! ```text
+//!  people ──▶ InferenceModel.spec ──▶ operator ──▶ InferenceModel.status
+//!  agents ──▶ DeviceGPUState.status ──▶ operator        people ──▶ DeviceGPUState.spec
+//! ```
+//!
+//! There is no client here: a crate that only needs the types does not pull in one. The names that more than one process
+//! must agree on are API too, and live in [`names`] and [`conditions`].
+
+pub mod conditions;
+pub mod device_gpu_state;
+pub mod inference_model;
+pub mod manifest;
+pub mod names;
+
+pub use device_gpu_state::{
+    DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, HeldShard, Measurement,
+};
+pub use inference_model::{
+    InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, ModelSource, Objective,
+    PinnedLayers, PlacementConstraints, PlacementStatus, ResolvedModel, StagePhase, StageStatus,
+    Verdict,
+};

@@ -1,0 +1,92 @@
+//! Names that more than one process, or a person, must agree on.
+
+/// API group of every kind.
+pub const GROUP: &str = "shardwright.dev";
+/// API version of every kind.
+pub const VERSION: &str = "v1alpha1";
+/// Category of every kind: `kubectl get shardwright`.
+pub const CATEGORY: &str = "shardwright";
+
+/// Default trust domain of SPIFFE ids.
+pub const TRUST_DOMAIN: &str = "shardwright";
+/// Audience of the service account token that is exchanged for a certificate.
+pub const ENROLMENT_AUDIENCE: &str = "shardwright-enrol";
+
+/// Service account of the operator's pods.
+pub const OPERATOR_SERVICE_ACCOUNT: &str = "shardwright-operator";
+/// Service account of the agents' pods.
+pub const AGENT_SERVICE_ACCOUNT: &str = "shardwright-agent";
+/// Service account of the gateways' pods.
+pub const GATEWAY_SERVICE_ACCOUNT: &str = "shardwright-gateway";
+
+/// Server-side apply field manager of the operator.
+pub const OPERATOR_FIELD_MANAGER: &str = "shardwright-operator";
+/// Server-side apply field manager of the agents.
+pub const AGENT_FIELD_MANAGER: &str = "shardwright-agent";
+
+/// Lease in the install namespace whose holder leads.
+pub const LEADER_LEASE: &str = "shardwright-operator";
+
+/// Secret in the install namespace with the certificate authority: keys [`TLS_CERT_KEY`] and [`TLS_KEY_KEY`].
+pub const AUTHORITY_SECRET: &str = "shardwright-authority";
+/// Key of the authority's certificate, PEM.
+pub const TLS_CERT_KEY: &str = "tls.crt";
+/// Key of the authority's private key, PEM.
+pub const TLS_KEY_KEY: &str = "tls.key";
+/// Secret in the install namespace with the Ed25519 pair that signs placements.
+pub const PLACEMENT_KEY_SECRET: &str = "shardwright-placement-key";
+/// Key of the private half, PKCS#8 DER.
+pub const PLACEMENT_PRIVATE_KEY: &str = "ed25519.pk8";
+/// Key of the public half, 32 raw bytes.
+pub const PLACEMENT_PUBLIC_KEY: &str = "ed25519.pub";
+/// ConfigMap in the install namespace with what agents and gateways trust.
+pub const TRUST_CONFIG_MAP: &str = "shardwright-trust";
+/// Key of the authorities to trust, PEM.
+pub const TRUST_BUNDLE_KEY: &str = "bundle.pem";
+/// Secret in the install namespace with the bearer keys of the gateway's clients.
+pub const API_KEYS_SECRET: &str = "shardwright-api-keys";
+/// Key of the bearer keys, one a line.
+pub const API_KEYS_KEY: &str = "keys";
+
+/// Label of a DeviceGPUState: the name of its Node.
+pub const NODE_LABEL: &str = "shardwright.dev/node";
+/// Label of a DeviceGPUState: its backend.
+pub const BACKEND_LABEL: &str = "shardwright.dev/backend";
+/// Finalizer of an InferenceModel: its shards are unloaded before it goes.
+pub const MODEL_FINALIZER: &str = "shardwright.dev/unload";
+
+/// Longest name that the API server accepts for an object.
+const MAX_NAME_BYTES: usize = 253;
+
+/// Name of the DeviceGPUState of one device: `<node>-<backend><index>` in lower case, so that a person finds it.
+///
+/// The same arguments always give the same name; a name that would be too long is shortened and keeps a hash of the node.
+pub fn device_name(node: &str, backend: &str, index: u32) -> String {
+    bounded("", node, &format!("-{backend}{index}"))
+}
+
+/// Name of the Lease that an agent renews for its node, in the install namespace.
+pub fn agent_lease(node: &str) -> String {
+    bounded("shardwright-agent-", node, "")
+}
+
+fn bounded(prefix: &str, node: &str, suffix: &str) -> String {
+    let name = format!("{prefix}{node}{suffix}").to_ascii_lowercase();
+    if name.len() <= MAX_NAME_BYTES {
+        return name;
+    }
+    let hash = format!("-{:016x}", fnv1a(node));
+    let room = MAX_NAME_BYTES.saturating_sub(prefix.len() + hash.len() + suffix.len());
+    let kept: String = node.chars().take(room).filter(char::is_ascii).collect();
+    format!("{prefix}{kept}{hash}{suffix}").to_ascii_lowercase()
+}
+
+/// FNV-1a, 64 bits: a name must not depend on a hasher that may change between releases.
+fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,17 @@
+use super::*;
+
+#[test]
+fn a_device_is_named_after_its_node_backend_and_index() {
+    assert_eq!(device_name("Node-A", "vulkan", 0), "node-a-vulkan0");
+    assert_eq!(device_name("ip-10-0-0-1.example", "cpu", 0), "ip-10-0-0-1.example-cpu0");
+}
+
+#[test]
+fn names_that_would_be_too_long_are_shortened_and_stay_distinct() {
+    let one = device_name(&"n".repeat(253), "vulkan", 12);
+    let other = device_name(&"n".repeat(252), "vulkan", 12);
+    assert_eq!(one.len(), MAX_NAME_BYTES);
+    assert!(one.ends_with("-vulkan12"));
+    assert_ne!(one, other);
+    assert_eq!(agent_lease(&"n".repeat(253)).len(), MAX_NAME_BYTES);
+}

@@ -1,0 +1,184 @@
+//! The gateway's own identity: obtained at start, renewed for as long as it runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use identity::{Credentials, EnrolOptions, Identity, PlacementVerifier, Role};
+use proto::control::v1::Role as EnrolRole;
+
+use crate::args::IdentitySource;
+use crate::backoff::Backoff;
+
+/// Longest pause between attempts to enrol.
+const MAX_ENROL_DELAY: Duration = Duration::from_secs(10);
+/// How often a leaf's age and an identity directory are looked at: far below half a leaf's life.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// Bytes of a trust bundle: a hundred certificates.
+const MAX_BUNDLE_BYTES: usize = 256 * 1024;
+
+/// Who we are and whose placements we believe; both change in place.
+#[derive(Debug, Clone)]
+pub struct Identified {
+    /// For TLS.
+    pub credentials: Credentials,
+    /// For placements.
+    pub verifier: Arc<ArcSwap<PlacementVerifier>>,
+}
+
+/// Why an identity cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct IdentityError(String);
+
+impl IdentityError {
+    fn new(error: &dyn std::error::Error) -> Self {
+        Self(identity::connect::causes(error))
+    }
+}
+
+/// Obtains identities and keeps the last one.
+#[derive(Debug)]
+pub struct Enroller {
+    /// Where they come from.
+    pub source: IdentitySource,
+    /// Where an enrolled one is kept, so that a restart during an outage of the operator has one.
+    pub directory: PathBuf,
+    /// An identity kept by another pod is not ours.
+    pub pod_name: Option<String>,
+}
+
+impl Enroller {
+    /// The first identity. Enrolment is tried until it succeeds; while it does not, the one kept from before serves.
+    ///
+    /// # Errors
+    /// When a given directory has no usable identity: that is a matter of configuration.
+    pub async fn first(&self) -> Result<Identified, IdentityError> {
+        let mut backoff = Backoff::new(MAX_ENROL_DELAY);
+        loop {
+            match self.obtain().await {
+                Ok((identity, keys)) => return identified(identity, &keys),
+                Err(error) if matches!(self.source, IdentitySource::Directory(_)) => return Err(error),
+                Err(error) => tracing::warn!(%error, "not enrolled; trying again"),
+            }
+            match self.kept() {
+                Some((identity, keys)) => match identified(identity, &keys) {
+                    Ok(identified) => {
+                        tracing::info!(id = %identified.credentials.spiffe_id(), "using the identity kept from before");
+                        return Ok(identified);
+                    }
+                    Err(error) => tracing::warn!(%error, "the identity kept from before cannot be used"),
+                },
+                None => tracing::debug!("no identity kept from before"),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Renews for ever: an enrolled identity from half its life, one from a directory when its files change.
+    pub async fn follow(&self, identified: &Identified) {
+        let mut backoff = Backoff::new(CHECK_INTERVAL);
+        loop {
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            let present = identified.credentials.identity();
+            let due = matches!(self.source, IdentitySource::Directory(_)) || present.needs_renewal(SystemTime::now());
+            if !due {
+                continue;
+            }
+            match self
+                .obtain()
+                .await
+                .and_then(|(identity, keys)| replace(identified, &present, identity, &keys))
+            {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    tracing::warn!(%error, "identity not renewed; trying again");
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    async fn obtain(&self) -> Result<(Identity, Vec<Vec<u8>>), IdentityError> {
+        match &self.source {
+            IdentitySource::Directory(directory) => load(directory),
+            IdentitySource::Enrolment {
+                endpoint,
+                trust_bundle,
+                token,
+            } => {
+                let bundle_pem = identity::store::read_text(trust_bundle, MAX_BUNDLE_BYTES)
+                    .map_err(|error| IdentityError::new(&error))?;
+                let options = EnrolOptions {
+                    endpoint: endpoint.clone(),
+                    bundle_pem,
+                    token_path: token.clone(),
+                    role: EnrolRole::Gateway,
+                };
+                let (identity, keys) = identity::enrol(options)
+                    .await
+                    .map_err(|error| IdentityError::new(&error))?;
+                if let Err(error) = self.keep(&identity, &keys) {
+                    tracing::warn!(path = %self.directory.display(), %error, "identity cannot be kept");
+                }
+                Ok((identity, keys))
+            }
+        }
+    }
+
+    fn keep(&self, identity: &Identity, keys: &[Vec<u8>]) -> Result<(), IdentityError> {
+        std::fs::create_dir_all(&self.directory).map_err(|error| IdentityError::new(&error))?;
+        identity::sign::store_keys(&self.directory, keys).map_err(|error| IdentityError::new(&error))?;
+        identity
+            .store(&self.directory)
+            .map_err(|error| IdentityError::new(&error))
+    }
+
+    /// An identity of this pod that has not expired.
+    fn kept(&self) -> Option<(Identity, Vec<Vec<u8>>)> {
+        let (identity, keys) = load(&self.directory).ok()?;
+        let alive = identity.not_after().ok()? > SystemTime::now();
+        let ours = match (identity.spiffe_id().ok()?.role, &self.pod_name) {
+            (Role::Gateway { pod }, Some(name)) => pod == *name,
+            (Role::Gateway { .. }, None) => true,
+            _ => false,
+        };
+        (alive && ours).then_some((identity, keys))
+    }
+}
+
+fn load(directory: &Path) -> Result<(Identity, Vec<Vec<u8>>), IdentityError> {
+    let identity = Identity::load(directory).map_err(|error| IdentityError::new(&error))?;
+    let keys = identity::sign::load_keys(directory).map_err(|error| IdentityError::new(&error))?;
+    Ok((identity, keys))
+}
+
+fn identified(identity: Identity, keys: &[Vec<u8>]) -> Result<Identified, IdentityError> {
+    let verifier = PlacementVerifier::new(keys).map_err(|error| IdentityError::new(&error))?;
+    let credentials = Credentials::new(identity).map_err(|error| IdentityError::new(&error))?;
+    Ok(Identified {
+        credentials,
+        verifier: Arc::new(ArcSwap::from_pointee(verifier)),
+    })
+}
+
+fn replace(
+    identified: &Identified,
+    present: &Identity,
+    identity: Identity,
+    keys: &[Vec<u8>],
+) -> Result<(), IdentityError> {
+    identified.verifier.store(Arc::new(
+        PlacementVerifier::new(keys).map_err(|error| IdentityError::new(&error))?,
+    ));
+    if identity == *present {
+        return Ok(());
+    }
+    identified
+        .credentials
+        .replace(identity)
+        .map_err(|error| IdentityError::new(&error))?;
+    tracing::info!(id = %identified.credentials.spiffe_id(), "identity renewed");
+    Ok(())
+}

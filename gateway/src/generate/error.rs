@@ -1,0 +1,89 @@
+//! What a head's refusal means for the request.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+
+/// Why a request ended without its whole answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GenerateError {
+    /// Nothing was asked: no pipeline serves.
+    #[error("{message}")]
+    NotReady {
+        /// The operator's reason.
+        message: String,
+    },
+    /// The model was deleted.
+    #[error("the model does not exist any more")]
+    Gone,
+    /// Every head's queue is full.
+    #[error("every place of the model is taken and its queue is full")]
+    Busy,
+    /// The workers were lost, or moved to another placement.
+    #[error("the workers of the model were lost")]
+    Lost,
+    /// The head refuses the request itself.
+    #[error("{message}")]
+    Refused {
+        /// The head's reason.
+        message: String,
+    },
+    /// No token came in time.
+    #[error("no token came within {} s", waited.as_secs())]
+    Stalled {
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// A fault that asking again would not cure.
+    #[error("the workers failed: {message}")]
+    Internal {
+        /// For the log.
+        message: String,
+    },
+}
+
+/// What one attempt at one head came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Another head, or the same one later, may do it.
+    Lost(String),
+    /// Another head may do it now.
+    Busy,
+    /// No head will.
+    Refused(String),
+    Stalled(Duration),
+    Internal(String),
+}
+
+impl Failure {
+    pub(super) fn into_error(self) -> GenerateError {
+        match self {
+            Self::Lost(_) => GenerateError::Lost,
+            Self::Busy => GenerateError::Busy,
+            Self::Refused(message) => GenerateError::Refused { message },
+            Self::Stalled(waited) => GenerateError::Stalled { waited },
+            Self::Internal(message) => GenerateError::Internal { message },
+        }
+    }
+}
+
+/// A status of the head, or of the connection to it.
+pub(super) fn classify(status: &Status) -> Failure {
+    let message = format!("{:?}: {}", status.code(), status.message());
+    // Made on this side: the connection broke, whatever code that was given.
+    if std::error::Error::source(status).is_some() {
+        return Failure::Lost(message);
+    }
+    match status.code() {
+        Code::ResourceExhausted => Failure::Busy,
+        Code::InvalidArgument => Failure::Refused(status.message().to_owned()),
+        Code::Unavailable
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Cancelled
+        | Code::NotFound
+        | Code::PermissionDenied
+        | Code::Unauthenticated => Failure::Lost(message),
+        _ => Failure::Internal(message),
+    }
+}

@@ -1,0 +1,27 @@
+//! The gateway process.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Fails only if a provider is installed already, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let args = match gateway::args::Args::from_environment() {
+        Ok(args) => args,
+        Err(exit_code) => return exit_code,
+    };
+    gateway::args::start_logging(args.log_format);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no threads to run on");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(async { gateway::run::run(args, gateway::run::termination()?, |_| {}).await }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the gateway ends");
+            error.exit_code()
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The OpenAI API: models, chat completions, text completions.
+//!
+//! ```text
+//!  guard ──▶ body ──▶ parameters ──▶ prompt ──▶ turn ──▶ answer
+//!  id, key   limits   validated      template,   one      whole, or in pieces (SSE)
+//!                                    tokens      generation
+//! ```
+
+pub mod answer;
+pub mod body;
+pub mod chat;
+pub mod error;
+pub mod fields;
+mod guard;
+pub mod models;
+pub mod parameters;
+pub mod prompt;
+pub mod shape;
+#[cfg(test)]
+mod tests;
+pub mod text;
+pub mod turn;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Extension, Request, State};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{Method, StatusCode, Uri};
+
+use crate::context::Gateway;
+use chat::ChatRequest;
+use error::ApiError;
+use guard::RequestId;
+use prompt::Prompt;
+use text::TextRequest;
+use turn::Kind;
+
+/// Everything on the user port.
+pub fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/completions", post(completions))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&gateway), guard::guard))
+        .with_state(gateway)
+}
+
+async fn chat_completions(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let answer = async {
+        let permit = gateway.admit()?;
+        let ChatRequest { parameters, messages } = ChatRequest::parse(&body::read(request).await?)?;
+        answer::answer(&gateway, Kind::Chat, id, permit, parameters, Prompt::Messages(messages)).await
+    };
+    answer.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn completions(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let answer = async {
+        let permit = gateway.admit()?;
+        let TextRequest { parameters, prompt } = TextRequest::parse(&body::read(request).await?)?;
+        answer::answer(&gateway, Kind::Text, id, permit, parameters, Prompt::Text(prompt)).await
+    };
+    answer.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn no_such_path(uri: Uri) -> ApiError {
+    let message = format!(
+        "there is nothing at {}; this server has /v1/models, /v1/chat/completions and /v1/completions",
+        error::shortened(uri.path())
+    );
+    ApiError::wrong_url(StatusCode::NOT_FOUND, message)
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::wrong_url(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{method} is not allowed at {}", error::shortened(uri.path())),
+    )
+}

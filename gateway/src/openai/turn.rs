@@ -1,0 +1,244 @@
+//! One answer in progress: tokens in, text out, cut at stop strings, counted.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::error::ApiError;
+use super::shape::{Header, Usage};
+use crate::detokenise::Detokeniser;
+use crate::generate::{GenerateError, Generation, Progress};
+use crate::metrics::Metrics;
+use crate::stop::{Passed, StopFilter};
+use crate::tokenizer::Vocabulary;
+
+/// Which of the two forms of completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `/v1/chat/completions`.
+    Chat,
+    /// `/v1/completions`.
+    Text,
+}
+
+impl Kind {
+    /// The field that holds the prompt.
+    #[must_use]
+    pub fn prompt_field(self) -> &'static str {
+        match self {
+            Self::Chat => "messages",
+            Self::Text => "prompt",
+        }
+    }
+}
+
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// More text, never empty.
+    Text(String),
+    /// The end, with OpenAI's `finish_reason`.
+    End(&'static str),
+}
+
+/// An answer in progress. Dropping it cancels it at the workers.
+#[derive(Debug)]
+pub struct Turn {
+    /// What all parts of the answer repeat.
+    pub header: Header,
+    /// `None` once nothing more is wanted from the workers.
+    generation: Option<Generation>,
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    vocabulary: Arc<Vocabulary>,
+    detokeniser: Option<Detokeniser>,
+    stops: Option<StopFilter>,
+    ended: Option<&'static str>,
+    request_id: String,
+    metrics: Arc<Metrics>,
+    started: Instant,
+    last_token: Option<Instant>,
+    cut_off: CancellationToken,
+    _place: OwnedSemaphorePermit,
+}
+
+/// What a turn needs beside its generation.
+#[derive(Debug)]
+pub struct TurnParts {
+    /// What all parts of the answer repeat.
+    pub header: Header,
+    /// Token ids to text.
+    pub vocabulary: Arc<Vocabulary>,
+    /// Texts that end it.
+    pub stop: Vec<String>,
+    /// Names it in logs.
+    pub request_id: String,
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
+    /// When the request came.
+    pub started: Instant,
+    /// Ends it when the process must end.
+    pub cut_off: CancellationToken,
+    /// Its place among the requests.
+    pub place: OwnedSemaphorePermit,
+}
+
+impl Turn {
+    /// Follows a generation that a head has accepted.
+    #[must_use]
+    pub fn new(generation: Generation, parts: TurnParts) -> Self {
+        let TurnParts {
+            header,
+            vocabulary,
+            stop,
+            request_id,
+            metrics,
+            started,
+            cut_off,
+            place,
+        } = parts;
+        metrics.active_streams.inc();
+        let prompt_tokens = generation.memory().prompt.len();
+        metrics.prompt_tokens.inc_by(prompt_tokens as u64);
+        Self {
+            header,
+            generation: Some(generation),
+            prompt_tokens,
+            completion_tokens: 0,
+            vocabulary,
+            detokeniser: Some(Detokeniser::default()),
+            stops: Some(StopFilter::new(stop)),
+            ended: None,
+            request_id,
+            metrics,
+            started,
+            last_token: None,
+            cut_off,
+            _place: place,
+        }
+    }
+
+    /// The tokens so far.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.completion_tokens,
+        }
+    }
+
+    /// The next piece of text, or the end, again and again.
+    ///
+    /// # Errors
+    /// When the answer cannot go on; nothing follows.
+    pub async fn next(&mut self) -> Result<Piece, ApiError> {
+        loop {
+            let Some(generation) = &mut self.generation else {
+                return Ok(Piece::End(self.ended.unwrap_or("stop")));
+            };
+            let progress = tokio::select! {
+                biased;
+                () = self.cut_off.cancelled() => Err(ApiError::interrupted("server_shutdown", "this server is shutting down; ask again")),
+                progress = generation.next() => progress.map_err(|error| explain(&error, &self.request_id)),
+            };
+            let text = match progress {
+                Ok(Progress::Token(token)) => self.token(token),
+                Ok(Progress::Finished { length }) => {
+                    self.end(if length { "length" } else { "stop" });
+                    self.rest()
+                }
+                Err(error) => {
+                    self.generation = None;
+                    if self.last_token.is_some() {
+                        self.metrics.interrupted_streams.inc();
+                    }
+                    return Err(error);
+                }
+            };
+            if !text.is_empty() {
+                return Ok(Piece::Text(text));
+            }
+        }
+    }
+
+    fn token(&mut self, token: i32) -> String {
+        let now = Instant::now();
+        match self.last_token.replace(now) {
+            None => self.metrics.first_token.observe((now - self.started).as_secs_f64()),
+            Some(last) => self.metrics.inter_token.observe((now - last).as_secs_f64()),
+        }
+        self.completion_tokens += 1;
+        self.metrics.completion_tokens.inc();
+        let (Some(detokeniser), Some(stops)) = (&mut self.detokeniser, &mut self.stops) else {
+            return String::new();
+        };
+        // A token outside the vocabulary prints nothing.
+        let text = detokeniser.push(self.vocabulary.pieces.get(token).unwrap_or_default());
+        let Passed { text, stopped } = stops.push(&text);
+        if stopped {
+            self.end("stop");
+        }
+        text
+    }
+
+    /// What was held back, after the last token.
+    fn rest(&mut self) -> String {
+        let unfinished = self.detokeniser.take().map(Detokeniser::finish).unwrap_or_default();
+        let Some(mut stops) = self.stops.take() else {
+            return String::new();
+        };
+        let Passed { mut text, stopped } = stops.push(&unfinished);
+        if !stopped {
+            text.push_str(&stops.finish());
+        }
+        text
+    }
+
+    /// Lets go of the workers: a generation that goes on is cancelled.
+    fn end(&mut self, reason: &'static str) {
+        self.generation = None;
+        self.ended = Some(reason);
+        self.metrics.duration.observe(self.started.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.metrics.active_streams.dec();
+    }
+}
+
+/// What a client is told of a generation that ended badly.
+#[must_use]
+pub fn explain(error: &GenerateError, request_id: &str) -> ApiError {
+    match error {
+        GenerateError::NotReady { message } => ApiError::not_ready(format!("the model is not ready: {message}")),
+        GenerateError::Gone => ApiError {
+            status: http::StatusCode::NOT_FOUND,
+            retry_after_s: None,
+            ..ApiError::interrupted("model_not_found", "the model was deleted")
+        },
+        GenerateError::Busy => {
+            ApiError::busy("every place of this model is taken and its queue is full; try again shortly")
+        }
+        GenerateError::Lost => ApiError::interrupted(
+            "workers_lost",
+            "a worker of this model was lost; the model recovers by itself, ask again",
+        ),
+        GenerateError::Refused { message } => ApiError::malformed(format!("the model refuses this request: {message}")),
+        GenerateError::Stalled { waited } => {
+            tracing::error!(request_id, waited_s = waited.as_secs(), "the workers stalled");
+            let message = format!("the model gave no token for {} s; ask again", waited.as_secs());
+            ApiError {
+                status: http::StatusCode::GATEWAY_TIMEOUT,
+                ..ApiError::interrupted("timeout", message)
+            }
+        }
+        GenerateError::Internal { message } => {
+            tracing::error!(request_id, %message, "the workers failed");
+            ApiError::internal(request_id)
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What turns a model's text into tokens and back: one [`Speech`] per vocabulary, made when a route first names it.
+//!
+//! ```text
+//!  digest ──fetch (operator, or the state directory)──▶ file ──▶ tokeniser child ──▶ pieces, special tokens ──┐
+//!                                                        └─────▶ chat template ──────────────────────────────┴▶ Speech
+//! ```
+
+mod fetch;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use gguf::metadata::optional;
+use gguf::{Gguf, Metadata, MetadataError};
+use tokio::sync::watch;
+
+use crate::backoff::Backoff;
+use crate::metrics::Metrics;
+use crate::routes::watch::Control;
+use crate::routes::{Digest, Table};
+use crate::template::{ChatTemplate, SpecialText, TemplateError};
+use crate::tokenizer::{Patience, Tokenizer, TokenizerCommand, Vocabulary};
+
+/// Vocabularies at once: each is a process of about 100 MiB.
+const MAX_VOCABULARIES: usize = 16;
+/// Longest pause between attempts to obtain one.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(10);
+
+/// Everything a request needs to speak with a model.
+#[derive(Debug)]
+pub struct Speech {
+    /// Text to token ids.
+    pub tokenizer: Tokenizer,
+    /// Token ids to text.
+    pub vocabulary: Arc<Vocabulary>,
+    /// Messages to text; `None` when the model has no chat template.
+    pub template: Option<Result<ChatTemplate, TemplateError>>,
+}
+
+/// How far one vocabulary has come.
+#[derive(Debug, Clone)]
+pub enum SpeechState {
+    /// Not there yet, and why.
+    Preparing(String),
+    /// Ready to use.
+    Ready(Arc<Speech>),
+}
+
+/// Where vocabularies come from and what reads them.
+#[derive(Debug)]
+pub struct Source {
+    /// The operator.
+    pub control: Arc<Control>,
+    /// The `shardwright-tokenizer` executable.
+    pub tokenizer: PathBuf,
+    /// Where files are kept.
+    pub directory: PathBuf,
+    /// Counts restarts of tokenisers.
+    pub metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: watch::Receiver<SpeechState>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// All vocabularies that the present routes name.
+#[derive(Debug, Default)]
+pub struct Vocabularies {
+    entries: RwLock<HashMap<Digest, Entry>>,
+}
+
+impl Vocabularies {
+    /// How far the vocabulary with this digest has come.
+    #[must_use]
+    pub fn get(&self, digest: &Digest) -> SpeechState {
+        let entries = self.entries.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match entries.get(digest) {
+            Some(entry) => entry.state.borrow().clone(),
+            None => SpeechState::Preparing(format!(
+                "this gateway holds {MAX_VOCABULARIES} other vocabularies already"
+            )),
+        }
+    }
+
+    /// Begins to prepare what `table` names and lets go of what it does not name any more. Requests in progress keep theirs.
+    pub fn follow(&self, table: &Table, source: &Arc<Source>) {
+        let wanted = table.vocabularies();
+        let mut entries = self.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        entries.retain(|digest, _| wanted.contains(digest));
+        for digest in wanted {
+            if entries.len() < MAX_VOCABULARIES && !entries.contains_key(&digest) {
+                let (announce, state) =
+                    watch::channel(SpeechState::Preparing("its vocabulary is being fetched".to_owned()));
+                let task = tokio::spawn(prepare(digest, Arc::clone(source), announce)).abort_handle();
+                entries.insert(digest, Entry { state, task });
+            }
+        }
+    }
+}
+
+/// Tries until the vocabulary is ready.
+async fn prepare(digest: Digest, source: Arc<Source>, announce: watch::Sender<SpeechState>) {
+    let mut backoff = Backoff::new(MAX_RETRY_DELAY);
+    loop {
+        match obtain(&digest, &source).await {
+            Ok(speech) => {
+                tracing::info!(vocabulary = %hex(&digest), tokens = speech.vocabulary.pieces.len(), "vocabulary ready");
+                announce.send_replace(SpeechState::Ready(Arc::new(speech)));
+                return;
+            }
+            Err(cause) => {
+                tracing::warn!(vocabulary = %hex(&digest), %cause, "vocabulary not ready");
+                announce.send_replace(SpeechState::Preparing(format!(
+                    "its vocabulary is not ready: {}",
+                    cause.public()
+                )));
+            }
+        }
+        backoff.wait().await;
+    }
+}
+
+/// Why a vocabulary is not ready.
+#[derive(Debug, thiserror::Error)]
+enum ObtainError {
+    #[error(transparent)]
+    Fetch(#[from] fetch::FetchError),
+    #[error("the vocabulary file cannot be read: {0}")]
+    File(String),
+    #[error("the tokeniser did not start")]
+    Tokenizer,
+}
+
+impl ObtainError {
+    /// The part that clients may see.
+    fn public(&self) -> &'static str {
+        match self {
+            Self::Fetch(_) => "it could not be fetched",
+            Self::File(_) => "its file cannot be read",
+            Self::Tokenizer => "its tokeniser did not start",
+        }
+    }
+}
+
+/// Longest wait for a first tokeniser; it is replaced by a new one meanwhile if it dies.
+const TOKENIZER_LIMIT: Duration = Duration::from_secs(120);
+
+async fn obtain(digest: &Digest, source: &Source) -> Result<Speech, ObtainError> {
+    let path = fetch::fetch(digest, &source.directory, &source.control).await?;
+    let metadata = {
+        let path = path.clone();
+        let read = move || {
+            Gguf::open(&path)
+                .map(|gguf| gguf.metadata)
+                .map_err(|error| ObtainError::File(error.to_string()))
+        };
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|error| ObtainError::File(error.to_string()))??
+    };
+    let metrics = Arc::clone(&source.metrics);
+    let command = TokenizerCommand {
+        executable: source.tokenizer.clone(),
+        vocabulary: path,
+    };
+    let tokenizer = Tokenizer::start(command, Patience::default(), move || metrics.tokenizer_restarts.inc());
+    let vocabulary = tokio::time::timeout(TOKENIZER_LIMIT, tokenizer.vocabulary())
+        .await
+        .ok()
+        .flatten()
+        .ok_or(ObtainError::Tokenizer)?;
+    let FileFacts {
+        template_source,
+        special,
+    } = read_facts(&metadata, &vocabulary).map_err(|error| ObtainError::File(error.to_string()))?;
+    let template = template_source.map(|source| ChatTemplate::compile(&source, special));
+    Ok(Speech {
+        tokenizer,
+        vocabulary,
+        template,
+    })
+}
+
+/// What the gateway itself reads from a vocabulary file.
+struct FileFacts {
+    template_source: Option<String>,
+    special: SpecialText,
+}
+
+fn read_facts(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<FileFacts, MetadataError> {
+    let template = optional(metadata.string("tokenizer.chat_template"))?;
+    let tokens = metadata.array("tokenizer.ggml.tokens")?;
+    // Special tokens are written in the file as they are in text; other tokens need not be.
+    let text = |token: Option<i32>| {
+        let index = token.and_then(|token| usize::try_from(token).ok());
+        let written = index.and_then(|index| tokens.strings().nth(index)).unwrap_or_default();
+        String::from_utf8_lossy(written).into_owned()
+    };
+    let special = SpecialText {
+        bos: text(vocabulary.bos),
+        eos: text(vocabulary.eos),
+    };
+    Ok(FileFacts {
+        template_source: template.map(str::to_owned),
+        special,
+    })
+}
+
+/// Lower-case hexadecimal.
+#[must_use]
+pub fn hex(digest: &Digest) -> String {
+    use std::fmt::Write as _;
+    digest.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

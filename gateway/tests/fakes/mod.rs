@@ -1,0 +1,218 @@
+//! A cluster for one gateway: an operator that hands out routes and a vocabulary, and a head that answers as told. Both
+//! speak real mutual TLS.
+
+pub mod client;
+pub mod head;
+pub mod operator;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use gateway::args::{Args, IdentitySource, LogFormat};
+use gateway::run::{Addresses, RunError};
+use identity::{
+    Authority, Credentials, DEFAULT_LEAF_LIFETIME, Identity, KeyPair, PlacementSigner, Role, SpiffeId, SubjectName,
+    TlsListener,
+};
+use rustls::ServerConfig;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::service::RoutesBuilder;
+
+use client::Client;
+use head::FakeHead;
+use operator::FakeOperator;
+
+/// A condition that does not come is a failure.
+pub const LIMIT: Duration = Duration::from_secs(30);
+pub const KEY: &str = "key-for-tests";
+pub const MODEL: &str = "chat";
+pub const MODEL_UID: &str = "uid-1";
+pub const CONTEXT_LENGTH: u32 = 200;
+
+/// Waits until `condition` holds.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let waited = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, waited).await.unwrap_or_else(|_| panic!("{what} did not come"));
+}
+
+/// A server on threads of its own, so that it can be killed with all its connections.
+pub struct Process(Mutex<Option<Runtime>>);
+
+impl Process {
+    /// Serves gRPC on a port of the system's choice.
+    pub async fn start(config: Arc<ServerConfig>, services: RoutesBuilder) -> (Self, SocketAddr) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listening = runtime.spawn(async { TlsListener::bind("127.0.0.1:0", config).await.unwrap() });
+        let listener = listening.await.unwrap();
+        let address = listener.local_addr();
+        runtime.spawn(identity::grpc_server().add_routes(services.routes()).serve_with_incoming(listener.incoming()));
+        (Self(Mutex::new(Some(runtime))), address)
+    }
+
+    pub fn kill(&self) {
+        if let Some(runtime) = self.0.lock().unwrap().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Who issues certificates and signs placements.
+pub struct Trust {
+    pub authority: Authority,
+    pub signer: PlacementSigner,
+}
+
+impl Trust {
+    fn new() -> Self {
+        let authority = Authority::generate("shardwright", SystemTime::now()).unwrap();
+        Self { authority, signer: PlacementSigner::generate().unwrap() }
+    }
+
+    pub fn identity(&self, role: Role) -> Identity {
+        let KeyPair { key_pem, csr_der } = KeyPair::generate().unwrap();
+        let id = SpiffeId::new("shardwright", role).unwrap();
+        let names = ["localhost", "127.0.0.1"].map(|name| SubjectName::from_str(name).unwrap());
+        let leaf = self.authority.issue(&csr_der, &id, &names, DEFAULT_LEAF_LIFETIME, SystemTime::now()).unwrap();
+        Identity { certificate_chain_pem: leaf.certificate_chain_pem, key_pem, bundle_pem: leaf.bundle_pem }
+    }
+
+    pub fn credentials(&self, role: Role) -> Credentials {
+        Credentials::new(self.identity(role)).unwrap()
+    }
+}
+
+/// A gateway in this process.
+pub struct Gateway {
+    pub addresses: Addresses,
+    stop: Option<oneshot::Sender<()>>,
+    running: Option<JoinHandle<Result<(), RunError>>>,
+}
+
+impl Gateway {
+    /// Asks it to end.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Waits for the end that was asked for.
+    pub async fn ended(&mut self) {
+        let running = self.running.take().expect("it runs");
+        tokio::time::timeout(LIMIT, running).await.expect("an end in time").expect("no panic").expect("a clean end");
+    }
+}
+
+/// Everything that one test needs. Each test has its own.
+pub struct World {
+    pub trust: Trust,
+    pub operator: FakeOperator,
+    pub head: FakeHead,
+    pub gateway: Gateway,
+    pub client: Client,
+    directory: TempDir,
+}
+
+impl World {
+    /// A gateway whose one model is ready.
+    pub async fn start() -> Self {
+        let world = Self::start_unready().await;
+        world.serve_model(1);
+        world.ready().await;
+        world
+    }
+
+    /// A gateway that knows of no model.
+    pub async fn start_unready() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let trust = Trust::new();
+        let operator = FakeOperator::start(&trust).await;
+        let head = FakeHead::start(&trust, "node-a").await;
+        let directory = tempfile::tempdir().unwrap();
+        let identity = directory.path().join("identity");
+        std::fs::create_dir(&identity).unwrap();
+        trust.identity(Role::Gateway { pod: "gateway-0".into() }).store(&identity).unwrap();
+        identity::sign::store_keys(&identity, &[trust.signer.public_key().to_vec()]).unwrap();
+        std::fs::write(directory.path().join("keys"), format!("{KEY}\n")).unwrap();
+        let gateway = start_gateway(args(directory.path(), operator.address)).await;
+        let client = Client::new(gateway.addresses.user, &trust.authority.bundle_pem());
+        Self { trust, operator, head, gateway, client, directory }
+    }
+
+    /// The same gateway again, after its end.
+    pub async fn restart_gateway(&mut self) {
+        self.gateway.stop();
+        self.gateway.ended().await;
+        self.gateway = start_gateway(args(self.directory.path(), self.operator.address)).await;
+        self.client = Client::new(self.gateway.addresses.user, &self.trust.authority.bundle_pem());
+    }
+
+    pub fn keys_file(&self) -> PathBuf {
+        self.directory.path().join("keys")
+    }
+
+    /// Publishes the model at the one head.
+    pub fn serve_model(&self, epoch: u64) {
+        self.operator.publish(vec![self.operator.route(&self.trust, MODEL, epoch, &self.head)]);
+    }
+
+    /// Waits until the model can be asked.
+    pub async fn ready(&self) {
+        until("a ready model", || async {
+            self.head.expect(head::Script::text("ok"));
+            let answer = self.client.chat("are you there?").await;
+            self.head.forget();
+            answer.status == 200
+        })
+        .await;
+    }
+
+    /// A client of the admin port.
+    pub fn admin(&self) -> Client {
+        Client::new(self.gateway.addresses.admin, &self.trust.authority.bundle_pem())
+    }
+}
+
+fn args(directory: &Path, operator: SocketAddr) -> Args {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    Args {
+        pod_name: Some("gateway-0".into()),
+        namespace: None,
+        identity: IdentitySource::Directory(directory.join("identity")),
+        operator_control: operator.to_string(),
+        api_keys: directory.join("keys"),
+        tokenizer: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fakes/tokenizer.py")),
+        state_dir: directory.join("state"),
+        listen: any,
+        user_certificate: None,
+        admin_listen: any,
+        log_format: LogFormat::Text,
+    }
+}
+
+async fn start_gateway(args: Args) -> Gateway {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (announce, addresses) = oneshot::channel();
+    let shutdown = async move {
+        let _ = stopped.await;
+    };
+    let running = tokio::spawn(gateway::run::run(args, shutdown, move |addresses| {
+        let _ = announce.send(addresses);
+    }));
+    let addresses = tokio::time::timeout(LIMIT, addresses).await.expect("a start in time").expect("a start");
+    Gateway { addresses, stop: Some(stop), running: Some(running) }
+}

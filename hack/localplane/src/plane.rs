@@ -1,0 +1,198 @@
+//! etcd and kube-apiserver on loopback.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::certificates::Certificates;
+use crate::process::Process;
+use crate::wait::{Seen, until};
+use crate::{Error, Result, assets, file};
+
+/// The user of the kubeconfig, by a static token: a member of system:masters.
+const ADMIN_TOKEN: &str = "local-admin";
+/// The API server builds its role objects after it starts to answer; ready takes 3-6 s on two cores.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// The audience that Shardwright's enrolment asks tokens for.
+pub const ENROL_AUDIENCE: &str = "shardwright-enrol";
+
+/// A running control plane. Dropping it ends both processes; its directory stays with the caller.
+#[derive(Debug)]
+pub struct Plane {
+    dir: PathBuf,
+    url: String,
+    certificates: Certificates,
+    apiserver: Process,
+    // After the API server, so that it is dropped after it.
+    _etcd: Process,
+}
+
+impl Plane {
+    /// Starts a fresh control plane with its data, keys and logs in `dir` and waits until it is ready.
+    pub async fn start(dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(file(dir))?;
+        let certificates = Certificates::generate(dir)?;
+        let [client_port, peer_port, api_port] = free_ports()?;
+        let etcd = start_etcd(dir, client_port, peer_port)?;
+        let mut apiserver = start_apiserver(dir, &certificates, client_port, api_port)?;
+        let url = format!("https://127.0.0.1:{api_port}");
+        write_kubeconfig(&dir.join("kubeconfig"), &url, &certificates, &Credential::Token(ADMIN_TOKEN))?;
+        let client = crate::client::from_kubeconfig(&dir.join("kubeconfig")).await?;
+        until("the API server is ready", READY_LIMIT, || {
+            let alive = apiserver.check();
+            let client = client.clone();
+            async move {
+                alive?;
+                let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| Error::Other(error.to_string()))?;
+                match client.request_text(request).await {
+                    Ok(_) => Ok(Seen::Done(())),
+                    Err(error) => Ok(Seen::Not(error.to_string())),
+                }
+            }
+        })
+        .await?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            url,
+            certificates,
+            apiserver,
+            _etcd: etcd,
+        })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// A client with the administrator's rights.
+    pub async fn client(&self) -> Result<kube::Client> {
+        crate::client::from_kubeconfig(&self.kubeconfig()).await
+    }
+
+    /// A kubeconfig for a process that reads its token from `token`, as a Pod does.
+    pub fn write_kubeconfig(&self, to: &Path, token: &Path) -> Result<()> {
+        write_kubeconfig(to, &self.url, &self.certificates, &Credential::TokenFile(token))
+    }
+
+    /// `kubectl` with the administrator's kubeconfig.
+    pub fn kubectl(&self) -> Result<Command> {
+        let mut command = Command::new(assets::kubectl()?);
+        command.arg("--kubeconfig").arg(self.kubeconfig());
+        Ok(command)
+    }
+
+    /// `helm` with the administrator's kubeconfig and a home of its own.
+    pub fn helm(&self) -> Result<Command> {
+        let mut command = Command::new(assets::helm()?);
+        command.arg("--kubeconfig").arg(self.kubeconfig());
+        for (key, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")] {
+            command.env(key, self.dir.join("helm").join(folder));
+        }
+        Ok(command)
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        self.apiserver.stop(STOP_LIMIT);
+    }
+}
+
+fn start_etcd(dir: &Path, client_port: u16, peer_port: u16) -> Result<Process> {
+    let client = format!("http://127.0.0.1:{client_port}");
+    let peer = format!("http://127.0.0.1:{peer_port}");
+    let mut command = Command::new(assets::etcd()?);
+    command
+        .arg("--data-dir")
+        .arg(dir.join("etcd"))
+        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("default={peer}")])
+        // The data dies with the plane, so nothing is gained by waiting for the disk.
+        .args(["--unsafe-no-fsync=true", "--log-level", "warn"]);
+    Process::spawn("etcd", &command, &dir.join("etcd.log"))
+}
+
+fn start_apiserver(dir: &Path, certificates: &Certificates, etcd_port: u16, port: u16) -> Result<Process> {
+    let users = dir.join("users.csv");
+    std::fs::write(&users, format!("{ADMIN_TOKEN},local-admin,local-admin,system:masters\n")).map_err(file(&users))?;
+    let issuer = "https://kubernetes.default.svc";
+    let mut command = Command::new(assets::kube_apiserver()?);
+    command
+        .args(["--etcd-servers", &format!("http://127.0.0.1:{etcd_port}")])
+        .args(["--bind-address", "127.0.0.1", "--secure-port", &port.to_string()])
+        .arg("--tls-cert-file")
+        .arg(&certificates.server)
+        .arg("--tls-private-key-file")
+        .arg(&certificates.server_key)
+        .args(["--service-cluster-ip-range", "10.0.0.0/24"])
+        .args(["--service-account-issuer", issuer])
+        .arg("--service-account-key-file")
+        .arg(&certificates.token_public_key)
+        .arg("--service-account-signing-key-file")
+        .arg(&certificates.token_key)
+        .args(["--api-audiences", &format!("{issuer},{ENROL_AUDIENCE}")])
+        .args(["--authorization-mode", "Node,RBAC"])
+        .arg("--token-auth-file")
+        .arg(&users)
+        // No controller-manager runs that would fill in what this plug-in waits for.
+        .args(["--disable-admission-plugins", "ServiceAccount"])
+        .args(["--endpoint-reconciler-type", "none"]);
+    Process::spawn("kube-apiserver", &command, &dir.join("kube-apiserver.log"))
+}
+
+enum Credential<'a> {
+    Token(&'a str),
+    TokenFile(&'a Path),
+}
+
+fn write_kubeconfig(to: &Path, url: &str, certificates: &Certificates, credential: &Credential<'_>) -> Result<()> {
+    let authority = std::fs::read(&certificates.authority).map_err(file(&certificates.authority))?;
+    let user = match credential {
+        Credential::Token(token) => serde_json::json!({ "token": token }),
+        Credential::TokenFile(path) => serde_json::json!({ "tokenFile": path }),
+    };
+    let config = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "local",
+        "clusters": [{ "name": "local", "cluster": { "server": url, "certificate-authority-data": BASE64.encode(authority) } }],
+        "users": [{ "name": "local", "user": user }],
+        "contexts": [{ "name": "local", "context": { "cluster": "local", "user": "local" } }],
+    });
+    // JSON is YAML.
+    std::fs::write(to, format!("{config:#}\n")).map_err(file(to))
+}
+
+/// Ports that were free a moment ago. Another program may take one in between: then the start fails and says so.
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let bind = || TcpListener::bind(("127.0.0.1", 0));
+    // All are held until all are chosen, so that they differ.
+    let listeners: Vec<TcpListener> = (0..N)
+        .map(|_| bind())
+        .collect::<std::io::Result<_>>()
+        .map_err(|error| Error::Other(format!("no free port on 127.0.0.1: {error}")))?;
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener
+            .local_addr()
+            .map_err(|error| Error::Other(format!("no free port on 127.0.0.1: {error}")))?
+            .port();
+    }
+    Ok(ports)
+}
+
+/// One port that was free a moment ago.
+pub fn free_port() -> Result<u16> {
+    free_ports::<1>().map(|[port]| port)
+}

@@ -1,0 +1,174 @@
+//! A child process that cannot outlive its parent, with its output in a log file.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::{Error, Result, file};
+
+/// How much of a log an error shows.
+const LOG_TAIL_BYTES: u64 = 4096;
+/// How often a stop looks whether the process has gone.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A running child, in a process group of its own. Dropping it kills the whole group.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with both outputs appended to `log`.
+    ///
+    /// The child is wrapped in `setpriv --pdeathsig KILL`: it dies with the thread that starts it, so call this from a
+    /// thread that lives as long as the program.
+    pub fn spawn(name: &str, command: &Command, log: &Path) -> Result<Self> {
+        let out = File::options().create(true).append(true).open(log).map_err(file(log))?;
+        let err = out.try_clone().map_err(file(log))?;
+        let mut wrapped = Command::new("setpriv");
+        wrapped.args(["--pdeathsig", "KILL", "--"]);
+        wrapped.arg(command.get_program()).args(command.get_args());
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => wrapped.env(key, value),
+                None => wrapped.env_remove(key),
+            };
+        }
+        if let Some(dir) = command.get_current_dir() {
+            wrapped.current_dir(dir);
+        }
+        std::os::unix::process::CommandExt::process_group(&mut wrapped, 0);
+        let child = wrapped
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .map_err(|source| Error::Spawn {
+                name: name.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log: log.to_owned(),
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// The end of the log, for error messages.
+    pub fn log_tail(&self) -> String {
+        let read = || -> std::io::Result<String> {
+            let mut log = File::open(&self.log)?;
+            let length = log.metadata()?.len();
+            log.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+            let mut bytes = Vec::new();
+            log.read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        read().unwrap_or_else(|error| format!("(no log: {error})"))
+    }
+
+    /// An error that shows the log, if the process has ended.
+    pub fn check(&mut self) -> Result<()> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => Err(Error::Exited {
+                name: self.name.clone(),
+                status: status.to_string(),
+                log: self.log_tail(),
+            }),
+            Ok(None) => Ok(()),
+            Err(source) => Err(Error::Spawn {
+                name: self.name.clone(),
+                source,
+            }),
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.check().is_ok()
+    }
+
+    /// Asks the process to end, and kills its group when it has not within `limit`.
+    pub fn stop(&mut self, limit: Duration) {
+        self.signal_group(Signal::TERM);
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if !self.is_running() {
+                break;
+            }
+            std::thread::sleep(POLL);
+        }
+        self.kill();
+    }
+
+    /// Kills the process and all that it started, as the end of a Pod does.
+    pub fn kill(&mut self) {
+        self.signal_group(Signal::KILL);
+        // The group leader is our child: reap it, so that no zombie stays.
+        let _ = self.child.wait();
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(id) = id {
+            // The group may be gone already: that is what is wanted.
+            let _ = kill_process_group(id, signal);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// All descendants of a process, as /proc shows them now.
+pub fn descendants(ancestor: u32) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let parents: Vec<(u32, u32)> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|id: u32| Some((id, parent_of(id)?)))
+        .collect();
+    let mut found = vec![ancestor];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(id, _)| *id));
+        next += 1;
+    }
+    found.split_off(1)
+}
+
+/// The parent's id is the second field after the command, which is in parentheses and may hold anything.
+fn parent_of(id: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Kills one process by its id. It may be gone already.
+pub fn kill(id: u32) {
+    if let Some(id) = i32::try_from(id).ok().and_then(Pid::from_raw) {
+        let _ = rustix::process::kill_process(id, Signal::KILL);
+    }
+}

@@ -1,0 +1,151 @@
+//! The client's side of enrolment, against a server that knows one token.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use identity::enrol::EnrolError;
+use identity::tls::{ALPN_GRPC, TlsError, server_config_open};
+use identity::{
+    Authority, DEFAULT_LEAF_LIFETIME, EnrolOptions, PlacementSigner, Role, SpiffeId, TlsListener, enrol, grpc_server,
+};
+use proto::control::v1::enrolment_server::{Enrolment, EnrolmentServer};
+use proto::control::v1::{EnrolRequest, EnrolResponse, Role as EnrolRole};
+use tonic::{Request, Response, Status};
+
+use crate::fixture::{Installation, installation, operator};
+
+struct Office {
+    authority: Authority,
+    placement_key: Vec<u8>,
+    /// Answers every request with this certificate instead.
+    canned: Option<String>,
+}
+
+#[tonic::async_trait]
+impl Enrolment for Office {
+    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
+        let request = request.into_inner();
+        if request.service_account_token != "token-1" {
+            return Err(Status::unauthenticated("the token does not stand"));
+        }
+        let role = match request.role() {
+            EnrolRole::Gateway => Role::Gateway {
+                pod: "gateway-0".into(),
+            },
+            _ => Role::Agent { node: "node-a".into() },
+        };
+        let id = SpiffeId::new("shardwright", role).unwrap();
+        let issued = self
+            .authority
+            .issue(&request.csr_der, &id, &[], DEFAULT_LEAF_LIFETIME, SystemTime::now());
+        let mut leaf = issued.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(canned) = &self.canned {
+            leaf.certificate_chain_pem.clone_from(canned);
+        }
+        Ok(Response::new(EnrolResponse {
+            leaf: Some(leaf.into()),
+            placement_keys: vec![self.placement_key.clone()],
+        }))
+    }
+}
+
+/// Serves enrolment for the installation's authority; returns the endpoint.
+async fn open(ours: &Installation, canned: Option<String>) -> String {
+    let authority = Authority::from_pem(ours.authority.cert_pem(), &ours.authority.key_pem()).unwrap();
+    let placement_key = PlacementSigner::generate().unwrap().public_key().to_vec();
+    let config = server_config_open(&ours.credentials(&operator()), ALPN_GRPC);
+    let listener = TlsListener::bind("127.0.0.1:0", Arc::clone(&config)).await.unwrap();
+    let endpoint = listener.local_addr().to_string();
+    let service = EnrolmentServer::new(Office {
+        authority,
+        placement_key,
+        canned,
+    });
+    tokio::spawn(
+        grpc_server()
+            .add_service(service)
+            .serve_with_incoming(listener.incoming()),
+    );
+    endpoint
+}
+
+fn options(ours: &Installation, endpoint: String, directory: &Path, role: EnrolRole) -> EnrolOptions {
+    let token_path = directory.join("token");
+    std::fs::write(&token_path, "token-1\n").unwrap();
+    EnrolOptions {
+        endpoint,
+        bundle_pem: ours.authority.bundle_pem(),
+        token_path,
+        role,
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_stands_becomes_an_identity_and_the_placement_keys() {
+    let (ours, directory) = (installation(), tempfile::tempdir().unwrap());
+    let endpoint = open(&ours, None).await;
+    for (role, id) in [
+        (EnrolRole::Agent, "agent/node-a"),
+        (EnrolRole::Gateway, "gateway/gateway-0"),
+    ] {
+        let (identity, keys) = enrol(options(&ours, endpoint.clone(), directory.path(), role))
+            .await
+            .unwrap();
+        assert_eq!(
+            identity.spiffe_id().unwrap().to_string(),
+            format!("spiffe://shardwright/{id}")
+        );
+        assert!(!identity.needs_renewal(SystemTime::now()));
+        assert_eq!(keys[0].len(), 32);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_stand_is_refused_in_the_operators_words() {
+    let (ours, directory) = (installation(), tempfile::tempdir().unwrap());
+    let options = options(&ours, open(&ours, None).await, directory.path(), EnrolRole::Agent);
+    std::fs::write(&options.token_path, "token-2").unwrap();
+    let refused = enrol(options.clone()).await.unwrap_err();
+    assert!(
+        matches!(&refused, EnrolError::Refused { message } if message == "the token does not stand"),
+        "{refused}"
+    );
+    std::fs::remove_file(&options.token_path).unwrap();
+    assert!(matches!(enrol(options).await, Err(EnrolError::Token(_))));
+}
+
+#[tokio::test]
+async fn the_token_is_not_sent_to_a_server_of_another_authority_or_name() {
+    let (ours, theirs, directory) = (installation(), installation(), tempfile::tempdir().unwrap());
+    let endpoint = open(&theirs, None).await;
+    let refused = enrol(options(&ours, endpoint.clone(), directory.path(), EnrolRole::Agent))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&refused, EnrolError::Connect(_)) && refused.to_string().contains("UnknownIssuer"),
+        "{refused}"
+    );
+    let by_another_name = endpoint.replace("127.0.0.1", "localhost");
+    let refused = enrol(options(&theirs, by_another_name, directory.path(), EnrolRole::Agent))
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("not valid for name"), "{refused}");
+    let trusting_nobody = EnrolOptions {
+        bundle_pem: String::new(),
+        ..options(&theirs, endpoint, directory.path(), EnrolRole::Agent)
+    };
+    assert!(matches!(
+        enrol(trusting_nobody).await,
+        Err(EnrolError::Tls(TlsError::Bundle { .. }))
+    ));
+}
+
+#[tokio::test]
+async fn a_leaf_for_another_key_is_not_taken_into_use() {
+    let (ours, directory) = (installation(), tempfile::tempdir().unwrap());
+    let other = ours.identity(&SpiffeId::new("shardwright", Role::Agent { node: "node-a".into() }).unwrap());
+    let endpoint = open(&ours, Some(other.certificate_chain_pem)).await;
+    let refused = enrol(options(&ours, endpoint, directory.path(), EnrolRole::Agent)).await;
+    assert!(matches!(refused, Err(EnrolError::Tls(TlsError::Key { .. }))));
+}

@@ -1,0 +1,10 @@
+//! Certificates, listeners and channels over real sockets on this machine.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod accept;
+mod enrolment;
+mod fixture;
+mod https;
+mod refusals;
+mod replacement;

@@ -1,0 +1,262 @@
+//! An independent judge of plans. It shares nothing with the solver but the problem and the plan: its sums are its own.
+
+use std::{collections::BTreeMap, collections::BTreeSet, fmt};
+
+use topology::{Device, Kind};
+
+use crate::{Constraints, Plan, Problem, Stage};
+
+/// What is wrong with a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Violation {
+    NoStages,
+    /// A stage holds nothing, or does not begin where the one before it ended.
+    Gap { stage: usize, expected_first: u32, first_layer: u32, end_layer: u32 },
+    LayersMissing { end_layer: u32, layers: u32 },
+    CutNotAllowed { stage: usize, layer: u32 },
+    UnknownDevice { stage: usize, device: String },
+    /// Node or backend are not those of the device.
+    WrongIdentity { stage: usize, device: String },
+    DeviceTwice { device: String },
+    TooFewDevices { min: u32, used: u32 },
+    TooManyDevices { max: u32, used: u32 },
+    SoftwareNotAllowed { device: String },
+    VendorNotListed { device: String, vendor: String },
+    NodeNotSelected { device: String, node: String },
+    PinBroken { pin: usize, layers: u32 },
+    DeviceMemory { device: String, needed_bytes: u128, usable_bytes: u64 },
+    PoolMemory { pool: String, needed_bytes: u128, usable_bytes: u64 },
+    /// A figure of the plan is not what the problem gives.
+    WrongFigure { what: String, said: u128, is: u128 },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoStages => f.write_str("the plan has no stages"),
+            Self::Gap { stage, expected_first, first_layer, end_layer } => {
+                write!(f, "stage {stage} holds [{first_layer}, {end_layer}) and must begin at {expected_first}")
+            }
+            Self::LayersMissing { end_layer, layers } => {
+                write!(f, "the stages end at layer {end_layer} of {layers}")
+            }
+            Self::CutNotAllowed { stage, layer } => {
+                write!(f, "stage {stage} begins at layer {layer}, where the model must not be cut")
+            }
+            Self::UnknownDevice { stage, device } => write!(f, "stage {stage} is on {device}, which takes no layers"),
+            Self::WrongIdentity { stage, device } => {
+                write!(f, "stage {stage} names another node or backend than {device} has")
+            }
+            Self::DeviceTwice { device } => write!(f, "{device} holds two stages"),
+            Self::TooFewDevices { min, used } => write!(f, "{used} devices are used and minDevices is {min}"),
+            Self::TooManyDevices { max, used } => write!(f, "{used} devices are used and maxDevices is {max}"),
+            Self::SoftwareNotAllowed { device } => {
+                write!(f, "{device} is software and allowSoftwareDevices is false")
+            }
+            Self::VendorNotListed { device, vendor } => {
+                write!(f, "{device} is of vendor {vendor}, which vendors does not list")
+            }
+            Self::NodeNotSelected { device, node } => {
+                write!(f, "{device} is on node {node}, which nodeSelector does not select")
+            }
+            Self::PinBroken { pin, layers } => write!(f, "pinnedLayers[{pin}] is given {layers} layers"),
+            Self::DeviceMemory { device, needed_bytes, usable_bytes } => {
+                write!(f, "{device} is given {needed_bytes} bytes and {usable_bytes} are usable")
+            }
+            Self::PoolMemory { pool, needed_bytes, usable_bytes } => {
+                write!(f, "memory pool {pool} is given {needed_bytes} bytes and {usable_bytes} are usable")
+            }
+            Self::WrongFigure { what, said, is } => write!(f, "{what} is said to be {said} and is {is}"),
+        }
+    }
+}
+
+/// Everything that is wrong with a plan; empty for one that may be published.
+pub fn check(problem: &Problem, plan: &Plan) -> Vec<Violation> {
+    let mut found = Vec::new();
+    check_layers(problem, plan, &mut found);
+    let devices = check_devices(problem, plan, &mut found);
+    // Sums over layers that are not there would only repeat what was found.
+    if found.is_empty() {
+        check_pins(problem, &devices, &mut found);
+        check_memory(problem, &devices, &mut found);
+        check_times(problem, plan, &devices, &mut found);
+    }
+    found
+}
+
+fn check_layers(problem: &Problem, plan: &Plan, found: &mut Vec<Violation>) {
+    let layers = u32::try_from(problem.model.layers.len()).unwrap_or(u32::MAX);
+    if plan.stages.is_empty() {
+        found.push(Violation::NoStages);
+        return;
+    }
+    let mut expected_first = 0;
+    for (index, stage) in plan.stages.iter().enumerate() {
+        let (first_layer, end_layer) = (stage.first_layer, stage.end_layer);
+        if first_layer != expected_first || end_layer <= first_layer {
+            found.push(Violation::Gap { stage: index, expected_first, first_layer, end_layer });
+        } else if index > 0 && !problem.model.cuts.contains(&first_layer) {
+            found.push(Violation::CutNotAllowed { stage: index, layer: first_layer });
+        }
+        expected_first = end_layer;
+    }
+    if expected_first != layers {
+        found.push(Violation::LayersMissing { end_layer: expected_first, layers });
+    }
+}
+
+/// The device of each stage, where there is one.
+fn check_devices<'p>(
+    problem: &'p Problem,
+    plan: &'p Plan,
+    found: &mut Vec<Violation>,
+) -> Vec<(&'p Stage, &'p Device)> {
+    let mut devices = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (index, stage) in plan.stages.iter().enumerate() {
+        if !seen.insert(&stage.device) {
+            found.push(Violation::DeviceTwice { device: stage.device.clone() });
+        }
+        let Some(device) = problem.topology.devices.iter().find(|d| d.name == stage.device) else {
+            found.push(Violation::UnknownDevice { stage: index, device: stage.device.clone() });
+            continue;
+        };
+        if device.node != stage.node || device.backend != stage.backend {
+            found.push(Violation::WrongIdentity { stage: index, device: device.name.clone() });
+        }
+        check_allowed(&problem.constraints, device, found);
+        devices.push((stage, device));
+    }
+    let used = u32::try_from(plan.stages.len()).unwrap_or(u32::MAX);
+    let Constraints { min_devices, max_devices, .. } = problem.constraints;
+    if used < min_devices {
+        found.push(Violation::TooFewDevices { min: min_devices, used });
+    }
+    if let Some(max) = max_devices.filter(|max| used > *max) {
+        found.push(Violation::TooManyDevices { max, used });
+    }
+    devices
+}
+
+fn check_allowed(constraints: &Constraints, device: &Device, found: &mut Vec<Violation>) {
+    if device.kind == Kind::Software && !constraints.allow_software_devices {
+        found.push(Violation::SoftwareNotAllowed { device: device.name.clone() });
+    }
+    if !constraints.vendors.is_empty() && !constraints.vendors.contains(&device.vendor) {
+        found.push(Violation::VendorNotListed { device: device.name.clone(), vendor: device.vendor.clone() });
+    }
+    for (key, value) in &constraints.node_selector {
+        if device.node_labels.get(key).is_none_or(|label| label != value) {
+            found.push(Violation::NodeNotSelected { device: device.name.clone(), node: device.node.clone() });
+            break;
+        }
+    }
+}
+
+fn check_pins(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Vec<Violation>) {
+    for (index, pin) in problem.constraints.pinned_layers.iter().enumerate() {
+        let mut layers = 0;
+        for (stage, device) in devices {
+            let named = |wanted: &Option<String>, is: &String| match wanted {
+                Some(wanted) => wanted == is,
+                None => true,
+            };
+            if named(&pin.backend, &device.backend)
+                && named(&pin.node, &device.node)
+                && named(&pin.device, &device.name)
+            {
+                layers += stage.end_layer - stage.first_layer;
+            }
+        }
+        let too_many = match pin.max_layers {
+            Some(max) => layers > max,
+            None => false,
+        };
+        if layers < pin.min_layers || too_many {
+            found.push(Violation::PinBroken { pin: index, layers });
+        }
+    }
+}
+
+fn check_memory(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Vec<Violation>) {
+    let model = &problem.model;
+    let mut pools: BTreeMap<usize, u128> = BTreeMap::new();
+    for (index, (stage, device)) in devices.iter().enumerate() {
+        let mut weights: u128 = 0;
+        let mut needed = u128::from(model.compute_buffer_bytes) + u128::from(device.fixed_bytes);
+        for layer in stage.first_layer..stage.end_layer {
+            let Some(layer) = usize::try_from(layer).ok().and_then(|l| model.layers.get(l)) else { continue };
+            weights += u128::from(layer.weight_bytes);
+            needed += u128::from(layer.weight_bytes) + u128::from(layer.kv_bytes);
+        }
+        if index == 0 {
+            weights += u128::from(model.embedding_bytes);
+            if device.kind != Kind::Discrete {
+                needed += u128::from(model.embedding_bytes);
+            }
+        }
+        if index + 1 == devices.len() {
+            weights += u128::from(model.output_bytes);
+            needed += u128::from(model.output_bytes) + u128::from(model.output_buffer_bytes);
+        }
+        if needed > u128::from(device.usable_bytes) {
+            let device_name = device.name.clone();
+            let usable_bytes = device.usable_bytes;
+            found.push(Violation::DeviceMemory { device: device_name, needed_bytes: needed, usable_bytes });
+        }
+        *pools.entry(device.pool).or_default() += needed;
+        figure(found, || format!("memory of stage {index}"), stage.memory_bytes, needed);
+        figure(found, || format!("weights of stage {index}"), stage.weight_bytes, weights);
+    }
+    for (pool, needed_bytes) in pools {
+        let pool = problem.topology.pools.get(pool);
+        let (name, usable_bytes) = pool.map_or(("?", 0), |p| (p.name.as_str(), p.usable_bytes));
+        if needed_bytes > u128::from(usable_bytes) {
+            found.push(Violation::PoolMemory { pool: name.to_owned(), needed_bytes, usable_bytes });
+        }
+    }
+}
+
+fn check_times(problem: &Problem, plan: &Plan, devices: &[(&Stage, &Device)], found: &mut Vec<Violation>) {
+    let model = &problem.model;
+    let moved = |bytes: u64, rate: u64| (u128::from(bytes) * 1_000_000_000).div_ceil(u128::from(rate.max(1)));
+    let mut latency: u128 = 0;
+    let mut slowest: u128 = 0;
+    let mut pools: BTreeMap<usize, u128> = BTreeMap::new();
+    for (index, (stage, device)) in devices.iter().enumerate() {
+        let rate = device.bandwidth.bytes_per_second;
+        let mut time = u128::from(device.launch_us) * 1000;
+        for layer in stage.first_layer..stage.end_layer {
+            let Some(layer) = usize::try_from(layer).ok().and_then(|l| model.layers.get(l)) else { continue };
+            time += moved(layer.weight_bytes.saturating_add(layer.kv_read_bytes), rate);
+        }
+        let mut hop: u128 = 0;
+        match devices.get(index + 1) {
+            None => time += moved(model.output_bytes, rate),
+            Some((_, next)) => {
+                let there = problem.topology.link(&device.node, &next.node);
+                let back = problem.topology.link(&next.node, &device.node);
+                let carry = moved(model.activation_bytes, there.rate.bytes_per_second);
+                hop = (u128::from(there.latency_us) + u128::from(back.latency_us)) * 1000 + carry;
+                slowest = slowest.max(carry);
+            }
+        }
+        figure(found, || format!("time of stage {index}"), stage.time_ns, time);
+        figure(found, || format!("hop after stage {index}"), stage.hop_ns.unwrap_or(0), hop);
+        latency += time + hop;
+        *pools.entry(device.pool).or_default() += time;
+    }
+    slowest = pools.into_values().fold(slowest, u128::max);
+    figure(found, || "latency".to_owned(), plan.latency_ns, latency);
+    figure(found, || "slowest part".to_owned(), plan.slowest_ns, slowest);
+}
+
+fn figure(found: &mut Vec<Violation>, what: impl Fn() -> String, said: u64, is: u128) {
+    if u128::from(said) != is {
+        found.push(Violation::WrongFigure { what: what(), said: u128::from(said), is });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,327 @@
+//! Which devices may take part, and what any span of layers costs on each.
+
+use topology::Device;
+
+use crate::{
+    Model, Problem,
+    cost::{Goal, transfer_ns, us_to_ns},
+};
+
+/// Devices the search looks at: one bit each in a machine word, and as many as a model may have stages.
+pub(crate) const MAX_CANDIDATES: usize = 64;
+
+/// A layer never counts for more than a pebibyte: sums of absurd inputs stay far from overflow, and fit nowhere.
+const MAX_LAYER_BYTES: u64 = 1 << 50;
+
+/// A device that could take layers but for a constraint. Reads on after the device's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub device: String,
+    pub backend: String,
+    pub node: String,
+    pub why: String,
+}
+
+/// One device that may hold a stage.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    /// Index into `Topology::devices`.
+    pub device: usize,
+    pub pool: usize,
+    pub usable_bytes: u64,
+    /// What any stage takes here besides its layers.
+    pub overhead_bytes: u64,
+    /// What the first stage takes on top.
+    pub head_bytes: u64,
+    /// Time of the layers before each layer: a span's time is a difference.
+    pub elapsed_ns: Vec<u64>,
+    pub launch_ns: u64,
+    /// Time of the output in the last stage.
+    pub output_ns: u64,
+    pub bytes_per_second: u64,
+    /// Layers the pins allow at least and at most, whatever other devices take part.
+    pub min_layers: usize,
+    pub max_layers: usize,
+    /// Lowest candidate that this one is interchangeable with.
+    pub class: usize,
+}
+
+/// The candidates and the tables the search works on.
+#[derive(Clone, Debug)]
+pub(crate) struct Domain<'p> {
+    pub problem: &'p Problem,
+    pub candidates: Vec<Candidate>,
+    /// Whether devices were left out because there are too many: then nothing can be proved.
+    pub truncated: bool,
+    pub layers: usize,
+    pub min_stages: usize,
+    pub max_stages: usize,
+    /// Whether a stage may begin at this layer; the last entry stands for the end.
+    pub boundary: Vec<bool>,
+    /// Bytes of the layers before each layer.
+    pub content_bytes: Vec<u64>,
+    /// What the last stage takes on top.
+    pub tail_bytes: u64,
+    /// Between two candidates: latency there and back and one activation, and the activation alone.
+    pub hop_ns: Vec<Vec<u64>>,
+    pub carry_ns: Vec<Vec<u64>>,
+    /// Candidates that match each pin, one bit each.
+    pub pin_members: Vec<u64>,
+}
+
+impl<'p> Domain<'p> {
+    pub(crate) fn new(problem: &'p Problem) -> Self {
+        let model = &problem.model;
+        let layers = model.layers.len();
+        let mut eligible: Vec<usize> = (0..problem.topology.devices.len())
+            .filter(|d| refusal(problem, &problem.topology.devices[*d]).is_none())
+            .collect();
+        let truncated = eligible.len() > MAX_CANDIDATES;
+        if truncated {
+            eligible = most_promising(problem, &eligible);
+        }
+        let mut candidates: Vec<Candidate> = eligible.iter().map(|d| candidate(problem, *d)).collect();
+        let pin_members = pin_members(problem, &candidates);
+        bound_by_pins(problem, &pin_members, &mut candidates);
+        let (hop_ns, carry_ns) = hops(problem, &candidates);
+        let segments = model.cuts.len().saturating_add(1).min(layers.max(1));
+        let wanted = problem.constraints.max_devices.map_or(MAX_CANDIDATES, index);
+        let mut boundary = vec![false; layers + 1];
+        for layer in model.cuts.iter().map(|c| index(*c)).chain([0, layers]) {
+            if let Some(entry) = boundary.get_mut(layer) {
+                *entry = true;
+            }
+        }
+        let mut domain = Self {
+            problem,
+            truncated,
+            layers,
+            min_stages: index(problem.constraints.min_devices).max(1),
+            max_stages: wanted.min(candidates.len()).min(segments),
+            boundary,
+            content_bytes: prefix(model.layers.iter().map(|layer| {
+                layer.weight_bytes.saturating_add(layer.kv_bytes).min(MAX_LAYER_BYTES)
+            })),
+            tail_bytes: model.output_bytes.saturating_add(model.output_buffer_bytes).min(MAX_LAYER_BYTES),
+            hop_ns,
+            carry_ns,
+            pin_members,
+            candidates,
+        };
+        domain.classify();
+        domain
+    }
+
+    pub(crate) fn device(&self, candidate: usize) -> &'p Device {
+        &self.problem.topology.devices[self.candidates[candidate].device]
+    }
+
+    /// Bytes of a pool that new shards may take.
+    pub(crate) fn pool_bytes(&self, pool: usize) -> u64 {
+        self.problem.topology.pools.get(pool).map_or(0, |p| p.usable_bytes)
+    }
+
+    /// Memory of layers `[first, end)` on a candidate.
+    pub(crate) fn memory_bytes(&self, candidate: usize, first: usize, end: usize) -> u64 {
+        let c = &self.candidates[candidate];
+        let mut bytes = (self.content_bytes[end] - self.content_bytes[first]).saturating_add(c.overhead_bytes);
+        if first == 0 {
+            bytes = bytes.saturating_add(c.head_bytes);
+        }
+        if end == self.layers {
+            bytes = bytes.saturating_add(self.tail_bytes);
+        }
+        bytes
+    }
+
+    /// Time of one token through layers `[first, end)` on a candidate.
+    pub(crate) fn time_ns(&self, candidate: usize, first: usize, end: usize) -> u64 {
+        let c = &self.candidates[candidate];
+        let output_ns = if end == self.layers { c.output_ns } else { 0 };
+        c.launch_ns + (c.elapsed_ns[end] - c.elapsed_ns[first]) + output_ns
+    }
+
+    /// Cost, under a goal, of going from one candidate to the next; `None` if the goal forbids it.
+    pub(crate) fn way_ns(&self, goal: Goal, from: usize, to: usize) -> Option<u64> {
+        let carry_ns = self.carry_ns[from][to];
+        match goal {
+            Goal::Sum { .. } => goal.admits(carry_ns).then_some(self.hop_ns[from][to]),
+            Goal::Slowest => Some(carry_ns),
+        }
+    }
+
+    /// Groups candidates that can be exchanged for each other in any plan without changing it otherwise.
+    fn classify(&mut self) {
+        for j in 0..self.candidates.len() {
+            let mut class = j;
+            for i in 0..j {
+                let is_first = self.candidates[i].class == i;
+                let members = (i..j).filter(|m| self.candidates[*m].class == i);
+                if is_first && members.into_iter().all(|m| self.interchangeable(m, j)) {
+                    class = i;
+                    break;
+                }
+            }
+            self.candidates[j].class = class;
+        }
+    }
+
+    fn interchangeable(&self, i: usize, j: usize) -> bool {
+        let (a, b) = (&self.candidates[i], &self.candidates[j]);
+        let alone = |pool: usize| self.candidates.iter().filter(|c| c.pool == pool).count() == 1;
+        let same_device = a.usable_bytes == b.usable_bytes
+            && a.overhead_bytes == b.overhead_bytes
+            && a.head_bytes == b.head_bytes
+            && a.launch_ns == b.launch_ns
+            && a.bytes_per_second == b.bytes_per_second
+            && (a.min_layers, a.max_layers) == (b.min_layers, b.max_layers)
+            && alone(a.pool)
+            && alone(b.pool)
+            && self.pool_bytes(a.pool) == self.pool_bytes(b.pool)
+            && self.pin_members.iter().all(|members| (members >> i) & 1 == (members >> j) & 1);
+        let same_ways = |table: &[Vec<u64>]| {
+            table[i][j] == table[j][i]
+                && (0..self.candidates.len())
+                    .filter(|k| *k != i && *k != j)
+                    .all(|k| table[i][k] == table[j][k] && table[k][i] == table[k][j])
+        };
+        same_device && same_ways(&self.hop_ns) && same_ways(&self.carry_ns)
+    }
+}
+
+/// Why the constraints keep a device out, if they do.
+pub(crate) fn refusal(problem: &Problem, device: &Device) -> Option<Refusal> {
+    let constraints = &problem.constraints;
+    let missing = constraints
+        .node_selector
+        .iter()
+        .find(|(key, value)| device.node_labels.get(*key) != Some(*value));
+    let why = if device.kind == topology::Kind::Software && !constraints.allow_software_devices {
+        "is software and allowSoftwareDevices is false".to_owned()
+    } else if !constraints.vendors.is_empty() && !constraints.vendors.contains(&device.vendor) {
+        format!("is of vendor {:?}, which vendors does not list", device.vendor)
+    } else if let Some((key, value)) = missing {
+        format!("is on node {}, which lacks the label {key}={value} of nodeSelector", device.node)
+    } else {
+        return None;
+    };
+    Some(Refusal {
+        device: device.name.clone(),
+        backend: device.backend.clone(),
+        node: device.node.clone(),
+        why,
+    })
+}
+
+/// Every device that takes no part, with the reason, in the order of names.
+pub(crate) fn refusals(problem: &Problem) -> Vec<Refusal> {
+    let excluded = problem.topology.excluded.iter().map(|e| Refusal {
+        device: e.device.clone(),
+        backend: e.backend.clone(),
+        node: e.node.clone(),
+        why: e.why.to_string(),
+    });
+    let refused = problem.topology.devices.iter().filter_map(|d| refusal(problem, d));
+    let mut all: Vec<Refusal> = excluded.chain(refused).collect();
+    all.sort_by(|a, b| a.device.cmp(&b.device));
+    all
+}
+
+/// Half the places for the fastest, half for the largest, with those a pin asks for first.
+fn most_promising(problem: &Problem, eligible: &[usize]) -> Vec<usize> {
+    let device = |d: &usize| &problem.topology.devices[*d];
+    let mut pinned: Vec<usize> = Vec::new();
+    for pin in problem.constraints.pinned_layers.iter().filter(|pin| pin.min_layers > 0) {
+        let matching = eligible.iter().filter(|d| pin.matches(device(d)));
+        pinned.extend(matching.max_by_key(|d| device(d).usable_bytes));
+    }
+    let mut fastest = eligible.to_vec();
+    fastest.sort_by_key(|d| (std::cmp::Reverse(device(d).bandwidth.bytes_per_second), *d));
+    let mut largest = eligible.to_vec();
+    largest.sort_by_key(|d| (std::cmp::Reverse(device(d).usable_bytes), *d));
+    let alternating = fastest.iter().zip(&largest).flat_map(|(a, b)| [*a, *b]);
+    let mut chosen = std::collections::BTreeSet::new();
+    for d in pinned.into_iter().chain(alternating) {
+        if chosen.len() < MAX_CANDIDATES {
+            chosen.insert(d);
+        }
+    }
+    chosen.into_iter().collect()
+}
+
+fn candidate(problem: &Problem, device_index: usize) -> Candidate {
+    let model: &Model = &problem.model;
+    let device = &problem.topology.devices[device_index];
+    let rate = device.bandwidth.bytes_per_second;
+    let layer_ns = model
+        .layers
+        .iter()
+        .map(|layer| transfer_ns(layer.weight_bytes.saturating_add(layer.kv_read_bytes), rate));
+    let head_bytes = if device.kind.uses_host_memory() { model.embedding_bytes } else { 0 };
+    Candidate {
+        device: device_index,
+        pool: device.pool,
+        usable_bytes: device.usable_bytes,
+        overhead_bytes: device.fixed_bytes.saturating_add(model.compute_buffer_bytes).min(MAX_LAYER_BYTES),
+        head_bytes: head_bytes.min(MAX_LAYER_BYTES),
+        elapsed_ns: prefix(layer_ns),
+        launch_ns: us_to_ns(device.launch_us),
+        output_ns: transfer_ns(model.output_bytes, rate),
+        bytes_per_second: rate.max(1),
+        min_layers: 1,
+        max_layers: model.layers.len(),
+        class: 0,
+    }
+}
+
+fn pin_members(problem: &Problem, candidates: &[Candidate]) -> Vec<u64> {
+    let pins = problem.constraints.pinned_layers.iter();
+    pins.map(|pin| {
+        let members = candidates.iter().enumerate().filter(|(_, c)| pin.matches(&problem.topology.devices[c.device]));
+        members.fold(0, |bits, (i, _)| bits | (1 << i))
+    })
+    .collect()
+}
+
+/// A pin bounds each of its devices from above, and its only device from below.
+fn bound_by_pins(problem: &Problem, pin_members: &[u64], candidates: &mut [Candidate]) {
+    for (pin, members) in problem.constraints.pinned_layers.iter().zip(pin_members) {
+        for (i, candidate) in candidates.iter_mut().enumerate().filter(|(i, _)| (members >> i) & 1 == 1) {
+            if let Some(max) = pin.max_layers {
+                candidate.max_layers = candidate.max_layers.min(index(max));
+            }
+            if *members == 1 << i {
+                candidate.min_layers = candidate.min_layers.max(index(pin.min_layers));
+            }
+        }
+    }
+}
+
+fn hops(problem: &Problem, candidates: &[Candidate]) -> (Vec<Vec<u64>>, Vec<Vec<u64>>) {
+    let node = |c: &Candidate| problem.topology.devices[c.device].node.as_str();
+    let mut hop_ns = vec![vec![0; candidates.len()]; candidates.len()];
+    let mut carry_ns = hop_ns.clone();
+    for (i, from) in candidates.iter().enumerate() {
+        for (j, to) in candidates.iter().enumerate() {
+            let there = problem.topology.link(node(from), node(to));
+            let back = problem.topology.link(node(to), node(from));
+            let carry = transfer_ns(problem.model.activation_bytes, there.rate.bytes_per_second);
+            carry_ns[i][j] = carry;
+            hop_ns[i][j] = us_to_ns(there.latency_us) + us_to_ns(back.latency_us) + carry;
+        }
+    }
+    (hop_ns, carry_ns)
+}
+
+fn prefix(values: impl Iterator<Item = u64>) -> Vec<u64> {
+    let sums = values.scan(0_u64, |sum, value| {
+        *sum = sum.saturating_add(value);
+        Some(*sum)
+    });
+    std::iter::once(0).chain(sums).collect()
+}
+
+/// A count of the API as an index; one that does not fit is larger than anything there is.
+pub(crate) fn index(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}

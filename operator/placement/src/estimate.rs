@@ -1,0 +1,125 @@
+//! From the figures of a model file to the bytes that a placement reckons with.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Layer, Model};
+
+/// More layers than any published model has; a bound on the work of the search.
+const MAX_LAYERS: usize = 1024;
+
+/// The runtime lays out its cache in cells of this many tokens.
+const KV_CELL_TOKENS: u64 = 256;
+
+/// Tensors of one micro-batch that are alive together, in multiples of rows × embedding length: the residual stream, the
+/// normalised input, query, key, value and attention output, and gate, up and product of a feed-forward part up to five times as wide.
+const LIVE_WIDTHS: u64 = 24;
+
+/// The attention mask: one 32-bit float and its 16-bit copy for each row and each cell of the cache.
+const MASK_BYTES: u64 = 6;
+
+const FLOAT_BYTES: u64 = 4;
+
+/// Element of the cached keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KvElement {
+    #[default]
+    F16,
+    F32,
+    #[serde(rename = "Q8_0")]
+    Q8_0,
+}
+
+impl KvElement {
+    /// Bytes of this many elements. Q8_0 keeps blocks of 32 bytes with a 16-bit scale.
+    fn bytes(self, elements: u64) -> u64 {
+        match self {
+            Self::F16 => elements.saturating_mul(2),
+            Self::F32 => elements.saturating_mul(4),
+            Self::Q8_0 => elements.div_ceil(32).saturating_mul(34),
+        }
+    }
+}
+
+/// What inspection found in a model file, and how the model shall be run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figures {
+    pub name: String,
+    pub layer_weight_bytes: Vec<u64>,
+    pub embedding_bytes: u64,
+    pub output_bytes: u64,
+    pub embedding_length: u64,
+    pub vocabulary_size: u64,
+    /// Of one token in one layer, keys and values together.
+    pub kv_elements_per_token_per_layer: u64,
+    #[serde(default)]
+    pub kv_element: KvElement,
+    /// Tokens of each sequence.
+    pub context_length: u64,
+    pub parallel_sequences: u64,
+    /// Rows of one micro-batch.
+    pub max_step_rows: u64,
+    /// Layers before which the model may be cut. Empty: it runs whole.
+    pub allowed_cuts: Vec<u32>,
+}
+
+/// Figures of which no model can be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FiguresError {
+    #[error("the model has no layers: nothing can be placed")]
+    NoLayers,
+    #[error("the model has {layers} layers and at most {MAX_LAYERS} are supported")]
+    TooManyLayers { layers: usize },
+    #[error("cut {cut} lies outside the model, which has {layers} layers: cuts are from 1 to {layers} less one")]
+    CutOutside { cut: u32, layers: usize },
+}
+
+/// Reckons the memory a model needs.
+///
+/// Weights are as in the file. The cache holds all sequences at full context, in whole cells, and one cell more for the
+/// runtime's padding row. The compute buffer follows how llama.cpp plans one micro-batch: the few widest tensors alive at once,
+/// the attention mask, and in the last stage the logits of all rows, twice (device and host). A token reads, on average,
+/// half of its own sequence's cache.
+pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
+    let layers = figures.layer_weight_bytes.len();
+    match layers {
+        0 => return Err(FiguresError::NoLayers),
+        1..=MAX_LAYERS => {}
+        _ => return Err(FiguresError::TooManyLayers { layers }),
+    }
+    for cut in &figures.allowed_cuts {
+        if *cut == 0 || usize::try_from(*cut).is_ok_and(|c| c >= layers) {
+            return Err(FiguresError::CutOutside { cut: *cut, layers });
+        }
+    }
+    let tokens = figures.context_length.saturating_mul(figures.parallel_sequences);
+    let cells = tokens.div_ceil(KV_CELL_TOKENS).saturating_add(1).saturating_mul(KV_CELL_TOKENS);
+    let kv_per_token_bytes = figures.kv_element.bytes(figures.kv_elements_per_token_per_layer);
+    let rows = figures.max_step_rows.max(1);
+    let row_bytes = figures
+        .embedding_length
+        .saturating_mul(LIVE_WIDTHS * FLOAT_BYTES)
+        .saturating_add(cells.saturating_mul(MASK_BYTES));
+    let logits_bytes = figures.vocabulary_size.saturating_mul(2 * FLOAT_BYTES);
+    Ok(Model {
+        name: figures.name.clone(),
+        layers: figures
+            .layer_weight_bytes
+            .iter()
+            .map(|weight_bytes| Layer {
+                weight_bytes: *weight_bytes,
+                kv_bytes: kv_per_token_bytes.saturating_mul(cells),
+                kv_read_bytes: kv_per_token_bytes.saturating_mul(figures.context_length / 2),
+            })
+            .collect(),
+        embedding_bytes: figures.embedding_bytes,
+        output_bytes: figures.output_bytes,
+        activation_bytes: figures.embedding_length.saturating_mul(FLOAT_BYTES),
+        compute_buffer_bytes: rows.saturating_mul(row_bytes),
+        output_buffer_bytes: rows.saturating_mul(logits_bytes),
+        cuts: figures.allowed_cuts.iter().copied().collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+use super::*;
+
+fn figures() -> Figures {
+    Figures {
+        name: "m".to_owned(),
+        layer_weight_bytes: vec![100, 200],
+        embedding_bytes: 7,
+        output_bytes: 9,
+        embedding_length: 10,
+        vocabulary_size: 5,
+        kv_elements_per_token_per_layer: 64,
+        kv_element: KvElement::F16,
+        context_length: 100,
+        parallel_sequences: 3,
+        max_step_rows: 2,
+        allowed_cuts: vec![1],
+    }
+}
+
+#[test]
+fn the_cache_holds_every_sequence_at_full_context_in_whole_cells_and_one_more() {
+    let model = estimate(&figures()).expect("a model");
+    assert_eq!(model.layers[0].kv_bytes, 64 * 2 * 768);
+    assert_eq!(model.layers[0].kv_read_bytes, 64 * 2 * 50);
+    assert_eq!(model.activation_bytes, 40);
+    assert_eq!(model.output_buffer_bytes, 2 * 5 * 8);
+}
+
+#[test]
+fn the_element_of_the_cache_decides_its_size() {
+    let of = |kv_element| estimate(&Figures { kv_element, ..figures() }).expect("a model").layers[0].kv_bytes;
+    assert_eq!(of(KvElement::F32), 2 * of(KvElement::F16));
+    assert_eq!(of(KvElement::Q8_0), 68 * 768);
+}
+
+#[test]
+fn figures_that_describe_no_model_are_refused_with_the_reason() {
+    let told = |figures: &Figures| estimate(figures).expect_err("refused").to_string();
+    let none = Figures { layer_weight_bytes: vec![], ..figures() };
+    assert_eq!(told(&none), "the model has no layers: nothing can be placed");
+    let many = Figures { layer_weight_bytes: vec![1; 1025], ..figures() };
+    assert!(told(&many).contains("1025 layers and at most 1024"));
+    for cut in [0, 2] {
+        let outside = Figures { allowed_cuts: vec![cut], ..figures() };
+        assert!(told(&outside).contains(&format!("cut {cut} lies outside")));
+    }
+}
+
+#[test]
+fn absurd_figures_saturate_instead_of_wrapping() {
+    let absurd = Figures {
+        context_length: u64::MAX,
+        parallel_sequences: u64::MAX,
+        kv_elements_per_token_per_layer: u64::MAX,
+        embedding_length: u64::MAX,
+        vocabulary_size: u64::MAX,
+        max_step_rows: u64::MAX,
+        ..figures()
+    };
+    let model = estimate(&absurd).expect("a model");
+    assert_eq!(model.layers[0].kv_bytes, u64::MAX);
+    assert_eq!(model.compute_buffer_bytes, u64::MAX);
+}

@@ -1,0 +1,82 @@
+//! A plan in milliseconds, by rule of thumb: the k fastest devices, or the k largest, for every k.
+
+use std::cmp::Reverse;
+
+use crate::{
+    cost::{Goal, NEVER_NS},
+    domain::Domain,
+    spans::{Work, best_spans},
+};
+
+/// Steps of the walk through the cuts of one order: enough to follow a coupling or two, few enough to stay quick.
+const NODES_PER_ORDER: u64 = 500;
+
+/// Candidates in the order of the layers, and where each one's layers end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub cost_ns: u64,
+    pub order: Vec<usize>,
+    pub ends: Vec<usize>,
+}
+
+impl Found {
+    /// The devices that take part, one bit each.
+    pub(crate) fn members(&self) -> u64 {
+        self.order.iter().fold(0, |bits, candidate| bits | (1 << candidate))
+    }
+}
+
+/// The best of the guesses, if any of them holds the model. Finding none proves nothing.
+pub(crate) fn greedy(domain: &Domain<'_>, goal: Goal, forbidden: Option<u64>) -> Option<Found> {
+    let mut best: Option<Found> = None;
+    for ranking in rankings(domain) {
+        for stages in domain.min_stages..=domain.max_stages {
+            let mut chosen: Vec<usize> = ranking[..stages].to_vec();
+            include_pinned(domain, &ranking, &mut chosen);
+            for order in orders(domain, &chosen) {
+                let below_ns = best.as_ref().map_or(NEVER_NS, |b| b.cost_ns);
+                let mut work = Work::new(NODES_PER_ORDER);
+                let Some(spans) = best_spans(domain, &order, goal, below_ns, &mut work) else { continue };
+                let found = Found { cost_ns: spans.cost_ns, order, ends: spans.ends };
+                if forbidden != Some(found.members()) {
+                    best = Some(found);
+                }
+            }
+        }
+    }
+    best
+}
+
+fn rankings(domain: &Domain<'_>) -> [Vec<usize>; 2] {
+    let all: Vec<usize> = (0..domain.candidates.len()).collect();
+    let mut fastest = all.clone();
+    fastest.sort_by_key(|c| (Reverse(domain.candidates[*c].bytes_per_second), *c));
+    let mut largest = all;
+    largest.sort_by_key(|c| (Reverse(domain.candidates[*c].usable_bytes), *c));
+    [fastest, largest]
+}
+
+/// Exchanges the last devices for ones that a pin asks for, where none of the chosen matches it.
+fn include_pinned(domain: &Domain<'_>, ranking: &[usize], chosen: &mut [usize]) {
+    let pins = domain.problem.constraints.pinned_layers.iter().zip(&domain.pin_members);
+    let mut needed: Vec<usize> = Vec::new();
+    for (_, members) in pins.filter(|(pin, _)| pin.min_layers > 0) {
+        let is_member = |c: &&usize| (members >> **c) & 1 == 1;
+        if !chosen.iter().chain(&needed).any(|c| (members >> c) & 1 == 1) {
+            needed.extend(ranking.iter().find(is_member));
+        }
+    }
+    let places = chosen.len();
+    for (place, candidate) in chosen.iter_mut().rev().zip(needed).take(places) {
+        *place = candidate;
+    }
+}
+
+/// The chosen devices by rank, and with those of one node next to each other.
+fn orders(domain: &Domain<'_>, chosen: &[usize]) -> [Vec<usize>; 2] {
+    let ranked = chosen.to_vec();
+    let mut by_node = ranked.clone();
+    let first_of_node = |c: &usize| ranked.iter().position(|r| domain.device(*r).node == domain.device(*c).node);
+    by_node.sort_by_key(first_of_node);
+    [ranked, by_node]
+}

@@ -1,0 +1,123 @@
+//! What is to be decided.
+
+use std::{collections::BTreeMap, collections::BTreeSet, fmt};
+
+use serde::{Deserialize, Serialize};
+use topology::{Device, Topology};
+
+/// One model, the cluster it may run on, what is allowed and what is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub model: Model,
+    pub topology: Topology,
+    pub constraints: Constraints,
+    pub objective: Objective,
+}
+
+/// What a placement must know of a model. [`crate::estimate`] makes one from the figures of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// For people.
+    pub name: String,
+    pub layers: Vec<Layer>,
+    /// Input embedding: the first stage keeps it in the node's memory and reads one row of it a token.
+    pub embedding_bytes: u64,
+    /// Output norm and matrix: the last stage keeps and reads all of it.
+    pub output_bytes: u64,
+    /// One token's activations between two stages.
+    pub activation_bytes: u64,
+    /// Working memory of any stage (an estimate).
+    pub compute_buffer_bytes: u64,
+    /// Working memory of the last stage on top of that (an estimate).
+    pub output_buffer_bytes: u64,
+    /// Layers before which the model may be cut. Empty: it runs whole.
+    pub cuts: BTreeSet<u32>,
+}
+
+/// One layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer {
+    pub weight_bytes: u64,
+    /// Cached keys and values of all sequences at full context.
+    pub kv_bytes: u64,
+    /// Cached bytes that one token reads on average.
+    pub kv_read_bytes: u64,
+}
+
+/// What a plan must respect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Constraints {
+    pub min_devices: u32,
+    pub max_devices: Option<u32>,
+    pub allow_software_devices: bool,
+    /// Empty: any.
+    pub vendors: BTreeSet<String>,
+    /// Labels that a device's node must all have.
+    pub node_selector: BTreeMap<String, String>,
+    pub pinned_layers: Vec<Pin>,
+}
+
+impl Default for Constraints {
+    fn default() -> Self {
+        Self {
+            min_devices: 1,
+            max_devices: None,
+            allow_software_devices: false,
+            vendors: BTreeSet::new(),
+            node_selector: BTreeMap::new(),
+            pinned_layers: Vec::new(),
+        }
+    }
+}
+
+/// The devices that match every field given hold, between them, this many layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pin {
+    pub backend: Option<String>,
+    pub node: Option<String>,
+    pub device: Option<String>,
+    pub min_layers: u32,
+    pub max_layers: Option<u32>,
+}
+
+impl Pin {
+    /// Whether a device is one of those the pin speaks of.
+    pub fn matches(&self, device: &Device) -> bool {
+        self.matches_parts(&device.backend, &device.node, &device.name)
+    }
+
+    pub(crate) fn matches_parts(&self, backend: &str, node: &str, device: &str) -> bool {
+        let agrees = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
+        agrees(&self.backend, backend) && agrees(&self.node, node) && agrees(&self.device, device)
+    }
+}
+
+/// "2-4 layers on backend vulkan".
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.min_layers, self.max_layers) {
+            (min, None) => write!(f, "at least {min} layers")?,
+            (0, Some(max)) => write!(f, "at most {max} layers")?,
+            (min, Some(max)) if min == max => write!(f, "{min} layers")?,
+            (min, Some(max)) => write!(f, "{min}-{max} layers")?,
+        }
+        let parts = [("backend", &self.backend), ("node", &self.node), ("device", &self.device)];
+        let named = parts.iter().filter_map(|(what, name)| Some((what, name.as_deref()?)));
+        for (i, (what, name)) in named.enumerate() {
+            write!(f, "{}{what} {name}", if i == 0 { " on " } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+/// What a good plan is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Objective {
+    /// The least time for one token of one stream.
+    #[default]
+    Latency,
+    /// The most tokens over many streams.
+    Throughput,
+}

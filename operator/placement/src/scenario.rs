@@ -1,0 +1,72 @@
+//! A decision from a file: devices, a model and constraints in, the operator's answer as text out.
+
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+use topology::Input;
+
+use crate::{
+    Budget, Constraints, Figures, FiguresError, Objective, Problem, check, estimate, explain, solve, text,
+};
+
+/// What the file says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scenario {
+    cluster: Input,
+    model: Figures,
+    #[serde(default)]
+    constraints: Constraints,
+    #[serde(default)]
+    objective: Objective,
+    /// Steps of the search.
+    #[serde(default)]
+    nodes: Option<u64>,
+}
+
+/// A scenario that says nothing that could be decided.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    #[error("not a scenario: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error(transparent)]
+    Model(#[from] FiguresError),
+}
+
+/// Decides a scenario, given as JSON, and writes the answer down: the plan, its verdict, the next best and what the checker
+/// says; or why there is none.
+pub fn run(json: &str) -> Result<String, ScenarioError> {
+    let scenario: Scenario = serde_json::from_str(json)?;
+    let budget = scenario.nodes.map_or_else(Budget::default, |nodes| Budget { nodes });
+    let problem = Problem {
+        model: estimate(&scenario.model)?,
+        topology: topology::build(&scenario.cluster),
+        constraints: scenario.constraints,
+        objective: scenario.objective,
+    };
+    Ok(answer(&problem, budget))
+}
+
+fn answer(problem: &Problem, budget: Budget) -> String {
+    let mut answer = format!("{}: {} layers\n", problem.model.name, problem.model.layers.len());
+    for pool in &problem.topology.pools {
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(answer, "memory {}: {} usable", pool.name, text::bytes(pool.usable_bytes));
+    }
+    match solve(problem, budget) {
+        Ok(solution) => {
+            let _ = write!(answer, "{}verdict: {}\n", solution.plan, solution.verdict);
+            if let Some(other) = &solution.runner_up {
+                let _ = writeln!(answer, "runner-up: {}", other.summary());
+            }
+            for violation in check(problem, &solution.plan) {
+                let _ = writeln!(answer, "VIOLATION: {violation}");
+            }
+        }
+        Err(infeasible) => {
+            let explanation = explain(problem, &infeasible);
+            let _ = writeln!(answer, "no plan: {}: {}", explanation.reason, explanation.message);
+        }
+    }
+    answer
+}

@@ -1,0 +1,106 @@
+//! The solver against brute force on small clusters: every device order, every cut.
+
+#[path = "oracle/brute_force.rs"]
+mod brute_force;
+#[path = "oracle/problems.rs"]
+mod problems;
+
+use placement::{Budget, Infeasible, Objective, Plan, Problem, Verdict, check, diff, explain, solve};
+use proptest::prelude::*;
+
+/// What the objective compares, the first entry first.
+fn cost(problem: &Problem, plan: &Plan) -> (u64, u64) {
+    match problem.objective {
+        Objective::Latency => (plan.latency_ns, 0),
+        Objective::Throughput => (plan.slowest_ns, plan.latency_ns),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_solver_finds_what_brute_force_finds_or_proves_that_there_is_nothing(problem in problems::small()) {
+        let best = brute_force::best(&problem);
+        match solve(&problem, Budget::default()) {
+            Ok(solution) => {
+                prop_assert_eq!(check(&problem, &solution.plan), vec![]);
+                prop_assert_eq!(solution.verdict, Verdict::Optimal);
+                let best = best.expect("brute force finds a plan where the solver does");
+                prop_assert_eq!(cost(&problem, &solution.plan), cost(&problem, &best), "\n{}{}", solution.plan, best);
+            }
+            Err(infeasible) => {
+                prop_assert!(!matches!(infeasible, Infeasible::Exhausted { .. }));
+                prop_assert!(best.is_none(), "{:?}, but\n{}", infeasible, best.expect("a plan"));
+                let explanation = explain(&problem, &infeasible);
+                prop_assert!(!explanation.message.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_problem_has_the_same_answer_and_a_guess_is_never_better(problem in problems::small()) {
+        let first = solve(&problem, Budget::default());
+        prop_assert_eq!(&first, &solve(&problem, Budget::default()));
+        if let Ok(guess) = solve(&problem, Budget { nodes: 0 }) {
+            let solution = first.expect("a guess is a plan, so there is one");
+            prop_assert_eq!(check(&problem, &guess.plan), vec![]);
+            prop_assert!(cost(&problem, &solution.plan) <= cost(&problem, &guess.plan));
+        }
+    }
+
+    #[test]
+    fn a_runner_up_is_a_good_plan_on_other_devices_and_costs_no_less(problem in problems::small()) {
+        let Ok(solution) = solve(&problem, Budget::default()) else { return Ok(()) };
+        let Some(other) = &solution.runner_up else { return Ok(()) };
+        prop_assert_eq!(check(&problem, other), vec![]);
+        prop_assert!(cost(&problem, other) >= cost(&problem, &solution.plan));
+        let devices = |plan: &Plan| plan.stages.iter().map(|s| s.device.clone()).collect::<std::collections::BTreeSet<_>>();
+        prop_assert_ne!(devices(other), devices(&solution.plan));
+        prop_assert_ne!(diff(&solution.plan, other), "no layer moves\n");
+    }
+
+    #[test]
+    fn memory_that_is_said_to_be_missing_is_enough_once_it_is_there(problem in problems::small()) {
+        let Err(infeasible) = solve(&problem, Budget::default()) else { return Ok(()) };
+        let explanation = explain(&problem, &infeasible);
+        let Some(missing_bytes) = explanation.missing_bytes else { return Ok(()) };
+        prop_assert!(missing_bytes > 0);
+        if infeasible == Infeasible::NoPlan {
+            let mut eased = problem;
+            for device in &mut eased.topology.devices {
+                device.usable_bytes += missing_bytes;
+                eased.topology.pools[device.pool].usable_bytes += missing_bytes;
+            }
+            prop_assert!(solve(&eased, Budget::default()).is_ok(), "{}", explanation.message);
+        }
+    }
+}
+
+#[test]
+fn eight_different_devices_under_tight_memory_are_proved_optimal() {
+    let problem = problems::eight_devices();
+    let solution = solve(&problem, Budget::default()).expect("a plan");
+    assert_eq!(solution.verdict, Verdict::Optimal, "explored {}", solution.explored);
+    assert_eq!(check(&problem, &solution.plan), vec![]);
+}
+
+#[test]
+fn many_devices_end_within_the_budget_and_tell_the_gap() {
+    let problem = problems::many_devices(100, 80);
+    let solution = solve(&problem, Budget { nodes: 3_000 }).expect("a plan");
+    assert!(solution.explored <= 3_000);
+    assert_ne!(solution.verdict, Verdict::Optimal);
+    assert_eq!(check(&problem, &solution.plan), vec![]);
+    let fewer = problems::many_devices(30, 80);
+    let solution = solve(&fewer, Budget { nodes: 3_000 }).expect("a plan");
+    assert!(matches!(solution.verdict, Verdict::Optimal | Verdict::Feasible { .. }), "{:?}", solution.verdict);
+}
+
+#[test]
+fn identical_devices_do_not_multiply_the_work() {
+    let problem = problems::identical_devices(16, 32);
+    let solution = solve(&problem, Budget::default()).expect("a plan");
+    assert_eq!(solution.verdict, Verdict::Optimal);
+    assert!(solution.explored < 1_000, "explored {}", solution.explored);
+}

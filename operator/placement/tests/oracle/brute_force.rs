@@ -1,0 +1,112 @@
+//! Every ordered choice of devices, every cut. Which of them are plans is the checker's judgement, not the solver's.
+
+use placement::{Objective, Plan, Problem, Stage, check};
+
+/// The best plan there is.
+pub fn best(problem: &Problem) -> Option<Plan> {
+    let mut best: Option<Plan> = None;
+    let mut order = Vec::new();
+    each_order(problem.topology.devices.len(), &mut order, &mut |order| {
+        let mut ends = Vec::new();
+        each_cut(order.len(), problem.model.layers.len(), 0, &mut ends, &mut |ends| {
+            let plan = plan(problem, order, ends);
+            let better = best.as_ref().is_none_or(|b| cost(problem, &plan) < cost(problem, b));
+            if better && check(problem, &plan).is_empty() {
+                best = Some(plan);
+            }
+        });
+    });
+    best
+}
+
+fn cost(problem: &Problem, plan: &Plan) -> (u64, u64) {
+    match problem.objective {
+        Objective::Latency => (plan.latency_ns, 0),
+        Objective::Throughput => (plan.slowest_ns, plan.latency_ns),
+    }
+}
+
+fn each_order(devices: usize, order: &mut Vec<usize>, visit: &mut impl FnMut(&[usize])) {
+    for device in 0..devices {
+        if !order.contains(&device) {
+            order.push(device);
+            visit(order);
+            each_order(devices, order, visit);
+            order.pop();
+        }
+    }
+}
+
+fn each_cut(stages: usize, layers: usize, first: usize, ends: &mut Vec<usize>, visit: &mut impl FnMut(&[usize])) {
+    if ends.len() + 1 == stages {
+        if first < layers {
+            ends.push(layers);
+            visit(ends);
+            ends.pop();
+        }
+        return;
+    }
+    for end in first + 1..layers {
+        ends.push(end);
+        each_cut(stages, layers, end, ends, visit);
+        ends.pop();
+    }
+}
+
+/// The plan with its figures by plain arithmetic; the checker recomputes them in its own way.
+fn plan(problem: &Problem, order: &[usize], ends: &[usize]) -> Plan {
+    let model = &problem.model;
+    let ns = |bytes: u64, rate: u64| (bytes * 1_000_000_000).div_ceil(rate);
+    let mut stages = Vec::new();
+    let mut first = 0;
+    let mut slowest_ns = 0;
+    for (s, end) in ends.iter().enumerate() {
+        let device = &problem.topology.devices[order[s]];
+        let next = order.get(s + 1).map(|n| &problem.topology.devices[*n]);
+        let rate = device.bandwidth.bytes_per_second;
+        let layers = &model.layers[first..*end];
+        let layer_weights: u64 = layers.iter().map(|l| l.weight_bytes).sum();
+        let caches: u64 = layers.iter().map(|l| l.kv_bytes).sum();
+        let mut time_ns: u64 = device.launch_us * 1000;
+        time_ns += layers.iter().map(|l| ns(l.weight_bytes + l.kv_read_bytes, rate)).sum::<u64>();
+        let mut weight_bytes = layer_weights;
+        let mut memory_bytes = layer_weights + caches + device.fixed_bytes + model.compute_buffer_bytes;
+        if s == 0 {
+            weight_bytes += model.embedding_bytes;
+            if device.kind.uses_host_memory() {
+                memory_bytes += model.embedding_bytes;
+            }
+        }
+        if next.is_none() {
+            weight_bytes += model.output_bytes;
+            memory_bytes += model.output_bytes + model.output_buffer_bytes;
+            time_ns += ns(model.output_bytes, rate);
+        }
+        let hop_ns = next.map(|next| {
+            let there = problem.topology.link(&device.node, &next.node);
+            let back = problem.topology.link(&next.node, &device.node);
+            let carry = ns(model.activation_bytes, there.rate.bytes_per_second);
+            slowest_ns = slowest_ns.max(carry);
+            (there.latency_us + back.latency_us) * 1000 + carry
+        });
+        stages.push(Stage {
+            device: device.name.clone(),
+            node: device.node.clone(),
+            backend: device.backend.clone(),
+            first_layer: u32::try_from(first).expect("few layers"),
+            end_layer: u32::try_from(*end).expect("few layers"),
+            weight_bytes,
+            memory_bytes,
+            time_ns,
+            hop_ns,
+        });
+        first = *end;
+    }
+    for pool in 0..problem.topology.pools.len() {
+        let on_pool = |(s, _): &(usize, &Stage)| problem.topology.devices[order[*s]].pool == pool;
+        let busy: u64 = stages.iter().enumerate().filter(on_pool).map(|(_, stage)| stage.time_ns).sum();
+        slowest_ns = slowest_ns.max(busy);
+    }
+    let latency_ns = stages.iter().map(|s| s.time_ns + s.hop_ns.unwrap_or(0)).sum();
+    Plan { stages, latency_ns, slowest_ns }
+}

@@ -1,0 +1,176 @@
+//! Problems: random small ones, and a few large ones of a known shape.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use placement::{Constraints, Layer, Model, Objective, Pin, Problem};
+use proptest::prelude::*;
+use topology::{Device, Kind, Link, Origin, Pool, Rate, Topology};
+
+/// Up to four devices on up to three pools and nodes, up to six layers, every constraint.
+pub fn small() -> impl Strategy<Value = Problem> {
+    (model(), cluster(), constraints(), any::<bool>()).prop_map(|(model, topology, constraints, latency)| Problem {
+        model,
+        topology,
+        constraints,
+        objective: if latency { Objective::Latency } else { Objective::Throughput },
+    })
+}
+
+const MIB: u64 = 1 << 20;
+
+fn model() -> impl Strategy<Value = Model> {
+    let layer = (1_u64..20, 0_u64..5, 0_u64..5).prop_map(|(weight, kv, read)| Layer {
+        weight_bytes: weight * MIB,
+        kv_bytes: kv * MIB,
+        kv_read_bytes: read.min(kv) * MIB / 2,
+    });
+    let alike = (layer.clone(), 1_usize..7).prop_map(|(layer, layers)| vec![layer; layers]);
+    let layers = prop_oneof![alike, prop::collection::vec(layer, 1..7)];
+    (layers, 0_u64..10, 0_u64..10, 0_u64..3, any::<u8>(), any::<bool>()).prop_map(
+        |(layers, embedding, output, buffer, cuts, everywhere)| {
+            let last = u32::try_from(layers.len()).expect("few layers");
+            Model {
+                name: "m".to_owned(),
+                embedding_bytes: embedding * MIB,
+                output_bytes: output * MIB,
+                activation_bytes: 4096,
+                compute_buffer_bytes: buffer * MIB,
+                output_buffer_bytes: buffer * MIB,
+                cuts: (1..last).filter(|cut| everywhere || (cuts >> cut) & 1 == 1).collect(),
+                layers,
+            }
+        },
+    )
+}
+
+fn cluster() -> impl Strategy<Value = Topology> {
+    let device = (0_usize..3, 5_u64..80, 1_u64..40, 0_u64..3, 0_u8..4, any::<bool>());
+    let devices = prop::collection::vec(device, 1..5);
+    let pools = prop::collection::vec(20_u64..120, 3);
+    let links = prop::collection::vec((0_u8..3, 0_u8..3, 0_u64..2000, 1_u64..1000), 0..4);
+    (devices, pools, links).prop_map(|(devices, pools, links)| {
+        let pools: Vec<Pool> = pools
+            .into_iter()
+            .enumerate()
+            .map(|(i, mib)| Pool {
+                name: format!("pool{i}"),
+                usable_bytes: mib * MIB,
+                held_bytes: 0,
+                bandwidth: measured(1_000_000_000),
+            })
+            .collect();
+        let devices = devices.into_iter().enumerate().map(|(i, (place, mib, tenths, launch, kind, vulkan))| {
+            let kind = [Kind::Cpu, Kind::Discrete, Kind::Software, Kind::Integrated][usize::from(kind)];
+            let mut device = device(i, place, mib, tenths * 100_000_000, kind);
+            device.usable_bytes = device.usable_bytes.min(pools[place].usable_bytes);
+            device.launch_us = launch * 100;
+            device.backend = if vulkan { "vulkan" } else { "cpu" }.to_owned();
+            device
+        });
+        let links = links.into_iter().map(|(from, to, latency_us, mb)| {
+            (
+                (format!("node{from}"), format!("node{to}")),
+                Link { latency_us, rate: measured(mb * 1_000_000) },
+            )
+        });
+        Topology { devices: devices.collect(), excluded: vec![], links: links.collect(), pools }
+    })
+}
+
+fn constraints() -> impl Strategy<Value = Constraints> {
+    let pin = (0_u8..4, 0_u32..4, prop::option::of(0_u32..5)).prop_map(|(what, min_layers, extra)| Pin {
+        backend: (what == 0).then(|| "vulkan".to_owned()),
+        node: (what == 1).then(|| "node0".to_owned()),
+        device: (what >= 2).then(|| "device001".to_owned()),
+        min_layers,
+        max_layers: extra.map(|extra| min_layers + extra),
+    });
+    let pins = prop_oneof![3 => Just(vec![]), 2 => prop::collection::vec(pin, 1..3)];
+    (1_u32..4, prop::option::weighted(0.4, 1_u32..4), prop::bool::weighted(0.8), pins, 0_u8..8).prop_map(
+        |(min_devices, max_devices, allow_software_devices, pinned_layers, rare)| Constraints {
+            min_devices,
+            max_devices,
+            allow_software_devices,
+            vendors: if rare == 0 { BTreeSet::from(["v0".to_owned()]) } else { BTreeSet::new() },
+            node_selector: if rare == 1 {
+                BTreeMap::from([("zone".to_owned(), "z0".to_owned())])
+            } else {
+                BTreeMap::new()
+            },
+            pinned_layers,
+        },
+    )
+}
+
+fn measured(bytes_per_second: u64) -> Rate {
+    Rate { bytes_per_second, origin: Origin::Measured }
+}
+
+fn device(index: usize, place: usize, mib: u64, bytes_per_second: u64, kind: Kind) -> Device {
+    Device {
+        name: format!("device{index:03}"),
+        node: format!("node{place}"),
+        node_labels: BTreeMap::from([("zone".to_owned(), format!("z{}", place % 2))]),
+        vendor: format!("v{}", index % 2),
+        model: String::new(),
+        backend: "cuda".to_owned(),
+        kind,
+        pool: place,
+        usable_bytes: mib * MIB,
+        fixed_bytes: 2 * MIB,
+        bandwidth: measured(bytes_per_second),
+        launch_us: 100,
+    }
+}
+
+/// Each device on its own node and pool.
+fn apart(devices: Vec<Device>, layers: usize) -> Problem {
+    let pools = devices.iter().map(|d| Pool {
+        name: d.name.clone(),
+        usable_bytes: d.usable_bytes,
+        held_bytes: 0,
+        bandwidth: d.bandwidth,
+    });
+    let last = u32::try_from(layers).expect("few layers");
+    Problem {
+        topology: Topology { pools: pools.collect(), devices, ..Topology::default() },
+        model: Model {
+            name: "large".to_owned(),
+            layers: vec![Layer { weight_bytes: 100 * MIB, kv_bytes: 10 * MIB, kv_read_bytes: MIB }; layers],
+            embedding_bytes: 0,
+            output_bytes: 50 * MIB,
+            activation_bytes: 16_384,
+            compute_buffer_bytes: 10 * MIB,
+            output_buffer_bytes: 10 * MIB,
+            cuts: (1..last).collect(),
+        },
+        constraints: Constraints::default(),
+        objective: Objective::Latency,
+    }
+}
+
+/// Eight devices, no two alike, of which the model needs nearly all.
+pub fn eight_devices() -> Problem {
+    let devices = (0..8).map(|i: usize| {
+        let i64 = u64::try_from(i).expect("small");
+        device(i, i, 500 + 60 * i64, (10 + 7 * i64) * 1_000_000_000, Kind::Discrete)
+    });
+    apart(devices.collect(), 40)
+}
+
+pub fn many_devices(devices: usize, layers: usize) -> Problem {
+    let devices = (0..devices).map(|i| {
+        let spread = u64::try_from(i * 37 % 101).expect("small");
+        device(i, i, 400 + 10 * spread, (20 + spread) * 1_000_000_000, Kind::Discrete)
+    });
+    apart(devices.collect(), layers)
+}
+
+pub fn identical_devices(devices: usize, layers: usize) -> Problem {
+    let devices = (0..devices).map(|i| device(i, i, 700, 50_000_000_000, Kind::Discrete));
+    let mut problem = apart(devices.collect(), layers);
+    for device in &mut problem.topology.devices {
+        device.vendor = "v".to_owned();
+    }
+    problem
+}

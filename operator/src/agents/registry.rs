@@ -1,0 +1,305 @@
+//! Which agents are attached and what they last said: the operator's only knowledge of shards, kept in memory.
+//!
+//! Sessions write, the control loop reads a snapshot and hands out assignments. Everything is level-triggered: a report
+//! replaces the one before, an assignment the one before, and whoever is slow sees only the latest.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use proto::control::v1::{Assignments, Hello, Inspect, Inspection, ShardReport, ShardStatus};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Agents attached at once; ten times the largest cluster that this version is measured on.
+pub const AGENTS_MAX: usize = 10_000;
+/// Shards one node may report: far above the devices of any node.
+pub const SHARDS_MAX: usize = 1024;
+/// Accepted epochs one node may report: models that were ever placed there.
+pub const EPOCHS_MAX: usize = 4096;
+/// Inspections one agent has to do at once.
+pub const INSPECTIONS_MAX: usize = 4;
+/// Text from an agent that ends in a condition is cut here.
+const MESSAGE_MAX: usize = 1024;
+/// A CamelCase word.
+const REASON_MAX: usize = 64;
+/// A DNS name, a colon and a port.
+const ENDPOINT_MAX: usize = 260;
+
+/// What one attached agent last said.
+#[derive(Debug, Clone)]
+pub struct AgentView {
+    /// Differs between two streams of the same node.
+    pub session: u64,
+    /// When its stream said Hello.
+    pub attached: Instant,
+    /// The highest epoch it accepted, by model uid.
+    pub epochs: HashMap<String, u64>,
+    /// Whether it has reported its shards yet.
+    pub reported: bool,
+    /// Its shards.
+    pub shards: Arc<[ShardStatus]>,
+}
+
+/// The answer to an inspection, and who gave it.
+#[derive(Debug)]
+pub struct Inspected {
+    /// Node of the agent.
+    pub node: String,
+    /// What it said.
+    pub inspection: Inspection,
+}
+
+/// All agents at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// By node.
+    pub nodes: BTreeMap<String, AgentView>,
+    /// Answers since the last snapshot.
+    pub inspected: Vec<Inspected>,
+}
+
+/// What one node must hold.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeAssignments {
+    /// As the agent receives it.
+    pub message: Assignments,
+    /// Uids of the models in it.
+    pub models: BTreeSet<String>,
+}
+
+/// What a session needs to serve its agent.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Number of this session.
+    pub session: u64,
+    /// What the node must hold; `None` until the control loop has decided.
+    pub assignments: watch::Receiver<Option<Arc<Assignments>>>,
+    /// Sources to look at.
+    pub inspect: mpsc::Receiver<Inspect>,
+    /// Cancelled when a newer stream of the same node takes over.
+    pub replaced: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Entry {
+    view: AgentView,
+    assignments: watch::Sender<Option<Arc<Assignments>>>,
+    inspect: mpsc::Sender<Inspect>,
+    asked: Vec<(String, i64)>,
+    models: BTreeSet<String>,
+    replaced: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    sessions: u64,
+    nodes: BTreeMap<String, Entry>,
+    inspected: Vec<Inspected>,
+}
+
+/// Why an agent is not let in.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    /// [`AGENTS_MAX`] are attached.
+    #[error("{AGENTS_MAX} agents are attached already")]
+    Full,
+    /// The Hello is larger than any node's.
+    #[error("the Hello names {0} epochs; at most {EPOCHS_MAX} are accepted")]
+    TooManyEpochs(usize),
+}
+
+/// The agents attached to this replica.
+#[derive(Debug)]
+pub struct Agents {
+    inner: Mutex<Inner>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Agents {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), changed: watch::Sender::new(0) }
+    }
+}
+
+impl Agents {
+    /// Wakes on every change.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Lets an agent in. A stream that the node had before is replaced.
+    pub fn attach(&self, node: &str, hello: Hello, now: Instant) -> Result<Attachment, AttachError> {
+        if hello.epochs.len() > EPOCHS_MAX {
+            return Err(AttachError::TooManyEpochs(hello.epochs.len()));
+        }
+        let attachment = {
+            let mut inner = self.lock();
+            if inner.nodes.len() >= AGENTS_MAX && !inner.nodes.contains_key(node) {
+                return Err(AttachError::Full);
+            }
+            inner.sessions += 1;
+            let session = inner.sessions;
+            let (assignments, assignments_seen) = watch::channel(None);
+            let (inspect, inspect_seen) = mpsc::channel(INSPECTIONS_MAX);
+            let replaced = CancellationToken::new();
+            let view = AgentView {
+                session,
+                attached: now,
+                epochs: hello.epochs.into_iter().map(|epoch| (epoch.model_uid, epoch.epoch)).collect(),
+                reported: false,
+                shards: Arc::default(),
+            };
+            let entry = Entry { view, assignments, inspect, asked: Vec::new(), models: BTreeSet::new(), replaced: replaced.clone() };
+            if let Some(older) = inner.nodes.insert(node.to_owned(), entry) {
+                older.replaced.cancel();
+            }
+            Attachment { session, assignments: assignments_seen, inspect: inspect_seen, replaced }
+        };
+        self.touch();
+        Ok(attachment)
+    }
+
+    /// Takes over what the node says of its shards; ignored from a stream that was replaced.
+    pub fn report(&self, node: &str, session: u64, report: ShardReport) {
+        let mut shards = report.shards;
+        if shards.len() > SHARDS_MAX {
+            tracing::warn!(node, shards = shards.len(), "the agent reports more than {SHARDS_MAX} shards; the rest is ignored");
+            shards.truncate(SHARDS_MAX);
+        }
+        for shard in &mut shards {
+            cut(&mut shard.message, MESSAGE_MAX);
+            cut(&mut shard.reason, REASON_MAX);
+            if shard.endpoint.len() > ENDPOINT_MAX {
+                shard.endpoint.clear();
+            }
+        }
+        let changed = self.with(node, session, |entry| {
+            let changed = !entry.view.reported || *entry.view.shards != *shards;
+            for shard in &shards {
+                let epoch = entry.view.epochs.entry(shard.model_uid.clone()).or_default();
+                *epoch = (*epoch).max(shard.epoch);
+            }
+            entry.view.reported = true;
+            entry.view.shards = shards.into();
+            changed
+        });
+        if changed == Some(true) {
+            self.touch();
+        }
+    }
+
+    /// Takes the answer to an inspection; dropped unless it was asked for.
+    pub fn inspected(&self, node: &str, session: u64, inspection: Inspection) {
+        let key = (inspection.model_uid.clone(), inspection.generation);
+        let asked = self.with(node, session, |entry| {
+            let found = entry.asked.iter().position(|asked| *asked == key);
+            found.map(|at| entry.asked.swap_remove(at)).is_some()
+        });
+        if asked != Some(true) {
+            tracing::warn!(node, model_uid = %key.0, "an inspection that nobody asked for is dropped");
+            return;
+        }
+        self.lock().inspected.push(Inspected { node: node.to_owned(), inspection });
+        self.touch();
+    }
+
+    /// Forgets an agent whose stream ended; a newer stream of the same node stays.
+    pub fn detach(&self, node: &str, session: u64) {
+        let removed = {
+            let mut inner = self.lock();
+            let ours = inner.nodes.get(node).is_some_and(|entry| entry.view.session == session);
+            ours.then(|| inner.nodes.remove(node)).flatten().is_some()
+        };
+        if removed {
+            self.touch();
+        }
+    }
+
+    /// Forgets all: this replica leads no longer.
+    pub fn clear(&self) {
+        let mut inner = self.lock();
+        for entry in std::mem::take(&mut inner.nodes).into_values() {
+            entry.replaced.cancel();
+        }
+        inner.inspected.clear();
+    }
+
+    /// Everything as it is now; answers to inspections are handed out once.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut inner = self.lock();
+        Snapshot {
+            inspected: std::mem::take(&mut inner.inspected),
+            nodes: inner.nodes.iter().map(|(node, entry)| (node.clone(), entry.view.clone())).collect(),
+        }
+    }
+
+    /// Sends every attached agent what it must hold, where that differs from what it was sent before. A node that is not
+    /// named holds nothing.
+    pub fn assign(&self, by_node: &BTreeMap<String, NodeAssignments>) {
+        let nothing = NodeAssignments::default();
+        for (node, entry) in &mut self.lock().nodes {
+            let wanted = by_node.get(node).unwrap_or(&nothing);
+            entry.models.clone_from(&wanted.models);
+            entry.assignments.send_if_modified(|current| {
+                let differs = current.as_deref() != Some(&wanted.message);
+                if differs {
+                    *current = Some(Arc::new(wanted.message.clone()));
+                }
+                differs
+            });
+        }
+    }
+
+    /// Asks an agent to look at a source. False when it is gone or has enough to do.
+    pub fn inspect(&self, node: &str, inspect: Inspect) -> bool {
+        let mut inner = self.lock();
+        let Some(entry) = inner.nodes.get_mut(node) else { return false };
+        let key = (inspect.model_uid.clone(), inspect.generation);
+        if entry.asked.len() >= INSPECTIONS_MAX || entry.inspect.try_send(inspect).is_err() {
+            return false;
+        }
+        entry.asked.push(key);
+        true
+    }
+
+    /// Whether the node is to hold a shard of the model at present.
+    #[must_use]
+    pub fn is_assigned(&self, node: &str, model_uid: &str) -> bool {
+        self.lock().nodes.get(node).is_some_and(|entry| entry.models.contains(model_uid))
+    }
+
+    /// How many are attached.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().nodes.len()
+    }
+
+    /// None is attached.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn with<T>(&self, node: &str, session: u64, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let mut inner = self.lock();
+        inner.nodes.get_mut(node).filter(|entry| entry.view.session == session).map(change)
+    }
+
+    fn touch(&self) {
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change is complete before anything can panic, so a poisoned map is still a sound one.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn cut(text: &mut String, longest: usize) {
+    text.truncate(text.floor_char_boundary(longest));
+}
+
+#[cfg(test)]
+mod tests;

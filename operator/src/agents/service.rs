@@ -1,0 +1,96 @@
+//! `AgentControl`: who may attach, and which leaves an agent may have for its workers.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::StreamExt;
+use identity::{DEFAULT_LEAF_LIFETIME, Role, SpiffeId};
+use proto::control::v1::agent_control_server::{AgentControl, AgentControlServer};
+use proto::control::v1::{AgentMessage, IssueWorkerLeafRequest, IssueWorkerLeafResponse, OperatorMessage};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::registry::Agents;
+use super::session::{OUTBOUND_QUEUE, Session};
+use crate::context::{Context, Leadership};
+
+/// Largest message from an agent: an inspection with a vocabulary of 32 MiB and the digests of every layer.
+const MESSAGE_BYTES_MAX: usize = 40 * 1024 * 1024;
+
+/// The service that agents attach to.
+#[derive(Debug, Clone)]
+pub struct ControlService {
+    context: Context,
+    leadership: Leadership,
+    agents: Arc<Agents>,
+    stop: CancellationToken,
+}
+
+impl ControlService {
+    /// Sessions end when `stop` is cancelled.
+    #[must_use]
+    pub fn new(context: Context, leadership: Leadership, agents: Arc<Agents>, stop: CancellationToken) -> Self {
+        Self { context, leadership, agents, stop }
+    }
+
+    /// With its limits, for a tonic server.
+    #[must_use]
+    pub fn into_server(self) -> AgentControlServer<Self> {
+        AgentControlServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+/// The node whose agent calls.
+#[expect(clippy::result_large_err, reason = "the type that every service method returns")]
+fn calling_node<T>(request: &Request<T>) -> Result<String, Status> {
+    match identity::peer(request)? {
+        SpiffeId { role: Role::Agent { node }, .. } => Ok(node),
+        other => Err(Status::permission_denied(format!("{other} is not an agent"))),
+    }
+}
+
+#[tonic::async_trait]
+impl AgentControl for ControlService {
+    type AttachStream = ReceiverStream<Result<OperatorMessage, Status>>;
+
+    async fn attach(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
+        let node = calling_node(&request)?;
+        self.leadership.require()?;
+        let (outbound, receiver) = mpsc::channel(OUTBOUND_QUEUE);
+        let session = Session {
+            node,
+            agents: self.agents.clone(),
+            leadership: self.leadership.clone(),
+            metrics: self.context.metrics.clone(),
+            stop: self.stop.clone(),
+            outbound,
+        };
+        tokio::spawn(session.run(request.into_inner().fuse()));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn issue_worker_leaf(
+        &self,
+        request: Request<IssueWorkerLeafRequest>,
+    ) -> Result<Response<IssueWorkerLeafResponse>, Status> {
+        let node = calling_node(&request)?;
+        self.leadership.require()?;
+        let IssueWorkerLeafRequest { csr_der, model_uid } = request.into_inner();
+        let role = Role::Worker { node: node.clone(), model_uid: model_uid.clone() };
+        let id = SpiffeId::new(self.context.names.trust_domain.clone(), role)
+            .map_err(|error| Status::invalid_argument(format!("model_uid: {error}")))?;
+        if !self.agents.is_assigned(&node, &model_uid) {
+            return Err(Status::permission_denied(format!("no placement gives node {node} a shard of model {model_uid}")));
+        }
+        let leaf = self
+            .context
+            .keys
+            .authority
+            .issue(&csr_der, &id, &[], DEFAULT_LEAF_LIFETIME, SystemTime::now())
+            .map_err(|error| Status::invalid_argument(format!("csr_der: {error}")))?;
+        self.context.metrics.worker_leaves.inc();
+        Ok(Response::new(IssueWorkerLeafResponse { leaf: Some(leaf.into()) }))
+    }
+}

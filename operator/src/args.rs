@@ -1,0 +1,180 @@
+//! The command line and the environment, read once and validated; nothing else reads either.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use identity::SubjectName;
+
+/// `EX_USAGE` of sysexits.h: the configuration is wrong and a restart will not mend it.
+pub const EXIT_BAD_CONFIGURATION: u8 = 64;
+
+/// Shorter leases would be lost to an ordinary pause of the API server.
+const LEASE_SECONDS_MIN: u64 = 3;
+/// Longer leases would leave the cluster without a leader for minutes after a crash.
+const LEASE_SECONDS_MAX: u64 = 300;
+/// A DNS label (RFC 1123).
+const DNS_LABEL_MAX: usize = 63;
+/// A DNS name (RFC 1123).
+const DNS_NAME_MAX: usize = 253;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "shardwright-operator", version, about = "Decides where every layer of every model runs, and publishes it.")]
+struct Args {
+    /// Namespace of the installation: Secrets, Leases, agents and gateways live here.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "shardwright-system")]
+    namespace: String,
+    /// Name of this pod: its identity in the lease and in its certificate.
+    #[arg(long, env = "POD_NAME")]
+    pod_name: String,
+    /// Enrolment (TLS without a client certificate).
+    #[arg(long, default_value = "0.0.0.0:9440")]
+    enrol_listen: SocketAddr,
+    /// Agents and gateways (mutual TLS).
+    #[arg(long, default_value = "0.0.0.0:9441")]
+    control_listen: SocketAddr,
+    /// Health, readiness and metrics (HTTPS).
+    #[arg(long, default_value = "0.0.0.0:9442")]
+    admin_listen: SocketAddr,
+    /// Trust domain of every SPIFFE id.
+    #[arg(long, default_value = "shardwright")]
+    trust_domain: String,
+    /// DNS names and IP addresses in the operator's certificate; default: its Service's names and loopback.
+    #[arg(long, value_delimiter = ',')]
+    server_names: Vec<String>,
+    /// DNS names and IP addresses in gateways' certificates; default: their Service's names and loopback.
+    #[arg(long, value_delimiter = ',')]
+    gateway_names: Vec<String>,
+    /// Seconds after which a silent leader may be replaced.
+    #[arg(long, default_value_t = 15)]
+    lease_seconds: u64,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// Everything the operator was told, validated.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Namespace of the installation.
+    pub namespace: String,
+    /// This pod's name.
+    pub pod_name: String,
+    /// Enrolment port.
+    pub enrol_listen: SocketAddr,
+    /// Agents' and gateways' port.
+    pub control_listen: SocketAddr,
+    /// Health and metrics port.
+    pub admin_listen: SocketAddr,
+    /// Trust domain of every SPIFFE id.
+    pub trust_domain: String,
+    /// Names in the operator's own certificate.
+    pub server_names: Vec<SubjectName>,
+    /// Names in gateways' certificates.
+    pub gateway_names: Vec<SubjectName>,
+    /// How long a lease holds without being renewed.
+    pub lease: Duration,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+impl Settings {
+    /// Reads the process's arguments and environment. On bad configuration the reason is on stderr and the exit code
+    /// is [`EXIT_BAD_CONFIGURATION`]; `--help` and `--version` end with success.
+    pub fn from_process() -> Result<Self, ExitCode> {
+        let args = Args::try_parse().map_err(|error| {
+            // Nobody is left to tell when stderr is closed.
+            let _ = error.print();
+            if error.use_stderr() { ExitCode::from(EXIT_BAD_CONFIGURATION) } else { ExitCode::SUCCESS }
+        })?;
+        Self::validate(args).map_err(|reason| {
+            eprintln!("shardwright-operator: {reason}");
+            ExitCode::from(EXIT_BAD_CONFIGURATION)
+        })
+    }
+
+    fn validate(args: Args) -> Result<Self, String> {
+        let Args {
+            namespace,
+            pod_name,
+            enrol_listen,
+            control_listen,
+            admin_listen,
+            trust_domain,
+            server_names,
+            gateway_names,
+            lease_seconds,
+            log_format,
+        } = args;
+        dns_name("--namespace", &namespace, DNS_LABEL_MAX)?;
+        dns_name("--pod-name", &pod_name, DNS_NAME_MAX)?;
+        dns_name("--trust-domain", &trust_domain, DNS_NAME_MAX)?;
+        if !(LEASE_SECONDS_MIN..=LEASE_SECONDS_MAX).contains(&lease_seconds) {
+            return Err(format!(
+                "--lease-seconds is {lease_seconds}; use {LEASE_SECONDS_MIN} to {LEASE_SECONDS_MAX} seconds"
+            ));
+        }
+        Ok(Self {
+            server_names: names("--server-names", server_names, "shardwright-operator", &namespace)?,
+            gateway_names: names("--gateway-names", gateway_names, "shardwright-gateway", &namespace)?,
+            lease: Duration::from_secs(lease_seconds),
+            namespace,
+            pod_name,
+            enrol_listen,
+            control_listen,
+            admin_listen,
+            trust_domain,
+            log_format,
+        })
+    }
+}
+
+fn names(flag: &str, given: Vec<String>, service: &str, namespace: &str) -> Result<Vec<SubjectName>, String> {
+    let given = if given.is_empty() {
+        vec![
+            service.to_owned(),
+            format!("{service}.{namespace}"),
+            format!("{service}.{namespace}.svc"),
+            "localhost".to_owned(),
+            "127.0.0.1".to_owned(),
+        ]
+    } else {
+        given
+    };
+    given
+        .into_iter()
+        .map(|name| match name.parse::<IpAddr>() {
+            Ok(address) => Ok(SubjectName::Ip(address)),
+            Err(_) => dns_name(flag, &name, DNS_NAME_MAX).map(|()| SubjectName::Dns(name)),
+        })
+        .collect()
+}
+
+fn dns_name(flag: &str, name: &str, longest: usize) -> Result<(), String> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= DNS_LABEL_MAX
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if name.len() <= longest && name.split('.').all(label) {
+        return Ok(());
+    }
+    Err(format!(
+        "{flag} is {name:?}, which is no DNS name; use lower-case letters, digits, '-' and '.', at most {longest} characters"
+    ))
+}
+
+#[cfg(test)]
+mod tests;

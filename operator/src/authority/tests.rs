@@ -1,0 +1,113 @@
+use http::Method;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixture::{self, Script, Step};
+
+const SECRETS: &str = "/api/v1/namespaces/shardwright-system/secrets";
+const AUTHORITY: &str = "/api/v1/namespaces/shardwright-system/secrets/shardwright-authority";
+const SIGNER: &str = "/api/v1/namespaces/shardwright-system/secrets/shardwright-placement-key";
+const TRUST: &str = "/api/v1/namespaces/shardwright-system/configmaps/shardwright-trust";
+
+fn secret(name: &str, data: impl IntoIterator<Item = (&'static str, Vec<u8>)>) -> Value {
+    let data: BTreeMap<String, ByteString> =
+        data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect();
+    json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "data": data })
+}
+
+fn authority_secret(authority: &Authority) -> Value {
+    secret("shardwright-authority", [
+        ("tls.crt", authority.cert_pem().as_bytes().to_vec()),
+        ("tls.key", authority.key_pem().into_bytes()),
+    ])
+}
+
+fn signer_secret(signer: &PlacementSigner) -> Value {
+    secret("shardwright-placement-key", [("ed25519.pk8", signer.pkcs8().to_vec())])
+}
+
+fn absent(path: &str) -> Step {
+    Step::fails(Method::GET, path, 404, "NotFound")
+}
+
+fn trust_applied() -> Step {
+    Step::ok(Method::PATCH, TRUST, json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": {} }))
+}
+
+#[tokio::test]
+async fn keys_that_exist_are_used_and_never_written() {
+    let keys = fixture::keys();
+    let (client, script) = Script::client([
+        Step::ok(Method::GET, AUTHORITY, authority_secret(&keys.authority)),
+        Step::ok(Method::GET, SIGNER, signer_secret(&keys.signer)),
+        trust_applied(),
+    ]);
+    let found = bootstrap(&client, &fixture::names()).await.unwrap();
+    script.finished();
+    assert_eq!(found.signer.public_key(), keys.signer.public_key());
+    let published = &script.bodies(&format!("PATCH {TRUST}"))[0];
+    assert_eq!(published["data"]["bundle.pem"], keys.authority.bundle_pem());
+}
+
+#[tokio::test]
+async fn keys_that_are_absent_are_made() {
+    let keys = fixture::keys();
+    // The server answers a create with what it stored.
+    let (client, script) = Script::client([
+        absent(AUTHORITY),
+        Step::ok(Method::POST, SECRETS, authority_secret(&keys.authority)),
+        absent(SIGNER),
+        Step::ok(Method::POST, SECRETS, signer_secret(&keys.signer)),
+        trust_applied(),
+    ]);
+    bootstrap(&client, &fixture::names()).await.unwrap();
+    script.finished();
+    let created = script.bodies(&format!("POST {SECRETS}"));
+    assert_eq!(created[0]["type"], "kubernetes.io/tls");
+    assert!(created[1]["data"]["ed25519.pub"].is_string());
+}
+
+#[tokio::test]
+async fn of_two_replicas_that_start_together_the_later_takes_the_earlier_ones_keys() {
+    let (first, signer) = (fixture::keys().authority, fixture::keys().signer);
+    let (client, script) = Script::client([
+        absent(AUTHORITY),
+        Step::fails(Method::POST, SECRETS, 409, "AlreadyExists"),
+        Step::ok(Method::GET, AUTHORITY, authority_secret(&first)),
+        Step::ok(Method::GET, SIGNER, signer_secret(&signer)),
+        trust_applied(),
+    ]);
+    let keys = bootstrap(&client, &fixture::names()).await.unwrap();
+    script.finished();
+    assert_eq!(keys.authority.cert_pem(), first.cert_pem());
+}
+
+#[tokio::test]
+async fn a_secret_that_makes_no_sense_stops_the_start_and_names_the_remedy() {
+    let other_key = fixture::keys().authority.key_pem();
+    let cert = fixture::keys().authority.cert_pem().as_bytes().to_vec();
+    for (data, cause) in [
+        (secret("s", []), "tls.crt is missing"),
+        (secret("s", [("tls.crt", cert), ("tls.key", other_key.into_bytes())]), "does not belong to its certificate"),
+    ] {
+        let (client, _) = Script::client([Step::ok(Method::GET, AUTHORITY, data)]);
+        let error = bootstrap(&client, &fixture::names()).await.unwrap_err();
+        assert!(!error.is_transient());
+        let message = error.to_string();
+        assert!(message.contains(cause) && message.contains("shardwright-system/shardwright-authority"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn an_authority_of_another_trust_domain_is_refused() {
+    let foreign = Authority::generate("elsewhere", SystemTime::now()).unwrap();
+    let (client, _) = Script::client([Step::ok(Method::GET, AUTHORITY, authority_secret(&foreign))]);
+    let message = bootstrap(&client, &fixture::names()).await.unwrap_err().to_string();
+    assert!(message.contains("\"elsewhere\"") && message.contains("--trust-domain"), "{message}");
+}
+
+#[test]
+fn the_operators_own_leaf_has_its_pods_name() {
+    let identity = own_identity(&fixture::keys(), &fixture::names(), SystemTime::now()).unwrap();
+    assert_eq!(identity.spiffe_id().unwrap().to_string(), "spiffe://shardwright/operator/operator-0");
+}

@@ -1,0 +1,195 @@
+//! How a process gets its first certificate: a pod-bound token for a SPIFFE leaf.
+//!
+//! ```text
+//! token ─▶ TokenReview ─▶ claim (pure) ─▶ role (pure) ─▶ get Pod, get Node ─▶ live (pure) ─▶ issue
+//! ```
+//!
+//! The one port that demands no client certificate, so everything is limited: size of a request, how many are under way,
+//! how many a second.
+
+pub mod review;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use crds::names;
+use identity::{DEFAULT_LEAF_LIFETIME, Role as SpiffeRole, SpiffeId, SubjectName};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Api;
+use kube::api::PostParams;
+use proto::control::v1::enrolment_server::{Enrolment, EnrolmentServer};
+use proto::control::v1::{EnrolRequest, EnrolResponse, Role};
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use crate::context::{Context, Leadership};
+use crate::error::{CallError, call};
+use review::{Claim, Refusal};
+
+/// A request: a token (2 KiB at most in practice) and a certificate request.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Enrolments under way: each holds up to three calls to the API server.
+const CONCURRENT_MAX: usize = 32;
+/// Enrolments that may come at once: a thousand nodes are through within half a minute.
+const BURST: f64 = 64.0;
+/// Enrolments a second, in the long run: a tenth of what an API server does with ease.
+const PER_SECOND: f64 = 40.0;
+
+/// The service that new processes call.
+#[derive(Debug, Clone)]
+pub struct EnrolmentService {
+    context: Context,
+    leadership: Leadership,
+    under_way: Arc<Semaphore>,
+    bucket: Arc<Mutex<Bucket>>,
+}
+
+/// Tokens for [`PER_SECOND`] and [`BURST`].
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.tokens = (self.tokens + passed * PER_SECOND).min(BURST);
+        self.filled = now;
+        let allowed = self.tokens >= 1.0;
+        if allowed {
+            self.tokens -= 1.0;
+        }
+        allowed
+    }
+}
+
+/// Why no leaf is issued.
+#[derive(Debug, thiserror::Error)]
+enum EnrolError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the token cannot be checked now: {0}")]
+    Call(#[from] CallError),
+    #[error("csr_der: {0}")]
+    Request(String),
+}
+
+impl From<EnrolError> for Status {
+    fn from(error: EnrolError) -> Self {
+        let message = error.to_string();
+        match error {
+            EnrolError::Refused(Refusal::Unauthenticated(_)) => Status::unauthenticated(message),
+            EnrolError::Refused(Refusal::Denied(_)) => Status::permission_denied(message),
+            EnrolError::Call(_) => Status::unavailable(message),
+            EnrolError::Request(_) => Status::invalid_argument(message),
+        }
+    }
+}
+
+impl EnrolmentService {
+    /// Issues leaves while this replica leads.
+    #[must_use]
+    pub fn new(context: Context, leadership: Leadership) -> Self {
+        Self {
+            context,
+            leadership,
+            under_way: Arc::new(Semaphore::new(CONCURRENT_MAX)),
+            bucket: Arc::new(Mutex::new(Bucket { tokens: BURST, filled: Instant::now() })),
+        }
+    }
+
+    /// With its limits, for a tonic server.
+    #[must_use]
+    pub fn into_server(self) -> EnrolmentServer<Self> {
+        EnrolmentServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn within_rate(&self, now: Instant) -> bool {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(now)
+    }
+
+    async fn issue(&self, request: EnrolRequest) -> Result<EnrolResponse, EnrolError> {
+        let role = request.role();
+        let EnrolRequest { csr_der, service_account_token, .. } = request;
+        let claim = self.review(service_account_token).await?;
+        review::role_allowed(&claim, role)?;
+        self.check_live(&claim).await?;
+        let (id, names) = self.subject(&claim, role)?;
+        let keys = &self.context.keys;
+        let leaf = keys
+            .authority
+            .issue(&csr_der, &id, &names, DEFAULT_LEAF_LIFETIME, SystemTime::now())
+            .map_err(|error| EnrolError::Request(error.to_string()))?;
+        tracing::info!(%id, pod = %claim.pod, "enrolled");
+        Ok(EnrolResponse { leaf: Some(leaf.into()), placement_keys: vec![keys.signer.public_key().to_vec()] })
+    }
+
+    async fn review(&self, token: String) -> Result<Claim, EnrolError> {
+        if token.is_empty() {
+            return Err(Refusal::Unauthenticated("the request carries no token".into()).into());
+        }
+        let review = TokenReview {
+            spec: TokenReviewSpec { token: Some(token), audiences: Some(vec![names::ENROLMENT_AUDIENCE.to_owned()]) },
+            ..Default::default()
+        };
+        let api: Api<TokenReview> = Api::all(self.context.client.0.clone());
+        let review = call("create TokenReview", api.create(&PostParams::default(), &review)).await?;
+        Ok(review::claim(&review.status.unwrap_or_default(), &self.context.names.namespace)?)
+    }
+
+    async fn check_live(&self, claim: &Claim) -> Result<(), EnrolError> {
+        let client = &self.context.client.0;
+        let pods: Api<Pod> = Api::namespaced(client.clone(), &self.context.names.namespace);
+        let nodes: Api<Node> = Api::all(client.clone());
+        let (pod, node) = tokio::try_join!(
+            call(format!("get Pod {}", claim.pod), pods.get_opt(&claim.pod)),
+            call(format!("get Node {}", claim.node), nodes.get_opt(&claim.node)),
+        )?;
+        Ok(review::live(claim, pod.as_ref(), node.as_ref())?)
+    }
+
+    fn subject(&self, claim: &Claim, role: Role) -> Result<(SpiffeId, Vec<SubjectName>), EnrolError> {
+        let (role, names) = if role == Role::Gateway {
+            (SpiffeRole::Gateway { pod: claim.pod.clone() }, self.context.names.gateway_names.clone())
+        } else {
+            (SpiffeRole::Agent { node: claim.node.clone() }, Vec::new())
+        };
+        let id = SpiffeId::new(self.context.names.trust_domain.clone(), role);
+        Ok((id.map_err(|error| Refusal::Denied(error.to_string()))?, names))
+    }
+}
+
+#[tonic::async_trait]
+impl Enrolment for EnrolmentService {
+    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
+        self.leadership.require()?;
+        let request = request.into_inner();
+        let role = match request.role() {
+            Role::Agent => "agent",
+            Role::Gateway => "gateway",
+            Role::Unspecified => "unspecified",
+        };
+        let count = |outcome| self.context.metrics.enrolments.with_label_values(&[role, outcome]).inc();
+        let permit = self.under_way.clone().try_acquire_owned();
+        let (true, Ok(_permit)) = (self.within_rate(Instant::now()), permit) else {
+            count("limited");
+            return Err(Status::resource_exhausted("too many enrolments at once; try again in a second"));
+        };
+        self.issue(request).await.map(Response::new).map_err(|error| {
+            match &error {
+                EnrolError::Call(cause) => {
+                    self.context.metrics.errors.with_label_values(&[cause.category()]).inc();
+                    count("failed");
+                }
+                EnrolError::Refused(_) | EnrolError::Request(_) => count("refused"),
+            }
+            tracing::warn!(role, %error, "enrolment refused");
+            Status::from(error)
+        }).inspect(|_| count("issued"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

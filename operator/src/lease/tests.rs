@@ -1,0 +1,93 @@
+use http::Method;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixture::{Script, Step};
+
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/ns/leases";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/shardwright-operator";
+const PERIOD: Duration = Duration::from_secs(15);
+
+fn lease(holder: &str, version: &str) -> Value {
+    json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": { "name": LEASE_NAME, "namespace": "ns", "resourceVersion": version },
+        "spec": { "holderIdentity": holder, "leaseDurationSeconds": 15, "leaseTransitions": 4, "renewTime": "2026-01-01T00:00:00.000000Z" },
+    })
+}
+
+fn elector(steps: impl IntoIterator<Item = Step>) -> (Elector, std::sync::Arc<Script>) {
+    let (client, script) = Script::client(steps);
+    (Elector::new(Api::namespaced(client, "ns"), "me".into(), PERIOD), script)
+}
+
+#[tokio::test]
+async fn the_first_candidate_creates_the_lease() {
+    let (mut elector, script) = elector([
+        Step::fails(Method::GET, LEASE, 404, "NotFound"),
+        Step::ok(Method::POST, LEASES, lease("me", "1")),
+    ]);
+    assert_eq!(elector.look().await.unwrap(), Outcome::Held);
+    script.finished();
+    let spec = &script.bodies(&format!("POST {LEASES}"))[0]["spec"];
+    assert_eq!((&spec["holderIdentity"], &spec["leaseDurationSeconds"]), (&json!("me"), &json!(15)));
+}
+
+#[tokio::test]
+async fn a_released_lease_is_taken_with_the_version_that_was_read() {
+    let (mut elector, script) = elector([
+        Step::ok(Method::GET, LEASE, lease("", "7")),
+        Step::ok(Method::PUT, LEASE, lease("me", "8")),
+    ]);
+    assert_eq!(elector.look().await.unwrap(), Outcome::Held);
+    script.finished();
+    let written = &script.bodies(&format!("PUT {LEASE}"))[0];
+    assert_eq!((&written["metadata"]["resourceVersion"], &written["spec"]["leaseTransitions"]), (&json!("7"), &json!(5)));
+}
+
+#[tokio::test]
+async fn a_lease_that_another_holds_is_left_alone() {
+    let (mut elector, script) = elector([Step::ok(Method::GET, LEASE, lease("other", "7"))]);
+    assert_eq!(elector.look().await.unwrap(), Outcome::Other);
+    script.finished();
+}
+
+#[tokio::test]
+async fn of_two_candidates_that_write_at_once_one_is_told_to_look_again() {
+    let (mut elector, script) = elector([
+        Step::ok(Method::GET, LEASE, lease("", "7")),
+        Step::fails(Method::PUT, LEASE, 409, "Conflict"),
+    ]);
+    assert_eq!(elector.look().await.unwrap(), Outcome::Contended);
+    script.finished();
+}
+
+#[tokio::test]
+async fn only_our_own_lease_is_released() {
+    let (mut elector, script) = elector([
+        Step::ok(Method::GET, LEASE, lease("me", "7")),
+        Step::ok(Method::PUT, LEASE, lease("", "8")),
+    ]);
+    elector.release().await.unwrap();
+    script.finished();
+    assert_eq!(script.bodies(&format!("PUT {LEASE}"))[0]["spec"]["holderIdentity"], "");
+
+    let (mut elector, script) = self::elector([Step::ok(Method::GET, LEASE, lease("other", "7"))]);
+    elector.release().await.unwrap();
+    script.finished();
+}
+
+#[tokio::test]
+async fn a_leader_tells_that_it_leads_and_stops_when_told() {
+    let (mut elector, _script) = elector([
+        Step::ok(Method::GET, LEASE, lease("", "7")),
+        Step::ok(Method::PUT, LEASE, lease("me", "8")),
+    ]);
+    let (leading, mut seen) = watch::channel(false);
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    let run = tokio::spawn(async move { elector.run(&leading, &told).await });
+    tokio::time::timeout(Duration::from_secs(10), seen.wait_for(|leads| *leads)).await.unwrap().unwrap();
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap();
+}

@@ -1,0 +1,29 @@
+//! The operator: watches, decides, publishes.
+//!
+//! ```text
+//!  DeviceGPUState, InferenceModel, Node ──watch──▶ ┌───────────────────────────────────────────────┐
+//!  agents ──Hello, ShardReport, Inspection───────▶ │ model: observe → validate → translate → build │
+//!                                                  │        → decide (keep, or solve and check)    │
+//!  InferenceModel.status ◀──apply───────────────── │        → assign → sign → apply → publish      │
+//!  agents ◀──Assignments   gateways ◀──RouteTable─ └───────────────────────────────────────────────┘
+//!  new processes ──token──▶ enrolment ──leaf──▶
+//! ```
+//!
+//! One replica leads ([`lease`]); it alone serves [`enrolment`], [`agents`] and [`routes`] and runs the control loop in
+//! [`model`]. The others answer UNAVAILABLE "not the leader" and take over when the lease lapses.
+
+pub mod admin;
+pub mod agents;
+pub mod args;
+pub mod authority;
+pub mod context;
+pub mod enrolment;
+pub mod error;
+#[cfg(test)]
+mod fixture;
+pub mod lease;
+pub mod metrics;
+pub mod model;
+pub mod retry;
+pub mod routes;
+pub mod run;

@@ -1,0 +1,248 @@
+//! PURE: keep the placement in force while it is valid, else solve, then check, then sign.
+//!
+//! A placement is not given up because a better one exists; only because it no longer answers the spec, or a device in it
+//! cannot be used any more. Where nothing else is feasible it stays in force: what is loaded stays loaded, and a node that
+//! comes back finds its work where it left it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use crds::conditions::reason;
+use crds::{InferenceModel, ModelSource};
+use identity::PlacementSigner;
+use placement::{Budget, Problem, Solution, Violation, check, explain, solve};
+use proto::placement::v1::Runtime;
+use topology::{DeviceReport, HeldMemory, Input, Topology};
+
+use super::facts::Facts;
+use super::in_force::InForce;
+use super::inspect::Resolution;
+use super::issue;
+use super::observe::Observed;
+use super::stages::{self, StageSight};
+use super::status::{Placed, Why};
+use super::term::{self, ModelState};
+use super::translate;
+use super::validate::{Validated, validate};
+use crate::agents::AgentView;
+
+/// What was decided for one model.
+#[derive(Debug)]
+pub struct Decided {
+    /// Whether what is in force (or is about to be) answers the spec.
+    pub placed: Placed,
+    /// A placement that takes effect once it is in status.
+    pub new_in_force: Option<InForce>,
+}
+
+impl Decided {
+    fn keep() -> Self {
+        Self { placed: Placed::Yes, new_in_force: None }
+    }
+
+    fn new(in_force: InForce) -> Self {
+        Self { placed: Placed::Yes, new_in_force: Some(in_force) }
+    }
+
+    fn no(why: Why) -> Self {
+        Self { placed: Placed::No(why), new_in_force: None }
+    }
+}
+
+/// Everything but the model itself that a decision depends on.
+#[derive(Debug)]
+pub struct World<'a> {
+    reports: Vec<DeviceReport>,
+    node_labels: &'a BTreeMap<String, BTreeMap<String, String>>,
+    agents: &'a BTreeMap<String, AgentView>,
+    awaited: &'a BTreeSet<String>,
+    held: BTreeMap<String, Vec<HeldMemory>>,
+    now: Instant,
+    now_unix_s: i64,
+}
+
+impl<'a> World<'a> {
+    /// As observed; nothing is held yet.
+    #[must_use]
+    pub fn new(
+        observed: &'a Observed,
+        agents: &'a BTreeMap<String, AgentView>,
+        awaited: &'a BTreeSet<String>,
+        now: Instant,
+        now_unix_s: i64,
+    ) -> Self {
+        let reports = observed.devices.iter().filter_map(|device| DeviceReport::from_state(device)).collect();
+        let node_labels = &observed.node_labels;
+        Self { reports, node_labels, agents, awaited, held: BTreeMap::new(), now, now_unix_s }
+    }
+
+    /// The model holds what this placement takes, and nothing else.
+    pub fn hold(&mut self, uid: &str, in_force: &InForce) {
+        self.held.insert(uid.to_owned(), translate::held(in_force).collect());
+    }
+
+    /// Several at once.
+    pub fn hold_all<'p>(&mut self, placements: impl Iterator<Item = (&'p str, &'p InForce)>) {
+        placements.for_each(|(uid, in_force)| self.hold(uid, in_force));
+    }
+
+    /// The graph for one model: what others hold is taken, and what it holds itself is free for it.
+    fn topology(&self, uid: &str, failing: &BTreeSet<String>, with_awaited: bool) -> Topology {
+        let mut devices = self.reports.clone();
+        for device in devices.iter_mut().filter(|device| failing.contains(&device.name)) {
+            device.fault = Some("shards of this model keep failing on it".to_owned());
+        }
+        let awaited = self.awaited.iter().filter(|_| with_awaited);
+        topology::build(&Input {
+            devices,
+            attached_nodes: self.agents.keys().chain(awaited).cloned().collect(),
+            node_labels: self.node_labels.clone(),
+            held: self.held.iter().filter(|(other, _)| *other != uid).flat_map(|(_, held)| held.clone()).collect(),
+            links: Vec::new(),
+        })
+    }
+}
+
+/// Decides for one model; remembers in `state` a problem that has no solution.
+pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState, signer: &PlacementSigner) -> Decided {
+    let validated = match validate(&model.spec) {
+        Ok(validated) => validated,
+        Err(why) => return Decided::no(why),
+    };
+    let uid = model.metadata.uid.as_deref().unwrap_or_default();
+    let facts = state.facts();
+    let answering = state.in_force.as_ref().filter(|in_force| {
+        answers(in_force, &model.spec.source, &validated.runtime, facts.as_deref())
+    });
+    let failing = state.failures.excluded(world.now);
+    if let Some(in_force) = answering
+        && is_valid(world, uid, &validated, facts.as_deref(), in_force, &failing)
+    {
+        return refreshed(world, uid, in_force, signer);
+    }
+    let Some(facts) = facts else { return Decided { placed: not_resolved(state), new_in_force: None } };
+    let answering = answering.is_some();
+    let solved = match solve_without(world, model, &validated, &facts, &failing, state) {
+        // Better a device that may fail again than none.
+        Err(_) if !failing.is_empty() => {
+            if let Some(in_force) = state.in_force.as_ref().filter(|_| answering)
+                && is_valid(world, uid, &validated, Some(&facts), in_force, &BTreeSet::new())
+            {
+                return refreshed(world, uid, in_force, signer);
+            }
+            solve_without(world, model, &validated, &facts, &BTreeSet::new(), state)
+        }
+        solved => solved,
+    };
+    let solution = match solved {
+        Ok(solution) => solution,
+        Err(why) => return Decided::no(why),
+    };
+    if let Some(in_force) = state.in_force.as_ref().filter(|in_force| answering && translate::same_stages(&solution.plan, in_force)) {
+        return refreshed(world, uid, in_force, signer);
+    }
+    let draft = translate::draft(&solution, &model.spec.source.uri, &validated, &facts);
+    let epoch = state.next_epoch(uid, world.agents);
+    match issue::issue(signer, model, &facts.index, draft, epoch, world.now_unix_s) {
+        Ok(in_force) => Decided::new(in_force),
+        Err(why) => Decided::no(why),
+    }
+}
+
+/// Whether a placement is of the weights and the runtime that the spec asks for.
+fn answers(in_force: &InForce, source: &ModelSource, runtime: &Runtime, facts: Option<&Facts>) -> bool {
+    let Some(placed) = &in_force.placement.source else { return false };
+    let wanted = source.sha256.as_deref().map(str::parse::<gguf::Digest>);
+    placed.uri == source.uri
+        && wanted.is_none_or(|wanted| wanted.is_ok_and(|wanted| wanted.0[..] == placed.sha256[..]))
+        && facts.is_none_or(|facts| facts.sha256.0[..] == placed.sha256[..])
+        && in_force.placement.runtime.as_ref() == Some(runtime)
+}
+
+/// Whether a placement can go on as it is. Without facts only its devices are judged.
+fn is_valid(
+    world: &World<'_>,
+    uid: &str,
+    validated: &Validated,
+    facts: Option<&Facts>,
+    in_force: &InForce,
+    failing: &BTreeSet<String>,
+) -> bool {
+    let topology = world.topology(uid, failing, true);
+    if !in_force.stages().iter().all(|stage| topology.device(&stage.device).is_some()) {
+        return false;
+    }
+    let Some(facts) = facts else { return true };
+    let Ok(problem) = translate::problem("", validated, facts, topology) else { return false };
+    let serves = stages::look(in_force, world.agents).iter().all(StageSight::serves);
+    check(&problem, &translate::plan(in_force)).iter().all(|violation| match violation {
+        // Predictions are of the day they were made.
+        Violation::WrongFigure { .. } => true,
+        // Shards that serve have proved that they fit.
+        Violation::DeviceMemory { .. } | Violation::PoolMemory { .. } => serves,
+        _ => false,
+    })
+}
+
+/// The placement goes on, under a higher epoch where a node has accepted one, or signed anew when its time runs out.
+fn refreshed(world: &World<'_>, uid: &str, in_force: &InForce, signer: &PlacementSigner) -> Decided {
+    let accepted = term::accepted(uid, world.agents);
+    if accepted > in_force.placement.epoch {
+        let epoch = accepted.saturating_add(1);
+        return Decided::new(issue::raise(signer, in_force, epoch, world.now_unix_s));
+    }
+    match issue::prolong(signer, in_force, world.now_unix_s) {
+        Some(prolonged) => Decided::new(prolonged),
+        None => Decided::keep(),
+    }
+}
+
+fn not_resolved(state: &ModelState) -> Placed {
+    let message = match state.inspection.resolution() {
+        Resolution::Failed(failure) => format!("the source cannot be read: {}", failure.message),
+        _ => "waits until the source has been inspected".to_owned(),
+    };
+    Placed::NotYet(Why::new(reason::NOT_RESOLVED, message))
+}
+
+/// Solves with the agents that are attached, and has the answer checked. A problem that was refused before is not solved
+/// again.
+fn solve_without(
+    world: &World<'_>,
+    model: &InferenceModel,
+    validated: &Validated,
+    facts: &Facts,
+    failing: &BTreeSet<String>,
+    state: &mut ModelState,
+) -> Result<Solution, Why> {
+    let metadata = &model.metadata;
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let topology = world.topology(metadata.uid.as_deref().unwrap_or_default(), failing, false);
+    let problem = translate::problem(name, validated, facts, topology)?;
+    if let Some((_, why)) = state.refused.as_ref().filter(|(refused, _)| *refused == problem) {
+        return Err(why.clone());
+    }
+    let solved = solve_and_check(&problem);
+    // Problems with devices left out are rare and short-lived; the one that matters is kept.
+    if failing.is_empty() {
+        state.refused = solved.as_ref().err().map(|why| (problem, why.clone()));
+    }
+    solved
+}
+
+fn solve_and_check(problem: &Problem) -> Result<Solution, Why> {
+    let solution = solve(problem, Budget::default()).map_err(|infeasible| {
+        let explanation = explain(problem, &infeasible);
+        Why::new(explanation.reason, explanation.message)
+    })?;
+    let violations = check(problem, &solution.plan);
+    if violations.is_empty() {
+        return Ok(solution);
+    }
+    let violations: Vec<String> = violations.iter().take(3).map(ToString::to_string).collect();
+    tracing::error!(model = problem.model.name, ?violations, "the checker refuses the solver's plan");
+    Err(Why::new(reason::CHECK_FAILED, format!("the plan found is not valid and is not used: {}", violations.join("; "))))
+}
+
+#[cfg(test)]
+mod tests;

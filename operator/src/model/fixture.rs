@@ -1,0 +1,157 @@
+//! Objects for tests, as agents, people and the operator would make them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crds::{InferenceModel, InferenceModelSpec, ModelSource, PlacementConstraints, PlacementStatus, StagePhase, StageStatus, Verdict};
+use gguf::{Digest, Index};
+use identity::PlacementSigner;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proto::control::v1::{ShardPhase, ShardStatus};
+use proto::placement::v1::{Pipeline, Placement, Stage};
+
+use super::facts::Facts;
+use super::in_force::{InForce, encode};
+use crate::agents::AgentView;
+
+/// Uid of [`model`].
+pub const UID: &str = "7d1c0a52-0000-4000-8000-000000000001";
+/// Layers of [`facts`].
+pub const LAYERS: u32 = 6;
+const MIB: u64 = 1 << 20;
+
+/// A model of six layers of 10 MiB each.
+pub fn facts() -> Facts {
+    let digest = |byte| Digest([byte; 32]);
+    Facts {
+        sha256: digest(9),
+        file_bytes: 80 * MIB,
+        architecture: "llama".into(),
+        quantisation: "Q4_1".into(),
+        parameters: 100,
+        embedding_length: 64,
+        vocabulary_size: 1000,
+        context_length_trained: 2048,
+        kv_elements_per_token_per_layer: 128,
+        layer_bytes: vec![10 * MIB; LAYERS as usize],
+        embedding_bytes: 5 * MIB,
+        output_bytes: 5 * MIB,
+        index: Index { embedding: digest(1), layers: (0..LAYERS as u8).map(|layer| digest(10 + layer)).collect(), output: digest(2) },
+        vocabulary_sha256: digest(8),
+        allowed_cuts: (1..LAYERS).collect(),
+    }
+}
+
+/// The model as a person would write it.
+pub fn model() -> InferenceModel {
+    InferenceModel {
+        metadata: ObjectMeta {
+            name: Some("smol".into()),
+            namespace: Some("default".into()),
+            uid: Some(UID.into()),
+            generation: Some(1),
+            ..Default::default()
+        },
+        spec: InferenceModelSpec {
+            source: ModelSource { uri: "file:///models/smol.gguf".into(), sha256: None },
+            context_length: 256,
+            parallel_sequences: 2,
+            kv_type: crds::KvType::F16,
+            objective: crds::Objective::Latency,
+            placement: PlacementConstraints::default(),
+        },
+        status: None,
+    }
+}
+
+/// A placement of [`model`] over the CPUs of the nodes.
+pub fn in_force(epoch: u64, nodes: &[&str]) -> InForce {
+    in_force_of(UID, epoch, nodes)
+}
+
+/// The same for a model with another uid.
+pub fn in_force_of(uid: &str, epoch: u64, nodes: &[&str]) -> InForce {
+    let share = LAYERS / nodes.len() as u32;
+    let stage = |(at, node): (usize, &&str)| Stage {
+        node: node.to_string(),
+        device: format!("{node}-cpu0"),
+        backend: "cpu".into(),
+        first_layer: at as u32 * share,
+        end_layer: if at + 1 == nodes.len() { LAYERS } else { (at as u32 + 1) * share },
+        weight_root: vec![at as u8; 32],
+        memory_budget_bytes: 30 * MIB,
+    };
+    let stages: Vec<Stage> = nodes.iter().enumerate().map(stage).collect();
+    let placement = Placement {
+        epoch,
+        model_uid: uid.into(),
+        namespace: "default".into(),
+        name: "smol".into(),
+        generation: 1,
+        pipelines: vec![Pipeline { stages }],
+        ..Default::default()
+    };
+    signed(placement)
+}
+
+/// A placement with its envelope, by a key of its own, and its view.
+pub fn signed(placement: Placement) -> InForce {
+    let envelope = PlacementSigner::generate().unwrap().sign(&placement);
+    let view = |(at, stage): (usize, &Stage)| StageStatus {
+        index: at as i32,
+        node: stage.node.clone(),
+        device: stage.device.clone(),
+        backend: stage.backend.clone(),
+        layers: format!("{}-{}", stage.first_layer, stage.end_layer - 1),
+        first_layer: stage.first_layer as i32,
+        end_layer: stage.end_layer as i32,
+        weight_bytes: 20 * MIB as i64,
+        memory_bytes: stage.memory_budget_bytes as i64,
+        predicted_us_per_token: 100,
+        hop_us: None,
+        endpoint: None,
+        phase: StagePhase::Pending,
+        message: None,
+    };
+    let view = PlacementStatus {
+        epoch: placement.epoch as i64,
+        generation: placement.generation,
+        envelope: encode(&envelope),
+        verdict: Verdict::Optimal,
+        gap_percent: None,
+        predicted_us_per_token: 300,
+        stages: placement.pipelines[0].stages.iter().enumerate().map(view).collect(),
+        runner_up: None,
+    };
+    InForce { placement, envelope, view }
+}
+
+/// Agents that are attached and hold nothing.
+pub fn agents(nodes: &[&str]) -> BTreeMap<String, AgentView> {
+    let view = |at: usize| AgentView {
+        session: at as u64,
+        attached: Instant::now(),
+        epochs: HashMap::new(),
+        reported: true,
+        shards: Arc::default(),
+    };
+    nodes.iter().enumerate().map(|(at, node)| (node.to_string(), view(at))).collect()
+}
+
+/// Lets a node report a shard of [`model`], beside what it reported before.
+pub fn report(agents: &mut BTreeMap<String, AgentView>, node: &str, epoch: u64, stage: u32, phase: ShardPhase) {
+    let agent = agents.get_mut(node).expect("the node is attached");
+    let mut shards = agent.shards.to_vec();
+    shards.retain(|shard| shard.epoch != epoch || shard.stage != stage);
+    shards.push(ShardStatus {
+        model_uid: UID.into(),
+        epoch,
+        stage,
+        phase: phase.into(),
+        endpoint: if phase == ShardPhase::Serving { format!("{node}:7000") } else { String::new() },
+        reason: if phase == ShardPhase::Failed { "OutOfMemory".into() } else { String::new() },
+        ..Default::default()
+    });
+    agent.shards = shards.into();
+}

@@ -1,0 +1,162 @@
+//! PURE: whom to ask about a model's source, and what came of it.
+//!
+//! One agent at a time, in the order of their names, until one can read the source. When none can, all are asked again
+//! later; an agent that is new is asked at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crds::ModelSource;
+use crds::conditions::reason;
+
+use super::facts::Facts;
+use crate::retry;
+
+/// Digesting a file of 500 GB from a slow disk takes less than this.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Why an agent cannot read a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// One CamelCase word.
+    pub reason: String,
+    /// For a person.
+    pub message: String,
+}
+
+/// What is known of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// Everything.
+    Resolved(Arc<Facts>),
+    /// Nothing yet; the node that looks at it.
+    Inspecting(String),
+    /// Nobody is there to look at it.
+    NoAgent,
+    /// No agent can read it.
+    Failed(Failure),
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    Asked { node: String, session: u64, generation: i64, since: Instant },
+    AllFailed { retry_at: Instant },
+    Resolved(Arc<Facts>),
+}
+
+/// The inspection of one model's source.
+#[derive(Debug)]
+pub struct Inspection {
+    source: ModelSource,
+    phase: Phase,
+    tried: BTreeMap<String, Failure>,
+    rounds_failed: u32,
+}
+
+impl Inspection {
+    /// Nothing is known.
+    #[must_use]
+    pub fn new(source: ModelSource) -> Self {
+        Self { source, phase: Phase::Idle, tried: BTreeMap::new(), rounds_failed: 0 }
+    }
+
+    /// What is inspected.
+    #[must_use]
+    pub fn source(&self) -> &ModelSource {
+        &self.source
+    }
+
+    /// The node to ask now, if one is to be asked; follow with [`Inspection::asked`]. `attached`: sessions by node.
+    pub fn next(&mut self, attached: &BTreeMap<String, u64>, now: Instant, jitter: f64) -> Option<String> {
+        match &self.phase {
+            Phase::Resolved(_) => return None,
+            Phase::Asked { node, session, since, .. } => {
+                let there = attached.get(node) == Some(session);
+                if there && now.saturating_duration_since(*since) < ANSWER_TIMEOUT {
+                    return None;
+                }
+                if there {
+                    let message = format!("no answer within {} minutes", ANSWER_TIMEOUT.as_secs() / 60);
+                    self.tried.insert(node.clone(), Failure { reason: reason::UNREADABLE.into(), message });
+                }
+                self.phase = Phase::Idle;
+            }
+            Phase::AllFailed { retry_at } if now >= *retry_at => {
+                self.tried.clear();
+                self.phase = Phase::Idle;
+            }
+            Phase::AllFailed { .. } | Phase::Idle => {}
+        }
+        let untried = attached.keys().find(|node| !self.tried.contains_key(*node));
+        if untried.is_none() && matches!(self.phase, Phase::Idle) && !self.tried.is_empty() {
+            self.rounds_failed = self.rounds_failed.saturating_add(1);
+            self.phase = Phase::AllFailed { retry_at: now + retry::INSPECTION.wait(self.rounds_failed, jitter) };
+        }
+        untried.cloned()
+    }
+
+    /// The node was asked.
+    pub fn asked(&mut self, node: String, session: u64, generation: i64, now: Instant) {
+        self.phase = Phase::Asked { node, session, generation, since: now };
+    }
+
+    /// Takes an answer; false if it is not the one that is waited for.
+    pub fn answered(&mut self, from: &str, answered_generation: i64, answer: Result<Arc<Facts>, Failure>) -> bool {
+        let Phase::Asked { node, generation, .. } = &self.phase else { return false };
+        if node != from || *generation != answered_generation {
+            return false;
+        }
+        match answer {
+            Ok(facts) => {
+                self.tried.clear();
+                self.rounds_failed = 0;
+                self.phase = Phase::Resolved(facts);
+            }
+            Err(failure) => {
+                self.tried.insert(from.to_owned(), failure);
+                self.phase = Phase::Idle;
+            }
+        }
+        true
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn resolution(&self) -> Resolution {
+        match (&self.phase, self.worst()) {
+            (Phase::Resolved(facts), _) => Resolution::Resolved(facts.clone()),
+            // Agents that are asked once more do not hide why the others failed.
+            (_, Some(failure)) if self.rounds_failed > 0 => Resolution::Failed(failure),
+            (Phase::Asked { node, .. }, _) => Resolution::Inspecting(node.clone()),
+            (_, Some(failure)) => Resolution::Failed(failure),
+            (_, None) => Resolution::NoAgent,
+        }
+    }
+
+    /// When to look again, if nothing else happens.
+    #[must_use]
+    pub fn wakes_at(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::AllFailed { retry_at } => Some(*retry_at),
+            Phase::Asked { since, .. } => Some(*since + ANSWER_TIMEOUT),
+            Phase::Idle | Phase::Resolved(_) => None,
+        }
+    }
+
+    /// The failure that says most: a file that was read and is wrong, before one that was not found.
+    fn worst(&self) -> Option<Failure> {
+        let telling = |failure: &Failure| failure.reason != reason::SOURCE_NOT_FOUND;
+        let (node, failure) =
+            self.tried.iter().find(|(_, failure)| telling(failure)).or_else(|| self.tried.iter().next())?;
+        let others = match self.tried.len() {
+            1 => String::new(),
+            count => format!(" ({count} nodes were asked)"),
+        };
+        Some(Failure { reason: failure.reason.clone(), message: format!("node {node}: {}{others}", failure.message) })
+    }
+}
+
+#[cfg(test)]
+mod tests;

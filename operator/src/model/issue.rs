@@ -1,0 +1,140 @@
+//! PURE (but for the key's arithmetic): from a plan to a signed placement and its view.
+
+use crds::{InferenceModel, PlacementStatus};
+use gguf::Index;
+use identity::PlacementSigner;
+use identity::sign::MAX_ENVELOPE_BYTES;
+use prost::Message;
+use proto::placement::v1::{Pipeline, Placement, Runtime, Source, Stage};
+
+use super::in_force::{InForce, encode};
+use super::status::Why;
+
+/// How long a placement may be installed. Serving is not bound by it; the operator signs anew from half of it.
+pub const INSTALLABLE_S: i64 = 24 * 60 * 60;
+
+/// Reason of a placement that does not fit an envelope.
+pub const PLACEMENT_TOO_LARGE: &str = "PlacementTooLarge";
+
+/// What a new placement is made from.
+#[derive(Debug)]
+pub struct Draft {
+    /// Where the weights come from; the digest always set.
+    pub source: Source,
+    /// What every stage must agree on.
+    pub runtime: Runtime,
+    /// In the order of the layers; `weight_root` still empty.
+    pub stages: Vec<Stage>,
+    /// What people will see; epoch, generation and envelope still empty.
+    pub view: PlacementStatus,
+}
+
+/// Signs a draft.
+pub fn issue(
+    signer: &PlacementSigner,
+    model: &InferenceModel,
+    index: &Index,
+    draft: Draft,
+    epoch: u64,
+    now_unix_s: i64,
+) -> Result<InForce, Why> {
+    let Draft { source, runtime, mut stages, view } = draft;
+    for stage in &mut stages {
+        let root = index.stage_root(stage.first_layer, stage.end_layer);
+        let root = root.ok_or_else(|| Why::new(crds::conditions::reason::CHECK_FAILED, "a stage has layers that the model has not"))?;
+        stage.weight_root = root.0.to_vec();
+    }
+    let metadata = &model.metadata;
+    let placement = Placement {
+        epoch,
+        model_uid: metadata.uid.clone().unwrap_or_default(),
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+        generation: metadata.generation.unwrap_or_default(),
+        not_after_unix_s: now_unix_s + INSTALLABLE_S,
+        source: Some(source),
+        runtime: Some(runtime),
+        pipelines: vec![Pipeline { stages }],
+        denied: Vec::new(),
+    };
+    let in_force = sign(signer, placement, view);
+    let bytes = in_force.envelope.encoded_len();
+    if bytes > MAX_ENVELOPE_BYTES {
+        let message = format!("the signed placement has {bytes} bytes and at most {MAX_ENVELOPE_BYTES} are allowed; use fewer devices");
+        return Err(Why::new(PLACEMENT_TOO_LARGE, message));
+    }
+    Ok(in_force)
+}
+
+/// The same stages under a higher epoch: a node has accepted one above the present.
+#[must_use]
+pub fn raise(signer: &PlacementSigner, in_force: &InForce, epoch: u64, now_unix_s: i64) -> InForce {
+    let not_after_unix_s = now_unix_s + INSTALLABLE_S;
+    let placement = Placement { epoch, not_after_unix_s, ..in_force.placement.clone() };
+    sign(signer, placement, in_force.view.clone())
+}
+
+/// The same placement, installable for longer; `None` while more than half of its time is left.
+#[must_use]
+pub fn prolong(signer: &PlacementSigner, in_force: &InForce, now_unix_s: i64) -> Option<InForce> {
+    let left = in_force.placement.not_after_unix_s.saturating_sub(now_unix_s);
+    (left < INSTALLABLE_S / 2).then(|| raise(signer, in_force, in_force.placement.epoch, now_unix_s))
+}
+
+fn sign(signer: &PlacementSigner, placement: Placement, view: PlacementStatus) -> InForce {
+    let envelope = signer.sign(&placement);
+    let view = PlacementStatus {
+        epoch: i64::try_from(placement.epoch).unwrap_or(i64::MAX),
+        generation: placement.generation,
+        envelope: encode(&envelope),
+        ..view
+    };
+    InForce { placement, envelope, view }
+}
+
+#[cfg(test)]
+mod tests {
+    use identity::PlacementVerifier;
+
+    use super::*;
+    use crate::model::fixture;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn draft() -> Draft {
+        let InForce { placement, view, .. } = fixture::in_force(1, &["a", "b"]);
+        let source = Source { uri: "file:///m.gguf".into(), sha256: vec![9; 32] };
+        Draft { source, runtime: Runtime::default(), stages: placement.pipelines[0].stages.clone(), view }
+    }
+
+    #[test]
+    fn a_draft_is_signed_with_the_root_of_each_stages_weights() {
+        let (signer, index) = (PlacementSigner::generate().unwrap(), fixture::facts().index);
+        let issued = issue(&signer, &fixture::model(), &index, draft(), 5, NOW).unwrap();
+        let verified = PlacementVerifier::new([signer.public_key()]).unwrap().verify(&issued.envelope).unwrap();
+        assert_eq!(verified, issued.placement);
+        assert_eq!((verified.epoch, verified.generation, issued.view.epoch), (5, 1, 5));
+        assert_eq!(issued.stages()[0].weight_root, index.stage_root(0, 3).unwrap().0);
+        assert_eq!(verified.not_after_unix_s, NOW + INSTALLABLE_S);
+    }
+
+    #[test]
+    fn layers_that_the_model_has_not_are_never_signed() {
+        let (signer, mut draft) = (PlacementSigner::generate().unwrap(), draft());
+        draft.stages[1].end_layer = 99;
+        let why = issue(&signer, &fixture::model(), &fixture::facts().index, draft, 1, NOW).unwrap_err();
+        assert_eq!(why.reason, "CheckFailed");
+    }
+
+    #[test]
+    fn a_placement_is_prolonged_from_half_its_time_without_a_new_epoch() {
+        let signer = PlacementSigner::generate().unwrap();
+        let issued = issue(&signer, &fixture::model(), &fixture::facts().index, draft(), 5, NOW).unwrap();
+        assert_eq!(prolong(&signer, &issued, NOW + INSTALLABLE_S / 2), None);
+        let later = NOW + INSTALLABLE_S / 2 + 1;
+        let prolonged = prolong(&signer, &issued, later).unwrap();
+        assert_eq!((prolonged.placement.epoch, prolonged.placement.not_after_unix_s), (5, later + INSTALLABLE_S));
+        assert_eq!(prolonged.stages(), issued.stages());
+        assert_ne!(prolonged.view.envelope, issued.view.envelope);
+    }
+}

@@ -1,0 +1,141 @@
+//! The stores that the control loop decides on: models, devices and the labels of nodes, kept current by watches.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::hash::Hash;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+
+use crds::{DeviceGPUState, InferenceModel};
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::PartialObjectMeta;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{self, Lookup, Store};
+use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
+use kube::{Api, Client};
+use tokio::sync::watch;
+
+use crate::error::call;
+use crate::metrics::Metrics;
+use crate::retry::{self, Backoff};
+
+/// The present state of what is watched. Holds for as long as its [`Watches`] run.
+#[derive(Clone)]
+pub struct Stores {
+    models: Store<InferenceModel>,
+    devices: Store<DeviceGPUState>,
+    nodes: Store<PartialObjectMeta<Node>>,
+}
+
+/// Everything that was watched, at one moment.
+#[derive(Debug, Default, Clone)]
+pub struct Observed {
+    /// All that are not being deleted.
+    pub models: Vec<Arc<InferenceModel>>,
+    /// All.
+    pub devices: Vec<Arc<DeviceGPUState>>,
+    /// Labels by node.
+    pub node_labels: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// Keeps the stores current while it is polled; never ends.
+pub type Watches = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Waits until the API server knows our kinds, telling what is missing.
+pub async fn kinds_served(client: &Client, metrics: &Metrics) {
+    let mut backoff = Backoff::new(retry::API);
+    loop {
+        let models: Api<InferenceModel> = Api::all(client.clone());
+        let devices: Api<DeviceGPUState> = Api::all(client.clone());
+        let one = kube::api::ListParams::default().limit(1);
+        let found = async {
+            call("list InferenceModels", models.list(&one)).await?;
+            call("list DeviceGPUStates", devices.list(&one)).await
+        };
+        let Err(error) = found.await else { return };
+        metrics.errors.with_label_values(&[error.category()]).inc();
+        if error.is_not_found() {
+            tracing::error!(
+                "the API server does not know the kinds of shardwright.dev/v1alpha1; install the chart's CRDs: kubectl apply -f charts/shardwright/crds"
+            );
+        } else {
+            tracing::error!(%error, "cannot read our objects; the operator's ClusterRole must allow get, list and watch");
+        }
+        tokio::time::sleep(backoff.failed()).await;
+    }
+}
+
+/// The stores, empty at first, and what fills them. `changed` is told of every change.
+#[must_use]
+pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64>) -> (Stores, Watches) {
+    let (models, models_writer) = reflector::store();
+    let (devices, devices_writer) = reflector::store();
+    let (nodes, nodes_writer) = reflector::store();
+    let config = watcher::Config::default();
+    let watches = futures::future::join3(
+        drive("InferenceModels", models_writer, watcher(Api::all(client.clone()), config.clone()), metrics, changed),
+        drive("DeviceGPUStates", devices_writer, watcher(Api::all(client.clone()), config.clone()), metrics, changed),
+        // Labels only: the rest of a Node is large and changes every few minutes.
+        drive("Nodes", nodes_writer, metadata_watcher(Api::<Node>::all(client.clone()), config), metrics, changed),
+    );
+    let watches: Watches = Box::pin(async move {
+        watches.await;
+    });
+    (Stores { models, devices, nodes }, watches)
+}
+
+fn drive<K>(
+    what: &'static str,
+    writer: Writer<K>,
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
+    metrics: &Metrics,
+    changed: &watch::Sender<u64>,
+) -> impl Future<Output = ()> + Send + 'static
+where
+    K: Lookup + Clone + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Send + Sync,
+{
+    let (metrics, changed) = (metrics.clone(), changed.clone());
+    async move {
+        let mut events = pin!(reflector::reflector(writer, events.default_backoff()));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(_) => changed.send_modify(|count| *count = count.wrapping_add(1)),
+                Err(error) => {
+                    metrics.errors.with_label_values(&["watch"]).inc();
+                    tracing::warn!(%error, "the watch of {what} broke; it begins again");
+                }
+            }
+        }
+    }
+}
+
+impl Stores {
+    /// Waits until all are filled for the first time.
+    pub async fn filled(&self) {
+        // An error means that the writer is gone, and with it whoever waits here.
+        let _ = tokio::join!(self.models.wait_until_ready(), self.devices.wait_until_ready(), self.nodes.wait_until_ready());
+    }
+
+    /// Everything at this moment.
+    #[must_use]
+    pub fn observe(&self) -> Observed {
+        let mut models = self.models.state();
+        models.retain(|model| model.metadata.deletion_timestamp.is_none() && model.metadata.uid.is_some());
+        let labels = |node: Arc<PartialObjectMeta<Node>>| {
+            Some((node.metadata.name.clone()?, node.metadata.labels.clone().unwrap_or_default()))
+        };
+        Observed {
+            models,
+            devices: self.devices.state(),
+            node_labels: self.nodes.state().into_iter().filter_map(labels).collect(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Stores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stores(..)")
+    }
+}

@@ -1,0 +1,249 @@
+//! One pass over all models: the steps in order, each pure or with a client.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crds::conditions::{find, is_true, model as kind};
+use crds::{InferenceModel, InferenceModelStatus, StagePhase};
+use identity::PlacementVerifier;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use proto::control::v1::RouteTable;
+
+use super::apply::{self, Prepared};
+use super::decide::{self, Decided, World};
+use super::failures::Health;
+use super::in_force::InForce;
+use super::observe::Observed;
+use super::publish::{self, Events};
+use super::stages::{self, StageSight};
+use super::status::{self, Placed, Sight};
+use super::term::{ModelState, Term};
+use super::{assign, observe};
+use crate::agents::registry::Snapshot;
+use crate::agents::{AgentView, Agents};
+use crate::context::Context;
+use crate::routes::Routes;
+
+/// What the loop works with while this replica leads.
+pub struct Loop<'a> {
+    /// Client, keys, metrics.
+    pub context: &'a Context,
+    /// The agents.
+    pub agents: &'a Agents,
+    /// The gateways.
+    pub routes: &'a Routes,
+    /// Where transitions are told.
+    pub events: Events,
+    /// What is remembered.
+    pub term: Term,
+    /// All agents that held placements have attached once, or were given up.
+    pub settled: bool,
+}
+
+/// How a pass ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// When to look again, if nothing changes.
+    pub wakes_at: Option<Instant>,
+    /// Statuses that could not be written.
+    pub failed_writes: usize,
+}
+
+/// A model with what was decided for it; the status is computed from it and from nothing else.
+struct Proposal {
+    model: Arc<InferenceModel>,
+    uid: String,
+    decided: Decided,
+    status: InferenceModelStatus,
+}
+
+impl Loop<'_> {
+    /// Observe → validate, translate, build, decide → assign, sign → apply → publish.
+    pub async fn pass(&mut self, mut observed: Observed, now: Instant, wall: Timestamp) -> Outcome {
+        // 1. (pure) Oldest first: whoever came first is placed first.
+        observed.models.sort_by(|a, b| age(a).cmp(&age(b)));
+        let Snapshot { nodes: agents, inspected } = self.agents.snapshot();
+        // 2. (pure) Remember, learn, ask.
+        self.remember(&observed, &agents, inspected, now);
+        let awaited = self.term.awaited(&agents, now);
+        // 3. (pure) Decide for every model, and compute its status.
+        let proposals = tokio::task::block_in_place(|| self.propose(&observed, &agents, &awaited, now, wall));
+        // 4. (client) A placement is in force once it is in status, and not before: an epoch is never used twice.
+        let failed_writes = self.apply(&proposals, &awaited, now).await;
+        // 5. (client) Tell agents, gateways and people.
+        self.publish(&proposals, &agents, &awaited);
+        let mut wakes_at = self.term.wakes_at(&awaited, now);
+        // Memory that one model gave up may be what another, decided before it, waits for.
+        let moved = proposals.iter().any(|proposal| proposal.decided.new_in_force.is_some());
+        if moved && proposals.iter().any(|proposal| matches!(proposal.decided.placed, Placed::No(_))) {
+            wakes_at = Some(now);
+        }
+        Outcome { wakes_at, failed_writes }
+    }
+
+    fn remember(
+        &mut self,
+        observed: &Observed,
+        agents: &BTreeMap<String, AgentView>,
+        inspected: Vec<crate::agents::registry::Inspected>,
+        now: Instant,
+    ) {
+        let public_key = self.context.keys.signer.public_key();
+        match PlacementVerifier::new([public_key]) {
+            Ok(verifier) => self.term.recall(&observed.models, &verifier),
+            Err(error) => tracing::error!(%error, "the own placement key is not usable"),
+        }
+        self.term.learn(inspected, &self.routes.vocabularies, &self.context.metrics);
+        let asked = self.agents;
+        self.term.ask(&observed.models, agents, now, |node, inspect| asked.inspect(node, inspect));
+        for state in self.term.models.values_mut() {
+            let Some(in_force) = &state.in_force else { continue };
+            for (stage, sight) in in_force.stages().iter().zip(stages::look(in_force, agents)) {
+                let health = match sight.phase {
+                    StagePhase::Serving => Health::Serving,
+                    StagePhase::Failed => Health::Failed,
+                    _ => Health::Working,
+                };
+                state.failures.observe(&stage.device, health, now);
+            }
+        }
+    }
+
+    fn propose(
+        &mut self,
+        observed: &Observed,
+        agents: &BTreeMap<String, AgentView>,
+        awaited: &BTreeSet<String>,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Vec<Proposal> {
+        let mut world = World::new(observed, agents, awaited, now, wall.as_second());
+        let placements = self.term.models.iter();
+        world.hold_all(placements.filter_map(|(uid, state)| Some((uid.as_str(), state.in_force.as_ref()?))));
+        let mut proposals = Vec::with_capacity(observed.models.len());
+        for model in &observed.models {
+            let Some(uid) = model.metadata.uid.clone() else { continue };
+            let Some(state) = self.term.models.get_mut(&uid) else { continue };
+            let decided = decide::decide(&world, model, state, &self.context.keys.signer);
+            if let Some(new) = &decided.new_in_force {
+                world.hold(&uid, new);
+                self.context.metrics.placements.with_label_values(&["placed"]).inc();
+            }
+            let status = sight(model, state, &decided, agents, wall);
+            proposals.push(Proposal { model: model.clone(), uid, decided, status });
+        }
+        proposals
+    }
+
+    async fn apply(&mut self, proposals: &[Proposal], awaited: &BTreeSet<String>, now: Instant) -> usize {
+        let changed = |proposal: &&Proposal| {
+            let state = &self.term.models[&proposal.uid];
+            !is_awaited(state, awaited) && state.must_write(&proposal.model, &proposal.status, now)
+        };
+        let prepared = |proposal: &Proposal| Prepared { model: proposal.model.clone(), status: proposal.status.clone() };
+        let writes: Vec<Prepared> = proposals.iter().filter(changed).map(prepared).collect();
+        let by_uid: BTreeMap<&str, &Proposal> = proposals.iter().map(|proposal| (proposal.uid.as_str(), proposal)).collect();
+        let mut failed = 0;
+        for applied in apply::apply(self.context, writes).await {
+            let (Some(proposal), Some(state)) = (by_uid.get(applied.uid.as_str()), self.term.models.get_mut(&applied.uid))
+            else {
+                continue;
+            };
+            match applied.result {
+                Ok(()) => {
+                    let notes = publish::transitions(state.previous(&proposal.model), &proposal.status);
+                    if let Some(new) = &proposal.decided.new_in_force {
+                        tell_placed(&proposal.model, new);
+                    }
+                    state.wrote(proposal.status.clone(), proposal.decided.new_in_force.clone(), now);
+                    self.events.publish(&proposal.model, notes);
+                }
+                // Deleted in between; the watch says so in a moment.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    failed += 1;
+                    tracing::warn!(%error, "a status is not written; trying again");
+                }
+            }
+        }
+        failed
+    }
+
+    fn publish(&mut self, proposals: &[Proposal], agents: &BTreeMap<String, AgentView>, awaited: &BTreeSet<String>) {
+        let models = &self.term.models;
+        let look = |uid: &str| {
+            let in_force = models.get(uid)?.in_force.as_ref()?;
+            Some((in_force, stages::look(in_force, agents)))
+        };
+        let sights: Vec<Option<(&InForce, Vec<StageSight>)>> = proposals.iter().map(|proposal| look(&proposal.uid)).collect();
+        let placements = sights.iter().flatten().map(|(in_force, sights)| (*in_force, sights.as_slice()));
+        self.agents.assign(&assign::assignments(placements));
+
+        // A new leader does not yet know who serves: gateways keep their last table until it does.
+        self.settled |= awaited.is_empty();
+        if !self.settled {
+            return;
+        }
+        let route = |(proposal, sights): (&Proposal, &Option<(&InForce, Vec<StageSight>)>)| {
+            let in_force = sights.as_ref().map(|(in_force, sights)| (*in_force, sights.as_slice()));
+            let vocabulary = proposal.status.model.as_ref().and_then(|model| model.vocabulary_sha256.parse::<gguf::Digest>().ok());
+            let message = find(&proposal.status.conditions, kind::READY).map_or_else(String::new, |ready| ready.message.clone());
+            assign::model_route(&proposal.model, in_force, vocabulary.map(|digest| digest.0.to_vec()).unwrap_or_default(), message)
+        };
+        self.routes.publish(RouteTable { models: proposals.iter().zip(&sights).map(route).collect() });
+        self.count(proposals);
+    }
+
+    fn count(&self, proposals: &[Proposal]) {
+        let ready = |proposal: &&Proposal| is_true(&proposal.status.conditions, kind::READY);
+        let placed = |proposal: &&Proposal| is_true(&proposal.status.conditions, kind::PLACED);
+        let (ready, placed) = (proposals.iter().filter(ready).count(), proposals.iter().filter(placed).count());
+        let models = &self.context.metrics.models;
+        for (state, count) in [("ready", ready), ("placed", placed.saturating_sub(ready)), ("waiting", proposals.len() - placed)] {
+            models.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+fn age(model: &InferenceModel) -> (Option<&Time>, Option<&str>, Option<&str>) {
+    let metadata = &model.metadata;
+    (metadata.creation_timestamp.as_ref(), metadata.namespace.as_deref(), metadata.name.as_deref())
+}
+
+fn is_awaited(state: &ModelState, awaited: &BTreeSet<String>) -> bool {
+    let stages = state.in_force.as_ref().map(InForce::stages).unwrap_or_default();
+    stages.iter().any(|stage| awaited.contains(&stage.node))
+}
+
+fn sight(
+    model: &InferenceModel,
+    state: &ModelState,
+    decided: &Decided,
+    agents: &BTreeMap<String, AgentView>,
+    wall: Timestamp,
+) -> InferenceModelStatus {
+    let in_force = decided.new_in_force.as_ref().or(state.in_force.as_ref());
+    let sights = in_force.map(|in_force| stages::look(in_force, agents));
+    let sight = Sight {
+        model,
+        resolution: &state.inspection.resolution(),
+        resolved: state.resolved.as_ref(),
+        placed: &decided.placed,
+        in_force: in_force.zip(sights.as_deref()),
+    };
+    status::status(&sight, state.previous(model), &Time(wall))
+}
+
+fn tell_placed(model: &InferenceModel, in_force: &InForce) {
+    let stages: Vec<String> =
+        in_force.view.stages.iter().map(|stage| format!("{}:{}", stage.device, stage.layers)).collect();
+    tracing::info!(
+        namespace = model.metadata.namespace,
+        model = model.metadata.name,
+        epoch = in_force.placement.epoch,
+        stages = stages.join(" "),
+        "placed"
+    );
+}

@@ -1,0 +1,157 @@
+//! Events on transitions (pure), and the queue that sends them without holding anybody up.
+
+use crds::conditions::{ConditionStatus, find, model as kind, reason};
+use crds::{InferenceModel, InferenceModelStatus};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::error::call;
+
+/// Events that wait to be sent: a change of every model of a large installation at once.
+const QUEUE: usize = 256;
+/// Longest note that the API accepts, in bytes.
+const NOTE_MAX: usize = 1024;
+
+/// Something a person should be able to look up later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Wants attention.
+    pub warning: bool,
+    /// One CamelCase word.
+    pub reason: String,
+    /// What was done when it happened.
+    pub action: &'static str,
+    /// For a person.
+    pub message: String,
+}
+
+/// The transitions between two statuses of a model.
+#[must_use]
+pub fn transitions(before: Option<&InferenceModelStatus>, after: &InferenceModelStatus) -> Vec<Note> {
+    let mut notes = Vec::new();
+    let was = |kind: &str| before.and_then(|status| find(&status.conditions, kind));
+    let epoch = |status: &InferenceModelStatus| status.placement.as_ref().map(|placement| placement.epoch);
+    let (yes, no) = (ConditionStatus::True.as_str(), ConditionStatus::False.as_str());
+    for condition in &after.conditions {
+        let old = was(&condition.type_);
+        let turned = old.map(|old| old.status.as_str()) != Some(&condition.status);
+        let new_reason = turned || old.map(|old| &old.reason) != Some(&condition.reason);
+        let (warning, action) = match (condition.type_.as_str(), condition.status.as_str()) {
+            (kind::RESOLVED, status) if status == yes && turned => (false, "Resolve"),
+            (kind::RESOLVED, status) if status == no && new_reason => (true, "Resolve"),
+            (kind::PLACED, status) if status == yes && before.and_then(epoch) != epoch(after) => (false, "Place"),
+            (kind::PLACED, status) if status == no && new_reason => (true, "Place"),
+            (kind::LOADED, status) if status == no && new_reason && condition.reason == reason::LOAD_FAILED => (true, "Load"),
+            (kind::READY, status) if status == yes && turned => (false, "Serve"),
+            (kind::READY, status) if status == no && turned && old.is_some_and(|old| old.status == yes) => (true, "Serve"),
+            _ => continue,
+        };
+        let message = condition.message[..condition.message.floor_char_boundary(NOTE_MAX)].to_owned();
+        notes.push(Note { warning, reason: condition.reason.clone(), action, message });
+    }
+    notes
+}
+
+/// Where notes go.
+#[derive(Debug, Clone)]
+pub struct Events {
+    queue: mpsc::Sender<(Note, ObjectReference)>,
+    context: Context,
+}
+
+impl Events {
+    /// Sends until `stop`.
+    #[must_use]
+    pub fn start(context: &Context, stop: CancellationToken) -> Self {
+        let (queue, notes) = mpsc::channel(QUEUE);
+        tokio::spawn(send(notes, context.clone(), stop));
+        Self { queue, context: context.clone() }
+    }
+
+    /// Queues; drops and counts when too many wait.
+    pub fn publish(&self, model: &InferenceModel, notes: Vec<Note>) {
+        for note in notes {
+            if self.queue.try_send((note, model.object_ref(&()))).is_err() {
+                self.context.metrics.events_dropped.inc();
+            }
+        }
+    }
+}
+
+async fn send(mut notes: mpsc::Receiver<(Note, ObjectReference)>, context: Context, stop: CancellationToken) {
+    let reporter = Reporter {
+        controller: "shardwright.dev/operator".to_owned(),
+        instance: Some(context.names.pod_name.clone()),
+    };
+    let recorder = Recorder::new(context.client.0.clone(), reporter);
+    loop {
+        let (note, about) = tokio::select! {
+            () = stop.cancelled() => return,
+            note = notes.recv() => match note {
+                Some(note) => note,
+                None => return,
+            },
+        };
+        let event = Event {
+            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            reason: note.reason,
+            note: Some(note.message),
+            action: note.action.to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = call("publish Event", recorder.publish(&event, &about)).await {
+            context.metrics.errors.with_label_values(&[error.category()]).inc();
+            tracing::warn!(%error, reason = event.reason, "an event is lost");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::conditions::{NewCondition, set_condition};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+
+    fn status(of: &[(&str, ConditionStatus, &str)]) -> InferenceModelStatus {
+        let mut status = InferenceModelStatus::default();
+        for (kind, value, reason) in of {
+            let new = NewCondition { kind, status: *value, reason, message: "m" };
+            set_condition(&mut status.conditions, new, Some(1), &Time(Timestamp::UNIX_EPOCH));
+        }
+        status
+    }
+
+    fn reasons(before: Option<&InferenceModelStatus>, after: &InferenceModelStatus) -> Vec<(bool, String)> {
+        transitions(before, after).into_iter().map(|note| (note.warning, note.reason)).collect()
+    }
+
+    #[test]
+    fn a_model_that_merely_begins_says_nothing() {
+        let begun = status(&[(kind::RESOLVED, ConditionStatus::Unknown, "Inspecting"), (kind::READY, ConditionStatus::False, "Inspecting")]);
+        assert!(reasons(None, &begun).is_empty());
+    }
+
+    #[test]
+    fn transitions_are_told_and_repetitions_are_not() {
+        let serving = status(&[(kind::READY, ConditionStatus::True, "Serving")]);
+        let loading = status(&[(kind::READY, ConditionStatus::False, "StageLost")]);
+        assert_eq!(reasons(Some(&loading), &serving), [(false, "Serving".into())]);
+        assert_eq!(reasons(Some(&serving), &loading), [(true, "StageLost".into())]);
+        assert!(reasons(Some(&serving), &serving).is_empty());
+        assert!(reasons(Some(&loading), &loading).is_empty());
+    }
+
+    #[test]
+    fn another_reason_for_the_same_failure_is_told_again() {
+        let short = status(&[(kind::PLACED, ConditionStatus::False, "InsufficientMemory")]);
+        let pinned = status(&[(kind::PLACED, ConditionStatus::False, "PinUnsatisfiable")]);
+        assert_eq!(reasons(None, &short), [(true, "InsufficientMemory".into())]);
+        assert_eq!(reasons(Some(&short), &pinned), [(true, "PinUnsatisfiable".into())]);
+    }
+}

@@ -1,0 +1,249 @@
+//! PURE: what the operator reports of a model, from what it knows, decided and sees.
+
+use crds::conditions::{ConditionStatus, NewCondition, model as kind, reason, set_condition};
+use crds::{InferenceModel, InferenceModelStatus, PlacementStatus, ResolvedModel, StagePhase};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::facts::Facts;
+use super::in_force::InForce;
+use super::inspect::Resolution;
+use super::stages::StageSight;
+
+/// Longest message of a stage in the view.
+const STAGE_MESSAGE_MAX: usize = 1024;
+
+/// A reason and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Why {
+    /// One CamelCase word.
+    pub reason: String,
+    /// For a person.
+    pub message: String,
+}
+
+impl Why {
+    /// A reason with its sentence.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+}
+
+/// Whether the placement in force is what the spec asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placed {
+    /// It is.
+    Yes,
+    /// There is none that would be; an older one may still serve.
+    No(Why),
+    /// It cannot be decided yet.
+    NotYet(Why),
+}
+
+/// All that a status is made from.
+#[derive(Debug)]
+pub struct Sight<'a> {
+    /// The object.
+    pub model: &'a InferenceModel,
+    /// What is known of the source.
+    pub resolution: &'a Resolution,
+    /// What the source is known to be, now or from before a restart.
+    pub resolved: Option<&'a ResolvedModel>,
+    /// What was decided.
+    pub placed: &'a Placed,
+    /// The placement in force, and its stages.
+    pub in_force: Option<(&'a InForce, &'a [StageSight])>,
+}
+
+/// The status to publish. `previous` lends its transition times.
+#[must_use]
+pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &Time) -> InferenceModelStatus {
+    let generation = sight.model.metadata.generation;
+    let mut conditions = previous.map(|status| status.conditions.clone()).unwrap_or_default();
+    conditions.retain(|condition| kind::ALL.contains(&condition.type_.as_str()));
+    let stages = sight.in_force.map_or(&[][..], |(_, stages)| stages);
+    let serving = stages.iter().filter(|stage| stage.serves()).count();
+    let all_serve = serving > 0 && serving == stages.len();
+    for (kind, (status, why)) in judge(sight, all_serve) {
+        let new = NewCondition { kind, status, reason: &why.reason, message: &why.message };
+        set_condition(&mut conditions, new, generation, now);
+    }
+    InferenceModelStatus {
+        observed_generation: generation,
+        conditions,
+        model: sight.resolved.cloned(),
+        placement: sight.in_force.map(|(in_force, stages)| view(in_force, stages)),
+        stages_ready: (!stages.is_empty()).then(|| format!("{serving}/{}", stages.len())),
+        endpoint: stages.first().and_then(|head| head.endpoint.clone()).filter(|_| all_serve),
+    }
+}
+
+type Judgement = (ConditionStatus, Why);
+
+fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 5] {
+    let resolved = resolved(sight);
+    let placed = placed(sight);
+    let loaded = loaded(sight, all_serve);
+    let answers = *sight.placed == Placed::Yes;
+    let ready = if answers && all_serve {
+        let epoch = sight.in_force.map_or(0, |(in_force, _)| in_force.placement.epoch);
+        (ConditionStatus::True, Why::new(reason::SERVING, format!("every stage serves epoch {epoch}")))
+    } else {
+        // The first thing that is missing is the reason people see.
+        let blocking = [&resolved, &placed, &loaded].into_iter().find(|(status, _)| *status != ConditionStatus::True);
+        let why = blocking.map_or_else(|| Why::new(reason::NOT_LOADED, "stages are not serving yet"), |(_, why)| why.clone());
+        (ConditionStatus::False, why)
+    };
+    let degraded = degraded(sight, all_serve);
+    [
+        (kind::RESOLVED, resolved),
+        (kind::PLACED, placed),
+        (kind::LOADED, loaded),
+        (kind::READY, ready),
+        (kind::DEGRADED, degraded),
+    ]
+}
+
+fn resolved(sight: &Sight<'_>) -> Judgement {
+    let uri = &sight.model.spec.source.uri;
+    if let Some(model) = sight.resolved {
+        let ResolvedModel { summary, layers, size_bytes, .. } = model;
+        return (ConditionStatus::True, Why::new(reason::RESOLVED, format!("{summary}, {layers} layers, {size_bytes} bytes, from {uri}")));
+    }
+    match sight.resolution {
+        Resolution::Failed(failure) => (ConditionStatus::False, Why::new(&failure.reason, &failure.message)),
+        Resolution::Inspecting(node) => {
+            (ConditionStatus::Unknown, Why::new(reason::INSPECTING, format!("node {node} reads {uri}")))
+        }
+        Resolution::NoAgent | Resolution::Resolved(_) => (
+            ConditionStatus::Unknown,
+            Why::new(reason::NO_AGENT, format!("no agent is attached that could read {uri}; agents run as a DaemonSet")),
+        ),
+    }
+}
+
+fn placed(sight: &Sight<'_>) -> Judgement {
+    match (sight.placed, sight.in_force) {
+        (Placed::Yes, Some((in_force, _))) => {
+            let stages = in_force.stages();
+            let devices: Vec<&str> = stages.iter().map(|stage| stage.device.as_str()).collect();
+            let epoch = in_force.placement.epoch;
+            let noun = if stages.len() == 1 { "stage" } else { "stages" };
+            let message = format!("epoch {epoch}: {} {noun} on {}", stages.len(), devices.join(", "));
+            (ConditionStatus::True, Why::new(reason::PLACED, message))
+        }
+        (Placed::No(why), _) => (ConditionStatus::False, why.clone()),
+        (Placed::NotYet(why), _) => (ConditionStatus::Unknown, why.clone()),
+        (Placed::Yes, None) => (ConditionStatus::Unknown, Why::new(reason::PENDING, "not decided yet")),
+    }
+}
+
+fn loaded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
+    let Some((in_force, stages)) = sight.in_force else {
+        return (ConditionStatus::Unknown, Why::new(reason::NOT_PLACED, "there is no placement to load"));
+    };
+    if all_serve {
+        return (ConditionStatus::True, Why::new(reason::LOADED, format!("all {} stages hold their weights", stages.len())));
+    }
+    if let Some(why) = trouble(in_force, stages) {
+        return (ConditionStatus::False, why);
+    }
+    let waiting = stages.iter().enumerate().find(|(_, stage)| !stage.serves());
+    let serving = stages.iter().filter(|stage| stage.serves()).count();
+    let message = waiting.map_or_else(String::new, |(index, sight)| {
+        let what = doing(sight.phase);
+        format!("{serving} of {} stages serve; {} {what}{}", stages.len(), name(in_force, index), detail(sight))
+    });
+    (ConditionStatus::False, Why::new(reason::LOADING, message))
+}
+
+fn degraded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
+    let epoch = sight.in_force.map(|(in_force, _)| in_force.placement.epoch);
+    let lost = sight.in_force.and_then(|(in_force, stages)| trouble(in_force, stages));
+    match (sight.placed, epoch, lost) {
+        (Placed::No(why), Some(epoch), None) if all_serve => {
+            let message = format!("epoch {epoch}, of an earlier specification, still serves: {}", why.message);
+            (ConditionStatus::True, Why::new(&why.reason, message))
+        }
+        (_, Some(_), Some(why)) => (ConditionStatus::True, why),
+        _ => (ConditionStatus::False, Why::new(reason::AS_EXPECTED, "nothing is lost")),
+    }
+}
+
+/// A stage whose node is gone, or that failed.
+fn trouble(in_force: &InForce, stages: &[StageSight]) -> Option<Why> {
+    if let Some((index, _)) = stages.iter().enumerate().find(|(_, stage)| !stage.attached) {
+        return Some(Why::new(reason::STAGE_LOST, format!("{}: the node's agent is not attached", name(in_force, index))));
+    }
+    let (index, failed) = stages.iter().enumerate().find(|(_, stage)| stage.phase == StagePhase::Failed)?;
+    Some(Why::new(reason::LOAD_FAILED, format!("{} failed{}", name(in_force, index), detail(failed))))
+}
+
+fn name(in_force: &InForce, index: usize) -> String {
+    let device = in_force.stages().get(index).map_or("", |stage| &stage.device);
+    format!("stage {index} on {device}")
+}
+
+fn detail(sight: &StageSight) -> String {
+    match (sight.reason.as_str(), sight.message.as_str()) {
+        ("", "") => String::new(),
+        ("", message) => format!(": {message}"),
+        (reason, "") => format!(": {reason}"),
+        (reason, message) => format!(": {reason}: {message}"),
+    }
+}
+
+fn doing(phase: StagePhase) -> &'static str {
+    match phase {
+        StagePhase::Pending => "has not begun",
+        StagePhase::Fetching => "fetches its weights",
+        StagePhase::Verifying => "verifies its weights",
+        StagePhase::Loading => "loads",
+        StagePhase::Serving => "serves, but its endpoint is not known yet",
+        StagePhase::Draining => "drains",
+        StagePhase::Failed => "failed",
+    }
+}
+
+fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
+    let mut view = in_force.view.clone();
+    for (stage, sight) in view.stages.iter_mut().zip(sights) {
+        stage.phase = sight.phase;
+        stage.endpoint.clone_from(&sight.endpoint);
+        let text = if sight.message.is_empty() { &sight.reason } else { &sight.message };
+        let end = text.floor_char_boundary(STAGE_MESSAGE_MAX);
+        stage.message = (!text.is_empty()).then(|| text[..end].to_owned());
+    }
+    view
+}
+
+/// What a status says of the source.
+#[must_use]
+pub fn resolved_model(facts: &Facts) -> ResolvedModel {
+    ResolvedModel {
+        summary: format!("{}/{}", facts.architecture, facts.quantisation),
+        architecture: facts.architecture.clone(),
+        layers: i32::try_from(facts.layer_bytes.len()).unwrap_or(i32::MAX),
+        quantisation: facts.quantisation.clone(),
+        parameters: i64::try_from(facts.parameters).unwrap_or(i64::MAX),
+        size_bytes: i64::try_from(facts.file_bytes).unwrap_or(i64::MAX),
+        sha256: facts.sha256.to_string(),
+        vocabulary_sha256: facts.vocabulary_sha256.to_string(),
+    }
+}
+
+/// Whether two statuses differ in more than their times.
+#[must_use]
+pub fn differ(a: &InferenceModelStatus, b: &InferenceModelStatus) -> bool {
+    let untimed = |status: &InferenceModelStatus| {
+        let mut status = status.clone();
+        for condition in &mut status.conditions {
+            condition.last_transition_time = Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+        }
+        status.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        status
+    };
+    untimed(a) != untimed(b)
+}
+
+#[cfg(test)]
+mod tests;

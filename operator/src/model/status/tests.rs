@@ -1,0 +1,172 @@
+use std::sync::Arc;
+
+use crds::conditions::find;
+use k8s_openapi::jiff::Timestamp;
+use proto::control::v1::ShardPhase;
+
+use super::*;
+use crate::model::inspect::Failure;
+use crate::model::{fixture, stages};
+
+fn at(second: i64) -> Time {
+    Time(Timestamp::from_second(second).unwrap())
+}
+
+struct Case {
+    model: InferenceModel,
+    resolution: Resolution,
+    resolved: Option<ResolvedModel>,
+    placed: Placed,
+    in_force: Option<(InForce, Vec<StageSight>)>,
+}
+
+impl Case {
+    /// Resolved and placed on two nodes, which report the given phases.
+    fn placed(phases: [ShardPhase; 2]) -> Self {
+        let in_force = fixture::in_force(4, &["a", "b"]);
+        let mut agents = fixture::agents(&["a", "b"]);
+        for (stage, (node, phase)) in ["a", "b"].into_iter().zip(phases).enumerate() {
+            fixture::report(&mut agents, node, 4, stage as u32, phase);
+        }
+        let sights = stages::look(&in_force, &agents);
+        Self {
+            model: fixture::model(),
+            resolution: Resolution::Resolved(Arc::new(fixture::facts())),
+            resolved: Some(resolved_model(&fixture::facts())),
+            placed: Placed::Yes,
+            in_force: Some((in_force, sights)),
+        }
+    }
+
+    fn unresolved(resolution: Resolution) -> Self {
+        Self {
+            model: fixture::model(),
+            resolution,
+            resolved: None,
+            placed: Placed::NotYet(Why::new(reason::NOT_RESOLVED, "the source is not known yet")),
+            in_force: None,
+        }
+    }
+
+    fn status(&self) -> InferenceModelStatus {
+        self.after(None, &at(1))
+    }
+
+    fn after(&self, previous: Option<&InferenceModelStatus>, now: &Time) -> InferenceModelStatus {
+        let sight = Sight {
+            model: &self.model,
+            resolution: &self.resolution,
+            resolved: self.resolved.as_ref(),
+            placed: &self.placed,
+            in_force: self.in_force.as_ref().map(|(in_force, sights)| (in_force, sights.as_slice())),
+        };
+        status(&sight, previous, now)
+    }
+}
+
+fn condition(status: &InferenceModelStatus, kind: &str) -> (String, String, String) {
+    let condition = find(&status.conditions, kind).unwrap();
+    (condition.status.clone(), condition.reason.clone(), condition.message.clone())
+}
+
+fn brief(status: &InferenceModelStatus, kind: &str) -> (String, String) {
+    let (value, reason, _) = condition(status, kind);
+    (value, reason)
+}
+
+fn pair(value: &str, reason: &str) -> (String, String) {
+    (value.into(), reason.into())
+}
+
+#[test]
+fn every_condition_is_set_from_the_first_visit_with_the_generation() {
+    let status = Case::unresolved(Resolution::NoAgent).status();
+    for kind in kind::ALL {
+        assert_eq!(find(&status.conditions, kind).unwrap().observed_generation, Some(1), "{kind}");
+    }
+    assert_eq!(status.observed_generation, Some(1));
+    assert_eq!(brief(&status, kind::RESOLVED), pair("Unknown", "NoAgent"));
+    assert_eq!(brief(&status, kind::READY), pair("False", "NoAgent"));
+    assert_eq!(brief(&status, kind::LOADED), pair("Unknown", "NotPlaced"));
+}
+
+#[test]
+fn all_stages_serving_is_ready_with_an_endpoint() {
+    let status = Case::placed([ShardPhase::Serving; 2]).status();
+    for kind in [kind::RESOLVED, kind::PLACED, kind::LOADED, kind::READY] {
+        assert_eq!(condition(&status, kind).0, "True", "{kind}");
+    }
+    assert_eq!(brief(&status, kind::DEGRADED), pair("False", "AsExpected"));
+    assert_eq!(status.stages_ready.as_deref(), Some("2/2"));
+    assert_eq!(status.endpoint.as_deref(), Some("a:7000"));
+    assert_eq!(status.placement.unwrap().stages[1].phase, StagePhase::Serving);
+}
+
+#[test]
+fn a_stage_that_loads_is_named() {
+    let status = Case::placed([ShardPhase::Serving, ShardPhase::Fetching]).status();
+    let (value, why, message) = condition(&status, kind::READY);
+    assert_eq!((value.as_str(), why.as_str()), ("False", "Loading"));
+    assert_eq!(message, "1 of 2 stages serve; stage 1 on b-cpu0 fetches its weights");
+    assert_eq!((status.stages_ready.as_deref(), status.endpoint), (Some("1/2"), None));
+}
+
+#[test]
+fn a_stage_that_failed_is_named_with_its_reason() {
+    let status = Case::placed([ShardPhase::Serving, ShardPhase::Failed]).status();
+    assert_eq!(condition(&status, kind::LOADED).2, "stage 1 on b-cpu0 failed: OutOfMemory");
+    assert_eq!(brief(&status, kind::READY), pair("False", "LoadFailed"));
+    assert_eq!(brief(&status, kind::DEGRADED), pair("True", "LoadFailed"));
+}
+
+#[test]
+fn the_first_thing_that_is_missing_is_why_a_model_is_not_ready() {
+    let failure = Failure { reason: "Truncated".into(), message: "node a: 10 bytes are missing".into() };
+    let status = Case::unresolved(Resolution::Failed(failure)).status();
+    assert_eq!(brief(&status, kind::RESOLVED), pair("False", "Truncated"));
+    assert_eq!(condition(&status, kind::READY).2, "node a: 10 bytes are missing");
+
+    let mut case = Case::placed([ShardPhase::Serving; 2]);
+    case.placed = Placed::No(Why::new(reason::INSUFFICIENT_MEMORY, "12 bytes short"));
+    case.in_force = None;
+    let status = case.status();
+    assert_eq!(brief(&status, kind::PLACED), pair("False", "InsufficientMemory"));
+    assert_eq!(brief(&status, kind::READY), pair("False", "InsufficientMemory"));
+    assert!(status.stages_ready.is_none() && status.placement.is_none());
+}
+
+#[test]
+fn an_older_placement_that_still_serves_is_degraded_and_not_ready() {
+    let mut case = Case::placed([ShardPhase::Serving; 2]);
+    case.placed = Placed::No(Why::new(reason::INSUFFICIENT_MEMORY, "12 bytes short"));
+    let status = case.status();
+    assert_eq!(brief(&status, kind::READY), pair("False", "InsufficientMemory"));
+    let (value, _, message) = condition(&status, kind::DEGRADED);
+    assert_eq!(value, "True");
+    assert!(message.contains("epoch 4, of an earlier specification, still serves"), "{message}");
+    assert_eq!(status.endpoint.as_deref(), Some("a:7000"));
+}
+
+#[test]
+fn a_lost_node_is_degraded_and_names_its_stage() {
+    let mut case = Case::placed([ShardPhase::Serving; 2]);
+    case.in_force.as_mut().unwrap().1[1].attached = false;
+    case.placed = Placed::No(Why::new(reason::INSUFFICIENT_MEMORY, "12 bytes short"));
+    let status = case.status();
+    assert_eq!(brief(&status, kind::DEGRADED), pair("True", "StageLost"));
+    assert_eq!(brief(&status, kind::LOADED), pair("False", "StageLost"));
+    assert!(condition(&status, kind::LOADED).2.starts_with("stage 1 on b-cpu0"));
+}
+
+#[test]
+fn transition_times_move_only_with_the_status_and_alone_are_no_difference() {
+    let case = Case::placed([ShardPhase::Serving; 2]);
+    let first = case.after(None, &at(1));
+    let second = case.after(Some(&first), &at(2));
+    assert_eq!(first, second);
+    assert!(!differ(&first, &case.after(None, &at(3))));
+    let lost = Case::placed([ShardPhase::Serving, ShardPhase::Failed]).after(Some(&first), &at(4));
+    assert!(differ(&first, &lost));
+    assert_eq!(find(&lost.conditions, kind::READY).unwrap().last_transition_time, at(4));
+    assert_eq!(find(&lost.conditions, kind::PLACED).unwrap().last_transition_time, at(1));
+}

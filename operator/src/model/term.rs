@@ -1,0 +1,252 @@
+//! What the control loop remembers while this replica leads. All of it is found again by the next leader: placements and
+//! epochs in status, facts by inspection, shards and accepted epochs from the agents.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crds::conditions::reason;
+use crds::{InferenceModel, InferenceModelStatus, ResolvedModel};
+use identity::PlacementVerifier;
+use placement::Problem;
+use proto::control::v1::{Inspect, inspection::Result as Answer};
+
+use super::facts::{self, Facts};
+use super::failures::Failures;
+use super::in_force::{self, InForce};
+use super::inspect::{Failure, Inspection, Resolution};
+use super::status::{self, Why};
+use crate::agents::AgentView;
+use crate::agents::registry::Inspected;
+use crate::metrics::Metrics;
+use crate::routes::Vocabularies;
+
+/// After a change of leader, agents that hold placements are given this long to attach: longer than their own pauses
+/// between two attempts.
+pub const ATTACH_GRACE: Duration = Duration::from_secs(10);
+/// An agent that has attached reports its shards at once, if it has any.
+const REPORT_GRACE: Duration = Duration::from_secs(1);
+/// A status that was just written may not be in the store yet; it is not written again so soon.
+const ECHO: Duration = Duration::from_secs(10);
+
+/// What is remembered of one model.
+#[derive(Debug)]
+pub struct ModelState {
+    /// The placement that is in status, if it is one of ours.
+    pub in_force: Option<InForce>,
+    /// The highest epoch ever seen in status.
+    pub status_epoch: u64,
+    /// What is known of its source.
+    pub inspection: Inspection,
+    /// What the source is known to be; kept while a source is inspected again.
+    pub resolved: Option<ResolvedModel>,
+    /// Devices that its shards keep failing on.
+    pub failures: Failures,
+    /// The last problem that had no solution: not solved again unless it changes.
+    pub refused: Option<(Problem, Why)>,
+    written: Option<(InferenceModelStatus, Instant)>,
+}
+
+impl ModelState {
+    fn new(model: &InferenceModel, verifier: &PlacementVerifier) -> Self {
+        let in_force = in_force::recall(model, verifier).unwrap_or_else(|error| {
+            tracing::warn!(model = model.metadata.name, %error, "the placement in status is not taken over; a new one will be made");
+            None
+        });
+        let status = model.status.as_ref();
+        let epoch = status.and_then(|status| status.placement.as_ref()).map_or(0, |placement| placement.epoch);
+        Self {
+            // Facts in status are believed only beside a placement that was signed for them.
+            resolved: status.and_then(|status| status.model.clone()).filter(|_| in_force.is_some()),
+            in_force,
+            status_epoch: u64::try_from(epoch).unwrap_or(0),
+            inspection: Inspection::new(model.spec.source.clone()),
+            failures: Failures::default(),
+            refused: None,
+            written: None,
+        }
+    }
+
+    /// What an inspection in this term found.
+    #[must_use]
+    pub fn facts(&self) -> Option<Arc<Facts>> {
+        match self.inspection.resolution() {
+            Resolution::Resolved(facts) => Some(facts),
+            _ => None,
+        }
+    }
+
+    /// The status that lends its transition times to the next.
+    #[must_use]
+    pub fn previous<'a>(&'a self, model: &'a InferenceModel) -> Option<&'a InferenceModelStatus> {
+        self.written.as_ref().map(|(status, _)| status).or(model.status.as_ref())
+    }
+
+    /// Whether a status must be written.
+    #[must_use]
+    pub fn must_write(&self, model: &InferenceModel, wanted: &InferenceModelStatus, now: Instant) -> bool {
+        if model.status.as_ref().is_some_and(|stored| !status::differ(stored, wanted)) {
+            return false;
+        }
+        let just_written = |(written, at): &(InferenceModelStatus, Instant)| {
+            !status::differ(written, wanted) && now.saturating_duration_since(*at) < ECHO
+        };
+        !self.written.as_ref().is_some_and(just_written)
+    }
+
+    /// The status was written, and with it the placement took effect.
+    pub fn wrote(&mut self, status: InferenceModelStatus, in_force: Option<InForce>, now: Instant) {
+        if let Some(in_force) = in_force {
+            self.status_epoch = self.status_epoch.max(in_force.placement.epoch);
+            self.in_force = Some(in_force);
+        }
+        self.written = Some((status, now));
+    }
+
+    /// The epoch of the next placement: above every one that was ever published or accepted.
+    #[must_use]
+    pub fn next_epoch(&self, uid: &str, agents: &BTreeMap<String, AgentView>) -> u64 {
+        let in_force = self.in_force.as_ref().map_or(0, |in_force| in_force.placement.epoch);
+        in_force.max(self.status_epoch).max(accepted(uid, agents)).saturating_add(1)
+    }
+}
+
+/// The highest epoch of a model that any attached agent has accepted.
+#[must_use]
+pub fn accepted(uid: &str, agents: &BTreeMap<String, AgentView>) -> u64 {
+    agents.values().filter_map(|agent| agent.epochs.get(uid)).copied().max().unwrap_or(0)
+}
+
+/// One period of leadership.
+#[derive(Debug)]
+pub struct Term {
+    began: Instant,
+    /// By uid.
+    pub models: HashMap<String, ModelState>,
+    settled_nodes: BTreeSet<String>,
+}
+
+impl Term {
+    /// Nothing is remembered.
+    #[must_use]
+    pub fn begin(now: Instant) -> Self {
+        Self { began: now, models: HashMap::new(), settled_nodes: BTreeSet::new() }
+    }
+
+    /// Meets new models, forgets those that are gone, starts over where a source changed.
+    pub fn recall(&mut self, models: &[Arc<InferenceModel>], verifier: &PlacementVerifier) {
+        let present: BTreeSet<&str> = models.iter().filter_map(|model| model.metadata.uid.as_deref()).collect();
+        self.models.retain(|uid, _| present.contains(uid.as_str()));
+        for model in models {
+            let Some(uid) = model.metadata.uid.clone() else { continue };
+            let state = self.models.entry(uid).or_insert_with(|| ModelState::new(model, verifier));
+            if *state.inspection.source() != model.spec.source {
+                state.inspection = Inspection::new(model.spec.source.clone());
+                state.refused = None;
+                state.resolved = None;
+            }
+        }
+    }
+
+    /// Nodes whose agents hold placements and may still be on their way to this leader.
+    pub fn awaited(&mut self, agents: &BTreeMap<String, AgentView>, now: Instant) -> BTreeSet<String> {
+        for (node, agent) in agents {
+            if agent.reported || now.saturating_duration_since(agent.attached) >= REPORT_GRACE {
+                self.settled_nodes.insert(node.clone());
+            }
+        }
+        if now.saturating_duration_since(self.began) >= ATTACH_GRACE {
+            return BTreeSet::new();
+        }
+        let named = self.models.values().filter_map(|state| state.in_force.as_ref()).flat_map(InForce::stages);
+        named.map(|stage| &stage.node).filter(|node| !self.settled_nodes.contains(*node)).cloned().collect()
+    }
+
+    /// Takes the answers of agents over; vocabularies go to the gateways' cache.
+    pub fn learn(&mut self, answers: Vec<Inspected>, vocabularies: &Vocabularies, metrics: &Metrics) {
+        for Inspected { node, inspection } in answers {
+            let Some(state) = self.models.get_mut(&inspection.model_uid) else { continue };
+            let wanted = state.inspection.source().sha256.clone();
+            let answer = match inspection.result {
+                Some(Answer::Facts(message)) => facts::accept(message, wanted.as_deref())
+                    .map_err(|error| Failure { reason: error.reason().to_owned(), message: error.to_string() }),
+                Some(Answer::Error(error)) => Err(Failure { reason: known_reason(&error.reason), message: clip(error.message) }),
+                None => Err(Failure { reason: reason::UNREADABLE.into(), message: "an answer without content".into() }),
+            };
+            metrics.inspections.with_label_values(&[if answer.is_ok() { "resolved" } else { "failed" }]).inc();
+            let (answer, vocabulary) = match answer {
+                Ok((facts, vocabulary)) => (Ok(Arc::new(facts)), Some(vocabulary)),
+                Err(failure) => (Err(failure), None),
+            };
+            let facts = answer.as_ref().ok().cloned();
+            if !state.inspection.answered(&node, inspection.generation, answer) {
+                continue;
+            }
+            if let (Some(facts), Some(vocabulary)) = (facts, vocabulary) {
+                if !vocabularies.insert(facts.vocabulary_sha256.0, vocabulary) {
+                    tracing::error!("the cache of vocabularies is full; gateways cannot serve model {}", inspection.model_uid);
+                }
+                state.resolved = Some(status::resolved_model(&facts));
+            }
+        }
+        let wanted: BTreeSet<[u8; 32]> =
+            self.models.values().filter_map(|state| Some(state.facts()?.vocabulary_sha256.0)).collect();
+        vocabularies.retain(|digest| wanted.contains(digest));
+    }
+
+    /// Whom to ask what, now. `ask` hands the question over and says whether the agent takes it.
+    pub fn ask(
+        &mut self,
+        models: &[Arc<InferenceModel>],
+        agents: &BTreeMap<String, AgentView>,
+        now: Instant,
+        mut ask: impl FnMut(&str, Inspect) -> bool,
+    ) {
+        let attached: BTreeMap<String, u64> = agents.iter().map(|(node, agent)| (node.clone(), agent.session)).collect();
+        for model in models {
+            let Some(uid) = model.metadata.uid.as_deref() else { continue };
+            let Some(state) = self.models.get_mut(uid) else { continue };
+            let Some(node) = state.inspection.next(&attached, now, crate::retry::jitter()) else { continue };
+            let generation = model.metadata.generation.unwrap_or_default();
+            let sha256 = model.spec.source.sha256.as_deref().and_then(|text| text.parse::<gguf::Digest>().ok());
+            let inspect = Inspect {
+                model_uid: uid.to_owned(),
+                generation,
+                uri: model.spec.source.uri.clone(),
+                sha256: sha256.map(|digest| digest.0.to_vec()).unwrap_or_default(),
+            };
+            if ask(&node, inspect) {
+                state.inspection.asked(node.clone(), attached[&node], generation, now);
+            }
+        }
+    }
+
+    /// When something changes by itself.
+    #[must_use]
+    pub fn wakes_at(&self, awaited: &BTreeSet<String>, now: Instant) -> Option<Instant> {
+        let of_models = self.models.values().flat_map(|state| [state.inspection.wakes_at(), state.failures.wakes_at()]);
+        let settling = (!awaited.is_empty()).then(|| (now + REPORT_GRACE).min(self.began + ATTACH_GRACE));
+        of_models.flatten().chain(settling).min()
+    }
+}
+
+/// Reasons end up in conditions and must be words that their readers know.
+fn known_reason(word: &str) -> String {
+    const KNOWN: [&str; 6] = [
+        reason::SOURCE_NOT_FOUND,
+        reason::TRUNCATED,
+        reason::NOT_GGUF,
+        reason::DIGEST_MISMATCH,
+        reason::UNSUPPORTED_ARCHITECTURE,
+        reason::UNREADABLE,
+    ];
+    KNOWN.iter().find(|known| **known == word).copied().unwrap_or(reason::UNREADABLE).to_owned()
+}
+
+fn clip(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(1024));
+    message
+}
+
+#[cfg(test)]
+mod tests;

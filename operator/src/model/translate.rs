@@ -1,0 +1,134 @@
+//! PURE: between our objects and the types of `topology` and `placement`. Infallible but for figures no model can have.
+
+use crds::{PlacementStatus, StagePhase, StageStatus, Verdict};
+use placement::{Figures, Plan, Problem, Solution, estimate, text};
+use proto::placement::v1 as wire;
+use topology::{HeldMemory, Topology};
+
+use super::facts::Facts;
+use super::in_force::InForce;
+use super::issue::Draft;
+use super::status::Why;
+use super::validate::{INVALID_SPEC, Validated};
+
+/// What is to be decided for one model.
+pub fn problem(name: &str, validated: &Validated, facts: &Facts, topology: Topology) -> Result<Problem, Why> {
+    let runtime = &validated.runtime;
+    let figures = Figures {
+        name: name.to_owned(),
+        layer_weight_bytes: facts.layer_bytes.clone(),
+        embedding_bytes: facts.embedding_bytes,
+        output_bytes: facts.output_bytes,
+        embedding_length: facts.embedding_length.into(),
+        vocabulary_size: facts.vocabulary_size.into(),
+        kv_elements_per_token_per_layer: facts.kv_elements_per_token_per_layer.into(),
+        kv_element: validated.kv_element,
+        context_length: runtime.context_length.into(),
+        parallel_sequences: runtime.parallel_sequences.into(),
+        max_step_rows: runtime.max_step_rows.into(),
+        allowed_cuts: facts.allowed_cuts.clone(),
+    };
+    let model = estimate(&figures).map_err(|error| Why::new(INVALID_SPEC, error.to_string()))?;
+    Ok(Problem { model, topology, constraints: validated.constraints.clone(), objective: validated.objective })
+}
+
+/// A placement in force as the checker sees it. Its predictions are of another day and are not to be checked.
+#[must_use]
+pub fn plan(in_force: &InForce) -> Plan {
+    let stage = |(stage, view): (&wire::Stage, &StageStatus)| placement::Stage {
+        device: stage.device.clone(),
+        node: stage.node.clone(),
+        backend: stage.backend.clone(),
+        first_layer: stage.first_layer,
+        end_layer: stage.end_layer,
+        weight_bytes: u64::try_from(view.weight_bytes).unwrap_or(0),
+        memory_bytes: stage.memory_budget_bytes,
+        time_ns: 0,
+        hop_ns: None,
+    };
+    Plan {
+        stages: in_force.stages().iter().zip(&in_force.view.stages).map(stage).collect(),
+        latency_ns: 0,
+        slowest_ns: 0,
+    }
+}
+
+/// Whether a plan puts the same layers on the same devices as a placement in force.
+#[must_use]
+pub fn same_stages(plan: &Plan, in_force: &InForce) -> bool {
+    let of_plan = plan.stages.iter().map(|stage| (&stage.device, stage.first_layer, stage.end_layer));
+    of_plan.eq(in_force.stages().iter().map(|stage| (&stage.device, stage.first_layer, stage.end_layer)))
+}
+
+/// What a placement in force takes on each device.
+pub fn held(in_force: &InForce) -> impl Iterator<Item = HeldMemory> + '_ {
+    let stages = in_force.stages().iter();
+    stages.map(|stage| HeldMemory { device: stage.device.clone(), bytes: stage.memory_budget_bytes })
+}
+
+/// A solution, ready to be signed.
+#[must_use]
+pub fn draft(solution: &Solution, uri: &str, validated: &Validated, facts: &Facts) -> Draft {
+    let Solution { plan, verdict, runner_up, .. } = solution;
+    let (verdict, gap_percent) = match verdict {
+        placement::Verdict::Optimal => (Verdict::Optimal, None),
+        placement::Verdict::Feasible { gap_percent } => (Verdict::Feasible, i32::try_from(*gap_percent).ok()),
+        placement::Verdict::Greedy => (Verdict::Greedy, None),
+    };
+    Draft {
+        source: wire::Source { uri: uri.to_owned(), sha256: facts.sha256.0.to_vec() },
+        runtime: validated.runtime,
+        stages: plan.stages.iter().map(wire_stage).collect(),
+        view: PlacementStatus {
+            epoch: 0,
+            generation: 0,
+            envelope: String::new(),
+            verdict,
+            gap_percent,
+            predicted_us_per_token: signed(text::us(plan.latency_ns)),
+            stages: plan.stages.iter().enumerate().map(view_stage).collect(),
+            runner_up: runner_up.as_ref().map(|plan| clip(plan.summary())),
+        },
+    }
+}
+
+fn wire_stage(stage: &placement::Stage) -> wire::Stage {
+    wire::Stage {
+        node: stage.node.clone(),
+        device: stage.device.clone(),
+        backend: stage.backend.clone(),
+        first_layer: stage.first_layer,
+        end_layer: stage.end_layer,
+        weight_root: Vec::new(),
+        memory_budget_bytes: stage.memory_bytes,
+    }
+}
+
+fn view_stage((index, stage): (usize, &placement::Stage)) -> StageStatus {
+    StageStatus {
+        index: i32::try_from(index).unwrap_or(i32::MAX),
+        node: stage.node.clone(),
+        device: stage.device.clone(),
+        backend: stage.backend.clone(),
+        layers: text::layers(stage.first_layer, stage.end_layer),
+        first_layer: i32::try_from(stage.first_layer).unwrap_or(i32::MAX),
+        end_layer: i32::try_from(stage.end_layer).unwrap_or(i32::MAX),
+        weight_bytes: signed(stage.weight_bytes),
+        memory_bytes: signed(stage.memory_bytes),
+        predicted_us_per_token: signed(text::us(stage.time_ns)),
+        hop_us: stage.hop_ns.map(|ns| signed(text::us(ns))),
+        endpoint: None,
+        phase: StagePhase::Pending,
+        message: None,
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// As long as the schema allows.
+fn clip(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(1024));
+    text
+}

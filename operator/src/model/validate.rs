@@ -1,0 +1,104 @@
+//! PURE: from a raw spec to values that the later steps need not question.
+
+use crds::{InferenceModelSpec, KvType, PinnedLayers};
+use placement::{Constraints, KvElement, Objective, Pin};
+use proto::placement::v1 as wire;
+
+use super::status::Why;
+
+/// Rows of one step at most. llama.cpp computes the same bits whatever the shape of the batch only below 64 rows.
+pub const MAX_STEP_ROWS: u32 = 63;
+
+/// Reason of a spec that the CRD's schema should have refused.
+pub const INVALID_SPEC: &str = "InvalidSpec";
+
+/// A spec without nonsense.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Validated {
+    /// What every stage must agree on.
+    pub runtime: wire::Runtime,
+    /// The cache's element, for the reckoning of memory.
+    pub kv_element: KvElement,
+    /// Where the model may run.
+    pub constraints: Constraints,
+    /// What a good placement is.
+    pub objective: Objective,
+}
+
+/// Checks what the API server checks too: an object may be older than its schema.
+pub fn validate(spec: &InferenceModelSpec) -> Result<Validated, Why> {
+    let (kv_type, kv_element) = match spec.kv_type {
+        KvType::F16 => (wire::KvType::F16, KvElement::F16),
+        KvType::F32 => (wire::KvType::F32, KvElement::F32),
+        KvType::Q8_0 => (wire::KvType::Q80, KvElement::Q8_0),
+    };
+    let constraints = &spec.placement;
+    Ok(Validated {
+        runtime: wire::Runtime {
+            context_length: positive("spec.contextLength", spec.context_length)?,
+            parallel_sequences: positive("spec.parallelSequences", spec.parallel_sequences)?,
+            kv_type: kv_type.into(),
+            max_step_rows: MAX_STEP_ROWS,
+        },
+        kv_element,
+        constraints: Constraints {
+            min_devices: positive("spec.placement.minDevices", constraints.min_devices)?,
+            max_devices: constraints.max_devices.map(|max| positive("spec.placement.maxDevices", max)).transpose()?,
+            allow_software_devices: constraints.allow_software_devices,
+            vendors: constraints.vendors.iter().flatten().cloned().collect(),
+            node_selector: constraints.node_selector.clone().unwrap_or_default(),
+            pinned_layers: constraints.pinned_layers.iter().flatten().map(pin).collect::<Result<_, _>>()?,
+        },
+        objective: match spec.objective {
+            crds::Objective::Latency => Objective::Latency,
+            crds::Objective::Throughput => Objective::Throughput,
+        },
+    })
+}
+
+fn pin(pin: &PinnedLayers) -> Result<Pin, Why> {
+    let layers = |name: &str, value: i32| {
+        u32::try_from(value).map_err(|_| invalid(&format!("spec.placement.pinnedLayers.{name}"), value, 0))
+    };
+    Ok(Pin {
+        backend: pin.backend.clone(),
+        node: pin.node.clone(),
+        device: pin.device.clone(),
+        min_layers: layers("minLayers", pin.min_layers)?,
+        max_layers: pin.max_layers.map(|max| layers("maxLayers", max)).transpose()?,
+    })
+}
+
+fn positive(field: &str, value: i32) -> Result<u32, Why> {
+    u32::try_from(value).ok().filter(|value| *value > 0).ok_or_else(|| invalid(field, value, 1))
+}
+
+fn invalid(field: &str, value: i32, least: u32) -> Why {
+    Why::new(INVALID_SPEC, format!("{field} is {value}; it must be at least {least}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fixture;
+
+    #[test]
+    fn a_sound_spec_becomes_what_the_stages_agree_on() {
+        let validated = validate(&fixture::model().spec).unwrap();
+        assert_eq!(validated.runtime.kv_type(), wire::KvType::F16);
+        assert_eq!((validated.runtime.context_length, validated.runtime.parallel_sequences), (256, 2));
+        assert_eq!(validated.constraints.min_devices, 1);
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_the_name_of_its_field() {
+        let mut spec = fixture::model().spec;
+        spec.context_length = -1;
+        let why = validate(&spec).unwrap_err();
+        assert_eq!((why.reason.as_str(), why.message.as_str()), ("InvalidSpec", "spec.contextLength is -1; it must be at least 1"));
+        let mut spec = fixture::model().spec;
+        let pin = PinnedLayers { backend: Some("vulkan".into()), node: None, device: None, min_layers: -2, max_layers: None };
+        spec.placement.pinned_layers = Some(vec![pin]);
+        assert!(validate(&spec).unwrap_err().message.contains("pinnedLayers.minLayers"));
+    }
+}

@@ -1,0 +1,288 @@
+//! From settings to a running operator, and to its end.
+
+use std::future::Future;
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::http::{HeaderValue, header};
+use identity::tls::{ALPN_GRPC, ALPN_HTTPS, server_config, server_config_open};
+use identity::{Credentials, TlsListener, grpc_server, serve_https};
+use kube::{Api, Client};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::admin::{self, Health};
+use crate::agents::{Agents, ControlService};
+use crate::args::{EXIT_BAD_CONFIGURATION, LogFormat, Settings};
+use crate::authority::{self, KeysError};
+use crate::context::{ClientHandle, Context, Keys, Leadership, Names};
+use crate::enrolment::EnrolmentService;
+use crate::lease::Elector;
+use crate::metrics::Metrics;
+use crate::model;
+use crate::retry::{self, Backoff};
+use crate::routes::{Routes, RoutesService};
+
+/// From the signal to the end: streams are told, a status write under way may finish, the lease is released.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
+/// A node away, the API server answers in milliseconds.
+const API_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the operator does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No API server is named, or its configuration cannot be used.
+    #[error("no usable Kubernetes configuration: {0}; set KUBECONFIG, or run in a pod with a service account")]
+    Configuration(String),
+    /// A key cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// Own certificate.
+    #[error("cannot use the own certificate: {0}")]
+    Certificate(#[from] identity::tls::TlsError),
+    /// A port cannot be had.
+    #[error("{flag}: cannot listen on {address}: {cause}")]
+    Listen {
+        /// Which one.
+        flag: &'static str,
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// The process cannot do what every process can.
+    #[error("{0}")]
+    System(#[from] io::Error),
+    /// A server ended by itself.
+    #[error("the server of {0} ended")]
+    ServerEnded(&'static str),
+}
+
+/// Runs until SIGTERM or SIGINT.
+#[must_use]
+pub fn start(settings: Settings) -> ExitCode {
+    log_to_stderr(settings.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start threads");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ StartError::Configuration(_)) => {
+            tracing::error!("{error}");
+            ExitCode::from(EXIT_BAD_CONFIGURATION)
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("SHARDWRIGHT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+}
+
+/// Everything that serves, and the way to end it.
+struct Parts {
+    context: Context,
+    agents: Arc<Agents>,
+    routes: Arc<Routes>,
+    health: Arc<Health>,
+    leadership: Leadership,
+    stop: CancellationToken,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> Result<(), StartError> {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pod = settings.pod_name,
+        namespace = settings.namespace,
+        "shardwright-operator starts"
+    );
+    let stop = stop_on_signals()?;
+    let client = connect().await?;
+    let names = Arc::new(Names::of(&settings));
+    let metrics = Metrics::new();
+    let Some(keys) = keys(&client, &names, &metrics, &stop).await? else { return Ok(()) };
+    let credentials = Credentials::new(authority::own_identity(&keys, &names, SystemTime::now())?)?;
+    let (leading, leadership) = watch::channel(false);
+    let parts = Parts {
+        context: Context { names: names.clone(), client: ClientHandle(client.clone()), keys: keys.clone(), metrics },
+        agents: Arc::default(),
+        routes: Arc::default(),
+        health: Arc::default(),
+        leadership: Leadership::new(leadership),
+        stop: stop.clone(),
+    };
+    let mut servers = serve(&parts, &settings, &credentials).await?;
+    tokio::spawn(authority::renew(keys, names, credentials, stop.clone()));
+    let leases = Api::namespaced(client, &settings.namespace);
+    let mut elector = Elector::new(leases, settings.pod_name.clone(), settings.lease);
+    parts.health.ready(true);
+
+    let ended = tokio::select! {
+        ended = servers.join_next() => ended,
+        ((), ()) = async { tokio::join!(elector.run(&leading, &stop), control(&parts)) } => None,
+    };
+    parts.health.ready(false);
+    let failed = match ended {
+        Some(Ok(name)) if !stop.is_cancelled() => Some(StartError::ServerEnded(name)),
+        Some(Err(error)) => Some(StartError::System(io::Error::other(error))),
+        _ => None,
+    };
+    stop.cancel();
+    leading.send_replace(false);
+    shut_down(&mut elector, servers).await;
+    failed.map_or(Ok(()), Err)
+}
+
+async fn shut_down(elector: &mut Elector, mut servers: JoinSet<&'static str>) {
+    let drained = tokio::time::timeout(SHUTDOWN_LIMIT, async {
+        if let Err(error) = elector.release().await {
+            tracing::warn!(%error, "cannot release the lease; it lapses by itself");
+        }
+        while servers.join_next().await.is_some() {}
+    });
+    match drained.await {
+        Ok(()) => tracing::info!("stopped"),
+        Err(_) => tracing::warn!("some connections did not end within {SHUTDOWN_LIMIT:?} and are cut off"),
+    }
+}
+
+fn stop_on_signals() -> Result<CancellationToken, StartError> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to stop");
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+async fn connect() -> Result<Client, StartError> {
+    let unusable = |error: &dyn std::fmt::Display| StartError::Configuration(error.to_string());
+    let mut config = kube::Config::infer().await.map_err(|error| unusable(&error))?;
+    config.connect_timeout = Some(API_CONNECT_TIMEOUT);
+    let agent = HeaderValue::from_static(concat!("shardwright-operator/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((header::USER_AGENT, agent));
+    tracing::info!(server = %config.cluster_url, "Kubernetes API");
+    Client::try_from(config).map_err(|error| unusable(&error))
+}
+
+/// The installation's keys; tries on while the API server cannot be reached, `None` when told to stop.
+async fn keys(
+    client: &Client,
+    names: &Names,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> Result<Option<Keys>, StartError> {
+    let mut backoff = Backoff::new(retry::API);
+    loop {
+        let made = tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            made = authority::bootstrap(client, names) => made,
+        };
+        match made {
+            Ok(keys) => return Ok(Some(keys)),
+            Err(KeysError::Call(error)) => {
+                metrics.errors.with_label_values(&[error.category()]).inc();
+                let wait = backoff.failed();
+                tracing::error!(%error, ?wait, "cannot read or make the installation's keys; trying again");
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(None),
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Binds all ports before any is served, so that a port in use is an error at the start.
+async fn serve(
+    parts: &Parts,
+    settings: &Settings,
+    credentials: &Credentials,
+) -> Result<JoinSet<&'static str>, StartError> {
+    let open = |flag, address, config| async move {
+        let bound = TlsListener::bind(address, config).await;
+        bound.map_err(|cause| StartError::Listen { flag, address, cause })
+    };
+    let enrol = open("--enrol-listen", settings.enrol_listen, server_config_open(credentials, ALPN_GRPC)).await?;
+    let control = open("--control-listen", settings.control_listen, server_config(credentials)).await?;
+    let admin = open("--admin-listen", settings.admin_listen, server_config_open(credentials, ALPN_HTTPS)).await?;
+    tracing::info!(
+        enrolment = %enrol.local_addr(),
+        control = %control.local_addr(),
+        admin = %admin.local_addr(),
+        "listening"
+    );
+    let Parts { context, agents, routes, health, leadership, stop } = parts;
+    let enrolment = EnrolmentService::new(context.clone(), leadership.clone()).into_server();
+    let agents = ControlService::new(context.clone(), leadership.clone(), agents.clone(), stop.clone()).into_server();
+    let gateways = RoutesService::new(context.clone(), leadership.clone(), routes.clone(), stop.clone()).into_server();
+    let mut servers = JoinSet::new();
+    let stopped = stop.clone().cancelled_owned();
+    let server = grpc_server().add_service(enrolment).serve_with_incoming_shutdown(enrol.incoming(), stopped);
+    servers.spawn(named("enrolment", server));
+    let stopped = stop.clone().cancelled_owned();
+    let server = grpc_server().add_service(agents).add_service(gateways);
+    servers.spawn(named("control", server.serve_with_incoming_shutdown(control.incoming(), stopped)));
+    let router = admin::router(health.clone(), context.metrics.clone());
+    let stopped = stop.clone().cancelled_owned();
+    servers.spawn(async move {
+        serve_https(admin, router, stopped).await;
+        "admin"
+    });
+    Ok(servers)
+}
+
+async fn named<E: std::fmt::Display>(name: &'static str, server: impl Future<Output = Result<(), E>>) -> &'static str {
+    if let Err(error) = server.await {
+        tracing::error!(%error, server = name, "a server failed");
+    }
+    name
+}
+
+/// Runs the control loop for as long as this replica leads, again and again, until told to stop.
+async fn control(parts: &Parts) {
+    let Parts { context, agents, routes, health, leadership, stop } = parts;
+    let mut leadership = leadership.clone();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = leadership.begins() => {}
+        }
+        context.metrics.leader.set(1);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = leadership.ends() => {}
+            () = model::lead(context, agents, routes, health) => {}
+        }
+        context.metrics.leader.set(0);
+        health.beat(None);
+        agents.clear();
+        routes.clear();
+    }
+}

@@ -1,0 +1,190 @@
+//! From what is reported to the graph.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Device, DeviceReport, Excluded, Exclusion, Kind, Link, Origin, Pool, Rate, Topology, prior,
+};
+
+/// Everything that is known at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// One per device; of two with the same name the first counts.
+    pub devices: Vec<DeviceReport>,
+    /// Nodes whose agent is connected.
+    pub attached_nodes: BTreeSet<String>,
+    /// Labels of the Nodes.
+    #[serde(default)]
+    pub node_labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// Memory that *other* models' placements take: what the model to be placed holds itself is free for it.
+    #[serde(default)]
+    pub held: Vec<HeldMemory>,
+    /// Measured links.
+    #[serde(default)]
+    pub links: Vec<LinkReport>,
+}
+
+/// Memory that a placement takes on a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldMemory {
+    pub device: String,
+    pub bytes: u64,
+}
+
+/// A measured link, one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkReport {
+    pub from_node: String,
+    pub to_node: String,
+    pub latency_us: u64,
+    pub bandwidth_bytes_per_second: u64,
+}
+
+/// Builds the graph.
+///
+/// A device takes layers if it is not cordoned, its agent is connected, it is healthy and verified and has memory left.
+/// Devices of one pool share its budget: the CPU's figure where a CPU is among them (the memory is its own), else the
+/// largest; devices that take no layers still count there, with what they hold.
+pub fn build(input: &Input) -> Topology {
+    let mut reports: BTreeMap<&str, &DeviceReport> = BTreeMap::new();
+    for report in &input.devices {
+        reports.entry(&report.name).or_insert(report);
+    }
+    let mut held: BTreeMap<&str, u64> = BTreeMap::new();
+    for memory in &input.held {
+        let bytes = held.entry(&memory.device).or_default();
+        *bytes = bytes.saturating_add(memory.bytes);
+    }
+    let pools = build_pools(&reports, &held);
+    let mut topology = Topology { links: build_links(&input.links), ..Topology::default() };
+    for report in reports.values() {
+        let held_bytes = held.get(report.name.as_str()).copied().unwrap_or(0);
+        let Some(pool) = pools.iter().position(|p| p.name == report.memory_pool) else { continue };
+        let usable_bytes =
+            limit_bytes(report).saturating_sub(held_bytes).min(pools[pool].usable_bytes);
+        match exclusion(input, report, usable_bytes, held_bytes.max(pools[pool].held_bytes)) {
+            Some(why) => topology.excluded.push(Excluded {
+                device: report.name.clone(),
+                node: report.node.clone(),
+                backend: report.backend.clone(),
+                kind: report.kind,
+                why,
+            }),
+            None => topology.devices.push(device(input, report, pool, usable_bytes)),
+        }
+    }
+    topology.pools = pools;
+    topology
+}
+
+fn exclusion(
+    input: &Input,
+    report: &DeviceReport,
+    usable_bytes: u64,
+    held_bytes: u64,
+) -> Option<Exclusion> {
+    if report.cordoned {
+        Some(Exclusion::Cordoned)
+    } else if !input.attached_nodes.contains(&report.node) {
+        Some(Exclusion::AgentGone { node: report.node.clone() })
+    } else if let Some(fault) = &report.fault {
+        Some(Exclusion::Faulty { fault: fault.clone() })
+    } else if !report.verified {
+        Some(Exclusion::NotVerified)
+    } else if usable_bytes == 0 {
+        Some(Exclusion::NoMemory { held_bytes })
+    } else {
+        None
+    }
+}
+
+fn device(input: &Input, report: &DeviceReport, pool: usize, usable_bytes: u64) -> Device {
+    Device {
+        name: report.name.clone(),
+        node: report.node.clone(),
+        node_labels: input.node_labels.get(&report.node).cloned().unwrap_or_default(),
+        vendor: report.vendor.clone(),
+        model: report.model.clone(),
+        backend: report.backend.clone(),
+        kind: report.kind,
+        pool,
+        usable_bytes,
+        fixed_bytes: prior::fixed_bytes(&report.backend),
+        bandwidth: bandwidth(report),
+        launch_us: report.launch_us.unwrap_or_else(|| prior::launch_us(report.kind)),
+    }
+}
+
+/// What the device offers before anything is held: the administrator's share of what the agent found.
+fn limit_bytes(report: &DeviceReport) -> u64 {
+    let percent = u128::from(report.max_memory_percent.unwrap_or(100).min(100));
+    let bytes = u128::from(report.memory_usable_bytes) * percent / 100;
+    u64::try_from(bytes).unwrap_or(report.memory_usable_bytes)
+}
+
+fn bandwidth(report: &DeviceReport) -> Rate {
+    match report.bandwidth_bytes_per_second {
+        Some(bytes_per_second) if bytes_per_second >= prior::LEAST_DEVICE_BYTES_PER_SECOND => {
+            Rate { bytes_per_second, origin: Origin::Measured }
+        }
+        _ => Rate {
+            bytes_per_second: prior::bandwidth_bytes_per_second(report.kind),
+            origin: Origin::Assumed,
+        },
+    }
+}
+
+fn build_pools(reports: &BTreeMap<&str, &DeviceReport>, held: &BTreeMap<&str, u64>) -> Vec<Pool> {
+    let mut members: BTreeMap<&str, Vec<&DeviceReport>> = BTreeMap::new();
+    for report in reports.values() {
+        members.entry(&report.memory_pool).or_default().push(report);
+    }
+    members.into_iter().map(|(name, devices)| pool(name, &devices, held)).collect()
+}
+
+fn pool(name: &str, devices: &[&DeviceReport], held: &BTreeMap<&str, u64>) -> Pool {
+    let largest = |only_cpu: bool| {
+        let counted = devices.iter().filter(|d| !only_cpu || d.kind == Kind::Cpu);
+        counted.map(|d| d.memory_usable_bytes).max()
+    };
+    let budget_bytes = largest(true).or_else(|| largest(false)).unwrap_or(0);
+    let held_bytes = devices
+        .iter()
+        .filter_map(|d| held.get(d.name.as_str()))
+        .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+    // A measured rate says more about the memory than an assumed one, even where it is lower.
+    let fastest = devices
+        .iter()
+        .map(|d| bandwidth(d))
+        .max_by_key(|rate| (rate.origin == Origin::Measured, rate.bytes_per_second));
+    Pool {
+        name: name.to_owned(),
+        usable_bytes: budget_bytes.saturating_sub(held_bytes),
+        held_bytes,
+        bandwidth: fastest.unwrap_or(Rate { bytes_per_second: 1, origin: Origin::Assumed }),
+    }
+}
+
+/// Measurements that make no sense are left out: the assumption then holds.
+fn build_links(reports: &[LinkReport]) -> BTreeMap<(String, String), Link> {
+    reports
+        .iter()
+        .filter(|report| report.bandwidth_bytes_per_second >= prior::LEAST_LINK_BYTES_PER_SECOND)
+        .map(|report| {
+            let rate = Rate {
+                bytes_per_second: report.bandwidth_bytes_per_second,
+                origin: Origin::Measured,
+            };
+            let ends = (report.from_node.clone(), report.to_node.clone());
+            (ends, Link { latency_us: report.latency_us, rate })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const GIB: u64 = 1 << 30;
+
+fn report(name: &str, node: &str, kind: Kind, pool: &str, usable_bytes: u64) -> DeviceReport {
+    let backend = if kind == Kind::Cpu { "cpu" } else { "vulkan" };
+    DeviceReport {
+        name: name.to_owned(),
+        node: node.to_owned(),
+        vendor: "mesa".to_owned(),
+        model: String::new(),
+        backend: backend.to_owned(),
+        kind,
+        memory_pool: pool.to_owned(),
+        memory_usable_bytes: usable_bytes,
+        max_memory_percent: None,
+        bandwidth_bytes_per_second: None,
+        launch_us: None,
+        cordoned: false,
+        verified: true,
+        fault: None,
+    }
+}
+
+fn input(devices: Vec<DeviceReport>) -> Input {
+    let attached_nodes = devices.iter().map(|d| d.node.clone()).collect();
+    Input { devices, attached_nodes, ..Input::default() }
+}
+
+fn cpu_and_renderer() -> Input {
+    input(vec![
+        report("a-cpu0", "a", Kind::Cpu, "a-host", 4 * GIB),
+        report("a-vulkan0", "a", Kind::Software, "a-host", 6 * GIB),
+    ])
+}
+
+#[test]
+fn devices_on_the_same_memory_share_one_budget_which_is_the_cpus() {
+    let topology = build(&cpu_and_renderer());
+    assert_eq!(topology.pools.len(), 1);
+    assert_eq!(topology.pools[0].usable_bytes, 4 * GIB);
+    let usable: Vec<u64> = topology.devices.iter().map(|d| d.usable_bytes).collect();
+    assert_eq!(usable, [4 * GIB, 4 * GIB]);
+}
+
+#[test]
+fn what_is_held_on_one_device_is_missing_on_its_neighbour_in_the_pool() {
+    let mut input = cpu_and_renderer();
+    input.held.push(HeldMemory { device: "a-vulkan0".to_owned(), bytes: 3 * GIB });
+    let topology = build(&input);
+    assert_eq!((topology.pools[0].usable_bytes, topology.pools[0].held_bytes), (GIB, 3 * GIB));
+    assert!(topology.devices.iter().all(|d| d.usable_bytes == GIB));
+}
+
+#[test]
+fn a_cordoned_device_still_counts_with_what_it_holds() {
+    let mut input = cpu_and_renderer();
+    input.devices[0].cordoned = true;
+    input.held.push(HeldMemory { device: "a-cpu0".to_owned(), bytes: 3 * GIB });
+    let topology = build(&input);
+    assert_eq!(topology.excluded[0].why, Exclusion::Cordoned);
+    assert_eq!(topology.devices[0].usable_bytes, GIB);
+}
+
+#[test]
+fn the_administrators_share_limits_the_device_and_not_its_neighbour() {
+    let mut input = cpu_and_renderer();
+    input.devices[1].max_memory_percent = Some(25);
+    let topology = build(&input);
+    assert_eq!(topology.device("a-vulkan0").map(|d| d.usable_bytes), Some(6 * GIB / 4));
+    assert_eq!(topology.device("a-cpu0").map(|d| d.usable_bytes), Some(4 * GIB));
+}
+
+#[test]
+fn every_device_that_takes_no_layers_keeps_its_reason() {
+    let mut devices: Vec<DeviceReport> = ["a", "b", "c", "d", "e"]
+        .iter()
+        .map(|node| report(&format!("{node}-cpu0"), node, Kind::Cpu, node, GIB))
+        .collect();
+    devices[0].cordoned = true;
+    devices[2].fault = Some("fell off the bus".to_owned());
+    devices[3].verified = false;
+    devices[4].memory_usable_bytes = 0;
+    let mut input = input(devices);
+    input.attached_nodes.remove("b");
+    let told: Vec<String> =
+        build(&input).excluded.iter().map(|e| format!("{} {}", e.device, e.why)).collect();
+    assert_eq!(
+        told,
+        [
+            "a-cpu0 is cordoned",
+            "b-cpu0 is on node b, whose agent is not connected",
+            "c-cpu0 is not healthy (fell off the bus)",
+            "d-cpu0 is not verified",
+            "e-cpu0 has no usable memory",
+        ]
+    );
+}
+
+#[test]
+fn what_was_not_measured_is_assumed_and_says_so() {
+    let mut input = cpu_and_renderer();
+    input.devices[0].bandwidth_bytes_per_second = Some(9_000_000_000);
+    let topology = build(&input);
+    assert_eq!(topology.devices[0].bandwidth.origin, Origin::Measured);
+    assert_eq!(topology.devices[1].bandwidth.origin, Origin::Assumed);
+    assert_eq!(topology.pools[0].bandwidth.bytes_per_second, 9_000_000_000);
+    input.devices[0].bandwidth_bytes_per_second = Some(5);
+    assert_eq!(build(&input).devices[0].bandwidth.origin, Origin::Assumed, "five bytes per second");
+    let unknown = topology.link("a", "b");
+    assert_eq!(unknown.rate.origin, Origin::Assumed);
+    assert!(unknown.latency_us > topology.link("a", "a").latency_us);
+    assert!(topology.link("a", "a").latency_us > 0);
+}
+
+#[test]
+fn a_measured_link_holds_in_its_own_direction_only() {
+    let mut input = cpu_and_renderer();
+    input.links.push(LinkReport {
+        from_node: "a".to_owned(),
+        to_node: "b".to_owned(),
+        latency_us: 40,
+        bandwidth_bytes_per_second: 7_000,
+    });
+    input.links.push(LinkReport {
+        from_node: "b".to_owned(),
+        to_node: "a".to_owned(),
+        latency_us: 0,
+        bandwidth_bytes_per_second: 0,
+    });
+    let topology = build(&input);
+    assert_eq!(topology.link("a", "b").latency_us, 40);
+    assert_eq!(topology.link("b", "a").rate.origin, Origin::Assumed);
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_reports_does_not_matter_and_no_device_is_lost(
+        specs in prop::collection::vec((0_u8..4, 0_u64..4, any::<bool>(), any::<bool>()), 0..12),
+        rotate in 0_usize..12,
+    ) {
+        let devices: Vec<DeviceReport> = specs
+            .iter()
+            .enumerate()
+            .map(|(i, (node, gib, cordoned, verified))| {
+                let kind = if i % 2 == 0 { Kind::Cpu } else { Kind::Software };
+                let mut device = report(&format!("d{i}"), &format!("n{node}"), kind, &format!("p{node}"), gib * GIB);
+                device.cordoned = *cordoned;
+                device.verified = *verified;
+                device
+            })
+            .collect();
+        let mut rotated = devices.clone();
+        if !rotated.is_empty() {
+            let middle = rotate % rotated.len();
+            rotated.rotate_left(middle);
+        }
+        let topology = build(&input(devices.clone()));
+        prop_assert_eq!(&topology, &build(&input(rotated)));
+        prop_assert_eq!(topology.devices.len() + topology.excluded.len(), devices.len());
+        for device in &topology.devices {
+            prop_assert!(device.usable_bytes > 0);
+            prop_assert!(device.usable_bytes <= topology.pools[device.pool].usable_bytes);
+        }
+    }
+}

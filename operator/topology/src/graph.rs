@@ -1,0 +1,126 @@
+//! The graph: devices that can take layers, the memory behind them, the links between them.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{Kind, prior};
+
+/// Where a number comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Measured,
+    /// Assumed for want of a measurement; see [`prior`].
+    Assumed,
+}
+
+/// A rate and where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Never zero.
+    pub bytes_per_second: u64,
+    pub origin: Origin,
+}
+
+/// A device that can take layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    pub name: String,
+    pub node: String,
+    pub node_labels: BTreeMap<String, String>,
+    pub vendor: String,
+    pub model: String,
+    pub backend: String,
+    pub kind: Kind,
+    /// Index into [`Topology::pools`].
+    pub pool: usize,
+    /// What a new shard may use on this device alone; its pool may allow less once others are counted.
+    pub usable_bytes: u64,
+    /// What a worker takes on it before it holds anything (an estimate).
+    pub fixed_bytes: u64,
+    pub bandwidth: Rate,
+    /// Fixed cost of one step.
+    pub launch_us: u64,
+}
+
+/// Physical memory, with one budget and one bandwidth for every device on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    pub name: String,
+    /// What is left for new shards on all its devices together.
+    pub usable_bytes: u64,
+    /// What other placements hold in it.
+    pub held_bytes: u64,
+    /// Of its fastest device: the memory itself is at least that fast.
+    pub bandwidth: Rate,
+}
+
+/// A device that takes no layers, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excluded {
+    pub device: String,
+    pub node: String,
+    pub backend: String,
+    pub kind: Kind,
+    pub why: Exclusion,
+}
+
+/// Why a device takes no layers. Reads on after the device's name: "node-c-cpu0 is cordoned".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exclusion {
+    Cordoned,
+    /// The node's agent is not connected.
+    AgentGone { node: String },
+    NotVerified,
+    Faulty { fault: String },
+    NoMemory { held_bytes: u64 },
+}
+
+impl fmt::Display for Exclusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cordoned => f.write_str("is cordoned"),
+            Self::AgentGone { node } => write!(f, "is on node {node}, whose agent is not connected"),
+            Self::NotVerified => f.write_str("is not verified"),
+            Self::Faulty { fault } => write!(f, "is not healthy ({fault})"),
+            Self::NoMemory { held_bytes: 0 } => f.write_str("has no usable memory"),
+            Self::NoMemory { .. } => f.write_str("has no memory left beside other models"),
+        }
+    }
+}
+
+/// The way from one device to another, one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub latency_us: u64,
+    pub rate: Rate,
+}
+
+/// Everything placement knows of the cluster. Lists are in the order of their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    pub devices: Vec<Device>,
+    pub excluded: Vec<Excluded>,
+    pub pools: Vec<Pool>,
+    /// Measured links, from node to node.
+    pub links: BTreeMap<(String, String), Link>,
+}
+
+impl Topology {
+    /// The way from a node to a node: as measured, or a conservative assumption that says so.
+    pub fn link(&self, from_node: &str, to_node: &str) -> Link {
+        let measured = self.links.get(&(from_node.to_owned(), to_node.to_owned()));
+        if let Some(link) = measured {
+            return *link;
+        }
+        let (latency_us, bytes_per_second) = if from_node == to_node {
+            (prior::SAME_NODE_LATENCY_US, prior::SAME_NODE_BYTES_PER_SECOND)
+        } else {
+            (prior::UNKNOWN_LATENCY_US, prior::UNKNOWN_BYTES_PER_SECOND)
+        };
+        Link { latency_us, rate: Rate { bytes_per_second, origin: Origin::Assumed } }
+    }
+
+    /// The device with a name, if it can take layers.
+    pub fn device(&self, name: &str) -> Option<&Device> {
+        self.devices.iter().find(|d| d.name == name)
+    }
+}

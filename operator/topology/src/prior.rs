@@ -1,0 +1,50 @@
+//! What is assumed where nothing was measured. Every number errs on the slow side: unknown is not zero, and not free.
+
+use crate::Kind;
+
+/// Rate at which a device of this kind reads its memory, bytes per second.
+///
+/// Dual-channel DDR4 with ordinary efficiency for a CPU; a little more for an integrated GPU; an older card for a discrete
+/// one; a software renderer is bound by emulated arithmetic, two orders below its memory.
+pub fn bandwidth_bytes_per_second(kind: Kind) -> u64 {
+    match kind {
+        Kind::Cpu => 15_000_000_000,
+        Kind::Integrated => 25_000_000_000,
+        Kind::Discrete => 150_000_000_000,
+        Kind::Software => 500_000_000,
+    }
+}
+
+/// Fixed cost of one step on a device of this kind, microseconds.
+pub fn launch_us(kind: Kind) -> u64 {
+    match kind {
+        Kind::Cpu => 100,
+        Kind::Integrated | Kind::Discrete => 300,
+        Kind::Software => 3_000,
+    }
+}
+
+/// Memory that a worker takes on a device before it holds anything: contexts, pipelines, staging buffers; for a CPU the process.
+pub fn fixed_bytes(backend: &str) -> u64 {
+    const MIB: u64 = 1 << 20;
+    match backend {
+        "cpu" => 48 * MIB,
+        "vulkan" => 96 * MIB,
+        // A CUDA or HIP context with the kernels of one library.
+        _ => 512 * MIB,
+    }
+}
+
+/// Time from one process to another on the same node, one way, microseconds: loopback, TLS and two wake-ups.
+pub const SAME_NODE_LATENCY_US: u64 = 300;
+/// Rate between two processes of one node, bytes per second.
+pub const SAME_NODE_BYTES_PER_SECOND: u64 = 1_000_000_000;
+/// Time between two nodes, one way, microseconds: gigabit Ethernet through a busy switch, TLS and two wake-ups.
+pub const UNKNOWN_LATENCY_US: u64 = 1_000;
+/// Rate between two nodes, bytes per second: gigabit Ethernet less its overhead.
+pub const UNKNOWN_BYTES_PER_SECOND: u64 = 100_000_000;
+
+/// A device that seems to read its memory more slowly was measured wrongly: bytes per second.
+pub const LEAST_DEVICE_BYTES_PER_SECOND: u64 = 1_000_000;
+/// A link that seems slower was measured wrongly: bytes per second.
+pub const LEAST_LINK_BYTES_PER_SECOND: u64 = 1_000;

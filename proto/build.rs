@@ -1,0 +1,18 @@
+//! Generates the Rust side of the protocol; protox stands in for protoc, so that no C++ tool is needed.
+
+const FILES: [&str; 5] = [
+    "shardwright/placement/v1/placement.proto",
+    "shardwright/control/v1/enrolment.proto",
+    "shardwright/control/v1/agent.proto",
+    "shardwright/control/v1/routes.proto",
+    "shardwright/shard/v1/shard.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=shardwright");
+    let descriptors = protox::compile(FILES, ["."])?;
+    tonic_prost_build::configure()
+        .bytes(".shardwright.shard.v1.Step.activations")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
