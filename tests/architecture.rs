@@ -91,7 +91,7 @@ fn rust_files() -> Vec<PathBuf> {
 
 fn is_test(path: &Path) -> bool {
     let text = path.to_string_lossy();
-    text.starts_with("tests/") || text.contains("/tests/") || text.ends_with("/tests.rs") || text.contains("/benches/")
+    text.starts_with("tests/") || text.contains("/tests/") || text.ends_with("/tests.rs") || text.ends_with("/fixture.rs")
 }
 
 fn read(path: &Path) -> String {
@@ -172,7 +172,8 @@ fn no_module_is_named_for_everything_and_nothing() {
 fn every_rust_file_is_read_by_the_compiler() {
     let dir = std::env::current_exe().expect("this test").parent().expect("deps").to_owned();
     let mut compiled = BTreeSet::new();
-    for entry in std::fs::read_dir(&dir).expect("target/debug/deps").flatten() {
+    let examples = std::fs::read_dir(dir.with_file_name("examples")).into_iter().flatten();
+    for entry in std::fs::read_dir(&dir).expect("target/debug/deps").chain(examples).flatten() {
         if entry.path().extension().is_some_and(|extension| extension == "d") {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
             let words = text.lines().filter(|line| line.ends_with(".rs:")).map(|line| line.trim_end_matches(':'));

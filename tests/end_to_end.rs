@@ -122,7 +122,7 @@ async fn after_the_loss_of_a_node_the_stream_ends_with_a_typed_error_and_the_mod
         let chat = chat.clone();
         async move {
             let mut first_token = Some(first_token);
-            chat.stream("m", "Count from one to one thousand.", 1000, &mut |_| {
+            chat.stream("m", "Write a long story about a lighthouse keeper, in great detail.", 1000, &mut |_| {
                 if let Some(sender) = first_token.take() {
                     let _ = sender.send(());
                 }
@@ -135,7 +135,7 @@ async fn after_the_loss_of_a_node_the_stream_ends_with_a_typed_error_and_the_mod
     here.stack.kill_agent(&victim).await.expect("killed");
 
     let answer = stream.await.expect("no panic").expect("a stream");
-    let error = answer.error.expect("the stream says that it broke");
+    let error = answer.error.clone().unwrap_or_else(|| panic!("the stream does not say that it broke: {answer:?}"));
     assert!(error["type"].is_string() && error["message"].is_string(), "{error}");
     let after = here.ready_in_epoch_above("m", epoch).await;
     assert!(killed.elapsed() <= RECOVERY_LIMIT, "Ready again after {:?}", killed.elapsed());

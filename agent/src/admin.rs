@@ -10,6 +10,7 @@ use device::Device;
 use identity::{Credentials, SubjectName, TlsListener, serve_https, tls};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -54,18 +55,23 @@ pub async fn serve(
 ) -> Result<(), AdminError> {
     let bind_failed = |cause| AdminError::Bind { address, cause };
     let router = router(sources);
+    // One socket for both certificates: a second bind would race with the end of the first listener.
+    let socket = std::net::TcpListener::bind(address).map_err(bind_failed)?;
+    socket.set_nonblocking(true).map_err(bind_failed)?;
+    let listener = |config| TlsListener::from_tcp(TcpListener::from_std(socket.try_clone()?)?, config);
     let config = tls::self_signed(&[SubjectName::Dns("localhost".to_owned())])?;
-    let listener = TlsListener::bind(address, config).await.map_err(bind_failed)?;
     let enrolled = async {
         tokio::select! {
             () = stop.cancelled() => {}
             _ = credentials.wait_for(Option::is_some) => {}
         }
     };
-    serve_https(listener, router.clone(), enrolled).await;
-    let Some(leaf) = credentials.borrow().clone().filter(|_| !stop.is_cancelled()) else { return Ok(()) };
-    let listener = TlsListener::bind(address, tls::server_config_open(&leaf, tls::ALPN_HTTPS)).await.map_err(bind_failed)?;
-    serve_https(listener, router, stop.cancelled_owned()).await;
+    serve_https(listener(config).map_err(bind_failed)?, router.clone(), enrolled).await;
+    let Some(leaf) = credentials.borrow().clone().filter(|_| !stop.is_cancelled()) else {
+        return Ok(());
+    };
+    let config = tls::server_config_open(&leaf, tls::ALPN_HTTPS);
+    serve_https(listener(config).map_err(bind_failed)?, router, stop.cancelled_owned()).await;
     Ok(())
 }
 

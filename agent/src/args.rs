@@ -173,7 +173,11 @@ pub fn from_process() -> Result<Command, ExitCode> {
     let args = Args::try_parse().map_err(|error| {
         // Nobody is left to tell when stderr is closed.
         let _ = error.print();
-        if error.use_stderr() { ExitCode::from(EXIT_BAD_CONFIGURATION) } else { ExitCode::SUCCESS }
+        if error.use_stderr() {
+            ExitCode::from(EXIT_BAD_CONFIGURATION)
+        } else {
+            ExitCode::SUCCESS
+        }
     })?;
     command(args).map_err(|reason| {
         eprintln!("shardwright-agent: {reason}");
@@ -185,7 +189,9 @@ fn command(args: Args) -> Result<Command, String> {
     match (args.command, args.run) {
         (Some(SubCommand::Probe(probe)), _) => Ok(Command::Probe(probe)),
         (None, Some(run)) => Settings::validate(run).map(|settings| Command::Run(Box::new(settings))),
-        (None, None) => Err("--node-name (or NODE_NAME) is missing; it names the Node this agent speaks for".to_owned()),
+        (None, None) => {
+            Err("--node-name (or NODE_NAME) is missing; it names the Node this agent speaks for".to_owned())
+        }
     }
 }
 
@@ -194,12 +200,20 @@ impl Settings {
         dns_name("--node-name", &args.node_name)?;
         dns_name("--namespace", &args.namespace)?;
         dns_name("--trust-domain", &args.trust_domain)?;
-        let pod = if args.pod_name.is_empty() { args.node_name.clone() } else { args.pod_name };
+        let pod = if args.pod_name.is_empty() {
+            args.node_name.clone()
+        } else {
+            args.pod_name
+        };
         dns_name("--pod-name", &pod)?;
         host_port("--operator-enrol", &args.operator_enrol)?;
         host_port("--operator-control", &args.operator_control)?;
-        let state_dir = std::path::absolute(&args.state_dir)
-            .map_err(|error| format!("--state-dir {} cannot be made absolute: {error}", args.state_dir.display()))?;
+        let state_dir = std::path::absolute(&args.state_dir).map_err(|error| {
+            format!(
+                "--state-dir {} cannot be made absolute: {error}",
+                args.state_dir.display()
+            )
+        })?;
         let length = state_dir.as_os_str().len();
         if length > STATE_DIR_BYTES_MAX {
             return Err(format!(
@@ -210,7 +224,9 @@ impl Settings {
         if args.backends.is_empty() {
             return Err("--backends names none; use cpu, vulkan or both".to_owned());
         }
-        let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
+        let threads = args
+            .threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
         if threads == 0 || threads > THREADS_MAX {
             return Err(format!("--threads is {threads}; use 1 to {THREADS_MAX}"));
         }
@@ -246,21 +262,29 @@ fn host_port(flag: &str, text: &str) -> Result<(), String> {
     let sound = text
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
-    if sound { Ok(()) } else { Err(format!("{flag} is {text:?}; use host:port")) }
+    if sound {
+        Ok(())
+    } else {
+        Err(format!("{flag} is {text:?}; use host:port"))
+    }
 }
 
 fn dns_name(flag: &str, name: &str) -> Result<(), String> {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= DNS_LABEL_MAX
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
     if name.len() <= DNS_NAME_MAX && name.split('.').all(label) {
         return Ok(());
     }
-    Err(format!("{flag} is {name:?}; use lower-case letters, digits, '-' and '.', at most {DNS_NAME_MAX} characters"))
+    Err(format!(
+        "{flag} is {name:?}; use lower-case letters, digits, '-' and '.', at most {DNS_NAME_MAX} characters"
+    ))
 }
 
 #[cfg(test)]

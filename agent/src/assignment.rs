@@ -63,8 +63,9 @@ impl Ledger {
     /// A file is there and cannot be read.
     pub fn open(node: &str, directory: &Path) -> Result<Self, LedgerError> {
         let epochs = match read(&directory.join(EPOCHS_FILE))? {
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| unreadable(&directory.join(EPOCHS_FILE), &error))?,
+            Some(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|error| unreadable(&directory.join(EPOCHS_FILE), &error))?
+            }
             None => BTreeMap::new(),
         };
         let accepted = match read(&directory.join(ASSIGNMENTS_FILE))? {
@@ -72,12 +73,20 @@ impl Ledger {
                 .map_err(|error| unreadable(&directory.join(ASSIGNMENTS_FILE), &error))?,
             None => Assignments::default(),
         };
-        Ok(Self { node: node.to_owned(), directory: directory.to_owned(), epochs, accepted })
+        Ok(Self {
+            node: node.to_owned(),
+            directory: directory.to_owned(),
+            epochs,
+            accepted,
+        })
     }
 
     /// The highest epoch accepted, per model.
     pub fn epochs(&self) -> Vec<AcceptedEpoch> {
-        let entry = |(model_uid, epoch): (&String, &u64)| AcceptedEpoch { model_uid: model_uid.clone(), epoch: *epoch };
+        let entry = |(model_uid, epoch): (&String, &u64)| AcceptedEpoch {
+            model_uid: model_uid.clone(),
+            epoch: *epoch,
+        };
         self.epochs.iter().map(entry).collect()
     }
 
@@ -99,7 +108,9 @@ impl Ledger {
         }
         while epochs.len() > EPOCHS_MAX {
             // Models of which nothing is desired here; a removed model's uid never comes back.
-            let Some(oldest) = epochs.keys().find(|uid| !judged.epochs.contains_key(*uid)).cloned() else { break };
+            let Some(oldest) = epochs.keys().find(|uid| !judged.epochs.contains_key(*uid)).cloned() else {
+                break;
+            };
             epochs.remove(&oldest);
         }
         if epochs != self.epochs {
@@ -127,28 +138,52 @@ impl Ledger {
     }
 
     fn stands(&self, assignment: &Assignment, verifier: &PlacementVerifier) -> Result<Placement, Fault> {
-        let envelope = assignment.envelope.as_ref().ok_or_else(|| Fault::new("BadSignature", "no envelope"))?;
-        let placement = verifier.verify(envelope).map_err(|error| Fault::new("BadSignature", error.to_string()))?;
+        let envelope = assignment
+            .envelope
+            .as_ref()
+            .ok_or_else(|| Fault::new("BadSignature", "no envelope"))?;
+        let placement = verifier
+            .verify(envelope)
+            .map_err(|error| Fault::new("BadSignature", error.to_string()))?;
         let highest = self.epochs.get(&placement.model_uid).copied().unwrap_or(0);
         if placement.epoch < highest {
             return Err(Fault::new(
                 "StaleEpoch",
-                format!("epoch {} is lower than {highest}, which this node accepted before", placement.epoch),
+                format!(
+                    "epoch {} is lower than {highest}, which this node accepted before",
+                    placement.epoch
+                ),
             ));
         }
         Ok(placement)
     }
 
     fn take(&self, judged: &mut Judged, assignment: &Assignment, placement: &Placement) {
-        if judged.epochs.get(&placement.model_uid).is_some_and(|epoch| *epoch > placement.epoch) {
+        if judged
+            .epochs
+            .get(&placement.model_uid)
+            .is_some_and(|epoch| *epoch > placement.epoch)
+        {
             return;
         }
         // Two placements of one model in a message: the higher one counts.
-        judged.desired.desired.retain(|slot, _| slot.model_uid != placement.model_uid);
-        judged.kept.assignments.retain(|kept| uid_of(kept) != Some(placement.model_uid.clone()));
+        judged
+            .desired
+            .desired
+            .retain(|slot, _| slot.model_uid != placement.model_uid);
+        judged
+            .kept
+            .assignments
+            .retain(|kept| uid_of(kept) != Some(placement.model_uid.clone()));
         judged.epochs.insert(placement.model_uid.clone(), placement.epoch);
         judged.kept.assignments.push(assignment.clone());
-        let envelope = Arc::new(assignment.envelope.as_ref().map(Message::encode_to_vec).unwrap_or_default());
+        let envelope = Arc::new(
+            assignment
+                .envelope
+                .as_ref()
+                .map(Message::encode_to_vec)
+                .unwrap_or_default(),
+        );
         for (slot, stage, pipeline) in self.own_stages(placement) {
             if judged.desired.desired.len() >= SHARDS_MAX {
                 tracing::warn!(%slot, "more than {SHARDS_MAX} shards are assigned to this node; the rest is left out");
@@ -167,9 +202,16 @@ impl Ledger {
     /// A refused assignment changes nothing: what was accepted for the model stays in force.
     fn refuse(&self, judged: &mut Judged, assignment: &Assignment, fault: &Fault, verifier: &PlacementVerifier) {
         // Only for the report; nothing else is believed of a payload that does not stand.
-        let claimed = assignment.envelope.as_ref().and_then(|envelope| Placement::decode(envelope.payload.as_slice()).ok());
+        let claimed = assignment
+            .envelope
+            .as_ref()
+            .and_then(|envelope| Placement::decode(envelope.payload.as_slice()).ok());
         let Some(claimed) = claimed else {
-            tracing::warn!(reason = fault.reason, message = fault.message, "an assignment is refused");
+            tracing::warn!(
+                reason = fault.reason,
+                message = fault.message,
+                "an assignment is refused"
+            );
             return;
         };
         tracing::warn!(
@@ -180,8 +222,16 @@ impl Ledger {
             "an assignment is refused"
         );
         let own = self.own_stages(&claimed);
-        judged.desired.refused.extend(own.iter().take(SHARDS_MAX).map(|(slot, ..)| refusal(slot, claimed.epoch, fault)));
-        let kept = self.accepted.assignments.iter().find(|kept| uid_of(kept).as_ref() == Some(&claimed.model_uid));
+        judged.desired.refused.extend(
+            own.iter()
+                .take(SHARDS_MAX)
+                .map(|(slot, ..)| refusal(slot, claimed.epoch, fault)),
+        );
+        let kept = self
+            .accepted
+            .assignments
+            .iter()
+            .find(|kept| uid_of(kept).as_ref() == Some(&claimed.model_uid));
         if let Some(kept) = kept.filter(|_| !judged.epochs.contains_key(&claimed.model_uid))
             && let Ok(placement) = self.stands(kept, verifier)
         {
@@ -192,9 +242,17 @@ impl Ledger {
     fn own_stages(&self, placement: &Placement) -> Vec<(Slot, Stage, usize)> {
         let mut own = Vec::new();
         for (pipeline, stages) in placement.pipelines.iter().enumerate() {
-            for (stage, body) in stages.stages.iter().enumerate().filter(|(_, body)| body.node == self.node) {
-                let slot =
-                    Slot { model_uid: placement.model_uid.clone(), pipeline: pipeline as u32, stage: stage as u32 };
+            for (stage, body) in stages
+                .stages
+                .iter()
+                .enumerate()
+                .filter(|(_, body)| body.node == self.node)
+            {
+                let slot = Slot {
+                    model_uid: placement.model_uid.clone(),
+                    pipeline: pipeline as u32,
+                    stage: stage as u32,
+                };
                 own.push((slot, body.clone(), pipeline));
             }
         }
@@ -240,10 +298,19 @@ fn desired(
     envelope: &Arc<Vec<u8>>,
     next: Option<&Route>,
 ) -> Result<Desired, Fault> {
-    let malformed = |what: &str| Fault::new("BadPlacement", format!("the placement of epoch {} {what}", placement.epoch));
+    let malformed = |what: &str| {
+        Fault::new(
+            "BadPlacement",
+            format!("the placement of epoch {} {what}", placement.epoch),
+        )
+    };
     let Source { uri, sha256 } = placement.source.clone().ok_or_else(|| malformed("names no source"))?;
     let runtime: Runtime = placement.runtime.ok_or_else(|| malformed("has no runtime"))?;
-    let stages = placement.pipelines.get(pipeline).map(|pipeline| &pipeline.stages).ok_or_else(|| malformed("has no stages"))?;
+    let stages = placement
+        .pipelines
+        .get(pipeline)
+        .map(|pipeline| &pipeline.stages)
+        .ok_or_else(|| malformed("has no stages"))?;
     let total_layers = stages.last().map_or(0, |last| last.end_layer);
     if stage.first_layer >= stage.end_layer || stage.end_layer > total_layers {
         return Err(malformed("has a stage without layers"));
@@ -282,7 +349,10 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, LedgerError> {
 }
 
 fn unreadable(path: &Path, cause: &dyn std::fmt::Display) -> LedgerError {
-    LedgerError::Unreadable { path: path.to_owned(), cause: cause.to_string() }
+    LedgerError::Unreadable {
+        path: path.to_owned(),
+        cause: cause.to_string(),
+    }
 }
 
 #[cfg(test)]

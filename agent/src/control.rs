@@ -67,7 +67,13 @@ pub struct Lines {
 
 impl Control {
     /// Not connected yet.
-    pub fn new(settings: Settings, credentials: Credentials, keys: PlacementKeys, ledger: Ledger, lines: Lines) -> Self {
+    pub fn new(
+        settings: Settings,
+        credentials: Credentials,
+        keys: PlacementKeys,
+        ledger: Ledger,
+        lines: Lines,
+    ) -> Self {
         Self {
             settings,
             credentials,
@@ -105,7 +111,11 @@ impl Control {
                 enrolment.doubt.notify_one();
             }
             let wait = backoff.failed();
-            tracing::warn!(message = ended, wait_ms = wait.as_millis() as u64, "not attached to the operator");
+            tracing::warn!(
+                message = ended,
+                wait_ms = wait.as_millis() as u64,
+                "not attached to the operator"
+            );
             tokio::select! {
                 () = leave.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
@@ -123,7 +133,10 @@ impl Control {
         let Ok(verifier) = self.verifier() else { return };
         let desired = self.ledger.resume(&verifier);
         if !desired.is_empty() {
-            tracing::warn!(shards = desired.len(), "the operator is away; going by the placements accepted last");
+            tracing::warn!(
+                shards = desired.len(),
+                "the operator is away; going by the placements accepted last"
+            );
             self.lines.desired.send_replace(Arc::new(desired));
         }
     }
@@ -131,8 +144,13 @@ impl Control {
     /// One stream, until it ends; the answer says why.
     async fn session(&mut self, resume_at: tokio::time::Instant, leave: &CancellationToken) -> String {
         let config = tls::client_config(&self.credentials);
-        let dialled =
-            connect(&self.settings.operator_control, config, Expected::Operator, ConnectOptions::default()).await;
+        let dialled = connect(
+            &self.settings.operator_control,
+            config,
+            Expected::Operator,
+            ConnectOptions::default(),
+        )
+        .await;
         let channel = match dialled {
             Ok(channel) => channel,
             Err(error) => return error.to_string(),
@@ -150,12 +168,16 @@ impl Control {
         leave: &CancellationToken,
     ) -> Result<(), Status> {
         let (outbound, queue) = mpsc::channel(OUTBOUND_MAX);
-        let hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned(), epochs: self.ledger.epochs() };
+        let hello = Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epochs: self.ledger.epochs(),
+        };
         send(&outbound, agent_message::Message::Hello(hello)).await?;
-        let mut client =
-            AgentControlClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut client = AgentControlClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let attach = tokio::time::timeout(ATTACH_LIMIT, client.attach(ReceiverStream::new(queue))).await;
-        let mut inbound = attach.map_err(|_| Status::deadline_exceeded("the operator does not answer"))??.into_inner();
+        let mut inbound = attach
+            .map_err(|_| Status::deadline_exceeded("the operator does not answer"))??
+            .into_inner();
         tracing::info!(operator = self.settings.operator_control, "attached to the operator");
         self.lines.channel.send_replace(Some(channel));
         self.lines.attached.send_replace(true);
@@ -208,14 +230,21 @@ impl Control {
 
     fn assign(&mut self, assignments: &Assignments) {
         let outcome = match self.verifier() {
-            Ok(verifier) => self.ledger.accept(assignments, &verifier).map_err(|error| error.to_string()),
+            Ok(verifier) => self
+                .ledger
+                .accept(assignments, &verifier)
+                .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         match outcome {
             Ok(outcome) => {
                 self.told = true;
                 self.refused = outcome.refused;
-                tracing::info!(shards = outcome.desired.len(), refused = self.refused.len(), "assignments taken");
+                tracing::info!(
+                    shards = outcome.desired.len(),
+                    refused = self.refused.len(),
+                    "assignments taken"
+                );
                 self.lines.desired.send_replace(Arc::new(outcome.desired));
             }
             Err(message) => tracing::error!(message, "assignments are not taken; the node goes on as it is"),

@@ -27,13 +27,18 @@ pub struct Enrolment {
 impl Enrolment {
     /// For these settings.
     pub fn new(settings: &Settings) -> Self {
-        let role = Role::Agent { node: settings.node.clone() };
+        let role = Role::Agent {
+            node: settings.node.clone(),
+        };
         Self {
             endpoint: settings.operator_enrol.clone(),
             trust_bundle: settings.trust_bundle.clone(),
             token: settings.token.clone(),
             directory: settings.state_dir.join("identity"),
-            expected: SpiffeId { trust_domain: settings.trust_domain.clone(), role },
+            expected: SpiffeId {
+                trust_domain: settings.trust_domain.clone(),
+                role,
+            },
             doubt: Notify::new(),
         }
     }
@@ -49,9 +54,11 @@ impl Enrolment {
             None => {
                 let mut backoff = Backoff::new(retry::OPERATOR);
                 loop {
-                    match self.enrol(keys).await.and_then(|identity| {
-                        Credentials::new(identity).map_err(|error| error.to_string())
-                    }) {
+                    match self
+                        .enrol(keys)
+                        .await
+                        .and_then(|identity| Credentials::new(identity).map_err(|error| error.to_string()))
+                    {
                         Ok(credentials) => return credentials,
                         Err(message) => {
                             let wait = backoff.failed();
@@ -101,7 +108,10 @@ impl Enrolment {
         let (identity, placement_keys) = enrol(options).await.map_err(|error| error.to_string())?;
         let id = identity.spiffe_id().map_err(|error| error.to_string())?;
         if id != self.expected {
-            return Err(format!("the operator says this is {id}, --node-name says {}", self.expected));
+            return Err(format!(
+                "the operator says this is {id}, --node-name says {}",
+                self.expected
+            ));
         }
         std::fs::create_dir_all(&self.directory).map_err(|error| format!("{}: {error}", self.directory.display()))?;
         sign::store_keys(&self.directory, &placement_keys).map_err(|error| error.to_string())?;

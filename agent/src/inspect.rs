@@ -32,7 +32,12 @@ impl Inspector {
     /// Answers an inspection. Reading a large file takes minutes; another inspection waits for it, so that the disk is read
     /// in order.
     pub async fn inspect(self: Arc<Self>, request: Inspect) -> Inspection {
-        let Inspect { model_uid, generation, uri, sha256 } = request;
+        let Inspect {
+            model_uid,
+            generation,
+            uri,
+            sha256,
+        } = request;
         let turn = self.turn.lock().await;
         let inspector = Arc::clone(&self);
         let outcome = tokio::task::spawn_blocking(move || inspector.facts(&uri, &sha256))
@@ -46,7 +51,11 @@ impl Inspector {
                 inspection::Result::Error(InspectionError { reason, message })
             }
         };
-        Inspection { model_uid, generation, result: Some(result) }
+        Inspection {
+            model_uid,
+            generation,
+            result: Some(result),
+        }
     }
 
     fn facts(&self, uri: &str, sha256: &[u8]) -> Result<Arc<ModelFacts>, Fault> {
@@ -66,7 +75,12 @@ impl Inspector {
         if !sha256.is_empty() && facts.sha256 != sha256 {
             return Err(Fault::new(
                 "DigestMismatch",
-                format!("{} has SHA-256 {}, spec.source.sha256 says {}", version.path.display(), hex(&facts.sha256), hex(sha256)),
+                format!(
+                    "{} has SHA-256 {}, spec.source.sha256 says {}",
+                    version.path.display(),
+                    hex(&facts.sha256),
+                    hex(sha256)
+                ),
             ));
         }
         Ok(facts)
@@ -74,7 +88,10 @@ impl Inspector {
 
     fn recall(&self, version: &Version) -> Option<Arc<ModelFacts>> {
         let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.iter().find(|(known, _)| known == version).map(|(_, facts)| Arc::clone(facts))
+        remembered
+            .iter()
+            .find(|(known, _)| known == version)
+            .map(|(_, facts)| Arc::clone(facts))
     }
 
     fn remember(&self, version: Version, facts: Arc<ModelFacts>) {
@@ -92,7 +109,11 @@ fn version(uri: &str, file: &File) -> Result<Version, Fault> {
     let found = file
         .metadata()
         .map_err(|error| Fault::new("Unreadable", format!("{}: {error}", path.display())))?;
-    Ok(Version { path, bytes: found.len(), modified: found.modified().ok() })
+    Ok(Version {
+        path,
+        bytes: found.len(),
+        modified: found.modified().ok(),
+    })
 }
 
 /// The file is read twice at the same time, once whole and once by pieces: the second reader finds it in the page cache.
@@ -102,20 +123,30 @@ fn read(gguf: &gguf::Gguf, version: &Version) -> Result<ModelFacts, Fault> {
     let vocabulary =
         gguf::vocabulary(gguf).map_err(|error| Fault::new("UnsupportedArchitecture", error.to_string()))?;
     let unreadable = |error: &dyn std::fmt::Display| {
-        Fault::new("Unreadable", format!("reading {} failed: {error}", version.path.display()))
+        Fault::new(
+            "Unreadable",
+            format!("reading {} failed: {error}", version.path.display()),
+        )
     };
     let open = || File::open(&version.path).map_err(|error| unreadable(&error));
     let (whole, by_pieces) = std::thread::scope(|scope| {
         let whole = scope.spawn(|| gguf::index::file_digest(&mut open()?).map_err(|error| unreadable(&error)));
         let by_pieces = gguf::index::index(&mut open()?, &pieces).map_err(|error| unreadable(&error));
-        let whole = whole.join().unwrap_or_else(|_| Err(unreadable(&"the reading thread ended early")));
+        let whole = whole
+            .join()
+            .unwrap_or_else(|_| Err(unreadable(&"the reading thread ended early")));
         Ok::<_, Fault>((whole?, by_pieces?))
     })?;
     Ok(message(&facts, &by_pieces, whole.0, version.bytes, vocabulary))
 }
 
 fn message(facts: &Facts, index: &Index, sha256: [u8; 32], file_bytes: u64, vocabulary: Vec<u8>) -> ModelFacts {
-    let piece = |weight_bytes, digest: &gguf::Digest| Some(PieceFacts { weight_bytes, digest: digest.0.to_vec() });
+    let piece = |weight_bytes, digest: &gguf::Digest| {
+        Some(PieceFacts {
+            weight_bytes,
+            digest: digest.0.to_vec(),
+        })
+    };
     let layers = facts.layer_bytes.iter().zip(&index.layers);
     ModelFacts {
         sha256: sha256.to_vec(),
@@ -128,7 +159,10 @@ fn message(facts: &Facts, index: &Index, sha256: [u8; 32], file_bytes: u64, voca
         context_length_trained: facts.context_length_trained,
         kv_elements_per_token_per_layer: facts.kv_elements_per_token_per_layer,
         layers: layers
-            .map(|(weight_bytes, digest)| LayerFacts { weight_bytes: *weight_bytes, digest: digest.0.to_vec() })
+            .map(|(weight_bytes, digest)| LayerFacts {
+                weight_bytes: *weight_bytes,
+                digest: digest.0.to_vec(),
+            })
             .collect(),
         embedding: piece(facts.embedding_bytes, &index.embedding),
         output: piece(facts.output_bytes, &index.output),

@@ -51,7 +51,13 @@ pub struct OperatorLeaves {
 impl WorkerLeaves for OperatorLeaves {
     async fn ensure(&self, model_uid: &str, directory: &Path) -> Result<(), Fault> {
         let unwritable = |error: &dyn std::fmt::Display| {
-            Fault::new("Unwritable", format!("the worker's identity cannot be kept in {}: {error}", directory.display()))
+            Fault::new(
+                "Unwritable",
+                format!(
+                    "the worker's identity cannot be kept in {}: {error}",
+                    directory.display()
+                ),
+            )
         };
         std::fs::create_dir_all(directory).map_err(|error| unwritable(&error))?;
         identity::sign::store_keys(directory, &self.keys.get()).map_err(|error| unwritable(&error))?;
@@ -75,8 +81,14 @@ impl OperatorLeaves {
     /// The leaf in the directory, if it is this worker's, of our authority, and has not ended.
     fn held(&self, model_uid: &str, directory: &Path) -> Option<Identity> {
         let own = self.credentials.spiffe_id();
-        let role = Role::Worker { node: self.node.clone(), model_uid: model_uid.to_owned() };
-        let wanted = SpiffeId { trust_domain: own.trust_domain, role };
+        let role = Role::Worker {
+            node: self.node.clone(),
+            model_uid: model_uid.to_owned(),
+        };
+        let wanted = SpiffeId {
+            trust_domain: own.trust_domain,
+            role,
+        };
         let held = Identity::load(directory).ok()?;
         let sound = held.spiffe_id().ok()? == wanted
             && held.not_after().ok()? > SystemTime::now()
@@ -86,19 +98,36 @@ impl OperatorLeaves {
     }
 
     async fn issue(&self, model_uid: &str) -> Result<Identity, Fault> {
-        let failed = |cause: String| Fault::new("NoIdentity", format!("the operator issued no leaf for the worker: {cause}"));
-        let channel = self.channel.borrow().clone().ok_or_else(|| failed("it is not connected".to_owned()))?;
+        let failed = |cause: String| {
+            Fault::new(
+                "NoIdentity",
+                format!("the operator issued no leaf for the worker: {cause}"),
+            )
+        };
+        let channel = self
+            .channel
+            .borrow()
+            .clone()
+            .ok_or_else(|| failed("it is not connected".to_owned()))?;
         let KeyPair { key_pem, csr_der } = KeyPair::generate().map_err(|error| failed(error.to_string()))?;
-        let mut request =
-            tonic::Request::new(IssueWorkerLeafRequest { csr_der, model_uid: model_uid.to_owned() });
+        let mut request = tonic::Request::new(IssueWorkerLeafRequest {
+            csr_der,
+            model_uid: model_uid.to_owned(),
+        });
         request.set_timeout(ISSUE_LIMIT);
         let answer = AgentControlClient::new(channel)
             .issue_worker_leaf(request)
             .await
             .map_err(|status| failed(status.message().to_owned()))?;
-        let leaf = answer.into_inner().leaf.ok_or_else(|| failed("the answer has none".to_owned()))?;
-        let identity =
-            Identity { certificate_chain_pem: leaf.certificate_chain_pem, key_pem, bundle_pem: leaf.bundle_pem };
+        let leaf = answer
+            .into_inner()
+            .leaf
+            .ok_or_else(|| failed("the answer has none".to_owned()))?;
+        let identity = Identity {
+            certificate_chain_pem: leaf.certificate_chain_pem,
+            key_pem,
+            bundle_pem: leaf.bundle_pem,
+        };
         Credentials::new(identity.clone()).map_err(|error| failed(error.to_string()))?;
         Ok(identity)
     }

@@ -17,31 +17,57 @@ pub fn text(node: &str, devices: &[Device], view: &View, attached: bool) -> Resu
         registry.register(Box::new(gauge.clone()))?;
         Ok(gauge)
     };
-    gauge("attached", "Whether the stream to the operator stands.", &[])?.with_label_values::<&str>(&[]).set(i64::from(attached));
+    gauge("attached", "Whether the stream to the operator stands.", &[])?
+        .with_label_values::<&str>(&[])
+        .set(i64::from(attached));
     let device_labels = ["device", "kind"];
-    let present = gauge("device_verified", "Devices of this node; 1 when verified.", &device_labels)?;
+    let present = gauge(
+        "device_verified",
+        "Devices of this node; 1 when verified.",
+        &device_labels,
+    )?;
     let total = gauge("device_memory_bytes", "Memory the device has.", &device_labels)?;
-    let usable = gauge("device_memory_usable_bytes", "Memory that shards may use.", &device_labels)?;
-    let bandwidth = gauge("device_bandwidth_bytes_per_second", "Measured memory bandwidth.", &device_labels)?;
+    let usable = gauge(
+        "device_memory_usable_bytes",
+        "Memory that shards may use.",
+        &device_labels,
+    )?;
+    let bandwidth = gauge(
+        "device_bandwidth_bytes_per_second",
+        "Measured memory bandwidth.",
+        &device_labels,
+    )?;
     for device in devices {
         let (name, kind) = (object_name(node, device), format!("{:?}", device.kind).to_lowercase());
         let labels = [name.as_str(), kind.as_str()];
-        present.with_label_values(&labels).set(i64::from(device.verification == device::Verification::Verified));
+        present
+            .with_label_values(&labels)
+            .set(i64::from(device.verification == device::Verification::Verified));
         total.with_label_values(&labels).set(signed(device.memory_total_bytes));
-        usable.with_label_values(&labels).set(signed(device.memory_usable_bytes));
+        usable
+            .with_label_values(&labels)
+            .set(signed(device.memory_usable_bytes));
         if let Some(measured) = device.bandwidth {
-            bandwidth.with_label_values(&labels).set(signed(measured.bytes_per_second));
+            bandwidth
+                .with_label_values(&labels)
+                .set(signed(measured.bytes_per_second));
         }
     }
     let shards = gauge("shards", "Shards of this node by phase.", &["phase"])?;
     for phase in ["fetching", "verifying", "loading", "serving", "draining", "failed"] {
         shards.with_label_values(&[phase]).set(0);
     }
-    let epoch = gauge("shard_epoch", "Epoch of the placement a shard obeys.", &["model_uid", "pipeline", "stage"])?;
+    let epoch = gauge(
+        "shard_epoch",
+        "Epoch of the placement a shard obeys.",
+        &["model_uid", "pipeline", "stage"],
+    )?;
     for status in &view.statuses {
         shards.with_label_values(&[phase_name(status.phase())]).inc();
         let (pipeline, stage) = (status.pipeline.to_string(), status.stage.to_string());
-        epoch.with_label_values(&[status.model_uid.as_str(), &pipeline, &stage]).set(signed(status.epoch));
+        epoch
+            .with_label_values(&[status.model_uid.as_str(), &pipeline, &stage])
+            .set(signed(status.epoch));
     }
     let failures = prometheus::IntCounter::new(
         "shardwright_agent_worker_failures_total",
@@ -76,8 +102,17 @@ mod tests {
 
     #[test]
     fn a_scrape_has_every_phase_and_the_epochs() {
-        let status = ShardStatus { model_uid: "uid".into(), epoch: 7, phase: ShardPhase::Serving.into(), ..Default::default() };
-        let view = View { statuses: vec![status], holdings: vec![], worker_failures: 3 };
+        let status = ShardStatus {
+            model_uid: "uid".into(),
+            epoch: 7,
+            phase: ShardPhase::Serving.into(),
+            ..Default::default()
+        };
+        let view = View {
+            statuses: vec![status],
+            holdings: vec![],
+            worker_failures: 3,
+        };
         let text = text("node-a", &[], &view, true).unwrap();
         for line in [
             "shardwright_agent_attached 1",

@@ -23,14 +23,22 @@ pub fn run(args: &ProbeArgs) -> ExitCode {
 }
 
 fn json(args: &ProbeArgs) -> Result<String, String> {
-    let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let answers: Vec<Answer> = args.backends.iter().map(|backend| device::probe(*backend, now_unix_s)).collect();
+    let now_unix_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let answers: Vec<Answer> = args
+        .backends
+        .iter()
+        .map(|backend| device::probe(*backend, now_unix_s))
+        .collect();
     serde_json::to_string_pretty(&answers).map_err(|error| error.to_string())
 }
 
 fn table_of(args: &ProbeArgs) -> Result<String, String> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
     let answers = runtime.block_on(ask(&own_executable()?, &args.backends));
     Ok(table(&answers, &merge::merge(&answers, args.memory_limit_bytes)))
 }
@@ -54,18 +62,35 @@ pub async fn ask(executable: &Path, backends: &[Backend]) -> Vec<Answer> {
 
 /// Devices and notes as people like to read them.
 pub fn table(answers: &[Answer], devices: &[Device]) -> String {
-    let mut rows = vec![["DEVICE", "KIND", "MODEL", "MEMORY", "USABLE", "BANDWIDTH", "LAUNCH", "VERIFIED"].map(str::to_owned)];
+    let mut rows = vec![
+        [
+            "DEVICE",
+            "KIND",
+            "MODEL",
+            "MEMORY",
+            "USABLE",
+            "BANDWIDTH",
+            "LAUNCH",
+            "VERIFIED",
+        ]
+        .map(str::to_owned),
+    ];
     for device in devices {
-        let shared = if device.pool == Pool::Host && device.backend != Backend::Cpu { " (host)" } else { "" };
+        let shared = if device.pool == Pool::Host && device.backend != Backend::Cpu {
+            " (host)"
+        } else {
+            ""
+        };
         rows.push([
             device.short_name(),
             format!("{:?}", device.kind).to_lowercase(),
             device.model.clone(),
             format!("{}{shared}", gibibytes(device.memory_total_bytes)),
             gibibytes(device.memory_usable_bytes),
-            device
-                .bandwidth
-                .map_or_else(|| "unknown".to_owned(), |measured| format!("{:.1} GB/s", measured.bytes_per_second as f64 / 1e9)),
+            device.bandwidth.map_or_else(
+                || "unknown".to_owned(),
+                |measured| format!("{:.1} GB/s", measured.bytes_per_second as f64 / 1e9),
+            ),
             device.launch_us.map_or_else(|| "-".to_owned(), |us| format!("{us} µs")),
             match &device.verification {
                 Verification::Verified => "yes",

@@ -14,11 +14,20 @@ pub struct Policy {
 }
 
 /// The operator: soon again, because a node without it counts as lost.
-pub const OPERATOR: Policy = Policy { first: Duration::from_millis(200), cap: Duration::from_secs(5) };
+pub const OPERATOR: Policy = Policy {
+    first: Duration::from_millis(200),
+    cap: Duration::from_secs(5),
+};
 /// The Kubernetes API: nothing that serves depends on it.
-pub const API: Policy = Policy { first: Duration::from_millis(500), cap: Duration::from_secs(30) };
+pub const API: Policy = Policy {
+    first: Duration::from_millis(500),
+    cap: Duration::from_secs(30),
+};
 /// A shard's fetch, load or worker: soon at first, then seldom, because loading is expensive.
-pub const SHARD: Policy = Policy { first: Duration::from_millis(500), cap: Duration::from_secs(60) };
+pub const SHARD: Policy = Policy {
+    first: Duration::from_millis(500),
+    cap: Duration::from_secs(60),
+};
 
 impl Policy {
     /// The wait after `failures` failures in a row (0 counts as 1). `jitter` in [0, 1] chooses within its upper half.
@@ -69,7 +78,10 @@ pub fn jitter() -> f64 {
 mod tests {
     use super::*;
 
-    const POLICY: Policy = Policy { first: Duration::from_secs(1), cap: Duration::from_secs(10) };
+    const POLICY: Policy = Policy {
+        first: Duration::from_secs(1),
+        cap: Duration::from_secs(10),
+    };
 
     #[test]
     fn waits_double_up_to_the_cap_and_keep_at_least_half() {

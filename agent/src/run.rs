@@ -14,6 +14,7 @@ use crate::shard::drive::{self, View};
 use crate::worker::leftovers;
 use device::{Device, merge};
 use std::fs::File;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,10 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error("state directory {path}: {cause}", path = path.display())]
-    StateDir { path: std::path::PathBuf, cause: std::io::Error },
+    StateDir {
+        path: std::path::PathBuf,
+        cause: std::io::Error,
+    },
     #[error("state directory {path} is in use by another agent; give each its own --state-dir", path = path.display())]
     InUse { path: std::path::PathBuf },
     #[error(transparent)]
@@ -72,7 +76,11 @@ pub fn start(settings: Settings) -> ExitCode {
 fn log_to_stderr(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SHARDWRIGHT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
@@ -92,7 +100,12 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     let wires = Wires::new();
     let stop = CancellationToken::new();
     let life = async {
-        let admin = tokio::spawn(serve_admin(settings.clone(), wires.sources(&settings), wires.credentials.subscribe(), stop.clone()));
+        let admin = tokio::spawn(serve_admin(
+            settings.clone(),
+            wires.sources(&settings),
+            wires.credentials.subscribe(),
+            stop.clone(),
+        ));
         let devices = Arc::new(devices(&own, &settings).await);
         wires.devices.send_replace(Some(Arc::clone(&devices)));
         live(&settings, &wires, devices, ledger, stop.clone(), async {
@@ -184,9 +197,18 @@ async fn live(
     let driving = tokio::spawn(drive::run(
         setting(settings, &devices),
         Arc::new(leaves),
-        drive::Lines { desired: desired.subscribe(), view: wires.view.clone(), unload: unload.clone() },
+        drive::Lines {
+            desired: desired.subscribe(),
+            view: wires.view.clone(),
+            unload: unload.clone(),
+        },
     ));
-    let lines = control::Lines { desired, view: wires.view.subscribe(), channel, attached: wires.attached.clone() };
+    let lines = control::Lines {
+        desired,
+        view: wires.view.subscribe(),
+        channel,
+        attached: wires.attached.clone(),
+    };
     let leave = CancellationToken::new();
     let control = Control::new(settings.clone(), credentials, keys, ledger, lines);
     let attached = {
@@ -236,7 +258,10 @@ fn setting(settings: &Settings, devices: &[Device]) -> drive::Setting {
 /// The directories, for us alone, and the lock that keeps another agent out for as long as it is held.
 fn prepare_state_dir(settings: &Settings) -> Result<File, StartError> {
     use std::os::unix::fs::DirBuilderExt;
-    let failed = |cause| StartError::StateDir { path: settings.state_dir.clone(), cause };
+    let failed = |cause| StartError::StateDir {
+        path: settings.state_dir.clone(),
+        cause,
+    };
     for directory in ["", "models", "workers", "run", "identity"] {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -247,7 +272,9 @@ fn prepare_state_dir(settings: &Settings) -> Result<File, StartError> {
     let lock = File::create(settings.state_dir.join("lock")).map_err(failed)?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::InUse { path: settings.state_dir.clone() }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::InUse {
+            path: settings.state_dir.clone(),
+        }),
         Err(error) => Err(failed(error.into())),
     }
 }

@@ -139,8 +139,7 @@ pub fn set_condition(
     if present.status == next.status {
         next.last_transition_time = present.last_transition_time.clone();
     }
-    let changed = (&present.status, &present.reason, &present.message)
-        != (&next.status, &next.reason, &next.message);
+    let changed = (&present.status, &present.reason, &present.message) != (&next.status, &next.reason, &next.message);
     *present = next;
     changed
 }

@@ -1,5 +1,8 @@
 //! `DeviceGPUState`: one device of one node. The administrator owns `spec`, the node's agent owns `status`.
 
+// Printer columns are attributes, and most have the same type.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -23,12 +26,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Backend", type_ = "string", json_path = ".status.backend"),
     printcolumn(name = "Kind", type_ = "string", json_path = ".status.kind"),
     printcolumn(name = "Memory", type_ = "string", json_path = ".status.memory"),
-    printcolumn(
-        name = "Pool",
-        type_ = "string",
-        json_path = ".status.memoryPool",
-        priority = 1
-    ),
+    printcolumn(name = "Pool", type_ = "string", json_path = ".status.memoryPool", priority = 1),
     printcolumn(
         name = "Ready",
         type_ = "string",

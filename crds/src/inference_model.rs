@@ -1,5 +1,8 @@
 //! `InferenceModel`: a model that people want served. They own `spec`, the operator owns `status`.
 
+// Printer columns are attributes, and most have the same type.
+#![allow(clippy::duplicated_attributes)]
+
 mod status;
 
 use std::collections::BTreeMap;
@@ -8,9 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use status::{
-    InferenceModelStatus, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict,
-};
+pub use status::{InferenceModelStatus, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict};
 
 /// Which model to serve, how, and where it may run.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]

@@ -18,7 +18,6 @@ pub use device_gpu_state::{
     DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, HeldShard, Measurement,
 };
 pub use inference_model::{
-    InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, ModelSource, Objective,
-    PinnedLayers, PlacementConstraints, PlacementStatus, ResolvedModel, StagePhase, StageStatus,
-    Verdict,
+    InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, ModelSource, Objective, PinnedLayers,
+    PlacementConstraints, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict,
 };

@@ -28,12 +28,18 @@ pub struct ManifestError {
 
 /// All kinds, one manifest each, in the order of their file names.
 pub fn manifests() -> Result<Vec<Manifest>, ManifestError> {
-    [DeviceGPUState::crd(), InferenceModel::crd()].iter().map(manifest).collect()
+    [DeviceGPUState::crd(), InferenceModel::crd()]
+        .iter()
+        .map(manifest)
+        .collect()
 }
 
 fn manifest(crd: &CustomResourceDefinition) -> Result<Manifest, ManifestError> {
     let plural = &crd.spec.names.plural;
-    let failed = |cause: String| ManifestError { kind: crd.spec.names.kind.clone(), cause };
+    let failed = |cause: String| ManifestError {
+        kind: crd.spec.names.kind.clone(),
+        cause,
+    };
     let mut value = serde_json::to_value(crd).map_err(|e| failed(e.to_string()))?;
     tidy(&mut value);
     let body = serde_saphyr::to_string(&sorted(value)).map_err(|e| failed(e.to_string()))?;
@@ -49,7 +55,10 @@ fn tidy(value: &mut Value) {
         Value::Object(map) => {
             map.remove("nullable");
             // Sizes that a JSON Schema of Rust integers adds and structural schemas do not know.
-            if matches!(map.get("format").and_then(Value::as_str), Some("uint32" | "uint64" | "uint8")) {
+            if matches!(
+                map.get("format").and_then(Value::as_str),
+                Some("uint32" | "uint64" | "uint8")
+            ) {
                 map.remove("format");
             }
             if let Some(conditions) = map.get_mut("conditions").filter(|c| c.get("items").is_some()) {
@@ -60,7 +69,9 @@ fn tidy(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(tidy),
         Value::Number(number) => {
             // Limits come out of the derive as floating numbers: a person expects `maximum: 64`.
-            let whole = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < MAX_EXACT_FLOAT);
+            let whole = number
+                .as_f64()
+                .filter(|n| n.fract() == 0.0 && n.abs() < MAX_EXACT_FLOAT);
             if let Some(whole) = whole.filter(|_| number.is_f64()) {
                 *value = json!(whole as i64);
             }

@@ -1,4 +1,4 @@
-//! Token ids back to text, one at a time: a token's bytes may end inside a character, which is held back until it is whole.
+//! Token ids back to text, one at a time: a token may end inside a character, which is held back until it is whole.
 
 #[cfg(test)]
 mod tests;

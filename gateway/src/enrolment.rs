@@ -81,16 +81,7 @@ impl Enroller {
         let mut backoff = Backoff::new(CHECK_INTERVAL);
         loop {
             tokio::time::sleep(CHECK_INTERVAL).await;
-            let present = identified.credentials.identity();
-            let due = matches!(self.source, IdentitySource::Directory(_)) || present.needs_renewal(SystemTime::now());
-            if !due {
-                continue;
-            }
-            match self
-                .obtain()
-                .await
-                .and_then(|(identity, keys)| replace(identified, &present, identity, &keys))
-            {
+            match self.renew(identified, SystemTime::now()).await {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
                     tracing::warn!(%error, "identity not renewed; trying again");
@@ -98,6 +89,19 @@ impl Enroller {
                 }
             }
         }
+    }
+
+    /// Renews what is due at `now`.
+    ///
+    /// # Errors
+    /// When a new identity cannot be had or used; the present one stays.
+    pub async fn renew(&self, identified: &Identified, now: SystemTime) -> Result<(), IdentityError> {
+        let present = identified.credentials.identity();
+        if matches!(self.source, IdentitySource::Enrolment { .. }) && !present.needs_renewal(now) {
+            return Ok(());
+        }
+        let (identity, keys) = self.obtain().await?;
+        replace(identified, &present, identity, &keys)
     }
 
     async fn obtain(&self) -> Result<(Identity, Vec<Vec<u8>>), IdentityError> {

@@ -65,7 +65,8 @@ impl ApiKeys {
                 }
                 Err(error) => {
                     if !failing {
-                        tracing::warn!(path = %self.path.display(), %error, "API keys cannot be read; the last ones stay");
+                        let path = self.path.display();
+                        tracing::warn!(%path, %error, "API keys cannot be read; the last ones stay");
                     }
                     failing = true;
                 }

@@ -1,9 +1,9 @@
 //! The OpenAI-compatible endpoint: tokenise, remember, stream.
 //!
 //! ```text
-//!  client ──HTTPS, bearer key──▶ openai ──messages──▶ template ──text──▶ tokenizer (child) ──ids──▶ generate ──mTLS──▶ head
-//!                                  ▲                                                                   │
-//!                                  └────── text ◀── stop ◀── detokenise ◀── token ids ◀────────────────┘
+//!  client ──HTTPS, key──▶ openai ──messages──▶ template ──text──▶ tokenizer (child) ──ids──▶ generate ──mTLS──▶ head
+//!                           ▲                                                                  │
+//!                           └────── text ◀── stop ◀── detokenise ◀── token ids ◀───────────────┘
 //!
 //!  operator ──▶ routes (who answers, signed) ──▶ vocabulary (by digest) ──▶ template, tokenizer
 //! ```

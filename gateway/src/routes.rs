@@ -108,8 +108,8 @@ pub enum Found {
 }
 
 impl Table {
-    /// The table that follows `previous`. A model whose envelope does not verify, or whose epoch went backwards, keeps the
-    /// state it had; one that was not known before is listed as not ready.
+    /// The table that follows `previous`. A model whose envelope does not verify, or whose epoch went backwards, keeps
+    /// the state it had; one that was not known before is listed as not ready.
     ///
     /// A placement's `not_after` bounds installing, which is the workers' business: here it is not judged.
     #[must_use]
@@ -205,7 +205,8 @@ fn model(route: ModelRoute, previous: &Table, verifier: &PlacementVerifier, trus
     if let Some(before) = before
         && model.epoch() < before.epoch()
     {
-        tracing::warn!(model = %model.name, namespace = %model.namespace, offered = model.epoch(), present = before.epoch(), "older placement refused");
+        let (offered, present) = (model.epoch(), before.epoch());
+        tracing::warn!(model = %model.qualified_id(), offered, present, "older placement refused");
         model.state = before.state.clone();
     }
     model

@@ -28,8 +28,8 @@ use crate::routes::Table;
 use crate::routes::watch::Control;
 use crate::vocabulary::{Source, Vocabularies};
 
-/// How long answers in progress may take once the end was asked for. Below the 30 s that connections get, so that what is
-/// cut off is told so, and below a pod's usual grace.
+/// How long answers in progress may take once the end was asked for. Below the 30 s that connections get, so
+/// that what is cut off is told so, and below a pod's usual grace.
 const DRAIN_LIMIT: Duration = Duration::from_secs(25);
 
 /// Bytes of a certificate or key file.
@@ -153,35 +153,42 @@ pub async fn run(
     // 3. What there is to serve.
     let (gateway, source, control, tables) = assemble(&args, keys, metrics, &identified).await;
     background.spawn(follow_tables(Arc::clone(&gateway), source));
-    let counters = Arc::clone(&gateway.metrics);
-    background.spawn(async move {
-        control
-            .follow(&tables, |connected| {
-                counters.operator_connected.set(i64::from(connected))
-            })
-            .await
-    });
+    background.spawn(follow_operator(control, tables, Arc::clone(&gateway.metrics)));
     let followed = Arc::clone(&gateway);
     background.spawn(async move { followed.keys.follow().await });
     let renewed = identified.clone();
     background.spawn(async move { enroller.follow(&renewed).await });
+    background.spawn(cut_off_late(stopping.clone(), gateway.cut_off.clone()));
 
     // 4. The two ports, until the end.
     let own = server_config_open(&identified.credentials, ALPN_HTTPS);
     let admin_listener = listen(&admin_port, Arc::clone(&own))?;
-    let admin_address = admin_listener.local_addr();
-    let readiness = readiness(&gateway, &stopping);
-    let admin = tokio::spawn(serve_https(
-        admin_listener,
-        admin::router(Arc::clone(&gateway.metrics), readiness),
-        gateway.cut_off.clone().cancelled_owned(),
-    ));
     let user_listener = TlsListener::bind(args.listen, user_tls.unwrap_or(own))
         .await
         .map_err(RunError::system(format!("--listen {}", args.listen)))?;
-    serving(Addresses { user: user_listener.local_addr(), admin: admin_address });
-    tracing::info!(address = %user_listener.local_addr(), id = %identified.credentials.spiffe_id(), "serving");
-    background.spawn(cut_off_late(stopping.clone(), gateway.cut_off.clone()));
+    let addresses = Addresses {
+        user: user_listener.local_addr(),
+        admin: admin_listener.local_addr(),
+    };
+    serving(addresses);
+    tracing::info!(?addresses, id = %identified.credentials.spiffe_id(), "serving");
+    serve(gateway, user_listener, admin_listener, stopping).await;
+    Ok(())
+}
+
+/// Serves both ports; ends when the last answer has ended after `stopping`.
+async fn serve(
+    gateway: Arc<Gateway>,
+    user_listener: TlsListener,
+    admin_listener: TlsListener,
+    stopping: CancellationToken,
+) {
+    let admin_router = admin::router(Arc::clone(&gateway.metrics), readiness(&gateway, &stopping));
+    let admin = tokio::spawn(serve_https(
+        admin_listener,
+        admin_router,
+        gateway.cut_off.clone().cancelled_owned(),
+    ));
     serve_https(
         user_listener,
         openai::router(Arc::clone(&gateway)),
@@ -191,7 +198,14 @@ pub async fn run(
     gateway.cut_off.cancel();
     // Probes need no answer any more.
     admin.abort();
-    Ok(())
+}
+
+async fn follow_operator(control: Arc<Control>, tables: Tables, metrics: Arc<Metrics>) {
+    control
+        .follow(&tables, |connected| {
+            metrics.operator_connected.set(i64::from(connected))
+        })
+        .await;
 }
 
 /// The first identity; `None` when the end came first.

@@ -122,7 +122,7 @@ impl ChatTemplate {
         Ok(Self { environment, special })
     }
 
-    /// The prompt for `messages`, ending where the assistant's answer begins. `now_unix_s` is what `strftime_now` shows.
+    /// The prompt for `messages`, ending where the assistant's answer begins. `strftime_now` shows `now_unix_s`.
     ///
     /// # Errors
     /// Everything but `Unreadable`.

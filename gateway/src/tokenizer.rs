@@ -40,7 +40,10 @@ pub struct Patience {
 impl Default for Patience {
     /// Far above what 4 MiB of text take.
     fn default() -> Self {
-        Self { answer: Duration::from_secs(20), child: Duration::from_secs(30) }
+        Self {
+            answer: Duration::from_secs(20),
+            child: Duration::from_secs(30),
+        }
     }
 }
 
@@ -162,7 +165,9 @@ impl Tokenizer {
             })?;
         match tokio::time::timeout_at(deadline, answered).await {
             Ok(answer) => answer.unwrap_or(Err(TokenizeError::Unavailable)),
-            Err(_) => Err(TokenizeError::TimedOut { waited: self.patience.answer }),
+            Err(_) => Err(TokenizeError::TimedOut {
+                waited: self.patience.answer,
+            }),
         }
     }
 }
@@ -189,7 +194,8 @@ async fn supervise(
         };
         // The queue is closed and empty: nobody holds a handle any more.
         let child::Lost::Fault(cause) = lost else { return };
-        tracing::warn!(executable = %command.executable.display(), vocabulary = %command.vocabulary.display(), %cause, "tokeniser lost");
+        let vocabulary = command.vocabulary.display();
+        tracing::warn!(executable = %command.executable.display(), %vocabulary, %cause, "tokeniser lost");
         on_restart();
         if started.elapsed() > SOUND_LIFE {
             backoff.reset();

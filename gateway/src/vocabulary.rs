@@ -94,7 +94,8 @@ impl Vocabularies {
         }
     }
 
-    /// Begins to prepare what `table` names and lets go of what it does not name any more. Requests in progress keep theirs.
+    /// Begins to prepare what `table` names and lets go of what it does not name any more. Requests in progress
+    /// keep theirs.
     pub fn follow(&self, table: &Table, source: &Arc<Source>) {
         let wanted = table.vocabularies();
         let mut entries = self.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -1,11 +1,13 @@
 //! What users see when something else fails.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[expect(dead_code, reason = "each test file uses its own part of the fakes")]
 mod fakes;
 
 use fakes::client::Client;
 use fakes::head::{FakeHead, Last, Script};
-use fakes::{MODEL, MODEL_UID, Trust, World, until};
+use fakes::{MODEL, MODEL_UID, World, until};
 use identity::Role;
 use serde_json::json;
 use tonic::Code;
@@ -17,12 +19,27 @@ async fn a_model_that_is_not_ready_says_why_and_when_to_ask_again() {
     route.ready = false;
     route.message = "stage 1 of 2 is loading".into();
     world.operator.publish(vec![route]);
-    until("the new route", || async { world.client.chat("Hi").await.status == 503 }).await;
+    until("the new route", || async {
+        world.client.chat("Hi").await.status == 503
+    })
+    .await;
     let answer = world.client.chat("Hi").await;
     assert_eq!(answer.error("code"), "model_not_ready");
-    assert!(answer.error("message").contains("stage 1 of 2 is loading"), "{}", answer.body);
-    assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok()));
-    assert_eq!(world.client.get("/v1/models/chat").await.status, 200, "it is listed all the same");
+    assert!(
+        answer.error("message").contains("stage 1 of 2 is loading"),
+        "{}",
+        answer.body
+    );
+    assert!(
+        answer
+            .header("retry-after")
+            .is_some_and(|seconds| seconds.parse::<u32>().is_ok())
+    );
+    assert_eq!(
+        world.client.get("/v1/models/chat").await.status,
+        200,
+        "it is listed all the same"
+    );
 }
 
 #[tokio::test]
@@ -48,7 +65,11 @@ async fn a_full_head_is_429_with_a_time_to_ask_again() {
 #[tokio::test]
 async fn a_head_that_is_lost_before_the_first_token_is_replaced_unnoticed() {
     let world = World::start().await;
-    for loss in [Script::Refuse(Code::Unavailable), Script::Refuse(Code::FailedPrecondition), Script::then("", Last::Fail(Code::Unavailable))] {
+    for loss in [
+        Script::Refuse(Code::Unavailable),
+        Script::Refuse(Code::FailedPrecondition),
+        Script::then("", Last::Fail(Code::Unavailable)),
+    ] {
         world.head.expect(loss);
         world.head.expect(Script::text("after all"));
         let answer = world.client.ask(json!({ "stream": true })).await;
@@ -63,9 +84,18 @@ async fn a_request_follows_its_model_to_another_head_and_epoch() {
     world.head.kill();
     other.expect(Script::text("from node-b"));
     let asked = world.client.chat("Hi");
-    let moved = async { world.operator.publish(vec![world.operator.route(&world.trust, MODEL, 2, &other)]) };
+    let moved = async {
+        world
+            .operator
+            .publish(vec![world.operator.route(&world.trust, MODEL, 2, &other)])
+    };
     let (answer, ()) = tokio::join!(asked, moved);
-    assert_eq!(answer.json()["choices"][0]["message"]["content"], "from node-b", "{}", answer.body);
+    assert_eq!(
+        answer.json()["choices"][0]["message"]["content"],
+        "from node-b",
+        "{}",
+        answer.body
+    );
     assert_eq!(other.requests()[0].epoch, 2);
 }
 
@@ -76,18 +106,30 @@ async fn a_head_that_stays_lost_is_a_typed_error_in_the_end() {
     let answer = world.client.chat("Hi").await;
     assert_eq!((answer.status, answer.error("code").as_str()), (503, "workers_lost"));
     let address = world.head.address.to_string();
-    assert!(!answer.body.contains(&address), "addresses stay inside: {}", answer.body);
+    assert!(
+        !answer.body.contains(&address),
+        "addresses stay inside: {}",
+        answer.body
+    );
 }
 
 #[tokio::test]
 async fn a_head_lost_mid_answer_ends_the_stream_with_a_typed_error() {
     let world = World::start().await;
-    world.head.expect(Script::then("half an ans", Last::Fail(Code::Unavailable)));
+    world
+        .head
+        .expect(Script::then("half an ans", Last::Fail(Code::Unavailable)));
     let answer = world.client.ask(json!({ "stream": true })).await;
     assert_eq!((answer.status, answer.streamed_text().as_str()), (200, "half an ans"));
     let last = answer.chunks().pop().unwrap();
-    assert_eq!((&last["error"]["code"], &last["error"]["type"]), (&json!("workers_lost"), &json!("service_unavailable")));
-    assert!(!answer.events().contains(&"[DONE]".to_owned()), "an answer that broke off is not done");
+    assert_eq!(
+        (&last["error"]["code"], &last["error"]["type"]),
+        (&json!("workers_lost"), &json!("service_unavailable"))
+    );
+    assert!(
+        !answer.events().contains(&"[DONE]".to_owned()),
+        "an answer that broke off is not done"
+    );
 
     world.head.expect(Script::then("half", Last::Wait));
     let mut open = world.client.ask_open(json!({ "stream": true })).await;
@@ -100,11 +142,16 @@ async fn a_head_lost_mid_answer_ends_the_stream_with_a_typed_error() {
 #[tokio::test]
 async fn a_head_without_the_identity_of_the_placement_gets_no_prompt() {
     let world = World::start().await;
-    let role = Role::Worker { node: "node-z".into(), model_uid: MODEL_UID.into() };
+    let role = Role::Worker {
+        node: "node-z".into(),
+        model_uid: MODEL_UID.into(),
+    };
     let mut impostor = FakeHead::start_as(&world.trust, "node-z", role).await;
     impostor.node = "node-b".into();
     impostor.expect(Script::text("stolen"));
-    world.operator.publish(vec![world.operator.route(&world.trust, MODEL, 2, &impostor)]);
+    world
+        .operator
+        .publish(vec![world.operator.route(&world.trust, MODEL, 2, &impostor)]);
     until("the new route", || async {
         world.head.forget();
         world.client.chat("Hi").await.status == 503
@@ -126,9 +173,15 @@ async fn a_placement_signed_by_someone_else_changes_nothing() {
     }
     // The second model only shows when the table has arrived.
     world.operator.publish(vec![placement, route]);
-    until("the new table", || async { world.client.get("/v1/models/other").await.status == 200 }).await;
+    until("the new table", || async {
+        world.client.get("/v1/models/other").await.status == 200
+    })
+    .await;
     world.head.expect(Script::text("still here"));
-    assert_eq!(world.client.chat("Hi").await.json()["choices"][0]["message"]["content"], "still here");
+    assert_eq!(
+        world.client.chat("Hi").await.json()["choices"][0]["message"]["content"],
+        "still here"
+    );
     assert!(stranger.requests().is_empty());
 }
 
@@ -164,7 +217,12 @@ async fn without_its_operator_a_gateway_serves_on_and_even_starts() {
     let mut world = World::start().await;
     world.operator.kill();
     until("the loss to be noticed", || async {
-        world.admin().get("/metrics").await.body.contains("shardwright_gateway_operator_connected 0")
+        world
+            .admin()
+            .get("/metrics")
+            .await
+            .body
+            .contains("shardwright_gateway_operator_connected 0")
     })
     .await;
     world.head.expect(Script::text("alone"));
@@ -178,11 +236,19 @@ async fn without_its_operator_a_gateway_serves_on_and_even_starts() {
 async fn a_tokeniser_that_dies_fails_one_request_and_comes_back() {
     let world = World::start().await;
     let answer = world.client.chat("CRASH").await;
-    assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true), "{}", answer.body);
+    assert_eq!(
+        (answer.status, answer.header("retry-after").is_some()),
+        (503, true),
+        "{}",
+        answer.body
+    );
     assert!(answer.error("message").contains("tokeniser"), "{}", answer.body);
     world.ready().await;
     let metrics = world.admin().get("/metrics").await.body;
-    assert!(metrics.contains("shardwright_gateway_tokenizer_restarts_total 1"), "{metrics}");
+    assert!(
+        metrics.contains("shardwright_gateway_tokenizer_restarts_total 1"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -190,7 +256,15 @@ async fn a_vocabulary_with_the_wrong_digest_is_never_used() {
     let world = World::start_unready().await;
     world.operator.corrupt_vocabulary();
     world.serve_model(1);
-    until("the reason", || async { world.client.chat("Hi").await.error("message").contains("could not be fetched") }).await;
+    until("the reason", || async {
+        world
+            .client
+            .chat("Hi")
+            .await
+            .error("message")
+            .contains("could not be fetched")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -198,12 +272,18 @@ async fn a_model_without_a_chat_template_says_so_and_completes_text() {
     let mut world = World::start_unready().await;
     world.operator.use_vocabulary(fakes::operator::vocabulary(None));
     world.serve_model(1);
-    until("a ready vocabulary", || async { world.client.chat("Hi").await.status == 400 }).await;
+    until("a ready vocabulary", || async {
+        world.client.chat("Hi").await.status == 400
+    })
+    .await;
     let answer = world.client.chat("Hi").await;
     assert!(answer.error("message").contains("no chat template"), "{}", answer.body);
     world.head.expect(Script::text(" upon"));
     let request = json!({ "model": MODEL, "prompt": "Once" }).to_string();
-    assert_eq!(world.client.post("/v1/completions", request.as_bytes()).await.status, 200);
+    assert_eq!(
+        world.client.post("/v1/completions", request.as_bytes()).await.status,
+        200
+    );
 }
 
 #[tokio::test]
@@ -213,7 +293,12 @@ async fn a_gateway_that_ends_lets_answers_finish_and_takes_no_new_ones() {
     let mut open = world.client.ask_open(json!({ "stream": true })).await;
     open.wait_for("\"n\"").await;
     world.gateway.stop();
-    until("a closed port", || async { tokio::net::TcpStream::connect(world.gateway.addresses.user).await.is_err() }).await;
+    until("a closed port", || async {
+        tokio::net::TcpStream::connect(world.gateway.addresses.user)
+            .await
+            .is_err()
+    })
+    .await;
     assert_eq!(world.admin().get("/readyz").await.status, 503);
     world.head.release();
     let answer = open.finish().await;
@@ -224,17 +309,23 @@ async fn a_gateway_that_ends_lets_answers_finish_and_takes_no_new_ones() {
 #[tokio::test]
 async fn strangers_to_http_get_no_further() {
     let world = World::start().await;
-    // Another authority's client does not trust this gateway; a gateway asks nobody for plaintext.
-    let plain = tokio::net::TcpStream::connect(world.gateway.addresses.user).await.unwrap();
-    let mut plain = plain;
-    tokio::io::AsyncWriteExt::write_all(&mut plain, b"GET /v1/models HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut plain = tokio::net::TcpStream::connect(world.gateway.addresses.user)
+        .await
+        .unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut plain, b"GET /v1/models HTTP/1.1\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = Vec::new();
     let _ = tokio::io::AsyncReadExt::read_to_end(&mut plain, &mut answer).await;
     assert!(!answer.starts_with(b"HTTP"), "no plaintext answer");
     let stranger = identity::Authority::generate("shardwright", std::time::SystemTime::now()).unwrap();
     let client = Client::new(world.gateway.addresses.user, &stranger.bundle_pem());
-    assert!(tokio::spawn(async move { client.get("/v1/models").await }).await.is_err(), "the handshake fails");
+    assert!(
+        tokio::spawn(async move { client.get("/v1/models").await })
+            .await
+            .is_err(),
+        "the handshake fails"
+    );
     let garbage = world.client.raw(b"NONSENSE\r\n\r\n").await;
     assert_eq!(garbage.status, 400);
-    let _: &Trust = &world.trust;
 }

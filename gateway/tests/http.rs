@@ -1,4 +1,6 @@
-//! The gateway as its users meet it: real TLS, real processes beside it, an operator and a head that do as they are told.
+//! The gateway as its users meet it: real TLS, a real child process, an operator and a head that do as they are told.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[expect(dead_code, reason = "each test file uses its own part of the fakes")]
 mod fakes;
@@ -16,21 +18,37 @@ async fn models_are_listed_and_found_by_either_id() {
     let expected = json!({ "id": "chat", "object": "model", "created": 1_700_000_000, "owned_by": "default" });
     assert_eq!(listed.json(), json!({ "object": "list", "data": [expected] }));
     for id in ["chat", "default/chat", "default%2Fchat"] {
-        assert_eq!(world.client.get(&format!("/v1/models/{id}")).await.json(), expected, "{id}");
+        assert_eq!(
+            world.client.get(&format!("/v1/models/{id}")).await.json(),
+            expected,
+            "{id}"
+        );
     }
     let unknown = world.client.get("/v1/models/nothing").await;
-    assert_eq!((unknown.status, unknown.error("code").as_str()), (404, "model_not_found"));
+    assert_eq!(
+        (unknown.status, unknown.error("code").as_str()),
+        (404, "model_not_found")
+    );
 }
 
 #[tokio::test]
 async fn a_chat_is_templated_tokenised_asked_and_counted() {
     let world = World::start().await;
     world.head.expect(Script::text("Paris, naïvely 🙂."));
-    let answer = world.client.ask(json!({ "temperature": 0.5, "top_p": 0.9, "seed": 42 })).await;
+    let answer = world
+        .client
+        .ask(json!({ "temperature": 0.5, "top_p": 0.9, "seed": 42 }))
+        .await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     let whole = answer.json();
-    assert_eq!(whole["choices"][0]["message"], json!({ "role": "assistant", "content": "Paris, naïvely 🙂.", "refusal": null }));
-    assert_eq!((&whole["choices"][0]["finish_reason"], &whole["model"]), (&json!("stop"), &json!("chat")));
+    assert_eq!(
+        whole["choices"][0]["message"],
+        json!({ "role": "assistant", "content": "Paris, naïvely 🙂.", "refusal": null })
+    );
+    assert_eq!(
+        (&whole["choices"][0]["finish_reason"], &whole["model"]),
+        (&json!("stop"), &json!("chat"))
+    );
 
     let asked = &world.head.requests()[0];
     // The template wrote BOS, so none was added; special tokens are tokens and not text.
@@ -54,16 +72,29 @@ async fn a_streamed_chat_comes_in_chunks_of_one_kind_and_ends_with_its_usage() {
     world.head.expect(Script::text("Grüße 🙂"));
     let fields = json!({ "stream": true, "stream_options": { "include_usage": true } });
     let answer = world.client.ask(fields).await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/event-stream")));
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, Some("text/event-stream"))
+    );
     assert_eq!(answer.streamed_text(), "Grüße 🙂");
     assert_eq!(answer.events().last().unwrap(), "[DONE]");
     let chunks = answer.chunks();
-    assert_eq!(chunks[0]["choices"][0]["delta"], json!({ "role": "assistant", "content": "" }));
+    assert_eq!(
+        chunks[0]["choices"][0]["delta"],
+        json!({ "role": "assistant", "content": "" })
+    );
     let same = |chunk: &Value| ["id", "created", "model", "object"].map(|name| chunk[name].clone());
     assert!(chunks.iter().all(|chunk| same(chunk) == same(&chunks[0])));
     let (last, before) = chunks.split_last().unwrap();
-    assert!(before.iter().all(|chunk| chunk["usage"].is_null() && chunk.get("usage").is_some()));
-    assert_eq!((&last["choices"], &last["usage"]["completion_tokens"]), (&json!([]), &json!("Grüße 🙂".len())));
+    assert!(
+        before
+            .iter()
+            .all(|chunk| chunk["usage"].is_null() && chunk.get("usage").is_some())
+    );
+    assert_eq!(
+        (&last["choices"], &last["usage"]["completion_tokens"]),
+        (&json!([]), &json!("Grüße 🙂".len()))
+    );
     assert_eq!(before.last().unwrap()["choices"][0]["finish_reason"], "stop");
 }
 
@@ -80,7 +111,9 @@ async fn a_stop_string_over_several_tokens_ends_the_answer_and_the_work() {
 #[tokio::test]
 async fn an_answer_cut_by_its_limit_says_so() {
     let world = World::start().await;
-    world.head.expect(Script::then("abcdef", Last::Finish(FinishReason::Length)));
+    world
+        .head
+        .expect(Script::then("abcdef", Last::Finish(FinishReason::Length)));
     let answer = world.client.ask(json!({ "max_tokens": 3 })).await.json();
     assert_eq!(answer["choices"][0]["message"]["content"], "abc");
     assert_eq!(answer["choices"][0]["finish_reason"], "length");
@@ -93,12 +126,26 @@ async fn text_completions_go_without_a_template_and_with_one_bos() {
     world.head.expect(Script::text(" more"));
     world.head.expect(Script::text(" more"));
     let request = json!({ "model": "default/chat", "prompt": "Once" });
-    let answer = world.client.post("/v1/completions", request.to_string().as_bytes()).await.json();
-    assert_eq!((&answer["object"], &answer["choices"][0]["text"]), (&json!("text_completion"), &json!(" more")));
+    let answer = world
+        .client
+        .post("/v1/completions", request.to_string().as_bytes())
+        .await
+        .json();
+    assert_eq!(
+        (&answer["object"], &answer["choices"][0]["text"]),
+        (&json!("text_completion"), &json!(" more"))
+    );
     assert_eq!(world.head.requests()[0].prompt_tokens, [256, 79, 110, 99, 101]);
     let request = json!({ "model": "default/chat", "prompt": "Once", "stream": true });
-    let streamed = world.client.post("/v1/completions", request.to_string().as_bytes()).await;
-    let text: String = streamed.chunks().iter().map(|chunk| chunk["choices"][0]["text"].as_str().unwrap().to_owned()).collect();
+    let streamed = world
+        .client
+        .post("/v1/completions", request.to_string().as_bytes())
+        .await;
+    let text: String = streamed
+        .chunks()
+        .iter()
+        .map(|chunk| chunk["choices"][0]["text"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(text, " more");
 }
 
@@ -107,13 +154,29 @@ async fn nobody_asks_without_a_key_of_the_file_as_it_is_now() {
     let world = World::start().await;
     let ask = async |header: Option<&str>| -> Answer {
         let headers: Vec<(&str, &str)> = header.map(|value| ("authorization", value)).into_iter().collect();
-        world.client.open("GET", "/v1/models", &headers, b"").await.finish().await
+        world
+            .client
+            .open("GET", "/v1/models", &headers, b"")
+            .await
+            .finish()
+            .await
     };
     let bearer = format!("Bearer {KEY}");
     let long = format!("Bearer {}", "x".repeat(8000));
-    for wrong in [None, Some("Bearer wrong"), Some(KEY), Some("Basic x"), Some("Bearer "), Some(&long)] {
+    for wrong in [
+        None,
+        Some("Bearer wrong"),
+        Some(KEY),
+        Some("Basic x"),
+        Some("Bearer "),
+        Some(&long),
+    ] {
         let answer = ask(wrong).await;
-        assert_eq!((answer.status, answer.error("code").as_str()), (401, "invalid_api_key"), "{wrong:?}");
+        assert_eq!(
+            (answer.status, answer.error("code").as_str()),
+            (401, "invalid_api_key"),
+            "{wrong:?}"
+        );
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
     }
     assert_eq!(ask(Some(&bearer)).await.status, 200);
@@ -131,23 +194,49 @@ async fn wrong_requests_are_answered_each_by_its_own_error() {
         ("[]".to_owned(), 400, "", "invalid_json"),
         (String::new(), 400, "", "invalid_json"),
         (body(json!({ "model": "nothing" })), 404, "model", "model_not_found"),
-        (body(json!({ "n": 1_000_000_000_000_u64 })), 400, "n", "unsupported_parameter"),
+        (
+            body(json!({ "n": 1_000_000_000_000_u64 })),
+            400,
+            "n",
+            "unsupported_parameter",
+        ),
         (body(json!({ "tools": [{}] })), 400, "tools", "unsupported_parameter"),
         (body(json!({ "temperature": 9 })), 400, "temperature", ""),
         (body(json!({ "messages": [] })), 400, "messages", ""),
-        (body(json!({ "messages": [{ "role": "user", "content": "RAISE" }] })), 400, "messages", ""),
-        (body(json!({ "messages": [{ "role": "user", "content": "REFUSE" }] })), 400, "messages", ""),
+        (
+            body(json!({ "messages": [{ "role": "user", "content": "RAISE" }] })),
+            400,
+            "messages",
+            "",
+        ),
+        (
+            body(json!({ "messages": [{ "role": "user", "content": "REFUSE" }] })),
+            400,
+            "messages",
+            "",
+        ),
     ] {
         let answer = post(&request).await;
         assert_eq!(answer.status, status, "{request}: {}", answer.body);
-        assert_eq!((answer.error("param").as_str(), answer.error("code").as_str()), (param, code), "{request}");
+        assert_eq!(
+            (answer.error("param").as_str(), answer.error("code").as_str()),
+            (param, code),
+            "{request}"
+        );
     }
     let raised = post(&body(json!({ "messages": [{ "role": "user", "content": "RAISE" }] }))).await;
-    assert!(raised.error("message").contains("this template will not have it"), "{}", raised.body);
+    assert!(
+        raised.error("message").contains("this template will not have it"),
+        "{}",
+        raised.body
+    );
     let nowhere = world.client.get("/v1/embeddings").await;
     assert_eq!((nowhere.status, nowhere.error("code").as_str()), (404, "unknown_url"));
     let wrong_method = world.client.get("/v1/chat/completions").await;
-    assert_eq!((wrong_method.status, wrong_method.error("code").as_str()), (405, "unknown_url"));
+    assert_eq!(
+        (wrong_method.status, wrong_method.error("code").as_str()),
+        (405, "unknown_url")
+    );
     assert!(world.head.requests().is_empty(), "none of it reached the head");
 }
 
@@ -156,7 +245,10 @@ async fn a_prompt_that_does_not_fit_names_both_numbers() {
     let world = World::start().await;
     for length in [190, 5_000, 2_000_000] {
         let answer = world.client.chat(&"x".repeat(length)).await;
-        assert_eq!((answer.status, answer.error("code").as_str()), (400, "context_length_exceeded"));
+        assert_eq!(
+            (answer.status, answer.error("code").as_str()),
+            (400, "context_length_exceeded")
+        );
         let message = answer.error("message");
         let tokens = (length + 21).to_string();
         assert!(message.contains("200 tokens"), "{message}");
@@ -168,7 +260,10 @@ async fn a_prompt_that_does_not_fit_names_both_numbers() {
 async fn a_body_above_the_limit_is_refused_and_read_to_its_end() {
     let world = World::start().await;
     let answer = world.client.chat(&"x".repeat(5 * 1024 * 1024)).await;
-    assert_eq!((answer.status, answer.error("code").as_str()), (413, "request_too_large"));
+    assert_eq!(
+        (answer.status, answer.error("code").as_str()),
+        (413, "request_too_large")
+    );
 }
 
 #[tokio::test]
@@ -177,7 +272,12 @@ async fn a_request_id_is_kept_when_harmless_and_made_when_not() {
     let bearer = format!("Bearer {KEY}");
     for (offered, kept) in [("job-17.a", true), ("a b", false), ("\"x\"", false)] {
         let headers = [("authorization", bearer.as_str()), ("x-request-id", offered)];
-        let answer = world.client.open("GET", "/v1/models", &headers, b"").await.finish().await;
+        let answer = world
+            .client
+            .open("GET", "/v1/models", &headers, b"")
+            .await
+            .finish()
+            .await;
         assert_eq!(answer.header("x-request-id") == Some(offered), kept, "{offered}");
         assert!(answer.header("x-request-id").is_some_and(|id| !id.is_empty()));
     }
@@ -190,7 +290,10 @@ async fn probes_and_metrics_have_a_port_of_their_own() {
     assert_eq!(world.client.chat("Hi").await.status, 200);
     assert_eq!(world.client.get("/nothing").await.status, 404);
     let admin = world.admin();
-    assert_eq!((admin.get("/healthz").await.status, admin.get("/readyz").await.status), (200, 200));
+    assert_eq!(
+        (admin.get("/healthz").await.status, admin.get("/readyz").await.status),
+        (200, 200)
+    );
     let metrics = admin.get("/metrics").await.body;
     for line in [
         "shardwright_gateway_requests_total{code=\"404\"} 1",

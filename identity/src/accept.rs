@@ -81,7 +81,8 @@ pub fn grpc_server() -> tonic::transport::Server {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
 }
 
-/// A listening port that yields connections whose handshake is done. Dropping it (or its stream) closes the port.
+/// A listening port that yields connections whose handshake is done. Dropping it (or its stream) closes the port soon;
+/// [`close`](Self::close) waits for that.
 #[derive(Debug)]
 pub struct TlsListener {
     address: SocketAddr,
@@ -128,6 +129,13 @@ impl TlsListener {
     /// The connections, for tonic's `serve_with_incoming`. Yields no error and ends only with the runtime.
     pub fn incoming(self) -> impl Stream<Item = io::Result<TlsConnection>> + Send + Unpin + 'static {
         Incoming(self)
+    }
+
+    /// Closes the port; when this returns, it can be bound again. Connections that were not taken are closed too.
+    pub async fn close(mut self) {
+        self.accepting.abort();
+        // Cancelled, as it should be: the task never ends by itself.
+        let _ = (&mut self.accepting).await;
     }
 
     /// The next connection. None when the runtime ends. Cancel-safe.

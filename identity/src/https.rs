@@ -35,7 +35,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves `router` until `shutdown` is done, then lets requests in progress finish, for at most [`DRAIN_LIMIT`]. Handlers
-/// find the [`Peer`](crate::Peer) among the request's extensions.
+/// find the [`Peer`](crate::Peer) among the request's extensions. When this returns, the port is free.
 pub async fn serve_https(mut listener: TlsListener, router: Router, shutdown: impl Future<Output = ()>) {
     let (closing, closed) = watch::channel(());
     let mut connections = JoinSet::new();
@@ -53,7 +53,7 @@ pub async fn serve_https(mut listener: TlsListener, router: Router, shutdown: im
             },
         }
     }
-    drop(listener);
+    listener.close().await;
     closing.send_replace(());
     let drained = timeout(DRAIN_LIMIT, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {

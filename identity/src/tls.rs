@@ -99,7 +99,7 @@ pub fn self_signed(names: &[SubjectName]) -> Result<Arc<ServerConfig>, TlsError>
 }
 
 /// For calls between our processes: shows our leaf, and accepts servers that chain to the bundle and carry exactly one
-/// SPIFFE id of our trust domain. Which one must answer is said to [`crate::connect`].
+/// SPIFFE id of our trust domain. Which one must answer is said to [`connect`](crate::connect()).
 #[must_use]
 pub fn client_config(credentials: &Credentials) -> Arc<ClientConfig> {
     let mut config = client_builder()

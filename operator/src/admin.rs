@@ -4,8 +4,8 @@
 //! - `/readyz`: 200 as soon as all ports are served, leader or not: a replica in waiting is a sound one.
 //! - `/metrics`: the text exposition format.
 
-use std::sync::{Mutex, PoisonError};
 use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -48,7 +48,11 @@ impl Health {
     }
 
     fn is_stalled(&self, now: Instant) -> bool {
-        self.with(|inner| inner.beat.is_some_and(|beat| now.saturating_duration_since(beat) > STALLED_AFTER))
+        self.with(|inner| {
+            inner
+                .beat
+                .is_some_and(|beat| now.saturating_duration_since(beat) > STALLED_AFTER)
+        })
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
@@ -62,9 +66,10 @@ pub fn router(health: Arc<Health>, metrics: Metrics) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(health)
-        .route("/metrics", get(move || async move {
-            ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], metrics.exposition())
-        }))
+        .route(
+            "/metrics",
+            get(move || async move { ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], metrics.exposition()) }),
+        )
 }
 
 async fn healthz(State(health): State<Arc<Health>>) -> impl IntoResponse {

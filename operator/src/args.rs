@@ -29,7 +29,11 @@ pub enum LogFormat {
 }
 
 #[derive(Debug, Parser)]
-#[command(name = "shardwright-operator", version, about = "Decides where every layer of every model runs, and publishes it.")]
+#[command(
+    name = "shardwright-operator",
+    version,
+    about = "Decides where every layer of every model runs, and publishes it."
+)]
 struct Args {
     /// Namespace of the installation: Secrets, Leases, agents and gateways live here.
     #[arg(long, env = "POD_NAMESPACE", default_value = "shardwright-system")]
@@ -95,7 +99,11 @@ impl Settings {
         let args = Args::try_parse().map_err(|error| {
             // Nobody is left to tell when stderr is closed.
             let _ = error.print();
-            if error.use_stderr() { ExitCode::from(EXIT_BAD_CONFIGURATION) } else { ExitCode::SUCCESS }
+            if error.use_stderr() {
+                ExitCode::from(EXIT_BAD_CONFIGURATION)
+            } else {
+                ExitCode::SUCCESS
+            }
         })?;
         Self::validate(args).map_err(|reason| {
             eprintln!("shardwright-operator: {reason}");
@@ -164,7 +172,9 @@ fn dns_name(flag: &str, name: &str, longest: usize) -> Result<(), String> {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= DNS_LABEL_MAX
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };

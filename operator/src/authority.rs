@@ -63,10 +63,20 @@ pub async fn bootstrap(client: &Client, names: &Names) -> Result<Keys, KeysError
 async fn load_authority(client: &Client, names: &Names) -> Result<Authority, KeysError> {
     let fresh = Authority::generate(&names.trust_domain, SystemTime::now()).map_err(make)?;
     let wanted = BTreeMap::from([
-        (names::TLS_CERT_KEY.to_owned(), ByteString(fresh.cert_pem().as_bytes().to_vec())),
+        (
+            names::TLS_CERT_KEY.to_owned(),
+            ByteString(fresh.cert_pem().as_bytes().to_vec()),
+        ),
         (names::TLS_KEY_KEY.to_owned(), ByteString(fresh.key_pem().into_bytes())),
     ]);
-    let data = get_or_create(client, names, names::AUTHORITY_SECRET, Some("kubernetes.io/tls"), wanted).await?;
+    let data = get_or_create(
+        client,
+        names,
+        names::AUTHORITY_SECRET,
+        Some("kubernetes.io/tls"),
+        wanted,
+    )
+    .await?;
     let bad = |cause: String| KeysError::Secret {
         namespace: names.namespace.clone(),
         secret: names::AUTHORITY_SECRET,
@@ -80,7 +90,10 @@ async fn load_authority(client: &Client, names: &Names) -> Result<Authority, Key
         .map_err(|error| bad(error.to_string()))?;
     if authority.trust_domain() != names.trust_domain {
         let theirs = authority.trust_domain();
-        return Err(bad(format!("it is for trust domain {theirs:?}, but --trust-domain is {:?}", names.trust_domain)));
+        return Err(bad(format!(
+            "it is for trust domain {theirs:?}, but --trust-domain is {:?}",
+            names.trust_domain
+        )));
     }
     Ok(authority)
 }
@@ -88,8 +101,14 @@ async fn load_authority(client: &Client, names: &Names) -> Result<Authority, Key
 async fn load_signer(client: &Client, names: &Names) -> Result<PlacementSigner, KeysError> {
     let fresh = PlacementSigner::generate().map_err(make)?;
     let wanted = BTreeMap::from([
-        (names::PLACEMENT_PRIVATE_KEY.to_owned(), ByteString(fresh.pkcs8().to_vec())),
-        (names::PLACEMENT_PUBLIC_KEY.to_owned(), ByteString(fresh.public_key().to_vec())),
+        (
+            names::PLACEMENT_PRIVATE_KEY.to_owned(),
+            ByteString(fresh.pkcs8().to_vec()),
+        ),
+        (
+            names::PLACEMENT_PUBLIC_KEY.to_owned(),
+            ByteString(fresh.public_key().to_vec()),
+        ),
     ]);
     let data = get_or_create(client, names, names::PLACEMENT_KEY_SECRET, None, wanted).await?;
     let bad = |cause: String| KeysError::Secret {
@@ -115,7 +134,11 @@ async fn get_or_create(
         return Ok(secret.data.unwrap_or_default());
     }
     let secret = Secret {
-        metadata: ObjectMeta { name: Some(name.to_owned()), labels: Some(labels()), ..Default::default() },
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(labels()),
+            ..Default::default()
+        },
         type_: type_.map(str::to_owned),
         data: Some(wanted),
         ..Default::default()
@@ -127,7 +150,11 @@ async fn get_or_create(
             Ok(created.data.unwrap_or_default())
         }
         Err(error) if error.is_conflict() => {
-            let gone = || KeysError::Secret { namespace: names.namespace.clone(), secret: name, cause: "it appeared and vanished again".into() };
+            let gone = || KeysError::Secret {
+                namespace: names.namespace.clone(),
+                secret: name,
+                cause: "it appeared and vanished again".into(),
+            };
             Ok(get().await?.ok_or_else(gone)?.data.unwrap_or_default())
         }
         Err(error) => Err(error.into()),
@@ -142,17 +169,27 @@ async fn publish_trust(client: &Client, names: &Names, authority: &Authority) ->
             labels: Some(labels()),
             ..Default::default()
         },
-        data: Some(BTreeMap::from([(names::TRUST_BUNDLE_KEY.to_owned(), authority.bundle_pem())])),
+        data: Some(BTreeMap::from([(
+            names::TRUST_BUNDLE_KEY.to_owned(),
+            authority.bundle_pem(),
+        )])),
         ..Default::default()
     };
     let params = PatchParams::apply(names::OPERATOR_FIELD_MANAGER).force();
     let doing = format!("apply ConfigMap {}/{}", names.namespace, names::TRUST_CONFIG_MAP);
-    call(doing, api.patch(names::TRUST_CONFIG_MAP, &params, &Patch::Apply(&wanted))).await?;
+    call(
+        doing,
+        api.patch(names::TRUST_CONFIG_MAP, &params, &Patch::Apply(&wanted)),
+    )
+    .await?;
     Ok(())
 }
 
 fn labels() -> BTreeMap<String, String> {
-    BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), names::OPERATOR_FIELD_MANAGER.to_owned())])
+    BTreeMap::from([(
+        "app.kubernetes.io/managed-by".to_owned(),
+        names::OPERATOR_FIELD_MANAGER.to_owned(),
+    )])
 }
 
 fn make(error: impl std::fmt::Display) -> KeysError {
@@ -162,7 +199,9 @@ fn make(error: impl std::fmt::Display) -> KeysError {
 /// The operator's own identity, fresh from its authority.
 pub fn own_identity(keys: &Keys, names: &Names, now: SystemTime) -> Result<Identity, KeysError> {
     let pair = KeyPair::generate().map_err(make)?;
-    let role = Role::Operator { pod: names.pod_name.clone() };
+    let role = Role::Operator {
+        pod: names.pod_name.clone(),
+    };
     let id = SpiffeId::new(names.trust_domain.clone(), role).map_err(make)?;
     let leaf = keys
         .authority

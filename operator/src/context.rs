@@ -88,9 +88,12 @@ impl Leadership {
     }
 
     /// Refuses callers of a replica that does not lead; they try another.
-    #[expect(clippy::result_large_err, reason = "the type that every service method returns")]
     pub fn require(&self) -> Result<(), Status> {
-        if *self.0.borrow() { Ok(()) } else { Err(not_the_leader()) }
+        if *self.0.borrow() {
+            Ok(())
+        } else {
+            Err(not_the_leader())
+        }
     }
 
     /// Waits until this replica leads, or for ever once the elector is gone.

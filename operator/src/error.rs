@@ -11,7 +11,7 @@ pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The API refused or could not be reached.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {}", brief(source))]
     Api {
         /// Verb and object, for the reader.
         doing: String,
@@ -60,6 +60,16 @@ impl CallError {
     }
 }
 
+/// What the API server says, without the structure around it; or the chain of causes down to the socket.
+fn brief(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => {
+            format!("{} ({} {})", status.message, status.code, status.reason)
+        }
+        other => identity::connect::causes(other),
+    }
+}
+
 /// Runs one call to the Kubernetes API with its time limit. `doing` names verb and object: "get Secret a/b".
 pub async fn call<T>(
     doing: impl Into<String>,
@@ -67,7 +77,10 @@ pub async fn call<T>(
 ) -> Result<T, CallError> {
     match tokio::time::timeout(API_TIMEOUT, request).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(CallError::Api { doing: doing.into(), source: Box::new(source) }),
+        Ok(Err(source)) => Err(CallError::Api {
+            doing: doing.into(),
+            source: Box::new(source),
+        }),
         Err(_) => Err(CallError::Timeout { doing: doing.into() }),
     }
 }
@@ -77,23 +90,57 @@ mod tests {
     use super::*;
 
     fn api(code: u16) -> CallError {
-        let status = kube::core::Status { code, ..Default::default() };
-        CallError::Api { doing: "get Secret a/b".into(), source: Box::new(kube::Error::Api(Box::new(status))) }
+        let status = kube::core::Status {
+            code,
+            ..Default::default()
+        };
+        CallError::Api {
+            doing: "get Secret a/b".into(),
+            source: Box::new(kube::Error::Api(Box::new(status))),
+        }
     }
 
     #[test]
     fn every_answer_of_the_api_has_a_fixed_category() {
-        let categories: Vec<_> = [400, 403, 404, 409, 422, 429, 503].map(|code| api(code).category()).into();
+        let categories: Vec<_> = [400, 403, 404, 409, 422, 429, 503]
+            .map(|code| api(code).category())
+            .into();
         assert_eq!(
             categories,
-            ["api_refused", "api_forbidden", "api_not_found", "api_conflict", "api_invalid", "api_unavailable", "api_unavailable"]
+            [
+                "api_refused",
+                "api_forbidden",
+                "api_not_found",
+                "api_conflict",
+                "api_invalid",
+                "api_unavailable",
+                "api_unavailable"
+            ]
         );
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_api_is_a_timeout_that_names_the_call() {
-        let error = call::<()>("get Lease a/b", std::future::pending()).await.unwrap_err();
+    #[test]
+    fn a_silent_api_is_a_timeout_that_names_the_call() {
+        let error = CallError::Timeout {
+            doing: "get Lease a/b".into(),
+        };
         assert_eq!(error.category(), "api_timeout");
         assert!(error.to_string().contains("get Lease a/b"));
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_words_of_the_api_server() {
+        let status = kube::core::Status {
+            code: 403,
+            message: "no".into(),
+            reason: "Forbidden".into(),
+            ..Default::default()
+        };
+        let source = Box::new(kube::Error::Api(Box::new(status)));
+        let error = CallError::Api {
+            doing: "get Secret a/b".into(),
+            source,
+        };
+        assert_eq!(error.to_string(), "get Secret a/b: no (403 Forbidden)");
     }
 }

@@ -1,5 +1,7 @@
 //! A scripted API server for tests: each call must be one that the script expects, and all of it must be used.
 
+pub mod port;
+
 use std::sync::{Arc, Mutex};
 
 use http::{Method, Request, Response, StatusCode};
@@ -23,7 +25,12 @@ pub struct Step {
 impl Step {
     /// A call that succeeds.
     pub fn ok(method: Method, path: &str, answer: Value) -> Self {
-        Self { method, path: path.into(), status: StatusCode::OK, answer }
+        Self {
+            method,
+            path: path.into(),
+            status: StatusCode::OK,
+            answer,
+        }
     }
 
     /// A call that fails.
@@ -31,7 +38,12 @@ impl Step {
         let answer = json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason, "code": status,
         });
-        Self { method, path: path.into(), status: StatusCode::from_u16(status).unwrap(), answer }
+        Self {
+            method,
+            path: path.into(),
+            status: StatusCode::from_u16(status).unwrap(),
+            answer,
+        }
     }
 }
 
@@ -46,7 +58,10 @@ pub struct Script {
 impl Script {
     /// A client whose API server follows the script. Calls may come in any order.
     pub fn client(steps: impl IntoIterator<Item = Step>) -> (Client, Arc<Self>) {
-        let script = Arc::new(Self { steps: Mutex::new(steps.into_iter().collect()), ..Default::default() });
+        let script = Arc::new(Self {
+            steps: Mutex::new(steps.into_iter().collect()),
+            ..Default::default()
+        });
         let served = script.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let script = served.clone();
@@ -64,26 +79,44 @@ impl Script {
         let call = format!("{method} {path}");
         self.calls.lock().unwrap().push((call.clone(), body));
         let mut steps = self.steps.lock().unwrap();
-        let expected = steps.iter().position(|step| step.method == *method && step.path == path);
+        let expected = steps
+            .iter()
+            .position(|step| step.method == *method && step.path == path);
         let Some(step) = expected.map(|at| steps.remove(at)) else {
             self.unexpected.lock().unwrap().push(call);
             return Response::builder().status(418).body(Body::empty()).unwrap();
         };
         let answer = serde_json::to_vec(&step.answer).unwrap();
-        Response::builder().status(step.status).body(Body::from(answer)).unwrap()
+        Response::builder()
+            .status(step.status)
+            .body(Body::from(answer))
+            .unwrap()
     }
 
     /// The bodies sent with a call, in order.
     pub fn bodies(&self, call: &str) -> Vec<Value> {
         let calls = self.calls.lock().unwrap();
-        calls.iter().filter(|(made, _)| made == call).map(|(_, body)| body.clone()).collect()
+        calls
+            .iter()
+            .filter(|(made, _)| made == call)
+            .map(|(_, body)| body.clone())
+            .collect()
     }
 
     /// Fails unless exactly the scripted calls were made.
     pub fn finished(&self) {
-        assert_eq!(*self.unexpected.lock().unwrap(), Vec::<String>::new(), "calls that nobody expected");
-        let left: Vec<String> =
-            self.steps.lock().unwrap().iter().map(|step| format!("{} {}", step.method, step.path)).collect();
+        assert_eq!(
+            *self.unexpected.lock().unwrap(),
+            Vec::<String>::new(),
+            "calls that nobody expected"
+        );
+        let left: Vec<String> = self
+            .steps
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|step| format!("{} {}", step.method, step.path))
+            .collect();
         assert_eq!(left, Vec::<String>::new(), "calls that were not made");
     }
 }
@@ -110,5 +143,10 @@ pub fn keys() -> Keys {
 
 /// A context with that client.
 pub fn context(client: Client) -> Context {
-    Context { names: Arc::new(names()), client: ClientHandle(client), keys: keys(), metrics: Metrics::new() }
+    Context {
+        names: Arc::new(names()),
+        client: ClientHandle(client),
+        keys: keys(),
+        metrics: Metrics::new(),
+    }
 }

@@ -21,7 +21,7 @@ pub struct Metrics {
     pub models: IntGaugeVec,
     /// Duration of a pass over all models.
     pub pass_seconds: Histogram,
-    /// Placements by `outcome`: `placed`, `infeasible`, `rejected`.
+    /// Placements by `outcome`: `placed`, `refused`.
     pub placements: IntCounterVec,
     /// Inspections by `outcome`: `resolved`, `failed`.
     pub inspections: IntCounterVec,
@@ -66,10 +66,14 @@ impl Metrics {
         };
         let models = IntGaugeVec::new(Opts::new("models", "InferenceModels by state"), &["state"])?;
         registry.register(Box::new(models.clone()))?;
-        let pass = HistogramOpts::new("pass_seconds", "Duration of a pass over all models").buckets(PASS_BUCKETS_S.into());
+        let pass =
+            HistogramOpts::new("pass_seconds", "Duration of a pass over all models").buckets(PASS_BUCKETS_S.into());
         let pass_seconds = Histogram::with_opts(pass)?;
         registry.register(Box::new(pass_seconds.clone()))?;
-        let build = IntGaugeVec::new(Opts::new("build_info", "Always 1; the label is the version"), &["version"])?;
+        let build = IntGaugeVec::new(
+            Opts::new("build_info", "Always 1; the label is the version"),
+            &["version"],
+        )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(build))?;
         Ok(Self {

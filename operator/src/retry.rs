@@ -14,11 +14,20 @@ pub struct Policy {
 }
 
 /// Failures of the Kubernetes API: soon at first, since most are over in a moment.
-pub const API: Policy = Policy { first: Duration::from_millis(200), cap: Duration::from_secs(30) };
+pub const API: Policy = Policy {
+    first: Duration::from_millis(200),
+    cap: Duration::from_secs(30),
+};
 /// A source that no agent could read: people mend those, in minutes.
-pub const INSPECTION: Policy = Policy { first: Duration::from_secs(5), cap: Duration::from_secs(300) };
+pub const INSPECTION: Policy = Policy {
+    first: Duration::from_secs(5),
+    cap: Duration::from_secs(300),
+};
 /// A device on which a shard keeps failing: left out for longer each time.
-pub const DEVICE: Policy = Policy { first: Duration::from_secs(30), cap: Duration::from_secs(900) };
+pub const DEVICE: Policy = Policy {
+    first: Duration::from_secs(30),
+    cap: Duration::from_secs(900),
+};
 
 impl Policy {
     /// The wait after `failures` failures in a row (0 counts as 1). `jitter` in [0, 1] chooses within its upper half.
@@ -75,7 +84,10 @@ pub fn jitter() -> f64 {
 mod tests {
     use super::*;
 
-    const POLICY: Policy = Policy { first: Duration::from_secs(1), cap: Duration::from_secs(10) };
+    const POLICY: Policy = Policy {
+        first: Duration::from_secs(1),
+        cap: Duration::from_secs(10),
+    };
 
     #[test]
     fn waits_double_up_to_the_cap() {

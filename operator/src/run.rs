@@ -1,7 +1,7 @@
 //! From settings to a running operator, and to its end.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -89,7 +89,11 @@ pub fn start(settings: Settings) -> ExitCode {
 
 fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_env("SHARDWRIGHT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let colours = io::stderr().is_terminal();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(io::stderr);
     match format {
         LogFormat::Text => subscriber.init(),
         LogFormat::Json => subscriber.json().init(),
@@ -118,11 +122,18 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     let client = connect().await?;
     let names = Arc::new(Names::of(&settings));
     let metrics = Metrics::new();
-    let Some(keys) = keys(&client, &names, &metrics, &stop).await? else { return Ok(()) };
+    let Some(keys) = keys(&client, &names, &metrics, &stop).await? else {
+        return Ok(());
+    };
     let credentials = Credentials::new(authority::own_identity(&keys, &names, SystemTime::now())?)?;
     let (leading, leadership) = watch::channel(false);
     let parts = Parts {
-        context: Context { names: names.clone(), client: ClientHandle(client.clone()), keys: keys.clone(), metrics },
+        context: Context {
+            names: names.clone(),
+            client: ClientHandle(client.clone()),
+            keys: keys.clone(),
+            metrics,
+        },
         agents: Arc::default(),
         routes: Arc::default(),
         health: Arc::default(),
@@ -228,26 +239,48 @@ async fn serve(
         let bound = TlsListener::bind(address, config).await;
         bound.map_err(|cause| StartError::Listen { flag, address, cause })
     };
-    let enrol = open("--enrol-listen", settings.enrol_listen, server_config_open(credentials, ALPN_GRPC)).await?;
+    let enrol = open(
+        "--enrol-listen",
+        settings.enrol_listen,
+        server_config_open(credentials, ALPN_GRPC),
+    )
+    .await?;
     let control = open("--control-listen", settings.control_listen, server_config(credentials)).await?;
-    let admin = open("--admin-listen", settings.admin_listen, server_config_open(credentials, ALPN_HTTPS)).await?;
+    let admin = open(
+        "--admin-listen",
+        settings.admin_listen,
+        server_config_open(credentials, ALPN_HTTPS),
+    )
+    .await?;
     tracing::info!(
         enrolment = %enrol.local_addr(),
         control = %control.local_addr(),
         admin = %admin.local_addr(),
         "listening"
     );
-    let Parts { context, agents, routes, health, leadership, stop } = parts;
+    let Parts {
+        context,
+        agents,
+        routes,
+        health,
+        leadership,
+        stop,
+    } = parts;
     let enrolment = EnrolmentService::new(context.clone(), leadership.clone()).into_server();
     let agents = ControlService::new(context.clone(), leadership.clone(), agents.clone(), stop.clone()).into_server();
     let gateways = RoutesService::new(context.clone(), leadership.clone(), routes.clone(), stop.clone()).into_server();
     let mut servers = JoinSet::new();
     let stopped = stop.clone().cancelled_owned();
-    let server = grpc_server().add_service(enrolment).serve_with_incoming_shutdown(enrol.incoming(), stopped);
+    let server = grpc_server()
+        .add_service(enrolment)
+        .serve_with_incoming_shutdown(enrol.incoming(), stopped);
     servers.spawn(named("enrolment", server));
     let stopped = stop.clone().cancelled_owned();
     let server = grpc_server().add_service(agents).add_service(gateways);
-    servers.spawn(named("control", server.serve_with_incoming_shutdown(control.incoming(), stopped)));
+    servers.spawn(named(
+        "control",
+        server.serve_with_incoming_shutdown(control.incoming(), stopped),
+    ));
     let router = admin::router(health.clone(), context.metrics.clone());
     let stopped = stop.clone().cancelled_owned();
     servers.spawn(async move {
@@ -266,7 +299,14 @@ async fn named<E: std::fmt::Display>(name: &'static str, server: impl Future<Out
 
 /// Runs the control loop for as long as this replica leads, again and again, until told to stop.
 async fn control(parts: &Parts) {
-    let Parts { context, agents, routes, health, leadership, stop } = parts;
+    let Parts {
+        context,
+        agents,
+        routes,
+        health,
+        leadership,
+        stop,
+    } = parts;
     let mut leadership = leadership.clone();
     loop {
         tokio::select! {

@@ -38,7 +38,10 @@ async fn ask(executable: &Path, backend: Backend, limit: Duration) -> Result<Ans
     })
     .await;
     let (status, answer, complaint) = ended.map_err(|_| {
-        format!("the {name} driver did not answer within {} s and was left alone; check the kernel's log for it", limit.as_secs())
+        format!(
+            "the {name} driver did not answer within {} s and was left alone; check the kernel's log for it",
+            limit.as_secs()
+        )
     })?;
     let status = status.map_err(|error| format!("the {name} probe could not be waited for: {error}"))?;
     if !status.success() {

@@ -103,25 +103,40 @@ impl Embedding {
     /// Where the file is not a GGUF with a two-dimensional `token_embd.weight` of a known type, or
     /// its architecture is not known to the lookup.
     pub fn open(path: &Path) -> Result<Self, EmbeddingError> {
-        let io = |source| EmbeddingError::Io { file: path.to_path_buf(), source };
+        let io = |source| EmbeddingError::Io {
+            file: path.to_path_buf(),
+            source,
+        };
         let mut file = File::open(path).map_err(io)?;
         let file_bytes = file.metadata().map_err(io)?.len();
-        let header = Gguf::parse(&mut file, file_bytes, Limits::default())
-            .map_err(|source| EmbeddingError::Unreadable { file: path.to_path_buf(), source })?;
+        let header =
+            Gguf::parse(&mut file, file_bytes, Limits::default()).map_err(|source| EmbeddingError::Unreadable {
+                file: path.to_path_buf(),
+                source,
+            })?;
         let scale = scale(&header, path)?;
 
-        let unusable =
-            |cause: String| EmbeddingError::Unusable { file: path.to_path_buf(), cause };
+        let unusable = |cause: String| EmbeddingError::Unusable {
+            file: path.to_path_buf(),
+            cause,
+        };
         let tensor = header
             .tensor(EMBEDDING_TENSOR)
             .ok_or_else(|| unusable(format!("there is no tensor {EMBEDDING_TENSOR}")))?;
         let [columns, rows] = tensor.dimensions[..] else {
-            return Err(unusable(format!("{EMBEDDING_TENSOR} has the shape {:?}", tensor.dimensions)));
+            return Err(unusable(format!(
+                "{EMBEDDING_TENSOR} has the shape {:?}",
+                tensor.dimensions
+            )));
         };
         let length = usize::try_from(columns)
             .map_err(|_| unusable(format!("{EMBEDDING_TENSOR} has rows of {columns} values")))?;
-        let format = RowFormat::new(tensor.tensor_type.id(), length)
-            .ok_or_else(|| unusable(format!("{EMBEDDING_TENSOR} of type {} cannot be decoded", tensor.tensor_type)))?;
+        let format = RowFormat::new(tensor.tensor_type.id(), length).ok_or_else(|| {
+            unusable(format!(
+                "{EMBEDDING_TENSOR} of type {} cannot be decoded",
+                tensor.tensor_type
+            ))
+        })?;
         let row_bytes = format.row_bytes() as u64;
         if row_bytes.checked_mul(rows) != Some(tensor.size_bytes) {
             return Err(unusable(format!(
@@ -130,7 +145,15 @@ impl Embedding {
             )));
         }
         let offset_bytes = tensor.offset_bytes;
-        Ok(Self { file, path: path.to_path_buf(), format, length, rows, offset_bytes, scale })
+        Ok(Self {
+            file,
+            path: path.to_path_buf(),
+            format,
+            length,
+            rows,
+            offset_bytes,
+            scale,
+        })
     }
 
     /// Values of one row.
@@ -155,16 +178,26 @@ impl Embedding {
         let mut encoded = vec![0u8; row_bytes];
         let mut values = vec![0f32; tokens.len() * self.length];
         for (token, row) in tokens.iter().zip(values.chunks_exact_mut(self.length)) {
-            let index = u64::try_from(*token)
-                .ok()
-                .filter(|index| *index < self.rows)
-                .ok_or(EmbeddingError::UnknownToken { token: *token, rows: self.rows })?;
+            let index =
+                u64::try_from(*token)
+                    .ok()
+                    .filter(|index| *index < self.rows)
+                    .ok_or(EmbeddingError::UnknownToken {
+                        token: *token,
+                        rows: self.rows,
+                    })?;
             self.file
                 .read_exact_at(&mut encoded, self.offset_bytes + index * row_bytes as u64)
-                .map_err(|source| EmbeddingError::Io { file: self.path.clone(), source })?;
+                .map_err(|source| EmbeddingError::Io {
+                    file: self.path.clone(),
+                    source,
+                })?;
             if !self.format.decode(&encoded, row) {
                 let cause = format!("a row of {EMBEDDING_TENSOR} has the wrong length");
-                return Err(EmbeddingError::Unusable { file: self.path.clone(), cause });
+                return Err(EmbeddingError::Unusable {
+                    file: self.path.clone(),
+                    cause,
+                });
             }
             if self.scale != 1.0 {
                 row.iter_mut().for_each(|value| *value *= self.scale);
@@ -180,7 +213,10 @@ fn scale(header: &Gguf, path: &Path) -> Result<f32, EmbeddingError> {
     let architecture = header
         .metadata
         .string("general.architecture")
-        .map_err(|source| EmbeddingError::Metadata { file: path.to_path_buf(), source })?;
+        .map_err(|source| EmbeddingError::Metadata {
+            file: path.to_path_buf(),
+            source,
+        })?;
     match architecture {
         "llama" => Ok(1.0),
         _ => Err(EmbeddingError::UnsupportedArchitecture {

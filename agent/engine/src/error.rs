@@ -48,9 +48,7 @@ pub enum EngineError {
         missing: String,
     },
     /// A backend module is not beside the executable, or does not start.
-    #[error(
-        "backend {backend}: {cause}; install its module beside the executable, and its driver on the node"
-    )]
+    #[error("backend {backend}: {cause}; install its module beside the executable, and its driver on the node")]
     BackendUnavailable {
         /// Backend name in lower case.
         backend: String,
@@ -146,9 +144,7 @@ pub enum EngineError {
         context_length: u32,
     },
     /// A removal that is not a suffix of the sequence.
-    #[error(
-        "cannot remove {from}..{end} of sequence {sequence} ({length} long): only a suffix can go"
-    )]
+    #[error("cannot remove {from}..{end} of sequence {sequence} ({length} long): only a suffix can go")]
     NotASuffix {
         /// The sequence id.
         sequence: u32,
@@ -180,9 +176,9 @@ impl EngineError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::UnsupportedCpu { .. } => Fault::Cpu,
-            Self::BackendUnavailable { .. }
-            | Self::DeviceUnavailable { .. }
-            | Self::DeviceNotSelected { .. } => Fault::Device,
+            Self::BackendUnavailable { .. } | Self::DeviceUnavailable { .. } | Self::DeviceNotSelected { .. } => {
+                Fault::Device
+            }
             Self::BadConfig { .. } => Fault::Config,
             Self::LoadRefused { .. } | Self::ContextRefused { .. } => Fault::Weights,
             Self::StepSize { .. }

@@ -27,10 +27,6 @@ pub mod tokenizer;
 
 pub use embedding::{Embedding, EmbeddingError};
 pub use error::{EngineError, Fault};
-pub use runtime::{
-    Device, DeviceInfo, DeviceKind, Runtime, VULKAN_DEVICES_VARIABLE, select_device,
-};
+pub use runtime::{Device, DeviceInfo, DeviceKind, Runtime, VULKAN_DEVICES_VARIABLE, select_device};
 pub use sample::{Sampling, sample};
-pub use stage::{
-    KvType, Logits, MAX_STEP_ROWS, Row, Stage, StageConfig, StepInput, StepOutput,
-};
+pub use stage::{KvType, Logits, MAX_STEP_ROWS, Row, Stage, StageConfig, StepInput, StepOutput};

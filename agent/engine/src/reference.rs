@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::EngineError;
+use crate::ffi::backend::Idle;
 use crate::ffi::context::{Context, ContextOptions, Input};
 use crate::ffi::model::{Model, ModelOptions};
 use crate::ffi::numbers;
@@ -25,17 +26,32 @@ pub struct WholeConfig {
     pub step_rows: u32,
     /// Whether llama.cpp may repack weights for speed, which changes the arithmetic.
     pub repack: bool,
+    /// Whether compute threads spin between decodes.
+    pub polling: bool,
 }
 
 impl WholeConfig {
     /// The arithmetic of a stage: the same rows per micro-batch, no repacked weights.
     pub fn like_a_stage(device: Device, context_length: u32) -> Self {
-        Self { device, context_length, step_rows: MAX_STEP_ROWS, repack: false }
+        Self {
+            device,
+            context_length,
+            step_rows: MAX_STEP_ROWS,
+            repack: false,
+            polling: false,
+        }
     }
 
-    /// llama.cpp's own defaults, for speed: micro-batches of 512 and repacked weights.
+    /// llama.cpp's own defaults, for speed: micro-batches of 512, repacked weights,
+    /// threads that spin between decodes.
     pub fn like_llama_cpp(device: Device, context_length: u32) -> Self {
-        Self { device, context_length, step_rows: 512, repack: true }
+        Self {
+            device,
+            context_length,
+            step_rows: 512,
+            repack: true,
+            polling: true,
+        }
     }
 }
 
@@ -69,7 +85,8 @@ impl WholeModel {
     /// As [`crate::Stage::load`].
     pub fn load(runtime: &Runtime, file: &Path, config: &WholeConfig) -> Result<Self, EngineError> {
         let accelerator = runtime.accelerator(&config.device)?;
-        let pool = runtime.thread_pool(&config.device)?;
+        let idle = if config.polling { Idle::Spin } else { Idle::Sleep };
+        let pool = runtime.thread_pool(&config.device, idle)?;
         let files: [PathBuf; 1] = [file.to_path_buf()];
         let options = ModelOptions {
             files: &files,
@@ -77,8 +94,10 @@ impl WholeModel {
             vocabulary_only: false,
             repack: config.repack,
         };
-        let model = Model::load(&options)
-            .map_err(|cause| EngineError::LoadRefused { file: file.to_path_buf(), cause })?;
+        let model = Model::load(&options).map_err(|cause| EngineError::LoadRefused {
+            file: file.to_path_buf(),
+            cause,
+        })?;
         let options = ContextOptions {
             cells: config.context_length,
             rows: config.step_rows,
@@ -107,10 +126,13 @@ impl WholeModel {
     /// # Errors
     /// `DecodeFailed` where llama.cpp cannot tokenise it.
     pub fn tokenize(&self, text: &str) -> Result<Vec<i32>, EngineError> {
-        self.context.model().tokenize(text, false, true).ok_or_else(|| EngineError::DecodeFailed {
-            rows: 0,
-            cause: "the text cannot be tokenised".to_owned(),
-        })
+        self.context
+            .model()
+            .tokenize(text, false, true)
+            .ok_or_else(|| EngineError::DecodeFailed {
+                rows: 0,
+                cause: "the text cannot be tokenised".to_owned(),
+            })
     }
 
     /// The text of `tokens`; bytes that are not UTF-8 are replaced.
@@ -136,32 +158,27 @@ impl WholeModel {
             self.decode(&[token], position, &[true])?;
             tokens.push(greedy(self.logits(0)?));
         }
-        Ok(Generation { tokens, decode_time: started.elapsed() })
+        Ok(Generation {
+            tokens,
+            decode_time: started.elapsed(),
+        })
     }
 
     /// Feeds `tokens` in micro-batches from an empty cache and shows the logits of every position.
     ///
     /// # Errors
     /// As [`WholeModel::greedy`].
-    pub fn teacher_forced(
-        &mut self,
-        tokens: &[i32],
-        show: impl FnMut(usize, &[f32]),
-    ) -> Result<(), EngineError> {
+    pub fn teacher_forced(&mut self, tokens: &[i32], show: impl FnMut(usize, &[f32])) -> Result<(), EngineError> {
         self.clear();
         self.prefill(tokens, true, show)
     }
 
-    fn prefill(
-        &mut self,
-        tokens: &[i32],
-        all: bool,
-        mut show: impl FnMut(usize, &[f32]),
-    ) -> Result<(), EngineError> {
+    fn prefill(&mut self, tokens: &[i32], all: bool, mut show: impl FnMut(usize, &[f32])) -> Result<(), EngineError> {
         let mut first = 0;
         for chunk in tokens.chunks(self.context.rows()) {
-            let wants: Vec<bool> =
-                (first + 1..=first + chunk.len()).map(|end| all || end == tokens.len()).collect();
+            let wants: Vec<bool> = (first + 1..=first + chunk.len())
+                .map(|end| all || end == tokens.len())
+                .collect();
             self.decode(chunk, first, &wants)?;
             for (row, _) in wants.iter().enumerate().filter(|(_, want)| **want) {
                 show(first + row, self.logits(row)?);
@@ -173,8 +190,9 @@ impl WholeModel {
 
     fn decode(&mut self, tokens: &[i32], first: usize, wants: &[bool]) -> Result<(), EngineError> {
         let rows = tokens.len();
-        let positions: Vec<i32> =
-            (first..first + rows).map(|p| i32::try_from(p).unwrap_or(i32::MAX)).collect();
+        let positions: Vec<i32> = (first..first + rows)
+            .map(|p| i32::try_from(p).unwrap_or(i32::MAX))
+            .collect();
         self.context
             .decode(Input::Tokens(tokens), &positions, &vec![0; rows], wants)
             .map_err(|cause| EngineError::DecodeFailed { rows, cause })
@@ -182,7 +200,10 @@ impl WholeModel {
 
     fn logits(&self, row: usize) -> Result<&[f32], EngineError> {
         let cause = || format!("row {row} gave no logits");
-        self.context.logits(row).ok_or_else(|| EngineError::DecodeFailed { rows: 1, cause: cause() })
+        self.context.logits(row).ok_or_else(|| EngineError::DecodeFailed {
+            rows: 1,
+            cause: cause(),
+        })
     }
 
     fn clear(&mut self) {

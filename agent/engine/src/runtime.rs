@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::EngineError;
-use crate::ffi::backend::{self, DeviceHandle, Kind, ThreadPool};
+use crate::ffi::backend::{self, DeviceHandle, Idle, Kind, ThreadPool};
 
 /// The environment variable by which ggml's Vulkan backend chooses its devices: raw enumeration
 /// indices, separated by commas. Software renderers are skipped unless named in it.
@@ -114,7 +114,11 @@ fn not_selected(index: u32) -> EngineError {
 /// The raw indices that the environment names, in order; `None` where it names none.
 fn visible_vulkan_devices() -> Option<Vec<u32>> {
     let value = std::env::var(VULKAN_DEVICES_VARIABLE).ok()?;
-    value.split([',', ' ']).filter(|index| !index.is_empty()).map(|index| index.parse().ok()).collect()
+    value
+        .split([',', ' '])
+        .filter(|index| !index.is_empty())
+        .map(|index| index.parse().ok())
+        .collect()
 }
 
 /// The loaded backends. Cheap to clone.
@@ -148,8 +152,7 @@ impl Runtime {
     pub fn load_for(backend_dir: Option<&Path>, device: &Device) -> Result<Self, EngineError> {
         let runtime = Self::load_cpu(backend_dir)?;
         if let Device::Gpu { backend, index } = device {
-            if backend == VULKAN && !visible_vulkan_devices().is_some_and(|all| all.contains(index))
-            {
+            if backend == VULKAN && !visible_vulkan_devices().is_some_and(|all| all.contains(index)) {
                 return Err(not_selected(*index));
             }
             load_module(&runtime.folder, backend)?;
@@ -191,19 +194,21 @@ impl Runtime {
     }
 
     /// A thread pool for a context on `device`.
-    pub(crate) fn thread_pool(&self, device: &Device) -> Result<ThreadPool, EngineError> {
+    pub(crate) fn thread_pool(&self, device: &Device, idle: Idle) -> Result<ThreadPool, EngineError> {
         let threads = match device {
             Device::Cpu { threads } => *threads,
             // The processor only copies inputs there.
             Device::Gpu { .. } => 1,
         };
-        let unavailable = |cause| EngineError::BackendUnavailable { backend: CPU.into(), cause };
+        let unavailable = |cause| EngineError::BackendUnavailable {
+            backend: CPU.into(),
+            cause,
+        };
         let cpu = backend::devices()
             .into_iter()
             .find(|device| device.kind() == Kind::Cpu)
             .ok_or_else(|| unavailable("it has no device".to_owned()))?;
-        ThreadPool::new(cpu, threads)
-            .map_err(|cause| EngineError::BadConfig { cause })
+        ThreadPool::new(cpu, threads, idle).map_err(|cause| EngineError::BadConfig { cause })
     }
 }
 
@@ -256,8 +261,10 @@ fn load_module(folder: &Path, backend: &str) -> Result<(), EngineError> {
     if loaded.iter().any(|name| name == backend) {
         return Ok(());
     }
-    let unavailable =
-        |cause| EngineError::BackendUnavailable { backend: backend.to_owned(), cause };
+    let unavailable = |cause| EngineError::BackendUnavailable {
+        backend: backend.to_owned(),
+        cause,
+    };
     if backend.is_empty() || !backend.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(unavailable("that is not a backend's name".to_owned()));
     }
@@ -291,12 +298,17 @@ fn check_cpu() -> Result<(), EngineError> {
         ("LZCNT", is_x86_feature_detected!("lzcnt")),
         ("MOVBE", is_x86_feature_detected!("movbe")),
     ];
-    let missing: Vec<_> =
-        needed.iter().filter(|(_, present)| !present).map(|(name, _)| *name).collect();
+    let missing: Vec<_> = needed
+        .iter()
+        .filter(|(_, present)| !present)
+        .map(|(name, _)| *name)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(EngineError::UnsupportedCpu { missing: missing.join(", ") })
+    Err(EngineError::UnsupportedCpu {
+        missing: missing.join(", "),
+    })
 }
 
 #[cfg(not(target_arch = "x86_64"))]

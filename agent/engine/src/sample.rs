@@ -22,7 +22,12 @@ pub struct Sampling {
 
 impl Sampling {
     /// Always the largest logit.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 };
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_p: 1.0,
+        top_k: 0,
+        seed: 0,
+    };
 }
 
 /// Candidates of the first look for a nucleus: it rarely has more, and selecting so few is cheap.

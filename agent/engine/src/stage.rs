@@ -5,137 +5,25 @@
 //! happens wholly or not at all: what fails leaves every sequence as long as it was.
 
 mod cells;
+mod config;
 mod positions;
+mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use gguf::Gguf;
-
-use crate::embedding::EMBEDDING_TENSOR;
 use crate::error::EngineError;
-use crate::ffi::context::{Context, ContextOptions, Input, MAX_SEQUENCES};
+use crate::ffi::backend::Idle;
+use crate::ffi::context::{Context, ContextOptions, Input};
 use crate::ffi::model::{Model, ModelOptions};
-use crate::ffi::numbers;
-use crate::runtime::{Device, Runtime};
+use crate::runtime::Runtime;
 
 use cells::Cells;
+pub use config::{KvType, MAX_STEP_ROWS, PARALLEL_SEQUENCES_LIMIT, STEP_ROWS_LIMIT, StageConfig};
+use config::{check, check_model, has_whole_embedding};
 use positions::Positions;
-
-/// The most rows of one step, by default. From 64 rows on, the CPU's flash attention takes a tiled
-/// path whose sums differ from those of smaller steps; below, a row's numbers do not depend on how
-/// many rows travel with it.
-pub const MAX_STEP_ROWS: u32 = 63;
-
-/// Upper bound for [`StageConfig::max_step_rows`]: a step's buffers grow with it, and so does the
-/// time for which a long prompt holds back everybody else's next token.
-pub const STEP_ROWS_LIMIT: u32 = 4096;
-
-/// Upper bound for [`StageConfig::parallel_sequences`]: what llama.cpp can tell apart, but for the
-/// one that removed positions go to.
-pub const PARALLEL_SEQUENCES_LIMIT: u32 = MAX_SEQUENCES - 1;
-
-/// Number format of keys and values in the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KvType {
-    /// 16-bit floats.
-    #[default]
-    F16,
-    /// 32-bit floats.
-    F32,
-    /// Blocks of 32 8-bit integers with a scale.
-    Q8_0,
-}
-
-/// What a stage is made of.
-#[derive(Debug, Clone)]
-pub struct StageConfig {
-    /// The GGUF split set of the slice, in order; layers are numbered from 0 in it.
-    pub slice_files: Vec<PathBuf>,
-    /// Where it computes; the whole slice, output layer too, is on this device.
-    pub device: Device,
-    /// Positions that each sequence may reach.
-    pub context_length: u32,
-    /// Sequences held at once, at most [`PARALLEL_SEQUENCES_LIMIT`]; each may fill its whole context.
-    pub parallel_sequences: u32,
-    /// Format of the cache.
-    pub kv_type: KvType,
-    /// Most rows of a step; [`MAX_STEP_ROWS`] unless the caller gives up equal numbers.
-    pub max_step_rows: u32,
-    /// Whether the slice begins the model.
-    pub first: bool,
-    /// Whether the slice ends the model: then it has the output layer, and steps give logits.
-    pub last: bool,
-    /// The slice's first layer in the whole model.
-    pub first_layer: u32,
-    /// The layer after the slice's last one in the whole model.
-    pub end_layer: u32,
-}
-
-/// One position of one sequence in a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// The sequence, below [`StageConfig::parallel_sequences`].
-    pub sequence: u32,
-    /// Its position, counted from 0: always the next one of its sequence.
-    pub position: u32,
-    /// The token there. Stages compute on activations; the id travels beside them.
-    pub token: i32,
-}
-
-/// A step: rows of any sequences in any mixture, each sequence's in order.
-#[derive(Debug, Clone, Copy)]
-pub struct StepInput<'a> {
-    /// The rows, at most [`Stage::max_step_rows`].
-    pub rows: &'a [Row],
-    /// One row of [`Stage::embedding_length`] values for each: looked-up embeddings on the first
-    /// stage, the previous stage's output on any other. Empty to feed the rows' tokens instead,
-    /// which a stage does that [`Stage::takes_tokens`].
-    pub activations: &'a [f32],
-    /// For each row whether the last stage shall give its logits; other stages ignore it.
-    pub wants: &'a [bool],
-}
-
-/// Logits of the wanted rows, in the order of the step.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Logits {
-    values: Vec<f32>,
-    vocabulary_size: usize,
-}
-
-impl Logits {
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.values.len().checked_div(self.vocabulary_size).unwrap_or(0)
-    }
-
-    /// Whether no row was wanted.
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
-
-    /// The logits of the `index`-th wanted row, one for each token id.
-    pub fn row(&self, index: usize) -> Option<&[f32]> {
-        let start = index.checked_mul(self.vocabulary_size)?;
-        self.values.get(start..start.checked_add(self.vocabulary_size)?)
-    }
-
-    /// All rows in order.
-    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
-        self.values.chunks_exact(self.vocabulary_size.max(1))
-    }
-}
-
-/// What a step gives.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct StepOutput {
-    /// The residual stream of all rows in the order of the step; empty on the last stage.
-    pub activations: Vec<f32>,
-    /// Logits of the wanted rows; empty on every other stage.
-    pub logits: Logits,
-}
+pub use rows::{Logits, Row, StepInput, StepOutput};
 
 /// A loaded slice. Use it from one thread at a time; it may move between threads.
 #[derive(Debug)]
@@ -162,7 +50,7 @@ impl Stage {
     pub fn load(runtime: &Runtime, config: &StageConfig) -> Result<Self, EngineError> {
         let cells = check(config)?;
         let accelerator = runtime.accelerator(&config.device)?;
-        let pool = runtime.thread_pool(&config.device)?;
+        let pool = runtime.thread_pool(&config.device, Idle::Sleep)?;
         let first_file = config.slice_files.first().cloned().unwrap_or_default();
         let options = ModelOptions {
             files: &config.slice_files,
@@ -171,14 +59,15 @@ impl Stage {
             // Repacked weights multiply in an order that depends on the number of rows.
             repack: false,
         };
-        let model = Model::load(&options)
-            .map_err(|cause| EngineError::LoadRefused { file: first_file, cause })?;
+        let model = Model::load(&options).map_err(|cause| EngineError::LoadRefused {
+            file: first_file,
+            cause,
+        })?;
         let layers = config.end_layer - config.first_layer;
         check_model(&model, config, layers)?;
 
-        let takes_tokens = config.first
-            && config.last
-            && has_whole_embedding(&config.slice_files, model.vocabulary_size());
+        let takes_tokens =
+            config.first && config.last && has_whole_embedding(&config.slice_files, model.vocabulary_size());
         let tap = (!config.last).then(|| format!("l_out-{}", layers - 1));
         let embedding_length = model.embedding_length();
         let options = ContextOptions {
@@ -189,8 +78,10 @@ impl Stage {
             tap: tap.as_deref(),
         };
         let plain = model.has_plain_cache();
-        let context = Context::new(Arc::new(model), pool, &options)
-            .map_err(|cause| EngineError::ContextRefused { cells: u64::from(cells), cause })?;
+        let context = Context::new(Arc::new(model), pool, &options).map_err(|cause| EngineError::ContextRefused {
+            cells: u64::from(cells),
+            cause,
+        })?;
         Ok(Self {
             context,
             positions: Positions::new(config.parallel_sequences, config.context_length),
@@ -235,7 +126,10 @@ impl Stage {
                     }
                 }
                 self.usable()?;
-                Err(EngineError::DecodeFailed { rows: input.rows.len(), cause })
+                Err(EngineError::DecodeFailed {
+                    rows: input.rows.len(),
+                    cause,
+                })
             }
         }
     }
@@ -333,7 +227,11 @@ impl Stage {
         if rows == 0 || rows > limit {
             return Err(EngineError::StepSize { rows, limit });
         }
-        let values = if self.feeds_tokens(input) { 0 } else { rows * self.embedding_length };
+        let values = if self.feeds_tokens(input) {
+            0
+        } else {
+            rows * self.embedding_length
+        };
         let lengths = [
             ("activations", input.activations.len(), values),
             ("wants", input.wants.len(), rows),
@@ -362,7 +260,10 @@ impl Stage {
         self.context.decode(fed, &positions, &sequences, input.wants)?;
         if !self.last {
             let activations = self.context.take_tapped()?;
-            return Ok(StepOutput { activations, logits: Logits::default() });
+            return Ok(StepOutput {
+                activations,
+                logits: Logits::default(),
+            });
         }
         let vocabulary_size = self.vocabulary_size();
         let wanted = || (0..input.rows.len()).filter(|row| input.wants[*row]);
@@ -371,97 +272,18 @@ impl Stage {
             let logits = self.context.logits(row);
             values.extend_from_slice(logits.ok_or_else(|| format!("row {row} gave no logits"))?);
         }
-        let logits = Logits { values, vocabulary_size };
-        Ok(StepOutput { activations: Vec::new(), logits })
-    }
-}
-
-impl KvType {
-    fn ggml_type(self) -> u32 {
-        match self {
-            Self::F16 => numbers::F16,
-            Self::F32 => numbers::F32,
-            Self::Q8_0 => numbers::Q8_0,
-        }
+        let logits = Logits {
+            values,
+            vocabulary_size,
+        };
+        Ok(StepOutput {
+            activations: Vec::new(),
+            logits,
+        })
     }
 }
 
 /// Positions and sequence ids are checked to be far below `i32::MAX` before they get here.
 fn signed(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
-}
-
-/// Checks what needs no file; gives the cells of the cache.
-fn check(config: &StageConfig) -> Result<u32, EngineError> {
-    let bad = |cause: String| Err(EngineError::BadConfig { cause });
-    if config.slice_files.is_empty() {
-        return bad("the slice names no file".to_owned());
-    }
-    if config.first_layer >= config.end_layer {
-        return bad(format!("layers {}..{} are none", config.first_layer, config.end_layer));
-    }
-    if config.first != (config.first_layer == 0) {
-        return bad(format!(
-            "the slice starts at layer {} and says first: {}",
-            config.first_layer, config.first
-        ));
-    }
-    if config.context_length == 0 || config.parallel_sequences == 0 {
-        return bad("context length and parallel sequences must be positive".to_owned());
-    }
-    if config.parallel_sequences > PARALLEL_SEQUENCES_LIMIT {
-        return bad(format!(
-            "{} parallel sequences: at most {PARALLEL_SEQUENCES_LIMIT}",
-            config.parallel_sequences
-        ));
-    }
-    if config.max_step_rows == 0 || config.max_step_rows > STEP_ROWS_LIMIT {
-        return bad(format!(
-            "steps of {} rows: 1 to {STEP_ROWS_LIMIT}",
-            config.max_step_rows
-        ));
-    }
-    let cells = config.context_length.checked_mul(config.parallel_sequences);
-    match cells.filter(|cells| *cells < i32::MAX.unsigned_abs()) {
-        Some(cells) => Ok(cells),
-        None => bad(format!(
-            "{} sequences of {} positions are more cells than a cache can have",
-            config.parallel_sequences, config.context_length
-        )),
-    }
-}
-
-/// Whether the files hold an embedding row for every token id. Slices that are fed activations hold
-/// one row, and a token id beyond it would be an abort.
-fn has_whole_embedding(files: &[PathBuf], vocabulary_size: usize) -> bool {
-    files.iter().any(|file| {
-        Gguf::open(file).is_ok_and(|header| {
-            header.tensor(EMBEDDING_TENSOR).is_some_and(|tensor| {
-                tensor.dimensions.get(1).is_some_and(|rows| *rows == vocabulary_size as u64)
-            })
-        })
-    })
-}
-
-fn check_model(model: &Model, config: &StageConfig, layers: u32) -> Result<(), EngineError> {
-    let bad = |cause: String| Err(EngineError::BadConfig { cause });
-    if model.layers() != layers {
-        return bad(format!(
-            "layers {}..{} are {layers}, the files hold {}",
-            config.first_layer,
-            config.end_layer,
-            model.layers()
-        ));
-    }
-    if model.input_width() != model.embedding_length() || model.embedding_length() == 0 {
-        return bad(format!(
-            "inputs of {} values for a residual stream of {}: such a model cannot be split",
-            model.input_width(),
-            model.embedding_length()
-        ));
-    }
-    if config.last && model.vocabulary_size() < 2 {
-        return bad("the last slice has no vocabulary".to_owned());
-    }
-    Ok(())
 }

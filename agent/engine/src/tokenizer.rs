@@ -90,8 +90,10 @@ impl Tokenizer {
     /// # Errors
     /// Where llama.cpp refuses the file, or it has no tokenizer.
     pub fn open(file: &Path) -> Result<Self, TokenizerError> {
-        let unusable =
-            |cause: String| TokenizerError::Unusable { file: file.to_path_buf(), cause };
+        let unusable = |cause: String| TokenizerError::Unusable {
+            file: file.to_path_buf(),
+            cause,
+        };
         let files = [file.to_path_buf()];
         let options = ModelOptions {
             files: &files,
@@ -99,8 +101,10 @@ impl Tokenizer {
             vocabulary_only: true,
             repack: false,
         };
-        let model = Model::load(&options)
-            .map_err(|cause| TokenizerError::LoadRefused { file: file.to_path_buf(), cause })?;
+        let model = Model::load(&options).map_err(|cause| TokenizerError::LoadRefused {
+            file: file.to_path_buf(),
+            cause,
+        })?;
         if !model.has_tokenizer() {
             return Err(unusable("it has no tokenizer".to_owned()));
         }
@@ -123,16 +127,13 @@ impl Tokenizer {
     ///
     /// # Errors
     /// For a text above [`MAX_TEXT_BYTES`], or one llama.cpp gives no tokens for.
-    pub fn tokenize(
-        &self,
-        text: &str,
-        parse_special: bool,
-        add_special: bool,
-    ) -> Result<Vec<i32>, TextError> {
+    pub fn tokenize(&self, text: &str, parse_special: bool, add_special: bool) -> Result<Vec<i32>, TextError> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(TextError::TooLong { bytes: text.len() });
         }
-        self.model.tokenize(text, add_special, parse_special).ok_or(TextError::Refused)
+        self.model
+            .tokenize(text, add_special, parse_special)
+            .ok_or(TextError::Refused)
     }
 
     /// The bytes that `token` stands for; none for control tokens and ids outside the vocabulary.
@@ -144,7 +145,9 @@ impl Tokenizer {
         let tokens = || 0..i32::try_from(self.vocabulary_size()).unwrap_or(i32::MAX);
         Ready {
             pieces_base64: tokens().map(|token| STANDARD.encode(self.piece(token))).collect(),
-            eog: tokens().filter(|token| self.model.is_end_of_generation(*token)).collect(),
+            eog: tokens()
+                .filter(|token| self.model.is_end_of_generation(*token))
+                .collect(),
             bos: self.model.bos(),
             eos: self.model.eos(),
             add_bos: self.model.adds_bos(),
@@ -168,18 +171,17 @@ impl Tokenizer {
 ///
 /// # Errors
 /// Only where a stream fails; a bad line is answered with an error.
-pub fn serve(
-    tokenizer: &Tokenizer,
-    mut input: impl BufRead,
-    mut output: impl Write,
-) -> Result<(), TokenizerError> {
-    write_line(&mut output, &protocol::Greeting { ready: tokenizer.ready() })?;
+pub fn serve(tokenizer: &Tokenizer, mut input: impl BufRead, mut output: impl Write) -> Result<(), TokenizerError> {
+    write_line(
+        &mut output,
+        &protocol::Greeting {
+            ready: tokenizer.ready(),
+        },
+    )?;
     loop {
         let answer = match read_line(&mut input)? {
             Line::End => return Ok(()),
-            Line::TooLong => {
-                Answer::error(None, format!("a request line above {MAX_LINE_BYTES} bytes"))
-            }
+            Line::TooLong => Answer::error(None, format!("a request line above {MAX_LINE_BYTES} bytes")),
             Line::Read(line) if line.trim_ascii().is_empty() => continue,
             Line::Read(line) => tokenizer.answer(&line),
         };

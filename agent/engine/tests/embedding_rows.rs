@@ -1,5 +1,7 @@
 //! Looked-up rows on the real model.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use engine::{Embedding, EmbeddingError};
@@ -21,7 +23,10 @@ fn the_embedding_file_gives_the_rows_of_the_whole_model() {
     let pieces = gguf::pieces(&header).unwrap();
     let mut source = std::fs::File::open(&model).unwrap();
     gguf::write_piece(&mut source, &pieces, gguf::Piece::Embedding, &piece).unwrap();
-    assert_eq!(Embedding::open(&piece).unwrap().rows(&[0, 49_151, 17, 17]).unwrap(), rows);
+    assert_eq!(
+        Embedding::open(&piece).unwrap().rows(&[0, 49_151, 17, 17]).unwrap(),
+        rows
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Any split of the model gives the whole model's numbers.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use engine::reference::{WholeConfig, WholeModel};
@@ -27,7 +29,11 @@ fn one_two_three_and_five_slices_give_the_whole_models_greedy_tokens() {
         .iter()
         .map(|prompt| whole.greedy(prompt, COMPARED_TOKENS).unwrap().tokens)
         .collect();
-    assert!(whole.detokenize(&expected[0]).contains("Paris"), "{:?}", whole.detokenize(&expected[0]));
+    assert!(
+        whole.detokenize(&expected[0]).contains("Paris"),
+        "{:?}",
+        whole.detokenize(&expected[0])
+    );
 
     let pieces = Pieces::write(&model);
     let cuts: [&[u32]; 4] = [&[], &[13], &[10, 20], &[1, 7, 16, 29]];
@@ -73,7 +79,11 @@ impl Guest {
         };
         (self.fed as u32..)
             .zip(pending)
-            .map(|(position, token)| Row { sequence: self.sequence, position, token })
+            .map(|(position, token)| Row {
+                sequence: self.sequence,
+                position,
+                token,
+            })
             .collect()
     }
 }
@@ -106,10 +116,12 @@ fn run_together(pipeline: &mut Pipeline, guests: &mut [Guest]) {
         let logits = pipeline.step(&rows, &wants);
         let mut answers = logits.rows();
         for (row, wanted) in rows.iter().zip(wants) {
-            let present =
-                |guest: &&mut Guest| guest.sequence == row.sequence && step >= guest.joins_at_step;
-            let guest =
-                guests.iter_mut().filter(|guest| !guest.is_done()).find(present).unwrap();
+            let present = |guest: &&mut Guest| guest.sequence == row.sequence && step >= guest.joins_at_step;
+            let guest = guests
+                .iter_mut()
+                .filter(|guest| !guest.is_done())
+                .find(present)
+                .unwrap();
             guest.fed += 1;
             if wanted {
                 guest.tokens.push(greedy(answers.next().unwrap()));
@@ -151,7 +163,13 @@ fn sequences_that_join_and_leave_a_mixed_batch_get_what_each_gets_alone() {
         run_together(&mut pipeline, &mut guests);
         for guest in &guests {
             let alone = whole.greedy(&guest.prompt, guest.count).unwrap().tokens;
-            assert_eq!(guest.tokens, alone, "sequence {} of {} slices", guest.sequence, cuts.len() + 1);
+            assert_eq!(
+                guest.tokens,
+                alone,
+                "sequence {} of {} slices",
+                guest.sequence,
+                cuts.len() + 1
+            );
         }
     }
 }
@@ -183,7 +201,10 @@ fn a_prompt_gives_the_same_logits_in_whatever_steps_it_is_fed() {
     for stage in &mut pipeline.stages {
         stage.remove(0, 40, u32::MAX).unwrap();
     }
-    assert!(pipeline.feed(0, &prompt[40..], 63) == expected, "logits differ after a removal");
+    assert!(
+        pipeline.feed(0, &prompt[40..], 63) == expected,
+        "logits differ after a removal"
+    );
 }
 
 #[test]
@@ -196,14 +217,24 @@ fn the_only_slice_gives_the_same_logits_for_tokens_and_for_looked_up_rows() {
     let rows: Vec<_> = [1, 4093, 198, 1780, 49151, 0]
         .iter()
         .zip(0..)
-        .map(|(token, position)| Row { sequence: 0, position, token: *token })
+        .map(|(token, position)| Row {
+            sequence: 0,
+            position,
+            token: *token,
+        })
         .collect();
     let wants = vec![true; rows.len()];
     let looked_up = pipeline.step(&rows, &wants);
     let rows: Vec<_> = rows.iter().map(|row| Row { sequence: 1, ..*row }).collect();
     let stage = &mut pipeline.stages[0];
     assert!(stage.takes_tokens());
-    let fed = stage.step(&StepInput { rows: &rows, activations: &[], wants: &wants }).unwrap();
+    let fed = stage
+        .step(&StepInput {
+            rows: &rows,
+            activations: &[],
+            wants: &wants,
+        })
+        .unwrap();
     assert_eq!(fed.logits.len(), rows.len());
     assert!(fed.logits == looked_up);
     assert!(!pieces.load(&runtime, (0, 2), &cpu(), 1).0.takes_tokens());
@@ -223,10 +254,19 @@ fn a_step_that_does_not_fit_is_refused_and_changes_nothing() {
     let width = stage.embedding_length();
     let values = vec![0.25; 64 * width];
     let mut step = |sequence: u32, positions: std::ops::Range<u32>, values: &[f32]| {
-        let rows: Vec<_> =
-            positions.map(|position| Row { sequence, position, token: 0 }).collect();
+        let rows: Vec<_> = positions
+            .map(|position| Row {
+                sequence,
+                position,
+                token: 0,
+            })
+            .collect();
         let wants = vec![false; rows.len()];
-        let output = stage.step(&StepInput { rows: &rows, activations: values, wants: &wants });
+        let output = stage.step(&StepInput {
+            rows: &rows,
+            activations: values,
+            wants: &wants,
+        });
         (output, stage.sequence_length(sequence))
     };
     let (output, length) = step(1, 0..3, &values[..3 * width]);
@@ -236,7 +276,13 @@ fn a_step_that_does_not_fit_is_refused_and_changes_nothing() {
     assert!(matches!(refused, Err(EngineError::DoesNotFollow { expected: 3, .. })));
     assert_eq!(length, 3);
     let (refused, length) = step(1, 3..4, &values[..width - 1]);
-    assert!(matches!(refused, Err(EngineError::StepShape { what: "activations", .. })));
+    assert!(matches!(
+        refused,
+        Err(EngineError::StepShape {
+            what: "activations",
+            ..
+        })
+    ));
     assert_eq!(length, 3);
     let (refused, length) = step(1, 3..67, &values);
     assert!(matches!(refused, Err(EngineError::StepSize { rows: 64, limit: 63 })));
@@ -244,7 +290,10 @@ fn a_step_that_does_not_fit_is_refused_and_changes_nothing() {
     let (refused, _) = step(1, 3..3, &[]);
     assert!(matches!(refused, Err(EngineError::StepSize { rows: 0, .. })));
     let (refused, _) = step(2, 0..1, &values[..width]);
-    assert!(matches!(refused, Err(EngineError::UnknownSequence { sequence: 2, limit: 2 })));
+    assert!(matches!(
+        refused,
+        Err(EngineError::UnknownSequence { sequence: 2, limit: 2 })
+    ));
     let (output, length) = step(1, 3..4, &values[..width]);
     assert_eq!((output.unwrap().activations.len(), length), (width, 4));
 }
@@ -267,5 +316,8 @@ fn a_stage_refuses_files_that_do_not_match_its_configuration() {
     let bytes = std::fs::read(&model).unwrap();
     std::fs::write(&torn, &bytes[..bytes.len() / 2]).unwrap();
     let error = load(vec![torn], (0, LAYERS));
-    assert!(matches!(&error, EngineError::LoadRefused { cause, .. } if !cause.is_empty()), "{error}");
+    assert!(
+        matches!(&error, EngineError::LoadRefused { cause, .. } if !cause.is_empty()),
+        "{error}"
+    );
 }

@@ -1,5 +1,7 @@
 //! The tokenizer executable, as its parent sees it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
@@ -64,9 +66,8 @@ fn a_vocabulary_without_weights_is_served_until_the_input_ends() {
     assert!(ready["eog"].as_array().unwrap().contains(&json!(2)));
     assert_eq!(ready["add_bos"], json!(false));
 
-    let answer = process.ask(
-        r#"{"id":7,"tokenize":{"text":"<|im_start|>user\nHi","parse_special":true,"add_special":false}}"#,
-    );
+    let answer =
+        process.ask(r#"{"id":7,"tokenize":{"text":"<|im_start|>user\nHi","parse_special":true,"add_special":false}}"#);
     assert_eq!(answer["id"], json!(7));
     let tokens = answer["tokens"].as_array().unwrap();
     assert_eq!(tokens[0], json!(1));
@@ -101,7 +102,10 @@ fn a_bad_line_is_answered_with_an_error_and_the_next_one_as_if_nothing_was() {
         assert_eq!(answer["id"], id, "{line}");
         assert!(answer["error"].is_string(), "{line}: {answer}");
     }
-    let long = format!(r#"{{"id":6,"tokenize":{{"text":"{}"}}}}"#, "a".repeat(4 * 1024 * 1024 + 1));
+    let long = format!(
+        r#"{{"id":6,"tokenize":{{"text":"{}"}}}}"#,
+        "a".repeat(4 * 1024 * 1024 + 1)
+    );
     assert!(process.ask(&long)["error"].as_str().unwrap().contains("4194304"));
     let unusual = process.ask(r#"{"id":9,"tokenize":{"text":"\u0000 \ud83d\ude80 \uffff"}}"#);
     assert!(unusual["tokens"].is_array(), "{unusual}");
@@ -122,7 +126,13 @@ fn a_file_that_is_no_vocabulary_ends_the_process_with_a_data_error() {
 fn tokens_and_pieces_give_the_text_back() {
     let Some(model) = support::model_file() else { return };
     let tokenizer = Tokenizer::open(&model).unwrap();
-    for text in ["plain", " leading space", "naïve café — 東京 🚀", "tabs\tand\nnewlines\r\n", ""] {
+    for text in [
+        "plain",
+        " leading space",
+        "naïve café — 東京 🚀",
+        "tabs\tand\nnewlines\r\n",
+        "",
+    ] {
         let tokens = tokenizer.tokenize(text, false, false).unwrap();
         let bytes: Vec<u8> = tokens.iter().flat_map(|token| tokenizer.piece(*token)).collect();
         assert_eq!(String::from_utf8(bytes).unwrap(), text);

@@ -6,7 +6,11 @@ fn parse(arguments: &[&str]) -> Result<Command, String> {
 }
 
 fn settings(arguments: &[&str]) -> Result<Settings, String> {
-    let node = ["--node-name", "node-a"].iter().chain(arguments).copied().collect::<Vec<_>>();
+    let node = ["--node-name", "node-a"]
+        .iter()
+        .chain(arguments)
+        .copied()
+        .collect::<Vec<_>>();
     match parse(&node)? {
         Command::Run(settings) => Ok(*settings),
         Command::Probe(_) => Err("probe".to_owned()),
@@ -25,7 +29,9 @@ fn the_defaults_are_those_of_a_pod() {
 
 #[test]
 fn probing_needs_no_node() {
-    let Command::Probe(probe) = parse(&["probe", "--json", "--backends", "vulkan"]).unwrap() else { panic!("probe") };
+    let Command::Probe(probe) = parse(&["probe", "--json", "--backends", "vulkan"]).unwrap() else {
+        panic!("probe")
+    };
     assert!(probe.json);
     assert_eq!(probe.backends, [Backend::Vulkan]);
 }
@@ -36,7 +42,7 @@ fn nonsense_is_refused_with_the_name_of_the_flag() {
     for (flag, value) in [
         ("--namespace", "Not_A_Name"),
         ("--trust-domain", ""),
-        ("--pod-name", "-pod"),
+        ("--pod-name", "Pod"),
         ("--operator-enrol", "operator"),
         ("--operator-control", "operator:0"),
         ("--state-dir", long.as_str()),

@@ -52,7 +52,12 @@ async fn renew(
                 "renewTime": format!("{:.6}", Timestamp::now()),
             },
         });
-        api.patch(&name, &PatchParams::apply(AGENT_FIELD_MANAGER).force(), &Patch::Apply(renewed)).await?;
+        api.patch(
+            &name,
+            &PatchParams::apply(AGENT_FIELD_MANAGER).force(),
+            &Patch::Apply(renewed),
+        )
+        .await?;
         backoff.succeeded();
         tokio::time::sleep(RENEW_EVERY).await;
     }

@@ -81,7 +81,10 @@ impl Publisher {
     async fn session(&mut self, backoff: &mut Backoff) -> Result<(), PublishError> {
         let client = client().await?;
         let node: Node = Api::all(client.clone()).get(&self.node).await?;
-        let uid = node.metadata.uid.ok_or_else(|| PublishError::NoUid(self.node.clone()))?;
+        let uid = node
+            .metadata
+            .uid
+            .ok_or_else(|| PublishError::NoUid(self.node.clone()))?;
         let api: Api<DeviceGPUState> = Api::all(client);
         self.remove_stale(&api).await?;
         let mut written: BTreeMap<String, DeviceGPUStateStatus> = BTreeMap::new();
@@ -115,7 +118,11 @@ impl Publisher {
                 (Pool::Host, Some(free_bytes)) => free_bytes.min(device.memory_total_bytes),
                 _ => device.memory_free_bytes,
             };
-            let seen = Seen { device, free_bytes, holdings };
+            let seen = Seen {
+                device,
+                free_bytes,
+                holdings,
+            };
             let (before, generation) = match written.get(&name) {
                 Some(before) => (Some(before.clone()), before.observed_generation),
                 None => {
@@ -134,7 +141,13 @@ impl Publisher {
         Ok(())
     }
 
-    async fn apply_object(&self, api: &Api<DeviceGPUState>, node_uid: &str, name: &str, device: &Device) -> Result<DeviceGPUState, PublishError> {
+    async fn apply_object(
+        &self,
+        api: &Api<DeviceGPUState>,
+        node_uid: &str,
+        name: &str,
+        device: &Device,
+    ) -> Result<DeviceGPUState, PublishError> {
         let mut labels = BTreeMap::from([(BACKEND_LABEL, device.backend.name())]);
         if self.node.len() <= LABEL_VALUE_MAX {
             labels.insert(NODE_LABEL, &self.node);
@@ -152,7 +165,12 @@ impl Publisher {
         Ok(api.patch(name, &parameters(), &Patch::Apply(object)).await?)
     }
 
-    async fn apply_status(&self, api: &Api<DeviceGPUState>, name: &str, status: &DeviceGPUStateStatus) -> Result<(), PublishError> {
+    async fn apply_status(
+        &self,
+        api: &Api<DeviceGPUState>,
+        name: &str,
+        status: &DeviceGPUStateStatus,
+    ) -> Result<(), PublishError> {
         let object = json!({
             "apiVersion": format!("{GROUP}/{VERSION}"),
             "kind": "DeviceGPUState",
@@ -170,10 +188,20 @@ impl Publisher {
         } else {
             ListParams::default()
         };
-        let present: Vec<String> = self.devices.iter().map(|device| report::object_name(&self.node, device)).collect();
+        let present: Vec<String> = self
+            .devices
+            .iter()
+            .map(|device| report::object_name(&self.node, device))
+            .collect();
         for object in api.list(&ours).await?.items {
             let of_this_node = object.status.as_ref().is_none_or(|status| status.node == self.node);
-            let Some(name) = object.metadata.name.filter(|name| of_this_node && !present.contains(name)) else { continue };
+            let Some(name) = object
+                .metadata
+                .name
+                .filter(|name| of_this_node && !present.contains(name))
+            else {
+                continue;
+            };
             tracing::info!(device = name, "the device is gone; removing its object");
             match api.delete(&name, &DeleteParams::default()).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => {}

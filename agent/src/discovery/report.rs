@@ -38,7 +38,13 @@ pub fn memory_pool(node: &str, device: &Device) -> String {
 }
 
 /// The status to write. Conditions keep their transition times from `before`.
-pub fn status(node: &str, seen: &Seen<'_>, before: Option<&DeviceGPUStateStatus>, generation: Option<i64>, now: Timestamp) -> DeviceGPUStateStatus {
+pub fn status(
+    node: &str,
+    seen: &Seen<'_>,
+    before: Option<&DeviceGPUStateStatus>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> DeviceGPUStateStatus {
     let device = seen.device;
     let name = object_name(node, device);
     let own = seen.holdings.iter().filter(|holding| holding.device == name);
@@ -81,12 +87,24 @@ fn device_conditions(
 ) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
     let mut list = before.map(|before| before.conditions.clone()).unwrap_or_default();
     let mut set = |kind, status, reason, message: &str| {
-        conditions::set_condition(&mut list, NewCondition { kind, status, reason, message }, generation, &Time(now));
+        conditions::set_condition(
+            &mut list,
+            NewCondition {
+                kind,
+                status,
+                reason,
+                message,
+            },
+            generation,
+            &Time(now),
+        );
     };
     let (verified, why, message) = match &device.verification {
-        Verification::Verified => {
-            (ConditionStatus::True, reason::ROUND_TRIP_MATCHED, "1 MiB was copied in and out and came back unchanged")
-        }
+        Verification::Verified => (
+            ConditionStatus::True,
+            reason::ROUND_TRIP_MATCHED,
+            "1 MiB was copied in and out and came back unchanged",
+        ),
         Verification::Failed { reason: cause } => (ConditionStatus::False, reason::ROUND_TRIP_DIFFERED, cause.as_str()),
         Verification::CouldNotMeasure { reason: cause } => {
             (ConditionStatus::Unknown, reason::COULD_NOT_MEASURE, cause.as_str())
@@ -95,14 +113,34 @@ fn device_conditions(
     set(conditions::device::VERIFIED, verified, why, message);
     let failed = matches!(device.verification, Verification::Failed { .. });
     if failed {
-        set(conditions::device::HEALTHY, ConditionStatus::False, reason::ROUND_TRIP_DIFFERED, message);
+        set(
+            conditions::device::HEALTHY,
+            ConditionStatus::False,
+            reason::ROUND_TRIP_DIFFERED,
+            message,
+        );
     } else {
-        set(conditions::device::HEALTHY, ConditionStatus::True, reason::NO_FAULT, "no fault is known");
+        set(
+            conditions::device::HEALTHY,
+            ConditionStatus::True,
+            reason::NO_FAULT,
+            "no fault is known",
+        );
     }
     if verified == ConditionStatus::True {
-        set(conditions::device::READY, ConditionStatus::True, reason::AVAILABLE, "the device takes layers");
+        set(
+            conditions::device::READY,
+            ConditionStatus::True,
+            reason::AVAILABLE,
+            "the device takes layers",
+        );
     } else {
-        set(conditions::device::READY, ConditionStatus::False, reason::NOT_VERIFIED, message);
+        set(
+            conditions::device::READY,
+            ConditionStatus::False,
+            reason::NOT_VERIFIED,
+            message,
+        );
     }
     list
 }
@@ -111,7 +149,10 @@ fn device_conditions(
 pub fn is_news(written: &DeviceGPUStateStatus, now: &DeviceGPUStateStatus) -> bool {
     let moved = (written.memory_free_bytes - now.memory_free_bytes).abs();
     let far = moved.saturating_mul(100) >= now.memory_total_bytes.saturating_mul(FREE_MEMORY_THRESHOLD_PERCENT);
-    let alike = DeviceGPUStateStatus { memory_free_bytes: now.memory_free_bytes, ..written.clone() };
+    let alike = DeviceGPUStateStatus {
+        memory_free_bytes: now.memory_free_bytes,
+        ..written.clone()
+    };
     far || alike != *now
 }
 
@@ -135,7 +176,10 @@ fn kind(kind: Kind) -> DeviceKind {
 
 /// Raw indices for the drive, by object name.
 pub fn indices(node: &str, devices: &[Device]) -> std::collections::BTreeMap<String, (Backend, u32)> {
-    devices.iter().map(|device| (object_name(node, device), (device.backend, device.index))).collect()
+    devices
+        .iter()
+        .map(|device| (object_name(node, device), (device.backend, device.index)))
+        .collect()
 }
 
 fn signed(number: u64) -> i64 {

@@ -17,7 +17,9 @@ fn device(backend: Backend, kind: Kind, pool: Pool) -> Device {
         memory_total_bytes: 3 << 29,
         memory_free_bytes: 1 << 30,
         memory_usable_bytes: 1 << 30,
-        verification: Verification::Failed { reason: "it forgot".into() },
+        verification: Verification::Failed {
+            reason: "it forgot".into(),
+        },
         bandwidth: None,
         launch_us: Some(17),
     }
@@ -27,7 +29,17 @@ fn device(backend: Backend, kind: Kind, pool: Pool) -> Device {
 fn the_table_says_what_is_unknown_what_failed_and_what_is_shared() {
     let answers = [Answer::nothing(Backend::Cpu, "no /proc")];
     let text = table(&answers, &[device(Backend::Vulkan, Kind::Software, Pool::Host)]);
-    for part in ["vulkan0", "software", "1.5 GiB (host)", "1.0 GiB", "unknown", "17 µs", "FAILED", "it forgot", "cpu: no /proc"] {
+    for part in [
+        "vulkan0",
+        "software",
+        "1.5 GiB (host)",
+        "1.0 GiB",
+        "unknown",
+        "17 µs",
+        "FAILED",
+        "it forgot",
+        "cpu: no /proc",
+    ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
 }

@@ -8,7 +8,7 @@ use super::{Desired, Slot};
 use crate::leaves::WorkerLeaves;
 use crate::retry::jitter;
 use crate::worker::config::{Places, RuntimeConfig, SliceFiles, WorkerConfig, kv_type_name};
-use crate::worker::process::{self, Launch, Order, Worker};
+use crate::worker::process::{self, Launch, Order, Patience, Worker};
 use proto::control::v1::ShardStatus;
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 const EVENTS_MAX: usize = 256;
 /// Deadlines and retries are looked at this often, when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
+/// Leaves live for hours and are renewed from half of their life.
+const RENEW_LEAVES_EVERY: Duration = Duration::from_secs(600);
 /// How long a worker lives without us: longer than a restart of the agent, which ends it anyway.
 const ORPHAN_GRACE_S: u64 = 10;
 /// Actions that follow from each other at once; more would be a loop.
@@ -121,6 +123,7 @@ impl<L: WorkerLeaves> Drive<L> {
         let mut ending = false;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewal = tokio::time::interval(RENEW_LEAVES_EVERY);
         self.desired = desires.borrow_and_update().clone();
         loop {
             self.advance();
@@ -136,6 +139,7 @@ impl<L: WorkerLeaves> Drive<L> {
                 Ok(()) = desires.changed(), if !ending => self.desired = desires.borrow_and_update().clone(),
                 Some((slot, event)) = inbox.recv() => self.take(&slot, event),
                 _ = tick.tick(), if !self.observed.is_empty() => {}
+                _ = renewal.tick() => self.renew_leaves(),
             }
         }
     }
@@ -145,7 +149,9 @@ impl<L: WorkerLeaves> Drive<L> {
     }
 
     fn take(&mut self, slot: &Slot, event: Event) {
-        let Some(seen) = self.observed.get_mut(slot) else { return };
+        let Some(seen) = self.observed.get_mut(slot) else {
+            return;
+        };
         match &event {
             Event::WorkFailed(work, fault) => {
                 tracing::warn!(shard = %slot, ?work, reason = fault.reason, message = fault.message, "the shard failed");
@@ -189,7 +195,10 @@ impl<L: WorkerLeaves> Drive<L> {
         }
         for (slot, seen) in &self.observed {
             let kept = desired.get(slot).is_some_and(|wanted| wanted.slice == seen.slice);
-            if !kept && matches!(seen.state, State::Busy(_)) && let Some(held) = self.held.get(slot) {
+            if !kept
+                && matches!(seen.state, State::Busy(_))
+                && let Some(held) = self.held.get(slot)
+            {
                 held.gauge.cancel();
             }
         }
@@ -220,7 +229,9 @@ impl<L: WorkerLeaves> Drive<L> {
     }
 
     fn install(&mut self, slot: &Slot, offered: Installed) {
-        let (Some(held), Some(wanted)) = (self.held.get_mut(slot), self.desired.get(slot)) else { return };
+        let (Some(held), Some(wanted)) = (self.held.get_mut(slot), self.desired.get(slot)) else {
+            return;
+        };
         let envelope = match &held.installed {
             Some((epoch, envelope)) if *epoch == offered.epoch => Arc::clone(envelope),
             _ => Arc::clone(&wanted.envelope),
@@ -273,9 +284,10 @@ impl<L: WorkerLeaves> Drive<L> {
         let (leaves, events) = (Arc::clone(&self.leaves), self.events.clone());
         tokio::spawn(async move {
             let ready = match launch {
-                Ok(launch) => {
-                    leaves.ensure(&slot.model_uid, &launch.places.identity).await.map(|()| launch)
-                }
+                Ok(launch) => leaves
+                    .ensure(&slot.model_uid, &launch.places.identity)
+                    .await
+                    .map(|()| launch),
                 Err(fault) => Err(fault),
             };
             match ready {
@@ -291,12 +303,20 @@ impl<L: WorkerLeaves> Drive<L> {
     fn launch(&self, slot: &Slot, seen: &Observed, wanted: &Desired, prepared: Prepared) -> Result<Launch, Fault> {
         let slice = &seen.slice;
         let (backend, index) = *self.setting.devices.get(&slice.device).ok_or_else(|| {
-            Fault::new("DeviceMissing", format!("device {} is not on this node any more", slice.device))
+            Fault::new(
+                "DeviceMissing",
+                format!("device {} is not on this node any more", slice.device),
+            )
         })?;
         if backend.name() != slice.backend {
             return Err(Fault::new(
                 "DeviceMissing",
-                format!("device {} is reached by {}, the placement says {}", slice.device, backend.name(), slice.backend),
+                format!(
+                    "device {} is reached by {}, the placement says {}",
+                    slice.device,
+                    backend.name(),
+                    slice.backend
+                ),
             ));
         }
         let places = Places::new(&self.setting.state_dir, slot);
@@ -313,7 +333,10 @@ impl<L: WorkerLeaves> Drive<L> {
             device_index: index,
             threads: self.setting.threads,
             memory_budget_bytes: wanted.memory_budget_bytes,
-            slice: SliceFiles { header: prepared.files.header, parts: prepared.files.parts },
+            slice: SliceFiles {
+                header: prepared.files.header,
+                parts: prepared.files.parts,
+            },
             embedding: prepared.files.embedding,
             embedding_length: prepared.embedding_length,
             runtime: RuntimeConfig {
@@ -337,7 +360,25 @@ impl<L: WorkerLeaves> Drive<L> {
             places,
             config,
             vulkan_index: (backend == device::Backend::Vulkan).then_some(index),
+            patience: Patience::default(),
         })
+    }
+
+    /// Workers look for a renewed leaf by themselves.
+    fn renew_leaves(&self) {
+        for slot in self
+            .observed
+            .iter()
+            .filter(|(_, seen)| seen.running().is_some())
+            .map(|(slot, _)| slot.clone())
+        {
+            let (leaves, places) = (Arc::clone(&self.leaves), Places::new(&self.setting.state_dir, &slot));
+            tokio::spawn(async move {
+                if let Err(fault) = leaves.ensure(&slot.model_uid, &places.identity).await {
+                    tracing::warn!(shard = %slot, message = fault.message, "the worker's leaf is not renewed; trying again");
+                }
+            });
+        }
     }
 
     fn models(&self) -> PathBuf {

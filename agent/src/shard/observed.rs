@@ -117,7 +117,10 @@ pub struct Fault {
 impl Fault {
     /// A fault.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into() }
+        Self {
+            reason: reason.to_owned(),
+            message: message.into(),
+        }
     }
 }
 
@@ -227,24 +230,42 @@ impl Observed {
                 running.installing = None;
                 running.refused = None;
                 // Answers come in the order of requests; a lower epoch can only be a late one.
-                if running.installed.as_ref().is_none_or(|held| held.epoch <= installed.epoch) {
+                if running
+                    .installed
+                    .as_ref()
+                    .is_none_or(|held| held.epoch <= installed.epoch)
+                {
                     running.installed = Some(installed);
                 }
             }
             (Event::Refused(offered, fault), State::Running(running)) => {
                 running.installing = None;
-                let failures = if fault.reason == UNREACHABLE { 1 } else { REFUSED_AS_FAILURES };
+                let failures = if fault.reason == UNREACHABLE {
+                    1
+                } else {
+                    REFUSED_AS_FAILURES
+                };
                 let wait = retry::SHARD.wait(failures, jitter).as_millis() as u64;
-                running.refused = Some(Refusal { offered, fault, retry_at_ms: now_ms + wait });
+                running.refused = Some(Refusal {
+                    offered,
+                    fault,
+                    retry_at_ms: now_ms + wait,
+                });
             }
             (Event::Exited(fault), State::Running(running)) => {
                 let asked = running.stop.is_some();
-                let steady = running.serving_since_ms.is_some_and(|since| now_ms.saturating_sub(since) >= STEADY_MS);
+                let steady = running
+                    .serving_since_ms
+                    .is_some_and(|since| now_ms.saturating_sub(since) >= STEADY_MS);
                 if steady {
                     self.failures = 0;
                 }
                 // Weights that do not load are not trusted any more.
-                let resume = if fault.reason == crate::worker::exit::BAD_WEIGHTS { Progress::New } else { Progress::Prepared };
+                let resume = if fault.reason == crate::worker::exit::BAD_WEIGHTS {
+                    Progress::New
+                } else {
+                    Progress::Prepared
+                };
                 if asked {
                     self.state = State::Idle(resume);
                 } else {
@@ -259,7 +280,11 @@ impl Observed {
     fn fail(&mut self, fault: Fault, resume: Progress, now_ms: u64, jitter: f64) {
         self.failures = self.failures.saturating_add(1);
         let wait = retry::SHARD.wait(self.failures, jitter).as_millis() as u64;
-        self.state = State::Failed { fault, resume, retry_at_ms: now_ms.saturating_add(wait) };
+        self.state = State::Failed {
+            fault,
+            resume,
+            retry_at_ms: now_ms.saturating_add(wait),
+        };
     }
 }
 

@@ -26,7 +26,10 @@ pub fn statuses(
     observed: &ObservedShards,
     progress: impl Fn(&Slot) -> (u64, u64),
 ) -> Vec<ShardStatus> {
-    observed.iter().map(|(slot, seen)| status(slot, desired.get(slot), seen, progress(slot))).collect()
+    observed
+        .iter()
+        .map(|(slot, seen)| status(slot, desired.get(slot), seen, progress(slot)))
+        .collect()
 }
 
 fn status(slot: &Slot, wanted: Option<&Desired>, seen: &Observed, progress: (u64, u64)) -> ShardStatus {
@@ -64,8 +67,12 @@ fn status(slot: &Slot, wanted: Option<&Desired>, seen: &Observed, progress: (u64
 
 /// A worker serves when it listens, has accepted the newest placement and knows whom to pass its results to.
 fn running(status: &mut ShardStatus, kept: Option<&Desired>, seen: &Observed) -> ShardPhase {
-    let Some(running) = seen.running() else { return ShardPhase::Loading };
-    let Some(wanted) = kept.filter(|_| running.stop.is_none()) else { return ShardPhase::Draining };
+    let Some(running) = seen.running() else {
+        return ShardPhase::Loading;
+    };
+    let Some(wanted) = kept.filter(|_| running.stop.is_none()) else {
+        return ShardPhase::Draining;
+    };
     match running.phase {
         WorkerPhase::Draining => return ShardPhase::Draining,
         WorkerPhase::Starting | WorkerPhase::Loading | WorkerPhase::Failed => return ShardPhase::Loading,
@@ -79,7 +86,9 @@ fn running(status: &mut ShardStatus, kept: Option<&Desired>, seen: &Observed) ->
         return ShardPhase::Failed;
     }
     match &running.installed {
-        Some(held) if held.epoch == wanted.epoch && (seen.slice.is_tail() || held.next.is_some()) => ShardPhase::Serving,
+        Some(held) if held.epoch == wanted.epoch && (seen.slice.is_tail() || held.next.is_some()) => {
+            ShardPhase::Serving
+        }
         Some(held) if held.epoch == wanted.epoch => {
             status.reason = "WaitingForNext".to_owned();
             status.message = "the next stage does not serve yet".to_owned();

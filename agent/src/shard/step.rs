@@ -3,15 +3,15 @@
 //! Guarantees, whatever the order of events:
 //! - a slot has at most one worker: the next is spawned only when the last is known to be gone;
 //! - a worker is never handed a lower epoch than it has, and a shard never goes back to one;
-//! - files of one copy are not rewritten while a worker that uses them lives;
+//! - no two shards use the same files, so that headers are never rewritten under a worker;
 //! - a device is not filled twice: what is on its way out of a device ends before anything new is loaded there;
 //! - with desires that stand still and work that succeeds, everything desired comes to serve and the rest goes.
 //!
-//! A *copy* is one set of piece files of a model. Loading a slice rewrites its pieces' headers, so two shards of one model
-//! that live on this node at the same time have a copy each; a shard that follows another takes its copy over.
+//! A *copy* is one set of piece files of a model. Preparing a slice rewrites its pieces' headers, so two shards of one model
+//! that are known on this node at the same time have a copy each. A slot that gets another slice keeps its copy.
 
 use super::observed::{Installed, Observed, Progress, Running, State, Stop, Work, WorkerPhase};
-use super::{Desired, Slot};
+use super::{Desired, Slice, Slot};
 use std::collections::BTreeMap;
 
 /// A shard that no assignment names finishes its running sequences.
@@ -57,7 +57,11 @@ pub enum Action {
 
 /// What to do now, at most one action per slot. Carry out each, [`begin`] it, and ask again until nothing is left.
 pub fn step(desired: &DesiredShards, observed: &ObservedShards, now_ms: u64) -> Vec<(Slot, Action)> {
-    let world = World { desired, observed, now_ms };
+    let world = World {
+        desired,
+        observed,
+        now_ms,
+    };
     let mut actions: Vec<(Slot, Action)> = observed
         .iter()
         .filter_map(|(slot, seen)| Some((slot.clone(), world.next(slot, seen)?)))
@@ -93,10 +97,18 @@ fn begin_on(seen: &mut Observed, action: &Action, now_ms: u64) {
         (Action::Start(work), state) => *state = State::Busy(*work),
         (Action::Install(offered), State::Running(running)) => running.installing = Some(offered.clone()),
         (Action::Drain { limit_ms }, State::Running(running)) => {
-            running.stop = Some(Stop { since_ms: now_ms, limit_ms: *limit_ms, killed: false });
+            running.stop = Some(Stop {
+                since_ms: now_ms,
+                limit_ms: *limit_ms,
+                killed: false,
+            });
         }
         (Action::Kill, State::Running(running)) => {
-            running.stop = Some(Stop { since_ms: now_ms, limit_ms: KILL_AGAIN_MS, killed: true });
+            running.stop = Some(Stop {
+                since_ms: now_ms,
+                limit_ms: KILL_AGAIN_MS,
+                killed: true,
+            });
         }
         (Action::Retry, state) => {
             if let State::Failed { resume, .. } = state {
@@ -142,12 +154,8 @@ impl World<'_> {
         match &seen.state {
             State::Idle(Progress::New) => Some(Action::Start(Work::Fetch)),
             State::Idle(Progress::Fetched) => Some(Action::Start(Work::Verify)),
-            State::Idle(Progress::Verified) => {
-                (!self.files_in_use(slot, seen)).then_some(Action::Start(Work::Prepare))
-            }
-            State::Idle(Progress::Prepared) => {
-                (!self.device_in_use(slot, seen)).then_some(Action::Start(Work::Spawn))
-            }
+            State::Idle(Progress::Verified) => Some(Action::Start(Work::Prepare)),
+            State::Idle(Progress::Prepared) => (!self.device_in_use(slot, seen)).then_some(Action::Start(Work::Spawn)),
             State::Busy(_) => None,
             State::Running(running) => self.supervise(running, wanted),
             State::Failed { retry_at_ms, .. } => (self.now_ms >= *retry_at_ms).then_some(Action::Retry),
@@ -179,7 +187,10 @@ impl World<'_> {
 
     /// What the worker should be handed, if it has not got it.
     fn offer(&self, running: &Running, wanted: &Desired) -> Option<Installed> {
-        let offer = Installed { epoch: wanted.epoch, next: wanted.next.clone() };
+        let offer = Installed {
+            epoch: wanted.epoch,
+            next: wanted.next.clone(),
+        };
         match &running.installed {
             None => Some(offer),
             Some(held) if held.epoch < offer.epoch => Some(offer),
@@ -193,13 +204,6 @@ impl World<'_> {
         (self.now_ms.saturating_sub(stop.since_ms) >= stop.limit_ms).then_some(Action::Kill)
     }
 
-    /// Another shard's worker has one of this shard's files open.
-    fn files_in_use(&self, slot: &Slot, seen: &Observed) -> bool {
-        self.others(slot).any(|other| {
-            other.holds_memory() && other.copy == seen.copy && other.slice.shares_files(&seen.slice)
-        })
-    }
-
     /// A worker that must end is still on this shard's device.
     fn device_in_use(&self, slot: &Slot, seen: &Observed) -> bool {
         self.observed.iter().any(|(other_slot, other)| {
@@ -210,21 +214,16 @@ impl World<'_> {
         })
     }
 
-    fn others<'a>(&'a self, slot: &'a Slot) -> impl Iterator<Item = &'a Observed> {
-        self.observed.iter().filter(move |(other, _)| *other != slot).map(|(_, seen)| seen)
-    }
-
     fn is_kept(&self, slot: &Slot, seen: &Observed) -> bool {
         self.desired.get(slot).is_some_and(|wanted| wanted.slice == seen.slice)
     }
 
     /// Begins what is desired and not yet tracked, or tracked as something else that is at rest by now.
     fn adopt(&self, actions: &mut Vec<(Slot, Action)>) {
-        let mut taken: Vec<(&super::Slice, u32)> = self
+        let mut taken: Vec<(&Slot, &Slice, u32)> = self
             .observed
             .iter()
-            .filter(|(slot, seen)| self.is_kept(slot, seen))
-            .map(|(_, seen)| (&seen.slice, seen.copy))
+            .map(|(slot, seen)| (slot, &seen.slice, seen.copy))
             .collect();
         for (slot, wanted) in self.desired {
             let free = match self.observed.get(slot) {
@@ -238,10 +237,14 @@ impl World<'_> {
             if !free {
                 continue;
             }
-            let copy = (0..)
-                .find(|copy| !taken.iter().any(|(slice, other)| other == copy && slice.shares_files(&wanted.slice)))
-                .unwrap_or(u32::MAX);
-            taken.push((&wanted.slice, copy));
+            let is_taken = |copy: &u32| {
+                let by = |(other, slice, held): &(&Slot, &Slice, u32)| {
+                    *other != slot && held == copy && slice.shares_files(&wanted.slice)
+                };
+                taken.iter().any(by)
+            };
+            let copy = (0..).find(|copy| !is_taken(copy)).unwrap_or(u32::MAX);
+            taken.push((slot, &wanted.slice, copy));
             actions.push((slot.clone(), Action::Adopt { copy }));
         }
     }

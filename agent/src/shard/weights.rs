@@ -29,7 +29,10 @@ pub struct Gauge {
 impl Gauge {
     /// Bytes done, and bytes in all.
     pub fn read(&self) -> (u64, u64) {
-        (self.done_bytes.load(Ordering::Relaxed), self.total_bytes.load(Ordering::Relaxed))
+        (
+            self.done_bytes.load(Ordering::Relaxed),
+            self.total_bytes.load(Ordering::Relaxed),
+        )
     }
 
     /// Asks the work to end at the next piece.
@@ -45,7 +48,10 @@ impl Gauge {
     fn advance(&self, bytes: u64) -> Result<(), Fault> {
         self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.cancelled.load(Ordering::Relaxed) {
-            return Err(Fault::new("Cancelled", "the placement does not want the shard any more"));
+            return Err(Fault::new(
+                "Cancelled",
+                "the placement does not want the shard any more",
+            ));
         }
         Ok(())
     }
@@ -75,7 +81,11 @@ impl Weights {
     /// The files of one copy below the directory of all models.
     pub fn new(models: &Path, slice: &Slice, uri: &str, copy: u32) -> Self {
         let directory = models.join(Digest(slice.sha256).to_string()).join(copy.to_string());
-        Self { slice: slice.clone(), uri: uri.to_owned(), directory }
+        Self {
+            slice: slice.clone(),
+            uri: uri.to_owned(),
+            directory,
+        }
     }
 
     /// Copies the pieces that are not here yet.
@@ -86,8 +96,7 @@ impl Weights {
         let (mut source, gguf) = open_source(&self.uri)?;
         let pieces = gguf::pieces(&gguf).map_err(|error| piece_fault(&error))?;
         let needs = self.plan(&pieces)?.needs();
-        std::fs::create_dir_all(&self.directory)
-            .map_err(|error| io_fault("creating", &self.directory, &error))?;
+        std::fs::create_dir_all(&self.directory).map_err(|error| io_fault("creating", &self.directory, &error))?;
         gauge.begin(needs.iter().map(|piece| pieces.weight_bytes(*piece)).sum());
         for piece in needs {
             if !is_piece_complete(&self.directory, &pieces, piece) {
@@ -108,11 +117,11 @@ impl Weights {
         let pieces = gguf::pieces(&gguf).map_err(|error| piece_fault(&error))?;
         let needs = self.plan(&pieces)?.needs();
         gauge.begin(needs.iter().map(|piece| pieces.weight_bytes(*piece)).sum());
-        let cached = CachedWeights::new(&self.directory, &pieces).map_err(index_fault)?;
+        let cached = CachedWeights::new(&self.directory, &pieces).map_err(|error| index_fault(&error))?;
         let mut leaves = Vec::new();
         for piece in needs.iter().copied() {
             if piece != Piece::Shared {
-                leaves.push(cached.digest(piece).map_err(index_fault)?);
+                leaves.push(cached.digest(piece).map_err(|error| index_fault(&error))?);
             }
             gauge.advance(pieces.weight_bytes(piece))?;
         }
@@ -148,7 +157,10 @@ impl Weights {
         if self.slice.is_head() && files.embedding.is_none() {
             files.embedding = Some(piece_path(&self.directory, Piece::Embedding));
         }
-        Ok(Prepared { files, embedding_length })
+        Ok(Prepared {
+            files,
+            embedding_length,
+        })
     }
 
     fn plan<'a>(&self, pieces: &'a Pieces<'a>) -> Result<SlicePlan<'a>, Fault> {
@@ -173,9 +185,15 @@ impl Weights {
 /// # Errors
 /// Another scheme, or no absolute path.
 pub fn source_path(uri: &str) -> Result<PathBuf, Fault> {
-    let path = uri.strip_prefix("file://").map(PathBuf::from).filter(|path| path.is_absolute());
+    let path = uri
+        .strip_prefix("file://")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     path.ok_or_else(|| {
-        Fault::new("Unreadable", format!("source {uri:?} is not supported; use file:///absolute/path/on/the/node.gguf"))
+        Fault::new(
+            "Unreadable",
+            format!("source {uri:?} is not supported; use file:///absolute/path/on/the/node.gguf"),
+        )
     })
 }
 
@@ -186,15 +204,16 @@ pub fn source_path(uri: &str) -> Result<PathBuf, Fault> {
 pub fn open_source(uri: &str) -> Result<(File, Gguf), Fault> {
     let path = source_path(uri)?;
     let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Fault::new("SourceNotFound", format!("{} is not on this node", path.display()))
-        }
+        std::io::ErrorKind::NotFound => Fault::new("SourceNotFound", format!("{} is not on this node", path.display())),
         _ => io_fault("opening", &path, &error),
     };
     // Opening a pipe or a device may block for ever.
     let found = std::fs::metadata(&path).map_err(failed)?;
     if !found.is_file() {
-        return Err(Fault::new("Unreadable", format!("{} is not a regular file", path.display())));
+        return Err(Fault::new(
+            "Unreadable",
+            format!("{} is not a regular file", path.display()),
+        ));
     }
     let mut file = File::open(&path).map_err(failed)?;
     let gguf = Gguf::parse(&mut file, found.len(), gguf::Limits::default()).map_err(|error| {
@@ -225,15 +244,20 @@ fn cache_fault(error: CacheError) -> Fault {
     }
 }
 
-fn index_fault(error: IndexError) -> Fault {
-    match error {
-        IndexError::Mismatch { .. } => Fault::new("DigestMismatch", error.to_string()),
-        IndexError::Io { .. } | IndexError::Slice(_) => Fault::new("Unreadable", error.to_string()),
-    }
+fn index_fault(error: &IndexError) -> Fault {
+    let reason = match error {
+        IndexError::Mismatch { .. } => "DigestMismatch",
+        IndexError::Io { .. } | IndexError::Slice(_) => "Unreadable",
+    };
+    Fault::new(reason, error.to_string())
 }
 
 fn io_fault(action: &str, path: &Path, error: &std::io::Error) -> Fault {
-    let reason = if error.kind() == std::io::ErrorKind::StorageFull { "DiskFull" } else { "Unreadable" };
+    let reason = if error.kind() == std::io::ErrorKind::StorageFull {
+        "DiskFull"
+    } else {
+        "Unreadable"
+    };
     Fault::new(reason, format!("{action} {} failed: {error}", path.display()))
 }
 

@@ -88,7 +88,9 @@ pub struct Client {
 impl Client {
     /// Connects once.
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
-        Ok(Self { stream: BufReader::new(UnixStream::connect(socket).await?) })
+        Ok(Self {
+            stream: BufReader::new(UnixStream::connect(socket).await?),
+        })
     }
 
     /// How is it going?
@@ -98,13 +100,19 @@ impl Client {
 
     /// Hands over a placement. The inner result is the worker's decision.
     pub async fn install(&mut self, envelope: &[u8], next: Option<&str>) -> Result<Result<(), Fault>, ClientError> {
-        let request = Request::Install { envelope: STANDARD.encode(envelope), next };
+        let request = Request::Install {
+            envelope: STANDARD.encode(envelope),
+            next,
+        };
         let outcome: Outcome = self.ask(&request).await?;
         if outcome.ok {
             return Ok(Ok(()));
         }
         let reason = outcome.reason.unwrap_or_else(|| "Refused".to_owned());
-        Ok(Err(Fault { reason, message: outcome.message.unwrap_or_default() }))
+        Ok(Err(Fault {
+            reason,
+            message: outcome.message.unwrap_or_default(),
+        }))
     }
 
     /// Asks it to finish and end.
@@ -118,12 +126,17 @@ impl Client {
         let exchange = async {
             self.stream.get_mut().write_all(&line).await?;
             let mut answer = Vec::new();
-            (&mut self.stream).take(ANSWER_BYTES_MAX).read_until(b'\n', &mut answer).await?;
+            (&mut self.stream)
+                .take(ANSWER_BYTES_MAX)
+                .read_until(b'\n', &mut answer)
+                .await?;
             if answer.is_empty() {
                 return Err(ClientError::Io(std::io::ErrorKind::UnexpectedEof.into()));
             }
             Ok(serde_json::from_slice(&answer)?)
         };
-        tokio::time::timeout(ANSWER_LIMIT, exchange).await.map_err(|_| ClientError::Silent)?
+        tokio::time::timeout(ANSWER_LIMIT, exchange)
+            .await
+            .map_err(|_| ClientError::Silent)?
     }
 }

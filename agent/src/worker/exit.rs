@@ -9,15 +9,25 @@ pub const BAD_WEIGHTS: &str = "BadWeights";
 
 /// Exit codes that a worker gives reasons by.
 const CODES: [(i32, &str, &str); 4] = [
-    (64, "BadConfiguration", "the worker does not understand its configuration; agent and worker must be of one version"),
+    (
+        64,
+        "BadConfiguration",
+        "the worker does not understand its configuration; agent and worker must be of one version",
+    ),
     (65, BAD_WEIGHTS, "the engine refuses the weights"),
-    (69, "BackendUnavailable", "the engine cannot use the device; check its driver"),
+    (
+        69,
+        "BackendUnavailable",
+        "the engine cannot use the device; check its driver",
+    ),
     (78, "UnsupportedCPU", "the processor lacks x86-64-v3 (AVX2, FMA, F16C)"),
 ];
 
 /// The fault that a process left. `last_words` is the last line it wrote, if any.
 pub fn fault(status: ExitStatus, last_words: Option<&str>) -> Fault {
-    let known = status.code().and_then(|code| CODES.iter().find(|(known, ..)| *known == code));
+    let known = status
+        .code()
+        .and_then(|code| CODES.iter().find(|(known, ..)| *known == code));
     let (reason, cause) = match known {
         Some((_, reason, cause)) => (*reason, (*cause).to_owned()),
         None if status.success() => ("Exited", "the worker ended by itself".to_owned()),
@@ -53,6 +63,10 @@ mod tests {
     fn a_signal_is_named_with_the_last_line() {
         let fault = after(9);
         assert_eq!(fault.reason, "Crashed");
-        assert!(fault.message.contains("signal 9") && fault.message.ends_with("last"), "{}", fault.message);
+        assert!(
+            fault.message.contains("signal 9") && fault.message.ends_with("last"),
+            "{}",
+            fault.message
+        );
     }
 }

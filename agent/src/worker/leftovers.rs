@@ -24,10 +24,16 @@ struct Note {
 pub fn note(directory: &Path, pid: Pid, name: &str) {
     let pid = pid.as_raw_nonzero().get();
     let Some(start_ticks) = start_ticks(pid) else { return };
-    let note = Note { pid, start_ticks, name: name.to_owned() };
+    let note = Note {
+        pid,
+        start_ticks,
+        name: name.to_owned(),
+    };
     let written = serde_json::to_vec(&note)
         .map_err(|error| error.to_string())
-        .and_then(|text| identity::store::write_private(&directory.join(NOTE), &text).map_err(|error| error.to_string()));
+        .and_then(|text| {
+            identity::store::write_private(&directory.join(NOTE), &text).map_err(|error| error.to_string())
+        });
     if let Err(error) = written {
         tracing::warn!(name, error, "the worker's process could not be noted");
     }
@@ -41,7 +47,9 @@ pub fn forget(directory: &Path) {
 /// Ends every worker that is noted below `workers` and is still the process that was noted. Blocks for at most a few
 /// seconds. Returns how many were ended.
 pub fn end_all(workers: &Path) -> usize {
-    let Ok(entries) = std::fs::read_dir(workers) else { return 0 };
+    let Ok(entries) = std::fs::read_dir(workers) else {
+        return 0;
+    };
     let mut living: Vec<(PathBuf, Note)> = entries
         .take(WORKERS_MAX)
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -79,7 +87,8 @@ fn read(directory: &Path) -> Option<Note> {
 fn is_ours(directory: &Path, note: &Note) -> bool {
     let config = directory.join("config.json");
     let named = std::fs::read(format!("/proc/{}/cmdline", note.pid)).is_ok_and(|line| {
-        line.split(|byte| *byte == 0).any(|argument| argument == config.as_os_str().as_encoded_bytes())
+        line.split(|byte| *byte == 0)
+            .any(|argument| argument == config.as_os_str().as_encoded_bytes())
     });
     named && start_ticks(note.pid) == Some(note.start_ticks)
 }

@@ -2,9 +2,9 @@
 
 use super::client::{Client, ClientError, Status};
 use super::config::{Places, WorkerConfig};
+use super::exit;
 use super::leftovers;
 use super::lines::{LastLine, log};
-use super::exit;
 use crate::shard::Slot;
 use crate::shard::observed::{Event, Fault, Installed, UNREACHABLE, Work, WorkerPhase};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -16,10 +16,26 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// A worker opens its socket first thing; under load the system may take its time to start a process.
-const START_LIMIT: Duration = Duration::from_secs(30);
-/// A worker that was heard before and says nothing for so long is stuck.
-const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a worker may say nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From its start until it is first heard.
+    pub start: Duration,
+    /// Afterwards.
+    pub silence: Duration,
+}
+
+impl Default for Patience {
+    /// A worker opens its socket first thing, but under load the system may take its time to start a process. One that was
+    /// heard before answers from a thread that never computes.
+    fn default() -> Self {
+        Self {
+            start: Duration::from_secs(30),
+            silence: Duration::from_secs(10),
+        }
+    }
+}
+
 /// How often a worker is asked while it loads, so that a loaded shard serves at once.
 const POLL_LOADING: Duration = Duration::from_millis(100);
 /// And afterwards: only its end or a failure is news, and its end is heard without asking.
@@ -43,6 +59,8 @@ pub struct Launch {
     pub config: WorkerConfig,
     /// The only Vulkan device that it shall see.
     pub vulkan_index: Option<u32>,
+    /// How long it may say nothing.
+    pub patience: Patience,
 }
 
 /// What a worker is told.
@@ -96,8 +114,14 @@ pub async fn run(launch: Launch, inbox: mpsc::Receiver<Order>, events: mpsc::Sen
     }
     let last_line = LastLine::default();
     let readers = [
-        child.stdout.take().map(|pipe| tokio::spawn(log(pipe, launch.name.clone(), last_line.clone()))),
-        child.stderr.take().map(|pipe| tokio::spawn(log(pipe, launch.name.clone(), last_line.clone()))),
+        child
+            .stdout
+            .take()
+            .map(|pipe| tokio::spawn(log(pipe, launch.name.clone(), last_line.clone()))),
+        child
+            .stderr
+            .take()
+            .map(|pipe| tokio::spawn(log(pipe, launch.name.clone(), last_line.clone()))),
     ];
     let last_words = async move {
         for reader in readers.into_iter().flatten() {
@@ -106,15 +130,27 @@ pub async fn run(launch: Launch, inbox: mpsc::Receiver<Order>, events: mpsc::Sen
         }
         last_line.get()
     };
-    let watch =
-        Watch { launch, pid, inbox, events, client: None, said: None, heard: None, started: Instant::now(), fault: None };
+    let watch = Watch {
+        launch,
+        pid,
+        inbox,
+        events,
+        client: None,
+        said: None,
+        heard: None,
+        started: Instant::now(),
+        fault: None,
+    };
     watch.send(Event::Done(Work::Spawn)).await;
     watch.run(child, last_words).await;
 }
 
 fn start(launch: &Launch) -> Result<Child, Fault> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
-        Fault::new("SpawnFailed", format!("{what} of worker {} failed: {error}", launch.name))
+        Fault::new(
+            "SpawnFailed",
+            format!("{what} of worker {} failed: {error}", launch.name),
+        )
     };
     let config = serde_json::to_vec_pretty(&launch.config).map_err(|error| failed("the configuration", &error))?;
     let config_path = launch.places.config();
@@ -135,7 +171,9 @@ fn start(launch: &Launch) -> Result<Child, Fault> {
         Some(index) => command.env("GGML_VK_VISIBLE_DEVICES", index.to_string()),
         None => command.env_remove("GGML_VK_VISIBLE_DEVICES"),
     };
-    command.spawn().map_err(|error| failed(&format!("the start ({})", launch.executable.display()), &error))
+    command
+        .spawn()
+        .map_err(|error| failed(&format!("the start ({})", launch.executable.display()), &error))
 }
 
 struct Watch {
@@ -167,7 +205,12 @@ impl Watch {
             (None, Ok(status)) => exit::fault(status, last_words.as_deref()),
             (None, Err(error)) => Fault::new("Crashed", format!("the worker cannot be waited for: {error}")),
         };
-        tracing::info!(shard = self.launch.name, reason = fault.reason, message = fault.message, "worker ended");
+        tracing::info!(
+            shard = self.launch.name,
+            reason = fault.reason,
+            message = fault.message,
+            "worker ended"
+        );
         leftovers::forget(&self.launch.places.directory);
         let _ = std::fs::remove_file(&self.launch.places.socket);
         self.send(Event::Exited(fault)).await;
@@ -175,7 +218,10 @@ impl Watch {
 
     /// Waits for an order or for the time to ask, and acts. Dropped when the process ends.
     async fn turn(&mut self) {
-        let loading = self.said.as_ref().is_none_or(|said| said.phase() == WorkerPhase::Loading);
+        let loading = self
+            .said
+            .as_ref()
+            .is_none_or(|said| said.phase() == WorkerPhase::Loading);
         let pause = if loading { POLL_LOADING } else { POLL_SERVING };
         let order = match tokio::time::timeout(pause, self.inbox.recv()).await {
             Ok(Some(order)) => Some(order),
@@ -205,10 +251,17 @@ impl Watch {
         self.heard = Some(Instant::now());
         if status.phase() == WorkerPhase::Failed {
             let reason = status.reason.clone().unwrap_or_else(|| "Failed".to_owned());
-            self.fault = Some(Fault { reason, message: status.message.clone().unwrap_or_default() });
+            self.fault = Some(Fault {
+                reason,
+                message: status.message.clone().unwrap_or_default(),
+            });
         }
         if self.said.as_ref() != Some(&status) {
-            self.send(Event::Status { phase: status.phase(), endpoint: status.endpoint.clone() }).await;
+            self.send(Event::Status {
+                phase: status.phase(),
+                endpoint: status.endpoint.clone(),
+            })
+            .await;
             self.said = Some(status);
         }
         Ok(())
@@ -222,7 +275,10 @@ impl Watch {
         let (event, outcome) = match outcome {
             Ok(Ok(())) => (Event::Accepted(offered), Ok(())),
             Ok(Err(fault)) => (Event::Refused(offered, fault), Ok(())),
-            Err(error) => (Event::Refused(offered, Fault::new(UNREACHABLE, error.to_string())), Err(error)),
+            Err(error) => (
+                Event::Refused(offered, Fault::new(UNREACHABLE, error.to_string())),
+                Err(error),
+            ),
         };
         self.send(event).await;
         outcome
@@ -250,11 +306,14 @@ impl Watch {
 
     fn judge_silence(&mut self, error: &ClientError) {
         let (since, limit) = match self.heard {
-            Some(heard) => (heard, SILENCE_LIMIT),
-            None => (self.started, START_LIMIT),
+            Some(heard) => (heard, self.launch.patience.silence),
+            None => (self.started, self.launch.patience.start),
         };
         if since.elapsed() >= limit {
-            self.kill(Some(Fault::new("Hung", format!("the worker was ended because it does not answer: {error}"))));
+            self.kill(Some(Fault::new(
+                "Hung",
+                format!("the worker was ended because it does not answer: {error}"),
+            )));
         }
     }
 

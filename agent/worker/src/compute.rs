@@ -59,10 +59,7 @@ pub trait Compute {
 ///
 /// # Errors
 /// When there are not as many logits as rows that sample, or one is not a number: such a model has gone astray.
-pub fn choose<'a>(
-    rows: &[Row],
-    mut logits: impl Iterator<Item = &'a [f32]>,
-) -> Result<Vec<i32>, ComputeError> {
+pub fn choose<'a>(rows: &[Row], mut logits: impl Iterator<Item = &'a [f32]>) -> Result<Vec<i32>, ComputeError> {
     let mut tokens = Vec::new();
     for row in rows {
         let Some(sampling) = row.sample else { continue };

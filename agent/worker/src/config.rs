@@ -155,12 +155,19 @@ impl WorkerConfig {
     /// # Errors
     /// When it cannot be read, is not this JSON, or has a value that cannot work.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |cause| ConfigError::Unreadable { path: path.to_owned(), cause };
+        let unreadable = |cause| ConfigError::Unreadable {
+            path: path.to_owned(),
+            cause,
+        };
         let mut text = String::new();
         let file = std::fs::File::open(path).map_err(unreadable)?;
-        file.take(MAX_CONFIG_BYTES).read_to_string(&mut text).map_err(unreadable)?;
-        let config: Self = serde_json::from_str(&text)
-            .map_err(|cause| ConfigError::Malformed { path: path.to_owned(), cause })?;
+        file.take(MAX_CONFIG_BYTES)
+            .read_to_string(&mut text)
+            .map_err(unreadable)?;
+        let config: Self = serde_json::from_str(&text).map_err(|cause| ConfigError::Malformed {
+            path: path.to_owned(),
+            cause,
+        })?;
         config.validate()?;
         Ok(config)
     }
@@ -188,8 +195,13 @@ impl WorkerConfig {
         require((self.stage == 0) == self.embedding.is_some(), "embedding", || {
             "must be set on stage 0, and only there".to_owned()
         })?;
-        require(self.embedding_length > 0, "embedding_length", || "must be above 0".to_owned())?;
+        require(self.embedding_length > 0, "embedding_length", || {
+            "must be above 0".to_owned()
+        })?;
         require(self.threads > 0, "threads", || "must be above 0".to_owned())?;
+        require(self.orphan_grace_s > 0, "orphan_grace_s", || {
+            "must be above 0: the agent needs time to connect".to_owned()
+        })?;
         self.validate_runtime()?;
         self.validate_addresses()
     }
@@ -212,7 +224,10 @@ impl WorkerConfig {
         let bytes = u64::from(runtime.max_step_rows) * row_bytes;
         require(bytes <= MAX_STEP_BYTES, "runtime.max_step_rows", || {
             let most = MAX_STEP_BYTES / row_bytes;
-            format!("is {}, but only {most} rows of activations fit a message", runtime.max_step_rows)
+            format!(
+                "is {}, but only {most} rows of activations fit a message",
+                runtime.max_step_rows
+            )
         })
     }
 
@@ -230,18 +245,27 @@ impl WorkerConfig {
         require(self.control_socket.file_name().is_some(), "control_socket", || {
             "must name a file".to_owned()
         })?;
-        SpiffeId::new(self.trust_domain.clone(), self.role()).map(|_| ()).map_err(|error| {
-            ConfigError::Invalid { field: "trust_domain, node or model_uid", problem: error.to_string() }
-        })
+        SpiffeId::new(self.trust_domain.clone(), self.role())
+            .map(|_| ())
+            .map_err(|error| ConfigError::Invalid {
+                field: "trust_domain, node or model_uid",
+                problem: error.to_string(),
+            })
     }
 
     fn role(&self) -> Role {
-        Role::Worker { node: self.node.clone(), model_uid: self.model_uid.clone() }
+        Role::Worker {
+            node: self.node.clone(),
+            model_uid: self.model_uid.clone(),
+        }
     }
 
     /// Who this worker is; `validate` has found it well-formed.
     pub fn spiffe_id(&self) -> SpiffeId {
-        SpiffeId { trust_domain: self.trust_domain.clone(), role: self.role() }
+        SpiffeId {
+            trust_domain: self.trust_domain.clone(),
+            role: self.role(),
+        }
     }
 
     /// Where the stage stands, and the limits that all stages share.
@@ -251,7 +275,11 @@ impl WorkerConfig {
             context_length: self.runtime.context_length,
             max_step_rows: self.runtime.max_step_rows,
         };
-        Place { stage: self.stage, stages: self.stages, limits }
+        Place {
+            stage: self.stage,
+            stages: self.stages,
+            limits,
+        }
     }
 
     /// How long the worker lives without an agent.
@@ -265,15 +293,14 @@ impl WorkerConfig {
     }
 }
 
-fn require(
-    holds: bool,
-    field: &'static str,
-    problem: impl FnOnce() -> String,
-) -> Result<(), ConfigError> {
+fn require(holds: bool, field: &'static str, problem: impl FnOnce() -> String) -> Result<(), ConfigError> {
     if holds {
         return Ok(());
     }
-    Err(ConfigError::Invalid { field, problem: problem() })
+    Err(ConfigError::Invalid {
+        field,
+        problem: problem(),
+    })
 }
 
 #[cfg(test)]

@@ -129,12 +129,9 @@ fn answer(line: &[u8], shard: &Shard) -> Answer {
             shard.drain("the agent asked for it");
             Answer::done()
         }
-        Request::Metrics => match shard.metrics.text() {
+        Request::Metrics => match shard.metrics_text() {
             Ok(text) => Answer::Metrics { text },
             Err(error) => Answer::refused("Internal", error.to_string()),
         },
     }
 }
-
-#[cfg(test)]
-mod tests;

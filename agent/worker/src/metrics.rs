@@ -1,9 +1,6 @@
 //! What a worker counts. The agent asks for the text over the control socket and exposes it.
 
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 /// Upper bounds in seconds, from a decode step of a small slice to a prefill step on a slow device.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -38,11 +35,8 @@ impl Metrics {
             let options = HistogramOpts::new(format!("shardwright_worker_{name}"), help);
             Histogram::with_opts(options.buckets(SECONDS.to_vec()))
         };
-        let counter = |name: &str, help: &str| {
-            IntCounter::new(format!("shardwright_worker_{name}"), help)
-        };
-        let gauge =
-            |name: &str, help: &str| IntGauge::new(format!("shardwright_worker_{name}"), help);
+        let counter = |name: &str, help: &str| IntCounter::new(format!("shardwright_worker_{name}"), help);
+        let gauge = |name: &str, help: &str| IntGauge::new(format!("shardwright_worker_{name}"), help);
         let steps = Opts::new("shardwright_worker_steps_total", "Steps executed, by outcome.");
         let metrics = Self {
             registry: Registry::new(),

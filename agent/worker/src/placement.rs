@@ -74,7 +74,12 @@ pub struct Installer {
 impl Installer {
     /// Nothing is installed, but the fence of an earlier life holds.
     pub fn new(config: Arc<WorkerConfig>, verifier: PlacementVerifier, fence: Fence) -> Self {
-        Self { config, verifier, fence, current: watch::Sender::new(None) }
+        Self {
+            config,
+            verifier,
+            fence,
+            current: watch::Sender::new(None),
+        }
     }
 
     /// The placement in force, now and whenever it changes.
@@ -96,7 +101,10 @@ impl Installer {
         let placement = verified.map_err(|error| InstallError::BadSignature(error.to_string()))?;
         let in_force = self.current.borrow().clone();
         if let Some(installed) = in_force.filter(|installed| installed.payload == envelope.payload) {
-            let renewed = Installed { next_endpoint, ..(*installed).clone() };
+            let renewed = Installed {
+                next_endpoint,
+                ..(*installed).clone()
+            };
             self.publish(renewed);
             return Ok(());
         }
@@ -122,7 +130,12 @@ impl Installer {
             let message = format!("epoch {epoch} is lower than {highest}, which was accepted before");
             return Err(InstallError::StaleEpoch(message));
         }
-        if self.current.borrow().as_ref().is_some_and(|installed| installed.epoch == epoch) {
+        if self
+            .current
+            .borrow()
+            .as_ref()
+            .is_some_and(|installed| installed.epoch == epoch)
+        {
             let message = format!("another placement of epoch {epoch} is installed");
             return Err(InstallError::StaleEpoch(message));
         }
@@ -139,7 +152,9 @@ impl Installer {
         let config = &self.config;
         same("model", &placement.model_uid, &config.model_uid)?;
         let pipeline = placement.pipelines.get(config.pipeline as usize);
-        let stages = &pipeline.ok_or(format!("there is no pipeline {}", config.pipeline))?.stages;
+        let stages = &pipeline
+            .ok_or(format!("there is no pipeline {}", config.pipeline))?
+            .stages;
         same("number of stages", &stages.len(), &(config.stages as usize))?;
         let stage = stages.get(config.stage as usize).ok_or("the stage is missing")?;
         same("node", &stage.node, &config.node)?;
@@ -148,7 +163,11 @@ impl Installer {
         let runtime = placement.runtime.as_ref().ok_or("the runtime is missing")?;
         let loaded = &config.runtime;
         same("context length", &runtime.context_length, &loaded.context_length)?;
-        same("number of sequences", &runtime.parallel_sequences, &loaded.parallel_sequences)?;
+        same(
+            "number of sequences",
+            &runtime.parallel_sequences,
+            &loaded.parallel_sequences,
+        )?;
         same("rows of a step", &runtime.max_step_rows, &loaded.max_step_rows)?;
         let kv_type = match loaded.kv_type {
             KvType::F16 => wire::KvType::F16,
@@ -162,18 +181,16 @@ impl Installer {
         Ok(())
     }
 
-    fn neighbours(
-        &self,
-        placement: &wire::Placement,
-        payload: Vec<u8>,
-        next_endpoint: Option<String>,
-    ) -> Installed {
+    fn neighbours(&self, placement: &wire::Placement, payload: Vec<u8>, next_endpoint: Option<String>) -> Installed {
         let stages = placement.pipelines.get(self.config.pipeline as usize);
         let worker = |index: Option<u32>| {
             let stage = stages?.stages.get(index? as usize)?;
             let (node, model_uid) = (stage.node.clone(), placement.model_uid.clone());
             let role = Role::Worker { node, model_uid };
-            Some(SpiffeId { trust_domain: self.config.trust_domain.clone(), role })
+            Some(SpiffeId {
+                trust_domain: self.config.trust_domain.clone(),
+                role,
+            })
         };
         Installed {
             epoch: placement.epoch,
@@ -194,7 +211,10 @@ impl Installed {
             return Err("this worker is the head of its pipeline: no stage comes before it".to_owned());
         };
         if peer != previous {
-            return Err(format!("{peer} does not come before this stage in epoch {}", self.epoch));
+            return Err(format!(
+                "{peer} does not come before this stage in epoch {}",
+                self.epoch
+            ));
         }
         Ok(())
     }
@@ -229,8 +249,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, placed: &T, loaded: &T) -> R
     if placed == loaded {
         return Ok(());
     }
-    Err(format!("the placement's {what} is {placed:?}, this worker's {loaded:?}"))
+    Err(format!(
+        "the placement's {what} is {placed:?}, this worker's {loaded:?}"
+    ))
 }
-
-#[cfg(test)]
-mod tests;

@@ -23,7 +23,10 @@ pub fn confine(config: &WorkerConfig) {
     let wanted = config.memory_budget_bytes.saturating_add(PROCESS_BYTES);
     let present = getrlimit(Resource::Data);
     let current = Some(present.maximum.map_or(wanted, |maximum| wanted.min(maximum)));
-    let limit = Rlimit { current, maximum: present.maximum };
+    let limit = Rlimit {
+        current,
+        maximum: present.maximum,
+    };
     if let Err(error) = setrlimit(Resource::Data, limit) {
         tracing::warn!(%error, "the memory budget cannot be enforced");
     }

@@ -112,7 +112,12 @@ pub async fn run(
         Loaded::Drained => Exit::Drained,
         Loaded::Refused(exit) => exit,
         Loaded::Ready(compute) => {
-            let data_plane = DataPlane { shard: &shard, credentials, listener, compute };
+            let data_plane = DataPlane {
+                shard: &shard,
+                credentials,
+                listener,
+                compute,
+            };
             data_plane.serve(engine, &mut tasks).await
         }
     };
@@ -122,8 +127,9 @@ pub async fn run(
 }
 
 fn credentials(config: &WorkerConfig) -> Result<Credentials, SetupError> {
-    let refused = |cause: String| {
-        SetupError::Identity { directory: config.identity_dir.clone(), cause }
+    let refused = |cause: String| SetupError::Identity {
+        directory: config.identity_dir.clone(),
+        cause,
     };
     let identity = Identity::load(&config.identity_dir).map_err(|e| refused(e.to_string()))?;
     let credentials = Credentials::new(identity).map_err(|error| refused(error.to_string()))?;
@@ -135,8 +141,9 @@ fn credentials(config: &WorkerConfig) -> Result<Credentials, SetupError> {
 }
 
 fn shard(config: &Arc<WorkerConfig>) -> Result<Shard, SetupError> {
-    let verifier = PlacementVerifier::load(&config.identity_dir).map_err(|error| {
-        SetupError::Identity { directory: config.identity_dir.clone(), cause: error.to_string() }
+    let verifier = PlacementVerifier::load(&config.identity_dir).map_err(|error| SetupError::Identity {
+        directory: config.identity_dir.clone(),
+        cause: error.to_string(),
     })?;
     let fence = Fence::open(config.epoch_file())?;
     let installer = Installer::new(Arc::clone(config), verifier, fence);
@@ -226,7 +233,12 @@ struct DataPlane<'a> {
 
 impl DataPlane<'_> {
     async fn serve(self, mut engine: watch::Receiver<()>, tasks: &mut JoinSet<()>) -> Exit {
-        let Self { shard, credentials, listener, compute } = self;
+        let Self {
+            shard,
+            credentials,
+            listener,
+            compute,
+        } = self;
         let is_head = compute.place().is_head();
         let endpoint = endpoint(&shard.config, listener.local_addr().port());
         let (submit, submissions) = mpsc::channel(MAX_SUBMISSIONS);
@@ -239,8 +251,7 @@ impl DataPlane<'_> {
             submit,
             Arc::clone(&wake),
         );
-        let carry =
-            CarryService::new(compute.clone(), credentials.clone(), installed.clone(), metrics.clone());
+        let carry = CarryService::new(compute.clone(), credentials.clone(), installed.clone(), metrics.clone());
         if is_head {
             let driver = Driver {
                 compute: compute.clone(),

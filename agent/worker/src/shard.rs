@@ -121,7 +121,24 @@ impl Shard {
         if self.config.stage == 0 {
             return *self.load.borrow();
         }
-        self.life.borrow().compute.as_ref().map_or(0, ComputeHandle::active_sequences)
+        self.life
+            .borrow()
+            .compute
+            .as_ref()
+            .map_or(0, ComputeHandle::active_sequences)
+    }
+
+    /// The metrics as text, gauges brought up to date.
+    ///
+    /// # Errors
+    /// See [`Metrics::text`].
+    pub fn metrics_text(&self) -> Result<String, prometheus::Error> {
+        // The head's driver knows better which of its requests hold a slot.
+        if self.config.stage != 0 {
+            let active = i64::try_from(self.active_sequences()).unwrap_or(i64::MAX);
+            self.metrics.active_sequences.set(active);
+        }
+        self.metrics.text()
     }
 
     /// For the agent.

@@ -122,7 +122,11 @@ impl StepFault {
 
     /// The fault that a later stage reports.
     pub fn from_wire(error: wire::StepError) -> Self {
-        Self { stage: error.stage, reason: Reason::parse(&error.reason), message: error.message }
+        Self {
+            stage: error.stage,
+            reason: Reason::parse(&error.reason),
+            message: error.message,
+        }
     }
 }
 
@@ -132,7 +136,7 @@ impl Step {
         wire::Step {
             epoch,
             number: self.number,
-            kv_operations: self.removals.iter().map(Removal::to_wire).collect(),
+            kv_operations: self.removals.iter().copied().map(Removal::to_wire).collect(),
             rows: self.rows.iter().map(Row::to_wire).collect(),
             activations,
         }
@@ -153,18 +157,28 @@ impl Step {
             })
             .collect::<Result<_, _>>()?;
         let rows = step.rows.iter().map(Row::from_wire).collect();
-        Ok((step.epoch, Self { number: step.number, removals, rows }, step.activations))
+        Ok((
+            step.epoch,
+            Self {
+                number: step.number,
+                removals,
+                rows,
+            },
+            step.activations,
+        ))
     }
 }
 
 impl Removal {
-    fn to_wire(&self) -> wire::KvOperation {
+    fn to_wire(self) -> wire::KvOperation {
         let range = wire::RemoveRange {
             sequence: self.sequence,
             from: self.from,
             end: self.end.unwrap_or(0),
         };
-        wire::KvOperation { operation: Some(wire::kv_operation::Operation::Remove(range)) }
+        wire::KvOperation {
+            operation: Some(wire::kv_operation::Operation::Remove(range)),
+        }
     }
 }
 
@@ -206,12 +220,20 @@ pub fn sampling_from_wire(sampling: &wire::Sampling) -> Sampling {
 impl Sampled {
     /// The token as it travels back.
     pub fn to_wire(self) -> wire::SampledToken {
-        wire::SampledToken { sequence: self.sequence, position: self.position, token: self.token }
+        wire::SampledToken {
+            sequence: self.sequence,
+            position: self.position,
+            token: self.token,
+        }
     }
 
     /// The token that the tail reports.
     pub fn from_wire(token: &wire::SampledToken) -> Self {
-        Self { sequence: token.sequence, position: token.position, token: token.token }
+        Self {
+            sequence: token.sequence,
+            position: token.position,
+            token: token.token,
+        }
     }
 }
 

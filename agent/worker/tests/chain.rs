@@ -1,6 +1,8 @@
 //! Pipelines of workers over real TLS on loopback, computing plain arithmetic: every token shows whether each stage held
 //! exactly the right rows.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod rig;
 
 use engine::Sampling;
@@ -39,9 +41,22 @@ async fn splits_equal_the_whole(ends: &[u32]) {
         let gateway = gateway.clone();
         async move {
             let prompt = prompt(seed, seed * 5);
-            let sampling = Sampling { temperature: 0.8, top_p: 0.95, top_k: 40, seed: seed as u64 };
-            let sampled = wire::Sampling { temperature: 0.8, top_p: 0.95, top_k: 40, seed: seed as u64 };
-            let drawn = wire::GenerateRequest { sampling: Some(sampled), ..request(1, &prompt, 40) };
+            let sampling = Sampling {
+                temperature: 0.8,
+                top_p: 0.95,
+                top_k: 40,
+                seed: seed as u64,
+            };
+            let sampled = wire::Sampling {
+                temperature: 0.8,
+                top_p: 0.95,
+                top_k: 40,
+                seed: seed as u64,
+            };
+            let drawn = wire::GenerateRequest {
+                sampling: Some(sampled),
+                ..request(1, &prompt, 40)
+            };
             let (best, drawn) = futures::join!(gateway.generate(request(1, &prompt, 40)), gateway.generate(drawn));
             let best = best.unwrap();
             assert_eq!(best.tokens, greedy(&prompt, 40));
@@ -71,32 +86,61 @@ async fn three_stages_equal_the_whole() {
     splits_equal_the_whole(&[2, 3, LAYERS]).await;
 }
 
+fn sampled(temperature: f32, top_p: f32) -> wire::GenerateRequest {
+    let sampling = Some(wire::Sampling {
+        temperature,
+        top_p,
+        top_k: 0,
+        seed: 0,
+    });
+    wire::GenerateRequest {
+        sampling,
+        ..request(1, &[1, 2], 4)
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_answered_is_refused_with_its_reason() {
+    use Code::{FailedPrecondition, InvalidArgument};
     let chain = Chain::start(Realm::new(&[3, LAYERS])).await;
     let gateway = chain.gateway(1).await;
-    let valid = request(1, &[1, 2], 4);
-    let sampling = |temperature, top_p| Some(wire::Sampling { temperature, top_p, top_k: 0, seed: 0 });
+    let other_model = wire::GenerateRequest {
+        model_uid: "other".into(),
+        ..request(1, &[1], 1)
+    };
+    let many_stops = wire::GenerateRequest {
+        stop_tokens: vec![1; 65],
+        ..request(1, &[1], 1)
+    };
     let refused = [
-        (request(1, &prompt(1, 256), 4), Code::InvalidArgument, "255 tokens or fewer"),
-        (request(1, &[], 4), Code::InvalidArgument, "no tokens"),
-        (request(1, &[1], 0), Code::InvalidArgument, "max_tokens"),
-        (request(1, &[97], 1), Code::InvalidArgument, "vocabulary"),
-        (request(1, &[-1], 1), Code::InvalidArgument, "vocabulary"),
-        (request(2, &[1], 1), Code::FailedPrecondition, "epoch 2"),
-        (wire::GenerateRequest { model_uid: "other".into(), ..valid.clone() }, Code::FailedPrecondition, "other"),
-        (wire::GenerateRequest { sampling: sampling(-1.0, 1.0), ..valid.clone() }, Code::InvalidArgument, "temperature"),
-        (wire::GenerateRequest { sampling: sampling(f32::NAN, 1.0), ..valid.clone() }, Code::InvalidArgument, "temperature"),
-        (wire::GenerateRequest { sampling: sampling(1.0, 0.0), ..valid.clone() }, Code::InvalidArgument, "top_p"),
-        (wire::GenerateRequest { stop_tokens: vec![1; 65], ..valid.clone() }, Code::InvalidArgument, "stop tokens"),
+        (request(1, &prompt(1, 256), 4), InvalidArgument, "255 tokens or fewer"),
+        (request(1, &[], 4), InvalidArgument, "no tokens"),
+        (request(1, &[1], 0), InvalidArgument, "max_tokens"),
+        (request(1, &[97], 1), InvalidArgument, "vocabulary"),
+        (request(1, &[-1], 1), InvalidArgument, "vocabulary"),
+        (request(2, &[1], 1), FailedPrecondition, "epoch 2"),
+        (other_model, FailedPrecondition, "other"),
+        (sampled(-1.0, 1.0), InvalidArgument, "temperature"),
+        (sampled(f32::NAN, 1.0), InvalidArgument, "temperature"),
+        (sampled(1.0, 0.0), InvalidArgument, "top_p"),
+        (many_stops, InvalidArgument, "stop tokens"),
     ];
     for (request, code, part) in refused {
         let status = gateway.generate(request).await.unwrap_err();
         assert_eq!(status.code(), code, "{status:?}");
         assert!(status.message().contains(part), "{status:?}");
     }
+}
+
+#[tokio::test]
+async fn a_stop_token_and_the_end_of_the_context_end_an_answer() {
+    let chain = Chain::start(Realm::new(&[3, LAYERS])).await;
+    let gateway = chain.gateway(1).await;
     let all = greedy(&[1, 2], 9);
-    let stopping = wire::GenerateRequest { stop_tokens: vec![all[3]], max_tokens: 9, ..valid };
+    let stopping = wire::GenerateRequest {
+        stop_tokens: vec![all[3]],
+        ..request(1, &[1, 2], 9)
+    };
     let reply = gateway.generate(stopping).await.unwrap();
     assert!(reply.tokens.len() <= 3 && all.starts_with(&reply.tokens));
     assert_eq!(reply.finished.reason(), wire::FinishReason::Stop);
@@ -117,7 +161,12 @@ async fn requests_beyond_the_queue_are_turned_away() {
     });
     let opened = async {
         wait_for("the queue is full", || async {
-            chain.workers[0].agent.metrics().await.contains("queue_length 6").then(|| gate.permit(1))
+            chain.workers[0]
+                .agent
+                .metrics()
+                .await
+                .contains("queue_length 6")
+                .then(|| gate.permit(1))
         })
         .await;
         gate.open();
@@ -126,9 +175,18 @@ async fn requests_beyond_the_queue_are_turned_away() {
     gate.permit(1);
     let (outcomes, ()) = within_limit("all outcomes", futures::future::join(join_all(all), opened)).await;
     let (answered, refused): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
-    assert!(answered.len() >= 64 && refused.len() >= 60, "{} answered", answered.len());
+    assert!(
+        answered.len() >= 64 && refused.len() >= 60,
+        "{} answered",
+        answered.len()
+    );
     assert!(answered.iter().flatten().all(|reply| reply.tokens == greedy(&[5], 2)));
-    assert!(refused.iter().flat_map(|outcome| outcome.as_ref().err()).all(|s| s.code() == Code::ResourceExhausted));
+    assert!(
+        refused
+            .iter()
+            .flat_map(|outcome| outcome.as_ref().err())
+            .all(|s| s.code() == Code::ResourceExhausted)
+    );
 }
 
 #[tokio::test]
@@ -153,9 +211,17 @@ async fn a_client_that_goes_frees_its_sequence_on_every_stage_and_disturbs_nobod
             }
         });
         gate.permit(6);
-        within_limit("the first token", async { gate.open(); going.await }).await.unwrap();
+        within_limit("the first token", async {
+            gate.open();
+            going.await
+        })
+        .await
+        .unwrap();
     }
-    assert_eq!(within_limit("the answer", staying).await.unwrap().unwrap().tokens, greedy(&prompt(2, 9), 100));
+    assert_eq!(
+        within_limit("the answer", staying).await.unwrap().unwrap().tokens,
+        greedy(&prompt(2, 9), 100)
+    );
     for worker in &chain.workers {
         worker.agent.idle().await;
     }
@@ -187,7 +253,10 @@ async fn a_sequence_that_cannot_be_computed_fails_alone() {
         assert_eq!(reply.unwrap().tokens, expected);
     }
     let metrics = chain.workers[1].agent.metrics().await;
-    assert!(metrics.contains("shardwright_worker_steps_total{outcome=\"Compute\"}"), "{metrics}");
+    assert!(
+        metrics.contains("shardwright_worker_steps_total{outcome=\"Compute\"}"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -205,7 +274,10 @@ async fn a_new_epoch_ends_the_streams_of_the_old_and_serves_anew() {
     gate.open();
     let reply = gateway.generate_when_ready(request(2, &prompt(1, 9), 20)).await;
     assert_eq!(reply.tokens, greedy(&prompt(1, 9), 20));
-    assert_eq!(gateway.generate(request(1, &[1], 1)).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(
+        gateway.generate(request(1, &[1], 1)).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
 }
 
 #[tokio::test]
@@ -270,7 +342,10 @@ async fn a_draining_worker_finishes_what_runs_and_takes_nothing_new() {
     })
     .await;
     assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
-    assert_eq!(within_limit("the answer", running).await.unwrap().unwrap().tokens, greedy(&[4], 30));
+    assert_eq!(
+        within_limit("the answer", running).await.unwrap().unwrap().tokens,
+        greedy(&[4], 30)
+    );
     assert_eq!(worker.exited().await, Exit::Drained);
 }
 
@@ -279,10 +354,19 @@ async fn the_metrics_tell_what_happened() {
     let chain = Chain::start(Realm::new(&[3, LAYERS])).await;
     let gateway: Gateway = chain.gateway(1).await;
     gateway.generate(request(1, &[7, 8, 9], 10)).await.unwrap();
-    let (head, tail) = (chain.workers[0].agent.metrics().await, chain.workers[1].agent.metrics().await);
+    let (head, tail) = (
+        chain.workers[0].agent.metrics().await,
+        chain.workers[1].agent.metrics().await,
+    );
     assert!(head.contains("shardwright_worker_tokens_total 11"), "{head}");
     assert!(tail.contains("shardwright_worker_rows_total 13"), "{tail}");
-    for name in ["steps_total", "compute_seconds_sum", "hop_seconds_count", "active_sequences", "queue_length"] {
+    for name in [
+        "steps_total",
+        "compute_seconds_sum",
+        "hop_seconds_count",
+        "active_sequences",
+        "queue_length",
+    ] {
         assert!(head.contains(&format!("shardwright_worker_{name}")), "{name} in {head}");
     }
 }

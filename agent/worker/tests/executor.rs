@@ -1,5 +1,7 @@
 //! A stage's executor: steps in order, refusals without effect, rollback by number.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod rig;
 
 use bytes::Bytes;
@@ -9,26 +11,56 @@ use worker::head::schedule::Limits;
 use worker::stage::executor::{Executor, Place, Yield};
 use worker::step::{Reason, Removal, Row, Step, encode_activations};
 
-const LIMITS: Limits = Limits { parallel_sequences: 2, context_length: 16, max_step_rows: 4 };
+const LIMITS: Limits = Limits {
+    parallel_sequences: 2,
+    context_length: 16,
+    max_step_rows: 4,
+};
 
 fn whole() -> Executor {
-    Executor::new(Place { stage: 0, stages: 1, limits: LIMITS }, Box::new(Fake::new(0, LAYERS).poisoned()))
+    Executor::new(
+        Place {
+            stage: 0,
+            stages: 1,
+            limits: LIMITS,
+        },
+        Box::new(Fake::new(0, LAYERS).poisoned()),
+    )
 }
 
 fn middle() -> Executor {
-    Executor::new(Place { stage: 1, stages: 3, limits: LIMITS }, Box::new(Fake::new(2, 4)))
+    Executor::new(
+        Place {
+            stage: 1,
+            stages: 3,
+            limits: LIMITS,
+        },
+        Box::new(Fake::new(2, 4)),
+    )
 }
 
 fn row(sequence: u32, position: u32, token: i32) -> Row {
-    Row { sequence, position, token, sample: Some(Sampling::GREEDY) }
+    Row {
+        sequence,
+        position,
+        token,
+        sample: Some(Sampling::GREEDY),
+    }
 }
 
 fn step(number: u64, rows: &[Row]) -> Step {
-    Step { number, removals: Vec::new(), rows: rows.to_vec() }
+    Step {
+        number,
+        removals: Vec::new(),
+        rows: rows.to_vec(),
+    }
 }
 
 fn run(executor: &mut Executor, step: &Step) -> Result<Yield, Reason> {
-    executor.execute(step, &[]).map(|executed| executed.yields).map_err(|fault| fault.reason)
+    executor
+        .execute(step, &[])
+        .map(|executed| executed.yields)
+        .map_err(|fault| fault.reason)
 }
 
 #[test]
@@ -44,15 +76,44 @@ fn a_step_that_does_not_follow_is_refused_and_changes_nothing() {
         (step(8, &[row(0, 2, 5)]), Reason::OutOfOrder),
         (step(8, &[row(0, 0, 5)]), Reason::OutOfOrder),
         (step(8, &[row(2, 0, 5)]), Reason::WrongShape),
-        (step(8, &[1, 2, 3, 4, 5].map(|position| row(0, position, 5))), Reason::WrongShape),
-        (Step { removals: vec![Removal { sequence: 9, from: 0, end: None }], ..second.clone() }, Reason::WrongShape),
-        (Step { removals: vec![Removal { sequence: 0, from: 0, end: None }; 3], ..second.clone() }, Reason::WrongShape),
+        (
+            step(8, &[1, 2, 3, 4, 5].map(|position| row(0, position, 5))),
+            Reason::WrongShape,
+        ),
+        (
+            Step {
+                removals: vec![Removal {
+                    sequence: 9,
+                    from: 0,
+                    end: None,
+                }],
+                ..second.clone()
+            },
+            Reason::WrongShape,
+        ),
+        (
+            Step {
+                removals: vec![
+                    Removal {
+                        sequence: 0,
+                        from: 0,
+                        end: None
+                    };
+                    3
+                ],
+                ..second.clone()
+            },
+            Reason::WrongShape,
+        ),
         (step(8, &[row(0, 1, 5), row(1, 1, POISON)]), Reason::Compute),
     ];
     for (refused, reason) in refused {
         assert_eq!(run(&mut executor, &refused), Err(reason), "{refused:?}");
     }
-    assert_eq!(executor.execute(&second, &[0; 4]).unwrap_err().reason, Reason::WrongShape);
+    assert_eq!(
+        executor.execute(&second, &[0; 4]).unwrap_err().reason,
+        Reason::WrongShape
+    );
     assert_eq!(run(&mut executor, &second), run(&mut undisturbed, &second));
 }
 
@@ -74,8 +135,20 @@ fn rolling_back_what_was_never_executed_is_fine_and_what_is_too_long_ago_is_not(
     let mut executor = whole();
     executor.rollback(5).unwrap();
     for number in 1..=100 {
-        let removals = vec![Removal { sequence: 0, from: 0, end: None }];
-        run(&mut executor, &Step { number, removals, rows: vec![row(0, 0, 3)] }).unwrap();
+        let removals = vec![Removal {
+            sequence: 0,
+            from: 0,
+            end: None,
+        }];
+        run(
+            &mut executor,
+            &Step {
+                number,
+                removals,
+                rows: vec![row(0, 0, 3)],
+            },
+        )
+        .unwrap();
     }
     executor.rollback(101).unwrap();
     assert_eq!(executor.rollback(2).unwrap_err().reason, Reason::OutOfOrder);
@@ -88,10 +161,28 @@ fn rolling_back_what_was_never_executed_is_fine_and_what_is_too_long_ago_is_not(
 fn a_removal_makes_room_before_the_rows_of_its_step() {
     let (mut executor, mut fresh) = (whole(), whole());
     run(&mut executor, &step(1, &[row(0, 0, 3), row(0, 1, 4)])).unwrap();
-    let removals = vec![Removal { sequence: 0, from: 0, end: None }];
-    let reused = Step { number: 2, removals, rows: vec![row(0, 0, 8)] };
+    let removals = vec![Removal {
+        sequence: 0,
+        from: 0,
+        end: None,
+    }];
+    let reused = Step {
+        number: 2,
+        removals,
+        rows: vec![row(0, 0, 8)],
+    };
     assert_eq!(run(&mut executor, &reused), run(&mut fresh, &step(1, &[row(0, 0, 8)])));
-    assert_eq!(run(&mut executor, &Step { rows: vec![], number: 3, ..reused }), Ok(Yield::Tokens(vec![])));
+    assert_eq!(
+        run(
+            &mut executor,
+            &Step {
+                rows: vec![],
+                number: 3,
+                ..reused
+            }
+        ),
+        Ok(Yield::Tokens(vec![]))
+    );
     assert_eq!(executor.active_sequences(), 0);
 }
 
@@ -109,12 +200,22 @@ fn a_reset_forgets_everything_and_takes_any_number() {
 fn activations_must_be_one_finite_row_for_each_row() {
     let mut executor = middle();
     let rows = step(1, &[row(0, 0, 3), row(0, 1, 4)]);
-    for wrong in [Bytes::new(), encode_activations(&[1.0; WIDTH]), Bytes::from_static(&[0; 7])] {
+    for wrong in [
+        Bytes::new(),
+        encode_activations(&[1.0; WIDTH]),
+        Bytes::from_static(&[0; 7]),
+    ] {
         assert_eq!(executor.execute(&rows, &wrong).unwrap_err().reason, Reason::WrongShape);
     }
     let mut values = [1.0; WIDTH * 2];
     values[5] = f32::NAN;
-    assert_eq!(executor.execute(&rows, &encode_activations(&values)).unwrap_err().reason, Reason::Compute);
+    assert_eq!(
+        executor
+            .execute(&rows, &encode_activations(&values))
+            .unwrap_err()
+            .reason,
+        Reason::Compute
+    );
     values[5] = 2.0;
     let executed = executor.execute(&rows, &encode_activations(&values)).unwrap();
     assert!(matches!(executed.yields, Yield::Activations(bytes) if bytes.len() == values.len() * 4));

@@ -35,9 +35,11 @@ fn write(directory: &Path) -> Result<(), String> {
 fn check(directory: &Path) -> Result<(), String> {
     for manifest in crds::manifest::manifests().map_err(|e| e.to_string())? {
         let path = directory.join(&manifest.file_name);
-        let regenerate = format!("regenerate with: cargo run -p crds --bin crdgen -- {}", directory.display());
-        let present = fs::read_to_string(&path)
-            .map_err(|e| format!("{}: {e}; {regenerate}", path.display()))?;
+        let regenerate = format!(
+            "regenerate with: cargo run -p crds --bin crdgen -- {}",
+            directory.display()
+        );
+        let present = fs::read_to_string(&path).map_err(|e| format!("{}: {e}; {regenerate}", path.display()))?;
         if present != manifest.yaml {
             return Err(format!("{} differs from the types; {regenerate}", path.display()));
         }

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-fn with_spec(spec: serde_json::Value) -> DeviceGPUState {
+fn with_spec(spec: &serde_json::Value) -> DeviceGPUState {
     serde_json::from_value(json!({
         "apiVersion": "shardwright.dev/v1alpha1",
         "kind": "DeviceGPUState",
@@ -14,7 +14,7 @@ fn with_spec(spec: serde_json::Value) -> DeviceGPUState {
 
 #[test]
 fn an_empty_spec_is_good_and_stays_empty_when_written() {
-    let object = with_spec(json!({}));
+    let object = with_spec(&json!({}));
     object.validate_cel().expect("admitted");
     assert_eq!(serde_json::to_value(&object.spec).expect("JSON"), json!({}));
 }

@@ -26,7 +26,10 @@ fn a_source_alone_is_enough_and_the_rest_has_defaults() {
     let model = model(json!({}));
     model.validate_cel().expect("admitted");
     assert_eq!((model.spec.context_length, model.spec.parallel_sequences), (2048, 4));
-    assert_eq!((model.spec.kv_type, model.spec.objective), (KvType::F16, Objective::Latency));
+    assert_eq!(
+        (model.spec.kv_type, model.spec.objective),
+        (KvType::F16, Objective::Latency)
+    );
     assert_eq!(model.spec.placement, PlacementConstraints::default());
 }
 

@@ -29,7 +29,11 @@ fn the_chart_holds_what_the_types_say() {
         include_str!("../../../charts/shardwright/crds/shardwright.dev_inferencemodels.yaml"),
     ];
     for (manifest, charted) in manifests().expect("manifests").iter().zip(charted) {
-        assert_eq!(manifest.yaml, charted, "{} is out of date: {HEADER}", manifest.file_name);
+        assert_eq!(
+            manifest.yaml, charted,
+            "{} is out of date: {HEADER}",
+            manifest.file_name
+        );
     }
 }
 
@@ -38,7 +42,11 @@ fn nothing_is_nullable_unsigned_or_a_floating_number() {
     for (name, value) in parsed() {
         each_object(&value, &mut |map| {
             assert!(!map.contains_key("nullable"), "{name}: {map:?}");
-            assert_ne!(map.get("type").and_then(Value::as_str), Some("number"), "{name}: {map:?}");
+            assert_ne!(
+                map.get("type").and_then(Value::as_str),
+                Some("number"),
+                "{name}: {map:?}"
+            );
             let format = map.get("format").and_then(Value::as_str).unwrap_or_default();
             assert!(!format.starts_with("uint"), "{name}: {map:?}");
         });
@@ -71,6 +79,9 @@ fn conditions_merge_by_type_and_have_the_limits_of_kubernetes_own() {
         let conditions = &status["properties"]["conditions"];
         assert_eq!(conditions["x-kubernetes-list-type"], "map", "{name}");
         assert_eq!(conditions["x-kubernetes-list-map-keys"][0], "type", "{name}");
-        assert_eq!(conditions["items"]["properties"]["message"]["maxLength"], 32768, "{name}");
+        assert_eq!(
+            conditions["items"]["properties"]["message"]["maxLength"], 32768,
+            "{name}"
+        );
     }
 }

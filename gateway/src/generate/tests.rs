@@ -11,7 +11,12 @@ fn memory(emitted: Vec<i32>) -> RequestMemory {
         prompt: vec![1, 2],
         emitted,
         max_tokens: 10,
-        sampling: Sampling { temperature: 0.5, top_p: 0.9, top_k: 0, seed: 7 },
+        sampling: Sampling {
+            temperature: 0.5,
+            top_p: 0.9,
+            top_k: 0,
+            seed: 7,
+        },
         stop_tokens: vec![9],
     }
 }
@@ -19,19 +24,37 @@ fn memory(emitted: Vec<i32>) -> RequestMemory {
 #[test]
 fn a_memory_asks_for_what_is_still_missing() {
     let fresh = memory(vec![]).request(3);
-    assert_eq!((fresh.epoch, fresh.prompt_tokens, fresh.max_tokens), (3, vec![1, 2], 10));
+    assert_eq!(
+        (fresh.epoch, fresh.prompt_tokens, fresh.max_tokens),
+        (3, vec![1, 2], 10)
+    );
     let resumed = memory(vec![3, 4, 5]).request(4);
-    assert_eq!((resumed.epoch, resumed.prompt_tokens, resumed.max_tokens), (4, vec![1, 2, 3, 4, 5], 7));
+    assert_eq!(
+        (resumed.epoch, resumed.prompt_tokens, resumed.max_tokens),
+        (4, vec![1, 2, 3, 4, 5], 7)
+    );
     assert_eq!(resumed.sampling.unwrap().seed, 7);
 }
 
 #[test]
 fn a_status_decides_whether_to_ask_elsewhere() {
-    for code in [Code::Unavailable, Code::FailedPrecondition, Code::Aborted, Code::NotFound, Code::PermissionDenied] {
-        assert!(matches!(classify(&Status::new(code, "x")), Failure::Lost(_)), "{code:?}");
+    for code in [
+        Code::Unavailable,
+        Code::FailedPrecondition,
+        Code::Aborted,
+        Code::NotFound,
+        Code::PermissionDenied,
+    ] {
+        assert!(
+            matches!(classify(&Status::new(code, "x")), Failure::Lost(_)),
+            "{code:?}"
+        );
     }
     assert_eq!(classify(&Status::resource_exhausted("full")), Failure::Busy);
-    assert_eq!(classify(&Status::invalid_argument("too long")), Failure::Refused("too long".into()));
+    assert_eq!(
+        classify(&Status::invalid_argument("too long")),
+        Failure::Refused("too long".into())
+    );
     assert!(matches!(classify(&Status::internal("x")), Failure::Internal(_)));
 }
 

@@ -5,7 +5,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-/// What went wrong, for the client. Messages name the object, the cause and the remedy, and never an address inside the cluster.
+/// What went wrong, for the client. Messages name the object, the cause and the remedy, and never an address inside the
+/// cluster.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {message}")]
 pub struct ApiError {

@@ -59,5 +59,6 @@ pub fn find(table: &Table, id: &str) -> Result<Arc<Model>, ApiError> {
 }
 
 fn describe(table: &Table, model: &Model) -> Value {
-    json!({ "id": table.public_id(model), "object": "model", "created": model.created_unix_s, "owned_by": model.namespace })
+    let id = table.public_id(model);
+    json!({ "id": id, "object": "model", "created": model.created_unix_s, "owned_by": model.namespace })
 }

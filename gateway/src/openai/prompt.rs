@@ -81,7 +81,8 @@ fn template(speech: &Speech) -> Result<&ChatTemplate, ApiError> {
         Some(template) => template.as_ref().map_err(unusable),
         None => Err(ApiError::invalid(
             "messages",
-            "this model has no chat template (tokenizer.chat_template in its GGUF file); use /v1/completions, or a model made for chat",
+            "this model has no chat template (tokenizer.chat_template in its GGUF file); use /v1/completions, \
+             or a model made for chat",
         )),
     }
 }
@@ -132,7 +133,8 @@ pub(super) fn measure(
 
 fn too_long(context_length: u32, prompt_tokens: &str, kind: Kind) -> ApiError {
     let message = format!(
-        "this model's context has {context_length} tokens, one of them for the answer, but the prompt has {prompt_tokens} tokens; shorten it"
+        "this model's context has {context_length} tokens, one of them for the answer, but the prompt has \
+         {prompt_tokens} tokens; shorten it"
     );
     ApiError {
         param: Some(kind.prompt_field().to_owned()),

@@ -32,7 +32,12 @@ impl Usage {
             prompt_tokens,
             completion_tokens,
         } = self;
-        json!({ "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": prompt_tokens + completion_tokens })
+        let total_tokens = prompt_tokens + completion_tokens;
+        json!({
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": total_tokens,
+        })
     }
 }
 
@@ -42,7 +47,10 @@ impl Header {
     pub fn whole(&self, text: &str, finish_reason: &str, usage: Usage) -> Value {
         let choice = match self.kind {
             Kind::Chat => json!({
-                "index": 0, "message": { "role": "assistant", "content": text, "refusal": null }, "logprobs": null, "finish_reason": finish_reason,
+                "index": 0,
+                "message": { "role": "assistant", "content": text, "refusal": null },
+                "logprobs": null,
+                "finish_reason": finish_reason,
             }),
             Kind::Text => json!({ "index": 0, "text": text, "logprobs": null, "finish_reason": finish_reason }),
         };
@@ -108,6 +116,12 @@ impl Header {
     }
 
     fn envelope(&self, object: &str, choices: &Value) -> Value {
-        json!({ "id": self.id, "object": object, "created": self.created_unix_s, "model": self.model, "choices": choices })
+        let Self {
+            id,
+            created_unix_s,
+            model,
+            ..
+        } = self;
+        json!({ "id": id, "object": object, "created": created_unix_s, "model": model, "choices": choices })
     }
 }

@@ -26,9 +26,15 @@ fn refused(changes: &Value) -> ApiError {
 #[test]
 fn a_minimal_request_gets_openais_defaults() {
     let ChatRequest { parameters, messages } = chat(&json!({})).unwrap();
-    assert_eq!((parameters.temperature, parameters.top_p, parameters.max_tokens), (1.0, 1.0, None));
+    assert_eq!(
+        (parameters.temperature, parameters.top_p, parameters.max_tokens),
+        (1.0, 1.0, None)
+    );
     assert!(!parameters.stream && !parameters.include_usage && parameters.stop.is_empty());
-    assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("user", "Hi"));
+    assert_eq!(
+        (messages[0].role.as_str(), messages[0].content.as_str()),
+        ("user", "Hi")
+    );
 }
 
 #[test]
@@ -39,8 +45,14 @@ fn every_supported_field_is_read() {
     }))
     .unwrap()
     .parameters;
-    assert_eq!((parameters.temperature, parameters.top_p, parameters.max_tokens), (0.0, 0.5, Some(7)));
-    assert_eq!((parameters.seed, parameters.stop.len(), parameters.include_usage), (Some(u64::MAX), 2, true));
+    assert_eq!(
+        (parameters.temperature, parameters.top_p, parameters.max_tokens),
+        (0.0, 0.5, Some(7))
+    );
+    assert_eq!(
+        (parameters.seed, parameters.stop.len(), parameters.include_usage),
+        (Some(u64::MAX), 2, true)
+    );
     assert_eq!(parameters.sampling(5).seed, u64::MAX);
     assert_eq!(chat(&json!({ "stop": "x" })).unwrap().parameters.stop, ["x"]);
     assert_eq!(chat(&json!({})).unwrap().parameters.sampling(5).seed, 5);
@@ -77,7 +89,11 @@ fn every_wrong_field_is_named() {
         ("n", json!(1_000_000_000_000_u64)),
     ] {
         let error = refused(&json!({ field: wrong }));
-        assert_eq!((error.status, error.param.as_deref()), (StatusCode::BAD_REQUEST, Some(field)), "{error}");
+        assert_eq!(
+            (error.status, error.param.as_deref()),
+            (StatusCode::BAD_REQUEST, Some(field)),
+            "{error}"
+        );
         assert!(error.message.contains(field.split('_').next().unwrap()), "{error}");
     }
 }
@@ -90,7 +106,11 @@ fn what_is_not_done_here_is_refused_by_name_and_harmless_values_pass() {
         ("functions", json!([{}]), json!([])),
         ("logprobs", json!(true), json!(false)),
         ("top_logprobs", json!(3), json!(0)),
-        ("response_format", json!({ "type": "json_schema" }), json!({ "type": "text" })),
+        (
+            "response_format",
+            json!({ "type": "json_schema" }),
+            json!({ "type": "text" }),
+        ),
         ("frequency_penalty", json!(0.5), json!(0)),
         ("presence_penalty", json!(-0.5), json!(0.0)),
         ("logit_bias", json!({ "5": 1 }), json!({})),
@@ -99,7 +119,11 @@ fn what_is_not_done_here_is_refused_by_name_and_harmless_values_pass() {
         ("best_of", json!(2), json!(1)),
     ] {
         let error = refused(&json!({ field: asks }));
-        assert_eq!((error.param.as_deref(), error.code), (Some(field), Some("unsupported_parameter")), "{error}");
+        assert_eq!(
+            (error.param.as_deref(), error.code),
+            (Some(field), Some("unsupported_parameter")),
+            "{error}"
+        );
         assert!(chat(&json!({ field: harmless })).is_ok(), "{field}: {harmless}");
     }
 }
@@ -113,9 +137,18 @@ fn wrong_messages_are_named_by_their_place() {
         (json!({ "role": "tool", "content": "x" }), "messages[1].role"),
         (json!({ "role": "user" }), "messages[1].content"),
         (json!({ "role": "user", "content": 5 }), "messages[1].content"),
-        (json!({ "role": "user", "content": [{ "type": "image_url" }] }), "messages[1].content"),
-        (json!({ "role": "user", "content": [{ "type": "text" }] }), "messages[1].content"),
-        (json!({ "role": "assistant", "content": "x", "tool_calls": [{}] }), "messages[1].tool_calls"),
+        (
+            json!({ "role": "user", "content": [{ "type": "image_url" }] }),
+            "messages[1].content",
+        ),
+        (
+            json!({ "role": "user", "content": [{ "type": "text" }] }),
+            "messages[1].content",
+        ),
+        (
+            json!({ "role": "assistant", "content": "x", "tool_calls": [{}] }),
+            "messages[1].tool_calls",
+        ),
         (json!({ "role": "user", "content": "x", "name": 5 }), "messages[1].name"),
     ] {
         let error = refused(&json!({ "messages": [{ "role": "user", "content": "Hi" }, message] }));
@@ -126,18 +159,38 @@ fn wrong_messages_are_named_by_their_place() {
 #[test]
 fn content_parts_are_joined_and_developers_are_the_system() {
     let parts = json!([{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }]);
-    let messages = chat(&json!({ "messages": [{ "role": "developer", "content": parts }] })).unwrap().messages;
-    assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("system", "a\nb"));
+    let messages = chat(&json!({ "messages": [{ "role": "developer", "content": parts }] }))
+        .unwrap()
+        .messages;
+    assert_eq!(
+        (messages[0].role.as_str(), messages[0].content.as_str()),
+        ("system", "a\nb")
+    );
 }
 
 #[test]
 fn bodies_that_are_no_request_are_refused() {
     let deep = "[".repeat(100_000);
-    for body in ["", "{", "[]", "\"x\"", "{\"model\": \"m\"", "{\"temperature\": NaN}", deep.as_str()] {
+    for body in [
+        "",
+        "{",
+        "[]",
+        "\"x\"",
+        "{\"model\": \"m\"",
+        "{\"temperature\": NaN}",
+        deep.as_str(),
+    ] {
         let error = ChatRequest::parse(body.as_bytes()).unwrap_err();
-        assert_eq!((error.status, error.code), (StatusCode::BAD_REQUEST, Some("invalid_json")), "{error}");
+        assert_eq!(
+            (error.status, error.code),
+            (StatusCode::BAD_REQUEST, Some("invalid_json")),
+            "{error}"
+        );
     }
-    assert_eq!(ChatRequest::parse(b"{\"model\": \"\xff\"}").unwrap_err().code, Some("invalid_json"));
+    assert_eq!(
+        ChatRequest::parse(b"{\"model\": \"\xff\"}").unwrap_err().code,
+        Some("invalid_json")
+    );
 }
 
 #[test]
@@ -146,17 +199,34 @@ fn text_completions_take_one_prompt() {
     assert_eq!(parse(json!("Once")).unwrap().prompt, "Once");
     assert_eq!(parse(json!(["Once"])).unwrap().prompt, "Once");
     for wrong in [json!(""), json!(5), Value::Null, json!(["a", "b"]), json!([1, 2])] {
-        assert_eq!(parse(wrong.clone()).unwrap_err().param.as_deref(), Some("prompt"), "{wrong}");
+        assert_eq!(
+            parse(wrong.clone()).unwrap_err().param.as_deref(),
+            Some("prompt"),
+            "{wrong}"
+        );
     }
 }
 
 #[test]
 fn a_sequence_begins_with_bos_once_or_not_at_all() {
-    let vocabulary = |add_bos| Vocabulary { bos: Some(1), add_bos, ..Vocabulary::default() };
+    let vocabulary = |add_bos| Vocabulary {
+        bos: Some(1),
+        add_bos,
+        ..Vocabulary::default()
+    };
     assert_eq!(with_bos(vec![5], &vocabulary(true)), [1, 5]);
     assert_eq!(with_bos(vec![1, 5], &vocabulary(true)), [1, 5]);
     assert_eq!(with_bos(vec![5], &vocabulary(false)), [5]);
-    assert_eq!(with_bos(vec![5], &Vocabulary { add_bos: true, ..Vocabulary::default() }), [5]);
+    assert_eq!(
+        with_bos(
+            vec![5],
+            &Vocabulary {
+                add_bos: true,
+                ..Vocabulary::default()
+            }
+        ),
+        [5]
+    );
 }
 
 #[test]
@@ -166,15 +236,24 @@ fn an_answer_never_asks_for_more_than_the_context_has_left() {
     assert_eq!(max_tokens(60, Some(7)), 7);
     assert_eq!(max_tokens(60, Some(u32::MAX)), 40);
     assert_eq!(max_tokens(99, None), 1);
-    assert_eq!(measure(vec![0; 10], 100_000, None, Kind::Chat).unwrap().max_tokens, super::prompt::DEFAULT_MAX_TOKENS);
+    assert_eq!(
+        measure(vec![0; 10], 100_000, None, Kind::Chat).unwrap().max_tokens,
+        super::prompt::DEFAULT_MAX_TOKENS
+    );
 }
 
 #[test]
 fn a_prompt_that_does_not_fit_names_both_numbers() {
     for length in [100, 1234] {
         let error = measure(vec![0; length], 100, None, Kind::Text).unwrap_err();
-        assert_eq!((error.code, error.param.as_deref()), (Some("context_length_exceeded"), Some("prompt")));
-        assert!(error.message.contains("100 tokens") && error.message.contains(&length.to_string()), "{error}");
+        assert_eq!(
+            (error.code, error.param.as_deref()),
+            (Some("context_length_exceeded"), Some("prompt"))
+        );
+        assert!(
+            error.message.contains("100 tokens") && error.message.contains(&length.to_string()),
+            "{error}"
+        );
     }
     assert!(measure(vec![], 100, None, Kind::Chat).is_err());
 }
@@ -183,31 +262,72 @@ fn a_prompt_that_does_not_fit_names_both_numbers() {
 fn every_end_of_a_generation_has_its_status() {
     let waited = std::time::Duration::from_secs(60);
     for (error, status, code, retry) in [
-        (GenerateError::NotReady { message: "loading".into() }, 503, Some("model_not_ready"), true),
+        (
+            GenerateError::NotReady {
+                message: "loading".into(),
+            },
+            503,
+            Some("model_not_ready"),
+            true,
+        ),
         (GenerateError::Gone, 404, Some("model_not_found"), false),
         (GenerateError::Busy, 429, Some("queue_full"), true),
         (GenerateError::Lost, 503, Some("workers_lost"), true),
-        (GenerateError::Refused { message: "too long".into() }, 400, Some("invalid_json"), false),
+        (
+            GenerateError::Refused {
+                message: "too long".into(),
+            },
+            400,
+            Some("invalid_json"),
+            false,
+        ),
         (GenerateError::Stalled { waited }, 504, Some("timeout"), true),
-        (GenerateError::Internal { message: "10.0.0.7:9 said no".into() }, 500, Some("internal_error"), false),
+        (
+            GenerateError::Internal {
+                message: "10.0.0.7:9 said no".into(),
+            },
+            500,
+            Some("internal_error"),
+            false,
+        ),
     ] {
         let explained = explain(&error, "req-1");
         assert_eq!((explained.status.as_u16(), explained.code), (status, code), "{error}");
         assert_eq!(explained.retry_after_s.is_some(), retry, "{error}");
-        assert!(!explained.message.contains("10.0.0.7"), "addresses stay inside: {explained}");
+        assert!(
+            !explained.message.contains("10.0.0.7"),
+            "addresses stay inside: {explained}"
+        );
     }
 }
 
 #[test]
 fn answers_have_openais_shape() {
-    let header = |kind| Header { kind, id: "id".into(), created_unix_s: 5, model: "m".into() };
-    let usage = Usage { prompt_tokens: 3, completion_tokens: 2 };
+    let header = |kind| Header {
+        kind,
+        id: "id".into(),
+        created_unix_s: 5,
+        model: "m".into(),
+    };
+    let usage = Usage {
+        prompt_tokens: 3,
+        completion_tokens: 2,
+    };
     let whole = header(Kind::Chat).whole("Hi", "stop", usage);
     assert_eq!(whole["choices"][0]["message"]["content"], "Hi");
-    assert_eq!(whole["usage"], json!({ "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5 }));
+    assert_eq!(
+        whole["usage"],
+        json!({ "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5 })
+    );
     let chunk = header(Kind::Chat).text("Hi");
-    assert_eq!((&chunk["object"], &chunk["choices"][0]["delta"]), (&json!("chat.completion.chunk"), &json!({ "content": "Hi" })));
-    assert_eq!(header(Kind::Chat).closing("length")["choices"][0]["finish_reason"], "length");
+    assert_eq!(
+        (&chunk["object"], &chunk["choices"][0]["delta"]),
+        (&json!("chat.completion.chunk"), &json!({ "content": "Hi" }))
+    );
+    assert_eq!(
+        header(Kind::Chat).closing("length")["choices"][0]["finish_reason"],
+        "length"
+    );
     assert_eq!(header(Kind::Chat).usage(usage)["choices"], json!([]));
     assert_eq!(header(Kind::Text).text("Hi")["choices"][0]["text"], "Hi");
     assert!(header(Kind::Text).opening().is_none());

@@ -140,7 +140,7 @@ impl Turn {
             };
             let progress = tokio::select! {
                 biased;
-                () = self.cut_off.cancelled() => Err(ApiError::interrupted("server_shutdown", "this server is shutting down; ask again")),
+                () = self.cut_off.cancelled() => Err(shutting_down()),
                 progress = generation.next() => progress.map_err(|error| explain(&error, &self.request_id)),
             };
             let text = match progress {
@@ -208,6 +208,10 @@ impl Drop for Turn {
     fn drop(&mut self) {
         self.metrics.active_streams.dec();
     }
+}
+
+fn shutting_down() -> ApiError {
+    ApiError::interrupted("server_shutdown", "this server is shutting down; ask again")
 }
 
 /// What a client is told of a generation that ended badly.

@@ -34,7 +34,11 @@ impl Operator {
             namespace: placement.namespace.clone(),
             name: placement.name.clone(),
             envelope: Some(self.signer.sign(placement)),
-            head_endpoints: placement.pipelines.iter().map(|_| "127.0.0.1:7000".to_owned()).collect(),
+            head_endpoints: placement
+                .pipelines
+                .iter()
+                .map(|_| "127.0.0.1:7000".to_owned())
+                .collect(),
             ready: true,
             vocabulary_sha256: vec![7; 32],
             created_unix_s: 1,
@@ -44,14 +48,22 @@ impl Operator {
 }
 
 fn placement(namespace: &str, name: &str, epoch: u64) -> Placement {
-    let stage = |node: &str| Stage { node: node.into(), ..Stage::default() };
+    let stage = |node: &str| Stage {
+        node: node.into(),
+        ..Stage::default()
+    };
     Placement {
         epoch,
         model_uid: format!("uid-{namespace}-{name}"),
         namespace: namespace.into(),
         name: name.into(),
-        runtime: Some(Runtime { context_length: 512, ..Runtime::default() }),
-        pipelines: vec![Pipeline { stages: vec![stage("node-a"), stage("node-b")] }],
+        runtime: Some(Runtime {
+            context_length: 512,
+            ..Runtime::default()
+        }),
+        pipelines: vec![Pipeline {
+            stages: vec![stage("node-a"), stage("node-b")],
+        }],
         ..Placement::default()
     }
 }
@@ -74,10 +86,15 @@ fn reason(table: &Table) -> String {
 fn a_signed_and_ready_model_is_asked_at_the_worker_of_its_first_stage() {
     let operator = Operator::new();
     let table = operator.first(vec![operator.route("default", "chat", 3)]);
-    let ModelState::Ready(route) = &table.models()[0].state else { panic!("not ready") };
+    let ModelState::Ready(route) = &table.models()[0].state else {
+        panic!("not ready")
+    };
     assert_eq!((route.epoch, route.context_length), (3, 512));
     assert_eq!(route.heads[0].endpoint, "127.0.0.1:7000");
-    assert_eq!(route.heads[0].worker.to_string(), "spiffe://shardwright/worker/node-a/uid-default-chat");
+    assert_eq!(
+        route.heads[0].worker.to_string(),
+        "spiffe://shardwright/worker/node-a/uid-default-chat"
+    );
 }
 
 #[test]
@@ -99,9 +116,18 @@ fn a_placement_of_another_model_is_refused() {
 fn an_older_epoch_or_a_bad_signature_changes_nothing() {
     let operator = Operator::new();
     let present = operator.first(vec![operator.route("default", "chat", 3)]);
-    assert_eq!(epoch(&operator.verify(vec![operator.route("default", "chat", 2)], &present)), 3);
-    assert_eq!(epoch(&operator.verify(vec![Operator::new().route("default", "chat", 9)], &present)), 3);
-    assert_eq!(epoch(&operator.verify(vec![operator.route("default", "chat", 4)], &present)), 4);
+    assert_eq!(
+        epoch(&operator.verify(vec![operator.route("default", "chat", 2)], &present)),
+        3
+    );
+    assert_eq!(
+        epoch(&operator.verify(vec![Operator::new().route("default", "chat", 9)], &present)),
+        3
+    );
+    assert_eq!(
+        epoch(&operator.verify(vec![operator.route("default", "chat", 4)], &present)),
+        4
+    );
 }
 
 #[test]
@@ -119,7 +145,12 @@ fn a_model_that_does_not_serve_says_why() {
 fn only_heads_that_serve_and_may_speak_are_asked() {
     let operator = Operator::new();
     let mut placement = placement("default", "chat", 3);
-    let pipeline = |node: &str| Pipeline { stages: vec![Stage { node: node.into(), ..Stage::default() }] };
+    let pipeline = |node: &str| Pipeline {
+        stages: vec![Stage {
+            node: node.into(),
+            ..Stage::default()
+        }],
+    };
     placement.pipelines = vec![pipeline("a"), pipeline("b"), pipeline("c")];
     placement.denied = vec!["spiffe://shardwright/worker/b/uid-default-chat".into()];
     let mut route = operator.signed(&placement);
@@ -154,7 +185,9 @@ fn a_name_is_an_id_where_it_is_unique() {
 async fn a_stored_table_is_read_back_and_a_damaged_one_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     assert!(super::disk::load(directory.path()).await.unwrap().is_none());
-    let table = RouteTable { models: vec![Operator::new().route("default", "chat", 1)] };
+    let table = RouteTable {
+        models: vec![Operator::new().route("default", "chat", 1)],
+    };
     super::disk::store(directory.path(), &table).await.unwrap();
     assert_eq!(super::disk::load(directory.path()).await.unwrap(), Some(table));
     std::fs::write(super::disk::path(directory.path()), b"no table").unwrap();

@@ -45,7 +45,8 @@ impl Control {
                 Some(self.verified(table, &Table::default()))
             }
             Err(error) => {
-                tracing::warn!(path = %disk::path(&self.state_dir).display(), %error, "stored route table cannot be used; waiting for the operator's");
+                let path = disk::path(&self.state_dir);
+                tracing::warn!(path = %path.display(), %error, "stored route table is unusable; waiting for the operator's");
                 None
             }
         }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Job, TokenizeError, TokenizerCommand, Vocabulary};
 use crate::detokenise::Pieces;
 
-/// Bytes of one line from the child: every piece of a vocabulary of a million tokens, or a token for every byte of text.
+/// Bytes of one line from the child: all pieces of a vocabulary of a million tokens, or a token for every byte of text.
 const MAX_LINE_BYTES: u64 = 64 * 1024 * 1024;
 /// Longest wait for a child to read its vocabulary.
 const START_LIMIT: Duration = Duration::from_secs(60);

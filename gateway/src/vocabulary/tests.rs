@@ -11,20 +11,40 @@ fn metadata(entries: &[(&str, Value)]) -> Metadata {
         header.entry(key, value);
     }
     let bytes = header.finish();
-    Gguf::parse(&mut std::io::Cursor::new(&bytes), bytes.len() as u64, Limits::default()).unwrap().metadata
+    Gguf::parse(&mut std::io::Cursor::new(&bytes), bytes.len() as u64, Limits::default())
+        .unwrap()
+        .metadata
 }
 
 #[test]
 fn special_tokens_text_comes_from_the_file() {
     let metadata = metadata(&[
-        ("tokenizer.ggml.tokens", Value::Array(Array::of_strings(["a", "<s>", "</s>"]))),
+        (
+            "tokenizer.ggml.tokens",
+            Value::Array(Array::of_strings(["a", "<s>", "</s>"])),
+        ),
         ("tokenizer.chat_template", Value::string("{{ bos_token }}")),
     ]);
-    let vocabulary = Vocabulary { bos: Some(1), eos: Some(2), ..Vocabulary::default() };
+    let vocabulary = Vocabulary {
+        bos: Some(1),
+        eos: Some(2),
+        ..Vocabulary::default()
+    };
     let facts = read_facts(&metadata, &vocabulary).unwrap();
-    assert_eq!((facts.special.bos.as_str(), facts.special.eos.as_str()), ("<s>", "</s>"));
+    assert_eq!(
+        (facts.special.bos.as_str(), facts.special.eos.as_str()),
+        ("<s>", "</s>")
+    );
     assert_eq!(facts.template_source.as_deref(), Some("{{ bos_token }}"));
-    let without = read_facts(&metadata, &Vocabulary { bos: Some(-1), eos: Some(99), ..Vocabulary::default() }).unwrap();
+    let without = read_facts(
+        &metadata,
+        &Vocabulary {
+            bos: Some(-1),
+            eos: Some(99),
+            ..Vocabulary::default()
+        },
+    )
+    .unwrap();
     assert_eq!((without.special.bos.as_str(), without.special.eos.as_str()), ("", ""));
 }
 
@@ -32,7 +52,12 @@ fn special_tokens_text_comes_from_the_file() {
 fn a_template_of_the_wrong_type_is_an_error_and_a_missing_one_is_none() {
     let tokens = ("tokenizer.ggml.tokens", Value::Array(Array::of_strings(["a"])));
     let vocabulary = Vocabulary::default();
-    assert!(read_facts(&metadata(&[tokens.clone()]), &vocabulary).unwrap().template_source.is_none());
+    assert!(
+        read_facts(&metadata(std::slice::from_ref(&tokens)), &vocabulary)
+            .unwrap()
+            .template_source
+            .is_none()
+    );
     let wrong = ("tokenizer.chat_template", Value::Bool(true));
     assert!(read_facts(&metadata(&[tokens, wrong]), &vocabulary).is_err());
 }

@@ -28,7 +28,10 @@ pub struct Answer {
 
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn json(&self) -> Value {
@@ -42,7 +45,11 @@ impl Answer {
 
     /// Data of the events, in order.
     pub fn events(&self) -> Vec<String> {
-        self.body.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect()
+        self.body
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Events but for `[DONE]`, parsed.
@@ -53,7 +60,12 @@ impl Answer {
 
     /// The text that the events of a chat make.
     pub fn streamed_text(&self) -> String {
-        let content = |chunk: &Value| chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned();
+        let content = |chunk: &Value| {
+            chunk["choices"][0]["delta"]["content"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
         self.chunks().iter().map(content).collect()
     }
 }
@@ -63,41 +75,65 @@ pub struct Open {
     reader: BufReader<TlsStream<TcpStream>>,
     pub status: u16,
     pub headers: Vec<(String, String)>,
+    body: Vec<u8>,
 }
 
 impl Open {
     async fn line(&mut self) -> String {
         let mut line = String::new();
-        tokio::time::timeout(LIMIT, self.reader.read_line(&mut line)).await.expect("a line in time").expect("a line");
+        tokio::time::timeout(LIMIT, self.reader.read_line(&mut line))
+            .await
+            .expect("a line in time")
+            .expect("a line");
         line.trim_end().to_owned()
     }
 
-    /// Reads until a line contains `text`.
+    /// Reads the next part of the body; false at its end.
+    async fn part(&mut self) -> bool {
+        let header = |wanted: &str| {
+            self.headers
+                .iter()
+                .find(|(name, _)| name == wanted)
+                .map(|(_, value)| value.clone())
+        };
+        let (chunked, size) = match header("content-length") {
+            Some(length) => (false, length.parse::<usize>().expect("a length") - self.body.len()),
+            None => (
+                true,
+                usize::from_str_radix(&self.line().await, 16).expect("a chunk's size"),
+            ),
+        };
+        let mut part = vec![0; size];
+        tokio::time::timeout(LIMIT, self.reader.read_exact(&mut part))
+            .await
+            .expect("a part in time")
+            .expect("a part");
+        self.body.extend_from_slice(&part);
+        if chunked {
+            self.line().await;
+        }
+        size > 0
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).expect("text")
+    }
+
+    /// Reads until the body contains `text`.
     pub async fn wait_for(&mut self, text: &str) {
-        while !self.line().await.contains(text) {}
+        while !self.text().contains(text) {
+            assert!(self.part().await, "no {text:?} in {:?}", self.text());
+        }
     }
 
     /// The rest of it.
     pub async fn finish(mut self) -> Answer {
-        let chunked = self.headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
-        let mut bytes = Vec::new();
-        if chunked {
-            loop {
-                let size = usize::from_str_radix(&self.line().await, 16).expect("a chunk's size");
-                let mut chunk = vec![0; size];
-                self.reader.read_exact(&mut chunk).await.expect("a chunk");
-                bytes.extend_from_slice(&chunk);
-                self.line().await;
-                if size == 0 {
-                    break;
-                }
-            }
-        } else {
-            let length = self.headers.iter().find(|(name, _)| name == "content-length");
-            let length: u64 = length.map_or(0, |(_, value)| value.parse().unwrap());
-            (&mut self.reader).take(length).read_to_end(&mut bytes).await.expect("a body");
+        while self.part().await {}
+        Answer {
+            status: self.status,
+            body: self.text(),
+            headers: self.headers,
         }
-        Answer { status: self.status, headers: self.headers, body: String::from_utf8(bytes).unwrap() }
     }
 }
 
@@ -105,28 +141,48 @@ impl Client {
     pub fn new(address: SocketAddr, bundle_pem: &str) -> Self {
         let mut tls = ClientConfig::clone(&identity::tls::bootstrap_client_config(bundle_pem).unwrap());
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { address, tls: Arc::new(tls) }
+        Self {
+            address,
+            tls: Arc::new(tls),
+        }
     }
 
     /// Sends these bytes and reads the head of the answer.
     pub async fn raw(&self, request: &[u8]) -> Open {
         let stream = TcpStream::connect(self.address).await.expect("a connection");
         let name = self.address.ip().into();
-        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.expect("a handshake");
-        let mut open = Open { reader: BufReader::new(stream), status: 0, headers: Vec::new() };
+        let stream = TlsConnector::from(Arc::clone(&self.tls))
+            .connect(name, stream)
+            .await
+            .expect("a handshake");
+        let mut open = Open {
+            reader: BufReader::new(stream),
+            status: 0,
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
         open.reader.write_all(request).await.expect("a request");
         open.reader.flush().await.expect("a request");
         let status = open.line().await;
-        open.status = status.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("{status:?}"));
+        open.status = status
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .unwrap_or_else(|| panic!("{status:?}"));
         loop {
             let line = open.line().await;
-            let Some((name, value)) = line.split_once(": ") else { return open };
+            let Some((name, value)) = line.split_once(": ") else {
+                return open;
+            };
             open.headers.push((name.to_lowercase(), value.to_owned()));
         }
     }
 
     pub async fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Open {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n", body.len());
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n",
+            body.len()
+        );
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -135,16 +191,23 @@ impl Client {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        self.open("GET", path, &[authorization().as_ref()], b"").await.finish().await
+        self.open("GET", path, &[authorization().as_ref()], b"")
+            .await
+            .finish()
+            .await
     }
 
     pub async fn post(&self, path: &str, body: &[u8]) -> Answer {
-        self.open("POST", path, &[authorization().as_ref()], body).await.finish().await
+        self.open("POST", path, &[authorization().as_ref()], body)
+            .await
+            .finish()
+            .await
     }
 
     /// A chat about `content`, whole.
     pub async fn chat(&self, content: &str) -> Answer {
-        self.ask(json!({ "messages": [{ "role": "user", "content": content }] })).await
+        self.ask(json!({ "messages": [{ "role": "user", "content": content }] }))
+            .await
     }
 
     /// A chat with these fields beside the model.
@@ -155,14 +218,22 @@ impl Client {
     /// The same, its answer still coming.
     pub async fn ask_open(&self, fields: Value) -> Open {
         let authorization = authorization();
-        self.open("POST", "/v1/chat/completions", &[authorization.as_ref()], body(fields).as_bytes()).await
+        self.open(
+            "POST",
+            "/v1/chat/completions",
+            &[authorization.as_ref()],
+            body(fields).as_bytes(),
+        )
+        .await
     }
 }
 
 /// `fields` over a minimal chat.
 pub fn body(fields: Value) -> String {
     let mut body = json!({ "model": MODEL, "messages": [{ "role": "user", "content": "Hi" }] });
-    let Value::Object(fields) = fields else { panic!("fields are an object") };
+    let Value::Object(fields) = fields else {
+        panic!("fields are an object")
+    };
     for (name, value) in fields {
         body[name] = value;
     }

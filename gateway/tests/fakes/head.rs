@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::{Stream, StreamExt};
-use identity::tls::server_config;
 use identity::Role;
+use identity::tls::server_config;
 use proto::shard::v1::generate_event::Event;
 use proto::shard::v1::head_server::{Head, HeadServer};
 use proto::shard::v1::{FinishReason, Finished, GenerateEvent, GenerateRequest, Token};
@@ -72,7 +72,15 @@ impl Drop for OpenRequest {
 
 impl FakeHead {
     pub async fn start(trust: &Trust, node: &str) -> Self {
-        Self::start_as(trust, node, Role::Worker { node: node.into(), model_uid: MODEL_UID.into() }).await
+        Self::start_as(
+            trust,
+            node,
+            Role::Worker {
+                node: node.into(),
+                model_uid: MODEL_UID.into(),
+            },
+        )
+        .await
     }
 
     /// A head that shows another identity than the placement names.
@@ -81,7 +89,12 @@ impl FakeHead {
         let mut services = RoutesBuilder::default();
         services.add_service(HeadServer::new(service.clone()));
         let (process, address) = Process::start(server_config(&trust.credentials(role)), services).await;
-        Self { node: node.into(), address, service, process }
+        Self {
+            node: node.into(),
+            address,
+            service,
+            process,
+        }
     }
 
     /// The next request without a script gets this one.
@@ -136,7 +149,12 @@ impl Head for Service {
         let sent: Vec<u8> = bytes.into_iter().take(request.max_tokens as usize).collect();
         let completion_tokens = u32::try_from(sent.len()).unwrap();
         let tokens = sent.into_iter().zip(prompt..).map(|(byte, position)| {
-            Ok(GenerateEvent { event: Some(Event::Token(Token { id: i32::from(byte), position })) })
+            Ok(GenerateEvent {
+                event: Some(Event::Token(Token {
+                    id: i32::from(byte),
+                    position,
+                })),
+            })
         });
         let release = Arc::clone(&self.release);
         let end = futures::stream::once(async move {
@@ -148,8 +166,14 @@ impl Head for Service {
                     FinishReason::Stop
                 }
             };
-            let finished = Finished { reason: reason.into(), prompt_tokens: prompt, completion_tokens };
-            Ok(GenerateEvent { event: Some(Event::Finished(finished)) })
+            let finished = Finished {
+                reason: reason.into(),
+                prompt_tokens: prompt,
+                completion_tokens,
+            };
+            Ok(GenerateEvent {
+                event: Some(Event::Finished(finished)),
+            })
         });
         let events = futures::stream::iter(tokens).chain(end).map(move |event| {
             let _ = &guard;

@@ -42,7 +42,9 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnM
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(LIMIT, waited).await.unwrap_or_else(|_| panic!("{what} did not come"));
+    tokio::time::timeout(LIMIT, waited)
+        .await
+        .unwrap_or_else(|_| panic!("{what} did not come"));
 }
 
 /// A server on threads of its own, so that it can be killed with all its connections.
@@ -51,11 +53,19 @@ pub struct Process(Mutex<Option<Runtime>>);
 impl Process {
     /// Serves gRPC on a port of the system's choice.
     pub async fn start(config: Arc<ServerConfig>, services: RoutesBuilder) -> (Self, SocketAddr) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let listening = runtime.spawn(async { TlsListener::bind("127.0.0.1:0", config).await.unwrap() });
         let listener = listening.await.unwrap();
         let address = listener.local_addr();
-        runtime.spawn(identity::grpc_server().add_routes(services.routes()).serve_with_incoming(listener.incoming()));
+        runtime.spawn(
+            identity::grpc_server()
+                .add_routes(services.routes())
+                .serve_with_incoming(listener.incoming()),
+        );
         (Self(Mutex::new(Some(runtime))), address)
     }
 
@@ -79,17 +89,27 @@ pub struct Trust {
 }
 
 impl Trust {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let authority = Authority::generate("shardwright", SystemTime::now()).unwrap();
-        Self { authority, signer: PlacementSigner::generate().unwrap() }
+        Self {
+            authority,
+            signer: PlacementSigner::generate().unwrap(),
+        }
     }
 
     pub fn identity(&self, role: Role) -> Identity {
         let KeyPair { key_pem, csr_der } = KeyPair::generate().unwrap();
         let id = SpiffeId::new("shardwright", role).unwrap();
         let names = ["localhost", "127.0.0.1"].map(|name| SubjectName::from_str(name).unwrap());
-        let leaf = self.authority.issue(&csr_der, &id, &names, DEFAULT_LEAF_LIFETIME, SystemTime::now()).unwrap();
-        Identity { certificate_chain_pem: leaf.certificate_chain_pem, key_pem, bundle_pem: leaf.bundle_pem }
+        let leaf = self
+            .authority
+            .issue(&csr_der, &id, &names, DEFAULT_LEAF_LIFETIME, SystemTime::now())
+            .unwrap();
+        Identity {
+            certificate_chain_pem: leaf.certificate_chain_pem,
+            key_pem,
+            bundle_pem: leaf.bundle_pem,
+        }
     }
 
     pub fn credentials(&self, role: Role) -> Credentials {
@@ -113,7 +133,11 @@ impl Gateway {
     /// Waits for the end that was asked for.
     pub async fn ended(&mut self) {
         let running = self.running.take().expect("it runs");
-        tokio::time::timeout(LIMIT, running).await.expect("an end in time").expect("no panic").expect("a clean end");
+        tokio::time::timeout(LIMIT, running)
+            .await
+            .expect("an end in time")
+            .expect("no panic")
+            .expect("a clean end");
     }
 }
 
@@ -145,12 +169,24 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let identity = directory.path().join("identity");
         std::fs::create_dir(&identity).unwrap();
-        trust.identity(Role::Gateway { pod: "gateway-0".into() }).store(&identity).unwrap();
+        trust
+            .identity(Role::Gateway {
+                pod: "gateway-0".into(),
+            })
+            .store(&identity)
+            .unwrap();
         identity::sign::store_keys(&identity, &[trust.signer.public_key().to_vec()]).unwrap();
         std::fs::write(directory.path().join("keys"), format!("{KEY}\n")).unwrap();
         let gateway = start_gateway(args(directory.path(), operator.address)).await;
         let client = Client::new(gateway.addresses.user, &trust.authority.bundle_pem());
-        Self { trust, operator, head, gateway, client, directory }
+        Self {
+            trust,
+            operator,
+            head,
+            gateway,
+            client,
+            directory,
+        }
     }
 
     /// The same gateway again, after its end.
@@ -167,7 +203,8 @@ impl World {
 
     /// Publishes the model at the one head.
     pub fn serve_model(&self, epoch: u64) {
-        self.operator.publish(vec![self.operator.route(&self.trust, MODEL, epoch, &self.head)]);
+        self.operator
+            .publish(vec![self.operator.route(&self.trust, MODEL, epoch, &self.head)]);
     }
 
     /// Waits until the model can be asked.
@@ -213,6 +250,13 @@ async fn start_gateway(args: Args) -> Gateway {
     let running = tokio::spawn(gateway::run::run(args, shutdown, move |addresses| {
         let _ = announce.send(addresses);
     }));
-    let addresses = tokio::time::timeout(LIMIT, addresses).await.expect("a start in time").expect("a start");
-    Gateway { addresses, stop: Some(stop), running: Some(running) }
+    let addresses = tokio::time::timeout(LIMIT, addresses)
+        .await
+        .expect("a start in time")
+        .expect("a start");
+    Gateway {
+        addresses,
+        stop: Some(stop),
+        running: Some(running),
+    }
 }

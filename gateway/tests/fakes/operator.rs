@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use futures::{Stream, StreamExt};
 use gguf::encode::HeaderBuilder;
 use gguf::{Array, Value};
-use identity::tls::server_config;
 use identity::Role;
+use identity::tls::server_config;
 use proto::control::v1::routes_server::{Routes, RoutesServer};
 use proto::control::v1::{ModelRoute, RouteTable, VocabularyPiece, VocabularyRequest, WatchRequest};
 use proto::placement::v1::{Pipeline, Placement, Runtime, Stage};
@@ -51,7 +51,10 @@ pub fn vocabulary(template: Option<&str>) -> Vec<u8> {
     header
         .entry("general.architecture", &Value::string("llama"))
         .entry("tokenizer.ggml.model", &Value::string("gpt2"))
-        .entry("tokenizer.ggml.tokens", &Value::Array(Array::of_strings(tokens.chain(special))));
+        .entry(
+            "tokenizer.ggml.tokens",
+            &Value::Array(Array::of_strings(tokens.chain(special))),
+        );
     if let Some(template) = template {
         header.entry("tokenizer.chat_template", &Value::string(template));
     }
@@ -64,12 +67,23 @@ impl FakeOperator {
         let digest = Sha256::digest(&vocabulary).to_vec();
         let vocabulary = Arc::new(Mutex::new(vocabulary));
         let (tables, watched) = watch::channel(None);
-        let service = Service { tables: watched, vocabulary: Arc::clone(&vocabulary) };
-        let credentials = trust.credentials(Role::Operator { pod: "operator-0".into() });
+        let service = Service {
+            tables: watched,
+            vocabulary: Arc::clone(&vocabulary),
+        };
+        let credentials = trust.credentials(Role::Operator {
+            pod: "operator-0".into(),
+        });
         let mut services = RoutesBuilder::default();
         services.add_service(RoutesServer::new(service));
         let (process, address) = Process::start(server_config(&credentials), services).await;
-        Self { address, tables, vocabulary, digest, process }
+        Self {
+            address,
+            tables,
+            vocabulary,
+            digest,
+            process,
+        }
     }
 
     pub fn publish(&self, models: Vec<ModelRoute>) {
@@ -99,8 +113,16 @@ impl FakeOperator {
             model_uid: MODEL_UID.into(),
             namespace: "default".into(),
             name: name.into(),
-            runtime: Some(Runtime { context_length: CONTEXT_LENGTH, ..Runtime::default() }),
-            pipelines: vec![Pipeline { stages: vec![Stage { node: head.node.clone(), ..Stage::default() }] }],
+            runtime: Some(Runtime {
+                context_length: CONTEXT_LENGTH,
+                ..Runtime::default()
+            }),
+            pipelines: vec![Pipeline {
+                stages: vec![Stage {
+                    node: head.node.clone(),
+                    ..Stage::default()
+                }],
+            }],
             ..Placement::default()
         };
         ModelRoute {
@@ -129,10 +151,16 @@ impl Routes for Service {
         Ok(Response::new(Box::pin(tables)))
     }
 
-    async fn vocabulary(&self, request: Request<VocabularyRequest>) -> Result<Response<Self::VocabularyStream>, Status> {
+    async fn vocabulary(
+        &self,
+        request: Request<VocabularyRequest>,
+    ) -> Result<Response<Self::VocabularyStream>, Status> {
         assert_eq!(request.into_inner().sha256.len(), 32);
         let bytes = self.vocabulary.lock().unwrap().clone();
-        let pieces: Vec<_> = bytes.chunks(1000).map(|data| Ok(VocabularyPiece { data: data.to_vec() })).collect();
+        let pieces: Vec<_> = bytes
+            .chunks(1000)
+            .map(|data| Ok(VocabularyPiece { data: data.to_vec() }))
+            .collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
     }
 }

@@ -34,7 +34,9 @@ enum Command {
 // One thread: children die with the thread that started them.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    // Only what concerns a reader: the client's complaints while a server starts are expected.
+    let filter = tracing_subscriber::EnvFilter::new("warn,kube_client=off");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let arguments = Arguments::parse();
     match run(arguments).await {

@@ -36,6 +36,8 @@ impl Plane {
     /// Starts a fresh control plane with its data, keys and logs in `dir` and waits until it is ready.
     pub async fn start(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(file(dir))?;
+        // Kubeconfigs name files in it, and are read from anywhere.
+        let dir = &dir.canonicalize().map_err(file(dir))?;
         let certificates = Certificates::generate(dir)?;
         let [client_port, peer_port, api_port] = free_ports()?;
         let etcd = start_etcd(dir, client_port, peer_port)?;

@@ -143,7 +143,18 @@ impl Stack {
             .args(["--server-names", "localhost,127.0.0.1", "--gateway-names", "localhost,127.0.0.1"]);
         let process = self.spawn("operator", &command)?;
         self.operator = Some(Member { process, pod });
-        Ok(())
+        self.wait_for_authority().await
+    }
+
+    /// Agents and gateways mount what the operator publishes: fail here, with its log, if it does not.
+    async fn wait_for_authority(&mut self) -> Result<()> {
+        let mut look = || -> Result<Seen<()>> {
+            self.check()?;
+            let mut kubectl = self.plane.kubectl()?;
+            let listed = run(kubectl.args(["get", "configmap", "-n", NAMESPACE, "shardwright-trust", "--ignore-not-found", "-o", "name"]))?;
+            Ok(if listed.trim().is_empty() { Seen::Not("absent".into()) } else { Seen::Done(()) })
+        };
+        until("the operator publishes its authority", START_LIMIT, || std::future::ready(look())).await
     }
 
     /// Starts an agent on its node, again if it was killed: its state directory stays.

@@ -115,6 +115,19 @@ async fn a_request_in_progress_is_answered_after_the_shutdown_began_and_idle_con
         .unwrap();
 }
 
+#[tokio::test]
+async fn the_port_is_free_as_soon_as_the_server_has_ended() {
+    let config = self_signed(&["127.0.0.1".parse().unwrap()]).unwrap();
+    let running = start(Arc::clone(&config), Router::new()).await;
+    let address = running.address;
+    running.stop.send(()).unwrap();
+    running.ended.await.unwrap();
+    for _ in 0..20 {
+        let listener = TlsListener::bind(address, Arc::clone(&config)).await.unwrap();
+        serve_https(listener, Router::new(), std::future::ready(())).await;
+    }
+}
+
 mod trusting {
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};

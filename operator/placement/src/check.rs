@@ -11,37 +11,96 @@ use crate::{Constraints, Plan, Problem, Stage};
 pub enum Violation {
     NoStages,
     /// A stage holds nothing, or does not begin where the one before it ended.
-    Gap { stage: usize, expected_first: u32, first_layer: u32, end_layer: u32 },
-    LayersMissing { end_layer: u32, layers: u32 },
-    CutNotAllowed { stage: usize, layer: u32 },
-    UnknownDevice { stage: usize, device: String },
+    Gap {
+        stage: usize,
+        expected_first: u32,
+        first_layer: u32,
+        end_layer: u32,
+    },
+    LayersMissing {
+        end_layer: u32,
+        layers: u32,
+    },
+    CutNotAllowed {
+        stage: usize,
+        layer: u32,
+    },
+    UnknownDevice {
+        stage: usize,
+        device: String,
+    },
     /// Node or backend are not those of the device.
-    WrongIdentity { stage: usize, device: String },
-    DeviceTwice { device: String },
-    TooFewDevices { min: u32, used: u32 },
-    TooManyDevices { max: u32, used: u32 },
-    SoftwareNotAllowed { device: String },
-    VendorNotListed { device: String, vendor: String },
-    NodeNotSelected { device: String, node: String },
-    PinBroken { pin: usize, layers: u32 },
-    DeviceMemory { device: String, needed_bytes: u128, usable_bytes: u64 },
-    PoolMemory { pool: String, needed_bytes: u128, usable_bytes: u64 },
+    WrongIdentity {
+        stage: usize,
+        device: String,
+    },
+    DeviceTwice {
+        device: String,
+    },
+    TooFewDevices {
+        min: u32,
+        used: u32,
+    },
+    TooManyDevices {
+        max: u32,
+        used: u32,
+    },
+    SoftwareNotAllowed {
+        device: String,
+    },
+    VendorNotListed {
+        device: String,
+        vendor: String,
+    },
+    NodeNotSelected {
+        device: String,
+        node: String,
+    },
+    PinBroken {
+        pin: usize,
+        layers: u32,
+    },
+    DeviceMemory {
+        device: String,
+        needed_bytes: u128,
+        usable_bytes: u64,
+    },
+    PoolMemory {
+        pool: String,
+        needed_bytes: u128,
+        usable_bytes: u64,
+    },
     /// A figure of the plan is not what the problem gives.
-    WrongFigure { what: String, said: u128, is: u128 },
+    WrongFigure {
+        what: String,
+        said: u128,
+        is: u128,
+    },
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoStages => f.write_str("the plan has no stages"),
-            Self::Gap { stage, expected_first, first_layer, end_layer } => {
-                write!(f, "stage {stage} holds [{first_layer}, {end_layer}) and must begin at {expected_first}")
+            Self::Gap {
+                stage,
+                expected_first,
+                first_layer,
+                end_layer,
+            } => {
+                write!(
+                    f,
+                    "stage {stage} holds [{first_layer}, {end_layer}) and must begin at {expected_first}"
+                )
             }
             Self::LayersMissing { end_layer, layers } => {
                 write!(f, "the stages end at layer {end_layer} of {layers}")
             }
             Self::CutNotAllowed { stage, layer } => {
-                write!(f, "stage {stage} begins at layer {layer}, where the model must not be cut")
+                write!(
+                    f,
+                    "stage {stage} begins at layer {layer}, where the model must not be cut"
+                )
             }
             Self::UnknownDevice { stage, device } => write!(f, "stage {stage} is on {device}, which takes no layers"),
             Self::WrongIdentity { stage, device } => {
@@ -60,11 +119,25 @@ impl fmt::Display for Violation {
                 write!(f, "{device} is on node {node}, which nodeSelector does not select")
             }
             Self::PinBroken { pin, layers } => write!(f, "pinnedLayers[{pin}] is given {layers} layers"),
-            Self::DeviceMemory { device, needed_bytes, usable_bytes } => {
-                write!(f, "{device} is given {needed_bytes} bytes and {usable_bytes} are usable")
+            Self::DeviceMemory {
+                device,
+                needed_bytes,
+                usable_bytes,
+            } => {
+                write!(
+                    f,
+                    "{device} is given {needed_bytes} bytes and {usable_bytes} are usable"
+                )
             }
-            Self::PoolMemory { pool, needed_bytes, usable_bytes } => {
-                write!(f, "memory pool {pool} is given {needed_bytes} bytes and {usable_bytes} are usable")
+            Self::PoolMemory {
+                pool,
+                needed_bytes,
+                usable_bytes,
+            } => {
+                write!(
+                    f,
+                    "memory pool {pool} is given {needed_bytes} bytes and {usable_bytes} are usable"
+                )
             }
             Self::WrongFigure { what, said, is } => write!(f, "{what} is said to be {said} and is {is}"),
         }
@@ -95,41 +168,60 @@ fn check_layers(problem: &Problem, plan: &Plan, found: &mut Vec<Violation>) {
     for (index, stage) in plan.stages.iter().enumerate() {
         let (first_layer, end_layer) = (stage.first_layer, stage.end_layer);
         if first_layer != expected_first || end_layer <= first_layer {
-            found.push(Violation::Gap { stage: index, expected_first, first_layer, end_layer });
+            found.push(Violation::Gap {
+                stage: index,
+                expected_first,
+                first_layer,
+                end_layer,
+            });
         } else if index > 0 && !problem.model.cuts.contains(&first_layer) {
-            found.push(Violation::CutNotAllowed { stage: index, layer: first_layer });
+            found.push(Violation::CutNotAllowed {
+                stage: index,
+                layer: first_layer,
+            });
         }
         expected_first = end_layer;
     }
     if expected_first != layers {
-        found.push(Violation::LayersMissing { end_layer: expected_first, layers });
+        found.push(Violation::LayersMissing {
+            end_layer: expected_first,
+            layers,
+        });
     }
 }
 
 /// The device of each stage, where there is one.
-fn check_devices<'p>(
-    problem: &'p Problem,
-    plan: &'p Plan,
-    found: &mut Vec<Violation>,
-) -> Vec<(&'p Stage, &'p Device)> {
+fn check_devices<'p>(problem: &'p Problem, plan: &'p Plan, found: &mut Vec<Violation>) -> Vec<(&'p Stage, &'p Device)> {
     let mut devices = Vec::new();
     let mut seen = BTreeSet::new();
     for (index, stage) in plan.stages.iter().enumerate() {
         if !seen.insert(&stage.device) {
-            found.push(Violation::DeviceTwice { device: stage.device.clone() });
+            found.push(Violation::DeviceTwice {
+                device: stage.device.clone(),
+            });
         }
         let Some(device) = problem.topology.devices.iter().find(|d| d.name == stage.device) else {
-            found.push(Violation::UnknownDevice { stage: index, device: stage.device.clone() });
+            found.push(Violation::UnknownDevice {
+                stage: index,
+                device: stage.device.clone(),
+            });
             continue;
         };
         if device.node != stage.node || device.backend != stage.backend {
-            found.push(Violation::WrongIdentity { stage: index, device: device.name.clone() });
+            found.push(Violation::WrongIdentity {
+                stage: index,
+                device: device.name.clone(),
+            });
         }
         check_allowed(&problem.constraints, device, found);
         devices.push((stage, device));
     }
     let used = u32::try_from(plan.stages.len()).unwrap_or(u32::MAX);
-    let Constraints { min_devices, max_devices, .. } = problem.constraints;
+    let Constraints {
+        min_devices,
+        max_devices,
+        ..
+    } = problem.constraints;
     if used < min_devices {
         found.push(Violation::TooFewDevices { min: min_devices, used });
     }
@@ -141,14 +233,22 @@ fn check_devices<'p>(
 
 fn check_allowed(constraints: &Constraints, device: &Device, found: &mut Vec<Violation>) {
     if device.kind == Kind::Software && !constraints.allow_software_devices {
-        found.push(Violation::SoftwareNotAllowed { device: device.name.clone() });
+        found.push(Violation::SoftwareNotAllowed {
+            device: device.name.clone(),
+        });
     }
     if !constraints.vendors.is_empty() && !constraints.vendors.contains(&device.vendor) {
-        found.push(Violation::VendorNotListed { device: device.name.clone(), vendor: device.vendor.clone() });
+        found.push(Violation::VendorNotListed {
+            device: device.name.clone(),
+            vendor: device.vendor.clone(),
+        });
     }
     for (key, value) in &constraints.node_selector {
         if device.node_labels.get(key).is_none_or(|label| label != value) {
-            found.push(Violation::NodeNotSelected { device: device.name.clone(), node: device.node.clone() });
+            found.push(Violation::NodeNotSelected {
+                device: device.name.clone(),
+                node: device.node.clone(),
+            });
             break;
         }
     }
@@ -186,7 +286,9 @@ fn check_memory(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Ve
         let mut weights: u128 = 0;
         let mut needed = u128::from(model.compute_buffer_bytes) + u128::from(device.fixed_bytes);
         for layer in stage.first_layer..stage.end_layer {
-            let Some(layer) = usize::try_from(layer).ok().and_then(|l| model.layers.get(l)) else { continue };
+            let Some(layer) = usize::try_from(layer).ok().and_then(|l| model.layers.get(l)) else {
+                continue;
+            };
             weights += u128::from(layer.weight_bytes);
             needed += u128::from(layer.weight_bytes) + u128::from(layer.kv_bytes);
         }
@@ -203,17 +305,30 @@ fn check_memory(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Ve
         if needed > u128::from(device.usable_bytes) {
             let device_name = device.name.clone();
             let usable_bytes = device.usable_bytes;
-            found.push(Violation::DeviceMemory { device: device_name, needed_bytes: needed, usable_bytes });
+            found.push(Violation::DeviceMemory {
+                device: device_name,
+                needed_bytes: needed,
+                usable_bytes,
+            });
         }
         *pools.entry(device.pool).or_default() += needed;
         figure(found, || format!("memory of stage {index}"), stage.memory_bytes, needed);
-        figure(found, || format!("weights of stage {index}"), stage.weight_bytes, weights);
+        figure(
+            found,
+            || format!("weights of stage {index}"),
+            stage.weight_bytes,
+            weights,
+        );
     }
     for (pool, needed_bytes) in pools {
         let pool = problem.topology.pools.get(pool);
         let (name, usable_bytes) = pool.map_or(("?", 0), |p| (p.name.as_str(), p.usable_bytes));
         if needed_bytes > u128::from(usable_bytes) {
-            found.push(Violation::PoolMemory { pool: name.to_owned(), needed_bytes, usable_bytes });
+            found.push(Violation::PoolMemory {
+                pool: name.to_owned(),
+                needed_bytes,
+                usable_bytes,
+            });
         }
     }
 }
@@ -228,7 +343,9 @@ fn check_times(problem: &Problem, plan: &Plan, devices: &[(&Stage, &Device)], fo
         let rate = device.bandwidth.bytes_per_second;
         let mut time = u128::from(device.launch_us) * 1000;
         for layer in stage.first_layer..stage.end_layer {
-            let Some(layer) = usize::try_from(layer).ok().and_then(|l| model.layers.get(l)) else { continue };
+            let Some(layer) = usize::try_from(layer).ok().and_then(|l| model.layers.get(l)) else {
+                continue;
+            };
             time += moved(layer.weight_bytes.saturating_add(layer.kv_read_bytes), rate);
         }
         let mut hop: u128 = 0;
@@ -243,7 +360,12 @@ fn check_times(problem: &Problem, plan: &Plan, devices: &[(&Stage, &Device)], fo
             }
         }
         figure(found, || format!("time of stage {index}"), stage.time_ns, time);
-        figure(found, || format!("hop after stage {index}"), stage.hop_ns.unwrap_or(0), hop);
+        figure(
+            found,
+            || format!("hop after stage {index}"),
+            stage.hop_ns.unwrap_or(0),
+            hop,
+        );
         latency += time + hop;
         *pools.entry(device.pool).or_default() += time;
     }
@@ -254,7 +376,11 @@ fn check_times(problem: &Problem, plan: &Plan, devices: &[(&Stage, &Device)], fo
 
 fn figure(found: &mut Vec<Violation>, what: impl Fn() -> String, said: u64, is: u128) {
     if u128::from(said) != is {
-        found.push(Violation::WrongFigure { what: what(), said: u128::from(said), is });
+        found.push(Violation::WrongFigure {
+            what: what(),
+            said: u128::from(said),
+            is,
+        });
     }
 }
 

@@ -99,10 +99,16 @@ impl<'p> Domain<'p> {
             min_stages: index(problem.constraints.min_devices).max(1),
             max_stages: wanted.min(candidates.len()).min(segments),
             boundary,
-            content_bytes: prefix(model.layers.iter().map(|layer| {
-                layer.weight_bytes.saturating_add(layer.kv_bytes).min(MAX_LAYER_BYTES)
-            })),
-            tail_bytes: model.output_bytes.saturating_add(model.output_buffer_bytes).min(MAX_LAYER_BYTES),
+            content_bytes: prefix(
+                model
+                    .layers
+                    .iter()
+                    .map(|layer| layer.weight_bytes.saturating_add(layer.kv_bytes).min(MAX_LAYER_BYTES)),
+            ),
+            tail_bytes: model
+                .output_bytes
+                .saturating_add(model.output_buffer_bytes)
+                .min(MAX_LAYER_BYTES),
             hop_ns,
             carry_ns,
             pin_members,
@@ -169,16 +175,18 @@ impl<'p> Domain<'p> {
     fn interchangeable(&self, i: usize, j: usize) -> bool {
         let (a, b) = (&self.candidates[i], &self.candidates[j]);
         let alone = |pool: usize| self.candidates.iter().filter(|c| c.pool == pool).count() == 1;
+        let alike = |p: usize, q: usize| alone(p) && alone(q) && self.pool_bytes(p) == self.pool_bytes(q);
         let same_device = a.usable_bytes == b.usable_bytes
             && a.overhead_bytes == b.overhead_bytes
             && a.head_bytes == b.head_bytes
             && a.launch_ns == b.launch_ns
             && a.bytes_per_second == b.bytes_per_second
             && (a.min_layers, a.max_layers) == (b.min_layers, b.max_layers)
-            && alone(a.pool)
-            && alone(b.pool)
-            && self.pool_bytes(a.pool) == self.pool_bytes(b.pool)
-            && self.pin_members.iter().all(|members| (members >> i) & 1 == (members >> j) & 1);
+            && (a.pool == b.pool || alike(a.pool, b.pool))
+            && self
+                .pin_members
+                .iter()
+                .all(|members| (members >> i) & 1 == (members >> j) & 1);
         let same_ways = |table: &[Vec<u64>]| {
             table[i][j] == table[j][i]
                 && (0..self.candidates.len())
@@ -201,7 +209,10 @@ pub(crate) fn refusal(problem: &Problem, device: &Device) -> Option<Refusal> {
     } else if !constraints.vendors.is_empty() && !constraints.vendors.contains(&device.vendor) {
         format!("is of vendor {:?}, which vendors does not list", device.vendor)
     } else if let Some((key, value)) = missing {
-        format!("is on node {}, which lacks the label {key}={value} of nodeSelector", device.node)
+        format!(
+            "is on node {}, which lacks the label {key}={value} of nodeSelector",
+            device.node
+        )
     } else {
         return None;
     };
@@ -231,7 +242,12 @@ pub(crate) fn refusals(problem: &Problem) -> Vec<Refusal> {
 fn most_promising(problem: &Problem, eligible: &[usize]) -> Vec<usize> {
     let device = |d: &usize| &problem.topology.devices[*d];
     let mut pinned: Vec<usize> = Vec::new();
-    for pin in problem.constraints.pinned_layers.iter().filter(|pin| pin.min_layers > 0) {
+    for pin in problem
+        .constraints
+        .pinned_layers
+        .iter()
+        .filter(|pin| pin.min_layers > 0)
+    {
         let matching = eligible.iter().filter(|d| pin.matches(device(d)));
         pinned.extend(matching.max_by_key(|d| device(d).usable_bytes));
     }
@@ -257,12 +273,19 @@ fn candidate(problem: &Problem, device_index: usize) -> Candidate {
         .layers
         .iter()
         .map(|layer| transfer_ns(layer.weight_bytes.saturating_add(layer.kv_read_bytes), rate));
-    let head_bytes = if device.kind.uses_host_memory() { model.embedding_bytes } else { 0 };
+    let head_bytes = if device.kind.uses_host_memory() {
+        model.embedding_bytes
+    } else {
+        0
+    };
     Candidate {
         device: device_index,
         pool: device.pool,
         usable_bytes: device.usable_bytes,
-        overhead_bytes: device.fixed_bytes.saturating_add(model.compute_buffer_bytes).min(MAX_LAYER_BYTES),
+        overhead_bytes: device
+            .fixed_bytes
+            .saturating_add(model.compute_buffer_bytes)
+            .min(MAX_LAYER_BYTES),
         head_bytes: head_bytes.min(MAX_LAYER_BYTES),
         elapsed_ns: prefix(layer_ns),
         launch_ns: us_to_ns(device.launch_us),
@@ -277,7 +300,10 @@ fn candidate(problem: &Problem, device_index: usize) -> Candidate {
 fn pin_members(problem: &Problem, candidates: &[Candidate]) -> Vec<u64> {
     let pins = problem.constraints.pinned_layers.iter();
     pins.map(|pin| {
-        let members = candidates.iter().enumerate().filter(|(_, c)| pin.matches(&problem.topology.devices[c.device]));
+        let members = candidates
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| pin.matches(&problem.topology.devices[c.device]));
         members.fold(0, |bits, (i, _)| bits | (1 << i))
     })
     .collect()
@@ -286,7 +312,11 @@ fn pin_members(problem: &Problem, candidates: &[Candidate]) -> Vec<u64> {
 /// A pin bounds each of its devices from above, and its only device from below.
 fn bound_by_pins(problem: &Problem, pin_members: &[u64], candidates: &mut [Candidate]) {
     for (pin, members) in problem.constraints.pinned_layers.iter().zip(pin_members) {
-        for (i, candidate) in candidates.iter_mut().enumerate().filter(|(i, _)| (members >> i) & 1 == 1) {
+        for (i, candidate) in candidates
+            .iter_mut()
+            .enumerate()
+            .filter(|(i, _)| (members >> i) & 1 == 1)
+        {
             if let Some(max) = pin.max_layers {
                 candidate.max_layers = candidate.max_layers.min(index(max));
             }

@@ -93,7 +93,10 @@ pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
         }
     }
     let tokens = figures.context_length.saturating_mul(figures.parallel_sequences);
-    let cells = tokens.div_ceil(KV_CELL_TOKENS).saturating_add(1).saturating_mul(KV_CELL_TOKENS);
+    let cells = tokens
+        .div_ceil(KV_CELL_TOKENS)
+        .saturating_add(1)
+        .saturating_mul(KV_CELL_TOKENS);
     let kv_per_token_bytes = figures.kv_element.bytes(figures.kv_elements_per_token_per_layer);
     let rows = figures.max_step_rows.max(1);
     let row_bytes = figures

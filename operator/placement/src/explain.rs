@@ -31,7 +31,11 @@ pub struct Explanation {
 
 impl Explanation {
     fn new(reason: &'static str, message: String) -> Self {
-        Self { reason, message, missing_bytes: None }
+        Self {
+            reason,
+            message,
+            missing_bytes: None,
+        }
     }
 }
 
@@ -48,7 +52,11 @@ pub fn explain(problem: &Problem, infeasible: &Infeasible) -> Explanation {
         ),
         Infeasible::TooFewDevices { needed, usable } => Explanation::new(
             "TooFewDevices",
-            format!("needs {}, {}", counted(*needed, "device"), usable_and_why_not(problem, *usable)),
+            format!(
+                "needs {}, {}",
+                counted(*needed, "device"),
+                usable_and_why_not(problem, *usable)
+            ),
         ),
         Infeasible::TooFewSegments { needed, segments } => Explanation::new(
             "TooFewLayers",
@@ -60,13 +68,17 @@ pub fn explain(problem: &Problem, infeasible: &Infeasible) -> Explanation {
             ),
         ),
         Infeasible::PinUnmatched { pin } => explain_pin(problem, *pin),
-        Infeasible::Memory { needed_bytes, usable_bytes, devices } => {
-            explain_memory(problem, *needed_bytes, *usable_bytes, *devices)
-        }
+        Infeasible::Memory {
+            needed_bytes,
+            usable_bytes,
+            devices,
+        } => explain_memory(problem, *needed_bytes, *usable_bytes, *devices),
         Infeasible::NoPlan => explain_clash(problem),
         Infeasible::Exhausted { nodes } => Explanation::new(
             "SearchExhausted",
-            format!("no plan was found in {nodes} steps of the search, and none was excluded: ease a constraint or add a device"),
+            format!(
+                "no plan was found in {nodes} steps of the search, and none was excluded: ease a constraint or add a device"
+            ),
         ),
     }
 }
@@ -74,7 +86,11 @@ pub fn explain(problem: &Problem, infeasible: &Infeasible) -> Explanation {
 fn usable_and_why_not(problem: &Problem, usable: u32) -> String {
     let is = if usable == 1 { "is" } else { "are" };
     let refused = named(&refusals(problem));
-    let why_not = if refused.is_empty() { "no other device is reported".to_owned() } else { refused };
+    let why_not = if refused.is_empty() {
+        "no other device is reported".to_owned()
+    } else {
+        refused
+    };
     format!("{usable} {is} usable: {why_not}")
 }
 
@@ -85,7 +101,11 @@ fn explain_pin(problem: &Problem, pin: usize) -> Explanation {
     let mut matching = refusals(problem);
     matching.retain(|r| wanted.matches_parts(&r.backend, &r.node, &r.device));
     let refused = named(&matching);
-    let why = if refused.is_empty() { "none is reported".to_owned() } else { refused };
+    let why = if refused.is_empty() {
+        "none is reported".to_owned()
+    } else {
+        refused
+    };
     Explanation::new(
         "PinUnsatisfiable",
         format!("pinnedLayers[{pin}] wants {wanted} and no usable device is there: {why}"),
@@ -99,7 +119,11 @@ fn explain_memory(problem: &Problem, needed_bytes: u64, usable_bytes: u64, devic
         None => format!("on {}", counted(devices, "device")),
     };
     let refused = named(&refusals(problem));
-    let rest = if refused.is_empty() { String::new() } else { format!("; {refused}") };
+    let rest = if refused.is_empty() {
+        String::new()
+    } else {
+        format!("; {refused}")
+    };
     Explanation {
         reason: "InsufficientMemory",
         message: format!(
@@ -138,11 +162,18 @@ fn explain_clash(problem: &Problem) -> Explanation {
     let clashing = smallest_clash(problem);
     let names: Vec<String> = clashing.iter().map(|lifted| name(problem, *lifted)).collect();
     let only_pins = clashing.iter().all(|lifted| matches!(lifted, Lifted::Pin(_)));
-    let reason = if only_pins && !clashing.is_empty() { "PinUnsatisfiable" } else { "ConstraintsClash" };
+    let reason = if only_pins && !clashing.is_empty() {
+        "PinUnsatisfiable"
+    } else {
+        "ConstraintsClash"
+    };
     let message = match names.as_slice() {
         [] => "the layers cannot be cut and placed as the model allows".to_owned(),
         [one] => format!("no plan meets {one}; without it there is one"),
-        several => format!("no plan meets all of: {}; without any one of them there is one", several.join(", ")),
+        several => format!(
+            "no plan meets all of: {}; without any one of them there is one",
+            several.join(", ")
+        ),
     };
     Explanation::new(reason, message)
 }
@@ -150,7 +181,9 @@ fn explain_clash(problem: &Problem) -> Explanation {
 /// Lifts constraints as long as the rest still clash: what remains is needed for the clash, every part of it.
 fn smallest_clash(problem: &Problem) -> Vec<Lifted> {
     let pins = (0..problem.constraints.pinned_layers.len()).map(Lifted::Pin);
-    let all = [Lifted::Memory, Lifted::MaxDevices, Lifted::MinDevices].into_iter().chain(pins);
+    let all = [Lifted::Memory, Lifted::MaxDevices, Lifted::MinDevices]
+        .into_iter()
+        .chain(pins);
     let mut lifted: Vec<Lifted> = Vec::new();
     let mut kept: Vec<Lifted> = Vec::new();
     for constraint in all {
@@ -227,8 +260,11 @@ fn name(problem: &Problem, lifted: Lifted) -> String {
 
 /// "a is cordoned; b is not verified; and 2 more".
 fn named(refused: &[Refusal]) -> String {
-    let mut parts: Vec<String> =
-        refused.iter().take(MAX_NAMED).map(|r| format!("{} {}", r.device, r.why)).collect();
+    let mut parts: Vec<String> = refused
+        .iter()
+        .take(MAX_NAMED)
+        .map(|r| format!("{} {}", r.device, r.why))
+        .collect();
     if refused.len() > MAX_NAMED {
         parts.push(format!("and {} more take no layers", refused.len() - MAX_NAMED));
     }
@@ -237,7 +273,11 @@ fn named(refused: &[Refusal]) -> String {
 
 /// "1 device", "3 devices".
 fn counted(number: u32, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+    if number == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{number} {what}s")
+    }
 }
 
 fn count(number: usize) -> u32 {

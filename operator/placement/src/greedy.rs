@@ -36,8 +36,14 @@ pub(crate) fn greedy(domain: &Domain<'_>, goal: Goal, forbidden: Option<u64>) ->
             for order in orders(domain, &chosen) {
                 let below_ns = best.as_ref().map_or(NEVER_NS, |b| b.cost_ns);
                 let mut work = Work::new(NODES_PER_ORDER);
-                let Some(spans) = best_spans(domain, &order, goal, below_ns, &mut work) else { continue };
-                let found = Found { cost_ns: spans.cost_ns, order, ends: spans.ends };
+                let Some(spans) = best_spans(domain, &order, goal, below_ns, &mut work) else {
+                    continue;
+                };
+                let found = Found {
+                    cost_ns: spans.cost_ns,
+                    order,
+                    ends: spans.ends,
+                };
                 if forbidden != Some(found.members()) {
                     best = Some(found);
                 }
@@ -76,7 +82,11 @@ fn include_pinned(domain: &Domain<'_>, ranking: &[usize], chosen: &mut [usize]) 
 fn orders(domain: &Domain<'_>, chosen: &[usize]) -> [Vec<usize>; 2] {
     let ranked = chosen.to_vec();
     let mut by_node = ranked.clone();
-    let first_of_node = |c: &usize| ranked.iter().position(|r| domain.device(*r).node == domain.device(*c).node);
+    let first_of_node = |c: &usize| {
+        ranked
+            .iter()
+            .position(|r| domain.device(*r).node == domain.device(*c).node)
+    };
     by_node.sort_by_key(first_of_node);
     [ranked, by_node]
 }

@@ -74,12 +74,20 @@ impl fmt::Display for Plan {
 
 /// What a change from one plan to another moves, one line for each run of layers; "no layer moves" if none does.
 pub fn diff(old: &Plan, new: &Plan) -> String {
-    let layers = new.stages.iter().chain(&old.stages).map(|s| s.end_layer).max().unwrap_or(0);
+    let layers = new
+        .stages
+        .iter()
+        .chain(&old.stages)
+        .map(|s| s.end_layer)
+        .max()
+        .unwrap_or(0);
     let mut moves = String::new();
     let mut layer = 0;
     while layer < layers {
         let (from, to) = (holder(old, layer), holder(new, layer));
-        let end = (layer..layers).find(|l| (holder(old, *l), holder(new, *l)) != (from, to)).unwrap_or(layers);
+        let end = (layer..layers)
+            .find(|l| (holder(old, *l), holder(new, *l)) != (from, to))
+            .unwrap_or(layers);
         if from != to {
             let (from, to) = (from.unwrap_or("nowhere"), to.unwrap_or("nowhere"));
             // Writing to a String cannot fail.
@@ -94,7 +102,10 @@ pub fn diff(old: &Plan, new: &Plan) -> String {
 }
 
 fn holder(plan: &Plan, layer: u32) -> Option<&str> {
-    let stage = plan.stages.iter().find(|s| (s.first_layer..s.end_layer).contains(&layer));
+    let stage = plan
+        .stages
+        .iter()
+        .find(|s| (s.first_layer..s.end_layer).contains(&layer));
     stage.map(|s| s.device.as_str())
 }
 

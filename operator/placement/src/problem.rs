@@ -97,13 +97,18 @@ impl Pin {
 /// "2-4 layers on backend vulkan".
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |count: u32| if count == 1 { "layer" } else { "layers" };
         match (self.min_layers, self.max_layers) {
-            (min, None) => write!(f, "at least {min} layers")?,
-            (0, Some(max)) => write!(f, "at most {max} layers")?,
-            (min, Some(max)) if min == max => write!(f, "{min} layers")?,
+            (min, None) => write!(f, "at least {min} {}", plural(min))?,
+            (0, Some(max)) => write!(f, "at most {max} {}", plural(max))?,
+            (min, Some(max)) if min == max => write!(f, "{min} {}", plural(min))?,
             (min, Some(max)) => write!(f, "{min}-{max} layers")?,
         }
-        let parts = [("backend", &self.backend), ("node", &self.node), ("device", &self.device)];
+        let parts = [
+            ("backend", &self.backend),
+            ("node", &self.node),
+            ("device", &self.device),
+        ];
         let named = parts.iter().filter_map(|(what, name)| Some((what, name.as_deref()?)));
         for (i, (what, name)) in named.enumerate() {
             write!(f, "{}{what} {name}", if i == 0 { " on " } else { ", " })?;

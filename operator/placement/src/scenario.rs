@@ -5,9 +5,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use topology::Input;
 
-use crate::{
-    Budget, Constraints, Figures, FiguresError, Objective, Problem, check, estimate, explain, solve, text,
-};
+use crate::{Budget, Constraints, Figures, FiguresError, Objective, Problem, check, estimate, explain, solve, text};
 
 /// What the file says.
 #[derive(Clone, Debug, Deserialize)]
@@ -51,11 +49,16 @@ fn answer(problem: &Problem, budget: Budget) -> String {
     let mut answer = format!("{}: {} layers\n", problem.model.name, problem.model.layers.len());
     for pool in &problem.topology.pools {
         // Writing to a String cannot fail, here and below.
-        let _ = writeln!(answer, "memory {}: {} usable", pool.name, text::bytes(pool.usable_bytes));
+        let _ = writeln!(
+            answer,
+            "memory {}: {} usable",
+            pool.name,
+            text::bytes(pool.usable_bytes)
+        );
     }
     match solve(problem, budget) {
         Ok(solution) => {
-            let _ = write!(answer, "{}verdict: {}\n", solution.plan, solution.verdict);
+            let _ = writeln!(answer, "{}verdict: {}", solution.plan, solution.verdict);
             if let Some(other) = &solution.runner_up {
                 let _ = writeln!(answer, "runner-up: {}", other.summary());
             }

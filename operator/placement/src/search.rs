@@ -29,7 +29,7 @@ pub(crate) fn search(
     work: &mut Work,
 ) -> Option<Found> {
     let mut search = Search::new(domain, goal, incumbent, forbidden);
-    search.visit(None, work);
+    search.visit(None, 0, work);
     search.best
 }
 
@@ -55,8 +55,10 @@ struct Ranks {
 impl Ranks {
     fn new(domain: &Domain<'_>) -> Self {
         let candidates = &domain.candidates;
-        let capacity_bytes: Vec<u64> =
-            candidates.iter().map(|c| c.usable_bytes.saturating_sub(c.overhead_bytes)).collect();
+        let capacity_bytes: Vec<u64> = candidates
+            .iter()
+            .map(|c| c.usable_bytes.saturating_sub(c.overhead_bytes))
+            .collect();
         let ratio_ppm = most_read_per_held_ppm(domain);
         let readable = |capacity: &u64| match ratio_ppm {
             Some(ppm) => u64::try_from((u128::from(*capacity) * ppm).div_ceil(PPM)).unwrap_or(u64::MAX),
@@ -100,7 +102,9 @@ fn most_read_per_held_ppm(domain: &Domain<'_>) -> Option<u128> {
 fn suffix_read_bytes(domain: &Domain<'_>) -> Vec<u64> {
     let mut sums = vec![0_u64; domain.layers + 1];
     for (i, layer) in domain.problem.model.layers.iter().enumerate().rev() {
-        sums[i] = sums[i + 1].saturating_add(layer.weight_bytes).saturating_add(layer.kv_read_bytes);
+        sums[i] = sums[i + 1]
+            .saturating_add(layer.weight_bytes)
+            .saturating_add(layer.kv_read_bytes);
     }
     sums
 }
@@ -142,29 +146,43 @@ impl<'a, 'p> Search<'a, 'p> {
     }
 
     /// Looks at the present order as a whole plan, then at every order that goes on from it.
-    fn visit(&mut self, reached_ns: Option<&[u64]>, work: &mut Work) {
+    ///
+    /// `bound_ns` is the bound of all these orders. One unit of work is one device tried at the end of one order.
+    fn visit(&mut self, reached_ns: Option<&[u64]>, bound_ns: u64, work: &mut Work) {
         if let Some(reached_ns) = reached_ns {
             self.complete(reached_ns, work);
         }
         if self.order.len() >= self.domain.max_stages {
             return;
         }
-        let mut branches: Vec<Branch> =
-            (0..self.domain.candidates.len()).filter_map(|c| self.branch(reached_ns, c)).collect();
+        let mut branches: Vec<Branch> = Vec::new();
+        for candidate in 0..self.domain.candidates.len() {
+            if self.is_worth_trying(candidate) {
+                if !work.take(bound_ns) {
+                    return;
+                }
+                branches.extend(self.branch(reached_ns, candidate));
+            }
+        }
         branches.sort_by_key(|branch| (branch.bound_ns, branch.candidate));
         for branch in branches {
             if branch.bound_ns >= self.below_ns() {
                 break;
             }
-            if !work.take(branch.bound_ns) {
-                return;
-            }
             self.order.push(branch.candidate);
             self.used |= 1 << branch.candidate;
-            self.visit(Some(&branch.reached_ns), work);
+            self.visit(Some(&branch.reached_ns), branch.bound_ns, work);
             self.used &= !(1 << branch.candidate);
             self.order.pop();
         }
+    }
+
+    /// A device must be free, and the first free one of those it is interchangeable with.
+    fn is_worth_trying(&self, candidate: usize) -> bool {
+        let class = self.domain.candidates[candidate].class;
+        let is_free = |c: usize| (self.used >> c) & 1 == 0;
+        let is_like_it = |c: usize| self.domain.candidates[c].class == class;
+        is_free(candidate) && !(class..candidate).any(|c| is_like_it(c) && is_free(c))
     }
 
     fn complete(&mut self, reached_ns: &[u64], work: &mut Work) {
@@ -173,18 +191,15 @@ impl<'a, 'p> Search<'a, 'p> {
             return;
         }
         if let Some(spans) = best_spans(self.domain, &self.order, self.goal, self.below_ns(), work) {
-            self.best = Some(Found { cost_ns: spans.cost_ns, order: self.order.clone(), ends: spans.ends });
+            self.best = Some(Found {
+                cost_ns: spans.cost_ns,
+                order: self.order.clone(),
+                ends: spans.ends,
+            });
         }
     }
 
     fn branch(&mut self, reached_ns: Option<&[u64]>, candidate: usize) -> Option<Branch> {
-        let class = self.domain.candidates[candidate].class;
-        let is_free = |c: usize| (self.used >> c) & 1 == 0;
-        let stands_for_class =
-            !(class..candidate).any(|c| self.domain.candidates[c].class == class && is_free(c));
-        if !is_free(candidate) || !stands_for_class {
-            return None;
-        }
         let reached_ns = self.extend(reached_ns, candidate)?;
         self.order.push(candidate);
         self.used |= 1 << candidate;
@@ -192,9 +207,19 @@ impl<'a, 'p> Search<'a, 'p> {
         self.used &= !(1 << candidate);
         self.order.pop();
         let may_end = self.order.len() + 1 >= self.domain.min_stages;
-        let last_end = if may_end { self.domain.layers } else { self.domain.layers - 1 };
-        let bound_ns = (1..=last_end).map(|end| self.goal.join(reached_ns[end], rest_ns[end])).min()?;
-        (bound_ns < self.below_ns()).then_some(Branch { bound_ns, candidate, reached_ns })
+        let last_end = if may_end {
+            self.domain.layers
+        } else {
+            self.domain.layers - 1
+        };
+        let bound_ns = (1..=last_end)
+            .map(|end| self.goal.join(reached_ns[end], rest_ns[end]))
+            .min()?;
+        (bound_ns < self.below_ns()).then_some(Branch {
+            bound_ns,
+            candidate,
+            reached_ns,
+        })
     }
 
     /// Least costs with one more stage at the end; `None` if it can hold nothing.
@@ -215,17 +240,19 @@ impl<'a, 'p> Search<'a, 'p> {
             }
             let begun_ns = self.goal.join(before_ns, way_ns);
             let last_end = first.saturating_add(c.max_layers).min(domain.layers);
-            for end in first + c.min_layers..=last_end {
-                if !domain.boundary[end] {
-                    continue;
-                }
+            let reached = next_ns
+                .iter_mut()
+                .enumerate()
+                .take(last_end + 1)
+                .skip(first + c.min_layers);
+            for (end, reached_ns) in reached.filter(|(end, _)| domain.boundary[*end]) {
                 // Memory and time only grow with the span.
                 let fits = domain.memory_bytes(candidate, first, end) <= c.usable_bytes;
                 let own_ns = domain.time_ns(candidate, first, end);
                 if !fits || !self.goal.admits(own_ns) {
                     break;
                 }
-                next_ns[end] = next_ns[end].min(self.goal.join(begun_ns, own_ns));
+                *reached_ns = (*reached_ns).min(self.goal.join(begun_ns, own_ns));
                 any = true;
             }
         }
@@ -237,15 +264,29 @@ impl<'a, 'p> Search<'a, 'p> {
         let domain = self.domain;
         let is_free = |c: &&usize| (self.used >> **c) & 1 == 0;
         let places = domain.max_stages.saturating_sub(self.order.len());
-        let by_capacity: Vec<u64> =
-            self.ranks.by_capacity.iter().filter(is_free).take(places).map(|c| self.ranks.capacity_bytes[*c]).collect();
+        let by_capacity: Vec<u64> = self
+            .ranks
+            .by_capacity
+            .iter()
+            .filter(is_free)
+            .take(places)
+            .map(|c| self.ranks.capacity_bytes[*c])
+            .collect();
         let mut by_speed = self.ranks.by_speed.iter().filter(is_free).copied();
-        let places = u64::try_from(by_capacity.len()).unwrap_or(u64::MAX);
+        let speed_sum: u128 = by_speed
+            .clone()
+            .take(places)
+            .map(|c| u128::from(domain.candidates[c].bytes_per_second))
+            .sum();
         let mut bounds_ns = vec![NEVER_NS; domain.layers + 1];
         bounds_ns[domain.layers] = 0;
 
         let (mut stages, mut room_bytes) = (0_u64, 0_u64);
-        let mut fill = Fill { device: by_speed.next(), filled_bytes: 0, total_ns: 0 };
+        let mut fill = Fill {
+            device: by_speed.next(),
+            filled_bytes: 0,
+            total_ns: 0,
+        };
         for layer in (0..domain.layers).rev() {
             let held_bytes = domain.content_bytes[domain.layers] - domain.content_bytes[layer];
             while room_bytes < held_bytes.saturating_add(domain.tail_bytes) || stages == 0 {
@@ -266,7 +307,11 @@ impl<'a, 'p> Search<'a, 'p> {
                         .saturating_add(stages.saturating_mul(self.ranks.least_launch_ns))
                         .saturating_add(ways.saturating_mul(self.ranks.least_hop_ns))
                 }
-                Goal::Slowest => fill.total_ns / places.max(1),
+                // The fastest devices, all busy for the same time.
+                Goal::Slowest => {
+                    let read_bytes = u128::from(self.read_bytes[layer]) + u128::from(domain.problem.model.output_bytes);
+                    u64::try_from(read_bytes * 1_000_000_000 / speed_sum.max(1)).unwrap_or(0)
+                }
             };
         }
         bounds_ns

@@ -14,14 +14,15 @@ use crate::{
 /// How much a decision may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Steps of the search. Zero: the guess alone.
+    /// Steps of the search, each one device tried at the end of one order. Zero: the guess alone.
     pub nodes: u64,
 }
 
 impl Default for Budget {
-    /// Proves the optimum of eight devices in any order (109,600 of them) and ends within seconds whatever the problem.
+    /// Enough for every order of eight devices (109,600 of them), twice over for the two passes of a throughput objective;
+    /// few enough to end within seconds whatever the problem.
     fn default() -> Self {
-        Self { nodes: 200_000 }
+        Self { nodes: 400_000 }
     }
 }
 
@@ -72,7 +73,11 @@ pub enum Infeasible {
     PinUnmatched { pin: usize },
     /// Not even if layers could be divided at will.
     #[error("{needed_bytes} bytes are needed and {usable_bytes} are usable on {devices} devices")]
-    Memory { needed_bytes: u64, usable_bytes: u64, devices: u32 },
+    Memory {
+        needed_bytes: u64,
+        usable_bytes: u64,
+        devices: u32,
+    },
     /// Each constraint can be met alone; all of them cannot be met together.
     #[error("no order of devices and no cut of the layers meets every constraint")]
     NoPlan,
@@ -94,7 +99,11 @@ pub fn solve(problem: &Problem, budget: Budget) -> Result<Solution, Infeasible> 
     let outcome = best(&domain, budget.nodes, None);
     let Some(found) = outcome.found else {
         let proved = outcome.complete && !domain.truncated;
-        return Err(if proved { Infeasible::NoPlan } else { Infeasible::Exhausted { nodes: budget.nodes } });
+        return Err(if proved {
+            Infeasible::NoPlan
+        } else {
+            Infeasible::Exhausted { nodes: budget.nodes }
+        });
     };
     // The second best is worth a fraction of the work: it only informs.
     let other = best(&domain, budget.nodes / 8, Some(found.members()));
@@ -121,7 +130,11 @@ pub(crate) fn is_feasible(problem: &Problem, nodes: u64) -> Option<bool> {
     }
     let mut work = Work::new(nodes);
     let found = search(&domain, goal, None, None, &mut work).is_some();
-    if found || (work.complete() && !domain.truncated) { Some(found) } else { None }
+    if found || (work.complete() && !domain.truncated) {
+        Some(found)
+    } else {
+        None
+    }
 }
 
 struct Outcome {
@@ -138,12 +151,18 @@ fn best(domain: &Domain<'_>, nodes: u64, forbidden: Option<u64>) -> Outcome {
             // First the slowest part alone, then the least latency that keeps it.
             let first = pass(domain, Goal::Slowest, nodes / 2, forbidden, None);
             let Some(slowest) = first.found else { return first };
-            let goal = Goal::Sum { cap_ns: slowest.cost_ns };
+            let goal = Goal::Sum {
+                cap_ns: slowest.cost_ns,
+            };
             let second = pass(domain, goal, nodes / 2, forbidden, Some(&slowest));
             Outcome {
                 found: second.found.or(Some(slowest)),
                 complete: first.complete && second.complete,
-                gap_percent: if first.complete { second.gap_percent } else { first.gap_percent },
+                gap_percent: if first.complete {
+                    second.gap_percent
+                } else {
+                    first.gap_percent
+                },
                 explored: first.explored + second.explored,
             }
         }
@@ -151,15 +170,15 @@ fn best(domain: &Domain<'_>, nodes: u64, forbidden: Option<u64>) -> Outcome {
 }
 
 /// One guess and one search. A plan of an earlier pass serves as a guess where no better one is found.
-fn pass(
-    domain: &Domain<'_>,
-    goal: Goal,
-    nodes: u64,
-    forbidden: Option<u64>,
-    earlier: Option<&Found>,
-) -> Outcome {
-    let earlier = earlier.map(|found| Found { cost_ns: plan(domain, found).latency_ns, ..found.clone() });
-    let guess = [greedy(domain, goal, forbidden), earlier].into_iter().flatten().min_by_key(|f| f.cost_ns);
+fn pass(domain: &Domain<'_>, goal: Goal, nodes: u64, forbidden: Option<u64>, earlier: Option<&Found>) -> Outcome {
+    let earlier = earlier.map(|found| Found {
+        cost_ns: plan(domain, found).latency_ns,
+        ..found.clone()
+    });
+    let guess = [greedy(domain, goal, forbidden), earlier]
+        .into_iter()
+        .flatten()
+        .min_by_key(|f| f.cost_ns);
     let mut work = Work::new(nodes);
     let found = search(domain, goal, guess, forbidden, &mut work);
     let cost_ns = found.as_ref().map_or(NEVER_NS, |f| f.cost_ns);
@@ -202,8 +221,8 @@ fn obvious(domain: &Domain<'_>) -> Result<(), Infeasible> {
     if segments < needed {
         return Err(Infeasible::TooFewSegments { needed, segments });
     }
-    let pins = constraints.pinned_layers.iter().zip(&domain.pin_members);
-    for (pin, _) in pins.enumerate().filter(|(_, (pin, members))| pin.min_layers > 0 && **members == 0) {
+    let mut pins = constraints.pinned_layers.iter().zip(&domain.pin_members);
+    if let Some(pin) = pins.position(|(pin, members)| pin.min_layers > 0 && *members == 0) {
         return Err(Infeasible::PinUnmatched { pin });
     }
     memory(domain)
@@ -216,7 +235,11 @@ fn memory(domain: &Domain<'_>) -> Result<(), Infeasible> {
         usable_bytes,
         overhead_bytes,
     };
-    let devices = domain.candidates.iter().map(|c| room(c.usable_bytes, c.overhead_bytes)).collect();
+    let devices = domain
+        .candidates
+        .iter()
+        .map(|c| room(c.usable_bytes, c.overhead_bytes))
+        .collect();
     let mut pools: Vec<Room> = Vec::new();
     for pool in 0..domain.problem.topology.pools.len() {
         let members = || domain.candidates.iter().filter(|c| c.pool == pool);
@@ -292,7 +315,14 @@ fn plan(domain: &Domain<'_>, found: &Found) -> Plan {
         });
         first = *end;
     }
-    let latency_ns = stages.iter().map(|s| s.time_ns.saturating_add(s.hop_ns.unwrap_or(0))).fold(0, u64::saturating_add);
+    let latency_ns = stages
+        .iter()
+        .map(|s| s.time_ns.saturating_add(s.hop_ns.unwrap_or(0)))
+        .fold(0, u64::saturating_add);
     slowest_ns = pool_ns.into_iter().fold(slowest_ns, u64::max);
-    Plan { stages, latency_ns, slowest_ns }
+    Plan {
+        stages,
+        latency_ns,
+        slowest_ns,
+    }
 }

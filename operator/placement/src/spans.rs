@@ -20,7 +20,11 @@ pub(crate) struct Work {
 
 impl Work {
     pub(crate) fn new(nodes: u64) -> Self {
-        Self { left: nodes, spent: 0, open_ns: NEVER_NS }
+        Self {
+            left: nodes,
+            spent: 0,
+            open_ns: NEVER_NS,
+        }
     }
 
     /// Takes one unit. Without one left, remembers that something with this lower bound was given up.
@@ -75,8 +79,10 @@ pub(crate) fn best_spans(
 
 /// Fewest and most layers of each stage, from the pins; `None` if a pin asks for layers and no stage can take them.
 fn stage_limits(domain: &Domain<'_>, order: &[usize]) -> Option<Vec<(usize, usize)>> {
-    let mut limits: Vec<(usize, usize)> =
-        order.iter().map(|c| (domain.candidates[*c].min_layers, domain.candidates[*c].max_layers)).collect();
+    let mut limits: Vec<(usize, usize)> = order
+        .iter()
+        .map(|c| (domain.candidates[*c].min_layers, domain.candidates[*c].max_layers))
+        .collect();
     for (pin, members) in domain.problem.constraints.pinned_layers.iter().zip(&domain.pin_members) {
         let stages: Vec<usize> = (0..order.len()).filter(|s| (members >> order[*s]) & 1 == 1).collect();
         match stages.as_slice() {
@@ -120,7 +126,11 @@ fn choices<'d>(
     let (min, max) = limits[stage];
     let later = order.len() - 1 - stage;
     let last = stage + 1 == order.len();
-    let from = if last { domain.layers.max(first + min) } else { first + min };
+    let from = if last {
+        domain.layers.max(first + min)
+    } else {
+        first + min
+    };
     let to = first.saturating_add(max).min(domain.layers - later);
     let usable_bytes = domain.candidates[candidate].usable_bytes;
     (from..=to).filter(move |end| {
@@ -166,7 +176,10 @@ impl Walk<'_, '_> {
         let stage = self.ends.len();
         if stage == self.order.len() {
             self.below_ns = so_far_ns;
-            self.best = Some(Spans { cost_ns: so_far_ns, ends: self.ends.clone() });
+            self.best = Some(Spans {
+                cost_ns: so_far_ns,
+                ends: self.ends.clone(),
+            });
             return;
         }
         let mut ways: Vec<(u64, usize)> = choices(self.domain, self.order, self.goal, self.limits, stage, first)
@@ -219,14 +232,27 @@ impl Walk<'_, '_> {
 
     /// Whether every pin can still be met after the stages up to this one.
     fn pins_hold(&self, stage: usize) -> bool {
-        let pins = self.domain.problem.constraints.pinned_layers.iter().zip(&self.domain.pin_members);
+        let pins = self
+            .domain
+            .problem
+            .constraints
+            .pinned_layers
+            .iter()
+            .zip(&self.domain.pin_members);
         pins.into_iter().all(|(pin, members)| {
             let is_member = |s: &usize| (members >> self.order[*s]) & 1 == 1;
-            let held: usize = (0..=stage).filter(is_member).map(|s| self.span(s).1 - self.span(s).0).sum();
+            let held: usize = (0..=stage)
+                .filter(is_member)
+                .map(|s| self.span(s).1 - self.span(s).0)
+                .sum();
             let later: Vec<usize> = (stage + 1..self.order.len()).filter(is_member).collect();
             let fewest: usize = later.iter().map(|s| self.limits[*s].0).sum();
             let layers_left = self.domain.layers - self.ends[stage];
-            let most = later.iter().map(|s| self.limits[*s].1).fold(0, usize::saturating_add).min(layers_left);
+            let most = later
+                .iter()
+                .map(|s| self.limits[*s].1)
+                .fold(0, usize::saturating_add)
+                .min(layers_left);
             pin.max_layers.is_none_or(|max| held + fewest <= index(max)) && held + most >= index(pin.min_layers)
         })
     }

@@ -13,3 +13,6 @@ mod session;
 
 pub use registry::{AgentView, Agents, NodeAssignments};
 pub use service::ControlService;
+
+#[cfg(test)]
+mod tests;

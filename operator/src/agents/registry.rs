@@ -118,7 +118,10 @@ pub struct Agents {
 
 impl Default for Agents {
     fn default() -> Self {
-        Self { inner: Mutex::default(), changed: watch::Sender::new(0) }
+        Self {
+            inner: Mutex::default(),
+            changed: watch::Sender::new(0),
+        }
     }
 }
 
@@ -147,15 +150,31 @@ impl Agents {
             let view = AgentView {
                 session,
                 attached: now,
-                epochs: hello.epochs.into_iter().map(|epoch| (epoch.model_uid, epoch.epoch)).collect(),
+                epochs: hello
+                    .epochs
+                    .into_iter()
+                    .map(|epoch| (epoch.model_uid, epoch.epoch))
+                    .collect(),
                 reported: false,
                 shards: Arc::default(),
             };
-            let entry = Entry { view, assignments, inspect, asked: Vec::new(), models: BTreeSet::new(), replaced: replaced.clone() };
+            let entry = Entry {
+                view,
+                assignments,
+                inspect,
+                asked: Vec::new(),
+                models: BTreeSet::new(),
+                replaced: replaced.clone(),
+            };
             if let Some(older) = inner.nodes.insert(node.to_owned(), entry) {
                 older.replaced.cancel();
             }
-            Attachment { session, assignments: assignments_seen, inspect: inspect_seen, replaced }
+            Attachment {
+                session,
+                assignments: assignments_seen,
+                inspect: inspect_seen,
+                replaced,
+            }
         };
         self.touch();
         Ok(attachment)
@@ -165,7 +184,11 @@ impl Agents {
     pub fn report(&self, node: &str, session: u64, report: ShardReport) {
         let mut shards = report.shards;
         if shards.len() > SHARDS_MAX {
-            tracing::warn!(node, shards = shards.len(), "the agent reports more than {SHARDS_MAX} shards; the rest is ignored");
+            tracing::warn!(
+                node,
+                shards = shards.len(),
+                "the agent reports more than {SHARDS_MAX} shards; the rest is ignored"
+            );
             shards.truncate(SHARDS_MAX);
         }
         for shard in &mut shards {
@@ -201,7 +224,10 @@ impl Agents {
             tracing::warn!(node, model_uid = %key.0, "an inspection that nobody asked for is dropped");
             return;
         }
-        self.lock().inspected.push(Inspected { node: node.to_owned(), inspection });
+        self.lock().inspected.push(Inspected {
+            node: node.to_owned(),
+            inspection,
+        });
         self.touch();
     }
 
@@ -231,7 +257,11 @@ impl Agents {
         let mut inner = self.lock();
         Snapshot {
             inspected: std::mem::take(&mut inner.inspected),
-            nodes: inner.nodes.iter().map(|(node, entry)| (node.clone(), entry.view.clone())).collect(),
+            nodes: inner
+                .nodes
+                .iter()
+                .map(|(node, entry)| (node.clone(), entry.view.clone()))
+                .collect(),
         }
     }
 
@@ -255,7 +285,9 @@ impl Agents {
     /// Asks an agent to look at a source. False when it is gone or has enough to do.
     pub fn inspect(&self, node: &str, inspect: Inspect) -> bool {
         let mut inner = self.lock();
-        let Some(entry) = inner.nodes.get_mut(node) else { return false };
+        let Some(entry) = inner.nodes.get_mut(node) else {
+            return false;
+        };
         let key = (inspect.model_uid.clone(), inspect.generation);
         if entry.asked.len() >= INSPECTIONS_MAX || entry.inspect.try_send(inspect).is_err() {
             return false;
@@ -267,7 +299,10 @@ impl Agents {
     /// Whether the node is to hold a shard of the model at present.
     #[must_use]
     pub fn is_assigned(&self, node: &str, model_uid: &str) -> bool {
-        self.lock().nodes.get(node).is_some_and(|entry| entry.models.contains(model_uid))
+        self.lock()
+            .nodes
+            .get(node)
+            .is_some_and(|entry| entry.models.contains(model_uid))
     }
 
     /// How many are attached.
@@ -284,7 +319,11 @@ impl Agents {
 
     fn with<T>(&self, node: &str, session: u64, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let mut inner = self.lock();
-        inner.nodes.get_mut(node).filter(|entry| entry.view.session == session).map(change)
+        inner
+            .nodes
+            .get_mut(node)
+            .filter(|entry| entry.view.session == session)
+            .map(change)
     }
 
     fn touch(&self) {

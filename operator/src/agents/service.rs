@@ -32,7 +32,12 @@ impl ControlService {
     /// Sessions end when `stop` is cancelled.
     #[must_use]
     pub fn new(context: Context, leadership: Leadership, agents: Arc<Agents>, stop: CancellationToken) -> Self {
-        Self { context, leadership, agents, stop }
+        Self {
+            context,
+            leadership,
+            agents,
+            stop,
+        }
     }
 
     /// With its limits, for a tonic server.
@@ -43,10 +48,12 @@ impl ControlService {
 }
 
 /// The node whose agent calls.
-#[expect(clippy::result_large_err, reason = "the type that every service method returns")]
 fn calling_node<T>(request: &Request<T>) -> Result<String, Status> {
     match identity::peer(request)? {
-        SpiffeId { role: Role::Agent { node }, .. } => Ok(node),
+        SpiffeId {
+            role: Role::Agent { node },
+            ..
+        } => Ok(node),
         other => Err(Status::permission_denied(format!("{other} is not an agent"))),
     }
 }
@@ -78,11 +85,16 @@ impl AgentControl for ControlService {
         let node = calling_node(&request)?;
         self.leadership.require()?;
         let IssueWorkerLeafRequest { csr_der, model_uid } = request.into_inner();
-        let role = Role::Worker { node: node.clone(), model_uid: model_uid.clone() };
+        let role = Role::Worker {
+            node: node.clone(),
+            model_uid: model_uid.clone(),
+        };
         let id = SpiffeId::new(self.context.names.trust_domain.clone(), role)
             .map_err(|error| Status::invalid_argument(format!("model_uid: {error}")))?;
         if !self.agents.is_assigned(&node, &model_uid) {
-            return Err(Status::permission_denied(format!("no placement gives node {node} a shard of model {model_uid}")));
+            return Err(Status::permission_denied(format!(
+                "no placement gives node {node} a shard of model {model_uid}"
+            )));
         }
         let leaf = self
             .context
@@ -91,6 +103,8 @@ impl AgentControl for ControlService {
             .issue(&csr_der, &id, &[], DEFAULT_LEAF_LIFETIME, SystemTime::now())
             .map_err(|error| Status::invalid_argument(format!("csr_der: {error}")))?;
         self.context.metrics.worker_leaves.inc();
-        Ok(Response::new(IssueWorkerLeafResponse { leaf: Some(leaf.into()) }))
+        Ok(Response::new(IssueWorkerLeafResponse {
+            leaf: Some(leaf.into()),
+        }))
     }
 }

@@ -54,7 +54,9 @@ impl Session {
         };
         let first = first.map_err(|_| Status::deadline_exceeded(format!("no Hello within {HELLO_TIMEOUT:?}")))?;
         match first {
-            Some(Ok(AgentMessage { message: Some(agent_message::Message::Hello(hello)) })) => Ok(hello),
+            Some(Ok(AgentMessage {
+                message: Some(agent_message::Message::Hello(hello)),
+            })) => Ok(hello),
             Some(Ok(_)) => Err(Status::invalid_argument("the first message must be Hello")),
             Some(Err(status)) => Err(status),
             None => Err(Status::cancelled("the stream ended before Hello")),
@@ -85,11 +87,15 @@ impl Session {
         attachment: Attachment,
         inbound: &mut (impl Stream<Item = Result<AgentMessage, Status>> + Unpin),
     ) -> Status {
-        let Attachment { session, mut assignments, mut inspect, replaced } = attachment;
+        let Attachment {
+            session,
+            mut assignments,
+            mut inspect,
+            replaced,
+        } = attachment;
         let mut leadership = self.leadership.clone();
         loop {
             let message = tokio::select! {
-                biased;
                 () = self.stop.cancelled() => return Status::unavailable("the operator stops"),
                 () = leadership.ends() => return not_the_leader(),
                 () = replaced.cancelled() => return Status::aborted("a newer stream of this node took over"),
@@ -122,7 +128,6 @@ impl Session {
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "the status that ends the stream")]
     fn take(&self, session: u64, message: AgentMessage) -> Result<(), Status> {
         match message.message {
             Some(agent_message::Message::Shards(report)) => self.agents.report(&self.node, session, report),

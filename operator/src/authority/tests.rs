@@ -10,16 +10,21 @@ const SIGNER: &str = "/api/v1/namespaces/shardwright-system/secrets/shardwright-
 const TRUST: &str = "/api/v1/namespaces/shardwright-system/configmaps/shardwright-trust";
 
 fn secret(name: &str, data: impl IntoIterator<Item = (&'static str, Vec<u8>)>) -> Value {
-    let data: BTreeMap<String, ByteString> =
-        data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect();
+    let data: BTreeMap<String, ByteString> = data
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), ByteString(value)))
+        .collect();
     json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "data": data })
 }
 
 fn authority_secret(authority: &Authority) -> Value {
-    secret("shardwright-authority", [
-        ("tls.crt", authority.cert_pem().as_bytes().to_vec()),
-        ("tls.key", authority.key_pem().into_bytes()),
-    ])
+    secret(
+        "shardwright-authority",
+        [
+            ("tls.crt", authority.cert_pem().as_bytes().to_vec()),
+            ("tls.key", authority.key_pem().into_bytes()),
+        ],
+    )
 }
 
 fn signer_secret(signer: &PlacementSigner) -> Value {
@@ -31,7 +36,11 @@ fn absent(path: &str) -> Step {
 }
 
 fn trust_applied() -> Step {
-    Step::ok(Method::PATCH, TRUST, json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": {} }))
+    Step::ok(
+        Method::PATCH,
+        TRUST,
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": {} }),
+    )
 }
 
 #[tokio::test]
@@ -88,13 +97,19 @@ async fn a_secret_that_makes_no_sense_stops_the_start_and_names_the_remedy() {
     let cert = fixture::keys().authority.cert_pem().as_bytes().to_vec();
     for (data, cause) in [
         (secret("s", []), "tls.crt is missing"),
-        (secret("s", [("tls.crt", cert), ("tls.key", other_key.into_bytes())]), "does not belong to its certificate"),
+        (
+            secret("s", [("tls.crt", cert), ("tls.key", other_key.into_bytes())]),
+            "does not belong to its certificate",
+        ),
     ] {
         let (client, _) = Script::client([Step::ok(Method::GET, AUTHORITY, data)]);
         let error = bootstrap(&client, &fixture::names()).await.unwrap_err();
         assert!(!error.is_transient());
         let message = error.to_string();
-        assert!(message.contains(cause) && message.contains("shardwright-system/shardwright-authority"), "{message}");
+        assert!(
+            message.contains(cause) && message.contains("shardwright-system/shardwright-authority"),
+            "{message}"
+        );
     }
 }
 
@@ -103,11 +118,17 @@ async fn an_authority_of_another_trust_domain_is_refused() {
     let foreign = Authority::generate("elsewhere", SystemTime::now()).unwrap();
     let (client, _) = Script::client([Step::ok(Method::GET, AUTHORITY, authority_secret(&foreign))]);
     let message = bootstrap(&client, &fixture::names()).await.unwrap_err().to_string();
-    assert!(message.contains("\"elsewhere\"") && message.contains("--trust-domain"), "{message}");
+    assert!(
+        message.contains("\"elsewhere\"") && message.contains("--trust-domain"),
+        "{message}"
+    );
 }
 
 #[test]
 fn the_operators_own_leaf_has_its_pods_name() {
     let identity = own_identity(&fixture::keys(), &fixture::names(), SystemTime::now()).unwrap();
-    assert_eq!(identity.spiffe_id().unwrap().to_string(), "spiffe://shardwright/operator/operator-0");
+    assert_eq!(
+        identity.spiffe_id().unwrap().to_string(),
+        "spiffe://shardwright/operator/operator-0"
+    );
 }

@@ -96,7 +96,10 @@ impl EnrolmentService {
             context,
             leadership,
             under_way: Arc::new(Semaphore::new(CONCURRENT_MAX)),
-            bucket: Arc::new(Mutex::new(Bucket { tokens: BURST, filled: Instant::now() })),
+            bucket: Arc::new(Mutex::new(Bucket {
+                tokens: BURST,
+                filled: Instant::now(),
+            })),
         }
     }
 
@@ -112,7 +115,11 @@ impl EnrolmentService {
 
     async fn issue(&self, request: EnrolRequest) -> Result<EnrolResponse, EnrolError> {
         let role = request.role();
-        let EnrolRequest { csr_der, service_account_token, .. } = request;
+        let EnrolRequest {
+            csr_der,
+            service_account_token,
+            ..
+        } = request;
         let claim = self.review(service_account_token).await?;
         review::role_allowed(&claim, role)?;
         self.check_live(&claim).await?;
@@ -123,7 +130,10 @@ impl EnrolmentService {
             .issue(&csr_der, &id, &names, DEFAULT_LEAF_LIFETIME, SystemTime::now())
             .map_err(|error| EnrolError::Request(error.to_string()))?;
         tracing::info!(%id, pod = %claim.pod, "enrolled");
-        Ok(EnrolResponse { leaf: Some(leaf.into()), placement_keys: vec![keys.signer.public_key().to_vec()] })
+        Ok(EnrolResponse {
+            leaf: Some(leaf.into()),
+            placement_keys: vec![keys.signer.public_key().to_vec()],
+        })
     }
 
     async fn review(&self, token: String) -> Result<Claim, EnrolError> {
@@ -131,12 +141,18 @@ impl EnrolmentService {
             return Err(Refusal::Unauthenticated("the request carries no token".into()).into());
         }
         let review = TokenReview {
-            spec: TokenReviewSpec { token: Some(token), audiences: Some(vec![names::ENROLMENT_AUDIENCE.to_owned()]) },
+            spec: TokenReviewSpec {
+                token: Some(token),
+                audiences: Some(vec![names::ENROLMENT_AUDIENCE.to_owned()]),
+            },
             ..Default::default()
         };
         let api: Api<TokenReview> = Api::all(self.context.client.0.clone());
         let review = call("create TokenReview", api.create(&PostParams::default(), &review)).await?;
-        Ok(review::claim(&review.status.unwrap_or_default(), &self.context.names.namespace)?)
+        Ok(review::claim(
+            &review.status.unwrap_or_default(),
+            &self.context.names.namespace,
+        )?)
     }
 
     async fn check_live(&self, claim: &Claim) -> Result<(), EnrolError> {
@@ -152,9 +168,17 @@ impl EnrolmentService {
 
     fn subject(&self, claim: &Claim, role: Role) -> Result<(SpiffeId, Vec<SubjectName>), EnrolError> {
         let (role, names) = if role == Role::Gateway {
-            (SpiffeRole::Gateway { pod: claim.pod.clone() }, self.context.names.gateway_names.clone())
+            (
+                SpiffeRole::Gateway { pod: claim.pod.clone() },
+                self.context.names.gateway_names.clone(),
+            )
         } else {
-            (SpiffeRole::Agent { node: claim.node.clone() }, Vec::new())
+            (
+                SpiffeRole::Agent {
+                    node: claim.node.clone(),
+                },
+                Vec::new(),
+            )
         };
         let id = SpiffeId::new(self.context.names.trust_domain.clone(), role);
         Ok((id.map_err(|error| Refusal::Denied(error.to_string()))?, names))
@@ -171,23 +195,35 @@ impl Enrolment for EnrolmentService {
             Role::Gateway => "gateway",
             Role::Unspecified => "unspecified",
         };
-        let count = |outcome| self.context.metrics.enrolments.with_label_values(&[role, outcome]).inc();
+        let count = |outcome| {
+            self.context
+                .metrics
+                .enrolments
+                .with_label_values(&[role, outcome])
+                .inc()
+        };
         let permit = self.under_way.clone().try_acquire_owned();
         let (true, Ok(_permit)) = (self.within_rate(Instant::now()), permit) else {
             count("limited");
-            return Err(Status::resource_exhausted("too many enrolments at once; try again in a second"));
+            return Err(Status::resource_exhausted(
+                "too many enrolments at once; try again in a second",
+            ));
         };
-        self.issue(request).await.map(Response::new).map_err(|error| {
-            match &error {
-                EnrolError::Call(cause) => {
-                    self.context.metrics.errors.with_label_values(&[cause.category()]).inc();
-                    count("failed");
+        self.issue(request)
+            .await
+            .map(Response::new)
+            .map_err(|error| {
+                match &error {
+                    EnrolError::Call(cause) => {
+                        self.context.metrics.errors.with_label_values(&[cause.category()]).inc();
+                        count("failed");
+                    }
+                    EnrolError::Refused(_) | EnrolError::Request(_) => count("refused"),
                 }
-                EnrolError::Refused(_) | EnrolError::Request(_) => count("refused"),
-            }
-            tracing::warn!(role, %error, "enrolment refused");
-            Status::from(error)
-        }).inspect(|_| count("issued"))
+                tracing::warn!(role, %error, "enrolment refused");
+                Status::from(error)
+            })
+            .inspect(|_| count("issued"))
     }
 }
 

@@ -51,17 +51,28 @@ pub fn claim(review: &TokenReviewStatus, namespace: &str) -> Result<Claim, Refus
         return unauthenticated(format!("the API server does not accept the token: {reason}"));
     }
     // An API server that does not know audiences leaves them out: such a token is good for anything, so not for us.
-    if !review.audiences.iter().flatten().any(|audience| audience == names::ENROLMENT_AUDIENCE) {
+    if !review
+        .audiences
+        .iter()
+        .flatten()
+        .any(|audience| audience == names::ENROLMENT_AUDIENCE)
+    {
         return unauthenticated(format!("the token is not for audience {:?}", names::ENROLMENT_AUDIENCE));
     }
-    let Some(user) = &review.user else { return unauthenticated("the API server names no user for the token") };
+    let Some(user) = &review.user else {
+        return unauthenticated("the API server names no user for the token");
+    };
     let username = user.username.as_deref().unwrap_or_default();
-    let Some((theirs, account)) = username.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
+    let Some((theirs, account)) = username
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|rest| rest.split_once(':'))
     else {
         return denied(format!("user {username:?} is no service account"));
     };
     if theirs != namespace {
-        return denied(format!("service account {account:?} is in namespace {theirs:?}, not in {namespace:?}"));
+        return denied(format!(
+            "service account {account:?} is in namespace {theirs:?}, not in {namespace:?}"
+        ));
     }
     let empty = BTreeMap::new();
     let extra = user.extra.as_ref().unwrap_or(&empty);
@@ -73,7 +84,12 @@ pub fn claim(review: &TokenReviewStatus, namespace: &str) -> Result<Claim, Refus
             )),
         }
     };
-    Ok(Claim { pod: bound(POD_NAME)?, pod_uid: bound(POD_UID)?, node: bound(NODE_NAME)?, account: account.to_owned() })
+    Ok(Claim {
+        pod: bound(POD_NAME)?,
+        pod_uid: bound(POD_UID)?,
+        node: bound(NODE_NAME)?,
+        account: account.to_owned(),
+    })
 }
 
 /// Whether the account may have the role at all; before any object is read.
@@ -86,30 +102,51 @@ pub fn role_allowed(claim: &Claim, role: Role) -> Result<(), Refusal> {
     if claim.account == wanted {
         return Ok(());
     }
-    denied(format!("service account {:?} may not have role {}; {wanted:?} may", claim.account, role.as_str_name()))
+    denied(format!(
+        "service account {:?} may not have role {}; {wanted:?} may",
+        claim.account,
+        role.as_str_name()
+    ))
 }
 
 /// Compares the claim with the pod and the node as they are now: a token outlives its pod by minutes.
 pub fn live(claim: &Claim, pod: Option<&Pod>, node: Option<&Node>) -> Result<(), Refusal> {
-    let Some(pod) = pod else { return denied(format!("pod {:?} does not exist any more", claim.pod)) };
+    let Some(pod) = pod else {
+        return denied(format!("pod {:?} does not exist any more", claim.pod));
+    };
     if pod.metadata.uid.as_deref() != Some(&claim.pod_uid) {
-        return denied(format!("pod {:?} is another than the one the token was made for", claim.pod));
+        return denied(format!(
+            "pod {:?} is another than the one the token was made for",
+            claim.pod
+        ));
     }
     if pod.metadata.deletion_timestamp.is_some() {
         return denied(format!("pod {:?} is being deleted", claim.pod));
     }
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or_default();
     if matches!(phase, "Succeeded" | "Failed") {
         return denied(format!("pod {:?} has ended ({phase})", claim.pod));
     }
     let spec = pod.spec.as_ref();
     let runs_on = spec.and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
     if runs_on != claim.node {
-        return denied(format!("pod {:?} runs on node {runs_on:?}, the token says {:?}", claim.pod, claim.node));
+        return denied(format!(
+            "pod {:?} runs on node {runs_on:?}, the token says {:?}",
+            claim.pod, claim.node
+        ));
     }
-    let account = spec.and_then(|spec| spec.service_account_name.as_deref()).unwrap_or_default();
+    let account = spec
+        .and_then(|spec| spec.service_account_name.as_deref())
+        .unwrap_or_default();
     if account != claim.account {
-        return denied(format!("pod {:?} runs as {account:?}, the token says {:?}", claim.pod, claim.account));
+        return denied(format!(
+            "pod {:?} runs as {account:?}, the token says {:?}",
+            claim.pod, claim.account
+        ));
     }
     if node.is_none() {
         return denied(format!("node {:?} does not exist", claim.node));

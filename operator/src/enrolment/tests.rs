@@ -40,7 +40,12 @@ impl Scenario {
             "spec": { "nodeName": "node-a", "serviceAccountName": account, "containers": [] },
             "status": { "phase": "Running" },
         });
-        Self { review, pod: Some(pod), node: true, role }
+        Self {
+            review,
+            pod: Some(pod),
+            node: true,
+            role,
+        }
     }
 
     fn agent() -> Self {
@@ -67,23 +72,37 @@ impl Scenario {
                 None => Step::fails(Method::GET, POD, 404, "NotFound"),
             });
             steps.push(if self.node {
-                Step::ok(Method::GET, NODE, json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node-a" } }))
+                Step::ok(
+                    Method::GET,
+                    NODE,
+                    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node-a" } }),
+                )
             } else {
                 Step::fails(Method::GET, NODE, 404, "NotFound")
             });
         }
         let (client, script) = Script::client(steps);
-        let answer = service(client, true).enrol(request(self.role)).await.map(Response::into_inner);
+        let answer = service(client, true)
+            .enrol(request(self.role))
+            .await
+            .map(Response::into_inner);
         script.finished();
         let sent = &script.bodies(&format!("POST {REVIEWS}"))[0];
-        assert_eq!(sent["spec"], json!({ "token": "the-token", "audiences": [ENROLMENT_AUDIENCE] }));
+        assert_eq!(
+            sent["spec"],
+            json!({ "token": "the-token", "audiences": [ENROLMENT_AUDIENCE] })
+        );
         answer
     }
 
     async fn refused(self, objects_read: bool, code: Code, part: &str) {
         let status = self.run(objects_read).await.unwrap_err();
         assert_eq!(status.code(), code, "{status}");
-        assert!(status.message().contains(part), "{} does not contain {part:?}", status.message());
+        assert!(
+            status.message().contains(part),
+            "{} does not contain {part:?}",
+            status.message()
+        );
     }
 }
 
@@ -119,43 +138,92 @@ async fn an_agent_gets_a_leaf_for_its_node_and_the_placement_key() {
 
 #[tokio::test]
 async fn a_gateway_gets_a_leaf_for_its_pod() {
-    let response = Scenario::sound("shardwright-gateway", Role::Gateway).run(true).await.unwrap();
+    let response = Scenario::sound("shardwright-gateway", Role::Gateway)
+        .run(true)
+        .await
+        .unwrap();
     assert_eq!(spiffe_id(response), "spiffe://shardwright/gateway/agent-x");
 }
 
 #[tokio::test]
 async fn a_token_that_does_not_stand_is_unauthenticated() {
     let code = Code::Unauthenticated;
-    Scenario::agent().review("/authenticated", json!(false)).refused(false, code, "does not accept the token").await;
-    Scenario::agent().review("/audiences", json!(["https://kubernetes.default.svc"])).refused(false, code, "audience").await;
-    Scenario::agent().review("/audiences", Value::Null).refused(false, code, "audience").await;
+    Scenario::agent()
+        .review("/authenticated", json!(false))
+        .refused(false, code, "does not accept the token")
+        .await;
+    Scenario::agent()
+        .review("/audiences", json!(["https://kubernetes.default.svc"]))
+        .refused(false, code, "audience")
+        .await;
+    Scenario::agent()
+        .review("/audiences", Value::Null)
+        .refused(false, code, "audience")
+        .await;
     let unbound = json!({ "authentication.kubernetes.io/pod-name": ["agent-x"], "authentication.kubernetes.io/pod-uid": ["uid-1"] });
-    Scenario::agent().review("/user/extra", unbound).refused(false, code, "node-name is missing").await;
+    Scenario::agent()
+        .review("/user/extra", unbound)
+        .refused(false, code, "node-name is missing")
+        .await;
 }
 
 #[tokio::test]
 async fn an_account_has_only_its_own_role() {
     let code = Code::PermissionDenied;
-    Scenario::sound("shardwright-agent", Role::Gateway).refused(false, code, "may not have role ROLE_GATEWAY").await;
-    Scenario::sound("default", Role::Agent).refused(false, code, "may not have role ROLE_AGENT").await;
-    Scenario::sound("shardwright-agent", Role::Unspecified).refused(false, code, "names no role").await;
+    Scenario::sound("shardwright-agent", Role::Gateway)
+        .refused(false, code, "may not have role ROLE_GATEWAY")
+        .await;
+    Scenario::sound("default", Role::Agent)
+        .refused(false, code, "may not have role ROLE_AGENT")
+        .await;
+    Scenario::sound("shardwright-agent", Role::Unspecified)
+        .refused(false, code, "names no role")
+        .await;
     let foreign = json!("system:serviceaccount:elsewhere:shardwright-agent");
-    Scenario::agent().review("/user/username", foreign).refused(false, code, "namespace \"elsewhere\"").await;
-    Scenario::agent().review("/user/username", json!("admin")).refused(false, code, "no service account").await;
+    Scenario::agent()
+        .review("/user/username", foreign)
+        .refused(false, code, "namespace \"elsewhere\"")
+        .await;
+    Scenario::agent()
+        .review("/user/username", json!("admin"))
+        .refused(false, code, "no service account")
+        .await;
 }
 
 #[tokio::test]
 async fn a_pod_that_is_not_what_the_token_says_is_denied() {
     let code = Code::PermissionDenied;
-    Scenario::agent().pod("/metadata/uid", json!("uid-2")).refused(true, code, "another than the one").await;
-    Scenario::agent().pod("/spec/nodeName", json!("node-b")).refused(true, code, "runs on node \"node-b\"").await;
-    Scenario::agent().pod("/spec/serviceAccountName", json!("other")).refused(true, code, "runs as \"other\"").await;
-    Scenario::agent().pod("/status/phase", json!("Failed")).refused(true, code, "has ended").await;
+    Scenario::agent()
+        .pod("/metadata/uid", json!("uid-2"))
+        .refused(true, code, "another than the one")
+        .await;
+    Scenario::agent()
+        .pod("/spec/nodeName", json!("node-b"))
+        .refused(true, code, "runs on node \"node-b\"")
+        .await;
+    Scenario::agent()
+        .pod("/spec/serviceAccountName", json!("other"))
+        .refused(true, code, "runs as \"other\"")
+        .await;
+    Scenario::agent()
+        .pod("/status/phase", json!("Failed"))
+        .refused(true, code, "has ended")
+        .await;
     let mut dying = Scenario::agent();
     dying.pod.as_mut().unwrap()["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     dying.refused(true, code, "being deleted").await;
-    Scenario { pod: None, ..Scenario::agent() }.refused(true, code, "does not exist any more").await;
-    Scenario { node: false, ..Scenario::agent() }.refused(true, code, "node \"node-a\" does not exist").await;
+    Scenario {
+        pod: None,
+        ..Scenario::agent()
+    }
+    .refused(true, code, "does not exist any more")
+    .await;
+    Scenario {
+        node: false,
+        ..Scenario::agent()
+    }
+    .refused(true, code, "node \"node-a\" does not exist")
+    .await;
 }
 
 #[tokio::test]
@@ -176,7 +244,10 @@ async fn a_replica_that_does_not_lead_asks_nobody() {
 #[test]
 fn the_rate_allows_a_burst_and_then_a_steady_flow() {
     let start = Instant::now();
-    let mut bucket = Bucket { tokens: BURST, filled: start };
+    let mut bucket = Bucket {
+        tokens: BURST,
+        filled: start,
+    };
     assert!((0..BURST as usize).all(|_| bucket.take(start)));
     assert!(!bucket.take(start));
     let later = start + std::time::Duration::from_secs(1);

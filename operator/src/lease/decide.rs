@@ -52,7 +52,9 @@ pub enum Move {
 /// The next move of candidate `me`.
 #[must_use]
 pub fn decide(me: &str, seen: Option<&Sighting>, now: Instant) -> Move {
-    let Some(Sighting { record, since }) = seen else { return Move::Create };
+    let Some(Sighting { record, since }) = seen else {
+        return Move::Create;
+    };
     if record.holder == me {
         return Move::Renew;
     }
@@ -80,21 +82,40 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(15);
 
     fn record(holder: &str, renewed: &str) -> Record {
-        Record { holder: holder.into(), duration: LEASE, renewed: renewed.into() }
+        Record {
+            holder: holder.into(),
+            duration: LEASE,
+            renewed: renewed.into(),
+        }
     }
 
     #[test]
     fn the_decision_table() {
         let start = Instant::now();
-        let seen = |holder| Some(Sighting { record: record(holder, "1"), since: start });
+        let seen = |holder| {
+            Some(Sighting {
+                record: record(holder, "1"),
+                since: start,
+            })
+        };
         let after = |seconds| start + Duration::from_secs(seconds);
         for (case, sighting, now, expected) in [
             ("no lease", None, start, Move::Create),
             ("released", seen(""), start, Move::Take),
             ("ours", seen("me"), start, Move::Renew),
-            ("ours and long lapsed, nobody took it", seen("me"), after(100), Move::Renew),
+            (
+                "ours and long lapsed, nobody took it",
+                seen("me"),
+                after(100),
+                Move::Renew,
+            ),
             ("another's, fresh", seen("other"), start, Move::Wait(LEASE)),
-            ("another's, near its end", seen("other"), after(14), Move::Wait(Duration::from_secs(1))),
+            (
+                "another's, near its end",
+                seen("other"),
+                after(14),
+                Move::Wait(Duration::from_secs(1)),
+            ),
             ("another's, lapsed to the second", seen("other"), after(15), Move::Take),
             ("another's, long lapsed", seen("other"), after(60), Move::Take),
         ] {
@@ -109,7 +130,10 @@ mod tests {
         let same = Sighting::update(Some(&first), record("other", "1"), start + Duration::from_secs(9));
         assert_eq!(same.since, start);
         let renewed = Sighting::update(Some(&same), record("other", "2"), start + Duration::from_secs(10));
-        assert_eq!(decide("me", Some(&renewed), start + Duration::from_secs(16)), Move::Wait(Duration::from_secs(9)));
+        assert_eq!(
+            decide("me", Some(&renewed), start + Duration::from_secs(16)),
+            Move::Wait(Duration::from_secs(9))
+        );
     }
 
     #[test]
@@ -123,7 +147,13 @@ mod tests {
     #[test]
     fn a_clock_that_seems_to_run_backwards_only_waits_longer() {
         let start = Instant::now() + Duration::from_secs(60);
-        let seen = Sighting { record: record("other", "1"), since: start };
-        assert_eq!(decide("me", Some(&seen), start - Duration::from_secs(5)), Move::Wait(LEASE));
+        let seen = Sighting {
+            record: record("other", "1"),
+            since: start,
+        };
+        assert_eq!(
+            decide("me", Some(&seen), start - Duration::from_secs(5)),
+            Move::Wait(LEASE)
+        );
     }
 }

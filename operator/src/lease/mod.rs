@@ -51,12 +51,19 @@ impl Elector {
     /// A candidate that has not looked yet.
     #[must_use]
     pub fn new(api: Api<Lease>, me: String, lease: Duration) -> Self {
-        Self { api, me, lease, seen: None, current: None }
+        Self {
+            api,
+            me,
+            lease,
+            seen: None,
+            current: None,
+        }
     }
 
     /// Takes part until `stop`, telling `leading` of every change. Does not release: see [`Elector::release`].
     pub async fn run(&mut self, leading: &watch::Sender<bool>, stop: &CancellationToken) {
         let mut renewed: Option<Instant> = None;
+        let mut told_waiting = false;
         loop {
             let began = Instant::now();
             let deadline = renewed.map(|at| acts_until(at, self.lease));
@@ -67,12 +74,17 @@ impl Elector {
             };
             match outcome {
                 Ok(Ok(Outcome::Held)) => {
+                    told_waiting = false;
                     if renewed.replace(began).is_none() {
                         tracing::info!(lease = LEASE_NAME, me = %self.me, "leading");
                         leading.send_replace(true);
                     }
                 }
                 Ok(Ok(Outcome::Other)) => {
+                    if !told_waiting {
+                        told_waiting = true;
+                        tracing::info!(lease = LEASE_NAME, holder = %self.holder(), "another replica leads; waiting");
+                    }
                     if renewed.take().is_some() {
                         tracing::warn!(lease = LEASE_NAME, holder = %self.holder(), "another holds the lease: no longer leading");
                         leading.send_replace(false);
@@ -80,11 +92,17 @@ impl Elector {
                 }
                 Ok(Ok(Outcome::Contended)) => {}
                 Ok(Err(ref error)) => tracing::warn!(%error, "cannot look at the lease; trying again"),
-                Err(_) => tracing::warn!(lease = LEASE_NAME, "the Kubernetes API was silent about the lease; trying again"),
+                Err(_) => tracing::warn!(
+                    lease = LEASE_NAME,
+                    "the Kubernetes API was silent about the lease; trying again"
+                ),
             }
             if renewed.is_some_and(|at| Instant::now() >= acts_until(at, self.lease)) {
                 renewed = None;
-                tracing::error!(lease = LEASE_NAME, "could not renew the lease in time: no longer leading");
+                tracing::error!(
+                    lease = LEASE_NAME,
+                    "could not renew the lease in time: no longer leading"
+                );
                 leading.send_replace(false);
             }
             let pause = self.pause(renewed.is_some(), matches!(outcome, Ok(Ok(Outcome::Held))));
@@ -98,7 +116,9 @@ impl Elector {
     /// Gives the lease back, if it is ours, so that another replica need not wait for it to lapse.
     pub async fn release(&mut self) -> Result<(), CallError> {
         self.observe().await?;
-        let Some(mut lease) = self.current.clone().filter(|_| self.holder() == self.me) else { return Ok(()) };
+        let Some(mut lease) = self.current.clone().filter(|_| self.holder() == self.me) else {
+            return Ok(());
+        };
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
@@ -108,7 +128,11 @@ impl Elector {
     }
 
     fn pause(&self, leading: bool, well: bool) -> Duration {
-        let longest = if leading && well { self.lease / 3 } else { (self.lease / 6).min(POLL_MAX) };
+        let longest = if leading && well {
+            self.lease / 3
+        } else {
+            (self.lease / 6).min(POLL_MAX)
+        };
         match decide(&self.me, self.seen.as_ref(), Instant::now()) {
             Move::Wait(left) => left.min(longest).max(Duration::from_millis(50)),
             _ => longest,
@@ -125,7 +149,10 @@ impl Elector {
             Move::Wait(_) => return Ok(Outcome::Other),
             Move::Create => {
                 let lease = Lease {
-                    metadata: ObjectMeta { name: Some(LEASE_NAME.to_owned()), ..Default::default() },
+                    metadata: ObjectMeta {
+                        name: Some(LEASE_NAME.to_owned()),
+                        ..Default::default()
+                    },
                     spec: Some(self.claim(None)),
                 };
                 let params = PostParams::default();
@@ -182,7 +209,11 @@ impl Elector {
     /// Refused by the API where the lease changed since it was read: `lease` carries its resourceVersion.
     async fn replace(&self, lease: Lease) -> Result<Lease, CallError> {
         let params = PostParams::default();
-        call(format!("replace Lease {LEASE_NAME}"), self.api.replace(LEASE_NAME, &params, &lease)).await
+        call(
+            format!("replace Lease {LEASE_NAME}"),
+            self.api.replace(LEASE_NAME, &params, &lease),
+        )
+        .await
     }
 }
 

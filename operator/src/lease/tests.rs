@@ -30,7 +30,10 @@ async fn the_first_candidate_creates_the_lease() {
     assert_eq!(elector.look().await.unwrap(), Outcome::Held);
     script.finished();
     let spec = &script.bodies(&format!("POST {LEASES}"))[0]["spec"];
-    assert_eq!((&spec["holderIdentity"], &spec["leaseDurationSeconds"]), (&json!("me"), &json!(15)));
+    assert_eq!(
+        (&spec["holderIdentity"], &spec["leaseDurationSeconds"]),
+        (&json!("me"), &json!(15))
+    );
 }
 
 #[tokio::test]
@@ -42,7 +45,13 @@ async fn a_released_lease_is_taken_with_the_version_that_was_read() {
     assert_eq!(elector.look().await.unwrap(), Outcome::Held);
     script.finished();
     let written = &script.bodies(&format!("PUT {LEASE}"))[0];
-    assert_eq!((&written["metadata"]["resourceVersion"], &written["spec"]["leaseTransitions"]), (&json!("7"), &json!(5)));
+    assert_eq!(
+        (
+            &written["metadata"]["resourceVersion"],
+            &written["spec"]["leaseTransitions"]
+        ),
+        (&json!("7"), &json!(5))
+    );
 }
 
 #[tokio::test]
@@ -87,7 +96,13 @@ async fn a_leader_tells_that_it_leads_and_stops_when_told() {
     let stop = CancellationToken::new();
     let told = stop.clone();
     let run = tokio::spawn(async move { elector.run(&leading, &told).await });
-    tokio::time::timeout(Duration::from_secs(10), seen.wait_for(|leads| *leads)).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), seen.wait_for(|leads| *leads))
+        .await
+        .unwrap()
+        .unwrap();
     stop.cancel();
-    tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), run)
+        .await
+        .unwrap()
+        .unwrap();
 }

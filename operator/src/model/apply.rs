@@ -35,7 +35,10 @@ pub struct Applied {
 /// Writes all, each by itself: one that fails does not keep the others from being written.
 pub async fn apply(context: &Context, prepared: Vec<Prepared>) -> Vec<Applied> {
     let writes = prepared.into_iter().map(|prepared| write(context, prepared));
-    futures::stream::iter(writes).buffer_unordered(CONCURRENT).collect().await
+    futures::stream::iter(writes)
+        .buffer_unordered(CONCURRENT)
+        .collect()
+        .await
 }
 
 async fn write(context: &Context, prepared: Prepared) -> Applied {
@@ -51,7 +54,10 @@ async fn write(context: &Context, prepared: Prepared) -> Applied {
         Ok(_) => context.metrics.status_writes.inc(),
         Err(error) => context.metrics.errors.with_label_values(&[error.category()]).inc(),
     }
-    Applied { uid, result: written.map(|_| ()) }
+    Applied {
+        uid,
+        result: written.map(|_| ()),
+    }
 }
 
 /// The uid makes the API refuse the write where the object was deleted and made anew in between.

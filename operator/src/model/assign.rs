@@ -15,7 +15,10 @@ pub fn assignments<'a>(
 ) -> BTreeMap<String, NodeAssignments> {
     let mut by_node: BTreeMap<String, NodeAssignments> = BTreeMap::new();
     for (in_force, sights) in placements {
-        let assignment = Assignment { envelope: Some(in_force.envelope.clone()), routes: routes(sights) };
+        let assignment = Assignment {
+            envelope: Some(in_force.envelope.clone()),
+            routes: routes(sights),
+        };
         for stage in in_force.stages() {
             let node = by_node.entry(stage.node.clone()).or_default();
             // A node with several stages of a model is told once.
@@ -28,8 +31,17 @@ pub fn assignments<'a>(
 }
 
 fn routes(sights: &[StageSight]) -> Vec<Route> {
-    let known = sights.iter().enumerate().filter_map(|(stage, sight)| Some((stage, sight.endpoint.clone()?)));
-    known.map(|(stage, endpoint)| Route { pipeline: 0, stage: stage as u32, endpoint }).collect()
+    let known = sights
+        .iter()
+        .enumerate()
+        .filter_map(|(stage, sight)| Some((stage, sight.endpoint.clone()?)));
+    known
+        .map(|(stage, endpoint)| Route {
+            pipeline: 0,
+            stage: stage as u32,
+            endpoint,
+        })
+        .collect()
 }
 
 /// What gateways are told of one model; `message` says why it is not ready.
@@ -42,7 +54,9 @@ pub fn model_route(
 ) -> ModelRoute {
     let metadata = &model.metadata;
     let ready = in_force.is_some_and(|(_, sights)| !sights.is_empty() && sights.iter().all(StageSight::serves));
-    let head = in_force.and_then(|(_, sights)| sights.first()?.endpoint.clone()).filter(|_| ready);
+    let head = in_force
+        .and_then(|(_, sights)| sights.first()?.endpoint.clone())
+        .filter(|_| ready);
     ModelRoute {
         model_uid: metadata.uid.clone().unwrap_or_default(),
         namespace: metadata.namespace.clone().unwrap_or_default(),
@@ -52,7 +66,10 @@ pub fn model_route(
         ready,
         message: if ready { String::new() } else { message },
         vocabulary_sha256,
-        created_unix_s: metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        created_unix_s: metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(0, |time| time.0.as_second()),
     }
 }
 
@@ -65,7 +82,10 @@ mod tests {
 
     #[test]
     fn every_node_is_told_once_of_every_placement_that_names_it() {
-        let (one, two) = (fixture::in_force(1, &["a", "b", "a"]), fixture::in_force_of("other", 7, &["b"]));
+        let (one, two) = (
+            fixture::in_force(1, &["a", "b", "a"]),
+            fixture::in_force_of("other", 7, &["b"]),
+        );
         let by_node = assignments([(&one, &[][..]), (&two, &[][..])]);
         assert_eq!(by_node.keys().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(by_node["a"].message.assignments.len(), 1);
@@ -94,7 +114,10 @@ mod tests {
         };
         let partly = route(&agents);
         assert!(!partly.ready);
-        assert_eq!((partly.head_endpoints, partly.message.as_str()), (vec![String::new()], "stage 1 loads"));
+        assert_eq!(
+            (partly.head_endpoints, partly.message.as_str()),
+            (vec![String::new()], "stage 1 loads")
+        );
         fixture::report(&mut agents, "b", 1, 1, ShardPhase::Serving);
         let whole = route(&agents);
         assert!(whole.ready && whole.message.is_empty());

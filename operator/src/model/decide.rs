@@ -37,15 +37,24 @@ pub struct Decided {
 
 impl Decided {
     fn keep() -> Self {
-        Self { placed: Placed::Yes, new_in_force: None }
+        Self {
+            placed: Placed::Yes,
+            new_in_force: None,
+        }
     }
 
     fn new(in_force: InForce) -> Self {
-        Self { placed: Placed::Yes, new_in_force: Some(in_force) }
+        Self {
+            placed: Placed::Yes,
+            new_in_force: Some(in_force),
+        }
     }
 
     fn no(why: Why) -> Self {
-        Self { placed: Placed::No(why), new_in_force: None }
+        Self {
+            placed: Placed::No(why),
+            new_in_force: None,
+        }
     }
 }
 
@@ -71,9 +80,21 @@ impl<'a> World<'a> {
         now: Instant,
         now_unix_s: i64,
     ) -> Self {
-        let reports = observed.devices.iter().filter_map(|device| DeviceReport::from_state(device)).collect();
+        let reports = observed
+            .devices
+            .iter()
+            .filter_map(|device| DeviceReport::from_state(device))
+            .collect();
         let node_labels = &observed.node_labels;
-        Self { reports, node_labels, agents, awaited, held: BTreeMap::new(), now, now_unix_s }
+        Self {
+            reports,
+            node_labels,
+            agents,
+            awaited,
+            held: BTreeMap::new(),
+            now,
+            now_unix_s,
+        }
     }
 
     /// The model holds what this placement takes, and nothing else.
@@ -97,7 +118,12 @@ impl<'a> World<'a> {
             devices,
             attached_nodes: self.agents.keys().chain(awaited).cloned().collect(),
             node_labels: self.node_labels.clone(),
-            held: self.held.iter().filter(|(other, _)| *other != uid).flat_map(|(_, held)| held.clone()).collect(),
+            held: self
+                .held
+                .iter()
+                .filter(|(other, _)| *other != uid)
+                .flat_map(|(_, held)| held.clone())
+                .collect(),
             links: Vec::new(),
         })
     }
@@ -111,16 +137,22 @@ pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState,
     };
     let uid = model.metadata.uid.as_deref().unwrap_or_default();
     let facts = state.facts();
-    let answering = state.in_force.as_ref().filter(|in_force| {
-        answers(in_force, &model.spec.source, &validated.runtime, facts.as_deref())
-    });
+    let answering = state
+        .in_force
+        .as_ref()
+        .filter(|in_force| answers(in_force, &model.spec.source, &validated.runtime, facts.as_deref()));
     let failing = state.failures.excluded(world.now);
     if let Some(in_force) = answering
         && is_valid(world, uid, &validated, facts.as_deref(), in_force, &failing)
     {
         return refreshed(world, uid, in_force, signer);
     }
-    let Some(facts) = facts else { return Decided { placed: not_resolved(state), new_in_force: None } };
+    let Some(facts) = facts else {
+        return Decided {
+            placed: not_resolved(state),
+            new_in_force: None,
+        };
+    };
     let answering = answering.is_some();
     let solved = match solve_without(world, model, &validated, &facts, &failing, state) {
         // Better a device that may fail again than none.
@@ -138,7 +170,11 @@ pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState,
         Ok(solution) => solution,
         Err(why) => return Decided::no(why),
     };
-    if let Some(in_force) = state.in_force.as_ref().filter(|in_force| answering && translate::same_stages(&solution.plan, in_force)) {
+    if let Some(in_force) = state
+        .in_force
+        .as_ref()
+        .filter(|in_force| answering && translate::same_stages(&solution.plan, in_force))
+    {
         return refreshed(world, uid, in_force, signer);
     }
     let draft = translate::draft(&solution, &model.spec.source.uri, &validated, &facts);
@@ -151,7 +187,9 @@ pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState,
 
 /// Whether a placement is of the weights and the runtime that the spec asks for.
 fn answers(in_force: &InForce, source: &ModelSource, runtime: &Runtime, facts: Option<&Facts>) -> bool {
-    let Some(placed) = &in_force.placement.source else { return false };
+    let Some(placed) = &in_force.placement.source else {
+        return false;
+    };
     let wanted = source.sha256.as_deref().map(str::parse::<gguf::Digest>);
     placed.uri == source.uri
         && wanted.is_none_or(|wanted| wanted.is_ok_and(|wanted| wanted.0[..] == placed.sha256[..]))
@@ -169,19 +207,27 @@ fn is_valid(
     failing: &BTreeSet<String>,
 ) -> bool {
     let topology = world.topology(uid, failing, true);
-    if !in_force.stages().iter().all(|stage| topology.device(&stage.device).is_some()) {
+    if !in_force
+        .stages()
+        .iter()
+        .all(|stage| topology.device(&stage.device).is_some())
+    {
         return false;
     }
     let Some(facts) = facts else { return true };
-    let Ok(problem) = translate::problem("", validated, facts, topology) else { return false };
+    let Ok(problem) = translate::problem("", validated, facts, topology) else {
+        return false;
+    };
     let serves = stages::look(in_force, world.agents).iter().all(StageSight::serves);
-    check(&problem, &translate::plan(in_force)).iter().all(|violation| match violation {
-        // Predictions are of the day they were made.
-        Violation::WrongFigure { .. } => true,
-        // Shards that serve have proved that they fit.
-        Violation::DeviceMemory { .. } | Violation::PoolMemory { .. } => serves,
-        _ => false,
-    })
+    check(&problem, &translate::plan(in_force))
+        .iter()
+        .all(|violation| match violation {
+            // Predictions are of the day they were made.
+            Violation::WrongFigure { .. } => true,
+            // Shards that serve have proved that they fit.
+            Violation::DeviceMemory { .. } | Violation::PoolMemory { .. } => serves,
+            _ => false,
+        })
 }
 
 /// The placement goes on, under a higher epoch where a node has accepted one, or signed anew when its time runs out.
@@ -240,8 +286,15 @@ fn solve_and_check(problem: &Problem) -> Result<Solution, Why> {
         return Ok(solution);
     }
     let violations: Vec<String> = violations.iter().take(3).map(ToString::to_string).collect();
-    tracing::error!(model = problem.model.name, ?violations, "the checker refuses the solver's plan");
-    Err(Why::new(reason::CHECK_FAILED, format!("the plan found is not valid and is not used: {}", violations.join("; "))))
+    tracing::error!(
+        model = problem.model.name,
+        ?violations,
+        "the checker refuses the solver's plan"
+    );
+    Err(Why::new(
+        reason::CHECK_FAILED,
+        format!("the plan found is not valid and is not used: {}", violations.join("; ")),
+    ))
 }
 
 #[cfg(test)]

@@ -79,18 +79,27 @@ impl FactsError {
 pub fn accept(message: ModelFacts, wanted: Option<&str>) -> Result<(Facts, Bytes), FactsError> {
     let sha256 = digest("sha256", &message.sha256)?;
     if let Some(wanted) = wanted.filter(|wanted| **wanted != sha256.to_string()) {
-        return Err(FactsError::DigestMismatch { wanted: wanted.to_owned(), found: sha256.to_string() });
+        return Err(FactsError::DigestMismatch {
+            wanted: wanted.to_owned(),
+            found: sha256.to_string(),
+        });
     }
     let layers = message.layers.len();
     ensure((1..=LAYERS_MAX).contains(&layers), || format!("{layers} layers"))?;
     let cuts = &message.allowed_cuts;
     let ascending = cuts.is_sorted_by(|a, b| a < b) && cuts.iter().all(|cut| (1..layers as u32).contains(cut));
     ensure(ascending, || format!("cuts {cuts:?} in {layers} layers"))?;
-    ensure(message.embedding_length > 0 && message.vocabulary_size > 0, || "an empty embedding".to_owned())?;
-    ensure(message.vocabulary.len() <= VOCABULARY_BYTES_MAX, || "a vocabulary above 32 MiB".to_owned())?;
+    ensure(message.embedding_length > 0 && message.vocabulary_size > 0, || {
+        "an empty embedding".to_owned()
+    })?;
+    ensure(message.vocabulary.len() <= VOCABULARY_BYTES_MAX, || {
+        "a vocabulary above 32 MiB".to_owned()
+    })?;
     let vocabulary_sha256 = digest("vocabulary_sha256", &message.vocabulary_sha256)?;
     let computed = Digest(Sha256::digest(&message.vocabulary).into());
-    ensure(computed == vocabulary_sha256, || "the vocabulary has another digest than stated".to_owned())?;
+    ensure(computed == vocabulary_sha256, || {
+        "the vocabulary has another digest than stated".to_owned()
+    })?;
     let (layer_bytes, index) = pieces(&message)?;
     let facts = Facts {
         sha256,
@@ -115,14 +124,19 @@ pub fn accept(message: ModelFacts, wanted: Option<&str>) -> Result<(Facts, Bytes
 fn pieces(message: &ModelFacts) -> Result<(Vec<u64>, Index), FactsError> {
     let piece = |name: &str, bytes: u64, sha256: &[u8]| -> Result<Digest, FactsError> {
         let whole = message.file_bytes;
-        ensure(bytes <= whole, || format!("{name} of {bytes} bytes in a file of {whole}"))?;
+        ensure(bytes <= whole, || {
+            format!("{name} of {bytes} bytes in a file of {whole}")
+        })?;
         digest(name, sha256)
     };
     let end = |name: &str, facts: Option<&PieceFacts>| -> Result<Digest, FactsError> {
         let facts = facts.ok_or_else(|| FactsError::Nonsense(format!("no {name}")))?;
         piece(name, facts.weight_bytes, &facts.digest)
     };
-    let layers = message.layers.iter().map(|layer| piece("layer", layer.weight_bytes, &layer.digest));
+    let layers = message
+        .layers
+        .iter()
+        .map(|layer| piece("layer", layer.weight_bytes, &layer.digest));
     let index = Index {
         embedding: end("embedding", message.embedding.as_ref())?,
         layers: layers.collect::<Result<_, _>>()?,
@@ -136,7 +150,11 @@ fn digest(name: &str, bytes: &[u8]) -> Result<Digest, FactsError> {
 }
 
 fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), FactsError> {
-    if holds { Ok(()) } else { Err(FactsError::Nonsense(otherwise())) }
+    if holds {
+        Ok(())
+    } else {
+        Err(FactsError::Nonsense(otherwise()))
+    }
 }
 
 fn name(text: &str) -> String {

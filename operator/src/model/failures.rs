@@ -46,7 +46,12 @@ impl Failures {
         if health != Health::Failed && !self.by_device.contains_key(device) {
             return;
         }
-        let fresh = Record { failures: 0, health: Health::Working, since: now, excluded_until: None };
+        let fresh = Record {
+            failures: 0,
+            health: Health::Working,
+            since: now,
+            excluded_until: None,
+        };
         let record = self.by_device.entry(device.to_owned()).or_insert(fresh);
         let stood = now.saturating_duration_since(record.since);
         let changed = record.health != health;
@@ -73,7 +78,11 @@ impl Failures {
     #[must_use]
     pub fn excluded(&self, now: Instant) -> BTreeSet<String> {
         let out = |record: &Record| record.excluded_until.is_some_and(|until| now < until);
-        self.by_device.iter().filter(|(_, record)| out(record)).map(|(device, _)| device.clone()).collect()
+        self.by_device
+            .iter()
+            .filter(|(_, record)| out(record))
+            .map(|(device, _)| device.clone())
+            .collect()
     }
 
     /// When something changes by itself.

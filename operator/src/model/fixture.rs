@@ -4,10 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crds::{InferenceModel, InferenceModelSpec, ModelSource, PlacementConstraints, PlacementStatus, StagePhase, StageStatus, Verdict};
+use crds::conditions::{ConditionStatus, NewCondition, device as kind, set_condition};
+use crds::{
+    DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, InferenceModel, InferenceModelSpec,
+    ModelSource, PlacementConstraints, PlacementStatus, StagePhase, StageStatus, Verdict,
+};
 use gguf::{Digest, Index};
 use identity::PlacementSigner;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
 use proto::control::v1::{ShardPhase, ShardStatus};
 use proto::placement::v1::{Pipeline, Placement, Stage};
 
@@ -37,7 +42,11 @@ pub fn facts() -> Facts {
         layer_bytes: vec![10 * MIB; LAYERS as usize],
         embedding_bytes: 5 * MIB,
         output_bytes: 5 * MIB,
-        index: Index { embedding: digest(1), layers: (0..LAYERS as u8).map(|layer| digest(10 + layer)).collect(), output: digest(2) },
+        index: Index {
+            embedding: digest(1),
+            layers: (0..LAYERS as u8).map(|layer| digest(10 + layer)).collect(),
+            output: digest(2),
+        },
         vocabulary_sha256: digest(8),
         allowed_cuts: (1..LAYERS).collect(),
     }
@@ -54,7 +63,10 @@ pub fn model() -> InferenceModel {
             ..Default::default()
         },
         spec: InferenceModelSpec {
-            source: ModelSource { uri: "file:///models/smol.gguf".into(), sha256: None },
+            source: ModelSource {
+                uri: "file:///models/smol.gguf".into(),
+                sha256: None,
+            },
             context_length: 256,
             parallel_sequences: 2,
             kv_type: crds::KvType::F16,
@@ -78,7 +90,11 @@ pub fn in_force_of(uid: &str, epoch: u64, nodes: &[&str]) -> InForce {
         device: format!("{node}-cpu0"),
         backend: "cpu".into(),
         first_layer: at as u32 * share,
-        end_layer: if at + 1 == nodes.len() { LAYERS } else { (at as u32 + 1) * share },
+        end_layer: if at + 1 == nodes.len() {
+            LAYERS
+        } else {
+            (at as u32 + 1) * share
+        },
         weight_root: vec![at as u8; 32],
         memory_budget_bytes: 30 * MIB,
     };
@@ -124,7 +140,50 @@ pub fn signed(placement: Placement) -> InForce {
         stages: placement.pipelines[0].stages.iter().enumerate().map(view).collect(),
         runner_up: None,
     };
-    InForce { placement, envelope, view }
+    InForce {
+        placement,
+        envelope,
+        view,
+    }
+}
+
+/// A node's CPU, sound and with this much memory for shards.
+pub fn cpu(node: &str, usable_bytes: i64) -> Arc<DeviceGPUState> {
+    let mut state = DeviceGPUState::new(&format!("{node}-cpu0"), DeviceGPUStateSpec::default());
+    let mut conditions = Vec::new();
+    for kind in kind::ALL {
+        let new = NewCondition {
+            kind,
+            status: ConditionStatus::True,
+            reason: "Good",
+            message: "",
+        };
+        set_condition(&mut conditions, new, Some(1), &Time(Timestamp::UNIX_EPOCH));
+    }
+    state.status = Some(DeviceGPUStateStatus {
+        observed_generation: Some(1),
+        node: node.into(),
+        vendor: "intel".into(),
+        model: "CPU".into(),
+        backend: "cpu".into(),
+        backend_index: 0,
+        architecture: None,
+        driver: None,
+        pci_address: None,
+        uuid: None,
+        compute_units: None,
+        kind: DeviceKind::Cpu,
+        memory_pool: format!("{node}-memory"),
+        memory: None,
+        memory_total_bytes: usable_bytes,
+        memory_free_bytes: usable_bytes,
+        memory_usable_bytes: usable_bytes,
+        bandwidth_bytes_per_second: None,
+        launch_us: None,
+        shards: Vec::new(),
+        conditions,
+    });
+    Arc::new(state)
 }
 
 /// Agents that are attached and hold nothing.
@@ -136,7 +195,11 @@ pub fn agents(nodes: &[&str]) -> BTreeMap<String, AgentView> {
         reported: true,
         shards: Arc::default(),
     };
-    nodes.iter().enumerate().map(|(at, node)| (node.to_string(), view(at))).collect()
+    nodes
+        .iter()
+        .enumerate()
+        .map(|(at, node)| (node.to_string(), view(at)))
+        .collect()
 }
 
 /// Lets a node report a shard of [`model`], beside what it reported before.
@@ -149,8 +212,16 @@ pub fn report(agents: &mut BTreeMap<String, AgentView>, node: &str, epoch: u64, 
         epoch,
         stage,
         phase: phase.into(),
-        endpoint: if phase == ShardPhase::Serving { format!("{node}:7000") } else { String::new() },
-        reason: if phase == ShardPhase::Failed { "OutOfMemory".into() } else { String::new() },
+        endpoint: if phase == ShardPhase::Serving {
+            format!("{node}:7000")
+        } else {
+            String::new()
+        },
+        reason: if phase == ShardPhase::Failed {
+            "OutOfMemory".into()
+        } else {
+            String::new()
+        },
         ..Default::default()
     });
     agent.shards = shards.into();

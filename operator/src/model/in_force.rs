@@ -55,10 +55,16 @@ pub fn encode(envelope: &Envelope) -> String {
 
 /// The placement in a model's status, if it has one.
 pub fn recall(model: &InferenceModel, verifier: &PlacementVerifier) -> Result<Option<InForce>, RecallError> {
-    let Some(view) = model.status.as_ref().and_then(|status| status.placement.clone()) else { return Ok(None) };
-    let bytes = BASE64_STANDARD.decode(&view.envelope).map_err(|error| RecallError::Envelope(error.to_string()))?;
+    let Some(view) = model.status.as_ref().and_then(|status| status.placement.clone()) else {
+        return Ok(None);
+    };
+    let bytes = BASE64_STANDARD
+        .decode(&view.envelope)
+        .map_err(|error| RecallError::Envelope(error.to_string()))?;
     let envelope = Envelope::decode(bytes.as_slice()).map_err(|error| RecallError::Envelope(error.to_string()))?;
-    let placement = verifier.verify(&envelope).map_err(|error| RecallError::Envelope(error.to_string()))?;
+    let placement = verifier
+        .verify(&envelope)
+        .map_err(|error| RecallError::Envelope(error.to_string()))?;
     if Some(placement.model_uid.as_str()) != model.metadata.uid.as_deref() {
         return Err(RecallError::Mismatch("it was signed for another object"));
     }
@@ -68,7 +74,11 @@ pub fn recall(model: &InferenceModel, verifier: &PlacementVerifier) -> Result<Op
     if view.stages.len() != stages(&placement).len() || placement.pipelines.len() != 1 {
         return Err(RecallError::Mismatch("the number of stages differs"));
     }
-    Ok(Some(InForce { placement, envelope, view }))
+    Ok(Some(InForce {
+        placement,
+        envelope,
+        view,
+    }))
 }
 
 #[cfg(test)]

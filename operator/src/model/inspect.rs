@@ -41,8 +41,15 @@ pub enum Resolution {
 #[derive(Debug)]
 enum Phase {
     Idle,
-    Asked { node: String, session: u64, generation: i64, since: Instant },
-    AllFailed { retry_at: Instant },
+    Asked {
+        node: String,
+        session: u64,
+        generation: i64,
+        since: Instant,
+    },
+    AllFailed {
+        retry_at: Instant,
+    },
     Resolved(Arc<Facts>),
 }
 
@@ -59,7 +66,12 @@ impl Inspection {
     /// Nothing is known.
     #[must_use]
     pub fn new(source: ModelSource) -> Self {
-        Self { source, phase: Phase::Idle, tried: BTreeMap::new(), rounds_failed: 0 }
+        Self {
+            source,
+            phase: Phase::Idle,
+            tried: BTreeMap::new(),
+            rounds_failed: 0,
+        }
     }
 
     /// What is inspected.
@@ -72,14 +84,22 @@ impl Inspection {
     pub fn next(&mut self, attached: &BTreeMap<String, u64>, now: Instant, jitter: f64) -> Option<String> {
         match &self.phase {
             Phase::Resolved(_) => return None,
-            Phase::Asked { node, session, since, .. } => {
+            Phase::Asked {
+                node, session, since, ..
+            } => {
                 let there = attached.get(node) == Some(session);
                 if there && now.saturating_duration_since(*since) < ANSWER_TIMEOUT {
                     return None;
                 }
                 if there {
                     let message = format!("no answer within {} minutes", ANSWER_TIMEOUT.as_secs() / 60);
-                    self.tried.insert(node.clone(), Failure { reason: reason::UNREADABLE.into(), message });
+                    self.tried.insert(
+                        node.clone(),
+                        Failure {
+                            reason: reason::UNREADABLE.into(),
+                            message,
+                        },
+                    );
                 }
                 self.phase = Phase::Idle;
             }
@@ -92,19 +112,28 @@ impl Inspection {
         let untried = attached.keys().find(|node| !self.tried.contains_key(*node));
         if untried.is_none() && matches!(self.phase, Phase::Idle) && !self.tried.is_empty() {
             self.rounds_failed = self.rounds_failed.saturating_add(1);
-            self.phase = Phase::AllFailed { retry_at: now + retry::INSPECTION.wait(self.rounds_failed, jitter) };
+            self.phase = Phase::AllFailed {
+                retry_at: now + retry::INSPECTION.wait(self.rounds_failed, jitter),
+            };
         }
         untried.cloned()
     }
 
     /// The node was asked.
     pub fn asked(&mut self, node: String, session: u64, generation: i64, now: Instant) {
-        self.phase = Phase::Asked { node, session, generation, since: now };
+        self.phase = Phase::Asked {
+            node,
+            session,
+            generation,
+            since: now,
+        };
     }
 
     /// Takes an answer; false if it is not the one that is waited for.
     pub fn answered(&mut self, from: &str, answered_generation: i64, answer: Result<Arc<Facts>, Failure>) -> bool {
-        let Phase::Asked { node, generation, .. } = &self.phase else { return false };
+        let Phase::Asked { node, generation, .. } = &self.phase else {
+            return false;
+        };
         if node != from || *generation != answered_generation {
             return false;
         }
@@ -148,13 +177,19 @@ impl Inspection {
     /// The failure that says most: a file that was read and is wrong, before one that was not found.
     fn worst(&self) -> Option<Failure> {
         let telling = |failure: &Failure| failure.reason != reason::SOURCE_NOT_FOUND;
-        let (node, failure) =
-            self.tried.iter().find(|(_, failure)| telling(failure)).or_else(|| self.tried.iter().next())?;
+        let (node, failure) = self
+            .tried
+            .iter()
+            .find(|(_, failure)| telling(failure))
+            .or_else(|| self.tried.iter().next())?;
         let others = match self.tried.len() {
             1 => String::new(),
             count => format!(" ({count} nodes were asked)"),
         };
-        Some(Failure { reason: failure.reason.clone(), message: format!("node {node}: {}{others}", failure.message) })
+        Some(Failure {
+            reason: failure.reason.clone(),
+            message: format!("node {node}: {}{others}", failure.message),
+        })
     }
 }
 

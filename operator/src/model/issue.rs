@@ -38,10 +38,20 @@ pub fn issue(
     epoch: u64,
     now_unix_s: i64,
 ) -> Result<InForce, Why> {
-    let Draft { source, runtime, mut stages, view } = draft;
+    let Draft {
+        source,
+        runtime,
+        mut stages,
+        view,
+    } = draft;
     for stage in &mut stages {
         let root = index.stage_root(stage.first_layer, stage.end_layer);
-        let root = root.ok_or_else(|| Why::new(crds::conditions::reason::CHECK_FAILED, "a stage has layers that the model has not"))?;
+        let root = root.ok_or_else(|| {
+            Why::new(
+                crds::conditions::reason::CHECK_FAILED,
+                "a stage has layers that the model has not",
+            )
+        })?;
         stage.weight_root = root.0.to_vec();
     }
     let metadata = &model.metadata;
@@ -60,7 +70,9 @@ pub fn issue(
     let in_force = sign(signer, placement, view);
     let bytes = in_force.envelope.encoded_len();
     if bytes > MAX_ENVELOPE_BYTES {
-        let message = format!("the signed placement has {bytes} bytes and at most {MAX_ENVELOPE_BYTES} are allowed; use fewer devices");
+        let message = format!(
+            "the signed placement has {bytes} bytes and at most {MAX_ENVELOPE_BYTES} are allowed; use fewer devices"
+        );
         return Err(Why::new(PLACEMENT_TOO_LARGE, message));
     }
     Ok(in_force)
@@ -70,7 +82,11 @@ pub fn issue(
 #[must_use]
 pub fn raise(signer: &PlacementSigner, in_force: &InForce, epoch: u64, now_unix_s: i64) -> InForce {
     let not_after_unix_s = now_unix_s + INSTALLABLE_S;
-    let placement = Placement { epoch, not_after_unix_s, ..in_force.placement.clone() };
+    let placement = Placement {
+        epoch,
+        not_after_unix_s,
+        ..in_force.placement.clone()
+    };
     sign(signer, placement, in_force.view.clone())
 }
 
@@ -89,7 +105,11 @@ fn sign(signer: &PlacementSigner, placement: Placement, view: PlacementStatus) -
         envelope: encode(&envelope),
         ..view
     };
-    InForce { placement, envelope, view }
+    InForce {
+        placement,
+        envelope,
+        view,
+    }
 }
 
 #[cfg(test)]
@@ -103,15 +123,26 @@ mod tests {
 
     fn draft() -> Draft {
         let InForce { placement, view, .. } = fixture::in_force(1, &["a", "b"]);
-        let source = Source { uri: "file:///m.gguf".into(), sha256: vec![9; 32] };
-        Draft { source, runtime: Runtime::default(), stages: placement.pipelines[0].stages.clone(), view }
+        let source = Source {
+            uri: "file:///m.gguf".into(),
+            sha256: vec![9; 32],
+        };
+        Draft {
+            source,
+            runtime: Runtime::default(),
+            stages: placement.pipelines[0].stages.clone(),
+            view,
+        }
     }
 
     #[test]
     fn a_draft_is_signed_with_the_root_of_each_stages_weights() {
         let (signer, index) = (PlacementSigner::generate().unwrap(), fixture::facts().index);
         let issued = issue(&signer, &fixture::model(), &index, draft(), 5, NOW).unwrap();
-        let verified = PlacementVerifier::new([signer.public_key()]).unwrap().verify(&issued.envelope).unwrap();
+        let verified = PlacementVerifier::new([signer.public_key()])
+            .unwrap()
+            .verify(&issued.envelope)
+            .unwrap();
         assert_eq!(verified, issued.placement);
         assert_eq!((verified.epoch, verified.generation, issued.view.epoch), (5, 1, 5));
         assert_eq!(issued.stages()[0].weight_root, index.stage_root(0, 3).unwrap().0);
@@ -133,7 +164,10 @@ mod tests {
         assert_eq!(prolong(&signer, &issued, NOW + INSTALLABLE_S / 2), None);
         let later = NOW + INSTALLABLE_S / 2 + 1;
         let prolonged = prolong(&signer, &issued, later).unwrap();
-        assert_eq!((prolonged.placement.epoch, prolonged.placement.not_after_unix_s), (5, later + INSTALLABLE_S));
+        assert_eq!(
+            (prolonged.placement.epoch, prolonged.placement.not_after_unix_s),
+            (5, later + INSTALLABLE_S)
+        );
         assert_eq!(prolonged.stages(), issued.stages());
         assert_ne!(prolonged.view.envelope, issued.view.envelope);
     }

@@ -73,7 +73,14 @@ async fn control(
     tracing::info!("stores filled, control loop begins");
     let mut agent_changes = agents.changes();
     let mut writes = Backoff::new(retry::API);
-    let mut control = Loop { context, agents, routes, events, term: Term::begin(Instant::now()), settled: false };
+    let mut control = Loop {
+        context,
+        agents,
+        routes,
+        events,
+        term: Term::begin(Instant::now()),
+        settled: false,
+    };
     loop {
         let began = Instant::now();
         health.beat(Some(began));

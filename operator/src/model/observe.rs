@@ -7,12 +7,12 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use crds::{DeviceGPUState, InferenceModel};
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Lookup, Store};
-use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
@@ -74,15 +74,30 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
     let (nodes, nodes_writer) = reflector::store();
     let config = watcher::Config::default();
     let watches = futures::future::join3(
-        drive("InferenceModels", models_writer, watcher(Api::all(client.clone()), config.clone()), metrics, changed),
-        drive("DeviceGPUStates", devices_writer, watcher(Api::all(client.clone()), config.clone()), metrics, changed),
+        drive(
+            "InferenceModels",
+            models_writer,
+            watcher(Api::all(client.clone()), config.clone()),
+            metrics,
+            changed,
+        ),
+        drive(
+            "DeviceGPUStates",
+            devices_writer,
+            watcher(Api::all(client.clone()), config.clone()),
+            metrics,
+            changed,
+        ),
         // Labels only: the rest of a Node is large and changes every few minutes.
-        drive("Nodes", nodes_writer, metadata_watcher(Api::<Node>::all(client.clone()), config), metrics, changed),
+        drive(
+            "Nodes",
+            nodes_writer,
+            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), config),
+            metrics,
+            changed,
+        ),
     );
-    let watches: Watches = Box::pin(async move {
-        watches.await;
-    });
-    (Stores { models, devices, nodes }, watches)
+    (Stores { models, devices, nodes }, Box::pin(watches.map(drop)))
 }
 
 fn drive<K>(
@@ -115,7 +130,11 @@ impl Stores {
     /// Waits until all are filled for the first time.
     pub async fn filled(&self) {
         // An error means that the writer is gone, and with it whoever waits here.
-        let _ = tokio::join!(self.models.wait_until_ready(), self.devices.wait_until_ready(), self.nodes.wait_until_ready());
+        let _ = tokio::join!(
+            self.models.wait_until_ready(),
+            self.devices.wait_until_ready(),
+            self.nodes.wait_until_ready()
+        );
     }
 
     /// Everything at this moment.
@@ -124,7 +143,10 @@ impl Stores {
         let mut models = self.models.state();
         models.retain(|model| model.metadata.deletion_timestamp.is_none() && model.metadata.uid.is_some());
         let labels = |node: Arc<PartialObjectMeta<Node>>| {
-            Some((node.metadata.name.clone()?, node.metadata.labels.clone().unwrap_or_default()))
+            Some((
+                node.metadata.name.clone()?,
+                node.metadata.labels.clone().unwrap_or_default(),
+            ))
         };
         Observed {
             models,

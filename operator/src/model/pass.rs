@@ -12,15 +12,15 @@ use k8s_openapi::jiff::Timestamp;
 use proto::control::v1::RouteTable;
 
 use super::apply::{self, Prepared};
+use super::assign;
 use super::decide::{self, Decided, World};
 use super::failures::Health;
 use super::in_force::InForce;
 use super::observe::Observed;
-use super::publish::{self, Events};
+use super::publish::{self, Events, Note};
 use super::stages::{self, StageSight};
 use super::status::{self, Placed, Sight};
 use super::term::{ModelState, Term};
-use super::{assign, observe};
 use crate::agents::registry::Snapshot;
 use crate::agents::{AgentView, Agents};
 use crate::context::Context;
@@ -64,7 +64,10 @@ impl Loop<'_> {
     pub async fn pass(&mut self, mut observed: Observed, now: Instant, wall: Timestamp) -> Outcome {
         // 1. (pure) Oldest first: whoever came first is placed first.
         observed.models.sort_by(|a, b| age(a).cmp(&age(b)));
-        let Snapshot { nodes: agents, inspected } = self.agents.snapshot();
+        let Snapshot {
+            nodes: agents,
+            inspected,
+        } = self.agents.snapshot();
         // 2. (pure) Remember, learn, ask.
         self.remember(&observed, &agents, inspected, now);
         let awaited = self.term.awaited(&agents, now);
@@ -77,10 +80,17 @@ impl Loop<'_> {
         let mut wakes_at = self.term.wakes_at(&awaited, now);
         // Memory that one model gave up may be what another, decided before it, waits for.
         let moved = proposals.iter().any(|proposal| proposal.decided.new_in_force.is_some());
-        if moved && proposals.iter().any(|proposal| matches!(proposal.decided.placed, Placed::No(_))) {
+        if moved
+            && proposals
+                .iter()
+                .any(|proposal| matches!(proposal.decided.placed, Placed::No(_)))
+        {
             wakes_at = Some(now);
         }
-        Outcome { wakes_at, failed_writes }
+        Outcome {
+            wakes_at,
+            failed_writes,
+        }
     }
 
     fn remember(
@@ -95,9 +105,12 @@ impl Loop<'_> {
             Ok(verifier) => self.term.recall(&observed.models, &verifier),
             Err(error) => tracing::error!(%error, "the own placement key is not usable"),
         }
-        self.term.learn(inspected, &self.routes.vocabularies, &self.context.metrics);
+        self.term
+            .learn(inspected, &self.routes.vocabularies, &self.context.metrics);
         let asked = self.agents;
-        self.term.ask(&observed.models, agents, now, |node, inspect| asked.inspect(node, inspect));
+        self.term.ask(&observed.models, agents, now, |node, inspect| {
+            asked.inspect(node, inspect)
+        });
         for state in self.term.models.values_mut() {
             let Some(in_force) = &state.in_force else { continue };
             for (stage, sight) in in_force.stages().iter().zip(stages::look(in_force, agents)) {
@@ -124,15 +137,28 @@ impl Loop<'_> {
         world.hold_all(placements.filter_map(|(uid, state)| Some((uid.as_str(), state.in_force.as_ref()?))));
         let mut proposals = Vec::with_capacity(observed.models.len());
         for model in &observed.models {
-            let Some(uid) = model.metadata.uid.clone() else { continue };
-            let Some(state) = self.term.models.get_mut(&uid) else { continue };
+            let Some(uid) = model.metadata.uid.clone() else {
+                continue;
+            };
+            let Some(state) = self.term.models.get_mut(&uid) else {
+                continue;
+            };
+            let refused = state.refused.is_some();
             let decided = decide::decide(&world, model, state, &self.context.keys.signer);
+            let placements = &self.context.metrics.placements;
             if let Some(new) = &decided.new_in_force {
                 world.hold(&uid, new);
-                self.context.metrics.placements.with_label_values(&["placed"]).inc();
+                placements.with_label_values(&["placed"]).inc();
+            } else if !refused && state.refused.is_some() {
+                placements.with_label_values(&["refused"]).inc();
             }
             let status = sight(model, state, &decided, agents, wall);
-            proposals.push(Proposal { model: model.clone(), uid, decided, status });
+            proposals.push(Proposal {
+                model: model.clone(),
+                uid,
+                decided,
+                status,
+            });
         }
         proposals
     }
@@ -142,12 +168,19 @@ impl Loop<'_> {
             let state = &self.term.models[&proposal.uid];
             !is_awaited(state, awaited) && state.must_write(&proposal.model, &proposal.status, now)
         };
-        let prepared = |proposal: &Proposal| Prepared { model: proposal.model.clone(), status: proposal.status.clone() };
+        let prepared = |proposal: &Proposal| Prepared {
+            model: proposal.model.clone(),
+            status: proposal.status.clone(),
+        };
         let writes: Vec<Prepared> = proposals.iter().filter(changed).map(prepared).collect();
-        let by_uid: BTreeMap<&str, &Proposal> = proposals.iter().map(|proposal| (proposal.uid.as_str(), proposal)).collect();
+        let by_uid: BTreeMap<&str, &Proposal> = proposals
+            .iter()
+            .map(|proposal| (proposal.uid.as_str(), proposal))
+            .collect();
         let mut failed = 0;
         for applied in apply::apply(self.context, writes).await {
-            let (Some(proposal), Some(state)) = (by_uid.get(applied.uid.as_str()), self.term.models.get_mut(&applied.uid))
+            let (Some(proposal), Some(state)) =
+                (by_uid.get(applied.uid.as_str()), self.term.models.get_mut(&applied.uid))
             else {
                 continue;
             };
@@ -158,6 +191,7 @@ impl Loop<'_> {
                         tell_placed(&proposal.model, new);
                     }
                     state.wrote(proposal.status.clone(), proposal.decided.new_in_force.clone(), now);
+                    tell(&proposal.model, &notes);
                     self.events.publish(&proposal.model, notes);
                 }
                 // Deleted in between; the watch says so in a moment.
@@ -177,8 +211,12 @@ impl Loop<'_> {
             let in_force = models.get(uid)?.in_force.as_ref()?;
             Some((in_force, stages::look(in_force, agents)))
         };
-        let sights: Vec<Option<(&InForce, Vec<StageSight>)>> = proposals.iter().map(|proposal| look(&proposal.uid)).collect();
-        let placements = sights.iter().flatten().map(|(in_force, sights)| (*in_force, sights.as_slice()));
+        let sights: Vec<Option<(&InForce, Vec<StageSight>)>> =
+            proposals.iter().map(|proposal| look(&proposal.uid)).collect();
+        let placements = sights
+            .iter()
+            .flatten()
+            .map(|(in_force, sights)| (*in_force, sights.as_slice()));
         self.agents.assign(&assign::assignments(placements));
 
         // A new leader does not yet know who serves: gateways keep their last table until it does.
@@ -188,28 +226,53 @@ impl Loop<'_> {
         }
         let route = |(proposal, sights): (&Proposal, &Option<(&InForce, Vec<StageSight>)>)| {
             let in_force = sights.as_ref().map(|(in_force, sights)| (*in_force, sights.as_slice()));
-            let vocabulary = proposal.status.model.as_ref().and_then(|model| model.vocabulary_sha256.parse::<gguf::Digest>().ok());
-            let message = find(&proposal.status.conditions, kind::READY).map_or_else(String::new, |ready| ready.message.clone());
-            assign::model_route(&proposal.model, in_force, vocabulary.map(|digest| digest.0.to_vec()).unwrap_or_default(), message)
+            let vocabulary = proposal
+                .status
+                .model
+                .as_ref()
+                .and_then(|model| model.vocabulary_sha256.parse::<gguf::Digest>().ok());
+            let message =
+                find(&proposal.status.conditions, kind::READY).map_or_else(String::new, |ready| ready.message.clone());
+            assign::model_route(
+                &proposal.model,
+                in_force,
+                vocabulary.map(|digest| digest.0.to_vec()).unwrap_or_default(),
+                message,
+            )
         };
-        self.routes.publish(RouteTable { models: proposals.iter().zip(&sights).map(route).collect() });
+        self.routes.publish(RouteTable {
+            models: proposals.iter().zip(&sights).map(route).collect(),
+        });
         self.count(proposals);
     }
 
     fn count(&self, proposals: &[Proposal]) {
         let ready = |proposal: &&Proposal| is_true(&proposal.status.conditions, kind::READY);
         let placed = |proposal: &&Proposal| is_true(&proposal.status.conditions, kind::PLACED);
-        let (ready, placed) = (proposals.iter().filter(ready).count(), proposals.iter().filter(placed).count());
+        let (ready, placed) = (
+            proposals.iter().filter(ready).count(),
+            proposals.iter().filter(placed).count(),
+        );
         let models = &self.context.metrics.models;
-        for (state, count) in [("ready", ready), ("placed", placed.saturating_sub(ready)), ("waiting", proposals.len() - placed)] {
-            models.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        for (state, count) in [
+            ("ready", ready),
+            ("placed", placed.saturating_sub(ready)),
+            ("waiting", proposals.len() - placed),
+        ] {
+            models
+                .with_label_values(&[state])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 }
 
 fn age(model: &InferenceModel) -> (Option<&Time>, Option<&str>, Option<&str>) {
     let metadata = &model.metadata;
-    (metadata.creation_timestamp.as_ref(), metadata.namespace.as_deref(), metadata.name.as_deref())
+    (
+        metadata.creation_timestamp.as_ref(),
+        metadata.namespace.as_deref(),
+        metadata.name.as_deref(),
+    )
 }
 
 fn is_awaited(state: &ModelState, awaited: &BTreeSet<String>) -> bool {
@@ -236,9 +299,30 @@ fn sight(
     status::status(&sight, state.previous(model), &Time(wall))
 }
 
+fn tell(model: &InferenceModel, notes: &[Note]) {
+    let (namespace, model) = (&model.metadata.namespace, &model.metadata.name);
+    for Note {
+        warning,
+        reason,
+        message,
+        ..
+    } in notes
+    {
+        if *warning {
+            tracing::warn!(namespace, model, reason, "{message}");
+        } else {
+            tracing::info!(namespace, model, reason, "{message}");
+        }
+    }
+}
+
 fn tell_placed(model: &InferenceModel, in_force: &InForce) {
-    let stages: Vec<String> =
-        in_force.view.stages.iter().map(|stage| format!("{}:{}", stage.device, stage.layers)).collect();
+    let stages: Vec<String> = in_force
+        .view
+        .stages
+        .iter()
+        .map(|stage| format!("{}:{}", stage.device, stage.layers))
+        .collect();
     tracing::info!(
         namespace = model.metadata.namespace,
         model = model.metadata.name,
@@ -247,3 +331,6 @@ fn tell_placed(model: &InferenceModel, in_force: &InForce) {
         "placed"
     );
 }
+
+#[cfg(test)]
+mod tests;

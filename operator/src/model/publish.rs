@@ -45,13 +45,22 @@ pub fn transitions(before: Option<&InferenceModelStatus>, after: &InferenceModel
             (kind::RESOLVED, status) if status == no && new_reason => (true, "Resolve"),
             (kind::PLACED, status) if status == yes && before.and_then(epoch) != epoch(after) => (false, "Place"),
             (kind::PLACED, status) if status == no && new_reason => (true, "Place"),
-            (kind::LOADED, status) if status == no && new_reason && condition.reason == reason::LOAD_FAILED => (true, "Load"),
+            (kind::LOADED, status) if status == no && new_reason && condition.reason == reason::LOAD_FAILED => {
+                (true, "Load")
+            }
             (kind::READY, status) if status == yes && turned => (false, "Serve"),
-            (kind::READY, status) if status == no && turned && old.is_some_and(|old| old.status == yes) => (true, "Serve"),
+            (kind::READY, status) if status == no && turned && old.is_some_and(|old| old.status == yes) => {
+                (true, "Serve")
+            }
             _ => continue,
         };
         let message = condition.message[..condition.message.floor_char_boundary(NOTE_MAX)].to_owned();
-        notes.push(Note { warning, reason: condition.reason.clone(), action, message });
+        notes.push(Note {
+            warning,
+            reason: condition.reason.clone(),
+            action,
+            message,
+        });
     }
     notes
 }
@@ -69,7 +78,10 @@ impl Events {
     pub fn start(context: &Context, stop: CancellationToken) -> Self {
         let (queue, notes) = mpsc::channel(QUEUE);
         tokio::spawn(send(notes, context.clone(), stop));
-        Self { queue, context: context.clone() }
+        Self {
+            queue,
+            context: context.clone(),
+        }
     }
 
     /// Queues; drops and counts when too many wait.
@@ -97,7 +109,11 @@ async fn send(mut notes: mpsc::Receiver<(Note, ObjectReference)>, context: Conte
             },
         };
         let event = Event {
-            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            type_: if note.warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            },
             reason: note.reason,
             note: Some(note.message),
             action: note.action.to_owned(),
@@ -121,19 +137,30 @@ mod tests {
     fn status(of: &[(&str, ConditionStatus, &str)]) -> InferenceModelStatus {
         let mut status = InferenceModelStatus::default();
         for (kind, value, reason) in of {
-            let new = NewCondition { kind, status: *value, reason, message: "m" };
+            let new = NewCondition {
+                kind,
+                status: *value,
+                reason,
+                message: "m",
+            };
             set_condition(&mut status.conditions, new, Some(1), &Time(Timestamp::UNIX_EPOCH));
         }
         status
     }
 
     fn reasons(before: Option<&InferenceModelStatus>, after: &InferenceModelStatus) -> Vec<(bool, String)> {
-        transitions(before, after).into_iter().map(|note| (note.warning, note.reason)).collect()
+        transitions(before, after)
+            .into_iter()
+            .map(|note| (note.warning, note.reason))
+            .collect()
     }
 
     #[test]
     fn a_model_that_merely_begins_says_nothing() {
-        let begun = status(&[(kind::RESOLVED, ConditionStatus::Unknown, "Inspecting"), (kind::READY, ConditionStatus::False, "Inspecting")]);
+        let begun = status(&[
+            (kind::RESOLVED, ConditionStatus::Unknown, "Inspecting"),
+            (kind::READY, ConditionStatus::False, "Inspecting"),
+        ]);
         assert!(reasons(None, &begun).is_empty());
     }
 

@@ -24,7 +24,10 @@ pub struct Why {
 impl Why {
     /// A reason with its sentence.
     pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { reason: reason.into(), message: message.into() }
+        Self {
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -64,7 +67,12 @@ pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &
     let serving = stages.iter().filter(|stage| stage.serves()).count();
     let all_serve = serving > 0 && serving == stages.len();
     for (kind, (status, why)) in judge(sight, all_serve) {
-        let new = NewCondition { kind, status, reason: &why.reason, message: &why.message };
+        let new = NewCondition {
+            kind,
+            status,
+            reason: &why.reason,
+            message: &why.message,
+        };
         set_condition(&mut conditions, new, generation, now);
     }
     InferenceModelStatus {
@@ -73,7 +81,10 @@ pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &
         model: sight.resolved.cloned(),
         placement: sight.in_force.map(|(in_force, stages)| view(in_force, stages)),
         stages_ready: (!stages.is_empty()).then(|| format!("{serving}/{}", stages.len())),
-        endpoint: stages.first().and_then(|head| head.endpoint.clone()).filter(|_| all_serve),
+        endpoint: stages
+            .first()
+            .and_then(|head| head.endpoint.clone())
+            .filter(|_| all_serve),
     }
 }
 
@@ -86,11 +97,19 @@ fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 5] {
     let answers = *sight.placed == Placed::Yes;
     let ready = if answers && all_serve {
         let epoch = sight.in_force.map_or(0, |(in_force, _)| in_force.placement.epoch);
-        (ConditionStatus::True, Why::new(reason::SERVING, format!("every stage serves epoch {epoch}")))
+        (
+            ConditionStatus::True,
+            Why::new(reason::SERVING, format!("every stage serves epoch {epoch}")),
+        )
     } else {
         // The first thing that is missing is the reason people see.
-        let blocking = [&resolved, &placed, &loaded].into_iter().find(|(status, _)| *status != ConditionStatus::True);
-        let why = blocking.map_or_else(|| Why::new(reason::NOT_LOADED, "stages are not serving yet"), |(_, why)| why.clone());
+        let blocking = [&resolved, &placed, &loaded]
+            .into_iter()
+            .find(|(status, _)| *status != ConditionStatus::True);
+        let why = blocking.map_or_else(
+            || Why::new(reason::NOT_LOADED, "stages are not serving yet"),
+            |(_, why)| why.clone(),
+        );
         (ConditionStatus::False, why)
     };
     let degraded = degraded(sight, all_serve);
@@ -106,17 +125,32 @@ fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 5] {
 fn resolved(sight: &Sight<'_>) -> Judgement {
     let uri = &sight.model.spec.source.uri;
     if let Some(model) = sight.resolved {
-        let ResolvedModel { summary, layers, size_bytes, .. } = model;
-        return (ConditionStatus::True, Why::new(reason::RESOLVED, format!("{summary}, {layers} layers, {size_bytes} bytes, from {uri}")));
+        let ResolvedModel {
+            summary,
+            layers,
+            size_bytes,
+            ..
+        } = model;
+        return (
+            ConditionStatus::True,
+            Why::new(
+                reason::RESOLVED,
+                format!("{summary}, {layers} layers, {size_bytes} bytes, from {uri}"),
+            ),
+        );
     }
     match sight.resolution {
         Resolution::Failed(failure) => (ConditionStatus::False, Why::new(&failure.reason, &failure.message)),
-        Resolution::Inspecting(node) => {
-            (ConditionStatus::Unknown, Why::new(reason::INSPECTING, format!("node {node} reads {uri}")))
-        }
+        Resolution::Inspecting(node) => (
+            ConditionStatus::Unknown,
+            Why::new(reason::INSPECTING, format!("node {node} reads {uri}")),
+        ),
         Resolution::NoAgent | Resolution::Resolved(_) => (
             ConditionStatus::Unknown,
-            Why::new(reason::NO_AGENT, format!("no agent is attached that could read {uri}; agents run as a DaemonSet")),
+            Why::new(
+                reason::NO_AGENT,
+                format!("no agent is attached that could read {uri}; agents run as a DaemonSet"),
+            ),
         ),
     }
 }
@@ -139,10 +173,19 @@ fn placed(sight: &Sight<'_>) -> Judgement {
 
 fn loaded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
     let Some((in_force, stages)) = sight.in_force else {
-        return (ConditionStatus::Unknown, Why::new(reason::NOT_PLACED, "there is no placement to load"));
+        return (
+            ConditionStatus::Unknown,
+            Why::new(reason::NOT_PLACED, "there is no placement to load"),
+        );
     };
     if all_serve {
-        return (ConditionStatus::True, Why::new(reason::LOADED, format!("all {} stages hold their weights", stages.len())));
+        return (
+            ConditionStatus::True,
+            Why::new(
+                reason::LOADED,
+                format!("all {} stages hold their weights", stages.len()),
+            ),
+        );
     }
     if let Some(why) = trouble(in_force, stages) {
         return (ConditionStatus::False, why);
@@ -151,7 +194,12 @@ fn loaded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
     let serving = stages.iter().filter(|stage| stage.serves()).count();
     let message = waiting.map_or_else(String::new, |(index, sight)| {
         let what = doing(sight.phase);
-        format!("{serving} of {} stages serve; {} {what}{}", stages.len(), name(in_force, index), detail(sight))
+        format!(
+            "{serving} of {} stages serve; {} {what}{}",
+            stages.len(),
+            name(in_force, index),
+            detail(sight)
+        )
     });
     (ConditionStatus::False, Why::new(reason::LOADING, message))
 }
@@ -161,7 +209,10 @@ fn degraded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
     let lost = sight.in_force.and_then(|(in_force, stages)| trouble(in_force, stages));
     match (sight.placed, epoch, lost) {
         (Placed::No(why), Some(epoch), None) if all_serve => {
-            let message = format!("epoch {epoch}, of an earlier specification, still serves: {}", why.message);
+            let message = format!(
+                "epoch {epoch}, of an earlier specification, still serves: {}",
+                why.message
+            );
             (ConditionStatus::True, Why::new(&why.reason, message))
         }
         (_, Some(_), Some(why)) => (ConditionStatus::True, why),
@@ -172,10 +223,19 @@ fn degraded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
 /// A stage whose node is gone, or that failed.
 fn trouble(in_force: &InForce, stages: &[StageSight]) -> Option<Why> {
     if let Some((index, _)) = stages.iter().enumerate().find(|(_, stage)| !stage.attached) {
-        return Some(Why::new(reason::STAGE_LOST, format!("{}: the node's agent is not attached", name(in_force, index))));
+        return Some(Why::new(
+            reason::STAGE_LOST,
+            format!("{}: the node's agent is not attached", name(in_force, index)),
+        ));
     }
-    let (index, failed) = stages.iter().enumerate().find(|(_, stage)| stage.phase == StagePhase::Failed)?;
-    Some(Why::new(reason::LOAD_FAILED, format!("{} failed{}", name(in_force, index), detail(failed))))
+    let (index, failed) = stages
+        .iter()
+        .enumerate()
+        .find(|(_, stage)| stage.phase == StagePhase::Failed)?;
+    Some(Why::new(
+        reason::LOAD_FAILED,
+        format!("{} failed{}", name(in_force, index), detail(failed)),
+    ))
 }
 
 fn name(in_force: &InForce, index: usize) -> String {
@@ -209,7 +269,11 @@ fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
     for (stage, sight) in view.stages.iter_mut().zip(sights) {
         stage.phase = sight.phase;
         stage.endpoint.clone_from(&sight.endpoint);
-        let text = if sight.message.is_empty() { &sight.reason } else { &sight.message };
+        let text = if sight.message.is_empty() {
+            &sight.reason
+        } else {
+            &sight.message
+        };
         let end = text.floor_char_boundary(STAGE_MESSAGE_MAX);
         stage.message = (!text.is_empty()).then(|| text[..end].to_owned());
     }

@@ -54,10 +54,14 @@ impl ModelState {
             None
         });
         let status = model.status.as_ref();
-        let epoch = status.and_then(|status| status.placement.as_ref()).map_or(0, |placement| placement.epoch);
+        let epoch = status
+            .and_then(|status| status.placement.as_ref())
+            .map_or(0, |placement| placement.epoch);
         Self {
             // Facts in status are believed only beside a placement that was signed for them.
-            resolved: status.and_then(|status| status.model.clone()).filter(|_| in_force.is_some()),
+            resolved: status
+                .and_then(|status| status.model.clone())
+                .filter(|_| in_force.is_some()),
             in_force,
             status_epoch: u64::try_from(epoch).unwrap_or(0),
             inspection: Inspection::new(model.spec.source.clone()),
@@ -79,13 +83,20 @@ impl ModelState {
     /// The status that lends its transition times to the next.
     #[must_use]
     pub fn previous<'a>(&'a self, model: &'a InferenceModel) -> Option<&'a InferenceModelStatus> {
-        self.written.as_ref().map(|(status, _)| status).or(model.status.as_ref())
+        self.written
+            .as_ref()
+            .map(|(status, _)| status)
+            .or(model.status.as_ref())
     }
 
     /// Whether a status must be written.
     #[must_use]
     pub fn must_write(&self, model: &InferenceModel, wanted: &InferenceModelStatus, now: Instant) -> bool {
-        if model.status.as_ref().is_some_and(|stored| !status::differ(stored, wanted)) {
+        if model
+            .status
+            .as_ref()
+            .is_some_and(|stored| !status::differ(stored, wanted))
+        {
             return false;
         }
         let just_written = |(written, at): &(InferenceModelStatus, Instant)| {
@@ -107,14 +118,22 @@ impl ModelState {
     #[must_use]
     pub fn next_epoch(&self, uid: &str, agents: &BTreeMap<String, AgentView>) -> u64 {
         let in_force = self.in_force.as_ref().map_or(0, |in_force| in_force.placement.epoch);
-        in_force.max(self.status_epoch).max(accepted(uid, agents)).saturating_add(1)
+        in_force
+            .max(self.status_epoch)
+            .max(accepted(uid, agents))
+            .saturating_add(1)
     }
 }
 
 /// The highest epoch of a model that any attached agent has accepted.
 #[must_use]
 pub fn accepted(uid: &str, agents: &BTreeMap<String, AgentView>) -> u64 {
-    agents.values().filter_map(|agent| agent.epochs.get(uid)).copied().max().unwrap_or(0)
+    agents
+        .values()
+        .filter_map(|agent| agent.epochs.get(uid))
+        .copied()
+        .max()
+        .unwrap_or(0)
 }
 
 /// One period of leadership.
@@ -130,16 +149,28 @@ impl Term {
     /// Nothing is remembered.
     #[must_use]
     pub fn begin(now: Instant) -> Self {
-        Self { began: now, models: HashMap::new(), settled_nodes: BTreeSet::new() }
+        Self {
+            began: now,
+            models: HashMap::new(),
+            settled_nodes: BTreeSet::new(),
+        }
     }
 
     /// Meets new models, forgets those that are gone, starts over where a source changed.
     pub fn recall(&mut self, models: &[Arc<InferenceModel>], verifier: &PlacementVerifier) {
-        let present: BTreeSet<&str> = models.iter().filter_map(|model| model.metadata.uid.as_deref()).collect();
+        let present: BTreeSet<&str> = models
+            .iter()
+            .filter_map(|model| model.metadata.uid.as_deref())
+            .collect();
         self.models.retain(|uid, _| present.contains(uid.as_str()));
         for model in models {
-            let Some(uid) = model.metadata.uid.clone() else { continue };
-            let state = self.models.entry(uid).or_insert_with(|| ModelState::new(model, verifier));
+            let Some(uid) = model.metadata.uid.clone() else {
+                continue;
+            };
+            let state = self
+                .models
+                .entry(uid)
+                .or_insert_with(|| ModelState::new(model, verifier));
             if *state.inspection.source() != model.spec.source {
                 state.inspection = Inspection::new(model.spec.source.clone());
                 state.refused = None;
@@ -158,22 +189,43 @@ impl Term {
         if now.saturating_duration_since(self.began) >= ATTACH_GRACE {
             return BTreeSet::new();
         }
-        let named = self.models.values().filter_map(|state| state.in_force.as_ref()).flat_map(InForce::stages);
-        named.map(|stage| &stage.node).filter(|node| !self.settled_nodes.contains(*node)).cloned().collect()
+        let named = self
+            .models
+            .values()
+            .filter_map(|state| state.in_force.as_ref())
+            .flat_map(InForce::stages);
+        named
+            .map(|stage| &stage.node)
+            .filter(|node| !self.settled_nodes.contains(*node))
+            .cloned()
+            .collect()
     }
 
     /// Takes the answers of agents over; vocabularies go to the gateways' cache.
     pub fn learn(&mut self, answers: Vec<Inspected>, vocabularies: &Vocabularies, metrics: &Metrics) {
         for Inspected { node, inspection } in answers {
-            let Some(state) = self.models.get_mut(&inspection.model_uid) else { continue };
+            let Some(state) = self.models.get_mut(&inspection.model_uid) else {
+                continue;
+            };
             let wanted = state.inspection.source().sha256.clone();
             let answer = match inspection.result {
-                Some(Answer::Facts(message)) => facts::accept(message, wanted.as_deref())
-                    .map_err(|error| Failure { reason: error.reason().to_owned(), message: error.to_string() }),
-                Some(Answer::Error(error)) => Err(Failure { reason: known_reason(&error.reason), message: clip(error.message) }),
-                None => Err(Failure { reason: reason::UNREADABLE.into(), message: "an answer without content".into() }),
+                Some(Answer::Facts(message)) => facts::accept(message, wanted.as_deref()).map_err(|error| Failure {
+                    reason: error.reason().to_owned(),
+                    message: error.to_string(),
+                }),
+                Some(Answer::Error(error)) => Err(Failure {
+                    reason: known_reason(&error.reason),
+                    message: clip(error.message),
+                }),
+                None => Err(Failure {
+                    reason: reason::UNREADABLE.into(),
+                    message: "an answer without content".into(),
+                }),
             };
-            metrics.inspections.with_label_values(&[if answer.is_ok() { "resolved" } else { "failed" }]).inc();
+            metrics
+                .inspections
+                .with_label_values(&[if answer.is_ok() { "resolved" } else { "failed" }])
+                .inc();
             let (answer, vocabulary) = match answer {
                 Ok((facts, vocabulary)) => (Ok(Arc::new(facts)), Some(vocabulary)),
                 Err(failure) => (Err(failure), None),
@@ -184,13 +236,19 @@ impl Term {
             }
             if let (Some(facts), Some(vocabulary)) = (facts, vocabulary) {
                 if !vocabularies.insert(facts.vocabulary_sha256.0, vocabulary) {
-                    tracing::error!("the cache of vocabularies is full; gateways cannot serve model {}", inspection.model_uid);
+                    tracing::error!(
+                        "the cache of vocabularies is full; gateways cannot serve model {}",
+                        inspection.model_uid
+                    );
                 }
                 state.resolved = Some(status::resolved_model(&facts));
             }
         }
-        let wanted: BTreeSet<[u8; 32]> =
-            self.models.values().filter_map(|state| Some(state.facts()?.vocabulary_sha256.0)).collect();
+        let wanted: BTreeSet<[u8; 32]> = self
+            .models
+            .values()
+            .filter_map(|state| Some(state.facts()?.vocabulary_sha256.0))
+            .collect();
         vocabularies.retain(|digest| wanted.contains(digest));
     }
 
@@ -202,13 +260,27 @@ impl Term {
         now: Instant,
         mut ask: impl FnMut(&str, Inspect) -> bool,
     ) {
-        let attached: BTreeMap<String, u64> = agents.iter().map(|(node, agent)| (node.clone(), agent.session)).collect();
+        let attached: BTreeMap<String, u64> = agents
+            .iter()
+            .map(|(node, agent)| (node.clone(), agent.session))
+            .collect();
         for model in models {
-            let Some(uid) = model.metadata.uid.as_deref() else { continue };
-            let Some(state) = self.models.get_mut(uid) else { continue };
-            let Some(node) = state.inspection.next(&attached, now, crate::retry::jitter()) else { continue };
+            let Some(uid) = model.metadata.uid.as_deref() else {
+                continue;
+            };
+            let Some(state) = self.models.get_mut(uid) else {
+                continue;
+            };
+            let Some(node) = state.inspection.next(&attached, now, crate::retry::jitter()) else {
+                continue;
+            };
             let generation = model.metadata.generation.unwrap_or_default();
-            let sha256 = model.spec.source.sha256.as_deref().and_then(|text| text.parse::<gguf::Digest>().ok());
+            let sha256 = model
+                .spec
+                .source
+                .sha256
+                .as_deref()
+                .and_then(|text| text.parse::<gguf::Digest>().ok());
             let inspect = Inspect {
                 model_uid: uid.to_owned(),
                 generation,
@@ -224,7 +296,10 @@ impl Term {
     /// When something changes by itself.
     #[must_use]
     pub fn wakes_at(&self, awaited: &BTreeSet<String>, now: Instant) -> Option<Instant> {
-        let of_models = self.models.values().flat_map(|state| [state.inspection.wakes_at(), state.failures.wakes_at()]);
+        let of_models = self
+            .models
+            .values()
+            .flat_map(|state| [state.inspection.wakes_at(), state.failures.wakes_at()]);
         let settling = (!awaited.is_empty()).then(|| (now + REPORT_GRACE).min(self.began + ATTACH_GRACE));
         of_models.flatten().chain(settling).min()
     }
@@ -240,7 +315,12 @@ fn known_reason(word: &str) -> String {
         reason::UNSUPPORTED_ARCHITECTURE,
         reason::UNREADABLE,
     ];
-    KNOWN.iter().find(|known| **known == word).copied().unwrap_or(reason::UNREADABLE).to_owned()
+    KNOWN
+        .iter()
+        .find(|known| **known == word)
+        .copied()
+        .unwrap_or(reason::UNREADABLE)
+        .to_owned()
 }
 
 fn clip(mut message: String) -> String {

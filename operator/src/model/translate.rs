@@ -29,7 +29,12 @@ pub fn problem(name: &str, validated: &Validated, facts: &Facts, topology: Topol
         allowed_cuts: facts.allowed_cuts.clone(),
     };
     let model = estimate(&figures).map_err(|error| Why::new(INVALID_SPEC, error.to_string()))?;
-    Ok(Problem { model, topology, constraints: validated.constraints.clone(), objective: validated.objective })
+    Ok(Problem {
+        model,
+        topology,
+        constraints: validated.constraints.clone(),
+        objective: validated.objective,
+    })
 }
 
 /// A placement in force as the checker sees it. Its predictions are of another day and are not to be checked.
@@ -56,27 +61,44 @@ pub fn plan(in_force: &InForce) -> Plan {
 /// Whether a plan puts the same layers on the same devices as a placement in force.
 #[must_use]
 pub fn same_stages(plan: &Plan, in_force: &InForce) -> bool {
-    let of_plan = plan.stages.iter().map(|stage| (&stage.device, stage.first_layer, stage.end_layer));
-    of_plan.eq(in_force.stages().iter().map(|stage| (&stage.device, stage.first_layer, stage.end_layer)))
+    let of_plan = plan
+        .stages
+        .iter()
+        .map(|stage| (&stage.device, stage.first_layer, stage.end_layer));
+    of_plan.eq(in_force
+        .stages()
+        .iter()
+        .map(|stage| (&stage.device, stage.first_layer, stage.end_layer)))
 }
 
 /// What a placement in force takes on each device.
 pub fn held(in_force: &InForce) -> impl Iterator<Item = HeldMemory> + '_ {
     let stages = in_force.stages().iter();
-    stages.map(|stage| HeldMemory { device: stage.device.clone(), bytes: stage.memory_budget_bytes })
+    stages.map(|stage| HeldMemory {
+        device: stage.device.clone(),
+        bytes: stage.memory_budget_bytes,
+    })
 }
 
 /// A solution, ready to be signed.
 #[must_use]
 pub fn draft(solution: &Solution, uri: &str, validated: &Validated, facts: &Facts) -> Draft {
-    let Solution { plan, verdict, runner_up, .. } = solution;
+    let Solution {
+        plan,
+        verdict,
+        runner_up,
+        ..
+    } = solution;
     let (verdict, gap_percent) = match verdict {
         placement::Verdict::Optimal => (Verdict::Optimal, None),
         placement::Verdict::Feasible { gap_percent } => (Verdict::Feasible, i32::try_from(*gap_percent).ok()),
         placement::Verdict::Greedy => (Verdict::Greedy, None),
     };
     Draft {
-        source: wire::Source { uri: uri.to_owned(), sha256: facts.sha256.0.to_vec() },
+        source: wire::Source {
+            uri: uri.to_owned(),
+            sha256: facts.sha256.0.to_vec(),
+        },
         runtime: validated.runtime,
         stages: plan.stages.iter().map(wire_stage).collect(),
         view: PlacementStatus {

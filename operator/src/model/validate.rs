@@ -43,11 +43,19 @@ pub fn validate(spec: &InferenceModelSpec) -> Result<Validated, Why> {
         kv_element,
         constraints: Constraints {
             min_devices: positive("spec.placement.minDevices", constraints.min_devices)?,
-            max_devices: constraints.max_devices.map(|max| positive("spec.placement.maxDevices", max)).transpose()?,
+            max_devices: constraints
+                .max_devices
+                .map(|max| positive("spec.placement.maxDevices", max))
+                .transpose()?,
             allow_software_devices: constraints.allow_software_devices,
             vendors: constraints.vendors.iter().flatten().cloned().collect(),
             node_selector: constraints.node_selector.clone().unwrap_or_default(),
-            pinned_layers: constraints.pinned_layers.iter().flatten().map(pin).collect::<Result<_, _>>()?,
+            pinned_layers: constraints
+                .pinned_layers
+                .iter()
+                .flatten()
+                .map(pin)
+                .collect::<Result<_, _>>()?,
         },
         objective: match spec.objective {
             crds::Objective::Latency => Objective::Latency,
@@ -70,7 +78,10 @@ fn pin(pin: &PinnedLayers) -> Result<Pin, Why> {
 }
 
 fn positive(field: &str, value: i32) -> Result<u32, Why> {
-    u32::try_from(value).ok().filter(|value| *value > 0).ok_or_else(|| invalid(field, value, 1))
+    u32::try_from(value)
+        .ok()
+        .filter(|value| *value > 0)
+        .ok_or_else(|| invalid(field, value, 1))
 }
 
 fn invalid(field: &str, value: i32, least: u32) -> Why {
@@ -86,7 +97,10 @@ mod tests {
     fn a_sound_spec_becomes_what_the_stages_agree_on() {
         let validated = validate(&fixture::model().spec).unwrap();
         assert_eq!(validated.runtime.kv_type(), wire::KvType::F16);
-        assert_eq!((validated.runtime.context_length, validated.runtime.parallel_sequences), (256, 2));
+        assert_eq!(
+            (validated.runtime.context_length, validated.runtime.parallel_sequences),
+            (256, 2)
+        );
         assert_eq!(validated.constraints.min_devices, 1);
     }
 
@@ -95,9 +109,18 @@ mod tests {
         let mut spec = fixture::model().spec;
         spec.context_length = -1;
         let why = validate(&spec).unwrap_err();
-        assert_eq!((why.reason.as_str(), why.message.as_str()), ("InvalidSpec", "spec.contextLength is -1; it must be at least 1"));
+        assert_eq!(
+            (why.reason.as_str(), why.message.as_str()),
+            ("InvalidSpec", "spec.contextLength is -1; it must be at least 1")
+        );
         let mut spec = fixture::model().spec;
-        let pin = PinnedLayers { backend: Some("vulkan".into()), node: None, device: None, min_layers: -2, max_layers: None };
+        let pin = PinnedLayers {
+            backend: Some("vulkan".into()),
+            node: None,
+            device: None,
+            min_layers: -2,
+            max_layers: None,
+        };
         spec.placement.pinned_layers = Some(vec![pin]);
         assert!(validate(&spec).unwrap_err().message.contains("pinnedLayers.minLayers"));
     }

@@ -21,7 +21,10 @@ pub struct Routes {
 
 impl Default for Routes {
     fn default() -> Self {
-        Self { table: watch::Sender::new(None), vocabularies: Vocabularies::default() }
+        Self {
+            table: watch::Sender::new(None),
+            vocabularies: Vocabularies::default(),
+        }
     }
 }
 
@@ -48,3 +51,6 @@ impl Routes {
         self.table.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,12 @@ impl RoutesService {
     /// Streams end when `stop` is cancelled.
     #[must_use]
     pub fn new(context: Context, leadership: Leadership, routes: Arc<Routes>, stop: CancellationToken) -> Self {
-        Self { context, leadership, routes, stop }
+        Self {
+            context,
+            leadership,
+            routes,
+            stop,
+        }
     }
 
     /// With its limits, for a tonic server.
@@ -66,10 +71,12 @@ impl RoutesService {
         RoutesServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    #[expect(clippy::result_large_err, reason = "the type that every service method returns")]
     fn admit<T>(&self, request: &Request<T>) -> Result<String, Status> {
         match identity::peer(request)? {
-            SpiffeId { role: Role::Gateway { pod }, .. } => self.leadership.require().map(|()| pod),
+            SpiffeId {
+                role: Role::Gateway { pod },
+                ..
+            } => self.leadership.require().map(|()| pod),
             other => Err(Status::permission_denied(format!("{other} is not a gateway"))),
         }
     }
@@ -91,7 +98,9 @@ impl RoutesService {
             if changed.is_err() {
                 break Status::unavailable("the operator stops");
             }
-            let Some(current) = table.borrow_and_update().clone() else { continue };
+            let Some(current) = table.borrow_and_update().clone() else {
+                continue;
+            };
             match tokio::time::timeout(SEND_TIMEOUT, tables.send(Ok(current.as_ref().clone()))).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => break Status::cancelled("the gateway closed the stream"),
@@ -145,7 +154,10 @@ mod tests {
     fn pieces_are_bounded_and_together_give_the_whole() {
         let data: Vec<u8> = (0..PIECE_BYTES * 2 + 5).map(|at| at as u8).collect();
         let cut: Vec<Vec<u8>> = pieces(data.clone().into()).map(|piece| piece.data).collect();
-        assert_eq!(cut.iter().map(Vec::len).collect::<Vec<_>>(), [PIECE_BYTES, PIECE_BYTES, 5]);
+        assert_eq!(
+            cut.iter().map(Vec::len).collect::<Vec<_>>(),
+            [PIECE_BYTES, PIECE_BYTES, 5]
+        );
         assert_eq!(cut.concat(), data);
         assert_eq!(pieces(Bytes::new()).count(), 0);
     }

@@ -23,7 +23,11 @@ impl Vocabularies {
     /// Keeps a vocabulary whose digest the caller has checked. False when the cache is full.
     pub fn insert(&self, digest: Digest, data: Bytes) -> bool {
         let mut cache = self.lock();
-        let held: usize = cache.iter().filter(|(known, _)| **known != digest).map(|(_, data)| data.len()).sum();
+        let held: usize = cache
+            .iter()
+            .filter(|(known, _)| **known != digest)
+            .map(|(_, data)| data.len())
+            .sum();
         if held + data.len() > TOTAL_BYTES_MAX {
             return false;
         }

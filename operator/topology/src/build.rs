@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Device, DeviceReport, Excluded, Exclusion, Kind, Link, Origin, Pool, Rate, Topology, prior,
-};
+use crate::{Device, DeviceReport, Excluded, Exclusion, Kind, Link, Origin, Pool, Rate, Topology, prior};
 
 /// Everything that is known at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,12 +59,18 @@ pub fn build(input: &Input) -> Topology {
         *bytes = bytes.saturating_add(memory.bytes);
     }
     let pools = build_pools(&reports, &held);
-    let mut topology = Topology { links: build_links(&input.links), ..Topology::default() };
+    let mut topology = Topology {
+        links: build_links(&input.links),
+        ..Topology::default()
+    };
     for report in reports.values() {
         let held_bytes = held.get(report.name.as_str()).copied().unwrap_or(0);
-        let Some(pool) = pools.iter().position(|p| p.name == report.memory_pool) else { continue };
-        let usable_bytes =
-            limit_bytes(report).saturating_sub(held_bytes).min(pools[pool].usable_bytes);
+        let Some(pool) = pools.iter().position(|p| p.name == report.memory_pool) else {
+            continue;
+        };
+        let usable_bytes = limit_bytes(report)
+            .saturating_sub(held_bytes)
+            .min(pools[pool].usable_bytes);
         match exclusion(input, report, usable_bytes, held_bytes.max(pools[pool].held_bytes)) {
             Some(why) => topology.excluded.push(Excluded {
                 device: report.name.clone(),
@@ -82,16 +86,13 @@ pub fn build(input: &Input) -> Topology {
     topology
 }
 
-fn exclusion(
-    input: &Input,
-    report: &DeviceReport,
-    usable_bytes: u64,
-    held_bytes: u64,
-) -> Option<Exclusion> {
+fn exclusion(input: &Input, report: &DeviceReport, usable_bytes: u64, held_bytes: u64) -> Option<Exclusion> {
     if report.cordoned {
         Some(Exclusion::Cordoned)
     } else if !input.attached_nodes.contains(&report.node) {
-        Some(Exclusion::AgentGone { node: report.node.clone() })
+        Some(Exclusion::AgentGone {
+            node: report.node.clone(),
+        })
     } else if let Some(fault) = &report.fault {
         Some(Exclusion::Faulty { fault: fault.clone() })
     } else if !report.verified {
@@ -127,13 +128,20 @@ fn limit_bytes(report: &DeviceReport) -> u64 {
     u64::try_from(bytes).unwrap_or(report.memory_usable_bytes)
 }
 
+/// The measured rate, but for software renderers: a copy measures the machine's memory, and their arithmetic is what takes the time.
 fn bandwidth(report: &DeviceReport) -> Rate {
+    let assumed = prior::bandwidth_bytes_per_second(report.kind);
     match report.bandwidth_bytes_per_second {
-        Some(bytes_per_second) if bytes_per_second >= prior::LEAST_DEVICE_BYTES_PER_SECOND => {
-            Rate { bytes_per_second, origin: Origin::Measured }
-        }
+        Some(measured) if report.kind == Kind::Software && measured > assumed => Rate {
+            bytes_per_second: assumed,
+            origin: Origin::Assumed,
+        },
+        Some(measured) if measured >= prior::LEAST_DEVICE_BYTES_PER_SECOND => Rate {
+            bytes_per_second: measured,
+            origin: Origin::Measured,
+        },
         _ => Rate {
-            bytes_per_second: prior::bandwidth_bytes_per_second(report.kind),
+            bytes_per_second: assumed,
             origin: Origin::Assumed,
         },
     }
@@ -144,7 +152,10 @@ fn build_pools(reports: &BTreeMap<&str, &DeviceReport>, held: &BTreeMap<&str, u6
     for report in reports.values() {
         members.entry(&report.memory_pool).or_default().push(report);
     }
-    members.into_iter().map(|(name, devices)| pool(name, &devices, held)).collect()
+    members
+        .into_iter()
+        .map(|(name, devices)| pool(name, &devices, held))
+        .collect()
 }
 
 fn pool(name: &str, devices: &[&DeviceReport], held: &BTreeMap<&str, u64>) -> Pool {
@@ -166,7 +177,10 @@ fn pool(name: &str, devices: &[&DeviceReport], held: &BTreeMap<&str, u64>) -> Po
         name: name.to_owned(),
         usable_bytes: budget_bytes.saturating_sub(held_bytes),
         held_bytes,
-        bandwidth: fastest.unwrap_or(Rate { bytes_per_second: 1, origin: Origin::Assumed }),
+        bandwidth: fastest.unwrap_or(Rate {
+            bytes_per_second: 1,
+            origin: Origin::Assumed,
+        }),
     }
 }
 
@@ -181,7 +195,13 @@ fn build_links(reports: &[LinkReport]) -> BTreeMap<(String, String), Link> {
                 origin: Origin::Measured,
             };
             let ends = (report.from_node.clone(), report.to_node.clone());
-            (ends, Link { latency_us: report.latency_us, rate })
+            (
+                ends,
+                Link {
+                    latency_us: report.latency_us,
+                    rate,
+                },
+            )
         })
         .collect()
 }

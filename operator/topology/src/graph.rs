@@ -68,10 +68,16 @@ pub struct Excluded {
 pub enum Exclusion {
     Cordoned,
     /// The node's agent is not connected.
-    AgentGone { node: String },
+    AgentGone {
+        node: String,
+    },
     NotVerified,
-    Faulty { fault: String },
-    NoMemory { held_bytes: u64 },
+    Faulty {
+        fault: String,
+    },
+    NoMemory {
+        held_bytes: u64,
+    },
 }
 
 impl fmt::Display for Exclusion {
@@ -116,7 +122,13 @@ impl Topology {
         } else {
             (prior::UNKNOWN_LATENCY_US, prior::UNKNOWN_BYTES_PER_SECOND)
         };
-        Link { latency_us, rate: Rate { bytes_per_second, origin: Origin::Assumed } }
+        Link {
+            latency_us,
+            rate: Rate {
+                bytes_per_second,
+                origin: Origin::Assumed,
+            },
+        }
     }
 
     /// The device with a name, if it can take layers.

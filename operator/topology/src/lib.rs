@@ -16,7 +16,5 @@ pub mod prior;
 mod report;
 
 pub use build::{HeldMemory, Input, LinkReport, build};
-pub use graph::{
-    Device, Excluded, Exclusion, Link, Origin, Pool, Rate, Topology,
-};
+pub use graph::{Device, Excluded, Exclusion, Link, Origin, Pool, Rate, Topology};
 pub use report::{DeviceReport, Kind};

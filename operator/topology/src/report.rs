@@ -101,7 +101,13 @@ impl DeviceReport {
             verified: conditions::is_true(&status.conditions, conditions::device::VERIFIED),
             fault: healthy
                 .filter(|c| c.status == conditions::ConditionStatus::False.as_str())
-                .map(|c| if c.message.is_empty() { c.reason.clone() } else { c.message.clone() }),
+                .map(|c| {
+                    if c.message.is_empty() {
+                        c.reason.clone()
+                    } else {
+                        c.message.clone()
+                    }
+                }),
         })
     }
 }

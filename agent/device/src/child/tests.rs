@@ -26,7 +26,10 @@ async fn a_driver_that_hangs_costs_a_note_and_the_limit() {
 #[tokio::test]
 async fn a_driver_that_crashes_costs_a_note_with_its_last_words() {
     let note = note_of("echo 'assertion failed' >&2; kill -SEGV $$", PROBE_LIMIT).await;
-    assert!(note.contains("took its probe down") && note.contains("assertion failed"), "{note}");
+    assert!(
+        note.contains("took its probe down") && note.contains("assertion failed"),
+        "{note}"
+    );
 }
 
 #[tokio::test]

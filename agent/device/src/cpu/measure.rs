@@ -50,10 +50,7 @@ pub fn bandwidth(cores: u32, free_bytes: u64, now_unix_s: u64) -> Option<Bandwid
         let running: Vec<_> = (0..threads)
             .map(|_| scope.spawn(|| copy_for(block, &barrier)))
             .collect();
-        running
-            .into_iter()
-            .map(|thread| thread.join().ok().flatten())
-            .collect()
+        running.into_iter().map(|thread| thread.join().ok().flatten()).collect()
     });
     let mut sum = (0.0, 0);
     for part in parts {

@@ -68,8 +68,7 @@ pub struct Memory {
 /// # Errors
 /// A sentence, when /proc/meminfo is absent or says nothing usable.
 pub fn memory(root: &Path) -> Result<Memory, String> {
-    let text = read(root, "proc/meminfo")
-        .ok_or("/proc/meminfo cannot be read; mount /proc into the container")?;
+    let text = read(root, "proc/meminfo").ok_or("/proc/meminfo cannot be read; mount /proc into the container")?;
     let machine = parse::meminfo(&text).ok_or("/proc/meminfo names no MemTotal and MemAvailable")?;
     Ok(group_limits(root).into_iter().fold(machine, |memory, group| Memory {
         total_bytes: memory.total_bytes.min(group.limit_bytes),
@@ -100,11 +99,7 @@ fn group_limits(root: &Path) -> Vec<parse::GroupMemory> {
 
 fn group_memory(version: CgroupVersion, group: &Path) -> Option<parse::GroupMemory> {
     let [limit, usage, inactive_key] = match version {
-        CgroupVersion::V1 => [
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-        ],
+        CgroupVersion::V1 => ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"],
         CgroupVersion::V2 => ["memory.max", "memory.current", "inactive_file"],
     };
     let text = |file: &str| read(group, file);

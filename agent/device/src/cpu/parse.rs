@@ -37,7 +37,10 @@ pub struct Processor {
 /// Flags beyond those of the level below. /proc/cpuinfo calls LZCNT `abm` and SSE3 `pni`.
 const LEVELS: [(u8, &[&str]); 3] = [
     (2, &["cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"]),
-    (3, &["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"]),
+    (
+        3,
+        &["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"],
+    ),
     (4, &["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]),
 ];
 
@@ -142,7 +145,11 @@ pub struct GroupMemory {
 /// Reads a group. Nothing where it sets no limit: version 2 says `max`, version 1 a number near 2^63.
 pub fn group_memory(limit: &str, usage: &str, stat: &str, inactive_key: &str) -> Option<GroupMemory> {
     const NO_LIMIT_BYTES: u64 = 1 << 60;
-    let limit_bytes = limit.trim().parse::<u64>().ok().filter(|limit| *limit < NO_LIMIT_BYTES)?;
+    let limit_bytes = limit
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .filter(|limit| *limit < NO_LIMIT_BYTES)?;
     let usage_bytes = usage.trim().parse::<u64>().ok()?;
     let inactive_bytes = stat
         .lines()

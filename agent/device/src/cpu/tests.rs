@@ -30,7 +30,10 @@ fn a_level_counts_only_when_all_levels_below_it_are_there() {
     assert_eq!(level("sse2"), Level::X86(1));
     assert_eq!(level(v2), Level::X86(2));
     assert_eq!(level(&format!("{v2} {v3}")), Level::X86(3));
-    assert_eq!(level(&format!("{v2} avx512f avx512bw avx512cd avx512dq avx512vl")), Level::X86(2));
+    assert_eq!(
+        level(&format!("{v2} avx512f avx512bw avx512cd avx512dq avx512vl")),
+        Level::X86(2)
+    );
     assert_eq!(Level::X86(3).to_string(), "x86-64-v3");
 }
 
@@ -58,7 +61,10 @@ fn a_version_2_group_or_any_ancestor_of_it_lowers_both_figures() {
         ("sys/fs/cgroup/kubepods/pod1/agent/memory.current", "100\n"),
         ("sys/fs/cgroup/kubepods/pod1/memory.max", "1073741824\n"),
         ("sys/fs/cgroup/kubepods/pod1/memory.current", "536870912\n"),
-        ("sys/fs/cgroup/kubepods/pod1/memory.stat", "anon 1\ninactive_file 268435456\n"),
+        (
+            "sys/fs/cgroup/kubepods/pod1/memory.stat",
+            "anon 1\ninactive_file 268435456\n",
+        ),
     ]);
     let memory = memory(root.path()).unwrap();
     assert_eq!(memory.total_bytes, 1 << 30);
@@ -75,7 +81,10 @@ fn a_version_1_group_is_found_at_the_mounts_root_when_its_path_is_the_hosts() {
     ]);
     assert_eq!(
         memory(root.path()).unwrap(),
-        Memory { total_bytes: 2 << 30, free_bytes: 1 << 30 }
+        Memory {
+            total_bytes: 2 << 30,
+            free_bytes: 1 << 30
+        }
     );
 }
 
@@ -90,7 +99,10 @@ fn groups_are_told_apart_by_version() {
     let groups = parse::memory_groups("9:name=systemd:/\n4:cpu,memory:/a:b\n0::/c\nnonsense\n");
     assert_eq!(
         groups,
-        [(CgroupVersion::V1, "/a:b".to_owned()), (CgroupVersion::V2, "/c".to_owned())]
+        [
+            (CgroupVersion::V1, "/a:b".to_owned()),
+            (CgroupVersion::V2, "/c".to_owned())
+        ]
     );
 }
 
@@ -100,7 +112,11 @@ fn absent_or_damaged_meminfo_is_an_answer_that_says_so() {
     let answer = probe(empty.path(), 0);
     assert!(answer.devices.is_empty());
     assert!(answer.note.unwrap().contains("/proc/meminfo"));
-    for damaged in ["", "MemTotal: lots kB\n", "MemTotal: 18446744073709551615 kB\nMemAvailable: 1 kB\n"] {
+    for damaged in [
+        "",
+        "MemTotal: lots kB\n",
+        "MemTotal: 18446744073709551615 kB\nMemAvailable: 1 kB\n",
+    ] {
         assert_eq!(parse::meminfo(damaged), None);
     }
 }

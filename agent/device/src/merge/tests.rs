@@ -25,14 +25,20 @@ fn device(backend: Backend, index: u32, kind: Kind, free_bytes: u64) -> Device {
 }
 
 fn answer(devices: Vec<Device>) -> Answer {
-    Answer { backend: devices[0].backend, devices, note: None }
+    Answer {
+        backend: devices[0].backend,
+        devices,
+        note: None,
+    }
 }
 
 #[test]
 fn one_card_behind_two_drivers_is_one_device_and_the_verified_one_is_kept() {
     let mut first = device(Backend::Vulkan, 0, Kind::Discrete, 8 * GIB);
     first.pci_address = Some("0000:03:00.0".into());
-    first.verification = Verification::CouldNotMeasure { reason: "old driver".into() };
+    first.verification = Verification::CouldNotMeasure {
+        reason: "old driver".into(),
+    };
     let mut second = device(Backend::Vulkan, 1, Kind::Discrete, 8 * GIB);
     second.pci_address = first.pci_address.clone();
     let merged = merge(&[answer(vec![first, second.clone()])], None);
@@ -72,7 +78,10 @@ fn a_reserve_is_kept_back_of_main_memory() {
 #[test]
 fn devices_come_in_the_order_of_backends_and_indices() {
     let answers = [
-        answer(vec![device(Backend::Vulkan, 1, Kind::Discrete, 1), device(Backend::Vulkan, 0, Kind::Discrete, 1)]),
+        answer(vec![
+            device(Backend::Vulkan, 1, Kind::Discrete, 1),
+            device(Backend::Vulkan, 0, Kind::Discrete, 1),
+        ]),
         answer(vec![device(Backend::Cpu, 0, Kind::Cpu, 1)]),
     ];
     let names: Vec<_> = merge(&answers, None).iter().map(Device::short_name).collect();

@@ -69,21 +69,19 @@ impl Loader {
 
     /// The handle at a raw enumeration index.
     pub(super) fn handle(&self, index: u32) -> Result<vk::PhysicalDevice, CallError> {
-        self.handles()?
-            .get(index as usize)
-            .copied()
-            .ok_or(CallError::Failed {
-                call: "vkEnumeratePhysicalDevices",
-                result: vk::Result::ERROR_DEVICE_LOST,
-            })
+        self.handles()?.get(index as usize).copied().ok_or(CallError::Failed {
+            call: "vkEnumeratePhysicalDevices",
+            result: vk::Result::ERROR_DEVICE_LOST,
+        })
     }
 
     fn handles(&self) -> Result<Vec<vk::PhysicalDevice>, CallError> {
         // SAFETY: the instance is alive.
-        let mut handles = unsafe { self.instance.enumerate_physical_devices() }.map_err(|result| CallError::Failed {
-            call: "vkEnumeratePhysicalDevices",
-            result,
-        })?;
+        let mut handles =
+            unsafe { self.instance.enumerate_physical_devices() }.map_err(|result| CallError::Failed {
+                call: "vkEnumeratePhysicalDevices",
+                result,
+            })?;
         handles.truncate(DEVICE_LIMIT);
         Ok(handles)
     }
@@ -152,7 +150,10 @@ impl Loader {
         let memory = if has_budget {
             let mut properties = vk::PhysicalDeviceMemoryProperties2::default().push_next(&mut budget);
             // SAFETY: the device has Vulkan 1.1 and the extension whose structure is chained.
-            unsafe { self.instance.get_physical_device_memory_properties2(handle, &mut properties) };
+            unsafe {
+                self.instance
+                    .get_physical_device_memory_properties2(handle, &mut properties)
+            };
             properties.memory_properties
         } else {
             // SAFETY: `handle` came from this instance.
@@ -165,8 +166,7 @@ impl Loader {
             .map(|(index, heap)| Heap {
                 size_bytes: heap.size,
                 device_local: heap.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL),
-                budget_bytes: has_budget
-                    .then(|| budget.heap_budget[index].saturating_sub(budget.heap_usage[index])),
+                budget_bytes: has_budget.then(|| budget.heap_budget[index].saturating_sub(budget.heap_usage[index])),
             })
             .collect()
     }

@@ -249,7 +249,10 @@ impl<'a> Session<'a> {
             let allocate = vk::MemoryAllocateInfo::default()
                 .allocation_size(needs.size)
                 .memory_type_index(kind as u32);
-            made.memory = self.device.allocate_memory(&allocate, None).map_err(at("vkAllocateMemory"))?;
+            made.memory = self
+                .device
+                .allocate_memory(&allocate, None)
+                .map_err(at("vkAllocateMemory"))?;
             self.device
                 .bind_buffer_memory(buffer, made.memory, 0)
                 .map_err(at("vkBindBufferMemory"))?;

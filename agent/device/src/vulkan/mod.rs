@@ -16,9 +16,9 @@ pub fn probe(now_unix_s: u64) -> Answer {
         Ok(raw) => raw,
         Err(error) => return Answer::nothing(Backend::Vulkan, error.to_string()),
     };
-    let note = raw
-        .is_empty()
-        .then(|| "the Vulkan loader is here, but no driver offers a device; install the card's Vulkan driver".to_owned());
+    let note = raw.is_empty().then(|| {
+        "the Vulkan loader is here, but no driver offers a device; install the card's Vulkan driver".to_owned()
+    });
     let devices = raw
         .iter()
         .map(|facts| {

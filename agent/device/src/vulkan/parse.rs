@@ -68,7 +68,9 @@ pub fn device(facts: &Facts, exercise: Exercise) -> Device {
     let heap = main_heap(&facts.heaps);
     let total_bytes = heap.map_or(0, |heap| heap.size_bytes);
     // Without the budget extension the heap's size is all that is known.
-    let free_bytes = heap.map_or(0, |heap| heap.budget_bytes.unwrap_or(heap.size_bytes).min(heap.size_bytes));
+    let free_bytes = heap.map_or(0, |heap| {
+        heap.budget_bytes.unwrap_or(heap.size_bytes).min(heap.size_bytes)
+    });
     Device {
         backend: Backend::Vulkan,
         index: facts.index,
@@ -107,9 +109,7 @@ pub fn kind(facts: &Facts) -> Kind {
 
 /// The heap that weights go to: the largest local one. Cards also show a small local heap that the host can write.
 pub fn main_heap(heaps: &[Heap]) -> Option<&Heap> {
-    heaps
-        .iter()
-        .max_by_key(|heap| (heap.device_local, heap.size_bytes))
+    heaps.iter().max_by_key(|heap| (heap.device_local, heap.size_bytes))
 }
 
 fn vendor(vendor_id: u32) -> String {

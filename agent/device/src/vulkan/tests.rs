@@ -33,5 +33,8 @@ fn devices_are_numbered_as_the_driver_enumerates_them() {
         assert_eq!(one.index as usize, position);
         assert!(!one.name.is_empty() && !one.heaps.is_empty());
     }
-    assert!(loader.handle(facts.len() as u32).is_err(), "an index that is not there is an answer");
+    assert!(
+        loader.handle(facts.len() as u32).is_err(),
+        "an index that is not there is an answer"
+    );
 }

@@ -1,5 +1,6 @@
 //! Serves a vocabulary over standard streams; see `engine::tokenizer` for the protocol.
 
+use std::io::{stderr, stdin, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 const BAD_VOCABULARY: u8 = 65;
 
 /// Turns text into tokens: one JSON request a line in, one JSON answer a line out.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "shardwright-tokenizer", version)]
 struct Args {
     /// A GGUF file with a tokenizer; weights are not needed.
@@ -22,17 +23,20 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let filter = EnvFilter::try_from_env("SHARDWRIGHT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let served = Tokenizer::open(&args.vocabulary)
-        .and_then(|tokenizer| serve(&tokenizer, std::io::stdin().lock(), std::io::stdout().lock()));
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "the tokenizer ends");
-            match error {
-                TokenizerError::Stream(_) => ExitCode::FAILURE,
-                _ => ExitCode::from(BAD_VOCABULARY),
-            }
-        }
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .init();
+    let served =
+        Tokenizer::open(&args.vocabulary).and_then(|tokenizer| serve(&tokenizer, stdin().lock(), stdout().lock()));
+    let Err(error) = served else {
+        return ExitCode::SUCCESS;
+    };
+    tracing::error!(%error, "the tokenizer ends");
+    let of_stream = matches!(error, TokenizerError::Stream(_));
+    if of_stream {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::from(BAD_VOCABULARY)
     }
 }

@@ -119,6 +119,10 @@ impl DeviceHandle {
 
 /// Sets an environment variable if that is safe, that is while this is the only thread; `false`
 /// where it is not.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "ggml reads its devices from nowhere else; no other thread runs"
+)]
 pub(crate) fn set_environment(name: &str, value: &str) -> bool {
     let threads = std::fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count);
     if threads != 1 || CString::new(value).is_err() {
@@ -129,12 +133,20 @@ pub(crate) fn set_environment(name: &str, value: &str) -> bool {
     true
 }
 
-type NewPool =
-    unsafe extern "C" fn(*mut sys::ggml_threadpool_params) -> *mut sys::ggml_threadpool;
+type NewPool = unsafe extern "C" fn(*mut sys::ggml_threadpool_params) -> *mut sys::ggml_threadpool;
 type FreePool = unsafe extern "C" fn(*mut sys::ggml_threadpool);
 
-/// Compute threads of one context. They sleep between graphs: a stage that waits for its
-/// neighbour must not spin on the core that the neighbour needs.
+/// What compute threads do between two graphs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// They sleep: a stage that waits for its neighbour must not spin on the core that the
+    /// neighbour needs.
+    Sleep,
+    /// They spin for a while, as llama.cpp's do by default: a little faster when alone.
+    Spin,
+}
+
+/// Compute threads of one context.
 #[derive(Debug)]
 pub(crate) struct ThreadPool {
     pool: NonNull<sys::ggml_threadpool>,
@@ -147,7 +159,7 @@ unsafe impl Send for ThreadPool {}
 impl ThreadPool {
     /// A pool of `threads` (the calling thread of each decode is one of them) on the CPU backend
     /// behind `cpu`.
-    pub(crate) fn new(cpu: DeviceHandle, threads: u32) -> Result<Self, String> {
+    pub(crate) fn new(cpu: DeviceHandle, threads: u32, idle: Idle) -> Result<Self, String> {
         let missing = || "the CPU backend offers no thread pools".to_owned();
         let new = cpu.function(c"ggml_threadpool_new").ok_or_else(missing)?;
         let free = cpu.function(c"ggml_threadpool_free").ok_or_else(missing)?;
@@ -165,7 +177,9 @@ impl ThreadPool {
         // SAFETY: a plain struct filled by ggml; `new` copies it.
         let pool = unsafe {
             let mut params = sys::ggml_threadpool_params_default(threads);
-            params.poll = 0;
+            if idle == Idle::Sleep {
+                params.poll = 0;
+            }
             new(&raw mut params)
         };
         let pool = NonNull::new(pool).ok_or_else(|| "ggml made no thread pool".to_owned())?;

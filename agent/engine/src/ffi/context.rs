@@ -1,6 +1,5 @@
-//! A context: KV cache, one decode per step, and the tap that takes the residual stream.
+//! A context: KV cache, and one decode per step.
 
-use std::ffi::{CStr, CString, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use llama_cpp_sys_2 as sys;
 use super::backend::ThreadPool;
 use super::log;
 use super::model::Model;
+use super::tap::{Tap, take};
 
 /// `LLAMA_MAX_SEQ`: more sequences are an exception inside llama.cpp.
 pub(crate) const MAX_SEQUENCES: u32 = 256;
@@ -56,25 +56,9 @@ pub(crate) struct Context {
 // llama.cpp keeps no thread-local state in it.
 unsafe impl Send for Context {}
 
-/// The tensor to take, and what was taken.
-#[derive(Debug)]
-struct Tap {
-    name: CString,
-    width: usize,
-    /// Rows of the decode under way: anything else is refused in the callback.
-    expected_rows: usize,
-    rows: Vec<f32>,
-    calls: u32,
-    fault: Option<String>,
-}
-
 impl Context {
     /// Makes a context on `model` that computes on `pool`.
-    pub(crate) fn new(
-        model: Arc<Model>,
-        pool: ThreadPool,
-        options: &ContextOptions<'_>,
-    ) -> Result<Self, String> {
+    pub(crate) fn new(model: Arc<Model>, pool: ThreadPool, options: &ContextOptions<'_>) -> Result<Self, String> {
         if options.rows == 0 || options.sequences == 0 || options.sequences > MAX_SEQUENCES {
             return Err(format!(
                 "{} rows and {} sequences: both must be positive, and sequences at most {MAX_SEQUENCES}",
@@ -86,7 +70,10 @@ impl Context {
             .checked_next_multiple_of(CELL_BLOCK)
             .filter(|cells| *cells > 0 && i32::try_from(*cells).is_ok())
             .ok_or_else(|| format!("{} cells are not a possible cache size", options.cells))?;
-        let tap = options.tap.map(|name| Tap::new(name, model.embedding_length())).transpose()?;
+        let tap = options
+            .tap
+            .map(|name| Tap::new(name, model.embedding_length()))
+            .transpose()?;
         let tap = tap.map(|tap| NonNull::from(Box::leak(Box::new(tap))));
 
         // SAFETY: a plain struct filled by llama.cpp.
@@ -109,8 +96,7 @@ impl Context {
             params.cb_eval_user_data = tap.as_ptr().cast();
         }
         // SAFETY: a live model; the tap lives until `Drop`.
-        let (context, errors) =
-            log::with_errors(|| unsafe { sys::llama_init_from_model(model.as_ptr(), params) });
+        let (context, errors) = log::with_errors(|| unsafe { sys::llama_init_from_model(model.as_ptr(), params) });
         let Some(context) = NonNull::new(context) else {
             if let Some(tap) = tap {
                 // SAFETY: leaked above and handed to nobody that lives.
@@ -122,7 +108,10 @@ impl Context {
         unsafe { sys::llama_attach_threadpool(context.as_ptr(), pool.as_ptr(), pool.as_ptr()) };
         // SAFETY: reads of a live context.
         let (batch, micro_batch) = unsafe {
-            (sys::llama_n_batch(context.as_ptr()), sys::llama_n_ubatch(context.as_ptr()))
+            (
+                sys::llama_n_batch(context.as_ptr()),
+                sys::llama_n_ubatch(context.as_ptr()),
+            )
         };
         Ok(Self {
             context,
@@ -162,10 +151,8 @@ impl Context {
         let mut positions = positions.to_vec();
         let mut sequences = sequences.to_vec();
         let mut counts = vec![1i32; rows];
-        let mut sequence_lists: Vec<*mut i32> =
-            sequences.iter_mut().map(std::ptr::from_mut).collect();
-        let mut outputs: Vec<i8> =
-            wants.iter().map(|want| i8::from(*want || self.tap.is_some())).collect();
+        let mut sequence_lists: Vec<*mut i32> = sequences.iter_mut().map(std::ptr::from_mut).collect();
+        let mut outputs: Vec<i8> = wants.iter().map(|want| i8::from(*want || self.tap.is_some())).collect();
         let (tokens, activations) = match input {
             Input::Tokens(tokens) => (tokens.as_ptr().cast_mut(), std::ptr::null_mut()),
             Input::Activations(values) => (std::ptr::null_mut(), values.as_ptr().cast_mut()),
@@ -185,8 +172,7 @@ impl Context {
         }
         // SAFETY: every array has `rows` entries (`embd`: rows × width), checked above, and lives
         // for the call; llama.cpp copies them and writes to none.
-        let (status, errors) =
-            log::with_errors(|| unsafe { sys::llama_decode(self.context.as_ptr(), batch) });
+        let (status, errors) = log::with_errors(|| unsafe { sys::llama_decode(self.context.as_ptr(), batch) });
         match status {
             0 => Ok(()),
             1 => Err("the KV cache has no room for the rows".to_owned()),
@@ -195,13 +181,7 @@ impl Context {
         }
     }
 
-    fn check(
-        &self,
-        input: Input<'_>,
-        positions: &[i32],
-        sequences: &[i32],
-        wants: &[bool],
-    ) -> Result<(), String> {
+    fn check(&self, input: Input<'_>, positions: &[i32], sequences: &[i32], wants: &[bool]) -> Result<(), String> {
         let rows = positions.len();
         if rows == 0 || rows > self.rows {
             return Err(format!("{rows} rows are not between 1 and {}", self.rows));
@@ -216,15 +196,11 @@ impl Context {
             return Err(format!("a sequence id is not below {}", self.sequences));
         }
         match input {
-            Input::Tokens(tokens) if tokens.len() != rows => {
-                Err("rows and tokens differ in number".to_owned())
-            }
+            Input::Tokens(tokens) if tokens.len() != rows => Err("rows and tokens differ in number".to_owned()),
             Input::Tokens(tokens) if !tokens.iter().all(|token| self.model.has_token(*token)) => {
                 Err("a token id is outside the vocabulary".to_owned())
             }
-            Input::Activations(values)
-                if values.len() != rows.saturating_mul(self.model.input_width()) =>
-            {
+            Input::Activations(values) if values.len() != rows.saturating_mul(self.model.input_width()) => {
                 Err("the activations do not fill the rows".to_owned())
             }
             _ => Ok(()),
@@ -240,27 +216,14 @@ impl Context {
             return Err("this context has no tap".to_owned());
         };
         // SAFETY: owned by this context, and no decode runs.
-        let tap = unsafe { &mut *tap.as_ptr() };
-        if let Some(fault) = tap.fault.take() {
-            return Err(fault);
-        }
-        if tap.calls != 1 || tap.rows.len() != tap.expected_rows * tap.width {
-            return Err(format!(
-                "sent {} rows, took {} in {} calls",
-                tap.expected_rows,
-                tap.rows.len() / tap.width.max(1),
-                tap.calls
-            ));
-        }
-        Ok(std::mem::take(&mut tap.rows))
+        unsafe { (*tap.as_ptr()).finish() }
     }
 
     /// The logits of row `row` of the last decode; `None` where that row was not wanted.
     pub(crate) fn logits(&self, row: usize) -> Option<&[f32]> {
         let index = i32::try_from(row).ok()?;
         // SAFETY: a live context; for a row without output llama.cpp returns null.
-        let first =
-            NonNull::new(unsafe { sys::llama_get_logits_ith(self.context.as_ptr(), index) })?;
+        let first = NonNull::new(unsafe { sys::llama_get_logits_ith(self.context.as_ptr(), index) })?;
         // SAFETY: llama.cpp keeps one f32 per token id for each output row until the next decode,
         // and decoding takes `&mut self`.
         Some(unsafe { std::slice::from_raw_parts(first.as_ptr(), self.model.vocabulary_size()) })
@@ -316,9 +279,7 @@ impl Context {
         }
         state.resize(size_bytes, 0);
         // SAFETY: the buffer has the size that llama.cpp asked for.
-        let saved = unsafe {
-            sys::llama_state_seq_get_data(context, state.as_mut_ptr(), size_bytes, sequence)
-        };
+        let saved = unsafe { sys::llama_state_seq_get_data(context, state.as_mut_ptr(), size_bytes, sequence) };
         if saved != size_bytes {
             return Ok(false);
         }
@@ -334,8 +295,7 @@ impl Context {
 
     fn memory(&self) -> Option<sys::llama_memory_t> {
         // SAFETY: a live context; one without memory answers null.
-        Some(unsafe { sys::llama_get_memory(self.context.as_ptr()) })
-            .filter(|memory| !memory.is_null())
+        Some(unsafe { sys::llama_get_memory(self.context.as_ptr()) }).filter(|memory| !memory.is_null())
     }
 
     fn knows(&self, sequence: i32) -> bool {
@@ -353,72 +313,4 @@ impl Drop for Context {
             drop(unsafe { Box::from_raw(tap.as_ptr()) });
         }
     }
-}
-
-impl Tap {
-    fn new(name: &str, width: usize) -> Result<Self, String> {
-        let name = CString::new(name).map_err(|_| "the tap's name holds a NUL byte".to_owned())?;
-        if width == 0 {
-            return Err("the model has no embedding length".to_owned());
-        }
-        Ok(Self { name, width, expected_rows: 0, rows: Vec::new(), calls: 0, fault: None })
-    }
-
-    fn prepare(&mut self, rows: usize) {
-        self.expected_rows = rows;
-        self.rows = Vec::new();
-        self.calls = 0;
-        self.fault = None;
-    }
-
-    /// Copies the rows of `tensor`, which has just been computed.
-    fn read(&mut self, tensor: &sys::ggml_tensor) {
-        self.calls += 1;
-        let shape = (tensor.type_, tensor.ne[0], tensor.ne[1], tensor.ne[2] * tensor.ne[3]);
-        let row_bytes = self.width * size_of::<f32>();
-        let fits = tensor.type_ == sys::GGML_TYPE_F32
-            && usize::try_from(tensor.ne[0]) == Ok(self.width)
-            && usize::try_from(tensor.ne[1]) == Ok(self.expected_rows)
-            && tensor.ne[2] == 1
-            && tensor.ne[3] == 1
-            && tensor.nb[0] == size_of::<f32>()
-            && tensor.nb[1] == row_bytes;
-        if !fits {
-            self.fault = Some(format!(
-                "sent {} rows of {} values, saw (type, values, rows, planes) {shape:?}",
-                self.expected_rows, self.width
-            ));
-            return;
-        }
-        self.rows = vec![0.0; self.expected_rows * self.width];
-        // SAFETY: a computed, contiguous f32 tensor of exactly as many bytes as the vector has.
-        unsafe {
-            sys::ggml_backend_tensor_get(
-                tensor,
-                self.rows.as_mut_ptr().cast(),
-                0,
-                self.expected_rows * row_bytes,
-            );
-        }
-    }
-}
-
-/// ggml's eval callback: asked about every node, it wants the tapped one, reads it, and ends the
-/// graph there.
-unsafe extern "C" fn take(tensor: *mut sys::ggml_tensor, ask: bool, user: *mut c_void) -> bool {
-    // SAFETY: ggml passes a live tensor, and `user` is the tap of the context that decodes, which
-    // touches it only before and after the decode.
-    let (Some(tensor), Some(tap)) = (unsafe { (tensor.as_ref(), user.cast::<Tap>().as_mut()) })
-    else {
-        return !ask;
-    };
-    // SAFETY: ggml keeps names NUL-terminated inside the tensor.
-    let wanted = unsafe { CStr::from_ptr(tensor.name.as_ptr()) } == tap.name.as_c_str();
-    if ask {
-        return wanted;
-    }
-    if wanted {
-        tap.read(tensor);
-    }
-    !wanted
 }

@@ -37,7 +37,7 @@ pub(crate) fn install() {
 pub(crate) fn with_errors<T>(call: impl FnOnce() -> T) -> (T, String) {
     ERRORS.with_borrow_mut(Vec::clear);
     let value = call();
-    let errors = ERRORS.with_borrow_mut(|errors| errors.drain(..).collect::<Vec<_>>());
+    let errors = ERRORS.with_borrow_mut(std::mem::take);
     (value, errors.join("; "))
 }
 

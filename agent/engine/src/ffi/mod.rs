@@ -3,7 +3,8 @@
 //! ```text
 //! backend  modules, devices, thread pools      (ggml)
 //! model    Model: weights or vocabulary         (llama_model)
-//! context  Context: KV cache, decode, tap       (llama_context)
+//! context  Context: KV cache and decode         (llama_context)
+//! tap      Tap: the residual stream, taken out   (eval callback)
 //! numbers  row formats                          (ggml_type_traits)
 //! log      llama.cpp's log as tracing events
 //! ```
@@ -18,6 +19,7 @@ pub(crate) mod context;
 pub(crate) mod log;
 pub(crate) mod model;
 pub(crate) mod numbers;
+mod tap;
 
 use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
@@ -37,6 +39,5 @@ unsafe fn owned(text: *const c_char) -> String {
 /// `path` for a C API; an error text where it holds a NUL byte.
 fn c_path(path: &Path) -> Result<CString, String> {
     use std::os::unix::ffi::OsStrExt as _;
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| format!("the path {} holds a NUL byte", path.display()))
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| format!("the path {} holds a NUL byte", path.display()))
 }

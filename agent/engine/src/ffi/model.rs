@@ -174,16 +174,8 @@ impl Model {
         loop {
             let room = i32::try_from(piece.len()).ok()?;
             // SAFETY: the id is inside the vocabulary; the buffer has `room` bytes.
-            let written = unsafe {
-                sys::llama_token_to_piece(
-                    self.vocab(),
-                    token,
-                    piece.as_mut_ptr().cast(),
-                    room,
-                    0,
-                    false,
-                )
-            };
+            let written =
+                unsafe { sys::llama_token_to_piece(self.vocab(), token, piece.as_mut_ptr().cast(), room, 0, false) };
             if let Ok(written) = usize::try_from(written) {
                 piece.truncate(written);
                 return Some(piece);
@@ -200,12 +192,7 @@ impl Model {
     /// `text` as tokens; `None` where llama.cpp cannot say how many there are.
     ///
     /// The caller bounds the text (to less than 2 GiB).
-    pub(crate) fn tokenize(
-        &self,
-        text: &str,
-        add_special: bool,
-        parse_special: bool,
-    ) -> Option<Vec<i32>> {
+    pub(crate) fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Option<Vec<i32>> {
         let text_bytes = i32::try_from(text.len()).ok()?;
         // At most one token per byte and a few special ones: one call is enough, as a rule.
         let mut tokens = vec![0i32; text.len() / 2 + 16];

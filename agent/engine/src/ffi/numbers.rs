@@ -29,7 +29,12 @@ impl RowFormat {
             return None;
         }
         let row_bytes = (columns / block).checked_mul(traits.type_size)?;
-        Some(Self { columns, row_bytes, to_float: traits.to_float, is_f32 })
+        Some(Self {
+            columns,
+            row_bytes,
+            to_float: traits.to_float,
+            is_f32,
+        })
     }
 
     /// Bytes of one encoded row.
@@ -56,11 +61,7 @@ impl RowFormat {
         // SAFETY: the words hold at least `encoded.len()` bytes and do not overlap it; `to_float`
         // reads `columns` values, `row_bytes` long, and writes as many f32: both checked above.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                encoded.as_ptr(),
-                words.as_mut_ptr().cast::<u8>(),
-                encoded.len(),
-            );
+            std::ptr::copy_nonoverlapping(encoded.as_ptr(), words.as_mut_ptr().cast::<u8>(), encoded.len());
             to_float(words.as_ptr().cast(), row.as_mut_ptr(), self.columns as i64);
         }
         true

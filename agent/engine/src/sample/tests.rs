@@ -5,7 +5,12 @@ use super::*;
 const LOGITS: [f32; 6] = [1.0, 3.0, 2.0, 3.0, -1.0, 0.0];
 
 fn drawing(temperature: f32) -> Sampling {
-    Sampling { temperature, top_p: 1.0, top_k: 0, seed: 7 }
+    Sampling {
+        temperature,
+        top_p: 1.0,
+        top_k: 0,
+        seed: 7,
+    }
 }
 
 /// How often each of `size` tokens is drawn over positions `0..draws`.
@@ -14,7 +19,10 @@ fn shares(logits: &[f32], sampling: &Sampling, draws: u32) -> Vec<f64> {
     for position in 0..draws {
         counts[sample(logits, sampling, position) as usize] += 1;
     }
-    counts.into_iter().map(|count| f64::from(count) / f64::from(draws)).collect()
+    counts
+        .into_iter()
+        .map(|count| f64::from(count) / f64::from(draws))
+        .collect()
 }
 
 fn softmax(logits: &[f32], temperature: f64) -> Vec<f64> {
@@ -27,7 +35,17 @@ fn softmax(logits: &[f32], temperature: f64) -> Vec<f64> {
 fn greedy_takes_the_lowest_id_of_equal_logits() {
     assert_eq!(sample(&LOGITS, &Sampling::GREEDY, 0), 1);
     assert_eq!(sample(&[0.0; 4], &Sampling::GREEDY, 9), 0);
-    assert_eq!(sample(&LOGITS, &Sampling { top_k: 1, ..drawing(5.0) }, 3), 1);
+    assert_eq!(
+        sample(
+            &LOGITS,
+            &Sampling {
+                top_k: 1,
+                ..drawing(5.0)
+            },
+            3
+        ),
+        1
+    );
 }
 
 #[test]
@@ -44,7 +62,9 @@ fn values_that_are_not_numbers_never_win() {
 fn the_same_seed_and_position_draw_the_same_token_and_others_differ() {
     let logits = [0.0; 64];
     let tokens = |seed: u64| -> Vec<i32> {
-        (0..64).map(|p| sample(&logits, &Sampling { seed, ..drawing(1.0) }, p)).collect()
+        (0..64)
+            .map(|p| sample(&logits, &Sampling { seed, ..drawing(1.0) }, p))
+            .collect()
     };
     assert_eq!(tokens(1), tokens(1));
     assert_ne!(tokens(1), tokens(2));
@@ -68,15 +88,32 @@ fn draws_at_neighbouring_positions_are_independent() {
     let logits = [0.0f32, 0.0];
     let draws: Vec<_> = (0..20_001).map(|p| sample(&logits, &drawing(1.0), p)).collect();
     let repeats = draws.windows(2).filter(|pair| pair[0] == pair[1]).count();
-    assert!((repeats as f64 / 20_000.0 - 0.5).abs() < 0.015, "{repeats} repeats of 20000");
+    assert!(
+        (repeats as f64 / 20_000.0 - 0.5).abs() < 0.015,
+        "{repeats} repeats of 20000"
+    );
 }
 
 #[test]
 fn top_k_keeps_the_most_likely_and_breaks_ties_by_id() {
-    let drawn = shares(&LOGITS, &Sampling { top_k: 2, ..drawing(1.0) }, 4_000);
+    let drawn = shares(
+        &LOGITS,
+        &Sampling {
+            top_k: 2,
+            ..drawing(1.0)
+        },
+        4_000,
+    );
     assert!(drawn[1] > 0.4 && drawn[3] > 0.4, "{drawn:?}");
     assert!([0, 2, 4, 5].iter().all(|token| drawn[*token] == 0.0), "{drawn:?}");
-    let drawn = shares(&[1.0; 5], &Sampling { top_k: 2, ..drawing(1.0) }, 1_000);
+    let drawn = shares(
+        &[1.0; 5],
+        &Sampling {
+            top_k: 2,
+            ..drawing(1.0)
+        },
+        1_000,
+    );
     assert!(drawn[0] > 0.4 && drawn[1] > 0.4, "{drawn:?}");
 }
 
@@ -97,7 +134,10 @@ fn top_p_keeps_the_smallest_set_that_reaches_it() {
 #[test]
 fn a_nucleus_larger_than_the_first_look_is_found_whole() {
     let logits = vec![0.0f32; 4 * FIRST_NUCLEUS_LOOK];
-    let sampling = Sampling { top_p: 0.5, ..drawing(1.0) };
+    let sampling = Sampling {
+        top_p: 0.5,
+        ..drawing(1.0)
+    };
     let half = logits.len() as i32 / 2;
     let tokens: Vec<_> = (0..4_000).map(|p| sample(&logits, &sampling, p)).collect();
     assert!(tokens.iter().all(|token| *token <= half));

@@ -23,14 +23,17 @@ pub(super) struct Cells {
 
 impl Cells {
     pub(super) fn new(total: u32) -> Self {
-        Self { total, taken: 0, retired: 0 }
+        Self {
+            total,
+            taken: 0,
+            retired: 0,
+        }
     }
 
     /// Whether the cache should be compacted before `rows` more are written.
     pub(super) fn wants_compaction(&self, rows: u32) -> bool {
         let alive = self.taken - self.retired;
-        self.retired > 0
-            && (self.taken + rows > self.total || self.retired > alive + RETIRED_SLACK)
+        self.retired > 0 && (self.taken + rows > self.total || self.retired > alive + RETIRED_SLACK)
     }
 
     /// Notes that `rows` were written.

@@ -15,7 +15,10 @@ pub(super) struct Positions {
 
 impl Positions {
     pub(super) fn new(sequences: u32, context_length: u32) -> Self {
-        Self { lengths: vec![0; sequences as usize], context_length }
+        Self {
+            lengths: vec![0; sequences as usize],
+            context_length,
+        }
     }
 
     /// Positions held by `sequence`; 0 for an unknown one.
@@ -57,15 +60,25 @@ impl Positions {
             let expected = next[index].1;
             if row.position != expected {
                 let position = row.position;
-                return Err(EngineError::DoesNotFollow { sequence, position, expected });
+                return Err(EngineError::DoesNotFollow {
+                    sequence,
+                    position,
+                    expected,
+                });
             }
             if expected >= self.context_length {
                 let context_length = self.context_length;
-                return Err(EngineError::ContextFull { sequence, context_length });
+                return Err(EngineError::ContextFull {
+                    sequence,
+                    context_length,
+                });
             }
             next[index].1 += 1;
         }
-        Ok(next.into_iter().map(|(sequence, _)| (sequence, self.length(sequence))).collect())
+        Ok(next
+            .into_iter()
+            .map(|(sequence, _)| (sequence, self.length(sequence)))
+            .collect())
     }
 
     /// Notes rows that [`Positions::admit`] let pass and the cache now holds.
@@ -78,12 +91,7 @@ impl Positions {
     }
 
     /// Whether removing `from..end` removes anything; an error where it would leave a hole.
-    pub(super) fn check_removal(
-        &self,
-        sequence: u32,
-        from: u32,
-        end: u32,
-    ) -> Result<bool, EngineError> {
+    pub(super) fn check_removal(&self, sequence: u32, from: u32, end: u32) -> Result<bool, EngineError> {
         let limit = self.lengths.len() as u32;
         if sequence >= limit {
             return Err(EngineError::UnknownSequence { sequence, limit });
@@ -93,7 +101,12 @@ impl Positions {
             return Ok(false);
         }
         if end < length {
-            return Err(EngineError::NotASuffix { sequence, from, end, length });
+            return Err(EngineError::NotASuffix {
+                sequence,
+                from,
+                end,
+                length,
+            });
         }
         Ok(true)
     }

@@ -57,11 +57,17 @@ enum Outcome {
 
 impl Answer {
     pub(super) fn tokens(id: u64, tokens: Vec<i32>) -> Self {
-        Self { id: Some(id), outcome: Outcome::Tokens(tokens) }
+        Self {
+            id: Some(id),
+            outcome: Outcome::Tokens(tokens),
+        }
     }
 
     pub(super) fn error(id: Option<u64>, message: String) -> Self {
-        Self { id, outcome: Outcome::Error(message) }
+        Self {
+            id,
+            outcome: Outcome::Error(message),
+        }
     }
 }
 

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use engine::{
-    Device, Embedding, KvType, Logits, MAX_STEP_ROWS, Row, Runtime, Stage, StageConfig, StepInput,
-    StepOutput,
+    Device, Embedding, KvType, Logits, MAX_STEP_ROWS, Row, Runtime, Stage, StageConfig, StepInput, StepOutput,
 };
 use gguf::{Gguf, pieces, prepare_slice, write_piece};
 
@@ -28,9 +27,7 @@ pub fn prompts() -> Vec<String> {
         "What is 17 plus 25? Think step by step.",
     ]
     .iter()
-    .map(|question| {
-        format!("<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
-    })
+    .map(|question| format!("<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"))
     .collect()
 }
 
@@ -44,7 +41,10 @@ pub fn model_file() -> Option<PathBuf> {
     if file.is_file() {
         return Some(file);
     }
-    println!("SKIPPED: no test model at {}; name one in SHARDWRIGHT_TEST_MODEL", file.display());
+    println!(
+        "SKIPPED: no test model at {}; name one in SHARDWRIGHT_TEST_MODEL",
+        file.display()
+    );
     None
 }
 
@@ -99,13 +99,7 @@ impl Pieces {
         self.pipeline_on(runtime, cuts, &devices, sequences)
     }
 
-    pub fn pipeline_on(
-        &self,
-        runtime: &Runtime,
-        cuts: &[u32],
-        devices: &[Device],
-        sequences: u32,
-    ) -> Pipeline {
+    pub fn pipeline_on(&self, runtime: &Runtime, cuts: &[u32], devices: &[Device], sequences: u32) -> Pipeline {
         let mut first = 0;
         let mut embedding = None;
         let mut stages = Vec::new();
@@ -156,7 +150,13 @@ impl Pipeline {
         };
         for stage in &mut self.stages {
             let activations = &output.activations;
-            output = stage.step(&StepInput { rows, activations, wants }).unwrap();
+            output = stage
+                .step(&StepInput {
+                    rows,
+                    activations,
+                    wants,
+                })
+                .unwrap();
         }
         output.logits
     }
@@ -167,7 +167,11 @@ impl Pipeline {
         let first = self.stages[0].sequence_length(sequence);
         let rows: Vec<Row> = (first..)
             .zip(tokens)
-            .map(|(position, token)| Row { sequence, position, token: *token })
+            .map(|(position, token)| Row {
+                sequence,
+                position,
+                token: *token,
+            })
             .collect();
         for chunk in rows.chunks(step_rows) {
             let mut wants = vec![false; chunk.len()];

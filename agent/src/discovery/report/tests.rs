@@ -17,7 +17,11 @@ fn gpu() -> Device {
         memory_free_bytes: 900,
         memory_usable_bytes: 800,
         verification: Verification::Verified,
-        bandwidth: Some(device::Bandwidth { bytes_per_second: 5, samples: 2, measured_unix_s: 100 }),
+        bandwidth: Some(device::Bandwidth {
+            bytes_per_second: 5,
+            samples: 2,
+            measured_unix_s: 100,
+        }),
         launch_us: None,
     }
 }
@@ -27,7 +31,11 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn seen<'a>(device: &'a Device, free_bytes: u64, holdings: &'a [Holding]) -> Seen<'a> {
-    Seen { device, free_bytes, holdings }
+    Seen {
+        device,
+        free_bytes,
+        holdings,
+    }
 }
 
 fn condition<'a>(status: &'a DeviceGPUStateStatus, kind: &str) -> (&'a str, &'a str) {
@@ -48,17 +56,29 @@ fn a_verified_device_is_ready_and_shares_its_hosts_memory() {
 
 #[test]
 fn a_card_has_a_pool_of_its_own() {
-    let card = Device { pool: Pool::Own, kind: Kind::Discrete, ..gpu() };
+    let card = Device {
+        pool: Pool::Own,
+        kind: Kind::Discrete,
+        ..gpu()
+    };
     assert_eq!(memory_pool("node-a", &card), "node-a-vulkan1");
 }
 
 #[test]
 fn a_device_that_failed_is_neither_healthy_nor_ready_and_one_that_could_not_be_asked_is_unknown() {
-    let failed = Device { verification: Verification::Failed { reason: "changed".into() }, ..gpu() };
+    let failed = Device {
+        verification: Verification::Failed {
+            reason: "changed".into(),
+        },
+        ..gpu()
+    };
     let told = status("n", &seen(&failed, 1, &[]), None, None, at(1));
     assert_eq!(condition(&told, "Healthy"), ("False", "RoundTripDiffered"));
     assert_eq!(condition(&told, "Ready"), ("False", "NotVerified"));
-    let silent = Device { verification: Verification::CouldNotMeasure { reason: "busy".into() }, ..gpu() };
+    let silent = Device {
+        verification: Verification::CouldNotMeasure { reason: "busy".into() },
+        ..gpu()
+    };
     let told = status("n", &seen(&silent, 1, &[]), None, None, at(1));
     assert_eq!(condition(&told, "Verified"), ("Unknown", "CouldNotMeasure"));
     assert_eq!(condition(&told, "Ready"), ("False", "NotVerified"));

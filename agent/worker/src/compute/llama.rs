@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use engine::{
-    Device, Embedding, EngineError, Fault, Runtime, Stage, StageConfig, StepInput,
-};
+use engine::{Device, Embedding, EngineError, Fault, Runtime, Stage, StageConfig, StepInput};
 
 use super::{Compute, ComputeError, Facts, LoadError, Loader, Output, choose};
 use crate::config::{Backend, KvType, WorkerConfig};
@@ -19,8 +17,13 @@ pub fn engine_loader(config: Arc<WorkerConfig>) -> Loader {
 /// Where a configuration wants to compute.
 pub fn device(config: &WorkerConfig) -> Device {
     match config.backend {
-        Backend::Cpu => Device::Cpu { threads: config.threads },
-        Backend::Vulkan => Device::Gpu { backend: "vulkan".to_owned(), index: config.device_index },
+        Backend::Cpu => Device::Cpu {
+            threads: config.threads,
+        },
+        Backend::Vulkan => Device::Gpu {
+            backend: "vulkan".to_owned(),
+            index: config.device_index,
+        },
     }
 }
 
@@ -35,20 +38,28 @@ impl LlamaStage {
     fn load(config: &WorkerConfig) -> Result<Self, LoadError> {
         let runtime = Runtime::load_for(None, &device(config)).map_err(|e| refused(&e))?;
         let stage = Stage::load(&runtime, &stage_config(config)).map_err(|e| refused(&e))?;
-        let embedding = config.embedding.as_ref().map(|path| {
-            Embedding::open(path).map_err(|error| LoadError::Weights(error.to_string()))
-        });
+        let embedding = config
+            .embedding
+            .as_ref()
+            .map(|path| Embedding::open(path).map_err(|error| LoadError::Weights(error.to_string())));
         let embedding = embedding.transpose()?;
         let (expected, found) = (config.embedding_length as usize, stage.embedding_length());
         if expected != found {
             let message = format!("the slice is {found} wide, the configuration says {expected}");
             return Err(LoadError::Weights(message));
         }
-        if embedding.as_ref().is_some_and(|table| table.embedding_length() != found) {
+        if embedding
+            .as_ref()
+            .is_some_and(|table| table.embedding_length() != found)
+        {
             let message = format!("the embedding is not {found} wide, as the slice is");
             return Err(LoadError::Weights(message));
         }
-        Ok(Self { stage, embedding, last: config.end_layer == config.total_layers })
+        Ok(Self {
+            stage,
+            embedding,
+            last: config.end_layer == config.total_layers,
+        })
     }
 }
 
@@ -56,7 +67,9 @@ fn stage_config(config: &WorkerConfig) -> StageConfig {
     let header: PathBuf = config.slice.header.clone();
     let runtime = &config.runtime;
     StageConfig {
-        slice_files: std::iter::once(header).chain(config.slice.parts.iter().cloned()).collect(),
+        slice_files: std::iter::once(header)
+            .chain(config.slice.parts.iter().cloned())
+            .collect(),
         device: device(config),
         context_length: runtime.context_length,
         parallel_sequences: runtime.parallel_sequences,
@@ -78,9 +91,7 @@ fn refused(error: &EngineError) -> LoadError {
     match error.fault() {
         Fault::Cpu => LoadError::UnsupportedCpu(message),
         Fault::Device => LoadError::Device(message),
-        Fault::Config | Fault::Weights | Fault::Request | Fault::Compute | Fault::Broken => {
-            LoadError::Weights(message)
-        }
+        Fault::Config | Fault::Weights | Fault::Request | Fault::Compute | Fault::Broken => LoadError::Weights(message),
     }
 }
 
@@ -102,7 +113,9 @@ impl Compute for LlamaStage {
     fn embed(&mut self, tokens: &[i32]) -> Result<Vec<f32>, ComputeError> {
         let embedding = self.embedding.as_ref();
         let embedding = embedding.ok_or(ComputeError::Failed("this stage has no embedding".into()))?;
-        embedding.rows(tokens).map_err(|error| ComputeError::Failed(error.to_string()))
+        embedding
+            .rows(tokens)
+            .map_err(|error| ComputeError::Failed(error.to_string()))
     }
 
     fn step(&mut self, rows: &[Row], activations: &[f32]) -> Result<Output, ComputeError> {
@@ -115,7 +128,11 @@ impl Compute for LlamaStage {
                 token: row.token,
             })
             .collect();
-        let input = StepInput { rows: &input, activations, wants: &wants };
+        let input = StepInput {
+            rows: &input,
+            activations,
+            wants: &wants,
+        };
         let output = self.stage.step(&input).map_err(|error| failed(&error))?;
         if self.last {
             Ok(Output::Tokens(choose(rows, output.logits.rows())?))

@@ -1,1 +1,74 @@
+use super::*;
 
+fn valid() -> WorkerConfig {
+    let json = r#"{
+        "model_uid": "9b3c", "node": "node-a", "pipeline": 0, "stage": 1, "stages": 3,
+        "first_layer": 10, "end_layer": 20, "total_layers": 30,
+        "backend": "cpu", "device_index": 0, "threads": 2, "memory_budget_bytes": 0,
+        "slice": {"header": "/s/slice.gguf", "parts": ["/s/1.gguf", "/s/2.gguf"]},
+        "embedding": null, "embedding_length": 576,
+        "runtime": {"context_length": 2048, "parallel_sequences": 4, "kv_type": "q8_0", "max_step_rows": 63},
+        "listen": "127.0.0.1:0", "advertise_ip": "127.0.0.1", "control_socket": "/s/w.sock",
+        "identity_dir": "/s/id", "trust_domain": "shardwright", "orphan_grace_s": 10
+    }"#;
+    serde_json::from_str(json).unwrap()
+}
+
+#[test]
+fn what_the_agent_writes_is_read_and_written_alike() {
+    let config = valid();
+    config.validate().unwrap();
+    assert_eq!(config.runtime.kv_type, KvType::Q8_0);
+    assert_eq!(config.epoch_file(), Path::new("/s/w.epoch"));
+    assert_eq!(
+        config.spiffe_id().to_string(),
+        "spiffe://shardwright/worker/node-a/9b3c"
+    );
+    let written = serde_json::to_string(&config).unwrap();
+    assert_eq!(serde_json::from_str::<WorkerConfig>(&written).unwrap(), config);
+}
+
+#[test]
+fn a_value_that_cannot_work_is_refused_by_the_name_of_its_field() {
+    type Change = fn(&mut WorkerConfig);
+    let cases: [(&str, Change); 18] = [
+        ("stage", |c| c.stage = 3),
+        ("end_layer", |c| c.end_layer = 10),
+        ("end_layer", |c| c.end_layer = 31),
+        ("end_layer", |c| c.end_layer = 30),
+        ("first_layer", |c| c.first_layer = 0),
+        ("embedding", |c| c.embedding = Some("/s/e.gguf".into())),
+        ("embedding_length", |c| c.embedding_length = 0),
+        ("threads", |c| c.threads = 0),
+        ("orphan_grace_s", |c| c.orphan_grace_s = 0),
+        ("runtime.context_length", |c| c.runtime.context_length = 1),
+        ("runtime.parallel_sequences", |c| c.runtime.parallel_sequences = 257),
+        ("runtime.max_step_rows", |c| c.runtime.max_step_rows = 1),
+        ("runtime.max_step_rows", |c| {
+            (c.runtime.max_step_rows, c.embedding_length) = (4096, 16384)
+        }),
+        ("listen", |c| c.listen = "localhost".into()),
+        ("advertise_ip", |c| c.advertise_ip = "localhost".into()),
+        ("control_socket", |c| c.control_socket = "/s/".repeat(50).into()),
+        ("control_socket", |c| c.control_socket = "/".into()),
+        ("trust_domain, node or model_uid", |c| c.node = "a/b".into()),
+    ];
+    for (expected, change) in cases {
+        let mut config = valid();
+        change(&mut config);
+        match config.validate() {
+            Err(ConfigError::Invalid { field, .. }) => assert_eq!(field, expected),
+            other => panic!("{expected}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn unknown_fields_and_unknown_backends_are_refused() {
+    let mut json = serde_json::to_value(valid()).unwrap();
+    json["backend"] = "cuda".into();
+    assert!(serde_json::from_value::<WorkerConfig>(json.clone()).is_err());
+    json["backend"] = "vulkan".into();
+    json["kv_typ"] = "f16".into();
+    assert!(serde_json::from_value::<WorkerConfig>(json).is_err());
+}

@@ -48,12 +48,20 @@ pub enum Answer {
 impl Answer {
     /// It was done.
     pub fn done() -> Self {
-        Self::Outcome { ok: true, reason: None, message: None }
+        Self::Outcome {
+            ok: true,
+            reason: None,
+            message: None,
+        }
     }
 
     /// It was not done.
     pub fn refused(reason: &str, message: String) -> Self {
-        Self::Outcome { ok: false, reason: Some(reason.to_owned()), message: Some(message) }
+        Self::Outcome {
+            ok: false,
+            reason: Some(reason.to_owned()),
+            message: Some(message),
+        }
     }
 }
 

@@ -37,7 +37,10 @@ pub enum ControlError {
 /// # Errors
 /// See [`ControlError`].
 pub fn bind(path: &Path) -> Result<UnixListener, ControlError> {
-    let failed = |cause| ControlError::Io { path: path.to_owned(), cause };
+    let failed = |cause| ControlError::Io {
+        path: path.to_owned(),
+        cause,
+    };
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(ControlError::NotASocket { path: path.to_owned() });

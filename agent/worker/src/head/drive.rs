@@ -17,9 +17,7 @@ use tonic::Status;
 
 use super::backoff;
 use super::pipeline::Pipeline;
-use super::schedule::{
-    Event, Failure, Finish, MAX_WAIT_US, MAX_WAITING, Refusal, Request, RequestId, Schedule,
-};
+use super::schedule::{Event, Failure, Finish, MAX_WAIT_US, MAX_WAITING, Refusal, Request, RequestId, Schedule};
 use crate::metrics::Metrics;
 use crate::placement::Installed;
 use crate::stage::executor::elapsed_us;
@@ -162,9 +160,7 @@ impl Driver {
         };
         let ended = serving.run().await;
         let status = match &ended {
-            Ended::Superseded => {
-                Status::failed_precondition(format!("epoch {epoch} is no longer installed"))
-            }
+            Ended::Superseded => Status::failed_precondition(format!("epoch {epoch} is no longer installed")),
             // A later stage was told of it first.
             Ended::Broken(fault) if fault.reason == Reason::WrongEpoch => {
                 Status::failed_precondition(format!("another epoch is being installed: {fault}"))
@@ -172,7 +168,12 @@ impl Driver {
             Ended::Broken(fault) => Status::unavailable(format!("the pipeline broke: {fault}")),
             Ended::Closed => Status::unavailable("the worker is ending"),
         };
-        tracing::info!(epoch, streams = serving.streams.len(), cause = status.message(), "the pipeline ends");
+        tracing::info!(
+            epoch,
+            streams = serving.streams.len(),
+            cause = status.message(),
+            "the pipeline ends"
+        );
         serving.end(&status);
         serving.pipeline.close().await;
         matches!(ended, Ended::Closed)
@@ -236,7 +237,12 @@ impl Serving<'_> {
 
     async fn idle(&mut self) -> Result<(), Ended> {
         let epoch = self.pipeline.epoch();
-        let Driver { submissions, installed, wake, .. } = &mut *self.driver;
+        let Driver {
+            submissions,
+            installed,
+            wake,
+            ..
+        } = &mut *self.driver;
         let submission = tokio::select! {
             submission = submissions.recv() => submission.ok_or(Ended::Closed)?,
             () = wake.notified() => return Ok(()),
@@ -248,7 +254,12 @@ impl Serving<'_> {
     }
 
     fn admit(&mut self, submission: Submission) {
-        let Submission { request, sampling, events, reply } = submission;
+        let Submission {
+            request,
+            sampling,
+            events,
+            reply,
+        } = submission;
         let admitted = if self.driver.draining.is_cancelled() {
             Err(Status::unavailable("the worker is draining"))
         } else if request.epoch != self.pipeline.epoch() {
@@ -265,7 +276,9 @@ impl Serving<'_> {
                 stop_tokens: request.stop_tokens,
             };
             let admitted = self.schedule.admit(request, elapsed_us(self.clock));
-            admitted.map(|()| drop(self.streams.insert(id, events))).map_err(|r| refused(&r))
+            admitted
+                .map(|()| drop(self.streams.insert(id, events)))
+                .map_err(|r| refused(&r))
         };
         // A client that does not wait for its answer is noticed as gone.
         let _ = reply.send(admitted);
@@ -290,16 +303,37 @@ impl Serving<'_> {
                 Event::Token { id, token, position } => {
                     self.driver.metrics.tokens.inc();
                     let token = wire::Token { id: token, position };
-                    (id, false, Ok(wire::GenerateEvent { event: Some(WireEvent::Token(token)) }))
+                    (
+                        id,
+                        false,
+                        Ok(wire::GenerateEvent {
+                            event: Some(WireEvent::Token(token)),
+                        }),
+                    )
                 }
-                Event::Finished { id, finish, prompt_tokens, completion_tokens } => {
+                Event::Finished {
+                    id,
+                    finish,
+                    prompt_tokens,
+                    completion_tokens,
+                } => {
                     let reason = match finish {
                         Finish::Stop => wire::FinishReason::Stop,
                         Finish::Length => wire::FinishReason::Length,
                     };
                     let reason = reason.into();
-                    let finished = wire::Finished { reason, prompt_tokens, completion_tokens };
-                    (id, true, Ok(wire::GenerateEvent { event: Some(WireEvent::Finished(finished)) }))
+                    let finished = wire::Finished {
+                        reason,
+                        prompt_tokens,
+                        completion_tokens,
+                    };
+                    (
+                        id,
+                        true,
+                        Ok(wire::GenerateEvent {
+                            event: Some(WireEvent::Finished(finished)),
+                        }),
+                    )
                 }
                 Event::Failed { id, fault } => (id, true, Err(failed(&fault))),
                 Event::TimedOut { id } => {
@@ -307,7 +341,11 @@ impl Serving<'_> {
                     (id, true, Err(Status::resource_exhausted(message)))
                 }
             };
-            let stream = if last { self.streams.remove(&id) } else { self.streams.get(&id).cloned() };
+            let stream = if last {
+                self.streams.remove(&id)
+            } else {
+                self.streams.get(&id).cloned()
+            };
             if let Some(stream) = stream {
                 // Closed: the client has gone, which the next round notices. Full it cannot be.
                 let _ = stream.try_send(told);
@@ -332,7 +370,11 @@ impl Serving<'_> {
 }
 
 fn broken(message: String) -> Ended {
-    Ended::Broken(StepFault { stage: 0, reason: Reason::OutOfOrder, message })
+    Ended::Broken(StepFault {
+        stage: 0,
+        reason: Reason::OutOfOrder,
+        message,
+    })
 }
 
 fn refused(refusal: &Refusal) -> Status {

@@ -101,7 +101,9 @@ impl Pipeline {
 
     /// Returns when the later stages end the stream by themselves, while no step is under way. Cancel-safe.
     pub async fn broken(&mut self) -> StepFault {
-        let Some(link) = &mut self.link else { return std::future::pending().await };
+        let Some(link) = &mut self.link else {
+            return std::future::pending().await;
+        };
         let stage = link.stage();
         match link.result().await {
             Ok(result) => unreachable(stage, format!("it answered step {} unasked", result.number)),
@@ -146,7 +148,11 @@ fn answer(stage: u32, number: u64, result: wire::StepResult) -> Result<Answer, S
 }
 
 fn unreachable(stage: u32, message: String) -> StepFault {
-    StepFault { stage, reason: Reason::Unreachable, message }
+    StepFault {
+        stage,
+        reason: Reason::Unreachable,
+        message,
+    }
 }
 
 fn late(limit: Duration) -> String {

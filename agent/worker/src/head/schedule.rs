@@ -10,12 +10,14 @@
 //! `complete` or `fail` was called for it. A sequence advances on `complete` alone, so a failed step needs no undo here.
 
 mod mix;
+mod request;
+mod slot;
 
 use std::collections::VecDeque;
 
-use engine::sample::Sampling;
-
 use crate::step::{Removal, Sampled, Step, StepFault};
+pub use request::{Limits, Refusal, Request, RequestId};
+use slot::{Sequence, Slot};
 
 /// Requests that wait for a sequence slot. At some seconds a request this is minutes of waiting already: better told at
 /// once that there is no room than answered after the client has gone.
@@ -23,62 +25,6 @@ pub const MAX_WAITING: usize = 64;
 
 /// How long a request waits for a slot before it is turned away: longer than people and their clients wait for a first token.
 pub const MAX_WAIT_US: u64 = 60_000_000;
-
-/// What the placement fixes for every stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Sequence slots; at least one.
-    pub parallel_sequences: u32,
-    /// Positions of one sequence.
-    pub context_length: u32,
-    /// Rows of one step; at least two, so that prompts and decodes can share a step.
-    pub max_step_rows: u32,
-}
-
-/// Names a request for as long as the process lives.
-pub type RequestId = u64;
-
-/// One prompt and how to go on from it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    /// Chosen by the caller, never twice.
-    pub id: RequestId,
-    /// At least one token, and shorter than the context.
-    pub prompt: Vec<i32>,
-    /// Tokens to emit at most; at least one.
-    pub max_tokens: u32,
-    /// How the tail samples.
-    pub sampling: Sampling,
-    /// Tokens that end the sequence and are not emitted.
-    pub stop_tokens: Vec<i32>,
-}
-
-/// Why a request is not admitted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Nothing to continue.
-    #[error("the prompt has no tokens; send at least one")]
-    EmptyPrompt,
-    /// Nothing to emit.
-    #[error("max_tokens is 0; ask for at least one token")]
-    NothingWanted,
-    /// Prompt and one token are more than the context.
-    #[error("the prompt has {prompt} tokens, the context {context}: shorten the prompt to {} tokens or fewer", context - 1)]
-    PromptTooLong {
-        /// Tokens of the prompt.
-        prompt: usize,
-        /// Positions of a sequence.
-        context: u32,
-    },
-    /// All slots are taken and the queue is full.
-    #[error("all {slots} sequences are taken and {waiting} requests wait; try again later")]
-    Full {
-        /// Slots of the pipeline.
-        slots: usize,
-        /// Requests in the queue.
-        waiting: usize,
-    },
-}
 
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,50 +90,6 @@ pub struct Mismatch {
     expected: String,
 }
 
-#[derive(Clone, Debug)]
-struct Sequence {
-    request: Request,
-    /// Positions that the KV caches hold.
-    computed: u32,
-    /// Tokens emitted.
-    emitted: u32,
-    /// The last token emitted: not yet computed.
-    last: i32,
-    /// Took part in a failed step with others: runs alone until one step of its own succeeds or fails.
-    suspect: bool,
-}
-
-impl Sequence {
-    fn prompt_tokens(&self) -> u32 {
-        // The prompt is shorter than the context, a u32.
-        self.request.prompt.len() as u32
-    }
-
-    /// Positions whose token is known.
-    fn known(&self) -> u32 {
-        self.prompt_tokens() + self.emitted
-    }
-
-    fn due(&self) -> u32 {
-        self.known() - self.computed
-    }
-
-    fn decodes(&self) -> bool {
-        self.computed >= self.prompt_tokens()
-    }
-
-    fn token_at(&self, position: u32) -> i32 {
-        self.request.prompt.get(position as usize).copied().unwrap_or(self.last)
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct Slot {
-    sequence: Option<Sequence>,
-    /// The KV caches hold rows of a sequence that ended.
-    stale: bool,
-}
-
 /// Rows of one sequence in the step under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Part {
@@ -246,7 +148,10 @@ impl Schedule {
         let free = self.slots.iter().filter(|slot| slot.sequence.is_none()).count();
         if self.waiting.len() >= free + MAX_WAITING {
             let waiting = self.waiting.len() - free;
-            return Err(Refusal::Full { slots: self.slots.len(), waiting });
+            return Err(Refusal::Full {
+                slots: self.slots.len(),
+                waiting,
+            });
         }
         request.max_tokens = request.max_tokens.min(context - prompt as u32);
         self.waiting.push_back((request, now_us));
@@ -285,9 +190,16 @@ impl Schedule {
         if removed.is_empty() && shares.is_empty() {
             return None;
         }
-        let mut step = Step { number: self.next_number, ..Step::default() };
+        let mut step = Step {
+            number: self.next_number,
+            ..Step::default()
+        };
         for slot in &removed {
-            step.removals.push(Removal { sequence: *slot as u32, from: 0, end: None });
+            step.removals.push(Removal {
+                sequence: *slot as u32,
+                from: 0,
+                end: None,
+            });
         }
         let parts: Vec<Part> = shares
             .iter()
@@ -295,7 +207,11 @@ impl Schedule {
             .collect();
         self.next_number += 1;
         self.turn = (self.turn + 1) % self.slots.len();
-        self.under_way = Some(UnderWay { number: step.number, removed, parts });
+        self.under_way = Some(UnderWay {
+            number: step.number,
+            removed,
+            parts,
+        });
         Some(step)
     }
 
@@ -307,7 +223,11 @@ impl Schedule {
             return Err(mismatch(number, "a result", "none: no step is under way"));
         };
         if under_way.number != number {
-            return Err(mismatch(under_way.number, &format!("a result of step {number}"), "its own"));
+            return Err(mismatch(
+                under_way.number,
+                &format!("a result of step {number}"),
+                "its own",
+            ));
         }
         let wanted = under_way.parts.iter().filter(|part| part.samples.is_some()).count();
         if wanted != tokens.len() {
@@ -320,9 +240,9 @@ impl Schedule {
             let sampled = match part.samples {
                 None => None,
                 Some(position) => {
-                    let answer = tokens.next().filter(|token| {
-                        token.sequence as usize == part.slot && token.position == position
-                    });
+                    let answer = tokens
+                        .next()
+                        .filter(|token| token.sequence as usize == part.slot && token.position == position);
                     let place = || format!("a token for sequence {} at {position}", part.slot);
                     Some(answer.ok_or_else(|| mismatch(number, "a token for elsewhere", &place()))?)
                 }
@@ -336,7 +256,9 @@ impl Schedule {
     ///
     /// A sequence that failed alone is told so; several that failed together run alone until it is known whose fault it was.
     pub fn fail(&mut self, fault: &StepFault) -> Failure {
-        let Some(under_way) = self.under_way.take() else { return Failure::Broken };
+        let Some(under_way) = self.under_way.take() else {
+            return Failure::Broken;
+        };
         self.next_number = under_way.number;
         for slot in under_way.removed {
             self.slots[slot].stale = true;
@@ -353,7 +275,10 @@ impl Schedule {
                 continue;
             };
             if alone {
-                events.push(Event::Failed { id: part.id, fault: fault.clone() });
+                events.push(Event::Failed {
+                    id: part.id,
+                    fault: fault.clone(),
+                });
                 self.release(part.slot);
             } else {
                 sequence.suspect = true;
@@ -391,9 +316,10 @@ impl Schedule {
     /// First come, first seated.
     fn seat(&mut self) {
         for slot in self.slots.iter_mut().filter(|slot| slot.sequence.is_none()) {
-            let Some((request, _)) = self.waiting.pop_front() else { return };
-            slot.sequence =
-                Some(Sequence { request, computed: 0, emitted: 0, last: 0, suspect: false });
+            let Some((request, _)) = self.waiting.pop_front() else {
+                return;
+            };
+            slot.sequence = Some(Sequence::new(request));
         }
     }
 
@@ -413,13 +339,18 @@ impl Schedule {
     }
 
     fn release(&mut self, slot: usize) {
-        self.slots[slot] = Slot { sequence: None, stale: true };
+        self.slots[slot] = Slot {
+            sequence: None,
+            stale: true,
+        };
     }
 
     /// Records that a part's rows are computed, and what was sampled after them.
     fn advance(&mut self, part: &Part, sampled: Option<i32>, events: &mut Vec<Event>) {
         let slot = self.slots[part.slot].sequence.as_mut();
-        let Some(sequence) = slot.filter(|s| s.request.id == part.id) else { return };
+        let Some(sequence) = slot.filter(|s| s.request.id == part.id) else {
+            return;
+        };
         sequence.computed += part.rows;
         sequence.suspect = false;
         let Some(token) = sampled else { return };
@@ -427,7 +358,11 @@ impl Schedule {
             Some(Finish::Stop)
         } else {
             let position = sequence.known();
-            events.push(Event::Token { id: part.id, token, position });
+            events.push(Event::Token {
+                id: part.id,
+                token,
+                position,
+            });
             sequence.emitted += 1;
             sequence.last = token;
             (sequence.emitted == sequence.request.max_tokens).then_some(Finish::Length)
@@ -445,7 +380,11 @@ impl Schedule {
 }
 
 fn mismatch(number: u64, got: &str, expected: &str) -> Mismatch {
-    Mismatch { number, got: got.to_owned(), expected: expected.to_owned() }
+    Mismatch {
+        number,
+        got: got.to_owned(),
+        expected: expected.to_owned(),
+    }
 }
 
 #[cfg(test)]

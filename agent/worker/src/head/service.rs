@@ -41,7 +41,13 @@ impl GenerateService {
         submissions: mpsc::Sender<Submission>,
         wake: Arc<Notify>,
     ) -> Self {
-        Self { config, facts, installed, submissions, wake }
+        Self {
+            config,
+            facts,
+            installed,
+            submissions,
+            wake,
+        }
     }
 
     fn authorise<T>(&self, request: &Request<T>) -> Result<Arc<Installed>, Status> {
@@ -80,7 +86,9 @@ impl GenerateService {
 
 /// No sampling at all means greedy.
 fn check_sampling(sampling: Option<&wire::Sampling>) -> Result<Sampling, Status> {
-    let Some(sampling) = sampling else { return Ok(Sampling::GREEDY) };
+    let Some(sampling) = sampling else {
+        return Ok(Sampling::GREEDY);
+    };
     if !sampling.temperature.is_finite() || sampling.temperature < 0.0 {
         let message = format!("temperature is {}, must be 0 or more", sampling.temperature);
         return Err(Status::invalid_argument(message));
@@ -96,10 +104,7 @@ fn check_sampling(sampling: Option<&wire::Sampling>) -> Result<Sampling, Status>
 impl Head for GenerateService {
     type GenerateStream = GenerateStream;
 
-    async fn generate(
-        &self,
-        request: Request<wire::GenerateRequest>,
-    ) -> Result<Response<GenerateStream>, Status> {
+    async fn generate(&self, request: Request<wire::GenerateRequest>) -> Result<Response<GenerateStream>, Status> {
         let installed = self.authorise(&request)?;
         let request = request.into_inner();
         let sampling = self.check(&request, &installed)?;
@@ -107,15 +112,25 @@ impl Head for GenerateService {
         // Every event of the request fits, so a slow client never holds the others back.
         let (events, receiver) = mpsc::channel(room + 2);
         let (reply, admitted) = oneshot::channel();
-        let submission = Submission { request, sampling, events, reply };
+        let submission = Submission {
+            request,
+            sampling,
+            events,
+            reply,
+        };
         self.submissions.try_send(submission).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 Status::resource_exhausted("too many requests arrive at once; try again later")
             }
             mpsc::error::TrySendError::Closed(_) => Status::unavailable("the worker is ending"),
         })?;
-        let stream = GenerateStream { receiver, wake: Arc::clone(&self.wake) };
-        admitted.await.map_err(|_| Status::unavailable("the worker is ending"))??;
+        let stream = GenerateStream {
+            receiver,
+            wake: Arc::clone(&self.wake),
+        };
+        admitted
+            .await
+            .map_err(|_| Status::unavailable("the worker is ending"))??;
         Ok(Response::new(stream))
     }
 }

@@ -39,8 +39,10 @@ impl Fence {
             return Ok(Self { path, highest: 0 });
         }
         let text = store::read_text(&path, MAX_FILE_BYTES)?;
-        let highest =
-            text.trim().parse().map_err(|_| FenceError::Malformed { path: path.clone() })?;
+        let highest = text
+            .trim()
+            .parse()
+            .map_err(|_| FenceError::Malformed { path: path.clone() })?;
         Ok(Self { path, highest })
     }
 

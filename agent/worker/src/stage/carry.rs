@@ -41,7 +41,13 @@ impl CarryService {
         metrics: Metrics,
     ) -> Self {
         let current = Mutex::new(CancellationToken::new());
-        Self { compute, credentials, installed, metrics, current }
+        Self {
+            compute,
+            credentials,
+            installed,
+            metrics,
+            current,
+        }
     }
 
     fn authorise<T>(&self, request: &Request<T>) -> Result<Arc<Installed>, Status> {
@@ -64,9 +70,7 @@ impl CarryService {
 }
 
 /// The placement in force.
-pub(crate) fn in_force(
-    installed: &watch::Receiver<Option<Arc<Installed>>>,
-) -> Result<Arc<Installed>, Status> {
+pub(crate) fn in_force(installed: &watch::Receiver<Option<Arc<Installed>>>) -> Result<Arc<Installed>, Status> {
     let current = installed.borrow().clone();
     current.ok_or_else(|| Status::unavailable("no placement is installed yet; try again"))
 }

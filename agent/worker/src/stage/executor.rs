@@ -8,9 +8,7 @@ use bytes::Bytes;
 
 use crate::compute::{Compute, ComputeError, Output};
 use crate::head::schedule::Limits;
-use crate::step::{
-    Reason, Row, Sampled, Step, StepFault, decode_activations, encode_activations,
-};
+use crate::step::{Reason, Row, Sampled, Step, StepFault, decode_activations, encode_activations};
 use journal::Journal;
 
 /// Where a stage stands in its pipeline, and what the placement fixes for all of them.
@@ -130,7 +128,10 @@ impl Executor {
         }
         self.journal.record(step);
         self.next = Some(step.number + 1);
-        Ok(Executed { yields, compute_us: elapsed_us(started) })
+        Ok(Executed {
+            yields,
+            compute_us: elapsed_us(started),
+        })
     }
 
     /// Undoes every executed step from this number on; numbers that were not executed are fine.
@@ -172,7 +173,10 @@ impl Executor {
         let limits = self.place.limits;
         let shape = |message| Err(self.fault(Reason::WrongShape, message));
         let too_many = |what, count, most| {
-            shape(format!("step {} has {count} {what}, at most {most} are allowed", step.number))
+            shape(format!(
+                "step {} has {count} {what}, at most {most} are allowed",
+                step.number
+            ))
         };
         if step.rows.len() > limits.max_step_rows as usize {
             return too_many("rows", step.rows.len(), limits.max_step_rows);
@@ -201,8 +205,7 @@ impl Executor {
                 return shape(format!("position {position} is beyond the context"));
             }
             if position != length {
-                let message =
-                    format!("sequence {sequence} has {length} positions, the row is at {position}");
+                let message = format!("sequence {sequence} has {length} positions, the row is at {position}");
                 return Err(self.fault(Reason::OutOfOrder, message));
             }
             *length += 1;
@@ -212,7 +215,11 @@ impl Executor {
 
     fn check_activations(&self, step: &Step, encoded: &[u8]) -> Result<Vec<f32>, StepFault> {
         let width = self.compute.facts().embedding_length;
-        let expected = if self.place.is_head() { 0 } else { step.rows.len() * width };
+        let expected = if self.place.is_head() {
+            0
+        } else {
+            step.rows.len() * width
+        };
         if encoded.len() != expected * size_of::<f32>() {
             let message = format!("{} bytes of activations for {expected} values", encoded.len());
             return Err(self.fault(Reason::WrongShape, message));
@@ -231,8 +238,10 @@ impl Executor {
             let tokens: Vec<i32> = step.rows.iter().map(|row| row.token).collect();
             input = self.compute.embed(&tokens).map_err(|error| self.failed(&error))?;
         }
-        let output =
-            self.compute.step(&step.rows, &input).map_err(|error| self.failed(&error))?;
+        let output = self
+            .compute
+            .step(&step.rows, &input)
+            .map_err(|error| self.failed(&error))?;
         match output {
             Output::Activations(values) if !self.place.is_tail() && values.len() == input.len() => {
                 Ok(Yield::Activations(encode_activations(&values)))
@@ -287,7 +296,11 @@ impl Executor {
     }
 
     fn fault(&self, reason: Reason, message: String) -> StepFault {
-        StepFault { stage: self.place.stage, reason, message }
+        StepFault {
+            stage: self.place.stage,
+            reason,
+            message,
+        }
     }
 }
 

@@ -52,7 +52,10 @@ pub enum LinkError {
 
 impl LinkError {
     fn unreachable(stage: u32, cause: impl Into<String>) -> Self {
-        Self::Unreachable { stage, cause: cause.into() }
+        Self::Unreachable {
+            stage,
+            cause: cause.into(),
+        }
     }
 
     fn refused(stage: u32, status: &Status) -> Self {
@@ -69,7 +72,11 @@ impl LinkError {
             Self::Unreachable { stage, .. } => (*stage, Reason::Unreachable),
             Self::WrongEpoch { stage, .. } => (*stage, Reason::WrongEpoch),
         };
-        StepFault { stage, reason, message: self.to_string() }
+        StepFault {
+            stage,
+            reason,
+            message: self.to_string(),
+        }
     }
 
     /// The same as the end of the stream from the stage before.
@@ -96,11 +103,7 @@ impl Link {
     ///
     /// # Errors
     /// When the next stage is not known, not there, not the one that the placement names, or refuses.
-    pub async fn open(
-        credentials: &Credentials,
-        installed: &Installed,
-        place: Place,
-    ) -> Result<Self, LinkError> {
+    pub async fn open(credentials: &Credentials, installed: &Installed, place: Place) -> Result<Self, LinkError> {
         let stage = place.stage + 1;
         let limit = HOP_OPEN_LIMIT * (place.stages - stage);
         let opened = tokio::time::timeout(limit, Self::dial(credentials, installed, stage)).await;
@@ -108,11 +111,7 @@ impl Link {
         opened.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn dial(
-        credentials: &Credentials,
-        installed: &Installed,
-        stage: u32,
-    ) -> Result<Self, LinkError> {
+    async fn dial(credentials: &Credentials, installed: &Installed, stage: u32) -> Result<Self, LinkError> {
         let unknown = |what: &str| LinkError::unreachable(stage, what);
         let endpoint = installed.next_endpoint.as_deref();
         let endpoint = endpoint.ok_or_else(|| unknown("its endpoint is not known yet"))?;
@@ -127,11 +126,23 @@ impl Link {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (outgoing, messages) = mpsc::channel(MAX_IN_FLIGHT + 1);
         let open = wire::Open { epoch: installed.epoch };
-        let first = wire::CarryMessage { message: Some(Message::Open(open)) };
-        outgoing.send(first).await.map_err(|_| unknown("the stream ended at once"))?;
+        let first = wire::CarryMessage {
+            message: Some(Message::Open(open)),
+        };
+        outgoing
+            .send(first)
+            .await
+            .map_err(|_| unknown("the stream ended at once"))?;
         let results = client.carry(ReceiverStream::new(messages)).await;
-        let results = results.map_err(|status| LinkError::refused(stage, &status))?.into_inner();
-        Ok(Self { outgoing, results, stage, _client: client })
+        let results = results
+            .map_err(|status| LinkError::refused(stage, &status))?
+            .into_inner();
+        Ok(Self {
+            outgoing,
+            results,
+            stage,
+            _client: client,
+        })
     }
 
     /// Sends a step. Waits while the connection takes nothing more.
@@ -152,7 +163,10 @@ impl Link {
 
     async fn send(&self, message: Message) -> Result<(), LinkError> {
         let message = wire::CarryMessage { message: Some(message) };
-        self.outgoing.send(message).await.map_err(|_| LinkError::unreachable(self.stage, "the stream has ended"))
+        self.outgoing
+            .send(message)
+            .await
+            .map_err(|_| LinkError::unreachable(self.stage, "the stream has ended"))
     }
 
     /// The next result. Cancel-safe.

@@ -34,7 +34,11 @@ type Results = mpsc::Sender<Result<wire::StepResult, Status>>;
 
 /// A step whose answer is still due, or waits for those of earlier steps.
 enum Pending {
-    Forwarded { number: u64, compute_us: u64, deadline: Instant },
+    Forwarded {
+        number: u64,
+        compute_us: u64,
+        deadline: Instant,
+    },
     Answered(wire::StepResult),
 }
 
@@ -65,7 +69,10 @@ enum Happened {
 impl Relay {
     /// Works until either side ends, another epoch is installed, or a newer stream takes over.
     pub(super) async fn run(mut self) {
-        let mut steps = Steps { pending: VecDeque::new(), results: self.results.clone() };
+        let mut steps = Steps {
+            pending: VecDeque::new(),
+            results: self.results.clone(),
+        };
         let ended = self.relay(&mut steps).await;
         self.session.close().await;
         let Err(status) = ended else { return };
@@ -88,12 +95,15 @@ impl Relay {
         }
     }
 
-    async fn next(
-        &mut self,
-        computing: &mut Option<Computing>,
-        steps: &Steps,
-    ) -> Result<Happened, Status> {
-        let Self { link, upstream, installed, closing, session, .. } = self;
+    async fn next(&mut self, computing: &mut Option<Computing>, steps: &Steps) -> Result<Happened, Status> {
+        let Self {
+            link,
+            upstream,
+            installed,
+            closing,
+            session,
+            ..
+        } = self;
         let epoch = session.epoch();
         let idle = computing.is_none();
         let executed = async {
@@ -128,11 +138,7 @@ impl Relay {
         }
     }
 
-    async fn receive(
-        &self,
-        message: wire::CarryMessage,
-        steps: &mut Steps,
-    ) -> Result<Option<Computing>, Status> {
+    async fn receive(&self, message: wire::CarryMessage, steps: &mut Steps) -> Result<Option<Computing>, Status> {
         match message.message {
             Some(Message::Step(step)) => match Step::from_wire(step) {
                 Ok((epoch, step, activations)) => Ok(Some(self.compute(epoch, step, activations))),
@@ -161,15 +167,11 @@ impl Relay {
     }
 
     /// Hands an executed step on, or its failure back.
-    async fn forward(
-        &self,
-        step: Step,
-        outcome: Result<Executed, StepFault>,
-        steps: &mut Steps,
-    ) -> Result<(), Status> {
+    async fn forward(&self, step: Step, outcome: Result<Executed, StepFault>, steps: &mut Steps) -> Result<(), Status> {
         let number = step.number;
         let recorded = outcome.as_ref().map(|executed| (step.rows.len(), executed.compute_us));
-        self.metrics.record_step(recorded.map_err(|fault| fault.reason.as_str()));
+        self.metrics
+            .record_step(recorded.map_err(|fault| fault.reason.as_str()));
         let executed = match outcome {
             Ok(executed) => executed,
             Err(fault) => {
@@ -191,7 +193,11 @@ impl Relay {
             }),
             (Yield::Activations(activations), Some(link)) => {
                 let deadline = Instant::now() + answer_limit(self.session.place());
-                steps.pending.push_back(Pending::Forwarded { number, compute_us, deadline });
+                steps.pending.push_back(Pending::Forwarded {
+                    number,
+                    compute_us,
+                    deadline,
+                });
                 let sent = link.step(step.to_wire(self.session.epoch(), activations)).await;
                 sent.map_err(|error| error.to_status())
             }
@@ -215,7 +221,9 @@ impl Steps {
     /// The next stage answered the oldest step that was forwarded.
     fn answer(&mut self, mut result: wire::StepResult) -> Result<(), Status> {
         let Some(Pending::Forwarded { number, compute_us, .. }) = self.pending.front() else {
-            return Err(Status::unavailable("the next stage answered a step that it was not sent"));
+            return Err(Status::unavailable(
+                "the next stage answered a step that it was not sent",
+            ));
         };
         if *number != result.number {
             let message = format!("the next stage answered step {}, due is {number}", result.number);
@@ -254,9 +262,7 @@ impl Steps {
 
 /// Returns once another epoch than this one is installed.
 pub(crate) async fn superseded(installed: &mut watch::Receiver<Option<Arc<Installed>>>, epoch: u64) {
-    let other = |current: &Option<Arc<Installed>>| {
-        current.as_ref().is_none_or(|installed| installed.epoch != epoch)
-    };
+    let other = |current: &Option<Arc<Installed>>| current.as_ref().is_none_or(|installed| installed.epoch != epoch);
     if installed.wait_for(other).await.is_err() {
         // The worker is ending, and its streams with it.
         pending::<()>().await;

@@ -18,10 +18,24 @@ use crate::step::{Reason, Step, StepFault};
 const QUEUE: usize = 8;
 
 enum Job {
-    Open { reply: Reply<u64> },
-    Execute { session: u64, step: Step, activations: Bytes, reply: Reply<Executed> },
-    Rollback { session: u64, from_number: u64, reply: Reply<()> },
-    Close { session: u64, reply: Reply<()> },
+    Open {
+        reply: Reply<u64>,
+    },
+    Execute {
+        session: u64,
+        step: Step,
+        activations: Bytes,
+        reply: Reply<Executed>,
+    },
+    Rollback {
+        session: u64,
+        from_number: u64,
+        reply: Reply<()>,
+    },
+    Close {
+        session: u64,
+        reply: Reply<()>,
+    },
 }
 
 type Reply<T> = oneshot::Sender<Result<T, StepFault>>;
@@ -62,8 +76,12 @@ pub fn start(place: Place, loader: Loader) -> std::io::Result<(Loading, watch::R
         };
         let (jobs, queue) = mpsc::channel(QUEUE);
         let active = Arc::new(AtomicUsize::new(0));
-        let handle =
-            ComputeHandle { place, facts: compute.facts(), jobs, active: Arc::clone(&active) };
+        let handle = ComputeHandle {
+            place,
+            facts: compute.facts(),
+            jobs,
+            active: Arc::clone(&active),
+        };
         if loaded.send(Ok(handle)).is_ok() {
             work(Executor::new(place, compute), queue, &active);
         }
@@ -87,12 +105,15 @@ fn work(mut executor: Executor, mut queue: mpsc::Receiver<Job>, active: &AtomicU
             Job::Execute { session, reply, .. } if session != current => {
                 let _ = reply.send(Err(replaced()));
             }
-            Job::Rollback { session, reply, .. } | Job::Close { session, reply }
-                if session != current =>
-            {
+            Job::Rollback { session, reply, .. } | Job::Close { session, reply } if session != current => {
                 let _ = reply.send(Err(replaced()));
             }
-            Job::Execute { step, activations, reply, .. } => {
+            Job::Execute {
+                step,
+                activations,
+                reply,
+                ..
+            } => {
                 let _ = reply.send(executor.execute(&step, &activations));
             }
             Job::Rollback { from_number, reply, .. } => {
@@ -112,7 +133,11 @@ fn work(mut executor: Executor, mut queue: mpsc::Receiver<Job>, active: &AtomicU
 
 fn replaced() -> StepFault {
     let message = "a newer stream has taken this stage over".to_owned();
-    StepFault { stage: 0, reason: Reason::Unreachable, message }
+    StepFault {
+        stage: 0,
+        reason: Reason::Unreachable,
+        message,
+    }
 }
 
 impl ComputeHandle {
@@ -137,19 +162,32 @@ impl ComputeHandle {
     /// When the sequences cannot be forgotten, or the thread has ended.
     pub async fn open(&self, epoch: u64) -> Result<Session, StepFault> {
         let id = self.call(|reply| Job::Open { reply }).await?;
-        Ok(Session { id, epoch, compute: self.clone() })
+        Ok(Session {
+            id,
+            epoch,
+            compute: self.clone(),
+        })
     }
 
     async fn call<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StepFault> {
         let (reply, answer) = oneshot::channel();
         let gone = |message: &str| {
             let (stage, message) = (self.place.stage, message.to_owned());
-            StepFault { stage, reason: Reason::Unreachable, message }
+            StepFault {
+                stage,
+                reason: Reason::Unreachable,
+                message,
+            }
         };
         let sent = self.jobs.send(job(reply)).await;
         sent.map_err(|_| gone("the compute thread has ended"))?;
-        let answered = answer.await.map_err(|_| gone("the compute thread ended in this step"))?;
-        answered.map_err(|fault| StepFault { stage: self.place.stage, ..fault })
+        let answered = answer
+            .await
+            .map_err(|_| gone("the compute thread ended in this step"))?;
+        answered.map_err(|fault| StepFault {
+            stage: self.place.stage,
+            ..fault
+        })
     }
 }
 
@@ -169,19 +207,25 @@ impl Session {
     ///
     /// # Errors
     /// As the executor, and when a newer session has taken over or the thread has ended.
-    pub async fn execute(
-        &self,
-        epoch: u64,
-        step: Step,
-        activations: Bytes,
-    ) -> Result<Executed, StepFault> {
+    pub async fn execute(&self, epoch: u64, step: Step, activations: Bytes) -> Result<Executed, StepFault> {
         if epoch != self.epoch {
             let message = format!("step {} is of epoch {epoch}, installed is {}", step.number, self.epoch);
             let stage = self.place().stage;
-            return Err(StepFault { stage, reason: Reason::WrongEpoch, message });
+            return Err(StepFault {
+                stage,
+                reason: Reason::WrongEpoch,
+                message,
+            });
         }
         let session = self.id;
-        self.compute.call(|reply| Job::Execute { session, step, activations, reply }).await
+        self.compute
+            .call(|reply| Job::Execute {
+                session,
+                step,
+                activations,
+                reply,
+            })
+            .await
     }
 
     /// See [`Executor::rollback`].
@@ -190,7 +234,13 @@ impl Session {
     /// As [`Session::execute`].
     pub async fn rollback(&self, from_number: u64) -> Result<(), StepFault> {
         let session = self.id;
-        self.compute.call(|reply| Job::Rollback { session, from_number, reply }).await
+        self.compute
+            .call(|reply| Job::Rollback {
+                session,
+                from_number,
+                reply,
+            })
+            .await
     }
 
     /// Forgets every sequence. A session that was taken over has nothing to forget any more.

@@ -2,16 +2,39 @@ use super::*;
 
 #[test]
 fn a_step_survives_the_wire() {
-    let sampling = Sampling { temperature: 0.5, top_p: 0.9, top_k: 40, seed: 7 };
+    let sampling = Sampling {
+        temperature: 0.5,
+        top_p: 0.9,
+        top_k: 40,
+        seed: 7,
+    };
     let step = Step {
         number: 12,
         removals: vec![
-            Removal { sequence: 1, from: 0, end: None },
-            Removal { sequence: 2, from: 3, end: Some(9) },
+            Removal {
+                sequence: 1,
+                from: 0,
+                end: None,
+            },
+            Removal {
+                sequence: 2,
+                from: 3,
+                end: Some(9),
+            },
         ],
         rows: vec![
-            Row { sequence: 0, position: 4, token: 11, sample: None },
-            Row { sequence: 0, position: 5, token: 12, sample: Some(sampling) },
+            Row {
+                sequence: 0,
+                position: 4,
+                token: 11,
+                sample: None,
+            },
+            Row {
+                sequence: 0,
+                position: 5,
+                token: 12,
+                sample: Some(sampling),
+            },
         ],
     };
     let activations = encode_activations(&[1.0, -2.5]);
@@ -21,14 +44,21 @@ fn a_step_survives_the_wire() {
 
 #[test]
 fn a_kv_operation_of_an_unknown_kind_is_refused() {
-    let mut step = Step { number: 5, ..Step::default() }.to_wire(1, Bytes::new());
+    let mut step = Step {
+        number: 5,
+        ..Step::default()
+    }
+    .to_wire(1, Bytes::new());
     step.kv_operations.push(wire::KvOperation { operation: None });
     assert!(Step::from_wire(step).unwrap_err().contains("step 5"));
 }
 
 #[test]
 fn activations_that_are_torn_or_not_finite_are_refused() {
-    assert_eq!(decode_activations(&encode_activations(&[0.25, -8.0])), Some(vec![0.25, -8.0]));
+    assert_eq!(
+        decode_activations(&encode_activations(&[0.25, -8.0])),
+        Some(vec![0.25, -8.0])
+    );
     assert_eq!(decode_activations(&[0, 0, 0]), None);
     assert_eq!(decode_activations(&encode_activations(&[f32::NAN])), None);
     assert_eq!(decode_activations(&encode_activations(&[f32::INFINITY])), None);
@@ -36,8 +66,16 @@ fn activations_that_are_torn_or_not_finite_are_refused() {
 
 #[test]
 fn a_fault_survives_the_wire_and_an_unknown_reason_means_unreachable() {
-    let fault = StepFault { stage: 2, reason: Reason::KvFull, message: "full".into() };
+    let fault = StepFault {
+        stage: 2,
+        reason: Reason::KvFull,
+        message: "full".into(),
+    };
     assert_eq!(StepFault::from_wire(fault.to_wire()), fault);
-    let odd = wire::StepError { stage: 1, reason: "Odd".into(), message: String::new() };
+    let odd = wire::StepError {
+        stage: 1,
+        reason: "Odd".into(),
+        message: String::new(),
+    };
     assert_eq!(StepFault::from_wire(odd).reason, Reason::Unreachable);
 }

@@ -18,8 +18,12 @@ pub struct Agent {
 impl Agent {
     /// Connects once the worker has opened its socket.
     pub async fn attach(socket: &Path) -> Self {
-        let stream = wait_for("the control socket", || async { UnixStream::connect(socket).await.ok() });
-        Self { stream: Mutex::new(BufReader::new(stream.await)) }
+        let stream = wait_for("the control socket", || async {
+            UnixStream::connect(socket).await.ok()
+        });
+        Self {
+            stream: Mutex::new(BufReader::new(stream.await)),
+        }
     }
 
     /// One line there, one line back; `None` when the worker has closed.
@@ -34,7 +38,9 @@ impl Agent {
 
     pub async fn request(&self, request: &Request) -> Option<Answer> {
         let line = serde_json::to_vec(request).unwrap();
-        self.exchange(&line).await.map(|answer| serde_json::from_str(&answer).unwrap())
+        self.exchange(&line)
+            .await
+            .map(|answer| serde_json::from_str(&answer).unwrap())
     }
 
     pub async fn status(&self) -> Option<Status> {
@@ -65,7 +71,10 @@ impl Agent {
     /// `Err` is the reason and the message of a refusal.
     pub async fn install(&self, envelope: &[u8], next: Option<&str>) -> Result<(), (String, String)> {
         let envelope = STANDARD.encode(envelope);
-        let request = Request::Install { envelope, next: next.map(str::to_owned) };
+        let request = Request::Install {
+            envelope,
+            next: next.map(str::to_owned),
+        };
         match self.request(&request).await.expect("the worker is there") {
             Answer::Outcome { ok: true, .. } => Ok(()),
             Answer::Outcome { reason, message, .. } => Err((reason.unwrap(), message.unwrap())),

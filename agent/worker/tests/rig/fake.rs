@@ -56,7 +56,13 @@ pub struct Fake {
 impl Fake {
     pub fn new(first_layer: u32, end_layer: u32) -> Self {
         let cache = BTreeMap::new();
-        Self { first_layer, end_layer, poisoned: false, gate: Gate::default(), cache }
+        Self {
+            first_layer,
+            end_layer,
+            poisoned: false,
+            gate: Gate::default(),
+            cache,
+        }
     }
 
     pub fn poisoned(mut self) -> Self {
@@ -79,7 +85,12 @@ impl Fake {
         let mut tokens = prompt.to_vec();
         for position in 0..prompt.len() + count - 1 {
             let sample = (position + 1 == tokens.len()).then_some(sampling);
-            let row = Row { sequence: 0, position: position as u32, token: tokens[position], sample };
+            let row = Row {
+                sequence: 0,
+                position: position as u32,
+                token: tokens[position],
+                sample,
+            };
             let input = model.embed(&[row.token]).unwrap();
             match model.step(&[row], &input).unwrap() {
                 Output::Tokens(sampled) => tokens.extend(sampled),
@@ -92,12 +103,19 @@ impl Fake {
     fn layer(&mut self, layer: u32, row: &Row, stream: &mut [u32; WIDTH]) {
         let index = (layer - self.first_layer) as usize;
         let layers = (self.end_layer - self.first_layer) as usize;
-        let held = self.cache.entry(row.sequence).or_insert_with(|| vec![Vec::new(); layers]);
+        let held = self
+            .cache
+            .entry(row.sequence)
+            .or_insert_with(|| vec![Vec::new(); layers]);
         let seen = stream.iter().enumerate().fold(layer + 1, |sum, (at, value)| {
             (sum * 31 + value * (at as u32 + 1)) % MODULUS
         });
         held[index].push(seen);
-        assert_eq!(held[index].len(), row.position as usize + 1, "positions follow without a gap");
+        assert_eq!(
+            held[index].len(),
+            row.position as usize + 1,
+            "positions follow without a gap"
+        );
         let attended = held[index].iter().fold(7, |sum, seen| (sum * 17 + seen) % MODULUS);
         for (at, value) in stream.iter_mut().enumerate() {
             *value = (*value + attended * (at as u32 + 3)) % MODULUS;
@@ -113,7 +131,10 @@ pub fn refused() -> Loader {
 impl Compute for Fake {
     fn facts(&self) -> Facts {
         let vocabulary_size = if self.first_layer == 0 { VOCABULARY as u64 } else { 0 };
-        Facts { embedding_length: WIDTH, vocabulary_size }
+        Facts {
+            embedding_length: WIDTH,
+            vocabulary_size,
+        }
     }
 
     fn embed(&mut self, tokens: &[i32]) -> Result<Vec<f32>, ComputeError> {
@@ -138,7 +159,9 @@ impl Compute for Fake {
             streams.push(stream);
         }
         if self.end_layer < LAYERS {
-            return Ok(Output::Activations(streams.iter().flatten().map(|value| *value as f32).collect()));
+            return Ok(Output::Activations(
+                streams.iter().flatten().map(|value| *value as f32).collect(),
+            ));
         }
         let logits: Vec<Vec<f32>> = rows
             .iter()
@@ -146,7 +169,9 @@ impl Compute for Fake {
             .filter(|(row, _)| row.sample.is_some())
             .map(|(_, stream)| {
                 let value = stream.iter().fold(1, |sum, value| (sum * 5 + value) % MODULUS);
-                (0..VOCABULARY as u32).map(|id| ((value + id * id * 29) % 241) as f32 / 30.0).collect()
+                (0..VOCABULARY as u32)
+                    .map(|id| ((value + id * id * 29) % 241) as f32 / 30.0)
+                    .collect()
             })
             .collect();
         Ok(Output::Tokens(choose(rows, logits.iter().map(Vec::as_slice))?))

@@ -21,7 +21,9 @@ pub struct Reply {
 pub async fn channel(credentials: &Credentials, endpoint: &str, expected: identity::SpiffeId) -> Channel {
     let config = tls::client_config(credentials);
     let options = ConnectOptions::default();
-    connect(endpoint, config, Expected::Exactly(expected), options).await.unwrap()
+    connect(endpoint, config, Expected::Exactly(expected), options)
+        .await
+        .unwrap()
 }
 
 #[derive(Clone)]
@@ -48,7 +50,9 @@ impl Gateway {
 
     pub async fn dial_as(realm: &Realm, id: &identity::SpiffeId, stage: usize, endpoint: &str) -> Self {
         let channel = channel(&realm.credentials(id), endpoint, realm.worker_id(stage)).await;
-        Self { client: HeadClient::new(channel) }
+        Self {
+            client: HeadClient::new(channel),
+        }
     }
 
     pub async fn start(&self, request: wire::GenerateRequest) -> Result<Streaming<wire::GenerateEvent>, Status> {

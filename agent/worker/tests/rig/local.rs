@@ -24,15 +24,22 @@ impl LocalWorker {
     pub async fn start(config: WorkerConfig, loader: Loader) -> Self {
         config.validate().unwrap();
         let socket = config.control_socket.clone();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let (ended, exit) = channel();
         runtime.spawn(async move {
             let exit = run(Arc::new(config), loader, std::future::pending()).await.unwrap();
             let _ = ended.send(exit);
         });
         let agent = Agent::attach(&socket).await;
-        Self { runtime: Some(runtime), exit, agent }
+        Self {
+            runtime: Some(runtime),
+            exit,
+            agent,
+        }
     }
 
     /// As `kill -9`: connections break, nothing is said.
@@ -112,5 +119,7 @@ impl Chain {
 
 /// Fails the test when something takes longer than everything should.
 pub async fn within_limit<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+    tokio::time::timeout(LIMIT, future)
+        .await
+        .unwrap_or_else(|_| panic!("never happened: {what}"))
 }

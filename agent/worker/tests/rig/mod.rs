@@ -24,5 +24,7 @@ pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, mut conditio
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(LIMIT, found).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+    tokio::time::timeout(LIMIT, found)
+        .await
+        .unwrap_or_else(|_| panic!("never happened: {what}"))
 }

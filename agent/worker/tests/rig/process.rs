@@ -13,8 +13,7 @@ use super::wait_for;
 /// The model of the tests, where there is one.
 pub fn model() -> Option<PathBuf> {
     let named = std::env::var_os("SHARDWRIGHT_TEST_MODEL").map(PathBuf::from);
-    let usual = std::env::home_dir()
-        .map(|home| home.join(".cache/shardwright/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
+    let usual = std::env::home_dir().map(|home| home.join(".cache/shardwright/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
     let model = named.or(usual).filter(|path| path.is_file());
     if model.is_none() {
         println!("SKIPPED: no model; name one in SHARDWRIGHT_TEST_MODEL");
@@ -24,7 +23,10 @@ pub fn model() -> Option<PathBuf> {
 
 /// Where the backends' shared objects are: beside the executable, or beside the test.
 pub fn backend_directory() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_shardwright-worker")).parent().unwrap().to_owned()
+    PathBuf::from(env!("CARGO_BIN_EXE_shardwright-worker"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 /// The header of a model file.
@@ -53,7 +55,10 @@ pub fn cut(realm: &Realm, model: &std::path::Path) -> Vec<WorkerConfig> {
             }
             let files = prepare_slice(&cache, &header, at.first_layer, at.end_layer).unwrap();
             WorkerConfig {
-                slice: SliceFiles { header: files.header, parts: files.parts },
+                slice: SliceFiles {
+                    header: files.header,
+                    parts: files.parts,
+                },
                 embedding: files.embedding,
                 embedding_length: pieces.embedding_length(),
                 total_layers: pieces.layer_count(),
@@ -73,7 +78,10 @@ impl WorkerProcess {
         let path = realm.path(&format!("config{}.json", config.stage));
         write_config(config, &path);
         let child = Self::command().arg("--config").arg(&path).spawn().unwrap();
-        Self { child, agent: Agent::attach(&config.control_socket).await }
+        Self {
+            child,
+            agent: Agent::attach(&config.control_socket).await,
+        }
     }
 
     pub fn command() -> Command {

@@ -36,7 +36,11 @@ impl Realm {
     pub fn new(ends: &[u32]) -> Self {
         let mut first_layer = 0;
         let stages = ends.iter().enumerate().map(|(index, end)| {
-            let stage = StageAt { node: format!("node-{index}"), first_layer, end_layer: *end };
+            let stage = StageAt {
+                node: format!("node-{index}"),
+                first_layer,
+                end_layer: *end,
+            };
             first_layer = *end;
             stage
         });
@@ -99,7 +103,10 @@ impl Realm {
             device_index: 0,
             threads: 1,
             memory_budget_bytes: 0,
-            slice: SliceFiles { header: self.path("none"), parts: Vec::new() },
+            slice: SliceFiles {
+                header: self.path("none"),
+                parts: Vec::new(),
+            },
             embedding: (stage == 0).then(|| self.path("none")),
             embedding_length: WIDTH as u32,
             runtime: self.runtime.clone(),
@@ -131,7 +138,9 @@ impl Realm {
                 kv_type: placement::KvType::F16.into(),
                 max_step_rows: self.runtime.max_step_rows,
             }),
-            pipelines: vec![placement::Pipeline { stages: self.stages.iter().map(stage).collect() }],
+            pipelines: vec![placement::Pipeline {
+                stages: self.stages.iter().map(stage).collect(),
+            }],
             ..placement::Placement::default()
         }
     }
@@ -147,12 +156,21 @@ impl Realm {
 }
 
 pub fn worker_id(node: &str) -> SpiffeId {
-    let role = Role::Worker { node: node.to_owned(), model_uid: MODEL.to_owned() };
+    let role = Role::Worker {
+        node: node.to_owned(),
+        model_uid: MODEL.to_owned(),
+    };
     SpiffeId::new(TRUST_DOMAIN, role).unwrap()
 }
 
 pub fn gateway_id() -> SpiffeId {
-    SpiffeId::new(TRUST_DOMAIN, Role::Gateway { pod: "gateway-0".to_owned() }).unwrap()
+    SpiffeId::new(
+        TRUST_DOMAIN,
+        Role::Gateway {
+            pod: "gateway-0".to_owned(),
+        },
+    )
+    .unwrap()
 }
 
 pub fn unix_s() -> i64 {

@@ -37,7 +37,11 @@ fn main() -> ExitCode {
 
 fn read(path: &str) -> io::Result<String> {
     let mut text = String::new();
-    let source: Box<dyn Read> = if path == "-" { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
+    let source: Box<dyn Read> = if path == "-" {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(path)?)
+    };
     source.take(MAX_SCENARIO_BYTES).read_to_string(&mut text)?;
     Ok(text)
 }

@@ -1,0 +1,202 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use topology::{Origin, Pool, Rate, Topology};
+
+use super::*;
+use crate::{Budget, Layer, Model, Objective, Pin, solve};
+
+/// Two devices on two pools, four layers, room to spare.
+fn problem() -> Problem {
+    let rate = Rate {
+        bytes_per_second: 1_000_000_000,
+        origin: Origin::Measured,
+    };
+    let device = |i: usize| Device {
+        name: format!("d{i}"),
+        node: format!("n{i}"),
+        node_labels: BTreeMap::new(),
+        vendor: "v".to_owned(),
+        model: String::new(),
+        backend: "cpu".to_owned(),
+        kind: Kind::Cpu,
+        pool: i,
+        usable_bytes: 10_000,
+        fixed_bytes: 10,
+        bandwidth: rate,
+        launch_us: 1,
+    };
+    let pool = |i: usize| Pool {
+        name: format!("p{i}"),
+        usable_bytes: 10_000,
+        held_bytes: 0,
+        bandwidth: rate,
+    };
+    Problem {
+        model: Model {
+            name: "m".to_owned(),
+            layers: vec![
+                Layer {
+                    weight_bytes: 100,
+                    kv_bytes: 10,
+                    kv_read_bytes: 5
+                };
+                4
+            ],
+            embedding_bytes: 7,
+            output_bytes: 9,
+            activation_bytes: 4,
+            compute_buffer_bytes: 3,
+            output_buffer_bytes: 2,
+            cuts: BTreeSet::from([1, 2, 3]),
+        },
+        topology: Topology {
+            devices: vec![device(0), device(1)],
+            pools: vec![pool(0), pool(1)],
+            ..Topology::default()
+        },
+        constraints: Constraints {
+            min_devices: 2,
+            ..Constraints::default()
+        },
+        objective: Objective::Latency,
+    }
+}
+
+fn good(problem: &Problem) -> Plan {
+    solve(problem, Budget::default()).expect("a plan").plan
+}
+
+/// What the checker says after the problem, the plan or both were spoilt.
+fn spoilt(spoil: impl Fn(&mut Problem, &mut Plan)) -> Vec<Violation> {
+    let mut problem = problem();
+    let mut plan = good(&problem);
+    assert_eq!(check(&problem, &plan), vec![]);
+    spoil(&mut problem, &mut plan);
+    let found = check(&problem, &plan);
+    assert!(found.iter().all(|violation| !violation.to_string().is_empty()));
+    found
+}
+
+#[test]
+fn stages_that_leave_layers_out_or_hold_nothing_are_found() {
+    assert_eq!(spoilt(|_, plan| plan.stages.clear())[0], Violation::NoStages);
+    let gap = spoilt(|_, plan| plan.stages[1].first_layer += 1);
+    assert!(matches!(gap[0], Violation::Gap { stage: 1, .. }), "{gap:?}");
+    let empty = spoilt(|_, plan| {
+        plan.stages[0].end_layer = 0;
+        plan.stages[1].first_layer = 0;
+    });
+    assert!(matches!(empty[0], Violation::Gap { stage: 0, .. }), "{empty:?}");
+    let short = spoilt(|_, plan| plan.stages[1].end_layer -= 1);
+    assert_eq!(
+        short[0],
+        Violation::LayersMissing {
+            end_layer: 3,
+            layers: 4
+        }
+    );
+}
+
+#[test]
+fn a_cut_where_none_is_allowed_is_found() {
+    let found = spoilt(|problem, _| problem.model.cuts.clear());
+    assert!(
+        matches!(found[0], Violation::CutNotAllowed { stage: 1, .. }),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn devices_that_are_unknown_mistaken_or_used_twice_are_found() {
+    let unknown = spoilt(|_, plan| plan.stages[0].device = "d9".to_owned());
+    assert!(
+        matches!(unknown[0], Violation::UnknownDevice { stage: 0, .. }),
+        "{unknown:?}"
+    );
+    let mistaken = spoilt(|_, plan| plan.stages[0].node = "n9".to_owned());
+    assert!(
+        matches!(mistaken[0], Violation::WrongIdentity { stage: 0, .. }),
+        "{mistaken:?}"
+    );
+    let twice = spoilt(|_, plan| {
+        plan.stages[1] = Stage {
+            first_layer: plan.stages[1].first_layer,
+            end_layer: 4,
+            ..plan.stages[0].clone()
+        }
+    });
+    assert!(
+        twice.contains(&Violation::DeviceTwice {
+            device: "d0".to_owned()
+        }),
+        "{twice:?}"
+    );
+}
+
+#[test]
+fn every_constraint_that_a_plan_breaks_is_found() {
+    let first = |spoil: fn(&mut Problem)| spoilt(|problem, _| spoil(problem)).remove(0);
+    assert_eq!(
+        first(|p| p.constraints.min_devices = 3),
+        Violation::TooFewDevices { min: 3, used: 2 }
+    );
+    assert_eq!(
+        first(|p| p.constraints.max_devices = Some(1)),
+        Violation::TooManyDevices { max: 1, used: 2 }
+    );
+    assert!(matches!(
+        first(|p| p.topology.devices[0].kind = Kind::Software),
+        Violation::SoftwareNotAllowed { .. }
+    ));
+    assert!(matches!(
+        first(|p| p.constraints.vendors = BTreeSet::from(["w".to_owned()])),
+        Violation::VendorNotListed { .. }
+    ));
+    assert!(matches!(
+        first(|p| p.constraints.node_selector = BTreeMap::from([("zone".to_owned(), "z".to_owned())])),
+        Violation::NodeNotSelected { .. }
+    ));
+    let pin = |min_layers, max_layers| Pin {
+        node: Some("n0".to_owned()),
+        min_layers,
+        max_layers,
+        ..Pin::default()
+    };
+    for broken in [pin(4, None), pin(0, Some(0))] {
+        let found = spoilt(|problem, _| problem.constraints.pinned_layers.push(broken.clone()));
+        assert!(matches!(found[0], Violation::PinBroken { pin: 0, .. }), "{found:?}");
+    }
+}
+
+#[test]
+fn memory_that_is_not_there_is_found_on_the_device_and_in_the_pool() {
+    let device = spoilt(|problem, _| problem.topology.devices[0].usable_bytes = 20);
+    assert!(
+        matches!(&device[0], Violation::DeviceMemory { device, .. } if device == "d0"),
+        "{device:?}"
+    );
+    let pool = spoilt(|problem, _| problem.topology.pools[1].usable_bytes = 20);
+    assert!(
+        matches!(&pool[0], Violation::PoolMemory { pool, .. } if pool == "p1"),
+        "{pool:?}"
+    );
+    let shared = spoilt(|problem, _| {
+        problem.topology.devices[1].pool = 0;
+        problem.topology.pools[0].usable_bytes = 400;
+    });
+    assert!(
+        matches!(&shared[0], Violation::PoolMemory { pool, .. } if pool == "p0"),
+        "{shared:?}"
+    );
+}
+
+#[test]
+fn every_figure_that_is_not_what_the_problem_gives_is_found() {
+    let wrong = |spoil: fn(&mut Plan)| spoilt(|_, plan| spoil(plan)).remove(0).to_string();
+    assert!(wrong(|p| p.stages[0].memory_bytes += 1).starts_with("memory of stage 0 is said to be"));
+    assert!(wrong(|p| p.stages[1].weight_bytes += 1).starts_with("weights of stage 1"));
+    assert!(wrong(|p| p.stages[1].time_ns += 1).starts_with("time of stage 1"));
+    assert!(wrong(|p| p.stages[0].hop_ns = None).starts_with("hop after stage 0"));
+    assert!(wrong(|p| p.latency_ns -= 1).starts_with("latency"));
+    assert!(wrong(|p| p.slowest_ns -= 1).starts_with("slowest part"));
+}

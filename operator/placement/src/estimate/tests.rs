@@ -28,7 +28,15 @@ fn the_cache_holds_every_sequence_at_full_context_in_whole_cells_and_one_more() 
 
 #[test]
 fn the_element_of_the_cache_decides_its_size() {
-    let of = |kv_element| estimate(&Figures { kv_element, ..figures() }).expect("a model").layers[0].kv_bytes;
+    let of = |kv_element| {
+        estimate(&Figures {
+            kv_element,
+            ..figures()
+        })
+        .expect("a model")
+        .layers[0]
+            .kv_bytes
+    };
     assert_eq!(of(KvElement::F32), 2 * of(KvElement::F16));
     assert_eq!(of(KvElement::Q8_0), 68 * 768);
 }
@@ -36,12 +44,21 @@ fn the_element_of_the_cache_decides_its_size() {
 #[test]
 fn figures_that_describe_no_model_are_refused_with_the_reason() {
     let told = |figures: &Figures| estimate(figures).expect_err("refused").to_string();
-    let none = Figures { layer_weight_bytes: vec![], ..figures() };
+    let none = Figures {
+        layer_weight_bytes: vec![],
+        ..figures()
+    };
     assert_eq!(told(&none), "the model has no layers: nothing can be placed");
-    let many = Figures { layer_weight_bytes: vec![1; 1025], ..figures() };
+    let many = Figures {
+        layer_weight_bytes: vec![1; 1025],
+        ..figures()
+    };
     assert!(told(&many).contains("1025 layers and at most 1024"));
     for cut in [0, 2] {
-        let outside = Figures { allowed_cuts: vec![cut], ..figures() };
+        let outside = Figures {
+            allowed_cuts: vec![cut],
+            ..figures()
+        };
         assert!(told(&outside).contains(&format!("cut {cut} lies outside")));
     }
 }

@@ -1,0 +1,187 @@
+use std::collections::BTreeMap;
+
+use topology::{Device, Excluded, Exclusion, Kind, Origin, Pool, Rate, Topology};
+
+use super::*;
+use crate::{Budget, Constraints, Layer, Model, Objective, Pin, solve};
+
+const MIB: u64 = 1 << 20;
+
+/// Devices with this much memory on nodes and pools of their own; four layers of ten mebibytes.
+fn problem(usable_mib: &[u64], constraints: Constraints) -> Problem {
+    let rate = Rate {
+        bytes_per_second: 1_000_000_000,
+        origin: Origin::Measured,
+    };
+    let devices = usable_mib.iter().enumerate().map(|(i, mib)| Device {
+        name: format!("n{i}-cpu0"),
+        node: format!("n{i}"),
+        node_labels: BTreeMap::new(),
+        vendor: "v".to_owned(),
+        model: String::new(),
+        backend: "cpu".to_owned(),
+        kind: Kind::Cpu,
+        pool: i,
+        usable_bytes: mib * MIB,
+        fixed_bytes: MIB,
+        bandwidth: rate,
+        launch_us: 1,
+    });
+    let pools = usable_mib.iter().enumerate().map(|(i, mib)| Pool {
+        name: format!("p{i}"),
+        usable_bytes: mib * MIB,
+        held_bytes: 0,
+        bandwidth: rate,
+    });
+    Problem {
+        model: Model {
+            name: "m".to_owned(),
+            layers: vec![
+                Layer {
+                    weight_bytes: 10 * MIB,
+                    kv_bytes: 0,
+                    kv_read_bytes: 0
+                };
+                4
+            ],
+            embedding_bytes: 0,
+            output_bytes: 0,
+            activation_bytes: 4,
+            compute_buffer_bytes: 0,
+            output_buffer_bytes: 0,
+            cuts: (1..4).collect(),
+        },
+        topology: Topology {
+            devices: devices.collect(),
+            pools: pools.collect(),
+            ..Topology::default()
+        },
+        constraints,
+        objective: Objective::Latency,
+    }
+}
+
+fn explained(problem: &Problem) -> Explanation {
+    let infeasible = solve(problem, Budget::default()).expect_err("there is no plan");
+    explain(problem, &infeasible)
+}
+
+fn pin(node: &str, min_layers: u32, max_layers: Option<u32>) -> Pin {
+    Pin {
+        node: Some(node.to_owned()),
+        min_layers,
+        max_layers,
+        ..Pin::default()
+    }
+}
+
+#[test]
+fn memory_that_no_division_could_make_up_for_is_told_to_the_byte() {
+    let told = explained(&problem(&[16, 21], Constraints::default()));
+    assert_eq!(told.reason, "InsufficientMemory");
+    assert_eq!(told.missing_bytes, Some(5 * MIB));
+    assert_eq!(
+        told.message,
+        "5.0 MiB short: the model needs 42.0 MiB on 2 devices and 37.0 MiB are usable"
+    );
+    let limited = Constraints {
+        max_devices: Some(1),
+        ..Constraints::default()
+    };
+    assert_eq!(
+        explained(&problem(&[16, 21], limited)).message,
+        "20.0 MiB short: the model needs 41.0 MiB in at most 1 device and 21.0 MiB are usable"
+    );
+}
+
+#[test]
+fn memory_that_only_whole_layers_make_short_is_told_for_each_device() {
+    // Forty mebibytes fit into three times nineteen, but only one layer into each.
+    let told = explained(&problem(&[19, 19, 19], Constraints::default()));
+    assert_eq!((told.reason, told.missing_bytes), ("InsufficientMemory", Some(2 * MIB)));
+    assert!(
+        told.message.starts_with("2.0 MiB short on each device"),
+        "{}",
+        told.message
+    );
+}
+
+#[test]
+fn too_few_devices_name_those_that_would_count() {
+    let mut problem = problem(
+        &[100, 100],
+        Constraints {
+            min_devices: 3,
+            ..Constraints::default()
+        },
+    );
+    problem.topology.excluded.push(Excluded {
+        device: "node-c-cpu0".to_owned(),
+        node: "node-c".to_owned(),
+        backend: "cpu".to_owned(),
+        kind: Kind::Cpu,
+        why: Exclusion::Cordoned,
+    });
+    let told = explained(&problem);
+    assert_eq!(told.reason, "TooFewDevices");
+    assert_eq!(told.message, "needs 3 devices, 2 are usable: node-c-cpu0 is cordoned");
+}
+
+#[test]
+fn a_cluster_without_devices_says_that_none_is_reported() {
+    assert_eq!(
+        explained(&problem(&[], Constraints::default())).message,
+        "needs 1 device, 0 are usable: no other device is reported"
+    );
+}
+
+#[test]
+fn constraints_that_clash_are_reduced_to_those_that_matter() {
+    let constraints = Constraints {
+        max_devices: Some(1),
+        pinned_layers: vec![pin("n2", 0, Some(4)), pin("n0", 1, None), pin("n1", 1, None)],
+        ..Constraints::default()
+    };
+    let told = explained(&problem(&[100, 100, 100], constraints));
+    assert_eq!(told.reason, "ConstraintsClash");
+    assert_eq!(
+        told.message,
+        "no plan meets all of: maxDevices 1, pinnedLayers[1] (at least 1 layer on node n0), \
+         pinnedLayers[2] (at least 1 layer on node n1); without any one of them there is one"
+    );
+}
+
+#[test]
+fn one_pin_that_nothing_can_meet_is_named_alone() {
+    let constraints = Constraints {
+        pinned_layers: vec![pin("n0", 5, None)],
+        ..Constraints::default()
+    };
+    let told = explained(&problem(&[100, 100], constraints));
+    assert_eq!(told.reason, "PinUnsatisfiable");
+    assert_eq!(
+        told.message,
+        "no plan meets pinnedLayers[0] (at least 5 layers on node n0); without it there is one"
+    );
+}
+
+#[test]
+fn numbers_of_devices_that_exclude_each_other_are_told() {
+    let none = Constraints {
+        min_devices: 3,
+        max_devices: Some(2),
+        ..Constraints::default()
+    };
+    assert_eq!(
+        explained(&problem(&[100; 4], none)).message,
+        "minDevices is 3 and maxDevices is 2: no number of devices is allowed"
+    );
+    let many = Constraints {
+        min_devices: 5,
+        ..Constraints::default()
+    };
+    assert_eq!(
+        explained(&problem(&[100; 6], many)).message,
+        "needs 5 devices, one part of the model each, and its 4 layers can be cut into 4 parts at most"
+    );
+}

@@ -2,18 +2,25 @@ use super::*;
 
 fn plan(stages: &[(&str, u32, u32)]) -> Plan {
     let last = stages.len() - 1;
-    let stages = stages.iter().enumerate().map(|(i, (device, first_layer, end_layer))| Stage {
-        device: (*device).to_owned(),
-        node: "n".to_owned(),
-        backend: "cpu".to_owned(),
-        first_layer: *first_layer,
-        end_layer: *end_layer,
-        weight_bytes: 1,
-        memory_bytes: 5 << 20,
-        time_ns: 1_500,
-        hop_ns: (i < last).then_some(2_000),
-    });
-    Plan { stages: stages.collect(), latency_ns: 5_000, slowest_ns: 1_500 }
+    let stages = stages
+        .iter()
+        .enumerate()
+        .map(|(i, (device, first_layer, end_layer))| Stage {
+            device: (*device).to_owned(),
+            node: "n".to_owned(),
+            backend: "cpu".to_owned(),
+            first_layer: *first_layer,
+            end_layer: *end_layer,
+            weight_bytes: 1,
+            memory_bytes: 5 << 20,
+            time_ns: 1_500,
+            hop_ns: (i < last).then_some(2_000),
+        });
+    Plan {
+        stages: stages.collect(),
+        latency_ns: 5_000,
+        slowest_ns: 1_500,
+    }
 }
 
 #[test]

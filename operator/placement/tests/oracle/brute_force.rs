@@ -68,7 +68,10 @@ fn plan(problem: &Problem, order: &[usize], ends: &[usize]) -> Plan {
         let layer_weights: u64 = layers.iter().map(|l| l.weight_bytes).sum();
         let caches: u64 = layers.iter().map(|l| l.kv_bytes).sum();
         let mut time_ns: u64 = device.launch_us * 1000;
-        time_ns += layers.iter().map(|l| ns(l.weight_bytes + l.kv_read_bytes, rate)).sum::<u64>();
+        time_ns += layers
+            .iter()
+            .map(|l| ns(l.weight_bytes + l.kv_read_bytes, rate))
+            .sum::<u64>();
         let mut weight_bytes = layer_weights;
         let mut memory_bytes = layer_weights + caches + device.fixed_bytes + model.compute_buffer_bytes;
         if s == 0 {
@@ -104,9 +107,18 @@ fn plan(problem: &Problem, order: &[usize], ends: &[usize]) -> Plan {
     }
     for pool in 0..problem.topology.pools.len() {
         let on_pool = |(s, _): &(usize, &Stage)| problem.topology.devices[order[*s]].pool == pool;
-        let busy: u64 = stages.iter().enumerate().filter(on_pool).map(|(_, stage)| stage.time_ns).sum();
+        let busy: u64 = stages
+            .iter()
+            .enumerate()
+            .filter(on_pool)
+            .map(|(_, stage)| stage.time_ns)
+            .sum();
         slowest_ns = slowest_ns.max(busy);
     }
     let latency_ns = stages.iter().map(|s| s.time_ns + s.hop_ns.unwrap_or(0)).sum();
-    Plan { stages, latency_ns, slowest_ns }
+    Plan {
+        stages,
+        latency_ns,
+        slowest_ns,
+    }
 }

@@ -6,13 +6,17 @@ use placement::{Constraints, Layer, Model, Objective, Pin, Problem};
 use proptest::prelude::*;
 use topology::{Device, Kind, Link, Origin, Pool, Rate, Topology};
 
-/// Up to four devices on up to three pools and nodes, up to six layers, every constraint.
+/// Up to five devices on up to three pools and nodes, up to six layers, every constraint.
 pub fn small() -> impl Strategy<Value = Problem> {
     (model(), cluster(), constraints(), any::<bool>()).prop_map(|(model, topology, constraints, latency)| Problem {
         model,
         topology,
         constraints,
-        objective: if latency { Objective::Latency } else { Objective::Throughput },
+        objective: if latency {
+            Objective::Latency
+        } else {
+            Objective::Throughput
+        },
     })
 }
 
@@ -44,11 +48,19 @@ fn model() -> impl Strategy<Value = Model> {
 }
 
 fn cluster() -> impl Strategy<Value = Topology> {
-    let device = (0_usize..3, 5_u64..80, 1_u64..40, 0_u64..3, 0_u8..4, any::<bool>());
-    let devices = prop::collection::vec(device, 1..5);
+    let figures = (0_usize..3, 5_u64..80, 1_u64..40, 0_u64..3, 0_u8..4, any::<bool>());
+    let devices = prop::collection::vec(figures, 1..6);
     let pools = prop::collection::vec(20_u64..120, 3);
     let links = prop::collection::vec((0_u8..3, 0_u8..3, 0_u64..2000, 1_u64..1000), 0..4);
-    (devices, pools, links).prop_map(|(devices, pools, links)| {
+    (devices, pools, links, prop::bool::weighted(0.3)).prop_map(|(mut devices, mut pools, mut links, alike)| {
+        if alike {
+            // Twins, some of them on one pool: what the solver takes for interchangeable must be.
+            for (_, mib, tenths, launch, kind, vulkan) in &mut devices {
+                (*mib, *tenths, *launch, *kind, *vulkan) = (25 + *mib / 40 * 15, 10, 1, 1, false);
+            }
+            pools.iter_mut().for_each(|mib| *mib = 40 + *mib / 60 * 30);
+            links.truncate(1);
+        }
         let pools: Vec<Pool> = pools
             .into_iter()
             .enumerate()
@@ -59,21 +71,35 @@ fn cluster() -> impl Strategy<Value = Topology> {
                 bandwidth: measured(1_000_000_000),
             })
             .collect();
-        let devices = devices.into_iter().enumerate().map(|(i, (place, mib, tenths, launch, kind, vulkan))| {
-            let kind = [Kind::Cpu, Kind::Discrete, Kind::Software, Kind::Integrated][usize::from(kind)];
-            let mut device = device(i, place, mib, tenths * 100_000_000, kind);
-            device.usable_bytes = device.usable_bytes.min(pools[place].usable_bytes);
-            device.launch_us = launch * 100;
-            device.backend = if vulkan { "vulkan" } else { "cpu" }.to_owned();
-            device
-        });
+        let devices = devices
+            .into_iter()
+            .enumerate()
+            .map(|(i, (place, mib, tenths, launch, kind, vulkan))| {
+                let kind = [Kind::Cpu, Kind::Discrete, Kind::Software, Kind::Integrated][usize::from(kind)];
+                let mut device = device(i, place, mib, tenths * 100_000_000, kind);
+                device.usable_bytes = device.usable_bytes.min(pools[place].usable_bytes);
+                device.launch_us = launch * 100;
+                if alike {
+                    device.node = format!("node{}", place / 2);
+                }
+                device.backend = if vulkan { "vulkan" } else { "cpu" }.to_owned();
+                device
+            });
         let links = links.into_iter().map(|(from, to, latency_us, mb)| {
             (
                 (format!("node{from}"), format!("node{to}")),
-                Link { latency_us, rate: measured(mb * 1_000_000) },
+                Link {
+                    latency_us,
+                    rate: measured(mb * 1_000_000),
+                },
             )
         });
-        Topology { devices: devices.collect(), excluded: vec![], links: links.collect(), pools }
+        Topology {
+            devices: devices.collect(),
+            excluded: vec![],
+            links: links.collect(),
+            pools,
+        }
     })
 }
 
@@ -86,24 +112,38 @@ fn constraints() -> impl Strategy<Value = Constraints> {
         max_layers: extra.map(|extra| min_layers + extra),
     });
     let pins = prop_oneof![3 => Just(vec![]), 2 => prop::collection::vec(pin, 1..3)];
-    (1_u32..4, prop::option::weighted(0.4, 1_u32..4), prop::bool::weighted(0.8), pins, 0_u8..8).prop_map(
-        |(min_devices, max_devices, allow_software_devices, pinned_layers, rare)| Constraints {
-            min_devices,
-            max_devices,
-            allow_software_devices,
-            vendors: if rare == 0 { BTreeSet::from(["v0".to_owned()]) } else { BTreeSet::new() },
-            node_selector: if rare == 1 {
-                BTreeMap::from([("zone".to_owned(), "z0".to_owned())])
-            } else {
-                BTreeMap::new()
-            },
-            pinned_layers,
-        },
+    (
+        1_u32..4,
+        prop::option::weighted(0.4, 1_u32..4),
+        prop::bool::weighted(0.8),
+        pins,
+        0_u8..8,
     )
+        .prop_map(
+            |(min_devices, max_devices, allow_software_devices, pinned_layers, rare)| Constraints {
+                min_devices,
+                max_devices,
+                allow_software_devices,
+                vendors: if rare == 0 {
+                    BTreeSet::from(["v0".to_owned()])
+                } else {
+                    BTreeSet::new()
+                },
+                node_selector: if rare == 1 {
+                    BTreeMap::from([("zone".to_owned(), "z0".to_owned())])
+                } else {
+                    BTreeMap::new()
+                },
+                pinned_layers,
+            },
+        )
 }
 
 fn measured(bytes_per_second: u64) -> Rate {
-    Rate { bytes_per_second, origin: Origin::Measured }
+    Rate {
+        bytes_per_second,
+        origin: Origin::Measured,
+    }
 }
 
 fn device(index: usize, place: usize, mib: u64, bytes_per_second: u64, kind: Kind) -> Device {
@@ -133,10 +173,21 @@ fn apart(devices: Vec<Device>, layers: usize) -> Problem {
     });
     let last = u32::try_from(layers).expect("few layers");
     Problem {
-        topology: Topology { pools: pools.collect(), devices, ..Topology::default() },
+        topology: Topology {
+            pools: pools.collect(),
+            devices,
+            ..Topology::default()
+        },
         model: Model {
             name: "large".to_owned(),
-            layers: vec![Layer { weight_bytes: 100 * MIB, kv_bytes: 10 * MIB, kv_read_bytes: MIB }; layers],
+            layers: vec![
+                Layer {
+                    weight_bytes: 100 * MIB,
+                    kv_bytes: 10 * MIB,
+                    kv_read_bytes: MIB
+                };
+                layers
+            ],
             embedding_bytes: 0,
             output_bytes: 50 * MIB,
             activation_bytes: 16_384,

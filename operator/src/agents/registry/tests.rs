@@ -3,7 +3,13 @@ use proto::control::v1::{AcceptedEpoch, Assignment};
 use super::*;
 
 fn hello(epoch: u64) -> Hello {
-    Hello { version: "1".into(), epochs: vec![AcceptedEpoch { model_uid: "m".into(), epoch }] }
+    Hello {
+        version: "1".into(),
+        epochs: vec![AcceptedEpoch {
+            model_uid: "m".into(),
+            epoch,
+        }],
+    }
 }
 
 fn attach(agents: &Agents, node: &str) -> Attachment {
@@ -11,12 +17,20 @@ fn attach(agents: &Agents, node: &str) -> Attachment {
 }
 
 fn report(epoch: u64) -> ShardReport {
-    ShardReport { shards: vec![ShardStatus { model_uid: "m".into(), epoch, ..Default::default() }] }
+    ShardReport {
+        shards: vec![ShardStatus {
+            model_uid: "m".into(),
+            epoch,
+            ..Default::default()
+        }],
+    }
 }
 
 fn holding(models: &[&str]) -> NodeAssignments {
     NodeAssignments {
-        message: Assignments { assignments: models.iter().map(|_| Assignment::default()).collect() },
+        message: Assignments {
+            assignments: models.iter().map(|_| Assignment::default()).collect(),
+        },
         models: models.iter().map(ToString::to_string).collect(),
     }
 }
@@ -30,7 +44,11 @@ fn a_newer_stream_of_a_node_replaces_the_older() {
     agents.detach("a", older.session);
     assert_eq!(agents.len(), 1, "the end of the older stream does not end the newer");
     agents.report("a", older.session, report(9));
-    assert_eq!(agents.snapshot().nodes["a"].epochs["m"], 3, "the older stream is not believed");
+    assert_eq!(
+        agents.snapshot().nodes["a"].epochs["m"],
+        3,
+        "the older stream is not believed"
+    );
     agents.detach("a", newer.session);
     assert!(agents.is_empty());
 }
@@ -68,12 +86,29 @@ fn nothing_is_assigned_before_the_loop_has_decided_and_only_changes_are_sent() {
     assert!(attachment.assignments.borrow().is_none());
     let wanted = BTreeMap::from([("a".to_owned(), holding(&["m"]))]);
     agents.assign(&wanted);
-    assert_eq!(attachment.assignments.borrow_and_update().as_ref().unwrap().assignments.len(), 1);
+    assert_eq!(
+        attachment
+            .assignments
+            .borrow_and_update()
+            .as_ref()
+            .unwrap()
+            .assignments
+            .len(),
+        1
+    );
     agents.assign(&wanted);
     assert!(!attachment.assignments.has_changed().unwrap());
     assert!(agents.is_assigned("a", "m"));
     agents.assign(&BTreeMap::new());
-    assert!(attachment.assignments.borrow_and_update().as_ref().unwrap().assignments.is_empty());
+    assert!(
+        attachment
+            .assignments
+            .borrow_and_update()
+            .as_ref()
+            .unwrap()
+            .assignments
+            .is_empty()
+    );
     assert!(!agents.is_assigned("a", "m"));
 }
 
@@ -81,12 +116,23 @@ fn nothing_is_assigned_before_the_loop_has_decided_and_only_changes_are_sent() {
 fn only_inspections_that_were_asked_for_are_taken_and_each_once() {
     let agents = Agents::default();
     let session = attach(&agents, "a").session;
-    let answer = Inspection { model_uid: "m".into(), generation: 2, result: None };
+    let answer = Inspection {
+        model_uid: "m".into(),
+        generation: 2,
+        result: None,
+    };
     agents.inspected("a", session, answer.clone());
     assert!(agents.snapshot().inspected.is_empty());
 
     let mut attachment = attach(&agents, "b");
-    assert!(agents.inspect("b", Inspect { model_uid: "m".into(), generation: 2, ..Default::default() }));
+    assert!(agents.inspect(
+        "b",
+        Inspect {
+            model_uid: "m".into(),
+            generation: 2,
+            ..Default::default()
+        }
+    ));
     assert_eq!(attachment.inspect.try_recv().unwrap().model_uid, "m");
     agents.inspected("b", attachment.session, answer.clone());
     agents.inspected("b", attachment.session, answer);
@@ -98,7 +144,15 @@ fn only_inspections_that_were_asked_for_are_taken_and_each_once() {
 fn an_agent_is_not_asked_for_more_than_it_can_do_at_once() {
     let agents = Agents::default();
     let _attachment = attach(&agents, "a");
-    let ask = |generation| agents.inspect("a", Inspect { generation, ..Default::default() });
+    let ask = |generation| {
+        agents.inspect(
+            "a",
+            Inspect {
+                generation,
+                ..Default::default()
+            },
+        )
+    };
     assert!((0..INSPECTIONS_MAX as i64).all(ask));
     assert!(!ask(99));
     assert!(!agents.inspect("gone", Inspect::default()));
@@ -108,12 +162,29 @@ fn an_agent_is_not_asked_for_more_than_it_can_do_at_once() {
 fn what_an_agent_says_is_bounded() {
     let agents = Agents::default();
     let epochs = vec![AcceptedEpoch::default(); EPOCHS_MAX + 1];
-    let refused = agents.attach("a", Hello { version: String::new(), epochs }, Instant::now());
+    let refused = agents.attach(
+        "a",
+        Hello {
+            version: String::new(),
+            epochs,
+        },
+        Instant::now(),
+    );
     assert_eq!(refused.unwrap_err(), AttachError::TooManyEpochs(EPOCHS_MAX + 1));
 
     let session = attach(&agents, "a").session;
-    let shard = ShardStatus { message: "é".repeat(5000), endpoint: "x".repeat(1000), ..Default::default() };
-    agents.report("a", session, ShardReport { shards: vec![shard; SHARDS_MAX + 1] });
+    let shard = ShardStatus {
+        message: "é".repeat(5000),
+        endpoint: "x".repeat(1000),
+        ..Default::default()
+    };
+    agents.report(
+        "a",
+        session,
+        ShardReport {
+            shards: vec![shard; SHARDS_MAX + 1],
+        },
+    );
     let shards = agents.snapshot().nodes["a"].shards.clone();
     assert_eq!(shards.len(), SHARDS_MAX);
     assert!(shards[0].message.len() <= MESSAGE_MAX && shards[0].endpoint.is_empty());

@@ -1,0 +1,289 @@
+use std::sync::Arc;
+
+use identity::PlacementVerifier;
+use proto::control::v1::ShardPhase;
+
+use super::*;
+use crate::model::failures::Health;
+use crate::model::fixture;
+use crate::model::inspect::Inspection;
+use crate::model::term::Term;
+
+const GIB: i64 = 1 << 30;
+const NOW: i64 = 1_800_000_000;
+
+/// A cluster, one model and what is remembered of it.
+struct Cluster {
+    observed: Observed,
+    agents: BTreeMap<String, AgentView>,
+    awaited: BTreeSet<String>,
+    others: Vec<(String, InForce)>,
+    model: InferenceModel,
+    state: ModelState,
+    signer: PlacementSigner,
+    now: Instant,
+}
+
+impl Cluster {
+    /// CPU nodes with this much memory each, all attached; the source is known.
+    fn of(nodes: &[(&str, i64)]) -> Self {
+        let (signer, model) = (PlacementSigner::generate().unwrap(), fixture::model());
+        let mut term = Term::begin(Instant::now());
+        let verifier = PlacementVerifier::new([signer.public_key()]).unwrap();
+        term.recall(&[Arc::new(model.clone())], &verifier);
+        let mut state = term.models.remove(fixture::UID).unwrap();
+        resolve(&mut state.inspection);
+        let names: Vec<&str> = nodes.iter().map(|(node, _)| *node).collect();
+        Self {
+            observed: Observed {
+                devices: nodes.iter().map(|(node, bytes)| fixture::cpu(node, *bytes)).collect(),
+                ..Default::default()
+            },
+            agents: fixture::agents(&names),
+            awaited: BTreeSet::new(),
+            others: Vec::new(),
+            model,
+            state,
+            signer,
+            now: Instant::now(),
+        }
+    }
+
+    fn decide(&mut self) -> Decided {
+        let mut world = World::new(&self.observed, &self.agents, &self.awaited, self.now, NOW);
+        world.hold_all(self.others.iter().map(|(uid, in_force)| (uid.as_str(), in_force)));
+        if let Some(in_force) = &self.state.in_force {
+            world.hold(fixture::UID, in_force);
+        }
+        decide(&world, &self.model, &mut self.state, &self.signer)
+    }
+
+    /// Decides, expects a new placement and puts it in force.
+    fn place(&mut self) -> InForce {
+        let decided = self.decide();
+        assert_eq!(decided.placed, Placed::Yes);
+        let in_force = decided.new_in_force.expect("a new placement");
+        self.state.wrote(Default::default(), Some(in_force.clone()), self.now);
+        in_force
+    }
+
+    fn keeps(&mut self) {
+        let decided = self.decide();
+        assert_eq!((decided.placed, decided.new_in_force), (Placed::Yes, None));
+    }
+
+    fn refuses(&mut self) -> Why {
+        let decided = self.decide();
+        assert_eq!(decided.new_in_force, None);
+        let Placed::No(why) = decided.placed else {
+            panic!("it is {:?}", decided.placed)
+        };
+        why
+    }
+
+    fn require_devices(&mut self, count: i32) {
+        self.model.spec.placement.min_devices = count;
+    }
+}
+
+fn resolve(inspection: &mut Inspection) {
+    inspection.asked("a".into(), 0, 1, Instant::now());
+    assert!(inspection.answered("a", 1, Ok(Arc::new(fixture::facts()))));
+}
+
+fn devices(in_force: &InForce) -> Vec<&str> {
+    in_force.stages().iter().map(|stage| stage.device.as_str()).collect()
+}
+
+#[test]
+fn a_model_is_placed_with_all_its_layers_signed() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    cluster.require_devices(2);
+    let placed = cluster.place();
+    assert_eq!((placed.placement.epoch, placed.placement.generation), (1, 1));
+    assert_eq!(
+        placed
+            .stages()
+            .iter()
+            .map(|stage| stage.end_layer - stage.first_layer)
+            .sum::<u32>(),
+        fixture::LAYERS
+    );
+    assert!(placed.stages().iter().all(|stage| stage.weight_root.len() == 32));
+    assert_eq!(placed.placement.source.as_ref().unwrap().sha256, vec![9; 32]);
+    assert_eq!(placed.placement.runtime.as_ref().unwrap().max_step_rows, 63);
+    PlacementVerifier::new([cluster.signer.public_key()])
+        .unwrap()
+        .verify(&placed.envelope)
+        .unwrap();
+}
+
+#[test]
+fn a_valid_placement_is_kept_even_if_a_better_one_appears() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    cluster.require_devices(2);
+    cluster.place();
+    cluster.require_devices(1);
+    cluster.observed.devices.push(fixture::cpu("c", 64 * GIB));
+    cluster.agents.extend(fixture::agents(&["c"]));
+    cluster.keeps();
+}
+
+#[test]
+fn a_node_that_is_gone_moves_its_layers_under_a_higher_epoch() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB)]);
+    cluster.require_devices(2);
+    let before = cluster.place();
+    let lost = before.stages()[1].node.clone();
+    cluster.agents.remove(&lost);
+    let after = cluster.place();
+    assert_eq!(after.placement.epoch, 2);
+    assert!(after.stages().iter().all(|stage| stage.node != lost));
+}
+
+#[test]
+fn where_nothing_else_is_feasible_the_placement_stays_and_the_missing_is_named() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    cluster.require_devices(2);
+    cluster.place();
+    let view = cluster.agents.remove("b").unwrap();
+    let why = cluster.refuses();
+    assert_eq!(why.reason, "TooFewDevices");
+    assert!(cluster.state.in_force.is_some());
+    cluster.agents.insert("b".into(), view);
+    cluster.keeps();
+}
+
+#[test]
+fn a_model_that_does_not_fit_says_how_many_bytes_are_missing() {
+    let mut cluster = Cluster::of(&[("a", 64 << 20)]);
+    let why = cluster.refuses();
+    assert_eq!(why.reason, "InsufficientMemory");
+    assert!(why.message.contains("MiB"), "{}", why.message);
+    assert!(cluster.state.refused.is_some(), "the same problem is not solved twice");
+    assert_eq!(cluster.refuses(), why);
+    cluster.observed.devices[0] = fixture::cpu("a", GIB);
+    cluster.place();
+    assert!(cluster.state.refused.is_none());
+}
+
+#[test]
+fn memory_that_other_models_hold_is_not_given_away_twice() {
+    let mut first = Cluster::of(&[("a", 200 << 20)]);
+    let placed = first.place();
+    let mut second = Cluster::of(&[("a", 200 << 20)]);
+    second.others.push(("other".into(), placed));
+    assert_eq!(second.refuses().reason, "InsufficientMemory");
+    second.others.clear();
+    second.place();
+}
+
+#[test]
+fn what_a_model_holds_itself_is_free_for_it() {
+    let mut cluster = Cluster::of(&[("a", 200 << 20)]);
+    cluster.place();
+    cluster.model.spec.context_length = 300;
+    let replaced = cluster.place();
+    assert_eq!((replaced.placement.epoch, devices(&replaced)), (2, vec!["a-cpu0"]));
+}
+
+#[test]
+fn a_change_of_the_runtime_or_of_the_weights_is_a_new_placement_and_others_are_not() {
+    let mut cluster = Cluster::of(&[("a", GIB)]);
+    cluster.place();
+    cluster.model.metadata.generation = Some(2);
+    cluster.model.spec.placement.max_devices = Some(4);
+    cluster.keeps();
+    cluster.model.metadata.generation = Some(3);
+    cluster.model.spec.parallel_sequences = 3;
+    let replaced = cluster.place();
+    assert_eq!((replaced.placement.epoch, replaced.placement.generation), (2, 3));
+    cluster.model.spec.source.sha256 = Some("00".repeat(32));
+    let decided = cluster.decide();
+    assert_ne!(
+        (decided.placed, decided.new_in_force),
+        (Placed::Yes, None),
+        "these are other weights"
+    );
+}
+
+#[test]
+fn a_constraint_that_the_placement_breaks_moves_it() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    let before = cluster.place();
+    let label = |zone: &str| BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
+    let other = if before.stages()[0].node == "a" { "b" } else { "a" };
+    cluster.observed.node_labels.insert(other.into(), label("x"));
+    cluster.model.spec.placement.node_selector = Some(label("x"));
+    assert_eq!(cluster.place().stages()[0].node, other);
+}
+
+#[test]
+fn a_new_leader_without_facts_keeps_what_is_in_force_and_waits_for_its_agents() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    cluster.require_devices(2);
+    cluster.place();
+    cluster.state.inspection = Inspection::new(cluster.model.spec.source.clone());
+    cluster.keeps();
+    cluster.agents.clear();
+    cluster.awaited = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+    cluster.keeps();
+    cluster.awaited.clear();
+    let decided = cluster.decide();
+    assert!(matches!(decided.placed, Placed::NotYet(why) if why.reason == "NotResolved"));
+}
+
+#[test]
+fn an_agent_that_accepted_a_higher_epoch_lifts_the_placement_above_it() {
+    let mut cluster = Cluster::of(&[("a", GIB)]);
+    let before = cluster.place();
+    cluster
+        .agents
+        .get_mut("a")
+        .unwrap()
+        .epochs
+        .insert(fixture::UID.into(), 9);
+    let after = cluster.place();
+    assert_eq!(after.placement.epoch, 10);
+    assert_eq!(after.stages(), before.stages());
+    cluster
+        .agents
+        .get_mut("a")
+        .unwrap()
+        .epochs
+        .insert(fixture::UID.into(), 10);
+    cluster.keeps();
+}
+
+#[test]
+fn a_device_that_keeps_failing_is_left_out_if_there_is_another() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    let failing = cluster.place().stages()[0].device.clone();
+    for health in [Health::Failed, Health::Working, Health::Failed] {
+        cluster.state.failures.observe(&failing, health, cluster.now);
+    }
+    assert_ne!(cluster.place().stages()[0].device, failing);
+}
+
+#[test]
+fn a_device_that_keeps_failing_stays_where_there_is_no_other() {
+    let mut cluster = Cluster::of(&[("a", GIB)]);
+    let failing = cluster.place().stages()[0].device.clone();
+    for health in [Health::Failed, Health::Working, Health::Failed] {
+        cluster.state.failures.observe(&failing, health, cluster.now);
+    }
+    cluster.keeps();
+}
+
+#[test]
+fn shards_that_serve_are_not_moved_for_a_figure_of_memory() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    let placed = cluster.place();
+    let node = placed.stages()[0].node.clone();
+    let at = if node == "a" { 0 } else { 1 };
+    cluster.observed.devices[at] = fixture::cpu(&node, 40 << 20);
+    fixture::report(&mut cluster.agents, &node, 1, 0, ShardPhase::Serving);
+    cluster.keeps();
+    fixture::report(&mut cluster.agents, &node, 1, 0, ShardPhase::Loading);
+    assert_ne!(cluster.place().stages()[0].node, node);
+}

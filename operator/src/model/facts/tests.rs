@@ -14,9 +14,21 @@ fn message() -> ModelFacts {
         vocabulary_size: 16,
         context_length_trained: 64,
         kv_elements_per_token_per_layer: 4,
-        layers: vec![LayerFacts { weight_bytes: 100, digest: vec![1; 32] }; 3],
-        embedding: Some(PieceFacts { weight_bytes: 50, digest: vec![2; 32] }),
-        output: Some(PieceFacts { weight_bytes: 60, digest: vec![3; 32] }),
+        layers: vec![
+            LayerFacts {
+                weight_bytes: 100,
+                digest: vec![1; 32]
+            };
+            3
+        ],
+        embedding: Some(PieceFacts {
+            weight_bytes: 50,
+            digest: vec![2; 32],
+        }),
+        output: Some(PieceFacts {
+            weight_bytes: 60,
+            digest: vec![3; 32],
+        }),
         vocabulary_sha256: Sha256::digest(&vocabulary).to_vec(),
         vocabulary,
         allowed_cuts: vec![1, 2],
@@ -26,7 +38,14 @@ fn message() -> ModelFacts {
 #[test]
 fn sound_facts_are_taken_with_their_vocabulary() {
     let (facts, vocabulary) = accept(message(), Some(&"07".repeat(32))).unwrap();
-    assert_eq!((facts.layer_bytes.len(), facts.output_bytes, facts.allowed_cuts.as_slice()), (3, 60, &[1, 2][..]));
+    assert_eq!(
+        (
+            facts.layer_bytes.len(),
+            facts.output_bytes,
+            facts.allowed_cuts.as_slice()
+        ),
+        (3, 60, &[1, 2][..])
+    );
     assert_eq!(vocabulary, "GGUF");
 }
 
@@ -47,7 +66,9 @@ fn nonsense_is_refused_by_name() {
         ("cuts [3]", |m| m.allowed_cuts = vec![3]),
         ("cuts [2, 1]", |m| m.allowed_cuts = vec![2, 1]),
         ("no output", |m| m.output = None),
-        ("embedding of 5000", |m| m.embedding.as_mut().unwrap().weight_bytes = 5000),
+        ("embedding of 5000", |m| {
+            m.embedding.as_mut().unwrap().weight_bytes = 5000
+        }),
         ("vocabulary has another digest", |m| m.vocabulary.push(0)),
         ("empty embedding", |m| m.embedding_length = 0),
     ];

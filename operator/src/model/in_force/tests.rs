@@ -11,7 +11,10 @@ fn placed() -> (InferenceModel, InForce, PlacementVerifier) {
     in_force.envelope = signer.sign(&in_force.placement);
     in_force.view.envelope = encode(&in_force.envelope);
     let mut model = fixture::model();
-    model.status = Some(InferenceModelStatus { placement: Some(in_force.view.clone()), ..Default::default() });
+    model.status = Some(InferenceModelStatus {
+        placement: Some(in_force.view.clone()),
+        ..Default::default()
+    });
     let verifier = PlacementVerifier::new([signer.public_key()]).unwrap();
     (model, in_force, verifier)
 }

@@ -2,15 +2,25 @@ use super::*;
 use crate::model::fixture;
 
 fn inspection() -> Inspection {
-    Inspection::new(ModelSource { uri: "file:///m.gguf".into(), sha256: None })
+    Inspection::new(ModelSource {
+        uri: "file:///m.gguf".into(),
+        sha256: None,
+    })
 }
 
 fn attached(nodes: &[&str]) -> BTreeMap<String, u64> {
-    nodes.iter().enumerate().map(|(at, node)| (node.to_string(), at as u64)).collect()
+    nodes
+        .iter()
+        .enumerate()
+        .map(|(at, node)| (node.to_string(), at as u64))
+        .collect()
 }
 
 fn failure(reason: &str) -> Result<Arc<Facts>, Failure> {
-    Err(Failure { reason: reason.into(), message: "because".into() })
+    Err(Failure {
+        reason: reason.into(),
+        message: "because".into(),
+    })
 }
 
 /// Asks whom the inspection wants to ask, and answers with a failure of the given reason.
@@ -50,7 +60,9 @@ fn when_all_fail_the_most_telling_reason_is_shown_and_all_are_asked_again_later(
         fail_next(&mut inspection, &nodes, now, reason);
     }
     assert_eq!(inspection.next(&nodes, now, 1.0), None);
-    let Resolution::Failed(failure) = inspection.resolution() else { panic!("it failed") };
+    let Resolution::Failed(failure) = inspection.resolution() else {
+        panic!("it failed")
+    };
     assert_eq!(failure.reason, "Truncated");
     assert_eq!(failure.message, "node b: because (3 nodes were asked)");
 

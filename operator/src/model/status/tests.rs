@@ -58,7 +58,10 @@ impl Case {
             resolution: &self.resolution,
             resolved: self.resolved.as_ref(),
             placed: &self.placed,
-            in_force: self.in_force.as_ref().map(|(in_force, sights)| (in_force, sights.as_slice())),
+            in_force: self
+                .in_force
+                .as_ref()
+                .map(|(in_force, sights)| (in_force, sights.as_slice())),
         };
         status(&sight, previous, now)
     }
@@ -66,7 +69,11 @@ impl Case {
 
 fn condition(status: &InferenceModelStatus, kind: &str) -> (String, String, String) {
     let condition = find(&status.conditions, kind).unwrap();
-    (condition.status.clone(), condition.reason.clone(), condition.message.clone())
+    (
+        condition.status.clone(),
+        condition.reason.clone(),
+        condition.message.clone(),
+    )
 }
 
 fn brief(status: &InferenceModelStatus, kind: &str) -> (String, String) {
@@ -82,7 +89,11 @@ fn pair(value: &str, reason: &str) -> (String, String) {
 fn every_condition_is_set_from_the_first_visit_with_the_generation() {
     let status = Case::unresolved(Resolution::NoAgent).status();
     for kind in kind::ALL {
-        assert_eq!(find(&status.conditions, kind).unwrap().observed_generation, Some(1), "{kind}");
+        assert_eq!(
+            find(&status.conditions, kind).unwrap().observed_generation,
+            Some(1),
+            "{kind}"
+        );
     }
     assert_eq!(status.observed_generation, Some(1));
     assert_eq!(brief(&status, kind::RESOLVED), pair("Unknown", "NoAgent"));
@@ -114,14 +125,20 @@ fn a_stage_that_loads_is_named() {
 #[test]
 fn a_stage_that_failed_is_named_with_its_reason() {
     let status = Case::placed([ShardPhase::Serving, ShardPhase::Failed]).status();
-    assert_eq!(condition(&status, kind::LOADED).2, "stage 1 on b-cpu0 failed: OutOfMemory");
+    assert_eq!(
+        condition(&status, kind::LOADED).2,
+        "stage 1 on b-cpu0 failed: OutOfMemory"
+    );
     assert_eq!(brief(&status, kind::READY), pair("False", "LoadFailed"));
     assert_eq!(brief(&status, kind::DEGRADED), pair("True", "LoadFailed"));
 }
 
 #[test]
 fn the_first_thing_that_is_missing_is_why_a_model_is_not_ready() {
-    let failure = Failure { reason: "Truncated".into(), message: "node a: 10 bytes are missing".into() };
+    let failure = Failure {
+        reason: "Truncated".into(),
+        message: "node a: 10 bytes are missing".into(),
+    };
     let status = Case::unresolved(Resolution::Failed(failure)).status();
     assert_eq!(brief(&status, kind::RESOLVED), pair("False", "Truncated"));
     assert_eq!(condition(&status, kind::READY).2, "node a: 10 bytes are missing");
@@ -143,7 +160,10 @@ fn an_older_placement_that_still_serves_is_degraded_and_not_ready() {
     assert_eq!(brief(&status, kind::READY), pair("False", "InsufficientMemory"));
     let (value, _, message) = condition(&status, kind::DEGRADED);
     assert_eq!(value, "True");
-    assert!(message.contains("epoch 4, of an earlier specification, still serves"), "{message}");
+    assert!(
+        message.contains("epoch 4, of an earlier specification, still serves"),
+        "{message}"
+    );
     assert_eq!(status.endpoint.as_deref(), Some("a:7000"));
 }
 
@@ -168,5 +188,8 @@ fn transition_times_move_only_with_the_status_and_alone_are_no_difference() {
     let lost = Case::placed([ShardPhase::Serving, ShardPhase::Failed]).after(Some(&first), &at(4));
     assert!(differ(&first, &lost));
     assert_eq!(find(&lost.conditions, kind::READY).unwrap().last_transition_time, at(4));
-    assert_eq!(find(&lost.conditions, kind::PLACED).unwrap().last_transition_time, at(1));
+    assert_eq!(
+        find(&lost.conditions, kind::PLACED).unwrap().last_transition_time,
+        at(1)
+    );
 }

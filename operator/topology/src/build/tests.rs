@@ -26,7 +26,11 @@ fn report(name: &str, node: &str, kind: Kind, pool: &str, usable_bytes: u64) -> 
 
 fn input(devices: Vec<DeviceReport>) -> Input {
     let attached_nodes = devices.iter().map(|d| d.node.clone()).collect();
-    Input { devices, attached_nodes, ..Input::default() }
+    Input {
+        devices,
+        attached_nodes,
+        ..Input::default()
+    }
 }
 
 fn cpu_and_renderer() -> Input {
@@ -48,17 +52,40 @@ fn devices_on_the_same_memory_share_one_budget_which_is_the_cpus() {
 #[test]
 fn what_is_held_on_one_device_is_missing_on_its_neighbour_in_the_pool() {
     let mut input = cpu_and_renderer();
-    input.held.push(HeldMemory { device: "a-vulkan0".to_owned(), bytes: 3 * GIB });
+    input.held.push(HeldMemory {
+        device: "a-vulkan0".to_owned(),
+        bytes: 3 * GIB,
+    });
     let topology = build(&input);
-    assert_eq!((topology.pools[0].usable_bytes, topology.pools[0].held_bytes), (GIB, 3 * GIB));
+    assert_eq!(
+        (topology.pools[0].usable_bytes, topology.pools[0].held_bytes),
+        (GIB, 3 * GIB)
+    );
     assert!(topology.devices.iter().all(|d| d.usable_bytes == GIB));
+}
+
+#[test]
+fn a_software_renderer_is_slow_however_fast_it_copies() {
+    let mut input = cpu_and_renderer();
+    input.devices[1].bandwidth_bytes_per_second = Some(30_000_000_000);
+    let rate = build(&input).devices[1].bandwidth;
+    assert_eq!(rate.bytes_per_second, prior::bandwidth_bytes_per_second(Kind::Software));
+    input.devices[1].bandwidth_bytes_per_second = Some(100_000_000);
+    assert_eq!(
+        build(&input).devices[1].bandwidth.bytes_per_second,
+        100_000_000,
+        "slower still, as measured"
+    );
 }
 
 #[test]
 fn a_cordoned_device_still_counts_with_what_it_holds() {
     let mut input = cpu_and_renderer();
     input.devices[0].cordoned = true;
-    input.held.push(HeldMemory { device: "a-cpu0".to_owned(), bytes: 3 * GIB });
+    input.held.push(HeldMemory {
+        device: "a-cpu0".to_owned(),
+        bytes: 3 * GIB,
+    });
     let topology = build(&input);
     assert_eq!(topology.excluded[0].why, Exclusion::Cordoned);
     assert_eq!(topology.devices[0].usable_bytes, GIB);
@@ -85,8 +112,11 @@ fn every_device_that_takes_no_layers_keeps_its_reason() {
     devices[4].memory_usable_bytes = 0;
     let mut input = input(devices);
     input.attached_nodes.remove("b");
-    let told: Vec<String> =
-        build(&input).excluded.iter().map(|e| format!("{} {}", e.device, e.why)).collect();
+    let told: Vec<String> = build(&input)
+        .excluded
+        .iter()
+        .map(|e| format!("{} {}", e.device, e.why))
+        .collect();
     assert_eq!(
         told,
         [
@@ -108,7 +138,11 @@ fn what_was_not_measured_is_assumed_and_says_so() {
     assert_eq!(topology.devices[1].bandwidth.origin, Origin::Assumed);
     assert_eq!(topology.pools[0].bandwidth.bytes_per_second, 9_000_000_000);
     input.devices[0].bandwidth_bytes_per_second = Some(5);
-    assert_eq!(build(&input).devices[0].bandwidth.origin, Origin::Assumed, "five bytes per second");
+    assert_eq!(
+        build(&input).devices[0].bandwidth.origin,
+        Origin::Assumed,
+        "five bytes per second"
+    );
     let unknown = topology.link("a", "b");
     assert_eq!(unknown.rate.origin, Origin::Assumed);
     assert!(unknown.latency_us > topology.link("a", "a").latency_us);

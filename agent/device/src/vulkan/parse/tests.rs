@@ -5,7 +5,11 @@ fn captured(text: &str) -> Vec<Facts> {
 }
 
 fn verified() -> Exercise {
-    Exercise { verification: Verification::Verified, bandwidth: None, launch_us: Some(9) }
+    Exercise {
+        verification: Verification::Verified,
+        bandwidth: None,
+        launch_us: Some(9),
+    }
 }
 
 fn facts(name: &str, device_type: i32) -> Facts {
@@ -52,7 +56,11 @@ fn kinds_are_told_apart_and_the_unknown_shares_the_hosts_memory() {
 #[test]
 fn weights_go_to_the_largest_local_heap_and_what_others_use_is_not_free() {
     let mut card = facts("A card", TYPE_DISCRETE);
-    let heap = |size_bytes, device_local, budget_bytes| Heap { size_bytes, device_local, budget_bytes };
+    let heap = |size_bytes, device_local, budget_bytes| Heap {
+        size_bytes,
+        device_local,
+        budget_bytes,
+    };
     card.heaps = vec![
         heap(64 << 30, false, None),
         heap(256 << 20, true, None),

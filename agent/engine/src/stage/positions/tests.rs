@@ -3,7 +3,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn row(sequence: u32, position: u32) -> Row {
-    Row { sequence, position, token: 0 }
+    Row {
+        sequence,
+        position,
+        token: 0,
+    }
 }
 
 #[test]
@@ -22,20 +26,32 @@ fn a_row_that_repeats_or_skips_a_position_is_refused() {
     positions.commit(&[row(0, 0), row(0, 1)]);
     for position in [0, 1, 3] {
         let error = positions.admit(&[row(0, position)]).unwrap_err();
-        assert!(matches!(error, EngineError::DoesNotFollow { expected: 2, .. }), "{error}");
+        assert!(
+            matches!(error, EngineError::DoesNotFollow { expected: 2, .. }),
+            "{error}"
+        );
     }
     let error = positions.admit(&[row(0, 2), row(0, 2)]).unwrap_err();
-    assert!(matches!(error, EngineError::DoesNotFollow { expected: 3, .. }), "{error}");
+    assert!(
+        matches!(error, EngineError::DoesNotFollow { expected: 3, .. }),
+        "{error}"
+    );
 }
 
 #[test]
 fn an_unknown_sequence_and_a_full_context_are_refused() {
     let mut positions = Positions::new(2, 3);
     let error = positions.admit(&[row(2, 0)]).unwrap_err();
-    assert!(matches!(error, EngineError::UnknownSequence { sequence: 2, limit: 2 }), "{error}");
+    assert!(
+        matches!(error, EngineError::UnknownSequence { sequence: 2, limit: 2 }),
+        "{error}"
+    );
     positions.commit(&[row(1, 0), row(1, 1), row(1, 2)]);
     let error = positions.admit(&[row(1, 3)]).unwrap_err();
-    assert!(matches!(error, EngineError::ContextFull { context_length: 3, .. }), "{error}");
+    assert!(
+        matches!(error, EngineError::ContextFull { context_length: 3, .. }),
+        "{error}"
+    );
 }
 
 #[test]

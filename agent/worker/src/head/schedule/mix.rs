@@ -1,6 +1,7 @@
 //! How the rows of one step are shared: a decode row for every running sequence, the rest to prompts in equal parts.
 
-use super::{Part, Sequence, Slot};
+use super::Part;
+use super::slot::{Sequence, Slot};
 use crate::step::Row;
 
 /// So many rows of the sequence in a slot.
@@ -13,13 +14,16 @@ pub(super) struct Share {
 /// Who gets how many rows. A suspect runs alone, and before all others.
 pub(super) fn shares(slots: &[Slot], turn: usize, max_rows: u32) -> Vec<Share> {
     let round = (0..slots.len()).map(|offset| (turn + offset) % slots.len());
-    let seated: Vec<(usize, &Sequence)> =
-        round.filter_map(|slot| Some((slot, slots[slot].sequence.as_ref()?))).collect();
+    let seated: Vec<(usize, &Sequence)> = round
+        .filter_map(|slot| Some((slot, slots[slot].sequence.as_ref()?)))
+        .collect();
     if let Some((slot, suspect)) = seated.iter().find(|(_, sequence)| sequence.suspect) {
-        return vec![Share { slot: *slot, rows: suspect.due().min(max_rows) }];
+        return vec![Share {
+            slot: *slot,
+            rows: suspect.due().min(max_rows),
+        }];
     }
-    let (decoding, prompts): (Vec<_>, Vec<_>) =
-        seated.into_iter().partition(|(_, sequence)| sequence.decodes());
+    let (decoding, prompts): (Vec<_>, Vec<_>) = seated.into_iter().partition(|(_, sequence)| sequence.decodes());
     // Prompts keep one row at least, however many sequences decode.
     let decode_rows = max_rows - u32::from(!prompts.is_empty()).min(max_rows - 1);
     let mut shares: Vec<Share> = decoding
@@ -28,7 +32,10 @@ pub(super) fn shares(slots: &[Slot], turn: usize, max_rows: u32) -> Vec<Share> {
         .map(|(slot, _)| Share { slot: *slot, rows: 1 })
         .collect();
     let left = max_rows - shares.len() as u32;
-    let prompts = prompts.into_iter().map(|(slot, sequence)| (slot, sequence.due())).collect();
+    let prompts = prompts
+        .into_iter()
+        .map(|(slot, sequence)| (slot, sequence.due()))
+        .collect();
     shares.extend(equal_parts(prompts, left));
     shares
 }
@@ -64,5 +71,10 @@ pub(super) fn rows(slots: &[Slot], share: &Share, rows: &mut Vec<Row>) -> Option
         });
     }
     let id = sequence.request.id;
-    Some(Part { slot: share.slot, id, rows: share.rows, samples: samples.then_some(end) })
+    Some(Part {
+        slot: share.slot,
+        id,
+        rows: share.rows,
+        samples: samples.then_some(end),
+    })
 }

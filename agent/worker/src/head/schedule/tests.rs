@@ -1,28 +1,52 @@
 use std::collections::BTreeMap;
 
+use engine::sample::Sampling;
 use proptest::prelude::*;
 
 use super::*;
-use crate::step::Reason;
+use crate::step::{Reason, Row};
 
-const GREEDY: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 };
-const LIMITS: Limits = Limits { parallel_sequences: 3, context_length: 32, max_step_rows: 8 };
+const GREEDY: Sampling = Sampling {
+    temperature: 0.0,
+    top_p: 1.0,
+    top_k: 0,
+    seed: 0,
+};
+const LIMITS: Limits = Limits {
+    parallel_sequences: 3,
+    context_length: 32,
+    max_step_rows: 8,
+};
 
 fn request(id: RequestId, prompt: usize, max_tokens: u32) -> Request {
     let prompt = (0..prompt as i32).map(|token| token + 100 * id as i32).collect();
-    Request { id, prompt, max_tokens, sampling: GREEDY, stop_tokens: vec![-1] }
+    Request {
+        id,
+        prompt,
+        max_tokens,
+        sampling: GREEDY,
+        stop_tokens: vec![-1],
+    }
 }
 
 /// What the tail would answer: any token will do, as long as it is a function of the row.
 fn answer(step: &Step, token: i32) -> Vec<Sampled> {
     let sampled = step.rows.iter().filter(|row| row.sample.is_some());
     sampled
-        .map(|row| Sampled { sequence: row.sequence, position: row.position + 1, token })
+        .map(|row| Sampled {
+            sequence: row.sequence,
+            position: row.position + 1,
+            token,
+        })
         .collect()
 }
 
 fn fault(reason: Reason) -> StepFault {
-    StepFault { stage: 1, reason, message: "test".into() }
+    StepFault {
+        stage: 1,
+        reason,
+        message: "test".into(),
+    }
 }
 
 fn rows_by_sequence(step: &Step) -> BTreeMap<u32, usize> {
@@ -47,18 +71,51 @@ fn a_prompt_is_computed_in_chunks_and_then_decoded_row_by_row() {
     assert_eq!(second.number, first.number + 1);
     assert_eq!(second.rows.iter().map(|row| row.position).collect::<Vec<_>>(), [8, 9]);
     let events = schedule.complete(second.number, &answer(&second, 7)).unwrap();
-    assert_eq!(events, [Event::Token { id: 1, token: 7, position: 10 }]);
+    assert_eq!(
+        events,
+        [Event::Token {
+            id: 1,
+            token: 7,
+            position: 10
+        }]
+    );
 
     let third = schedule.compose().unwrap();
-    let row = Row { sequence: 0, position: 10, token: 7, sample: Some(GREEDY) };
+    let row = Row {
+        sequence: 0,
+        position: 10,
+        token: 7,
+        sample: Some(GREEDY),
+    };
     assert_eq!(third.rows, [row]);
     let events = schedule.complete(third.number, &answer(&third, 9)).unwrap();
-    let finished =
-        Event::Finished { id: 1, finish: Finish::Length, prompt_tokens: 10, completion_tokens: 2 };
-    assert_eq!(events, [Event::Token { id: 1, token: 9, position: 11 }, finished]);
+    let finished = Event::Finished {
+        id: 1,
+        finish: Finish::Length,
+        prompt_tokens: 10,
+        completion_tokens: 2,
+    };
+    assert_eq!(
+        events,
+        [
+            Event::Token {
+                id: 1,
+                token: 9,
+                position: 11
+            },
+            finished
+        ]
+    );
 
     let last = schedule.compose().unwrap();
-    assert_eq!(last.removals, [Removal { sequence: 0, from: 0, end: None }]);
+    assert_eq!(
+        last.removals,
+        [Removal {
+            sequence: 0,
+            from: 0,
+            end: None
+        }]
+    );
     assert!(last.rows.is_empty(), "an idle pipeline forgets by a step without rows");
     schedule.complete(last.number, &[]).unwrap();
     assert!(schedule.is_idle());
@@ -71,8 +128,12 @@ fn a_stop_token_ends_the_sequence_and_is_not_emitted() {
     schedule.admit(request(1, 2, 5), 0).unwrap();
     let step = schedule.compose().unwrap();
     let events = schedule.complete(step.number, &answer(&step, -1)).unwrap();
-    let finished =
-        Event::Finished { id: 1, finish: Finish::Stop, prompt_tokens: 2, completion_tokens: 0 };
+    let finished = Event::Finished {
+        id: 1,
+        finish: Finish::Stop,
+        prompt_tokens: 2,
+        completion_tokens: 0,
+    };
     assert_eq!(events, [finished]);
 }
 
@@ -86,7 +147,12 @@ fn the_end_of_the_context_is_a_finish_by_length() {
         events.extend(schedule.complete(step.number, &answer(&step, 3)).unwrap());
     }
     let finish = Finish::Length;
-    let last = Event::Finished { id: 1, finish, prompt_tokens: 31, completion_tokens: 1 };
+    let last = Event::Finished {
+        id: 1,
+        finish,
+        prompt_tokens: 31,
+        completion_tokens: 1,
+    };
     assert_eq!(events.last(), Some(&last));
 }
 
@@ -96,12 +162,21 @@ fn what_cannot_run_is_refused_with_its_reason() {
     assert_eq!(schedule.admit(request(1, 0, 1), 0), Err(Refusal::EmptyPrompt));
     assert_eq!(schedule.admit(request(1, 1, 0), 0), Err(Refusal::NothingWanted));
     let too_long = schedule.admit(request(1, 32, 1), 0).unwrap_err();
-    assert_eq!(too_long, Refusal::PromptTooLong { prompt: 32, context: 32 });
+    assert_eq!(
+        too_long,
+        Refusal::PromptTooLong {
+            prompt: 32,
+            context: 32
+        }
+    );
     assert!(too_long.to_string().contains("31 tokens or fewer"));
     for id in 0..(3 + MAX_WAITING as u64) {
         schedule.admit(request(id, 1, 1), 0).unwrap();
     }
-    let full = Refusal::Full { slots: 3, waiting: MAX_WAITING };
+    let full = Refusal::Full {
+        slots: 3,
+        waiting: MAX_WAITING,
+    };
     assert_eq!(schedule.admit(request(999, 1, 1), 0), Err(full));
 }
 
@@ -126,8 +201,23 @@ fn a_cancelled_sequence_is_forgotten_by_the_next_step_and_its_slot_used_again() 
     assert_eq!(schedule.complete(step.number, &answer(&step, 5)).unwrap(), vec![]);
     schedule.admit(request(2, 2, 1), 0).unwrap();
     let next = schedule.compose().unwrap();
-    assert_eq!(next.removals, [Removal { sequence: 0, from: 0, end: None }]);
-    assert_eq!(next.rows[0], Row { sequence: 0, position: 0, token: 200, sample: None });
+    assert_eq!(
+        next.removals,
+        [Removal {
+            sequence: 0,
+            from: 0,
+            end: None
+        }]
+    );
+    assert_eq!(
+        next.rows[0],
+        Row {
+            sequence: 0,
+            position: 0,
+            token: 200,
+            sample: None
+        }
+    );
 }
 
 #[test]
@@ -161,7 +251,10 @@ fn a_failed_step_is_tried_again_one_sequence_at_a_time_and_only_the_guilty_one_e
             ended.extend(schedule.complete(step.number, &answer(&step, -1)).unwrap());
         }
     }
-    let failed = Event::Failed { id: 2, fault: fault(Reason::Compute) };
+    let failed = Event::Failed {
+        id: 2,
+        fault: fault(Reason::Compute),
+    };
     assert!(ended.contains(&failed));
     assert_eq!(ended.len(), 3);
     assert!(schedule.is_idle());
@@ -202,7 +295,11 @@ fn an_answer_that_is_not_to_the_step_under_way_is_a_mismatch() {
     assert!(state.complete(step.number + 1, &answer(&step, 1)).is_err());
     let mut state = schedule.clone();
     assert!(state.complete(step.number, &[]).is_err());
-    let elsewhere = Sampled { sequence: 2, position: 2, token: 1 };
+    let elsewhere = Sampled {
+        sequence: 2,
+        position: 2,
+        token: 1,
+    };
     assert!(schedule.complete(step.number, &[elsewhere]).is_err());
 }
 
@@ -292,7 +389,10 @@ fn play(acts: &[Act], limits: Limits) -> Vec<Step> {
     }
     assert!(open.is_empty(), "no request starves: {open:?}");
     assert!(schedule.is_idle(), "no slot leaks");
-    assert!(stages.lengths.values().all(|length| *length == 0), "the stages hold nothing");
+    assert!(
+        stages.lengths.values().all(|length| *length == 0),
+        "the stages hold nothing"
+    );
     steps
 }
 

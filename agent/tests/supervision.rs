@@ -1,0 +1,443 @@
+//! Workers as processes: started, told, watched, ended.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod fake_worker;
+mod tiny_model;
+
+use agent::leaves::WorkerLeaves;
+use agent::shard::drive::{self, Lines, Setting, View};
+use agent::shard::observed::{Event, Fault, Installed, WorkerPhase};
+use agent::shard::step::DesiredShards;
+use agent::shard::{Desired, Slice, Slot};
+use agent::worker::config::{Places, RuntimeConfig, SliceFiles, WorkerConfig};
+use agent::worker::leftovers;
+use agent::worker::process::{self, Launch, Order, Patience, Worker};
+use fake_worker::{Manner, executable, told};
+use proto::control::v1::ShardPhase;
+use proto::placement::v1::Runtime;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Nothing here takes longer on a machine that works.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn the_fake_worker_itself() {
+    fake_worker::be_if_asked();
+}
+
+fn slot() -> Slot {
+    Slot {
+        model_uid: "uid".into(),
+        pipeline: 0,
+        stage: 0,
+    }
+}
+
+/// One worker process, without the rest of the agent.
+struct Bench {
+    directory: tempfile::TempDir,
+    places: Places,
+    worker: Worker,
+    events: mpsc::Receiver<(Slot, Event)>,
+}
+
+impl Bench {
+    fn start(manner: Manner) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let places = places(directory.path());
+        let launch = Launch {
+            slot: slot(),
+            name: "ns/model:0-9".into(),
+            executable: executable(directory.path(), manner),
+            config: config(&places),
+            places: places.clone(),
+            vulkan_index: Some(3),
+            patience: Patience {
+                start: Duration::from_millis(600),
+                silence: Duration::from_millis(600),
+            },
+        };
+        let (worker, inbox) = process::orders();
+        let (sender, events) = mpsc::channel(64);
+        tokio::spawn(process::run(launch, inbox, sender));
+        Self {
+            directory,
+            places,
+            worker,
+            events,
+        }
+    }
+
+    async fn event(&mut self) -> Event {
+        tokio::time::timeout(LIMIT, self.events.recv())
+            .await
+            .expect("an event in time")
+            .expect("the worker is watched")
+            .1
+    }
+
+    async fn exit(&mut self) -> Fault {
+        loop {
+            if let Event::Exited(fault) = self.event().await {
+                return fault;
+            }
+        }
+    }
+}
+
+fn places(state_dir: &Path) -> Places {
+    let places = Places::new(state_dir, &slot());
+    std::fs::create_dir_all(&places.identity).unwrap();
+    std::fs::create_dir_all(places.socket.parent().unwrap()).unwrap();
+    places
+}
+
+fn config(places: &Places) -> WorkerConfig {
+    WorkerConfig {
+        model_uid: "uid".into(),
+        node: "node".into(),
+        pipeline: 0,
+        stage: 0,
+        stages: 1,
+        first_layer: 0,
+        end_layer: 1,
+        total_layers: 1,
+        backend: "cpu".into(),
+        device_index: 0,
+        threads: 1,
+        memory_budget_bytes: 0,
+        slice: SliceFiles {
+            header: "h".into(),
+            parts: vec![],
+        },
+        embedding: None,
+        embedding_length: 1,
+        runtime: RuntimeConfig {
+            context_length: 2,
+            parallel_sequences: 1,
+            kv_type: "f16",
+            max_step_rows: 2,
+        },
+        listen: "127.0.0.1:0".into(),
+        advertise_ip: "127.0.0.1".into(),
+        control_socket: places.socket.clone(),
+        identity_dir: places.identity.clone(),
+        trust_domain: "shardwright".into(),
+        orphan_grace_s: 10,
+    }
+}
+
+#[tokio::test]
+async fn a_good_worker_is_heard_told_and_drained() {
+    let mut bench = Bench::start(Manner::Good);
+    assert_eq!(bench.event().await, Event::Done(agent::shard::observed::Work::Spawn));
+    let serving = Event::Status {
+        phase: WorkerPhase::Serving,
+        endpoint: Some("127.0.0.1:7000".into()),
+    };
+    assert_eq!(bench.event().await, serving);
+    let offered = Installed {
+        epoch: 4,
+        next: Some("b:1".into()),
+    };
+    bench.worker.order(Order::Install {
+        offered: offered.clone(),
+        envelope: Arc::new(b"envelope".to_vec()),
+    });
+    assert_eq!(bench.event().await, Event::Accepted(offered));
+    let said = &told(&bench.places.config())[0];
+    assert_eq!(
+        (said["next"].as_str(), said["envelope"].as_str()),
+        (Some("b:1"), Some("ZW52ZWxvcGU="))
+    );
+    bench.worker.order(Order::Drain);
+    let fault = bench.exit().await;
+    assert_eq!(fault.reason, "Exited");
+    assert!(!bench.places.socket.exists());
+}
+
+#[tokio::test]
+async fn a_worker_that_never_speaks_or_stops_speaking_is_ended() {
+    for manner in [Manner::Mute, Manner::Hanging, Manner::Freezing] {
+        let fault = Bench::start(manner).exit().await;
+        assert_eq!(fault.reason, "Hung", "{}", fault.message);
+    }
+}
+
+#[tokio::test]
+async fn the_exit_code_becomes_a_reason_with_the_workers_last_words() {
+    let fault = Bench::start(Manner::BadWeights).exit().await;
+    assert_eq!(fault.reason, "BadWeights");
+    assert!(fault.message.contains("tensor blk.0"), "{}", fault.message);
+}
+
+#[tokio::test]
+async fn a_worker_whose_supervisor_is_gone_is_ended() {
+    let mut bench = Bench::start(Manner::Good);
+    bench.event().await;
+    let (worker, _) = process::orders();
+    drop(std::mem::replace(&mut bench.worker, worker));
+    bench.exit().await;
+}
+
+#[tokio::test]
+async fn an_executable_that_is_missing_is_a_failed_spawn() {
+    let directory = tempfile::tempdir().unwrap();
+    let places = places(directory.path());
+    let launch = Launch {
+        slot: slot(),
+        name: "n".into(),
+        executable: "/nonexistent/worker".into(),
+        config: config(&places),
+        places,
+        vulkan_index: None,
+        patience: Patience::default(),
+    };
+    let (_worker, inbox) = process::orders();
+    let (sender, mut events) = mpsc::channel(1);
+    process::run(launch, inbox, sender).await;
+    let Some((_, Event::WorkFailed(_, fault))) = events.recv().await else {
+        panic!("failed")
+    };
+    assert_eq!(fault.reason, "SpawnFailed");
+    assert!(fault.message.contains("/nonexistent/worker"), "{}", fault.message);
+}
+
+#[tokio::test]
+async fn workers_of_an_earlier_life_are_ended_and_strangers_with_their_number_are_not() {
+    let mut bench = Bench::start(Manner::Good);
+    bench.event().await;
+    bench.event().await;
+    let workers = bench.directory.path().join("workers");
+    let note = bench.places.directory.join("process.json");
+    let true_note = std::fs::read_to_string(&note).unwrap();
+    let mut stranger: serde_json::Value = serde_json::from_str(&true_note).unwrap();
+    stranger["start_ticks"] = 1.into();
+    std::fs::write(&note, stranger.to_string()).unwrap();
+    let end_all = |workers: std::path::PathBuf| tokio::task::spawn_blocking(move || leftovers::end_all(&workers));
+    assert_eq!(
+        end_all(workers.clone()).await.unwrap(),
+        0,
+        "another start time is another process"
+    );
+    std::fs::write(&note, true_note).unwrap();
+    assert_eq!(end_all(workers).await.unwrap(), 1);
+    assert_eq!(bench.exit().await.reason, "Crashed");
+}
+
+/// Leaves are not what is tested here.
+struct NoLeaves;
+
+impl WorkerLeaves for NoLeaves {
+    async fn ensure(&self, _model_uid: &str, directory: &Path) -> Result<(), Fault> {
+        std::fs::create_dir_all(directory).map_err(|error| Fault::new("Unwritable", error.to_string()))
+    }
+}
+
+/// The drive with a tiny model and fake workers.
+struct Node {
+    state: tempfile::TempDir,
+    source: gguf::Index,
+    sha256: [u8; 32],
+    uri: String,
+    desired: watch::Sender<Arc<DesiredShards>>,
+    view: watch::Receiver<Arc<View>>,
+    unload: CancellationToken,
+    driving: tokio::task::JoinHandle<()>,
+}
+
+impl Node {
+    fn start(manner: Manner) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::create_dir(state.path().join("run")).unwrap();
+        let path = state.path().join("tiny.gguf");
+        tiny_model::write(&path);
+        let mut file = std::fs::File::open(&path).unwrap();
+        let gguf = gguf::Gguf::open(&path).unwrap();
+        let source = gguf::index::index(&mut file, &gguf::pieces(&gguf).unwrap()).unwrap();
+        let setting = Setting {
+            node: "node".into(),
+            state_dir: state.path().to_owned(),
+            worker: executable(state.path(), manner),
+            trust_domain: "shardwright".into(),
+            listen_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            advertise_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            threads: 1,
+            devices: [("node-cpu0".to_owned(), (device::Backend::Cpu, 0))].into(),
+        };
+        let (desired, view) = (watch::Sender::new(Arc::default()), watch::Sender::new(Arc::default()));
+        let unload = CancellationToken::new();
+        let seen = view.subscribe();
+        let lines = Lines {
+            desired: desired.subscribe(),
+            view,
+            unload: unload.clone(),
+        };
+        let driving = tokio::spawn(drive::run(setting, Arc::new(NoLeaves), lines));
+        Self {
+            uri: format!("file://{}", path.display()),
+            source,
+            sha256: [5; 32],
+            state,
+            desired,
+            view: seen,
+            unload,
+            driving,
+        }
+    }
+
+    fn want(&self, epoch: u64, end_layer: u32) {
+        let mut desired = DesiredShards::new();
+        let slice = Slice {
+            sha256: self.sha256,
+            first_layer: 0,
+            end_layer,
+            total_layers: tiny_model::LAYERS,
+            stages: if end_layer == tiny_model::LAYERS { 1 } else { 2 },
+            device: "node-cpu0".into(),
+            backend: "cpu".into(),
+            runtime: Runtime {
+                context_length: 8,
+                parallel_sequences: 1,
+                kv_type: 1,
+                max_step_rows: 4,
+            },
+            weight_root: self.source.stage_root(0, end_layer).unwrap().0,
+        };
+        let wanted = Desired {
+            slice,
+            epoch,
+            envelope: Arc::new(vec![epoch as u8]),
+            uri: self.uri.clone(),
+            model: ("ns".into(), "model".into()),
+            memory_budget_bytes: 7,
+            next: (end_layer < tiny_model::LAYERS).then(|| "b:1".to_owned()),
+        };
+        desired.insert(slot(), wanted);
+        self.desired.send_replace(Arc::new(desired));
+    }
+
+    async fn until(&mut self, what: &str, condition: impl Fn(&View) -> bool) -> Arc<View> {
+        let found = tokio::time::timeout(LIMIT, self.view.wait_for(|view| condition(view))).await;
+        found
+            .unwrap_or_else(|_| panic!("{what} did not come about in time"))
+            .expect("the drive runs")
+            .clone()
+    }
+
+    async fn until_serving(&mut self, epoch: u64) -> Arc<View> {
+        self.until("serving", |view| {
+            view.statuses
+                .iter()
+                .any(|status| status.phase() == ShardPhase::Serving && status.epoch == epoch)
+        })
+        .await
+    }
+
+    fn told(&self) -> Vec<serde_json::Value> {
+        told(&Places::new(self.state.path(), &slot()).config())
+    }
+}
+
+#[tokio::test]
+async fn a_desired_shard_comes_to_serve_and_a_newer_epoch_keeps_its_worker() {
+    let mut node = Node::start(Manner::Good);
+    node.want(1, tiny_model::LAYERS);
+    let view = node.until_serving(1).await;
+    assert_eq!(view.statuses[0].endpoint, "127.0.0.1:7000");
+    assert_eq!(view.holdings[0].layers, "0-5");
+    node.want(2, tiny_model::LAYERS);
+    let view = node.until_serving(2).await;
+    assert_eq!(view.worker_failures, 0);
+    assert_eq!(node.told().len(), 2, "two installs and no drain");
+}
+
+#[tokio::test]
+async fn another_cut_ends_the_worker_and_starts_one_with_the_new_layers() {
+    let mut node = Node::start(Manner::Good);
+    node.want(1, tiny_model::LAYERS);
+    node.until_serving(1).await;
+    node.want(2, 3);
+    let view = node.until_serving(2).await;
+    assert_eq!(view.holdings[0].layers, "0-2");
+    let said = node.told();
+    let operations: Vec<_> = said.iter().map(|line| line["op"].as_str().unwrap()).collect();
+    assert_eq!(operations, ["install", "drain", "install"]);
+    assert_eq!(said[2]["next"], "b:1");
+}
+
+#[tokio::test]
+async fn a_worker_that_crashes_is_started_again() {
+    let mut node = Node::start(Manner::CrashingOnce);
+    node.want(1, tiny_model::LAYERS);
+    let view = node.until_serving(1).await;
+    assert_eq!(view.worker_failures, 1);
+}
+
+#[tokio::test]
+async fn weights_that_do_not_load_are_reported_with_reason_and_last_words() {
+    let mut node = Node::start(Manner::BadWeights);
+    node.want(1, tiny_model::LAYERS);
+    let view = node
+        .until("failure", |view| {
+            view.statuses.iter().any(|status| status.phase() == ShardPhase::Failed)
+        })
+        .await;
+    assert_eq!(view.statuses[0].reason, "BadWeights");
+    assert!(
+        view.statuses[0].message.contains("blk.0"),
+        "{}",
+        view.statuses[0].message
+    );
+}
+
+#[tokio::test]
+async fn weights_that_are_not_the_placements_never_reach_a_worker() {
+    let mut node = Node::start(Manner::Good);
+    node.source.layers[1] = gguf::Digest([0; 32]);
+    node.want(1, tiny_model::LAYERS);
+    let view = node
+        .until("failure", |view| {
+            view.statuses.iter().any(|status| status.phase() == ShardPhase::Failed)
+        })
+        .await;
+    assert_eq!(view.statuses[0].reason, "DigestMismatch");
+    assert!(node.told().is_empty() && !Places::new(node.state.path(), &slot()).config().exists());
+}
+
+#[tokio::test]
+async fn what_is_not_desired_any_more_is_drained_and_leaves_nothing_behind() {
+    let mut node = Node::start(Manner::Good);
+    node.want(1, tiny_model::LAYERS);
+    node.until_serving(1).await;
+    node.desired.send_replace(Arc::default());
+    node.until("nothing", |view| view.statuses.is_empty()).await;
+    let places = Places::new(node.state.path(), &slot());
+    assert!(!places.directory.exists() && !places.socket.exists());
+}
+
+#[tokio::test]
+async fn a_stubborn_worker_is_killed_when_another_slice_takes_its_place() {
+    let mut node = Node::start(Manner::Stubborn);
+    node.want(1, tiny_model::LAYERS);
+    node.until_serving(1).await;
+    node.want(2, 3);
+    node.until_serving(2).await;
+}
+
+#[tokio::test]
+async fn unloading_drains_everything_and_ends_the_drive() {
+    let mut node = Node::start(Manner::Good);
+    node.want(1, tiny_model::LAYERS);
+    node.until_serving(1).await;
+    node.unload.cancel();
+    tokio::time::timeout(LIMIT, node.driving)
+        .await
+        .expect("the drive ends in time")
+        .unwrap();
+}

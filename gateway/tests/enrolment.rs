@@ -1,0 +1,188 @@
+//! How a gateway gets its identity and keeps it, against a real enrolment port.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[expect(dead_code, reason = "each test file uses its own part of the fakes")]
+mod fakes;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fakes::{LIMIT, Process, Trust};
+use gateway::args::IdentitySource;
+use gateway::enrolment::Enroller;
+use identity::tls::{ALPN_GRPC, server_config_open};
+use identity::{DEFAULT_LEAF_LIFETIME, Role, SpiffeId};
+use proto::control::v1::enrolment_server::{Enrolment, EnrolmentServer};
+use proto::control::v1::{EnrolRequest, EnrolResponse};
+use tonic::service::RoutesBuilder;
+use tonic::{Request, Response, Status};
+
+const TOKEN: &str = "a-token";
+
+#[derive(Clone)]
+struct Service(Arc<Trust>);
+
+#[tonic::async_trait]
+impl Enrolment for Service {
+    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
+        let EnrolRequest {
+            csr_der,
+            service_account_token,
+            role,
+        } = request.into_inner();
+        assert_eq!(role, i32::from(proto::control::v1::Role::Gateway));
+        if service_account_token != TOKEN {
+            return Err(Status::unauthenticated("the token does not stand"));
+        }
+        let id = SpiffeId::new(
+            "shardwright",
+            Role::Gateway {
+                pod: "gateway-0".into(),
+            },
+        )
+        .unwrap();
+        let leaf = self
+            .0
+            .authority
+            .issue(&csr_der, &id, &[], DEFAULT_LEAF_LIFETIME, SystemTime::now())
+            .unwrap();
+        let placement_keys = vec![self.0.signer.public_key().to_vec()];
+        Ok(Response::new(EnrolResponse {
+            leaf: Some(leaf.into()),
+            placement_keys,
+        }))
+    }
+}
+
+struct Fixture {
+    trust: Arc<Trust>,
+    process: Process,
+    endpoint: SocketAddr,
+    directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let trust = Arc::new(Trust::new());
+        let credentials = trust.credentials(Role::Operator {
+            pod: "operator-0".into(),
+        });
+        let mut services = RoutesBuilder::default();
+        services.add_service(EnrolmentServer::new(Service(Arc::clone(&trust))));
+        let (process, endpoint) = Process::start(server_config_open(&credentials, ALPN_GRPC), services).await;
+        let fixture = Self {
+            trust,
+            process,
+            endpoint,
+            directory: tempfile::tempdir().unwrap(),
+        };
+        std::fs::write(fixture.file("bundle.pem"), fixture.trust.authority.bundle_pem()).unwrap();
+        std::fs::write(fixture.file("token"), TOKEN).unwrap();
+        fixture
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn enroller(&self, pod_name: &str) -> Enroller {
+        Enroller {
+            source: IdentitySource::Enrolment {
+                endpoint: self.endpoint.to_string(),
+                trust_bundle: self.file("bundle.pem"),
+                token: self.file("token"),
+            },
+            directory: self.file("identity"),
+            pod_name: Some(pod_name.to_owned()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_enrols_as_soon_as_its_token_stands() {
+    let fixture = Fixture::start().await;
+    std::fs::write(fixture.file("token"), "not yet").unwrap();
+    let enroller = fixture.enroller("gateway-0");
+    let (identified, ()) = tokio::join!(tokio::time::timeout(LIMIT, enroller.first()), async {
+        std::fs::write(fixture.file("token"), TOKEN).unwrap();
+    });
+    let identified = identified.unwrap().unwrap();
+    assert_eq!(
+        identified.credentials.spiffe_id().to_string(),
+        "spiffe://shardwright/gateway/gateway-0"
+    );
+    let signed = fixture.trust.signer.sign(&proto::placement::v1::Placement::default());
+    assert!(
+        identified.verifier.load().verify(&signed).is_ok(),
+        "it knows the key that signs placements"
+    );
+}
+
+#[tokio::test]
+async fn the_identity_kept_from_before_serves_while_the_operator_is_away() {
+    let fixture = Fixture::start().await;
+    let first = fixture.enroller("gateway-0").first().await.unwrap();
+    fixture.process.kill();
+    let again = tokio::time::timeout(LIMIT, fixture.enroller("gateway-0").first())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(again.credentials.identity(), first.credentials.identity());
+    // One of another pod is no identity of ours: it waits.
+    let other = tokio::time::timeout(Duration::from_secs(1), async {
+        fixture.enroller("gateway-1").first().await
+    })
+    .await;
+    assert!(other.is_err());
+}
+
+#[tokio::test]
+async fn an_identity_is_renewed_from_half_its_life_and_stays_when_that_fails() {
+    let fixture = Fixture::start().await;
+    let enroller = fixture.enroller("gateway-0");
+    let identified = enroller.first().await.unwrap();
+    let first = identified.credentials.identity();
+    enroller.renew(&identified, SystemTime::now()).await.unwrap();
+    assert_eq!(identified.credentials.identity(), first, "nothing is due yet");
+    let later = SystemTime::now() + DEFAULT_LEAF_LIFETIME / 2;
+    enroller.renew(&identified, later).await.unwrap();
+    let second = identified.credentials.identity();
+    assert_ne!(second, first);
+    fixture.process.kill();
+    assert!(enroller.renew(&identified, later).await.is_err());
+    assert_eq!(identified.credentials.identity(), second);
+}
+
+#[tokio::test]
+async fn a_directory_without_an_identity_is_an_error_and_a_changed_one_is_taken_up() {
+    let fixture = Fixture::start().await;
+    let directory = fixture.file("given");
+    std::fs::create_dir(&directory).unwrap();
+    let source = IdentitySource::Directory(directory.clone());
+    let enroller = Enroller {
+        source,
+        directory: fixture.file("identity"),
+        pod_name: None,
+    };
+    assert!(enroller.first().await.is_err());
+    let store = || {
+        fixture
+            .trust
+            .identity(Role::Gateway {
+                pod: "gateway-0".into(),
+            })
+            .store(&directory)
+            .unwrap();
+        identity::sign::store_keys(&directory, &[fixture.trust.signer.public_key().to_vec()]).unwrap();
+    };
+    store();
+    let identified = enroller.first().await.unwrap();
+    let first = identified.credentials.identity();
+    store();
+    enroller.renew(&identified, SystemTime::now()).await.unwrap();
+    assert_ne!(identified.credentials.identity(), first);
+}

@@ -1,0 +1,67 @@
+//! Scenarios: a cluster and a model in, the operator's answer out, both committed. One test for each file.
+//!
+//! After a change that is meant: `UPDATE_SCENARIOS=1 cargo test -p placement --test scenarios`, then read the difference.
+
+use std::{collections::BTreeSet, env, fs, path::PathBuf};
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios")
+}
+
+fn answers_as_committed(name: &str) {
+    let json = fs::read_to_string(folder().join(format!("{name}.json"))).expect("the scenario");
+    let answer = placement::scenario::run(&json).expect("a scenario");
+    assert!(!answer.contains("VIOLATION"), "{answer}");
+    let path = folder().join(format!("{name}.out"));
+    if env::var_os("UPDATE_SCENARIOS").is_some() {
+        fs::write(&path, &answer).expect("the answer is written");
+    }
+    let committed = fs::read_to_string(&path).expect("the committed answer");
+    assert_eq!(answer, committed, "{name} is answered otherwise than committed");
+}
+
+macro_rules! scenarios {
+    ($($name:ident),+ $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                answers_as_committed(stringify!($name));
+            }
+        )+
+
+        #[test]
+        fn every_file_has_its_test() {
+            let tested = BTreeSet::from([$(stringify!($name).to_owned()),+]);
+            let files = fs::read_dir(folder()).expect("the folder").map(|entry| entry.expect("an entry").path());
+            let present: BTreeSet<String> =
+                files.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect();
+            assert_eq!(present, tested);
+        }
+    };
+}
+
+scenarios!(
+    a_large_model_for_many_streams,
+    a_large_model_over_mixed_cards,
+    an_agent_is_gone,
+    demo,
+    hundreds_of_mebibytes_short,
+    layers_too_large_for_what_is_left,
+    memory_is_held_by_others,
+    one_device_is_enough,
+    pins_that_clash,
+    runs_whole,
+    software_is_not_allowed,
+    too_few_devices,
+    too_large_for_two_devices,
+);
+
+#[test]
+fn what_is_not_a_scenario_is_refused_with_the_reason() {
+    let told = |json: &str| placement::scenario::run(json).expect_err("refused").to_string();
+    assert!(told("{").starts_with("not a scenario: "));
+    assert!(
+        told(r#"{"cluster": {"devices": [], "attached_nodes": []}, "model": {}, "extra": 1}"#)
+            .contains("not a scenario")
+    );
+}

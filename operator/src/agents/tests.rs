@@ -1,0 +1,202 @@
+//! Agents over real TLS, against the service as it is served.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use identity::KeyPair;
+use proto::control::v1::agent_control_client::AgentControlClient;
+use proto::control::v1::{
+    AgentMessage, Assignment, Assignments, Hello, Inspect, IssueWorkerLeafRequest, OperatorMessage, ShardReport,
+    agent_message, operator_message,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+use super::*;
+use crate::fixture::port::{Port, agent, gateway, within};
+
+/// One attached stream, as an agent holds it.
+struct Stream {
+    up: mpsc::Sender<AgentMessage>,
+    down: Streaming<OperatorMessage>,
+}
+
+impl Stream {
+    async fn open(channel: &Channel) -> Result<Self, Status> {
+        let (up, messages) = mpsc::channel(4);
+        let down = within(AgentControlClient::new(channel.clone()).attach(ReceiverStream::new(messages))).await?;
+        Ok(Self {
+            up,
+            down: down.into_inner(),
+        })
+    }
+
+    async fn say(&self, message: agent_message::Message) {
+        self.up.send(AgentMessage { message: Some(message) }).await.unwrap();
+    }
+
+    async fn hello(&self) {
+        self.say(agent_message::Message::Hello(Hello::default())).await;
+    }
+
+    async fn hear(&mut self) -> Result<operator_message::Message, Status> {
+        within(self.down.message())
+            .await
+            .map(|message| message.expect("the stream goes on").message.unwrap())
+    }
+}
+
+/// Waits until the registry looks like that.
+async fn until(port: &Port, condition: impl Fn(&BTreeMap<String, AgentView>) -> bool) {
+    let mut changes = port.agents.changes();
+    within(async {
+        while !condition(&port.agents.snapshot().nodes) {
+            changes.changed().await.unwrap();
+        }
+    })
+    .await;
+}
+
+fn holding(model_uid: &str) -> BTreeMap<String, NodeAssignments> {
+    let message = Assignments {
+        assignments: vec![Assignment::default()],
+    };
+    BTreeMap::from([(
+        "a".to_owned(),
+        NodeAssignments {
+            message,
+            models: BTreeSet::from([model_uid.to_owned()]),
+        },
+    )])
+}
+
+#[tokio::test]
+async fn an_agent_reports_is_asked_and_is_told_what_to_hold_and_is_gone_when_its_stream_ends() {
+    let port = Port::serve(true).await;
+    let mut stream = Stream::open(&port.connect(agent("a")).await).await.unwrap();
+    stream.hello().await;
+    until(&port, |nodes| nodes.contains_key("a")).await;
+    stream.say(agent_message::Message::Shards(ShardReport::default())).await;
+    until(&port, |nodes| nodes["a"].reported).await;
+
+    assert!(port.agents.inspect(
+        "a",
+        Inspect {
+            uri: "file:///m.gguf".into(),
+            ..Default::default()
+        }
+    ));
+    assert!(
+        matches!(stream.hear().await, Ok(operator_message::Message::Inspect(inspect)) if inspect.uri == "file:///m.gguf")
+    );
+    port.agents.assign(&holding("m"));
+    assert!(
+        matches!(stream.hear().await, Ok(operator_message::Message::Assignments(wanted)) if wanted.assignments.len() == 1)
+    );
+
+    drop(stream);
+    until(&port, BTreeMap::is_empty).await;
+}
+
+#[tokio::test]
+async fn an_agent_whose_connection_breaks_is_gone_at_once() {
+    let port = Port::serve(true).await;
+    let channel = port.connect(agent("a")).await;
+    let stream = Stream::open(&channel).await.unwrap();
+    stream.hello().await;
+    until(&port, |nodes| nodes.contains_key("a")).await;
+    drop((channel, stream));
+    until(&port, BTreeMap::is_empty).await;
+}
+
+#[tokio::test]
+async fn a_newer_stream_ends_the_older_and_says_so() {
+    let port = Port::serve(true).await;
+    let channel = port.connect(agent("a")).await;
+    let mut older = Stream::open(&channel).await.unwrap();
+    older.hello().await;
+    until(&port, |nodes| nodes.contains_key("a")).await;
+    let newer = Stream::open(&channel).await.unwrap();
+    newer.hello().await;
+    let ended = older.hear().await.unwrap_err();
+    assert_eq!(
+        (ended.code(), ended.message()),
+        (Code::Aborted, "a newer stream of this node took over")
+    );
+    until(&port, |nodes| nodes.contains_key("a")).await;
+}
+
+#[tokio::test]
+async fn the_first_message_must_be_hello_and_come_once() {
+    let port = Port::serve(true).await;
+    let channel = port.connect(agent("a")).await;
+    let mut stream = Stream::open(&channel).await.unwrap();
+    stream.say(agent_message::Message::Shards(ShardReport::default())).await;
+    assert_eq!(stream.hear().await.unwrap_err().code(), Code::InvalidArgument);
+    let mut stream = Stream::open(&channel).await.unwrap();
+    stream.hello().await;
+    stream.hello().await;
+    assert_eq!(stream.hear().await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn only_agents_attach() {
+    let port = Port::serve(true).await;
+    let refused = Stream::open(&port.connect(gateway()).await).await.err().unwrap();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(
+        refused.message().contains("gateway/gateway-0 is not an agent"),
+        "{}",
+        refused.message()
+    );
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_lead_refuses_and_one_that_stops_leading_ends_its_streams() {
+    let port = Port::serve(false).await;
+    let channel = port.connect(agent("a")).await;
+    let refused = Stream::open(&channel).await.err().unwrap();
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::Unavailable, "not the leader")
+    );
+    port.leading.send_replace(true);
+    let mut stream = Stream::open(&channel).await.unwrap();
+    stream.hello().await;
+    until(&port, |nodes| nodes.contains_key("a")).await;
+    port.leading.send_replace(false);
+    assert_eq!(stream.hear().await.unwrap_err().message(), "not the leader");
+    until(&port, BTreeMap::is_empty).await;
+}
+
+#[tokio::test]
+async fn a_worker_gets_a_leaf_only_for_a_model_that_its_node_is_to_hold() {
+    let port = Port::serve(true).await;
+    let channel = port.connect(agent("a")).await;
+    let stream = Stream::open(&channel).await.unwrap();
+    stream.hello().await;
+    until(&port, |nodes| nodes.contains_key("a")).await;
+    let ask = |model_uid: &str| {
+        let request = IssueWorkerLeafRequest {
+            csr_der: KeyPair::generate().unwrap().csr_der,
+            model_uid: model_uid.into(),
+        };
+        let mut client = AgentControlClient::new(channel.clone());
+        async move { within(client.issue_worker_leaf(request)).await }
+    };
+    assert_eq!(ask("m").await.unwrap_err().code(), Code::PermissionDenied);
+    port.agents.assign(&holding("m"));
+    let leaf = ask("m").await.unwrap().into_inner().leaf.unwrap();
+    let identity = identity::Identity {
+        certificate_chain_pem: leaf.certificate_chain_pem,
+        key_pem: String::new(),
+        bundle_pem: leaf.bundle_pem,
+    };
+    assert_eq!(
+        identity.spiffe_id().unwrap().to_string(),
+        "spiffe://shardwright/worker/a/m"
+    );
+    assert_eq!(ask("other").await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(ask("../x").await.unwrap_err().code(), Code::InvalidArgument);
+}

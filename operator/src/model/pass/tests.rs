@@ -1,0 +1,213 @@
+//! Whole passes, with a scripted API server and agents in the registry.
+
+use std::sync::Arc;
+
+use http::Method;
+use k8s_openapi::jiff::Timestamp;
+use proto::control::v1::{self as wire, Assignments, Hello, ShardPhase};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::agents::registry::Attachment;
+use crate::fixture::{self as api, Script, Step};
+use crate::model::fixture;
+use crate::model::in_force::encode;
+
+const STATUS: &str = "/apis/shardwright.dev/v1alpha1/namespaces/default/inferencemodels/smol/status";
+
+/// A leader with one node that has one device and an attached agent.
+struct Plane {
+    context: Context,
+    agents: Agents,
+    routes: Routes,
+    script: Arc<Script>,
+    attachment: Attachment,
+    observed: Observed,
+}
+
+impl Plane {
+    fn new(steps: impl IntoIterator<Item = Step>) -> Self {
+        let (client, script) = Script::client(steps);
+        let agents = Agents::default();
+        let attachment = agents.attach("a", Hello::default(), Instant::now()).unwrap();
+        let observed = Observed {
+            models: vec![Arc::new(fixture::model())],
+            devices: vec![fixture::cpu("a", 1 << 30)],
+            ..Default::default()
+        };
+        Self {
+            context: api::context(client),
+            agents,
+            routes: Routes::default(),
+            script,
+            attachment,
+            observed,
+        }
+    }
+
+    fn control(&self) -> Loop<'_> {
+        // Events go nowhere: what they say is tested where they are made.
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        Loop {
+            context: &self.context,
+            agents: &self.agents,
+            routes: &self.routes,
+            events: Events::start(&self.context, stopped),
+            term: Term::begin(Instant::now()),
+            settled: false,
+        }
+    }
+
+    fn answer(&self) {
+        let facts = fixture::facts();
+        let piece = |weight_bytes| {
+            Some(wire::PieceFacts {
+                weight_bytes,
+                digest: vec![1; 32],
+            })
+        };
+        let facts = wire::ModelFacts {
+            sha256: facts.sha256.0.to_vec(),
+            file_bytes: facts.file_bytes,
+            architecture: "llama".into(),
+            quantisation: "Q4_1".into(),
+            embedding_length: 64,
+            vocabulary_size: 1000,
+            kv_elements_per_token_per_layer: 128,
+            layers: vec![
+                wire::LayerFacts {
+                    weight_bytes: 10,
+                    digest: vec![3; 32]
+                };
+                4
+            ],
+            embedding: piece(5),
+            output: piece(5),
+            vocabulary_sha256: <sha2::Sha256 as sha2::Digest>::digest(b"").to_vec(),
+            ..Default::default()
+        };
+        let result = Some(wire::inspection::Result::Facts(facts));
+        let inspection = wire::Inspection {
+            model_uid: fixture::UID.into(),
+            generation: 1,
+            result,
+        };
+        self.agents.inspected("a", self.attachment.session, inspection);
+    }
+
+    fn assigned(&self) -> Assignments {
+        self.attachment
+            .assignments
+            .borrow()
+            .as_deref()
+            .cloned()
+            .unwrap_or_default()
+    }
+}
+
+async fn pass(control: &mut Loop<'_>, observed: &Observed) -> Outcome {
+    control.pass(observed.clone(), Instant::now(), Timestamp::now()).await
+}
+
+fn written() -> Step {
+    let metadata = json!({ "name": "smol", "namespace": "default" });
+    let spec = json!({ "source": { "uri": "file:///models/smol.gguf" } });
+    Step::ok(
+        Method::PATCH,
+        STATUS,
+        json!({
+            "apiVersion": "shardwright.dev/v1alpha1", "kind": "InferenceModel", "metadata": metadata, "spec": spec,
+        }),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_inspected_placed_and_assigned_and_its_routes_are_published() {
+    let plane = Plane::new([written(), written(), written()]);
+    let mut control = plane.control();
+    pass(&mut control, &plane.observed).await;
+    plane.answer();
+    pass(&mut control, &plane.observed).await;
+    let epoch = control.term.models[fixture::UID]
+        .in_force
+        .as_ref()
+        .unwrap()
+        .placement
+        .epoch;
+    assert_eq!(epoch, 1);
+    let shard = wire::ShardStatus {
+        model_uid: fixture::UID.into(),
+        epoch,
+        phase: ShardPhase::Serving.into(),
+        endpoint: "10.0.0.1:7000".into(),
+        ..Default::default()
+    };
+    plane
+        .agents
+        .report("a", plane.attachment.session, wire::ShardReport { shards: vec![shard] });
+    pass(&mut control, &plane.observed).await;
+
+    plane.script.finished();
+    let patches = plane.script.bodies(&format!("PATCH {STATUS}"));
+    assert_eq!(
+        patches[0]["metadata"]["uid"],
+        fixture::UID,
+        "an object that was made anew is not written"
+    );
+    assert_eq!(patches[2]["status"]["stagesReady"], "1/1");
+    assert_eq!(plane.assigned().assignments[0].routes[0].endpoint, "10.0.0.1:7000");
+    let routes = plane.routes.watch().borrow().clone().unwrap();
+    assert!(routes.models[0].ready);
+    assert_eq!(routes.models[0].head_endpoints, ["10.0.0.1:7000"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_placement_that_is_not_in_status_is_told_to_nobody() {
+    let refused = Step::fails(Method::PATCH, STATUS, 422, "Invalid");
+    let plane = Plane::new([written(), refused, written()]);
+    let mut control = plane.control();
+    pass(&mut control, &plane.observed).await;
+    plane.answer();
+    assert_eq!(pass(&mut control, &plane.observed).await.failed_writes, 1);
+    assert!(plane.assigned().assignments.is_empty());
+    assert_eq!(pass(&mut control, &plane.observed).await.failed_writes, 0);
+    assert_eq!(plane.assigned().assignments.len(), 1);
+    plane.script.finished();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_deleted_is_taken_from_its_nodes() {
+    let plane = Plane::new([written(), written()]);
+    let mut control = plane.control();
+    pass(&mut control, &plane.observed).await;
+    plane.answer();
+    pass(&mut control, &plane.observed).await;
+    assert!(plane.agents.is_assigned("a", fixture::UID));
+    pass(&mut control, &Observed::default()).await;
+    assert!(plane.assigned().assignments.is_empty());
+    assert!(plane.routes.watch().borrow().clone().unwrap().models.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_writes_and_publishes_nothing_of_a_model_whose_agents_are_still_on_their_way() {
+    let mut plane = Plane::new([]);
+    let signer = &plane.context.keys.signer;
+    let mut in_force = fixture::in_force(3, &["b"]);
+    in_force.view.envelope = encode(&signer.sign(&in_force.placement));
+    let mut model = fixture::model();
+    model.status = Some(InferenceModelStatus {
+        placement: Some(in_force.view),
+        ..Default::default()
+    });
+    plane.observed.models = vec![Arc::new(model)];
+    let mut control = plane.control();
+    let outcome = pass(&mut control, &plane.observed).await;
+    assert!(outcome.wakes_at.is_some());
+    plane.script.finished();
+    assert!(
+        plane.routes.watch().borrow().is_none(),
+        "gateways keep the table they have"
+    );
+}
