@@ -14,7 +14,7 @@ async fn plane_with_chart(dir: &Path) -> Plane {
     plane
 }
 
-fn model(spec: Value) -> Value {
+fn model(spec: &Value) -> Value {
     json!({
         "apiVersion": "shardwright.dev/v1alpha1", "kind": "InferenceModel",
         "metadata": { "name": "m", "namespace": "default" }, "spec": spec,
@@ -26,13 +26,25 @@ fn apply(plane: &Plane, manifest: &Value) -> Result<(), String> {
     let path = plane.dir().join("manifest.json");
     std::fs::write(&path, manifest.to_string()).expect("written");
     let mut kubectl = plane.kubectl().expect("kubectl");
-    run(kubectl.arg("apply").arg("-f").arg(&path)).map(drop).map_err(|error| error.to_string())
+    run(kubectl.arg("apply").arg("-f").arg(&path))
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 fn can(plane: &Plane, account: &str, verb: &str, resource: &str, namespace: Option<&str>) -> bool {
     let mut kubectl = plane.kubectl().expect("kubectl");
-    kubectl.args(["auth", "can-i", verb, resource, "--as", &format!("system:serviceaccount:{NAMESPACE}:{account}")]);
-    kubectl.args(namespace.map_or_else(|| vec!["--all-namespaces".to_owned()], |name| vec!["-n".to_owned(), name.to_owned()]));
+    kubectl.args([
+        "auth",
+        "can-i",
+        verb,
+        resource,
+        "--as",
+        &format!("system:serviceaccount:{NAMESPACE}:{account}"),
+    ]);
+    kubectl.args(namespace.map_or_else(
+        || vec!["--all-namespaces".to_owned()],
+        |name| vec!["-n".to_owned(), name.to_owned()],
+    ));
     let output = kubectl.output().expect("kubectl runs");
     String::from_utf8_lossy(&output.stdout).trim() == "yes"
 }
@@ -43,20 +55,44 @@ async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field()
     let plane = plane_with_chart(dir.path()).await;
     let uri = "file:///models/m.gguf";
     let cases = [
-        (json!({ "source": { "uri": "http://somewhere/m.gguf" } }), "spec.source.uri"),
-        (json!({ "source": { "uri": "file:///models/../etc/passwd" } }), "spec.source.uri"),
-        (json!({ "source": { "uri": uri, "sha256": "abc" } }), "spec.source.sha256"),
-        (json!({ "source": { "uri": uri }, "contextLength": 0 }), "spec.contextLength"),
-        (json!({ "source": { "uri": uri }, "placement": { "minDevices": 3, "maxDevices": 2 } }), "minDevices"),
-        (json!({ "source": { "uri": uri }, "placement": { "pinnedLayers": [{ "minLayers": 2 }] } }), "pinnedLayers"),
-        (json!({ "source": { "uri": uri }, "contextLenght": 4096 }), "contextLenght"),
+        (
+            json!({ "source": { "uri": "http://somewhere/m.gguf" } }),
+            "spec.source.uri",
+        ),
+        (
+            json!({ "source": { "uri": "file:///models/../etc/passwd" } }),
+            "spec.source.uri",
+        ),
+        (
+            json!({ "source": { "uri": uri, "sha256": "abc" } }),
+            "spec.source.sha256",
+        ),
+        (
+            json!({ "source": { "uri": uri }, "contextLength": 0 }),
+            "spec.contextLength",
+        ),
+        (
+            json!({ "source": { "uri": uri }, "placement": { "minDevices": 3, "maxDevices": 2 } }),
+            "minDevices",
+        ),
+        (
+            json!({ "source": { "uri": uri }, "placement": { "pinnedLayers": [{ "minLayers": 2 }] } }),
+            "pinnedLayers",
+        ),
+        (
+            json!({ "source": { "uri": uri }, "contextLenght": 4096 }),
+            "contextLenght",
+        ),
         (json!({}), "spec.source"),
     ];
     for (spec, named) in cases {
-        let refused = apply(&plane, &model(spec.clone())).expect_err(&format!("{spec} is nonsense"));
-        assert!(refused.contains(named), "{spec} was refused without naming {named}: {refused}");
+        let refused = apply(&plane, &model(&spec)).expect_err(&format!("{spec} is nonsense"));
+        assert!(
+            refused.contains(named),
+            "{spec} was refused without naming {named}: {refused}"
+        );
     }
-    apply(&plane, &model(json!({ "source": { "uri": uri } }))).expect("a good model is accepted");
+    apply(&plane, &model(&json!({ "source": { "uri": uri } }))).expect("a good model is accepted");
 }
 
 #[tokio::test]
@@ -67,13 +103,31 @@ async fn the_chart_is_removed_without_trace_but_for_what_users_own() {
     let status = helm(&["status", RELEASE, "-n", NAMESPACE]);
     assert!(status.contains("deployed"), "{status}");
     helm(&["uninstall", RELEASE, "-n", NAMESPACE]);
-    let kubectl = |arguments: &[&str]| run(plane.kubectl().expect("kubectl").args(arguments)).expect("kubectl succeeds");
-    let left = kubectl(&["get", "deployments,daemonsets,services,serviceaccounts,roles,rolebindings", "-n", NAMESPACE, "-o", "name"]);
+    let kubectl =
+        |arguments: &[&str]| run(plane.kubectl().expect("kubectl").args(arguments)).expect("kubectl succeeds");
+    let left = kubectl(&[
+        "get",
+        "deployments,daemonsets,services,serviceaccounts,roles,rolebindings",
+        "-n",
+        NAMESPACE,
+        "-o",
+        "name",
+    ]);
     assert_eq!(left.trim(), "", "left behind: {left}");
-    let cluster = kubectl(&["get", "clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/instance=shardwright", "-o", "name"]);
+    let cluster = kubectl(&[
+        "get",
+        "clusterroles,clusterrolebindings",
+        "-l",
+        "app.kubernetes.io/instance=shardwright",
+        "-o",
+        "name",
+    ]);
     assert_eq!(cluster.trim(), "", "left behind: {cluster}");
     let kept = kubectl(&["get", "crds", "-o", "name"]);
-    assert!(kept.contains("inferencemodels.shardwright.dev"), "definitions hold users' objects and stay: {kept}");
+    assert!(
+        kept.contains("inferencemodels.shardwright.dev"),
+        "definitions hold users' objects and stay: {kept}"
+    );
 }
 
 #[tokio::test]
@@ -81,15 +135,48 @@ async fn every_account_has_the_rights_it_needs_and_none_that_would_give_it_more(
     let dir = tempfile::tempdir().expect("a folder");
     let plane = plane_with_chart(dir.path()).await;
     let here = Some(NAMESPACE);
-    assert!(can(&plane, "shardwright-operator", "list", "inferencemodels.shardwright.dev", None));
-    assert!(can(&plane, "shardwright-operator", "create", "tokenreviews.authentication.k8s.io", None));
-    assert!(can(&plane, "shardwright-agent", "patch", "devicegpustates.shardwright.dev/status", None));
-    assert!(can(&plane, "shardwright-agent", "patch", "leases.coordination.k8s.io", here));
+    assert!(can(
+        &plane,
+        "shardwright-operator",
+        "list",
+        "inferencemodels.shardwright.dev",
+        None
+    ));
+    assert!(can(
+        &plane,
+        "shardwright-operator",
+        "create",
+        "tokenreviews.authentication.k8s.io",
+        None
+    ));
+    assert!(can(
+        &plane,
+        "shardwright-agent",
+        "patch",
+        "devicegpustates.shardwright.dev/status",
+        None
+    ));
+    assert!(can(
+        &plane,
+        "shardwright-agent",
+        "patch",
+        "leases.coordination.k8s.io",
+        here
+    ));
     for account in ["shardwright-agent", "shardwright-gateway"] {
-        assert!(!can(&plane, account, "get", "secrets", here), "{account} must not read the authority's key");
-        assert!(!can(&plane, account, "patch", "inferencemodels.shardwright.dev/status", None), "{account} must not place");
+        assert!(
+            !can(&plane, account, "get", "secrets", here),
+            "{account} must not read the authority's key"
+        );
+        assert!(
+            !can(&plane, account, "patch", "inferencemodels.shardwright.dev/status", None),
+            "{account} must not place"
+        );
     }
-    assert!(!can(&plane, "shardwright-operator", "get", "secrets", None), "secrets of other namespaces are not ours");
+    assert!(
+        !can(&plane, "shardwright-operator", "get", "secrets", None),
+        "secrets of other namespaces are not ours"
+    );
     assert!(!can(&plane, "shardwright-gateway", "get", "pods", None));
 }
 
@@ -97,7 +184,7 @@ async fn every_account_has_the_rights_it_needs_and_none_that_would_give_it_more(
 async fn the_definitions_show_the_story_in_kubectl_get() {
     let dir = tempfile::tempdir().expect("a folder");
     let plane = plane_with_chart(dir.path()).await;
-    apply(&plane, &model(json!({ "source": { "uri": "file:///models/m.gguf" } }))).expect("applied");
+    apply(&plane, &model(&json!({ "source": { "uri": "file:///models/m.gguf" } }))).expect("applied");
     let get = |what: &str| -> String {
         let mut kubectl: Command = plane.kubectl().expect("kubectl");
         run(kubectl.args(["get", what, "-A"])).expect("kubectl succeeds")
@@ -106,5 +193,8 @@ async fn the_definitions_show_the_story_in_kubectl_get() {
     for column in ["MODEL", "LAYERS", "STAGES", "EPOCH", "READY", "REASON", "AGE"] {
         assert!(header.contains(column), "{column} is missing in {header}");
     }
-    assert!(get("shardwright").contains("inferencemodel"), "the category lists our kinds");
+    assert!(
+        get("shardwright").contains("inferencemodel"),
+        "the category lists our kinds"
+    );
 }

@@ -11,18 +11,30 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("crds", &[]),
     ("proto", &[]),
     ("identity", &["proto"]),
+    ("lifecycle", &[]),
     ("topology", &["crds"]),
     ("placement", &["topology"]),
     ("device", &[]),
     ("gguf", &[]),
     ("engine", &["gguf"]),
-    ("worker", &["proto", "identity", "engine", "gguf"]),
-    ("operator", &["crds", "proto", "identity", "topology", "placement", "gguf"]),
-    ("agent", &["crds", "proto", "identity", "device", "gguf"]),
-    ("gateway", &["crds", "proto", "identity", "gguf"]),
-    ("localplane", &["crds"]),
-    ("bench", &["localplane", "engine", "gguf", "crds"]),
-    ("tests", &["localplane", "crds"]),
+    ("worker", &["proto", "identity", "lifecycle", "engine", "gguf"]),
+    (
+        "operator",
+        &[
+            "crds",
+            "proto",
+            "identity",
+            "lifecycle",
+            "topology",
+            "placement",
+            "gguf",
+        ],
+    ),
+    ("agent", &["crds", "proto", "identity", "lifecycle", "device", "gguf"]),
+    ("gateway", &["crds", "proto", "identity", "lifecycle", "gguf"]),
+    ("localplane", &[]),
+    ("bench", &["localplane", "engine"]),
+    ("tests", &[]),
 ];
 
 /// Crates from elsewhere that a crate must not name among its dependencies.
@@ -51,7 +63,10 @@ const UNSAFE_ALLOWED: &[&str] = &["agent/engine/src/ffi", "agent/device/src/vulk
 const FILE_LINES_MAX: usize = 600;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("a workspace")
+        .to_owned()
 }
 
 fn metadata() -> Value {
@@ -73,7 +88,13 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .iter()
         .map(|package| {
             let named = package["dependencies"].as_array().expect("dependencies").iter();
-            (name(package), named.filter(|dependency| dependency["kind"] != "dev").map(name).collect())
+            (
+                name(package),
+                named
+                    .filter(|dependency| dependency["kind"] != "dev")
+                    .map(name)
+                    .collect(),
+            )
         })
         .collect()
 }
@@ -86,12 +107,19 @@ fn rust_files() -> Vec<PathBuf> {
         .output()
         .expect("git runs");
     let listing = String::from_utf8(output.stdout).expect("UTF-8");
-    listing.lines().map(PathBuf::from).filter(|path| root().join(path).exists()).collect()
+    listing
+        .lines()
+        .map(PathBuf::from)
+        .filter(|path| root().join(path).exists())
+        .collect()
 }
 
 fn is_test(path: &Path) -> bool {
     let text = path.to_string_lossy();
-    text.starts_with("tests/") || text.contains("/tests/") || text.ends_with("/tests.rs") || text.ends_with("/fixture.rs")
+    text.starts_with("tests/")
+        || text.contains("/tests/")
+        || text.ends_with("/tests.rs")
+        || text.ends_with("/fixture.rs")
 }
 
 fn read(path: &Path) -> String {
@@ -104,9 +132,14 @@ fn crates_import_only_what_the_layout_allows() {
     let ours: BTreeSet<&String> = dependencies.keys().collect();
     let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     for (package, named) in &dependencies {
-        let may = allowed.get(package.as_str()).unwrap_or_else(|| panic!("{package} is not in the table of this test"));
+        let may = allowed
+            .get(package.as_str())
+            .unwrap_or_else(|| panic!("{package} is not in the table of this test"));
         for dependency in named.iter().filter(|name| ours.contains(name)) {
-            assert!(may.contains(&dependency.as_str()), "{package} must not import {dependency}");
+            assert!(
+                may.contains(&dependency.as_str()),
+                "{package} must not import {dependency}"
+            );
         }
     }
 }
@@ -116,7 +149,10 @@ fn crates_do_not_name_dependencies_that_their_role_forbids() {
     let dependencies = dependencies();
     for (package, forbidden) in MUST_NOT_NAME {
         for name in *forbidden {
-            assert!(!dependencies[*package].contains(*name), "{package} must not depend on {name}");
+            assert!(
+                !dependencies[*package].contains(*name),
+                "{package} must not depend on {name}"
+            );
         }
     }
 }
@@ -124,12 +160,20 @@ fn crates_do_not_name_dependencies_that_their_role_forbids() {
 #[test]
 fn pure_crates_have_no_async_and_no_clock() {
     for path in rust_files() {
-        if is_test(&path) || !PURE.iter().any(|crate_dir| path.starts_with(Path::new(crate_dir).join("src"))) {
+        if is_test(&path)
+            || !PURE
+                .iter()
+                .any(|crate_dir| path.starts_with(Path::new(crate_dir).join("src")))
+        {
             continue;
         }
         let text = read(&path);
         for word in ["async ", ".await", "SystemTime::now", "Instant::now", "std::env::var"] {
-            assert!(!text.contains(word), "{} has `{word}`: pure crates decide and never do", path.display());
+            assert!(
+                !text.contains(word),
+                "{} has `{word}`: pure crates decide and never do",
+                path.display()
+            );
         }
     }
 }
@@ -137,13 +181,19 @@ fn pure_crates_have_no_async_and_no_clock() {
 #[test]
 fn unsafe_code_stands_only_where_foreign_code_is_called() {
     for path in rust_files() {
-        if is_test(&path) || UNSAFE_ALLOWED.iter().any(|allowed| path.starts_with(allowed) || path == Path::new(&format!("{allowed}.rs"))) {
+        if is_test(&path)
+            || UNSAFE_ALLOWED
+                .iter()
+                .any(|allowed| path.starts_with(allowed) || path == Path::new(&format!("{allowed}.rs")))
+        {
             continue;
         }
         let text = read(&path);
         let code = text.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
         for line in code {
-            let found = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|word| line.contains(word));
+            let found = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
+                .iter()
+                .any(|word| line.contains(word));
             assert!(!found, "{}: {line}", path.display());
         }
     }
@@ -153,7 +203,11 @@ fn unsafe_code_stands_only_where_foreign_code_is_called() {
 fn production_files_stay_small() {
     for path in rust_files() {
         let lines = read(&path).lines().count();
-        assert!(is_test(&path) || lines <= FILE_LINES_MAX, "{} has {lines} lines; split it by idea", path.display());
+        assert!(
+            is_test(&path) || lines <= FILE_LINES_MAX,
+            "{} has {lines} lines; split it by idea",
+            path.display()
+        );
     }
 }
 
@@ -162,7 +216,11 @@ fn no_module_is_named_for_everything_and_nothing() {
     for path in rust_files() {
         for part in path.iter().filter_map(|part| part.to_str()) {
             let name = part.trim_end_matches(".rs");
-            assert!(!["common", "shared", "util", "utils", "manager", "helpers", "misc"].contains(&name), "{}", path.display());
+            assert!(
+                !["common", "shared", "util", "utils", "manager", "helpers", "misc"].contains(&name),
+                "{}",
+                path.display()
+            );
         }
     }
 }
@@ -170,13 +228,24 @@ fn no_module_is_named_for_everything_and_nothing() {
 /// The compiler's dep-info of this profile names every source that it read.
 #[test]
 fn every_rust_file_is_read_by_the_compiler() {
-    let dir = std::env::current_exe().expect("this test").parent().expect("deps").to_owned();
+    let dir = std::env::current_exe()
+        .expect("this test")
+        .parent()
+        .expect("deps")
+        .to_owned();
     let mut compiled = BTreeSet::new();
     let examples = std::fs::read_dir(dir.with_file_name("examples")).into_iter().flatten();
-    for entry in std::fs::read_dir(&dir).expect("target/debug/deps").chain(examples).flatten() {
+    for entry in std::fs::read_dir(&dir)
+        .expect("target/debug/deps")
+        .chain(examples)
+        .flatten()
+    {
         if entry.path().extension().is_some_and(|extension| extension == "d") {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-            let words = text.lines().filter(|line| line.ends_with(".rs:")).map(|line| line.trim_end_matches(':'));
+            let words = text
+                .lines()
+                .filter(|line| line.ends_with(".rs:"))
+                .map(|line| line.trim_end_matches(':'));
             compiled.extend(words.map(|path| root().join(path)));
         }
     }
@@ -189,15 +258,23 @@ fn every_rust_file_is_read_by_the_compiler() {
     }
     for path in rust_files() {
         let builds_itself = path.ends_with("build.rs");
-        assert!(builds_itself || compiled.contains(&root().join(&path)), "{} is not compiled", path.display());
+        assert!(
+            builds_itself || compiled.contains(&root().join(&path)),
+            "{} is not compiled",
+            path.display()
+        );
     }
 }
 
 fn has_test_build(deps: &Path, package: &str) -> bool {
     let prefix = format!("{package}-");
-    std::fs::read_dir(deps).expect("target/debug/deps").flatten().any(|entry| {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        name.starts_with(&prefix) && name.ends_with(".d")
-    }) || package == "tests"
+    std::fs::read_dir(deps)
+        .expect("target/debug/deps")
+        .flatten()
+        .any(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with(&prefix) && name.ends_with(".d")
+        })
+        || package == "tests"
 }

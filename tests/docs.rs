@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("a workspace")
+        .to_owned()
 }
 
 fn markdown_files() -> Vec<PathBuf> {
@@ -14,7 +17,11 @@ fn markdown_files() -> Vec<PathBuf> {
         .output()
         .expect("git runs");
     let listing = String::from_utf8(output.stdout).expect("UTF-8");
-    listing.lines().map(PathBuf::from).filter(|path| root().join(path).exists()).collect()
+    listing
+        .lines()
+        .map(PathBuf::from)
+        .filter(|path| root().join(path).exists())
+        .collect()
 }
 
 /// Targets of `[text](target)`, outside links and anchors aside.
@@ -32,7 +39,11 @@ fn every_link_leads_to_a_file() {
         let text = std::fs::read_to_string(root().join(&page)).expect("readable");
         let folder = page.parent().map(Path::to_owned).unwrap_or_default();
         for target in links(&text) {
-            assert!(root().join(&folder).join(&target).exists(), "{} links to {target}, which is not there", page.display());
+            assert!(
+                root().join(&folder).join(&target).exists(),
+                "{} links to {target}, which is not there",
+                page.display()
+            );
         }
     }
 }
@@ -43,9 +54,16 @@ fn every_make_target_that_is_mentioned_exists() {
     for page in markdown_files() {
         let text = std::fs::read_to_string(root().join(&page)).expect("readable");
         for rest in text.split("`make ").skip(1).chain(text.split("\nmake ").skip(1)) {
-            let target: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+            let target: String = rest
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '-')
+                .collect();
             let defined = target.is_empty() || makefile.lines().any(|line| line.starts_with(&format!("{target}:")));
-            assert!(defined, "{} mentions `make {target}`, which the Makefile does not have", page.display());
+            assert!(
+                defined,
+                "{} mentions `make {target}`, which the Makefile does not have",
+                page.display()
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The command line and the environment, read once and validated; nothing else reads either.
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use device::Backend;
+use lifecycle::log;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,15 +17,6 @@ const DNS_NAME_MAX: usize = 253;
 const DNS_LABEL_MAX: usize = 63;
 /// More compute threads than any machine has cores.
 const THREADS_MAX: u32 = 1024;
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
 
 #[derive(Debug, Parser)]
 #[command(
@@ -113,7 +105,7 @@ struct RunArgs {
     admin_listen: SocketAddr,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
-    log_format: LogFormat,
+    log_format: log::Format,
 }
 
 /// What the process was asked to do.
@@ -161,7 +153,7 @@ pub struct Settings {
     /// Health and metrics port.
     pub admin_listen: SocketAddr,
     /// How log lines look.
-    pub log_format: LogFormat,
+    pub log_format: log::Format,
 }
 
 /// Reads the process's arguments and environment. On bad configuration the reason is on stderr and the exit code is

@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// The reason of an envelope that none of the known keys signed.
+pub const BAD_SIGNATURE: &str = "BadSignature";
+
 const EPOCHS_FILE: &str = "epochs.json";
 const ASSIGNMENTS_FILE: &str = "assignments.pb";
 /// Models whose epochs are remembered; the operator reads as many.
@@ -141,10 +144,10 @@ impl Ledger {
         let envelope = assignment
             .envelope
             .as_ref()
-            .ok_or_else(|| Fault::new("BadSignature", "no envelope"))?;
+            .ok_or_else(|| Fault::new(BAD_SIGNATURE, "no envelope"))?;
         let placement = verifier
             .verify(envelope)
-            .map_err(|error| Fault::new("BadSignature", error.to_string()))?;
+            .map_err(|error| Fault::new(BAD_SIGNATURE, error.to_string()))?;
         let highest = self.epochs.get(&placement.model_uid).copied().unwrap_or(0);
         if placement.epoch < highest {
             return Err(Fault::new(

@@ -4,14 +4,15 @@
 //! and for ever. Shards go on meanwhile; nothing here stops them.
 
 use crate::args::Settings;
-use crate::assignment::Ledger;
+use crate::assignment::{BAD_SIGNATURE, Ledger};
 use crate::enrolment::Enrolment;
 use crate::inspect::Inspector;
 use crate::leaves::PlacementKeys;
-use crate::retry::{self, Backoff};
+use crate::retry;
 use crate::shard::drive::View;
 use crate::shard::step::DesiredShards;
 use identity::{ConnectOptions, Credentials, Expected, PlacementVerifier, connect, tls};
+use lifecycle::backoff::Backoff;
 use proto::control::v1::agent_control_client::AgentControlClient;
 use proto::control::v1::{
     AgentMessage, Assignments, Hello, Inspection, OperatorMessage, ShardReport, ShardStatus, agent_message,
@@ -45,6 +46,7 @@ pub struct Control {
     settings: Settings,
     credentials: Credentials,
     keys: PlacementKeys,
+    enrolment: Arc<Enrolment>,
     ledger: Ledger,
     inspector: Arc<Inspector>,
     lines: Lines,
@@ -71,6 +73,7 @@ impl Control {
         settings: Settings,
         credentials: Credentials,
         keys: PlacementKeys,
+        enrolment: Arc<Enrolment>,
         ledger: Ledger,
         lines: Lines,
     ) -> Self {
@@ -78,6 +81,7 @@ impl Control {
             settings,
             credentials,
             keys,
+            enrolment,
             ledger,
             inspector: Arc::default(),
             lines,
@@ -87,7 +91,7 @@ impl Control {
     }
 
     /// Attaches again and again, until `leave`; then closes the stream.
-    pub async fn run(mut self, enrolment: &Enrolment, leave: CancellationToken) {
+    pub async fn run(mut self, leave: CancellationToken) {
         let mut backoff = Backoff::new(retry::OPERATOR);
         let mut failures = 0_u32;
         let resume_at = tokio::time::Instant::now() + RESUME_AFTER;
@@ -108,7 +112,7 @@ impl Control {
             }
             failures = failures.saturating_add(1);
             if failures.is_multiple_of(DOUBT_AFTER) {
-                enrolment.doubt.notify_one();
+                self.enrolment.doubt.notify_one();
             }
             let wait = backoff.failed();
             tracing::warn!(
@@ -181,6 +185,7 @@ impl Control {
         tracing::info!(operator = self.settings.operator_control, "attached to the operator");
         self.lines.channel.send_replace(Some(channel));
         self.lines.attached.send_replace(true);
+        let mut new_keys = self.keys.changes();
         let (inspected, mut inspections) = mpsc::channel::<Inspection>(INSPECTIONS_MAX);
         self.lines.view.mark_changed();
         loop {
@@ -197,6 +202,8 @@ impl Control {
                 Some(inspection) = inspections.recv() => {
                     send(&outbound, agent_message::Message::Inspection(inspection)).await?;
                 }
+                // What was refused under the old keys is sent again on a new stream.
+                Ok(()) = new_keys.changed() => return Err(Status::aborted("the placement keys have changed")),
                 // An operator that leads but has not decided yet: go by what is known, as if it were away.
                 () = tokio::time::sleep_until(resume_at), if !self.told => self.resume(resume_at),
             }
@@ -240,6 +247,10 @@ impl Control {
             Ok(outcome) => {
                 self.told = true;
                 self.refused = outcome.refused;
+                if self.refused.iter().any(|refused| refused.reason == BAD_SIGNATURE) {
+                    // Perhaps the operator has a new key.
+                    self.enrolment.doubt.notify_one();
+                }
                 tracing::info!(
                     shards = outcome.desired.len(),
                     refused = self.refused.len(),

@@ -2,8 +2,9 @@
 
 use crate::args::Settings;
 use crate::leaves::PlacementKeys;
-use crate::retry::{self, Backoff};
+use crate::retry;
 use identity::{Credentials, EnrolOptions, Identity, PlacementVerifier, Role, SpiffeId, enrol, sign, store};
+use lifecycle::backoff::Backoff;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;

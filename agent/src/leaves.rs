@@ -5,7 +5,7 @@ use identity::{Credentials, Identity, KeyPair, Role, SpiffeId};
 use proto::control::v1::IssueWorkerLeafRequest;
 use proto::control::v1::agent_control_client::AgentControlClient;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -22,17 +22,26 @@ pub trait WorkerLeaves: Send + Sync + 'static {
 
 /// The keys that sign placements, as last told by the operator.
 #[derive(Clone, Default)]
-pub struct PlacementKeys(Arc<Mutex<Vec<Vec<u8>>>>);
+pub struct PlacementKeys(Arc<watch::Sender<Vec<Vec<u8>>>>);
 
 impl PlacementKeys {
     /// Takes newly told keys.
     pub fn replace(&self, keys: Vec<Vec<u8>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+        self.0.send_if_modified(|held| {
+            let changed = *held != keys;
+            *held = keys;
+            changed
+        });
     }
 
     /// The keys.
     pub fn get(&self) -> Vec<Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.borrow().clone()
+    }
+
+    /// Wakes when they change.
+    pub fn changes(&self) -> watch::Receiver<Vec<Vec<u8>>> {
+        self.0.subscribe()
     }
 }
 

@@ -2,7 +2,7 @@
 //! and at a signal: drain, leave, end.
 
 use crate::admin;
-use crate::args::{EXIT_BAD_CONFIGURATION, LogFormat, Settings};
+use crate::args::{EXIT_BAD_CONFIGURATION, Settings};
 use crate::assignment::Ledger;
 use crate::control::{self, Control};
 use crate::discovery::publish::Publisher;
@@ -14,7 +14,6 @@ use crate::shard::drive::{self, View};
 use crate::worker::leftovers;
 use device::{Device, merge};
 use std::fs::File;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +48,7 @@ enum StartError {
 
 /// Runs the agent until a signal.
 pub fn start(settings: Settings) -> ExitCode {
-    log_to_stderr(settings.log_format);
+    lifecycle::log::to_stderr(settings.log_format);
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -70,20 +69,6 @@ pub fn start(settings: Settings) -> ExitCode {
             eprintln!("shardwright-agent: {error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SHARDWRIGHT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
     }
 }
 
@@ -164,7 +149,6 @@ async fn live(
         node: settings.node.clone(),
         devices: Arc::clone(&devices),
         view: wires.view.subscribe(),
-        published: watch::Sender::new(false),
     };
     let publishing = tokio::spawn(stop.clone().run_until_cancelled_owned(publisher.run()));
     let (node, pod, namespace) = (settings.node.clone(), settings.pod.clone(), settings.namespace.clone());
@@ -210,11 +194,8 @@ async fn live(
         attached: wires.attached.clone(),
     };
     let leave = CancellationToken::new();
-    let control = Control::new(settings.clone(), credentials, keys, ledger, lines);
-    let attached = {
-        let (leave, enrolment) = (leave.clone(), Arc::clone(&enrolment));
-        tokio::spawn(async move { control.run(&enrolment, leave).await })
-    };
+    let control = Control::new(settings.clone(), credentials, keys, enrolment, ledger, lines);
+    let attached = tokio::spawn(control.run(leave.clone()));
     ended.await;
     drain(&unload, driving, &leave, attached).await;
     stop.cancel();

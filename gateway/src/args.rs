@@ -1,12 +1,11 @@
 //! Flags and environment, read once.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use clap::Parser;
+use lifecycle::log;
 
 /// `EX_USAGE`: the configuration is wrong, and starting again will not help.
 pub const EXIT_BAD_CONFIG: u8 = 64;
@@ -61,17 +60,8 @@ struct Flags {
     #[arg(long, default_value = "0.0.0.0:9443")]
     admin_listen: SocketAddr,
     /// How to write the log.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
-}
-
-/// How to write the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
+    #[arg(long, value_enum, default_value_t = log::Format::Text)]
+    log_format: log::Format,
 }
 
 /// Where the identity comes from.
@@ -123,7 +113,7 @@ pub struct Args {
     /// Address of the admin port.
     pub admin_listen: SocketAddr,
     /// How to write the log.
-    pub log_format: LogFormat,
+    pub log_format: log::Format,
 }
 
 impl Args {
@@ -199,19 +189,6 @@ impl Args {
 
 fn wrong(message: &str) -> clap::Error {
     clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, format!("{message}\n"))
-}
-
-/// Writes the log to standard error, as `SHARDWRIGHT_LOG` filters it.
-pub fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("SHARDWRIGHT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
 }
 
 #[cfg(test)]

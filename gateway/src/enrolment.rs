@@ -9,10 +9,13 @@ use identity::{Credentials, EnrolOptions, Identity, PlacementVerifier, Role};
 use proto::control::v1::Role as EnrolRole;
 
 use crate::args::IdentitySource;
-use crate::backoff::Backoff;
+use lifecycle::backoff::{Backoff, Policy};
 
-/// Longest pause between attempts to enrol.
-const MAX_ENROL_DELAY: Duration = Duration::from_secs(10);
+/// Pauses between attempts to enrol.
+const ENROL_RETRY: Policy = Policy {
+    first: Duration::from_millis(200),
+    cap: Duration::from_secs(10),
+};
 /// How often a leaf's age and an identity directory are looked at: far below half a leaf's life.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// Bytes of a trust bundle: a hundred certificates.
@@ -55,7 +58,7 @@ impl Enroller {
     /// # Errors
     /// When a given directory has no usable identity: that is a matter of configuration.
     pub async fn first(&self) -> Result<Identified, IdentityError> {
-        let mut backoff = Backoff::new(MAX_ENROL_DELAY);
+        let mut backoff = Backoff::new(ENROL_RETRY);
         loop {
             match self.obtain().await {
                 Ok((identity, keys)) => return identified(identity, &keys),
@@ -72,20 +75,20 @@ impl Enroller {
                 },
                 None => tracing::debug!("no identity kept from before"),
             }
-            backoff.wait().await;
+            tokio::time::sleep(backoff.failed()).await;
         }
     }
 
     /// Renews for ever: an enrolled identity from half its life, one from a directory when its files change.
     pub async fn follow(&self, identified: &Identified) {
-        let mut backoff = Backoff::new(CHECK_INTERVAL);
+        let mut backoff = Backoff::new(ENROL_RETRY);
         loop {
             tokio::time::sleep(CHECK_INTERVAL).await;
             match self.renew(identified, SystemTime::now()).await {
-                Ok(()) => backoff.reset(),
+                Ok(()) => backoff.succeeded(),
                 Err(error) => {
                     tracing::warn!(%error, "identity not renewed; trying again");
-                    backoff.wait().await;
+                    tokio::time::sleep(backoff.failed()).await;
                 }
             }
         }

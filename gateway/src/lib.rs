@@ -12,7 +12,6 @@
 
 pub mod admin;
 pub mod args;
-pub mod backoff;
 pub mod context;
 pub mod detokenise;
 pub mod enrolment;

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(exit_code) => return exit_code,
     };
-    gateway::args::start_logging(args.log_format);
+    lifecycle::log::to_stderr(args.log_format);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

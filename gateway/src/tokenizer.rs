@@ -16,15 +16,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
 use crate::detokenise::Pieces;
+use lifecycle::backoff::{Backoff, Policy};
 
 /// Bytes of text in one request: the child's own limit.
 pub const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 /// Requests waiting for one child: each holds its text, so that this bounds memory too.
 const QUEUE: usize = 64;
-/// Longest pause between attempts to start a child.
-const MAX_RESTART_DELAY: Duration = Duration::from_secs(10);
+/// Pauses between attempts to start a child.
+const RESTART: Policy = Policy {
+    first: Duration::from_millis(200),
+    cap: Duration::from_secs(10),
+};
 /// A child that lived so long was sound: the next pause is short again.
 const SOUND_LIFE: Duration = Duration::from_secs(30);
 
@@ -180,7 +183,7 @@ async fn supervise(
     announce: watch::Sender<Option<Arc<Vocabulary>>>,
     on_restart: impl Fn(),
 ) {
-    let mut backoff = Backoff::new(MAX_RESTART_DELAY);
+    let mut backoff = Backoff::new(RESTART);
     loop {
         let started = Instant::now();
         let lost = match child::Child::start(&command).await {
@@ -198,11 +201,11 @@ async fn supervise(
         tracing::warn!(executable = %command.executable.display(), %vocabulary, %cause, "tokeniser lost");
         on_restart();
         if started.elapsed() > SOUND_LIFE {
-            backoff.reset();
+            backoff.succeeded();
         }
         while let Ok(job) = queue.try_recv() {
             let _ = job.answer.send(Err(TokenizeError::Unavailable));
         }
-        backoff.wait().await;
+        tokio::time::sleep(backoff.failed()).await;
     }
 }

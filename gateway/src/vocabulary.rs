@@ -18,17 +18,20 @@ use gguf::metadata::optional;
 use gguf::{Gguf, Metadata, MetadataError};
 use tokio::sync::watch;
 
-use crate::backoff::Backoff;
 use crate::metrics::Metrics;
 use crate::routes::watch::Control;
 use crate::routes::{Digest, Table};
 use crate::template::{ChatTemplate, SpecialText, TemplateError};
 use crate::tokenizer::{Patience, Tokenizer, TokenizerCommand, Vocabulary};
+use lifecycle::backoff::{Backoff, Policy};
 
 /// Vocabularies at once: each is a process of about 100 MiB.
 const MAX_VOCABULARIES: usize = 16;
-/// Longest pause between attempts to obtain one.
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(10);
+/// Pauses between attempts to obtain one.
+const RETRY: Policy = Policy {
+    first: Duration::from_millis(200),
+    cap: Duration::from_secs(10),
+};
 
 /// Everything a request needs to speak with a model.
 #[derive(Debug)]
@@ -113,7 +116,7 @@ impl Vocabularies {
 
 /// Tries until the vocabulary is ready.
 async fn prepare(digest: Digest, source: Arc<Source>, announce: watch::Sender<SpeechState>) {
-    let mut backoff = Backoff::new(MAX_RETRY_DELAY);
+    let mut backoff = Backoff::new(RETRY);
     loop {
         match obtain(&digest, &source).await {
             Ok(speech) => {
@@ -129,7 +132,7 @@ async fn prepare(digest: Digest, source: Arc<Source>, announce: watch::Sender<Sp
                 )));
             }
         }
-        backoff.wait().await;
+        tokio::time::sleep(backoff.failed()).await;
     }
 }
 

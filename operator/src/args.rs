@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use identity::SubjectName;
+use lifecycle::log;
 
 /// `EX_USAGE` of sysexits.h: the configuration is wrong and a restart will not mend it.
 pub const EXIT_BAD_CONFIGURATION: u8 = 64;
@@ -18,15 +19,6 @@ const LEASE_SECONDS_MAX: u64 = 300;
 const DNS_LABEL_MAX: usize = 63;
 /// A DNS name (RFC 1123).
 const DNS_NAME_MAX: usize = 253;
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
 
 #[derive(Debug, Parser)]
 #[command(
@@ -64,7 +56,7 @@ struct Args {
     lease_seconds: u64,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
-    log_format: LogFormat,
+    log_format: log::Format,
 }
 
 /// Everything the operator was told, validated.
@@ -89,7 +81,7 @@ pub struct Settings {
     /// How long a lease holds without being renewed.
     pub lease: Duration,
     /// How log lines look.
-    pub log_format: LogFormat,
+    pub log_format: log::Format,
 }
 
 impl Settings {

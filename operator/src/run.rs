@@ -1,7 +1,7 @@
 //! From settings to a running operator, and to its end.
 
 use std::future::Future;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,19 +14,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::admin::{self, Health};
 use crate::agents::{Agents, ControlService};
-use crate::args::{EXIT_BAD_CONFIGURATION, LogFormat, Settings};
+use crate::args::{EXIT_BAD_CONFIGURATION, Settings};
 use crate::authority::{self, KeysError};
 use crate::context::{ClientHandle, Context, Keys, Leadership, Names};
 use crate::enrolment::EnrolmentService;
 use crate::lease::Elector;
 use crate::metrics::Metrics;
 use crate::model;
-use crate::retry::{self, Backoff};
+use crate::retry;
 use crate::routes::{Routes, RoutesService};
+use lifecycle::backoff::Backoff;
 
 /// From the signal to the end: streams are told, a status write under way may finish, the lease is released.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
@@ -66,7 +66,7 @@ pub enum StartError {
 /// Runs until SIGTERM or SIGINT.
 #[must_use]
 pub fn start(settings: Settings) -> ExitCode {
-    log_to_stderr(settings.log_format);
+    lifecycle::log::to_stderr(settings.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -84,19 +84,6 @@ pub fn start(settings: Settings) -> ExitCode {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("SHARDWRIGHT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = io::stderr().is_terminal();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(io::stderr);
-    match format {
-        LogFormat::Text => subscriber.init(),
-        LogFormat::Json => subscriber.json().init(),
     }
 }
 

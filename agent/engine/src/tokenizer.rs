@@ -167,6 +167,14 @@ impl Tokenizer {
     }
 }
 
+/// Loads `vocabulary` and serves it on the process's standard streams until its input ends.
+///
+/// # Errors
+/// As [`Tokenizer::open`] and [`serve`].
+pub fn run(vocabulary: &Path) -> Result<(), TokenizerError> {
+    serve(&Tokenizer::open(vocabulary)?, io::stdin().lock(), io::stdout().lock())
+}
+
 /// Serves `tokenizer` until `input` ends.
 ///
 /// # Errors

@@ -6,22 +6,24 @@ mod support;
 
 use engine::reference::{WholeConfig, WholeModel};
 use engine::sample::greedy;
-use engine::{EngineError, MAX_STEP_ROWS, Row, Runtime, Stage, StepInput};
+use engine::{Device, EngineError, MAX_STEP_ROWS, Row, Runtime, Stage, StepInput};
 
-use support::{CONTEXT_LENGTH, LAYERS, Pieces, Pipeline, cpu, machine, model_file, prompts};
+use support::{CONTEXT_LENGTH, LAYERS, Pieces, Pipeline, cpu, model_file, prompts};
 
 /// Greedy tokens compared for each prompt.
 const COMPARED_TOKENS: usize = 128;
 
 fn whole(runtime: &Runtime, model: &std::path::Path) -> WholeModel {
-    let config = WholeConfig::like_a_stage(cpu(), CONTEXT_LENGTH);
-    WholeModel::load(runtime, model, &config).unwrap()
+    whole_on(runtime, model, cpu())
+}
+
+fn whole_on(runtime: &Runtime, model: &std::path::Path, device: Device) -> WholeModel {
+    WholeModel::load(runtime, model, &WholeConfig::like_a_stage(device, CONTEXT_LENGTH)).unwrap()
 }
 
 #[test]
 fn one_two_three_and_five_slices_give_the_whole_models_greedy_tokens() {
     let Some(model) = model_file() else { return };
-    let _alone = machine();
     let runtime = Runtime::load_for(None, &cpu()).unwrap();
     let mut whole = whole(&runtime, &model);
     let prompts: Vec<_> = prompts().iter().map(|text| whole.tokenize(text).unwrap()).collect();
@@ -49,6 +51,19 @@ fn one_two_three_and_five_slices_give_the_whole_models_greedy_tokens() {
             prompts.len()
         );
     }
+}
+
+#[test]
+fn stages_of_two_threads_give_what_the_whole_model_gives_on_two_threads() {
+    let Some(model) = model_file() else { return };
+    let device = Device::Cpu { threads: 2 };
+    let runtime = Runtime::load_for(None, &device).unwrap();
+    let mut whole = whole_on(&runtime, &model, device.clone());
+    let prompt = whole.tokenize(&prompts()[1]).unwrap();
+    let devices = vec![device; 2];
+    let mut pipeline = Pieces::write(&model).pipeline_on(&runtime, &[15], &devices, 1);
+    let expected = whole.greedy(&prompt, 24).unwrap().tokens;
+    assert_eq!(pipeline.greedy(0, &prompt, 24), expected);
 }
 
 /// A sequence of a mixed run: when it joins, what it says, how long it stays.
@@ -138,7 +153,6 @@ fn run_together(pipeline: &mut Pipeline, guests: &mut [Guest]) {
 #[test]
 fn sequences_that_join_and_leave_a_mixed_batch_get_what_each_gets_alone() {
     let Some(model) = model_file() else { return };
-    let _alone = machine();
     let runtime = Runtime::load_for(None, &cpu()).unwrap();
     let mut whole = whole(&runtime, &model);
     let prompts: Vec<_> = prompts().iter().map(|text| whole.tokenize(text).unwrap()).collect();
@@ -177,7 +191,6 @@ fn sequences_that_join_and_leave_a_mixed_batch_get_what_each_gets_alone() {
 #[test]
 fn a_prompt_gives_the_same_logits_in_whatever_steps_it_is_fed() {
     let Some(model) = model_file() else { return };
-    let _alone = machine();
     let runtime = Runtime::load_for(None, &cpu()).unwrap();
     let mut whole = whole(&runtime, &model);
     let prompt = whole.tokenize(&prompts().concat().repeat(2)).unwrap();
@@ -210,7 +223,6 @@ fn a_prompt_gives_the_same_logits_in_whatever_steps_it_is_fed() {
 #[test]
 fn the_only_slice_gives_the_same_logits_for_tokens_and_for_looked_up_rows() {
     let Some(model) = model_file() else { return };
-    let _alone = machine();
     let runtime = Runtime::load_for(None, &cpu()).unwrap();
     let pieces = Pieces::write(&model);
     let mut pipeline = pieces.pipeline(&runtime, &[], 2);
@@ -249,7 +261,6 @@ fn small_stage() -> Option<Stage> {
 
 #[test]
 fn a_step_that_does_not_fit_is_refused_and_changes_nothing() {
-    let _alone = machine();
     let Some(mut stage) = small_stage() else { return };
     let width = stage.embedding_length();
     let values = vec![0.25; 64 * width];

@@ -1,12 +1,13 @@
 //! A Lease per node, for people and other tools: the operator goes by the agent's stream, not by this.
 
 use super::publish::{PublishError, client};
-use crate::retry::{self, Backoff};
+use crate::retry;
 use crds::names::{AGENT_FIELD_MANAGER, agent_lease};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
+use lifecycle::backoff::Backoff;
 use serde_json::json;
 use std::time::Duration;
 

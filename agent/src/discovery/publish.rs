@@ -1,7 +1,7 @@
 //! Writing `DeviceGPUState`: server-side apply under this agent's field manager, only when there is news.
 
 use super::report::{self, Seen};
-use crate::retry::{self, Backoff};
+use crate::retry;
 use crate::shard::drive::View;
 use crate::shard::report::Holding;
 use crds::names::{AGENT_FIELD_MANAGER, BACKEND_LABEL, GROUP, NODE_LABEL, VERSION};
@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
+use lifecycle::backoff::Backoff;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,8 +34,6 @@ pub struct Publisher {
     pub devices: Arc<Vec<Device>>,
     /// What they hold.
     pub view: watch::Receiver<Arc<View>>,
-    /// Set once every object has been written.
-    pub published: watch::Sender<bool>,
 }
 
 /// Why the API server does not have what it should.
@@ -93,7 +92,6 @@ impl Publisher {
             let holdings = self.view.borrow_and_update().holdings.clone();
             self.write_news(&api, &uid, &holdings, &mut written).await?;
             backoff.succeeded();
-            self.published.send_replace(true);
             tokio::select! {
                 changed = self.view.changed() => if changed.is_err() {
                     return Ok(());

@@ -115,3 +115,6 @@ pub fn holdings(desired: &DesiredShards, observed: &ObservedShards) -> Vec<Holdi
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,7 @@ pub fn fault(status: ExitStatus, last_words: Option<&str>) -> Fault {
         .and_then(|code| CODES.iter().find(|(known, ..)| *known == code));
     let (reason, cause) = match known {
         Some((_, reason, cause)) => (*reason, (*cause).to_owned()),
-        None if status.success() => ("Exited", "the worker ended by itself".to_owned()),
+        None if status.success() => ("Exited", "the worker ended without an error".to_owned()),
         None => match status.signal() {
             Some(signal) => ("Crashed", format!("the worker was ended by signal {signal}")),
             None => ("Crashed", format!("the worker ended with {status}")),

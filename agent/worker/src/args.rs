@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use engine::select_device;
+use lifecycle::log;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::compute::{device, engine_loader};
 use crate::config::WorkerConfig;
@@ -24,17 +24,8 @@ pub struct Args {
     #[arg(long)]
     config: PathBuf,
     /// How log lines on standard error look.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
-    /// Which log lines, as in `info,worker=debug`.
-    #[arg(long, env = "SHARDWRIGHT_LOG", default_value = "info")]
-    log: String,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
+    #[arg(long, value_enum, default_value_t = log::Format::Text)]
+    log_format: log::Format,
 }
 
 impl Args {
@@ -48,9 +39,7 @@ impl Args {
         if let Err(error) = select_device(&device(&config)) {
             return refuse(Exit::Device, &error);
         }
-        if let Err(error) = self.log_to_stderr() {
-            return refuse(Exit::Config, &error);
-        }
+        lifecycle::log::to_stderr(self.log_format);
         process::confine(&config);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(IO_THREADS)
@@ -67,18 +56,6 @@ impl Args {
         // The engine may be in the middle of a load: the process does not wait for it.
         runtime.shutdown_background();
         exit.unwrap_or_else(|error| refuse(Exit::Config, &error))
-    }
-
-    fn log_to_stderr(&self) -> Result<(), tracing_subscriber::filter::ParseError> {
-        let filter = EnvFilter::try_new(&self.log)?;
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr);
-        match self.log_format {
-            LogFormat::Text => log.with_ansi(false).init(),
-            LogFormat::Json => log.json().init(),
-        }
-        Ok(())
     }
 }
 

@@ -93,10 +93,15 @@ async fn converse(mut stream: UnixStream, shard: &Shard) -> std::io::Result<()> 
             return Ok(());
         }
         let too_long = line.last() != Some(&b'\n') && line.len() as u64 == MAX_LINE_BYTES;
-        let answer = if too_long {
-            Answer::refused("BadRequest", format!("a line has more than {MAX_LINE_BYTES} bytes"))
+        let request = if too_long {
+            Err(format!("a line has more than {MAX_LINE_BYTES} bytes"))
         } else {
-            answer(&line, shard)
+            serde_json::from_slice(&line).map_err(|error| format!("the request cannot be read: {error}"))
+        };
+        let drains = matches!(request, Ok(Request::Drain));
+        let answer = match request {
+            Ok(request) => answer(request, shard),
+            Err(problem) => Answer::refused("BadRequest", problem),
         };
         let mut text = serde_json::to_vec(&answer)?;
         text.push(b'\n');
@@ -105,14 +110,14 @@ async fn converse(mut stream: UnixStream, shard: &Shard) -> std::io::Result<()> 
             return Ok(());
         }
         shard.answered.send_modify(|count| *count += 1);
+        // After the answer: an idle worker ends at once.
+        if drains {
+            shard.drain("the agent asked for it");
+        }
     }
 }
 
-fn answer(line: &[u8], shard: &Shard) -> Answer {
-    let request = match serde_json::from_slice(line) {
-        Ok(request) => request,
-        Err(error) => return Answer::refused("BadRequest", format!("the request cannot be read: {error}")),
-    };
+fn answer(request: Request, shard: &Shard) -> Answer {
     match request {
         Request::Status => Answer::Status(shard.status()),
         Request::Install { envelope, next } => match STANDARD.decode(&envelope) {
@@ -125,10 +130,7 @@ fn answer(line: &[u8], shard: &Shard) -> Answer {
             },
             Err(error) => Answer::refused("BadSignature", format!("the envelope is not base64: {error}")),
         },
-        Request::Drain => {
-            shard.drain("the agent asked for it");
-            Answer::done()
-        }
+        Request::Drain => Answer::done(),
         Request::Metrics => match shard.metrics_text() {
             Ok(text) => Answer::Metrics { text },
             Err(error) => Answer::refused("Internal", error.to_string()),

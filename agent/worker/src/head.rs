@@ -1,13 +1,15 @@
 //! The head of a pipeline: admits requests, composes and numbers the steps, hands tokens back.
 //!
 //! ```text
-//!  gateway ──Generate──▶ service ──▶ drive ◀──▶ schedule (pure)
-//!     ▲                                │ Step
-//!     └────────── tokens ──────────────┤
-//!                             own stage ──▶ link to the next
+//!  gateway ──Generate──▶ service ──▶ desk ──▶ schedule (pure)
+//!     ▲                              │  ▲        │ Step
+//!     └──────────── tokens ──────────┘  └─ drive ◀
+//!                                           │ ▲
+//!                                           ▼ │ tokens, or what failed
+//!                            pipeline: own stage ──▶ link to the next
 //! ```
 
-pub mod backoff;
+pub mod desk;
 pub mod drive;
 pub mod pipeline;
 pub mod schedule;

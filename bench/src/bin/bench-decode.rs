@@ -39,7 +39,9 @@ async fn run() -> Result<()> {
     stack.wait_for_devices(agents.len()).await?;
     for (name, devices) in [("one-stage", 1), ("two-stages", 2)] {
         stack.apply(&model(name, devices)?)?;
-        stack.wait_for_condition("default", name, "Ready", "True", LIMIT).await?;
+        stack
+            .wait_for_condition("default", name, "Ready", "True", LIMIT)
+            .await?;
     }
     let chat = Chat::new(&stack.endpoint(), stack.api_key(), stack.bundle())?;
     let mut whole = whole_model()?;
@@ -54,11 +56,16 @@ async fn run() -> Result<()> {
     let (whole, one, two) = (median(whole_tok_s), median(one_tok_s), median(two_tok_s));
     println!("\none stream, {TOKENS} tokens, {THREADS} threads, median of {ROUNDS} rounds");
     println!("{:<34} {:>8} {:>7}", "", "tok/s", "ratio");
-    for (name, speed) in [("llama.cpp's own loop, whole file", whole), ("one stage, through the gateway", one), ("two stages, through the gateway", two)] {
+    for (name, speed) in [
+        ("llama.cpp's own loop, whole file", whole),
+        ("one stage, through the gateway", one),
+        ("two stages, through the gateway", two),
+    ] {
         println!("{name:<34} {speed:>8.1} {:>7.2}", speed / whole);
     }
     let results = json!({ "whole_tok_s": whole, "one_stage_tok_s": one, "two_stage_tok_s": two });
-    let path = write_results(&assets::workspace(), "decode", &results).map_err(|error| Error::Other(error.to_string()))?;
+    let path =
+        write_results(&assets::workspace(), "decode", &results).map_err(|error| Error::Other(error.to_string()))?;
     println!("{}", path.display());
     stack.stop().await
 }
@@ -103,7 +110,10 @@ async fn stream_speed(chat: &Chat, model: &str) -> Result<f64> {
         .await?;
     let first = first.ok_or_else(|| Error::Other(format!("{model} answered nothing: {:?}", answer.error)))?;
     if answer.completion_tokens < TOKENS as u64 / 2 {
-        return Err(Error::Other(format!("{model} ended after {} tokens: too few to measure", answer.completion_tokens)));
+        return Err(Error::Other(format!(
+            "{model} ended after {} tokens: too few to measure",
+            answer.completion_tokens
+        )));
     }
     Ok((answer.completion_tokens - 1) as f64 / last.duration_since(first).as_secs_f64())
 }

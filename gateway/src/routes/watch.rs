@@ -13,10 +13,13 @@ use tonic::transport::Channel;
 
 use super::disk;
 use super::{MAX_MODELS, Table};
-use crate::backoff::Backoff;
+use lifecycle::backoff::{Backoff, Policy};
 
-/// Longest pause between attempts: a table may be out of date for so long after an operator came back.
-const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
+/// Pauses between attempts: a table may be out of date for so long after an operator came back.
+const RECONNECT: Policy = Policy {
+    first: Duration::from_millis(200),
+    cap: Duration::from_secs(5),
+};
 /// Longest wait for an operator to begin its answer; one that does not lead refuses at once.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -54,18 +57,18 @@ impl Control {
 
     /// Publishes every table that comes, for ever. A lost stream changes nothing in the table published last.
     pub async fn follow(&self, tables: &watch::Sender<Option<Arc<Table>>>, connected: impl Fn(bool)) {
-        let mut backoff = Backoff::new(MAX_RECONNECT_DELAY);
+        let mut backoff = Backoff::new(RECONNECT);
         loop {
             let mut received = 0_u64;
             let lost = self.follow_once(tables, &connected, &mut received).await;
             self.channel.store(None);
             connected(false);
             if received > 0 {
-                backoff.reset();
+                backoff.succeeded();
             }
             let cause = lost.err().unwrap_or_else(|| "the operator ended the stream".to_owned());
             tracing::warn!(endpoint = %self.endpoint, %cause, "operator lost; serving with the routes known last");
-            backoff.wait().await;
+            tokio::time::sleep(backoff.failed()).await;
         }
     }
 

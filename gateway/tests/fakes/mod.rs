@@ -11,7 +11,8 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use gateway::args::{Args, IdentitySource, LogFormat};
+use gateway::args::{Args, IdentitySource};
+use lifecycle::log;
 use gateway::run::{Addresses, RunError};
 use identity::{
     Authority, Credentials, DEFAULT_LEAF_LIFETIME, Identity, KeyPair, PlacementSigner, Role, SpiffeId, SubjectName,
@@ -237,7 +238,7 @@ fn args(directory: &Path, operator: SocketAddr) -> Args {
         listen: any,
         user_certificate: None,
         admin_listen: any,
-        log_format: LogFormat::Text,
+        log_format: log::Format::Text,
     }
 }
 

@@ -29,8 +29,7 @@ fn present(path: PathBuf, name: &'static str, step: &'static str) -> Result<Path
 }
 
 fn control_plane(name: &'static str) -> Result<PathBuf> {
-    let dir = std::env::var_os("KUBEBUILDER_ASSETS")
-        .map_or_else(|| cache().join(CONTROL_PLANE), PathBuf::from);
+    let dir = std::env::var_os("KUBEBUILDER_ASSETS").map_or_else(|| cache().join(CONTROL_PLANE), PathBuf::from);
     present(dir.join(name), name, "controlplane")
 }
 
@@ -52,8 +51,8 @@ pub fn helm() -> Result<PathBuf> {
 
 /// SmolLM2-135M-Instruct, Q4_1; `SHARDWRIGHT_TEST_MODEL` names another file.
 pub fn model() -> Result<PathBuf> {
-    let path = std::env::var_os("SHARDWRIGHT_TEST_MODEL")
-        .map_or_else(|| cache().join("models").join(MODEL), PathBuf::from);
+    let path =
+        std::env::var_os("SHARDWRIGHT_TEST_MODEL").map_or_else(|| cache().join("models").join(MODEL), PathBuf::from);
     present(path, MODEL, "model")
 }
 

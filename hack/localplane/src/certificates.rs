@@ -28,7 +28,9 @@ impl Certificates {
         };
         let authority_key = KeyPair::generate()?;
         let mut authority = CertificateParams::default();
-        authority.distinguished_name.push(DnType::CommonName, "local control plane");
+        authority
+            .distinguished_name
+            .push(DnType::CommonName, "local control plane");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let authority_certificate = authority.self_signed(&authority_key)?;

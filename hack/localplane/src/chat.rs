@@ -13,7 +13,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(120);
 
 /// What most applications send first. SmolLM2's template has a default of its own, under which this small model, quantised to four
 /// bits, answers geography in French verse, by llama.cpp alone too.
-const SYSTEM: &str = "You are a helpful assistant.";
+pub const SYSTEM: &str = "You are a helpful assistant.";
 
 /// A client of one gateway.
 #[derive(Debug, Clone)]
@@ -66,8 +66,14 @@ impl Chat {
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
-    /// A greedy chat answer, streamed; `each` sees every piece of text as it comes.
-    pub async fn stream(&self, model: &str, prompt: &str, max_tokens: u32, each: &mut (dyn FnMut(&str) + Send)) -> Result<Answer> {
+    /// A greedy chat answer under [`SYSTEM`], streamed; `each` sees every piece of text as it comes.
+    pub async fn stream(
+        &self,
+        model: &str,
+        prompt: &str,
+        max_tokens: u32,
+        each: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Answer> {
         let body = json!({
             "model": model,
             "messages": [{ "role": "system", "content": SYSTEM }, { "role": "user", "content": prompt }],
@@ -119,7 +125,8 @@ fn take_line(line: &str, answer: &mut Answer, each: &mut (dyn FnMut(&str) + Send
         answer.completion_tokens = tokens;
     }
     let choice = &chunk["choices"][0];
-    if let Some(text) = choice["delta"]["content"].as_str() {
+    // The first chunk names the role and has no text yet.
+    if let Some(text) = choice["delta"]["content"].as_str().filter(|text| !text.is_empty()) {
         answer.text.push_str(text);
         each(text);
     }

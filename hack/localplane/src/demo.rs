@@ -44,7 +44,9 @@ pub async fn run(dir: &Path, options: &Options) -> Result<()> {
     say(&format!("kubectl apply -f {EXAMPLE}"));
     let applied = Instant::now();
     stack.apply(&manifest()?)?;
-    let model = stack.wait_for_condition(MODEL_NAMESPACE, MODEL, "Ready", "True", READY_LIMIT).await?;
+    let model = stack
+        .wait_for_condition(MODEL_NAMESPACE, MODEL, "Ready", "True", READY_LIMIT)
+        .await?;
     say("Ready");
     print!("\n{}", kubectl(&stack, &["get", "gpu,im", "-A"])?);
     print_stages(&model);
@@ -115,14 +117,26 @@ fn kubectl(stack: &Stack, arguments: &[&str]) -> Result<String> {
 }
 
 fn stages(model: &Value) -> Vec<Value> {
-    model["status"]["placement"]["stages"].as_array().cloned().unwrap_or_default()
+    model["status"]["placement"]["stages"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default()
 }
 
 fn print_stages(model: &Value) {
-    println!("\n{}", condition_of(model, "Placed")["message"].as_str().unwrap_or_default());
+    println!(
+        "\n{}",
+        condition_of(model, "Placed")["message"].as_str().unwrap_or_default()
+    );
     for stage in stages(model) {
         let text = |key: &str| stage[key].as_str().unwrap_or_default().to_owned();
-        println!("  layers {:>5}  {:<7} {}  {}", text("layers"), text("backend"), text("device"), text("endpoint"));
+        println!(
+            "  layers {:>5}  {:<7} {}  {}",
+            text("layers"),
+            text("backend"),
+            text("device"),
+            text("endpoint")
+        );
     }
 }
 
@@ -132,7 +146,9 @@ fn check_backends(model: &Value) -> Result<()> {
     if used == BTreeSet::from(["cpu", "vulkan"]) {
         return Ok(());
     }
-    Err(Error::Other(format!("the model runs on {used:?}, not on both backends")))
+    Err(Error::Other(format!(
+        "the model runs on {used:?}, not on both backends"
+    )))
 }
 
 fn print_access(stack: &Stack) {

@@ -107,7 +107,8 @@ impl Kubelet {
         let pod = pods.create(&PostParams::default(), &pod).await?;
         let uid = pod.metadata.uid.unwrap_or_default();
         let running = json!({ "status": { "phase": "Running" } });
-        pods.patch_status(&spec.name, &PatchParams::default(), &Patch::Merge(&running)).await?;
+        pods.patch_status(&spec.name, &PatchParams::default(), &Patch::Merge(&running))
+            .await?;
 
         let dir = self.dir.join(&spec.name);
         std::fs::create_dir_all(&dir).map_err(file(&dir))?;
@@ -124,13 +125,23 @@ impl Kubelet {
         plane.write_kubeconfig(&kubeconfig, &tokens.api_token)?;
         let enrol_token = tokens.enrol_token.clone();
         let renewal = tokio::spawn(tokens.keep_fresh(expires_in));
-        Ok(RunningPod { spec, dir, kubeconfig, enrol_token, renewal })
+        Ok(RunningPod {
+            spec,
+            dir,
+            kubeconfig,
+            enrol_token,
+            renewal,
+        })
     }
 
     /// Deletes the Pod at once, as the end of its node does. No such Pod is success.
     pub async fn delete_pod(&self, spec: &PodSpec) -> Result<()> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &spec.namespace);
-        ignore_missing(pods.delete(&spec.name, &DeleteParams::default().grace_period(0)).await.map(drop))
+        ignore_missing(
+            pods.delete(&spec.name, &DeleteParams::default().grace_period(0))
+                .await
+                .map(drop),
+        )
     }
 
     pub async fn delete_node(&self, name: &str) -> Result<()> {
@@ -155,7 +166,9 @@ impl Kubelet {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &pod.spec.namespace);
         let bytes = until(&format!("Secret {name} has {key}"), VOLUME_LIMIT, || async {
             let secret = secrets.get_opt(name).await?;
-            let value = secret.and_then(|secret| secret.data).and_then(|mut data| data.remove(key));
+            let value = secret
+                .and_then(|secret| secret.data)
+                .and_then(|mut data| data.remove(key));
             Ok(value.map_or_else(|| Seen::Not("absent".into()), |value| Seen::Done(value.0)))
         })
         .await?;
@@ -216,7 +229,10 @@ impl Tokens {
             },
             ..TokenRequest::default()
         };
-        let answer = self.accounts.create_token_request(&self.account, &PostParams::default(), &request).await?;
+        let answer = self
+            .accounts
+            .create_token_request(&self.account, &PostParams::default(), &request)
+            .await?;
         let token = answer.status.map(|status| status.token);
         token.ok_or_else(|| Error::Other(format!("no token for service account {}", self.account)))
     }

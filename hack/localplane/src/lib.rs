@@ -44,11 +44,7 @@ pub enum Error {
         source: std::io::Error,
     },
     #[error("{name} ended with {status}; the end of its log:\n{log}")]
-    Exited {
-        name: String,
-        status: String,
-        log: String,
-    },
+    Exited { name: String, status: String, log: String },
     #[error("waited {seconds} s in vain until {condition}; last seen: {last}")]
     TimedOut {
         condition: String,

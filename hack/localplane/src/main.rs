@@ -36,7 +36,10 @@ enum Command {
 async fn main() -> ExitCode {
     // Only what concerns a reader: the client's complaints while a server starts are expected.
     let filter = tracing_subscriber::EnvFilter::new("warn,kube_client=off");
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let arguments = Arguments::parse();
     match run(arguments).await {
@@ -51,7 +54,10 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> localplane::Result<()> {
     let dir = arguments.dir;
     if dir.exists() {
-        std::fs::remove_dir_all(&dir).map_err(|source| localplane::Error::File { path: dir.display().to_string(), source })?;
+        std::fs::remove_dir_all(&dir).map_err(|source| localplane::Error::File {
+            path: dir.display().to_string(),
+            source,
+        })?;
     }
     match arguments.command {
         Command::Up => {

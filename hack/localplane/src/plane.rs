@@ -43,14 +43,21 @@ impl Plane {
         let etcd = start_etcd(dir, client_port, peer_port)?;
         let mut apiserver = start_apiserver(dir, &certificates, client_port, api_port)?;
         let url = format!("https://127.0.0.1:{api_port}");
-        write_kubeconfig(&dir.join("kubeconfig"), &url, &certificates, &Credential::Token(ADMIN_TOKEN))?;
+        write_kubeconfig(
+            &dir.join("kubeconfig"),
+            &url,
+            &certificates,
+            &Credential::Token(ADMIN_TOKEN),
+        )?;
         let client = crate::client::from_kubeconfig(&dir.join("kubeconfig")).await?;
         until("the API server is ready", READY_LIMIT, || {
             let alive = apiserver.check();
             let client = client.clone();
             async move {
                 alive?;
-                let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| Error::Other(error.to_string()))?;
+                let request = http::Request::get("/readyz")
+                    .body(Vec::new())
+                    .map_err(|error| Error::Other(error.to_string()))?;
                 match client.request_text(request).await {
                     Ok(_) => Ok(Seen::Done(())),
                     Err(error) => Ok(Seen::Not(error.to_string())),
@@ -97,7 +104,11 @@ impl Plane {
     pub fn helm(&self) -> Result<Command> {
         let mut command = Command::new(assets::helm()?);
         command.arg("--kubeconfig").arg(self.kubeconfig());
-        for (key, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")] {
+        for (key, folder) in [
+            ("HELM_CACHE_HOME", "cache"),
+            ("HELM_CONFIG_HOME", "config"),
+            ("HELM_DATA_HOME", "data"),
+        ] {
             command.env(key, self.dir.join("helm").join(folder));
         }
         Ok(command)
@@ -127,7 +138,11 @@ fn start_etcd(dir: &Path, client_port: u16, peer_port: u16) -> Result<Process> {
 
 fn start_apiserver(dir: &Path, certificates: &Certificates, etcd_port: u16, port: u16) -> Result<Process> {
     let users = dir.join("users.csv");
-    std::fs::write(&users, format!("{ADMIN_TOKEN},local-admin,local-admin,system:masters\n")).map_err(file(&users))?;
+    std::fs::write(
+        &users,
+        format!("{ADMIN_TOKEN},local-admin,local-admin,system:masters\n"),
+    )
+    .map_err(file(&users))?;
     let issuer = "https://kubernetes.default.svc";
     let mut command = Command::new(assets::kube_apiserver()?);
     command

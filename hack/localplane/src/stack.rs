@@ -140,7 +140,12 @@ impl Stack {
             .args(["--enrol-listen", &loopback(self.ports.enrol)])
             .args(["--control-listen", &loopback(self.ports.control)])
             .args(["--admin-listen", &loopback(self.ports.operator_admin)])
-            .args(["--server-names", "localhost,127.0.0.1", "--gateway-names", "localhost,127.0.0.1"]);
+            .args([
+                "--server-names",
+                "localhost,127.0.0.1",
+                "--gateway-names",
+                "localhost,127.0.0.1",
+            ]);
         let process = self.spawn("operator", &command)?;
         self.operator = Some(Member { process, pod });
         self.wait_for_authority().await
@@ -151,20 +156,48 @@ impl Stack {
         let mut look = || -> Result<Seen<()>> {
             self.check()?;
             let mut kubectl = self.plane.kubectl()?;
-            let listed = run(kubectl.args(["get", "configmap", "-n", NAMESPACE, "shardwright-trust", "--ignore-not-found", "-o", "name"]))?;
-            Ok(if listed.trim().is_empty() { Seen::Not("absent".into()) } else { Seen::Done(()) })
+            let listed = run(kubectl.args([
+                "get",
+                "configmap",
+                "-n",
+                NAMESPACE,
+                "shardwright-trust",
+                "--ignore-not-found",
+                "-o",
+                "name",
+            ]))?;
+            Ok(if listed.trim().is_empty() {
+                Seen::Not("absent".into())
+            } else {
+                Seen::Done(())
+            })
         };
-        until("the operator publishes its authority", START_LIMIT, || std::future::ready(look())).await
+        until("the operator publishes its authority", START_LIMIT, || {
+            std::future::ready(look())
+        })
+        .await
     }
 
     /// Starts an agent on its node, again if it was killed: its state directory stays.
     pub async fn start_agent(&mut self, spec: &AgentSpec) -> Result<()> {
-        let pod = self.pod(&format!("shardwright-agent-{}", spec.node), &spec.node, "agent").await?;
-        let bundle = self.kubelet.project_config_map(&pod, "shardwright-trust", "bundle.pem").await?;
+        let pod = self
+            .pod(&format!("shardwright-agent-{}", spec.node), &spec.node, "agent")
+            .await?;
+        let bundle = self
+            .kubelet
+            .project_config_map(&pod, "shardwright-trust", "bundle.pem")
+            .await?;
         let mut command = Command::new(assets::own("shardwright-agent")?);
         command
             .env("KUBECONFIG", &pod.kubeconfig)
-            .args(["--namespace", NAMESPACE, "--pod-name", &pod.spec.name, "--node-name", &spec.node])
+            .args([
+                "--namespace",
+                NAMESPACE,
+                "--pod-name",
+                &pod.spec.name,
+                "--node-name",
+                &spec.node,
+            ])
             .args(["--operator-enrol", &loopback(self.ports.enrol)])
             .args(["--operator-control", &loopback(self.ports.control)])
             .arg("--trust-bundle")
@@ -186,8 +219,14 @@ impl Stack {
     /// Starts the gateway, again if it was stopped.
     pub async fn start_gateway(&mut self) -> Result<()> {
         let pod = self.pod("shardwright-gateway-0", "control-plane", "gateway").await?;
-        let bundle = self.kubelet.project_config_map(&pod, "shardwright-trust", "bundle.pem").await?;
-        let keys = self.kubelet.project_secret(&pod, "shardwright-api-keys", "keys").await?;
+        let bundle = self
+            .kubelet
+            .project_config_map(&pod, "shardwright-trust", "bundle.pem")
+            .await?;
+        let keys = self
+            .kubelet
+            .project_secret(&pod, "shardwright-api-keys", "keys")
+            .await?;
         let text = std::fs::read_to_string(&keys).map_err(crate::file(&keys))?;
         self.api_key = text.lines().next().unwrap_or_default().trim().to_owned();
         std::fs::copy(&bundle, &self.bundle).map_err(crate::file(&bundle))?;
@@ -222,8 +261,12 @@ impl Stack {
 
     /// Fails with the log of the first process that has ended.
     pub fn check(&mut self) -> Result<()> {
-        let members = self.operator.iter_mut().chain(self.gateway.iter_mut()).chain(self.agents.values_mut());
-        members.map(|member| member.process.check()).collect()
+        let members = self
+            .operator
+            .iter_mut()
+            .chain(self.gateway.iter_mut())
+            .chain(self.agents.values_mut());
+        members.map(|member| &mut member.process).try_for_each(Process::check)
     }
 
     /// `kubectl apply` of a manifest.
@@ -242,7 +285,14 @@ impl Stack {
     }
 
     /// Waits until `condition` of the model has `status`, for the present generation; returns the model.
-    pub async fn wait_for_condition(&mut self, namespace: &str, name: &str, condition: &str, status: &str, limit: Duration) -> Result<Value> {
+    pub async fn wait_for_condition(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        condition: &str,
+        status: &str,
+        limit: Duration,
+    ) -> Result<Value> {
         let what = format!("InferenceModel {namespace}/{name} has {condition}={status}");
         let mut look = || -> Result<Seen<Value>> {
             self.check()?;
@@ -265,11 +315,21 @@ impl Stack {
             let text = run(kubectl.args(["get", "devicegpustates", "-o", "json"]))?;
             let list: Value = serde_json::from_str(&text).unwrap_or_default();
             let ready = list["items"].as_array().map_or(0, |items| {
-                items.iter().filter(|item| condition_of(item, "Ready")["status"] == "True").count()
+                items
+                    .iter()
+                    .filter(|item| condition_of(item, "Ready")["status"] == "True")
+                    .count()
             });
-            Ok(if ready >= count { Seen::Done(()) } else { Seen::Not(format!("{ready} ready")) })
+            Ok(if ready >= count {
+                Seen::Done(())
+            } else {
+                Seen::Not(format!("{ready} ready"))
+            })
         };
-        until(&format!("{count} devices are Ready"), START_LIMIT, || std::future::ready(look())).await
+        until(&format!("{count} devices are Ready"), START_LIMIT, || {
+            std::future::ready(look())
+        })
+        .await
     }
 
     /// Stops everything in order, agents draining their workers, and removes the Pods and Nodes.
@@ -293,7 +353,10 @@ impl Stack {
 
     async fn pod(&self, name: &str, node: &str, component: &str) -> Result<RunningPod> {
         self.kubelet.add_node(node).await?;
-        let labels = [("app.kubernetes.io/name", "shardwright"), ("app.kubernetes.io/component", component)];
+        let labels = [
+            ("app.kubernetes.io/name", "shardwright"),
+            ("app.kubernetes.io/component", component),
+        ];
         let spec = PodSpec {
             namespace: NAMESPACE.into(),
             name: name.into(),
@@ -341,14 +404,19 @@ pub fn condition_of(object: &Value, condition: &str) -> Value {
 pub fn install_chart(plane: &Plane) -> Result<()> {
     let chart = assets::workspace().join("charts/shardwright");
     let mut helm = plane.helm()?;
-    helm.args(["install", RELEASE]).arg(chart).args(["--namespace", NAMESPACE, "--create-namespace"]);
+    helm.args(["install", RELEASE])
+        .arg(chart)
+        .args(["--namespace", NAMESPACE, "--create-namespace"]);
     run(&mut helm).map(drop)
 }
 
 /// Runs a tool and returns what it printed; its complaint becomes the error.
 pub fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|source| Error::Spawn { name: name.clone(), source })?;
+    let output = command.output().map_err(|source| Error::Spawn {
+        name: name.clone(),
+        source,
+    })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

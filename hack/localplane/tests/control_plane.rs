@@ -14,7 +14,10 @@ async fn review(client: &kube::Client, token: &str, audience: &str) -> TokenRevi
         "spec": { "token": token, "audiences": [audience] },
     }))
     .expect("a TokenReview");
-    Api::all(client.clone()).create(&PostParams::default(), &review).await.expect("an answer")
+    Api::all(client.clone())
+        .create(&PostParams::default(), &review)
+        .await
+        .expect("an answer")
 }
 
 #[tokio::test]
@@ -25,9 +28,16 @@ async fn a_pod_bound_token_names_its_pod_and_node_and_stands_for_its_audience_al
     let kubelet = Kubelet::new(&plane).await.expect("a kubelet");
     let create = PostParams::default();
     let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": "here" } })).expect("a namespace");
-    Api::<Namespace>::all(client.clone()).create(&create, &namespace).await.expect("created");
-    let account: ServiceAccount = serde_json::from_value(json!({ "metadata": { "name": "someone" } })).expect("an account");
-    Api::<ServiceAccount>::namespaced(client.clone(), "here").create(&create, &account).await.expect("created");
+    Api::<Namespace>::all(client.clone())
+        .create(&create, &namespace)
+        .await
+        .expect("created");
+    let account: ServiceAccount =
+        serde_json::from_value(json!({ "metadata": { "name": "someone" } })).expect("an account");
+    Api::<ServiceAccount>::namespaced(client.clone(), "here")
+        .create(&create, &account)
+        .await
+        .expect("created");
     kubelet.add_node("node-a").await.expect("a node");
 
     let spec = PodSpec {
@@ -46,11 +56,24 @@ async fn a_pod_bound_token_names_its_pod_and_node_and_stands_for_its_audience_al
     assert_eq!(extra["authentication.kubernetes.io/pod-name"], ["pod-1"]);
     assert_eq!(extra["authentication.kubernetes.io/node-name"], ["node-a"]);
 
-    let other = review(&client, &token, "https://kubernetes.default.svc").await.status.expect("a status");
-    assert_ne!(other.authenticated, Some(true), "a token for enrolment is no token for the API");
+    let other = review(&client, &token, "https://kubernetes.default.svc")
+        .await
+        .status
+        .expect("a status");
+    assert_ne!(
+        other.authenticated,
+        Some(true),
+        "a token for enrolment is no token for the API"
+    );
 
     kubelet.delete_pod(&spec).await.expect("deleted");
     kubelet.delete_pod(&spec).await.expect("deleting twice is no error");
     kubelet.delete_node("node-a").await.expect("deleted");
-    assert!(Api::<Node>::all(client).get_opt("node-a").await.expect("an answer").is_none());
+    assert!(
+        Api::<Node>::all(client)
+            .get_opt("node-a")
+            .await
+            .expect("an answer")
+            .is_none()
+    );
 }

@@ -98,7 +98,7 @@ impl Session {
             let message = tokio::select! {
                 () = self.stop.cancelled() => return Status::unavailable("the operator stops"),
                 () = leadership.ends() => return not_the_leader(),
-                () = replaced.cancelled() => return Status::aborted("a newer stream of this node took over"),
+                () = replaced.cancelled() => return self.taken_over(),
                 () = self.outbound.closed() => return Status::cancelled("the agent closed the stream"),
                 received = inbound.next() => match received {
                     Some(Ok(message)) => {
@@ -115,7 +115,7 @@ impl Session {
                         let Some(wanted) = assignments.borrow_and_update().clone() else { continue };
                         operator_message::Message::Assignments(wanted.as_ref().clone())
                     }
-                    Err(_) => return Status::aborted("a newer stream of this node took over"),
+                    Err(_) => return self.taken_over(),
                 },
                 Some(wanted) = inspect.recv() => operator_message::Message::Inspect(wanted),
             };
@@ -125,6 +125,14 @@ impl Session {
                 Ok(Err(_)) => return Status::cancelled("the agent closed the stream"),
                 Err(_) => return Status::deadline_exceeded(format!("the agent took nothing for {SEND_TIMEOUT:?}")),
             }
+        }
+    }
+
+    /// Sessions are forgotten when a newer stream comes, and all together when the leadership ends.
+    fn taken_over(&self) -> Status {
+        match self.leadership.require() {
+            Ok(()) => Status::aborted("a newer stream of this node took over"),
+            Err(not_the_leader) => not_the_leader,
         }
     }
 

@@ -17,8 +17,8 @@ use topology::{DeviceReport, HeldMemory, Input, Topology};
 use super::facts::Facts;
 use super::in_force::InForce;
 use super::inspect::Resolution;
-use super::issue;
 use super::observe::Observed;
+use super::sign;
 use super::stages::{self, StageSight};
 use super::status::{Placed, Why};
 use super::term::{self, ModelState};
@@ -179,7 +179,7 @@ pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState,
     }
     let draft = translate::draft(&solution, &model.spec.source.uri, &validated, &facts);
     let epoch = state.next_epoch(uid, world.agents);
-    match issue::issue(signer, model, &facts.index, draft, epoch, world.now_unix_s) {
+    match sign::sign(signer, model, &facts.index, draft, epoch, world.now_unix_s) {
         Ok(in_force) => Decided::new(in_force),
         Err(why) => Decided::no(why),
     }
@@ -235,9 +235,9 @@ fn refreshed(world: &World<'_>, uid: &str, in_force: &InForce, signer: &Placemen
     let accepted = term::accepted(uid, world.agents);
     if accepted > in_force.placement.epoch {
         let epoch = accepted.saturating_add(1);
-        return Decided::new(issue::raise(signer, in_force, epoch, world.now_unix_s));
+        return Decided::new(sign::raise(signer, in_force, epoch, world.now_unix_s));
     }
-    match issue::prolong(signer, in_force, world.now_unix_s) {
+    match sign::prolong(signer, in_force, world.now_unix_s) {
         Some(prolonged) => Decided::new(prolonged),
         None => Decided::keep(),
     }

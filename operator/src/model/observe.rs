@@ -18,7 +18,8 @@ use tokio::sync::watch;
 
 use crate::error::call;
 use crate::metrics::Metrics;
-use crate::retry::{self, Backoff};
+use crate::retry;
+use lifecycle::backoff::Backoff;
 
 /// The present state of what is watched. Holds for as long as its [`Watches`] run.
 #[derive(Clone)]

@@ -55,12 +55,18 @@ pub fn transitions(before: Option<&InferenceModelStatus>, after: &InferenceModel
             _ => continue,
         };
         let message = condition.message[..condition.message.floor_char_boundary(NOTE_MAX)].to_owned();
-        notes.push(Note {
-            warning,
-            reason: condition.reason.clone(),
-            action,
-            message,
-        });
+        // Ready repeats the reason of whatever keeps it from being true.
+        if !notes
+            .iter()
+            .any(|note: &Note| note.reason == condition.reason && note.message == message)
+        {
+            notes.push(Note {
+                warning,
+                reason: condition.reason.clone(),
+                action,
+                message,
+            });
+        }
     }
     notes
 }
@@ -180,5 +186,16 @@ mod tests {
         let pinned = status(&[(kind::PLACED, ConditionStatus::False, "PinUnsatisfiable")]);
         assert_eq!(reasons(None, &short), [(true, "InsufficientMemory".into())]);
         assert_eq!(reasons(Some(&short), &pinned), [(true, "PinUnsatisfiable".into())]);
+    }
+
+    #[test]
+    fn one_cause_is_told_once_even_if_two_conditions_name_it() {
+        let serving = status(&[
+            (kind::PLACED, ConditionStatus::True, "Placed"),
+            (kind::READY, ConditionStatus::True, "Serving"),
+        ]);
+        let (no, why) = (ConditionStatus::False, "TooFewDevices");
+        let lost = status(&[(kind::PLACED, no, why), (kind::READY, no, why)]);
+        assert_eq!(reasons(Some(&serving), &lost), [(true, why.into())]);
     }
 }

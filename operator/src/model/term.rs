@@ -271,7 +271,7 @@ impl Term {
             let Some(state) = self.models.get_mut(uid) else {
                 continue;
             };
-            let Some(node) = state.inspection.next(&attached, now, crate::retry::jitter()) else {
+            let Some(node) = state.inspection.next(&attached, now, lifecycle::backoff::jitter()) else {
                 continue;
             };
             let generation = model.metadata.generation.unwrap_or_default();

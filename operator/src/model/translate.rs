@@ -7,7 +7,7 @@ use topology::{HeldMemory, Topology};
 
 use super::facts::Facts;
 use super::in_force::InForce;
-use super::issue::Draft;
+use super::sign::Draft;
 use super::status::Why;
 use super::validate::{INVALID_SPEC, Validated};
 

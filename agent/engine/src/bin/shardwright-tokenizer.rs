@@ -1,11 +1,10 @@
 //! Serves a vocabulary over standard streams; see `engine::tokenizer` for the protocol.
 
-use std::io::{stderr, stdin, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use engine::tokenizer::{Tokenizer, TokenizerError, serve};
+use engine::tokenizer::{TokenizerError, run};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code for a vocabulary that cannot be used (`EX_DATAERR`).
@@ -23,20 +22,14 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let filter = EnvFilter::try_from_env("SHARDWRIGHT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr)
-        .init();
-    let served =
-        Tokenizer::open(&args.vocabulary).and_then(|tokenizer| serve(&tokenizer, stdin().lock(), stdout().lock()));
-    let Err(error) = served else {
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    log.with_writer(std::io::stderr).init();
+    let Err(error) = run(&args.vocabulary) else {
         return ExitCode::SUCCESS;
     };
     tracing::error!(%error, "the tokenizer ends");
-    let of_stream = matches!(error, TokenizerError::Stream(_));
-    if of_stream {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::from(BAD_VOCABULARY)
+    match error {
+        TokenizerError::Stream(_) => ExitCode::FAILURE,
+        _ => ExitCode::from(BAD_VOCABULARY),
     }
 }

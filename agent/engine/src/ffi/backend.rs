@@ -151,6 +151,7 @@ pub(crate) enum Idle {
 pub(crate) struct ThreadPool {
     pool: NonNull<sys::ggml_threadpool>,
     free: FreePool,
+    threads: i32,
 }
 
 // SAFETY: the pool is handed to ggml, which locks it itself; we only free it, once.
@@ -183,7 +184,12 @@ impl ThreadPool {
             new(&raw mut params)
         };
         let pool = NonNull::new(pool).ok_or_else(|| "ggml made no thread pool".to_owned())?;
-        Ok(Self { pool, free })
+        Ok(Self { pool, free, threads })
+    }
+
+    /// Number of threads, the calling one included.
+    pub(super) fn threads(&self) -> i32 {
+        self.threads
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::ggml_threadpool {

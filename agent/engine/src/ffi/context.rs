@@ -82,6 +82,8 @@ impl Context {
         params.n_batch = options.rows;
         params.n_ubatch = options.rows;
         params.n_seq_max = options.sequences;
+        params.n_threads = pool.threads();
+        params.n_threads_batch = pool.threads();
         // One cache for all sequences: a mixed batch stays one micro-batch in its own order.
         params.kv_unified = true;
         // Explicit, alike on all stages: `auto` may differ between devices.

@@ -3,47 +3,33 @@
 //! Whatever breaks the pipeline ends its streams with an error and opens it anew; until it stands again, requests are
 //! answered `UNAVAILABLE` at once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
-use engine::sample::Sampling;
 use identity::Credentials;
-use proto::shard::v1 as wire;
-use proto::shard::v1::generate_event::Event as WireEvent;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use lifecycle::backoff::{self, Policy};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::backoff;
+use super::desk::{Desk, Submission};
 use super::pipeline::Pipeline;
-use super::schedule::{Event, Failure, Finish, MAX_WAIT_US, MAX_WAITING, Refusal, Request, RequestId, Schedule};
+use super::schedule::{Failure, MAX_WAITING, Schedule};
 use crate::metrics::Metrics;
 use crate::placement::Installed;
-use crate::stage::executor::elapsed_us;
 use crate::stage::relay::superseded;
 use crate::stage::thread::ComputeHandle;
-use crate::step::{Reason, StepFault};
+use crate::step::{Reason, Sampled, Step, StepFault};
 
-/// Requests between the service and the driver. The driver empties it before every step, so a full queue means a burst
-/// beyond anything that could be seated.
+/// Between attempts to open the pipeline: a worker that restarts on the same node is back in little more than the first wait, and
+/// one that comes back later is noticed within the cap.
+const REOPEN: Policy = Policy {
+    first: Duration::from_millis(50),
+    cap: Duration::from_secs(2),
+};
+/// Requests between the service and the driver, which takes them at once: a burst waits here for moments, and the service
+/// waits with those that do not fit.
 pub const MAX_SUBMISSIONS: usize = MAX_WAITING;
-
-/// What a client's stream carries.
-pub type Events = Result<wire::GenerateEvent, Status>;
-
-/// A request, checked as far as that needs no schedule.
-#[derive(Debug)]
-pub struct Submission {
-    /// As it came.
-    pub request: wire::GenerateRequest,
-    /// Checked.
-    pub sampling: Sampling,
-    /// Has room for all events of the request.
-    pub events: mpsc::Sender<Events>,
-    /// Told once whether it is admitted.
-    pub reply: oneshot::Sender<Result<(), Status>>,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -105,7 +91,7 @@ impl Driver {
                 Some(Err(cause)) => {
                     failures += 1;
                     tracing::warn!(epoch = installed.epoch, failures, %cause, "the pipeline cannot be opened");
-                    let delay = backoff::delay(failures, backoff::random());
+                    let delay = REOPEN.wait(failures, backoff::jitter());
                     if !self.wait(Some(delay), &cause).await {
                         return;
                     }
@@ -115,7 +101,7 @@ impl Driver {
     }
 
     /// Waits for a while, or until the placement changes; `false` when nobody can send requests any more.
-    async fn wait(&mut self, delay: Option<std::time::Duration>, cause: &str) -> bool {
+    async fn wait(&mut self, delay: Option<Duration>, cause: &str) -> bool {
         let mut installed = self.installed.clone();
         let waiting = async move {
             let changed = async {
@@ -150,13 +136,12 @@ impl Driver {
     async fn serve(&mut self, pipeline: Pipeline) -> bool {
         let epoch = pipeline.epoch();
         let schedule = Schedule::new(self.compute.place().limits);
+        let (draining, load, metrics) = (self.draining.clone(), self.load.clone(), self.metrics.clone());
+        let desk = Desk::new(schedule, epoch, draining, load, metrics);
         let mut serving = Serving {
             driver: self,
             pipeline,
-            schedule,
-            streams: HashMap::new(),
-            next_id: 1,
-            clock: Instant::now(),
+            desk,
         };
         let ended = serving.run().await;
         let status = match &ended {
@@ -170,11 +155,11 @@ impl Driver {
         };
         tracing::info!(
             epoch,
-            streams = serving.streams.len(),
+            clients = serving.desk.clients(),
             cause = status.message(),
             "the pipeline ends"
         );
-        serving.end(&status);
+        serving.desk.end(&status);
         serving.pipeline.close().await;
         matches!(ended, Ended::Closed)
     }
@@ -184,24 +169,13 @@ impl Driver {
 struct Serving<'a> {
     driver: &'a mut Driver,
     pipeline: Pipeline,
-    schedule: Schedule,
-    streams: HashMap<RequestId, mpsc::Sender<Events>>,
-    next_id: RequestId,
-    clock: Instant,
+    desk: Desk,
 }
 
 impl Serving<'_> {
     async fn run(&mut self) -> Ended {
         loop {
-            while let Ok(submission) = self.driver.submissions.try_recv() {
-                self.admit(submission);
-            }
-            self.cancel_those_gone();
-            let expired = self.schedule.expire(elapsed_us(self.clock));
-            self.tell(expired);
-            let step = self.schedule.compose();
-            self.publish_load();
-            let ended = match step {
+            let ended = match self.desk.next_step() {
                 Some(step) => self.step(&step).await,
                 None => self.idle().await,
             };
@@ -211,27 +185,39 @@ impl Serving<'_> {
         }
     }
 
-    async fn step(&mut self, step: &crate::step::Step) -> Result<(), Ended> {
-        let epoch = self.pipeline.epoch();
-        let outcome = tokio::select! {
-            biased;
-            () = superseded(&mut self.driver.installed, epoch) => return Err(Ended::Superseded),
-            outcome = self.pipeline.execute(step) => outcome,
-        };
-        match outcome {
+    async fn step(&mut self, step: &Step) -> Result<(), Ended> {
+        match self.execute(step).await? {
             Ok(tokens) => {
-                let events = self.schedule.complete(step.number, &tokens);
+                let events = self.desk.schedule.complete(step.number, &tokens);
                 let events = events.map_err(|mismatch| broken(mismatch.to_string()))?;
-                self.tell(events);
+                self.desk.tell(events);
                 Ok(())
             }
-            Err(fault) => match self.schedule.fail(&fault) {
+            Err(fault) => match self.desk.schedule.fail(&fault) {
                 Failure::Broken => Err(Ended::Broken(fault)),
                 Failure::Isolated(events) => {
-                    self.tell(events);
+                    self.desk.tell(events);
                     self.pipeline.rollback(step.number).await.map_err(Ended::Broken)
                 }
             },
+        }
+    }
+
+    /// Has the pipeline execute a step; requests are received meanwhile.
+    async fn execute(&mut self, step: &Step) -> Result<Result<Vec<Sampled>, StepFault>, Ended> {
+        let epoch = self.pipeline.epoch();
+        let Driver {
+            submissions, installed, ..
+        } = &mut *self.driver;
+        let executed = self.pipeline.execute(step);
+        tokio::pin!(executed);
+        loop {
+            tokio::select! {
+                biased;
+                () = superseded(installed, epoch) => return Err(Ended::Superseded),
+                outcome = &mut executed => return Ok(outcome),
+                submission = submissions.recv() => self.desk.admit(submission.ok_or(Ended::Closed)?),
+            }
         }
     }
 
@@ -243,129 +229,13 @@ impl Serving<'_> {
             wake,
             ..
         } = &mut *self.driver;
-        let submission = tokio::select! {
-            submission = submissions.recv() => submission.ok_or(Ended::Closed)?,
-            () = wake.notified() => return Ok(()),
+        tokio::select! {
+            submission = submissions.recv() => self.desk.admit(submission.ok_or(Ended::Closed)?),
+            () = wake.notified() => {}
             () = superseded(installed, epoch) => return Err(Ended::Superseded),
             fault = self.pipeline.broken() => return Err(Ended::Broken(fault)),
-        };
-        self.admit(submission);
+        }
         Ok(())
-    }
-
-    fn admit(&mut self, submission: Submission) {
-        let Submission {
-            request,
-            sampling,
-            events,
-            reply,
-        } = submission;
-        let admitted = if self.driver.draining.is_cancelled() {
-            Err(Status::unavailable("the worker is draining"))
-        } else if request.epoch != self.pipeline.epoch() {
-            Err(Status::failed_precondition("another epoch was installed meanwhile"))
-        } else {
-            let id = self.next_id;
-            self.next_id += 1;
-            tracing::debug!(id, request_id = %request.request_id, prompt = request.prompt_tokens.len(), "request");
-            let request = Request {
-                id,
-                prompt: request.prompt_tokens,
-                max_tokens: request.max_tokens,
-                sampling,
-                stop_tokens: request.stop_tokens,
-            };
-            let admitted = self.schedule.admit(request, elapsed_us(self.clock));
-            admitted
-                .map(|()| drop(self.streams.insert(id, events)))
-                .map_err(|r| refused(&r))
-        };
-        // A client that does not wait for its answer is noticed as gone.
-        let _ = reply.send(admitted);
-    }
-
-    fn cancel_those_gone(&mut self) {
-        let gone: Vec<RequestId> = self
-            .streams
-            .iter()
-            .filter(|(_, events)| events.is_closed())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in gone {
-            self.streams.remove(&id);
-            self.schedule.cancel(id);
-        }
-    }
-
-    fn tell(&mut self, events: Vec<Event>) {
-        for event in events {
-            let (id, last, told) = match event {
-                Event::Token { id, token, position } => {
-                    self.driver.metrics.tokens.inc();
-                    let token = wire::Token { id: token, position };
-                    (
-                        id,
-                        false,
-                        Ok(wire::GenerateEvent {
-                            event: Some(WireEvent::Token(token)),
-                        }),
-                    )
-                }
-                Event::Finished {
-                    id,
-                    finish,
-                    prompt_tokens,
-                    completion_tokens,
-                } => {
-                    let reason = match finish {
-                        Finish::Stop => wire::FinishReason::Stop,
-                        Finish::Length => wire::FinishReason::Length,
-                    };
-                    let reason = reason.into();
-                    let finished = wire::Finished {
-                        reason,
-                        prompt_tokens,
-                        completion_tokens,
-                    };
-                    (
-                        id,
-                        true,
-                        Ok(wire::GenerateEvent {
-                            event: Some(WireEvent::Finished(finished)),
-                        }),
-                    )
-                }
-                Event::Failed { id, fault } => (id, true, Err(failed(&fault))),
-                Event::TimedOut { id } => {
-                    let message = format!("no sequence came free within {} s", MAX_WAIT_US / 1_000_000);
-                    (id, true, Err(Status::resource_exhausted(message)))
-                }
-            };
-            let stream = if last {
-                self.streams.remove(&id)
-            } else {
-                self.streams.get(&id).cloned()
-            };
-            if let Some(stream) = stream {
-                // Closed: the client has gone, which the next round notices. Full it cannot be.
-                let _ = stream.try_send(told);
-            }
-        }
-    }
-
-    fn end(&mut self, status: &Status) {
-        self.schedule.abandon();
-        for (_, stream) in self.streams.drain() {
-            let _ = stream.try_send(Err(status.clone()));
-        }
-        self.publish_load();
-    }
-
-    fn publish_load(&self) {
-        let (running, waiting) = (self.schedule.running(), self.schedule.waiting());
-        self.driver.metrics.active_sequences.set(running as i64);
-        self.driver.metrics.queue_length.set(waiting as i64);
-        self.driver.load.send_replace(running + waiting);
     }
 }
 
@@ -375,21 +245,4 @@ fn broken(message: String) -> Ended {
         reason: Reason::OutOfOrder,
         message,
     })
-}
-
-fn refused(refusal: &Refusal) -> Status {
-    let message = refusal.to_string();
-    match refusal {
-        Refusal::EmptyPrompt | Refusal::NothingWanted | Refusal::PromptTooLong { .. } => {
-            Status::invalid_argument(message)
-        }
-        Refusal::Full { .. } => Status::resource_exhausted(message),
-    }
-}
-
-fn failed(fault: &StepFault) -> Status {
-    match fault.reason {
-        Reason::KvFull => Status::resource_exhausted(fault.to_string()),
-        _ => Status::internal(fault.to_string()),
-    }
 }

@@ -89,12 +89,12 @@ impl Pipeline {
     /// Undoes a failed step on every stage.
     ///
     /// # Errors
-    /// When a stage cannot: then the pipeline must be opened again.
+    /// When the own stage cannot: then the pipeline must be opened again. A later stage that cannot ends the stream, which the
+    /// next step is told.
     pub async fn rollback(&self, from_number: u64) -> Result<(), StepFault> {
         self.session.rollback(from_number).await?;
         if let Some(link) = &self.link {
-            let sent = link.rollback(from_number).await;
-            sent.map_err(|error| error.to_fault())?;
+            link.rollback(from_number).await;
         }
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Pipeline {
 }
 
 async fn carry(link: &mut Link, step: wire::Step) -> Result<wire::StepResult, StepFault> {
-    link.step(step).await.map_err(|error| error.to_fault())?;
+    link.step(step).await;
     link.result().await.map_err(|error| error.to_fault())
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use super::drive::{Events, Submission};
+use super::desk::{Events, Submission};
 use crate::compute::Facts;
 use crate::config::WorkerConfig;
 use crate::placement::Installed;
@@ -118,12 +118,8 @@ impl Head for GenerateService {
             events,
             reply,
         };
-        self.submissions.try_send(submission).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                Status::resource_exhausted("too many requests arrive at once; try again later")
-            }
-            mpsc::error::TrySendError::Closed(_) => Status::unavailable("the worker is ending"),
-        })?;
+        let ending = || Status::unavailable("the worker is ending");
+        self.submissions.send(submission).await.map_err(|_| ending())?;
         let stream = GenerateStream {
             receiver,
             wake: Arc::clone(&self.wake),

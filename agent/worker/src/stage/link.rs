@@ -145,28 +145,20 @@ impl Link {
         })
     }
 
-    /// Sends a step. Waits while the connection takes nothing more.
-    ///
-    /// # Errors
-    /// When the stream has ended.
-    pub async fn step(&self, step: wire::Step) -> Result<(), LinkError> {
-        self.send(Message::Step(step)).await
+    /// Sends a step. Waits while the connection takes nothing more. When the stream has ended, `result` says why.
+    pub async fn step(&self, step: wire::Step) {
+        self.send(Message::Step(step)).await;
     }
 
-    /// Has all later stages undo the steps from a number on.
-    ///
-    /// # Errors
-    /// When the stream has ended.
-    pub async fn rollback(&self, from_number: u64) -> Result<(), LinkError> {
-        self.send(Message::Rollback(wire::Rollback { from_number })).await
+    /// Has all later stages undo the steps from a number on. When the stream has ended, `result` says why.
+    pub async fn rollback(&self, from_number: u64) {
+        self.send(Message::Rollback(wire::Rollback { from_number })).await;
     }
 
-    async fn send(&self, message: Message) -> Result<(), LinkError> {
+    async fn send(&self, message: Message) {
         let message = wire::CarryMessage { message: Some(message) };
-        self.outgoing
-            .send(message)
-            .await
-            .map_err(|_| LinkError::unreachable(self.stage, "the stream has ended"))
+        // Closed: the cause comes the other way.
+        let _ = self.outgoing.send(message).await;
     }
 
     /// The next result. Cancel-safe.

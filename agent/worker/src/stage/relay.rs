@@ -149,8 +149,7 @@ impl Relay {
                 let undone = self.session.rollback(from).await;
                 undone.map_err(|fault| Status::data_loss(fault.to_string()))?;
                 if let Some(link) = &self.link {
-                    let sent = link.rollback(from).await;
-                    sent.map_err(|error| error.to_status())?;
+                    link.rollback(from).await;
                 }
                 steps.forget_from(from);
                 Ok(None)
@@ -198,8 +197,8 @@ impl Relay {
                     compute_us,
                     deadline,
                 });
-                let sent = link.step(step.to_wire(self.session.epoch(), activations)).await;
-                sent.map_err(|error| error.to_status())
+                link.step(step.to_wire(self.session.epoch(), activations)).await;
+                Ok(())
             }
             (Yield::Activations(_), None) => Err(Status::internal("the tail gave no tokens")),
         }

@@ -29,6 +29,8 @@ pub struct Realm {
     signer: PlacementSigner,
     pub stages: Vec<StageAt>,
     pub runtime: RuntimeConfig,
+    /// Fixed, so that one epoch is one placement.
+    not_after_unix_s: i64,
 }
 
 impl Realm {
@@ -45,6 +47,7 @@ impl Realm {
             stage
         });
         Self {
+            not_after_unix_s: unix_s() + 3600,
             stages: stages.collect(),
             directory: tempfile::tempdir().unwrap(),
             authority: Authority::generate(TRUST_DOMAIN, SystemTime::now()).unwrap(),
@@ -131,7 +134,7 @@ impl Realm {
         placement::Placement {
             epoch,
             model_uid: MODEL.to_owned(),
-            not_after_unix_s: unix_s() + 3600,
+            not_after_unix_s: self.not_after_unix_s,
             runtime: Some(placement::Runtime {
                 context_length: self.runtime.context_length,
                 parallel_sequences: self.runtime.parallel_sequences,

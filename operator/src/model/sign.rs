@@ -30,7 +30,7 @@ pub struct Draft {
 }
 
 /// Signs a draft.
-pub fn issue(
+pub fn sign(
     signer: &PlacementSigner,
     model: &InferenceModel,
     index: &Index,
@@ -67,7 +67,7 @@ pub fn issue(
         pipelines: vec![Pipeline { stages }],
         denied: Vec::new(),
     };
-    let in_force = sign(signer, placement, view);
+    let in_force = envelop(signer, placement, view);
     let bytes = in_force.envelope.encoded_len();
     if bytes > MAX_ENVELOPE_BYTES {
         let message = format!(
@@ -87,7 +87,7 @@ pub fn raise(signer: &PlacementSigner, in_force: &InForce, epoch: u64, now_unix_
         not_after_unix_s,
         ..in_force.placement.clone()
     };
-    sign(signer, placement, in_force.view.clone())
+    envelop(signer, placement, in_force.view.clone())
 }
 
 /// The same placement, installable for longer; `None` while more than half of its time is left.
@@ -97,7 +97,7 @@ pub fn prolong(signer: &PlacementSigner, in_force: &InForce, now_unix_s: i64) ->
     (left < INSTALLABLE_S / 2).then(|| raise(signer, in_force, in_force.placement.epoch, now_unix_s))
 }
 
-fn sign(signer: &PlacementSigner, placement: Placement, view: PlacementStatus) -> InForce {
+fn envelop(signer: &PlacementSigner, placement: Placement, view: PlacementStatus) -> InForce {
     let envelope = signer.sign(&placement);
     let view = PlacementStatus {
         epoch: i64::try_from(placement.epoch).unwrap_or(i64::MAX),
@@ -138,14 +138,14 @@ mod tests {
     #[test]
     fn a_draft_is_signed_with_the_root_of_each_stages_weights() {
         let (signer, index) = (PlacementSigner::generate().unwrap(), fixture::facts().index);
-        let issued = issue(&signer, &fixture::model(), &index, draft(), 5, NOW).unwrap();
+        let signed = sign(&signer, &fixture::model(), &index, draft(), 5, NOW).unwrap();
         let verified = PlacementVerifier::new([signer.public_key()])
             .unwrap()
-            .verify(&issued.envelope)
+            .verify(&signed.envelope)
             .unwrap();
-        assert_eq!(verified, issued.placement);
-        assert_eq!((verified.epoch, verified.generation, issued.view.epoch), (5, 1, 5));
-        assert_eq!(issued.stages()[0].weight_root, index.stage_root(0, 3).unwrap().0);
+        assert_eq!(verified, signed.placement);
+        assert_eq!((verified.epoch, verified.generation, signed.view.epoch), (5, 1, 5));
+        assert_eq!(signed.stages()[0].weight_root, index.stage_root(0, 3).unwrap().0);
         assert_eq!(verified.not_after_unix_s, NOW + INSTALLABLE_S);
     }
 
@@ -153,22 +153,22 @@ mod tests {
     fn layers_that_the_model_has_not_are_never_signed() {
         let (signer, mut draft) = (PlacementSigner::generate().unwrap(), draft());
         draft.stages[1].end_layer = 99;
-        let why = issue(&signer, &fixture::model(), &fixture::facts().index, draft, 1, NOW).unwrap_err();
+        let why = sign(&signer, &fixture::model(), &fixture::facts().index, draft, 1, NOW).unwrap_err();
         assert_eq!(why.reason, "CheckFailed");
     }
 
     #[test]
     fn a_placement_is_prolonged_from_half_its_time_without_a_new_epoch() {
         let signer = PlacementSigner::generate().unwrap();
-        let issued = issue(&signer, &fixture::model(), &fixture::facts().index, draft(), 5, NOW).unwrap();
-        assert_eq!(prolong(&signer, &issued, NOW + INSTALLABLE_S / 2), None);
+        let signed = sign(&signer, &fixture::model(), &fixture::facts().index, draft(), 5, NOW).unwrap();
+        assert_eq!(prolong(&signer, &signed, NOW + INSTALLABLE_S / 2), None);
         let later = NOW + INSTALLABLE_S / 2 + 1;
-        let prolonged = prolong(&signer, &issued, later).unwrap();
+        let prolonged = prolong(&signer, &signed, later).unwrap();
         assert_eq!(
             (prolonged.placement.epoch, prolonged.placement.not_after_unix_s),
             (5, later + INSTALLABLE_S)
         );
-        assert_eq!(prolonged.stages(), issued.stages());
-        assert_ne!(prolonged.view.envelope, issued.view.envelope);
+        assert_eq!(prolonged.stages(), signed.stages());
+        assert_ne!(prolonged.view.envelope, signed.view.envelope);
     }
 }

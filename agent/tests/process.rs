@@ -1,0 +1,149 @@
+//! The executable itself: configuration, probing, and a life without operator and API server.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use device::{Answer, Backend};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Nothing here takes longer on a machine that works.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn agent() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shardwright-agent"));
+    for name in ["NODE_NAME", "POD_NAME", "POD_NAMESPACE", "POD_IP", "SHARDWRIGHT_LOG"] {
+        command.env_remove(name);
+    }
+    command.env("KUBECONFIG", "/nonexistent/kubeconfig");
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    agent().args(arguments).output().unwrap()
+}
+
+/// An agent whose operator, bundle and token do not exist.
+struct Lonely {
+    child: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Lonely {
+    fn start(state_dir: &Path) -> Self {
+        let mut child = lonely(state_dir).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Self { child, log }
+    }
+
+    /// Reads its log until a line has this in it.
+    fn until(&mut self, text: &str) {
+        let start = Instant::now();
+        for line in self.log.by_ref().lines().map_while(Result::ok) {
+            if line.contains(text) {
+                return;
+            }
+            assert!(start.elapsed() < LIMIT, "{text} did not come about in time");
+        }
+        panic!("the agent ended before {text}");
+    }
+}
+
+impl Drop for Lonely {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lonely(state_dir: &Path) -> Command {
+    let mut command = agent();
+    command.args([
+        "--node-name",
+        "node-a",
+        "--backends",
+        "cpu",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ]);
+    command.args(["--operator-enrol", "127.0.0.1:1", "--operator-control", "127.0.0.1:1"]);
+    command.args([
+        "--trust-bundle",
+        "/nonexistent/bundle.pem",
+        "--token",
+        "/nonexistent/token",
+    ]);
+    command.arg("--state-dir").arg(state_dir);
+    command
+}
+
+#[test]
+fn bad_configuration_ends_with_64_and_names_what_is_wrong() {
+    for (arguments, named) in [
+        (&["--node-name", "Not A Name"][..], "--node-name"),
+        (&["--node-name", "a", "--threads", "none"][..], "--threads"),
+        (&["--backends", "abacus", "--node-name", "a"][..], "abacus"),
+        (&[][..], "node-name"),
+    ] {
+        let output = run(arguments);
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {complaint}");
+        assert!(complaint.contains(named), "{arguments:?}: {complaint}");
+    }
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_had_is_bad_configuration() {
+    let output = lonely(Path::new("/proc/shardwright")).output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/proc/shardwright"));
+}
+
+#[test]
+fn probing_as_json_answers_for_every_backend_that_was_asked_for() {
+    let output = run(&["probe", "--json"]);
+    let answers: Vec<Answer> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        answers.iter().map(|answer| answer.backend).collect::<Vec<_>>(),
+        Backend::ALL
+    );
+    assert_eq!(answers[0].devices.len(), 1);
+    for answer in answers {
+        assert!(
+            !answer.devices.is_empty() || answer.note.is_some(),
+            "nothing is never without a reason"
+        );
+    }
+}
+
+#[test]
+fn probing_prints_a_table_within_three_seconds_and_a_limit_is_seen_in_it() {
+    let start = Instant::now();
+    let output = run(&["probe", "--backends", "cpu", "--memory-limit-bytes", "1073741824"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    let device = text.lines().find(|line| line.starts_with("cpu0")).unwrap();
+    assert!(device.contains("1.0 GiB") && device.ends_with("yes"), "{text}");
+}
+
+#[test]
+fn without_operator_and_api_server_the_agent_waits_and_a_signal_ends_it_well() {
+    let state_dir = tempfile::tempdir().unwrap();
+    let mut first = Lonely::start(state_dir.path());
+    first.until("not enrolled yet");
+    let second = lonely(state_dir.path()).output().unwrap();
+    assert_eq!(second.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("in use by another agent"));
+    let pid = rustix::process::Pid::from_raw(first.child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = first.child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(start.elapsed() < LIMIT, "it did not end in time");
+        std::thread::yield_now();
+    };
+    assert!(status.success(), "{status}");
+}
