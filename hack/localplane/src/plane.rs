@@ -17,7 +17,6 @@ use crate::{Error, Result, assets, file};
 const ADMIN_TOKEN: &str = "local-admin";
 /// The API server builds its role objects after it starts to answer; ready takes 3-6 s on two cores.
 const READY_LIMIT: Duration = Duration::from_secs(60);
-const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// The audience that Shardwright's enrolment asks tokens for.
 pub const ENROL_AUDIENCE: &str = "shardwright-enrol";
 
@@ -27,8 +26,8 @@ pub struct Plane {
     dir: PathBuf,
     url: String,
     certificates: Certificates,
-    apiserver: Process,
-    // After the API server, so that it is dropped after it.
+    // Dropped in this order: killed, because their data goes with them.
+    _apiserver: Process,
     _etcd: Process,
 }
 
@@ -69,7 +68,7 @@ impl Plane {
             dir: dir.to_owned(),
             url,
             certificates,
-            apiserver,
+            _apiserver: apiserver,
             _etcd: etcd,
         })
     }
@@ -112,12 +111,6 @@ impl Plane {
             command.env(key, self.dir.join("helm").join(folder));
         }
         Ok(command)
-    }
-}
-
-impl Drop for Plane {
-    fn drop(&mut self) {
-        self.apiserver.stop(STOP_LIMIT);
     }
 }
 

@@ -106,14 +106,15 @@ impl Process {
     }
 
     /// Asks the process to end, and kills its group when it has not within `limit`.
-    pub fn stop(&mut self, limit: Duration) {
+    pub async fn stop(&mut self, limit: Duration) {
         self.signal_group(Signal::TERM);
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             if !self.is_running() {
                 break;
             }
-            std::thread::sleep(POLL);
+            // Not a blocking sleep: what it waits for may wait for a connection of this very program.
+            tokio::time::sleep(POLL).await;
         }
         self.kill();
     }

@@ -335,16 +335,16 @@ impl Stack {
     /// Stops everything in order, agents draining their workers, and removes the Pods and Nodes.
     pub async fn stop(mut self) -> Result<()> {
         if let Some(mut gateway) = self.gateway.take() {
-            gateway.process.stop(STOP_LIMIT);
+            gateway.process.stop(STOP_LIMIT).await;
             self.kubelet.delete_pod(&gateway.pod.spec).await?;
         }
         for (node, mut agent) in std::mem::take(&mut self.agents) {
-            agent.process.stop(STOP_LIMIT);
+            agent.process.stop(STOP_LIMIT).await;
             self.kubelet.delete_pod(&agent.pod.spec).await?;
             self.kubelet.delete_node(&node).await?;
         }
         if let Some(mut operator) = self.operator.take() {
-            operator.process.stop(STOP_LIMIT);
+            operator.process.stop(STOP_LIMIT).await;
             self.kubelet.delete_pod(&operator.pod.spec).await?;
             self.kubelet.delete_node(&operator.pod.spec.node).await?;
         }
