@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use engine::reference::{WholeConfig, WholeModel};
 use engine::{Device, Runtime};
-use localplane::chat::{Chat, SYSTEM};
+use localplane::chat::{Chat, rendered};
 use localplane::stack::{AgentSpec, Stack, condition_of, run};
 use localplane::{assets, demo};
 use serde_json::{Value, json};
@@ -144,10 +144,7 @@ fn whole_model_answers() -> Vec<String> {
     let mut whole = WholeModel::load(&runtime, &model(), &config).expect("the model");
     let end_of_turn = whole.tokenize("<|im_end|>").expect("a token");
     let answer = |prompt: &&str| {
-        let text = format!(
-            "<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
-        );
-        let tokens = whole.tokenize(&text).expect("tokens");
+        let tokens = whole.tokenize(&rendered(prompt)).expect("tokens");
         let generated = whole.greedy(&tokens, ANSWER_TOKENS as usize).expect("an answer").tokens;
         let answer: Vec<i32> = generated
             .into_iter()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bench::{median, write_results};
 use engine::reference::{WholeConfig, WholeModel};
 use engine::{Device, Runtime};
-use localplane::chat::Chat;
+use localplane::chat::{Chat, rendered};
 use localplane::stack::{AgentSpec, Stack};
 use localplane::{Error, Result, assets};
 use serde_json::json;
@@ -93,7 +93,7 @@ fn whole_model() -> Result<WholeModel> {
 
 fn whole_speed(whole: &mut WholeModel) -> Result<f64> {
     let explain = |error: engine::EngineError| Error::Other(error.to_string());
-    let prompt = whole.tokenize(PROMPT).map_err(explain)?;
+    let prompt = whole.tokenize(&rendered(PROMPT)).map_err(explain)?;
     Ok(whole.greedy(&prompt, TOKENS).map_err(explain)?.tokens_per_second())
 }
 

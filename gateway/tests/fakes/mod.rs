@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use gateway::args::{Args, IdentitySource};
-use lifecycle::log;
 use gateway::run::{Addresses, RunError};
 use identity::{
     Authority, Credentials, DEFAULT_LEAF_LIFETIME, Identity, KeyPair, PlacementSigner, Role, SpiffeId, SubjectName,
     TlsListener,
 };
+use lifecycle::log;
 use rustls::ServerConfig;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -13,7 +13,12 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(120);
 
 /// What most applications send first. SmolLM2's template has a default of its own, under which this small model, quantised to four
 /// bits, answers geography in French verse, by llama.cpp alone too.
-pub const SYSTEM: &str = "You are a helpful assistant.";
+const SYSTEM: &str = "You are a helpful assistant.";
+
+/// The text that SmolLM2's template makes of `prompt`, for those who compare with llama.cpp's own loop.
+pub fn rendered(prompt: &str) -> String {
+    format!("<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")
+}
 
 /// A client of one gateway.
 #[derive(Debug, Clone)]
@@ -66,7 +71,7 @@ impl Chat {
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
-    /// A greedy chat answer under [`SYSTEM`], streamed; `each` sees every piece of text as it comes.
+    /// A greedy chat answer, streamed; `each` sees every piece of text as it comes.
     pub async fn stream(
         &self,
         model: &str,
