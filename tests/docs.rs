@@ -26,8 +26,11 @@ fn markdown_files() -> Vec<PathBuf> {
 
 /// Targets of `[text](target)`, outside links and anchors aside.
 fn links(text: &str) -> Vec<String> {
-    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let targets = text
+        .match_indices("](")
+        .map(|(at, opening)| &text[at + opening.len()..]);
     targets
+        .filter_map(|rest| rest.split(')').next())
         .map(|target| target.split('#').next().unwrap_or_default().to_owned())
         .filter(|target| !target.is_empty() && !target.contains("://"))
         .collect()
@@ -53,7 +56,8 @@ fn every_make_target_that_is_mentioned_exists() {
     let makefile = std::fs::read_to_string(root().join("Makefile")).expect("a Makefile");
     for page in markdown_files() {
         let text = std::fs::read_to_string(root().join(&page)).expect("readable");
-        for rest in text.split("`make ").skip(1).chain(text.split("\nmake ").skip(1)) {
+        let mentions = text.match_indices("`make ").chain(text.match_indices("\nmake "));
+        for rest in mentions.map(|(at, words)| &text[at + words.len()..]) {
             let target: String = rest
                 .chars()
                 .take_while(|c| c.is_ascii_lowercase() || *c == '-')

@@ -235,6 +235,33 @@ impl Here {
 }
 
 #[tokio::test]
+async fn an_agent_that_crashes_and_is_started_again_serves_again_by_itself() {
+    let mut here = installation(&["cpu", "cpu"]).await;
+    here.apply(
+        "m",
+        &json!({ "source": { "uri": uri(&model()) }, "placement": { "minDevices": 2 } }),
+    );
+    here.ready("m").await;
+    here.stack.crash_agent("node-1").expect("killed");
+    // Neither device is spare: the model waits for the node.
+    here.refused("m", "Ready").await;
+    let restarted = Instant::now();
+    assert_eq!(here.stack.restart_ended().expect("restarted"), ["agent-node-1"]);
+    here.ready("m").await;
+    assert!(
+        restarted.elapsed() <= RECOVERY_LIMIT,
+        "Ready again after {:?}",
+        restarted.elapsed()
+    );
+    let answer = here
+        .chat()
+        .stream("m", PROMPTS[0], 32, &mut |_| {})
+        .await
+        .expect("an answer");
+    assert!(answer.text.contains("Paris"), "{}", answer.text);
+}
+
+#[tokio::test]
 async fn wrong_input_is_answered_by_name_and_nothing_hangs() {
     let mut here = installation(&["cpu", "cpu"]).await;
     let source = model();

@@ -16,6 +16,8 @@ const EXAMPLE: &str = "docs/examples/inferencemodel-smollm2.yaml";
 const MODEL: &str = "smollm2";
 const MODEL_NAMESPACE: &str = "default";
 const READY_LIMIT: Duration = Duration::from_secs(120);
+/// How soon a process that ended is started again.
+const SUPERVISION: Duration = Duration::from_millis(500);
 const QUESTION: &str = "What is the capital of France?";
 const MAX_TOKENS: u32 = 64;
 
@@ -83,7 +85,7 @@ pub async fn run(dir: &Path, options: &Options) -> Result<()> {
     if options.keep {
         print_access(&stack);
         println!("demo: ok");
-        wait_for_signal().await?;
+        supervise(&mut stack).await?;
     }
     stack.stop().await?;
     if !options.keep {
@@ -156,12 +158,32 @@ fn print_access(stack: &Stack) {
     println!("key:        {}", stack.api_key());
     println!("authority:  {}", stack.bundle().display());
     println!("kubeconfig: {}", stack.plane().kubeconfig().display());
+    if let Ok(kubectl) = assets::kubectl() {
+        println!("kubectl:    {}", kubectl.display());
+    }
     println!(
         "try: curl --cacert {} -H 'authorization: Bearer {}' {}/models",
         stack.bundle().display(),
         stack.api_key(),
         stack.endpoint()
     );
+}
+
+/// Until a signal comes: starts again what ends, so that one can kill things and watch.
+async fn supervise(stack: &mut Stack) -> Result<()> {
+    let mut look = tokio::time::interval(SUPERVISION);
+    let signal = wait_for_signal();
+    tokio::pin!(signal);
+    loop {
+        tokio::select! {
+            ended = &mut signal => return ended,
+            _ = look.tick() => {
+                for name in stack.restart_ended()? {
+                    println!("{name} had ended and runs again");
+                }
+            }
+        }
+    }
 }
 
 /// Until SIGTERM or SIGINT.

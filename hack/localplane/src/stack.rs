@@ -1,17 +1,19 @@
 //! The whole of Shardwright on the local control plane: the chart by a real Helm, and the processes that its Pods would run.
 
+mod objects;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-
-use serde_json::{Value, json};
 
 use crate::kubelet::{Kubelet, PodSpec, RunningPod};
 use crate::plane::{Plane, free_port};
 use crate::process::Process;
 use crate::wait::{Seen, until};
 use crate::{Error, Result, assets};
+
+pub use objects::condition_of;
 
 pub const NAMESPACE: &str = "shardwright-system";
 pub const RELEASE: &str = "shardwright";
@@ -43,9 +45,10 @@ impl AgentSpec {
     }
 }
 
-/// A process and the Pod it stands for. The process goes first.
+/// A process, how to start it again, and the Pod it stands for. The process goes first.
 struct Member {
     process: Process,
+    command: Command,
     pod: RunningPod,
 }
 
@@ -147,7 +150,7 @@ impl Stack {
                 "localhost,127.0.0.1",
             ]);
         let process = self.spawn("operator", &command)?;
-        self.operator = Some(Member { process, pod });
+        self.operator = Some(Member { process, command, pod });
         self.wait_for_authority().await
     }
 
@@ -212,7 +215,7 @@ impl Stack {
             .args(["--threads", &spec.threads.to_string()])
             .args(["--admin-listen", &loopback(free_port()?)]);
         let process = self.spawn(&format!("agent-{}", spec.node), &command)?;
-        self.agents.insert(spec.node.clone(), Member { process, pod });
+        self.agents.insert(spec.node.clone(), Member { process, command, pod });
         Ok(())
     }
 
@@ -246,7 +249,7 @@ impl Stack {
             .args(["--listen", &loopback(self.ports.gateway)])
             .args(["--admin-listen", &loopback(self.ports.gateway_admin)]);
         let process = self.spawn("gateway", &command)?;
-        self.gateway = Some(Member { process, pod });
+        self.gateway = Some(Member { process, command, pod });
         Ok(())
     }
 
@@ -261,75 +264,36 @@ impl Stack {
 
     /// Fails with the log of the first process that has ended.
     pub fn check(&mut self) -> Result<()> {
-        let members = self
-            .operator
-            .iter_mut()
-            .chain(self.gateway.iter_mut())
-            .chain(self.agents.values_mut());
-        members.map(|member| &mut member.process).try_for_each(Process::check)
+        self.members()
+            .map(|member| &mut member.process)
+            .try_for_each(Process::check)
     }
 
-    /// `kubectl apply` of a manifest.
-    pub fn apply(&self, manifest: &Value) -> Result<()> {
-        let path = self.plane.dir().join("apply.json");
-        std::fs::write(&path, manifest.to_string()).map_err(crate::file(&path))?;
-        let mut kubectl = self.plane.kubectl()?;
-        run(kubectl.arg("apply").arg("-f").arg(&path)).map(drop)
-    }
-
-    /// An InferenceModel as the API server has it now.
-    pub fn model(&self, namespace: &str, name: &str) -> Result<Value> {
-        let mut kubectl = self.plane.kubectl()?;
-        let text = run(kubectl.args(["get", "inferencemodel", "-n", namespace, name, "-o", "json"]))?;
-        serde_json::from_str(&text).map_err(|error| Error::Other(format!("kubectl printed no JSON: {error}")))
-    }
-
-    /// Waits until `condition` of the model has `status`, for the present generation; returns the model.
-    pub async fn wait_for_condition(
-        &mut self,
-        namespace: &str,
-        name: &str,
-        condition: &str,
-        status: &str,
-        limit: Duration,
-    ) -> Result<Value> {
-        let what = format!("InferenceModel {namespace}/{name} has {condition}={status}");
-        let mut look = || -> Result<Seen<Value>> {
-            self.check()?;
-            let model = self.model(namespace, name)?;
-            let found = condition_of(&model, condition);
-            let current = found["observedGeneration"] == model["metadata"]["generation"];
-            if current && found["status"] == status {
-                return Ok(Seen::Done(model));
+    /// Starts every process again that has ended, as a kubelet does with a container; returns their names.
+    pub fn restart_ended(&mut self) -> Result<Vec<String>> {
+        let mut restarted = Vec::new();
+        for member in self.members() {
+            if !member.process.is_running() {
+                let name = member.process.name().to_owned();
+                let log = member.process.log().to_owned();
+                member.process = Process::spawn(&name, &member.command, &log)?;
+                restarted.push(name);
             }
-            Ok(Seen::Not(model["status"]["conditions"].to_string()))
-        };
-        until(&what, limit, || std::future::ready(look())).await
+        }
+        Ok(restarted)
     }
 
-    /// Waits until that many DeviceGPUStates are Ready.
-    pub async fn wait_for_devices(&mut self, count: usize) -> Result<()> {
-        let mut look = || -> Result<Seen<()>> {
-            self.check()?;
-            let mut kubectl = self.plane.kubectl()?;
-            let text = run(kubectl.args(["get", "devicegpustates", "-o", "json"]))?;
-            let list: Value = serde_json::from_str(&text).unwrap_or_default();
-            let ready = list["items"].as_array().map_or(0, |items| {
-                items
-                    .iter()
-                    .filter(|item| condition_of(item, "Ready")["status"] == "True")
-                    .count()
-            });
-            Ok(if ready >= count {
-                Seen::Done(())
-            } else {
-                Seen::Not(format!("{ready} ready"))
-            })
-        };
-        until(&format!("{count} devices are Ready"), START_LIMIT, || {
-            std::future::ready(look())
-        })
-        .await
+    /// Kills the agent's process alone; its Pod object stays, as after the crash of a container.
+    pub fn crash_agent(&mut self, node: &str) -> Result<()> {
+        let member = self.agents.get_mut(node);
+        let member = member.ok_or_else(|| Error::Other(format!("no agent runs on {node}")))?;
+        member.process.kill();
+        Ok(())
+    }
+
+    fn members(&mut self) -> impl Iterator<Item = &mut Member> {
+        let processes = self.operator.iter_mut().chain(self.gateway.iter_mut());
+        processes.chain(self.agents.values_mut())
     }
 
     /// Stops everything in order, agents draining their workers, and removes the Pods and Nodes.
@@ -391,13 +355,6 @@ fn kill_tree(process: &mut Process) {
 
 fn loopback(port: u16) -> String {
     format!("127.0.0.1:{port}")
-}
-
-/// One condition of an object, or null.
-pub fn condition_of(object: &Value, condition: &str) -> Value {
-    let conditions = object["status"]["conditions"].as_array();
-    let found = conditions.and_then(|list| list.iter().find(|item| item["type"] == condition));
-    found.cloned().unwrap_or(json!(null))
 }
 
 /// Installs the chart of this workspace under the release name that the ServiceAccounts' names follow from.
