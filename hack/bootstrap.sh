@@ -16,12 +16,15 @@ mkdir -p "$cache"
 
 say() { printf '%s bootstrap: %s\n' "$(date +%H:%M:%S)" "$*"; }
 fail() { printf 'bootstrap: %s\n' "$*" >&2; exit 1; }
-scratch() { mktemp -d "$cache/.partial.XXXXXX"; }
-trap 'rm -rf "$cache"/.partial.*' EXIT
+# Named by process: another run's folders are left alone.
+scratch() { mktemp -d "$cache/.partial.$$.XXXXXX"; }
+trap 'rm -rf "$cache"/.partial.$$.*' EXIT
 
 packages() {
   local want=(build-essential ca-certificates clang cmake git libclang-dev ccache glslc iproute2 libvulkan1 mesa-vulkan-drivers unzip)
   local missing=() package
+  # Any Python will do, Debian's or another.
+  python3 -c 'import ensurepip, pip, venv' 2>/dev/null || want+=(python3 python3-pip python3-venv)
   for package in "${want[@]}"; do
     [[ $(dpkg-query -W -f='${Status}' "$package" 2>/dev/null) == *'ok installed' ]] || missing+=("$package")
   done

@@ -6,7 +6,8 @@ dir=$PWD/.demo
 pid_file=$PWD/.demo.pid
 log=$PWD/.demo.log
 
-running() { [ -e "$pid_file" ] && kill -0 "$(cat "$pid_file")" 2>/dev/null; }
+# By name too: after a restart of the machine the id may be another program's.
+running() { [ -e "$pid_file" ] && grep -qsE 'localplane|demo\.sh' "/proc/$(cat "$pid_file")/cmdline"; }
 
 stop() {
   if running; then

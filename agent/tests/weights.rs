@@ -237,6 +237,17 @@ fn a_wrong_digest_in_the_spec_is_a_mismatch_that_names_both() {
 }
 
 #[test]
+fn what_a_killed_fetch_left_behind_takes_no_room_after_the_next_one() {
+    let source = Source::tiny();
+    let weights = source.weights(0, 2);
+    std::fs::create_dir_all(&weights.directory).unwrap();
+    let left = weights.directory.join("layer-00000.gguf.77-0.partial");
+    std::fs::write(&left, b"half a layer").unwrap();
+    fetched_and_verified(&weights).unwrap();
+    assert!(!left.exists());
+}
+
+#[test]
 fn cancelled_work_ends_at_the_next_piece() {
     let source = Source::tiny();
     let gauge = Gauge::default();

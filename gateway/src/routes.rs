@@ -184,7 +184,8 @@ impl Table {
 
 fn model(route: ModelRoute, previous: &Table, verifier: &PlacementVerifier, trust_domain: &str) -> Model {
     let before = previous.by_uid(&route.model_uid);
-    let state = match state(&route, verifier, trust_domain) {
+    let accepted_epoch = before.map_or(0, |model| model.epoch());
+    let state = match state(&route, accepted_epoch, verifier, trust_domain) {
         Ok(state) => state,
         Err(cause) => {
             tracing::warn!(model = %route.name, namespace = %route.namespace, %cause, "placement refused");
@@ -219,14 +220,20 @@ fn not_ready(epoch: u64, message: &str) -> ModelState {
     }
 }
 
-fn state(route: &ModelRoute, verifier: &PlacementVerifier, trust_domain: &str) -> Result<ModelState, String> {
+fn state(
+    route: &ModelRoute,
+    accepted_epoch: u64,
+    verifier: &PlacementVerifier,
+    trust_domain: &str,
+) -> Result<ModelState, String> {
     let message = if route.message.is_empty() {
         "it is not serving yet"
     } else {
         &route.message
     };
     let Some(envelope) = &route.envelope else {
-        return Ok(not_ready(0, message));
+        // Placed nowhere any more; what was accepted before stays the least that is accepted again.
+        return Ok(not_ready(accepted_epoch, message));
     };
     let placement = verifier.verify(envelope).map_err(|error| error.to_string())?;
     if placement.model_uid != route.model_uid || placement.namespace != route.namespace || placement.name != route.name

@@ -1,6 +1,7 @@
 //! An HTTPS server for an axum router: users' requests, probes, metrics.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -10,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tower::ServiceExt;
@@ -24,6 +25,9 @@ pub const MAX_CONNECTIONS: usize = 1024;
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// A client that takes longer to send its headers is not sound.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that brings no request for so long is closed. Until its first bytes show the HTTP version no other limit
+/// counts, and silent connections must not take all places.
+pub const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// Requests of one HTTP/2 client at once.
 const MAX_STREAMS: u32 = 128;
 /// Header bytes of one request: browsers and client libraries stay below 8 KiB.
@@ -68,7 +72,10 @@ pub async fn serve_https(mut listener: TlsListener, router: Router, shutdown: im
 async fn serve(connection: TlsConnection, router: Router, mut closed: watch::Receiver<()>) {
     let peer = connection.peer().clone();
     let address = peer.address;
+    let asked = Arc::new(Notify::new());
+    let asks = Arc::clone(&asked);
     let service = service_fn(move |mut request: Request<Incoming>| {
+        asks.notify_one();
         request.extensions_mut().insert(peer.clone());
         answer(router.clone(), request)
     });
@@ -87,8 +94,17 @@ async fn serve(connection: TlsConnection, router: Router, mut closed: watch::Rec
         .max_header_list_size(MAX_HEADER_BYTES);
     let connection = builder.serve_connection(TokioIo::new(connection), service);
     tokio::pin!(connection);
+    let silent = async {
+        if timeout(FIRST_REQUEST_LIMIT, asked.notified()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = silent => {
+            debug!(%address, "closed: no request within {} s", FIRST_REQUEST_LIMIT.as_secs());
+            return;
+        }
         // An error means that the server is gone, which closes as well.
         _ = closed.changed() => {
             connection.as_mut().graceful_shutdown();

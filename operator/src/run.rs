@@ -20,7 +20,7 @@ use crate::agents::{Agents, ControlService};
 use crate::args::{EXIT_BAD_CONFIGURATION, Settings};
 use crate::authority::{self, KeysError};
 use crate::context::{ClientHandle, Context, Keys, Leadership, Names};
-use crate::enrolment::EnrolmentService;
+use crate::enrolment::{self, EnrolmentService};
 use crate::lease::Elector;
 use crate::metrics::Metrics;
 use crate::model;
@@ -131,13 +131,18 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     tokio::spawn(authority::renew(keys, names, credentials, stop.clone()));
     let leases = Api::namespaced(client, &settings.namespace);
     let mut elector = Elector::new(leases, settings.pod_name.clone(), settings.lease);
-    parts.health.ready(true);
+    let health = parts.health.clone();
+    health.ready(true);
 
+    // A task of its own: the lease is renewed while the solver is at work.
+    let mut controlling = JoinSet::new();
+    controlling.spawn(control(parts));
     let ended = tokio::select! {
         ended = servers.join_next() => ended,
-        ((), ()) = async { tokio::join!(elector.run(&leading, &stop), control(&parts)) } => None,
+        ended = controlling.join_next() => ended.and_then(Result::err).map(Err),
+        () = elector.run(&leading, &stop) => None,
     };
-    parts.health.ready(false);
+    health.ready(false);
     let failed = match ended {
         Some(Ok(name)) if !stop.is_cancelled() => Some(StartError::ServerEnded(name)),
         Some(Err(error)) => Some(StartError::System(io::Error::other(error))),
@@ -145,12 +150,14 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     };
     stop.cancel();
     leading.send_replace(false);
-    shut_down(&mut elector, servers).await;
+    shut_down(&mut elector, controlling, servers).await;
     failed.map_or(Ok(()), Err)
 }
 
-async fn shut_down(elector: &mut Elector, mut servers: JoinSet<&'static str>) {
+async fn shut_down(elector: &mut Elector, mut controlling: JoinSet<()>, mut servers: JoinSet<&'static str>) {
     let drained = tokio::time::timeout(SHUTDOWN_LIMIT, async {
+        // Whoever takes the lease next may act at once.
+        while controlling.join_next().await.is_some() {}
         if let Err(error) = elector.release().await {
             tracing::warn!(%error, "cannot release the lease; it lapses by itself");
         }
@@ -258,7 +265,7 @@ async fn serve(
     let gateways = RoutesService::new(context.clone(), leadership.clone(), routes.clone(), stop.clone()).into_server();
     let mut servers = JoinSet::new();
     let stopped = stop.clone().cancelled_owned();
-    let server = grpc_server()
+    let server = enrolment::server()
         .add_service(enrolment)
         .serve_with_incoming_shutdown(enrol.incoming(), stopped);
     servers.spawn(named("enrolment", server));
@@ -285,7 +292,7 @@ async fn named<E: std::fmt::Display>(name: &'static str, server: impl Future<Out
 }
 
 /// Runs the control loop for as long as this replica leads, again and again, until told to stop.
-async fn control(parts: &Parts) {
+async fn control(parts: Parts) {
     let Parts {
         context,
         agents,
@@ -293,7 +300,7 @@ async fn control(parts: &Parts) {
         health,
         leadership,
         stop,
-    } = parts;
+    } = &parts;
     let mut leadership = leadership.clone();
     loop {
         tokio::select! {

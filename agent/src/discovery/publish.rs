@@ -85,12 +85,12 @@ impl Publisher {
             .uid
             .ok_or_else(|| PublishError::NoUid(self.node.clone()))?;
         let api: Api<DeviceGPUState> = Api::all(client);
-        self.remove_stale(&api).await?;
+        let present = self.remove_stale(&api).await?;
         let mut written: BTreeMap<String, DeviceGPUStateStatus> = BTreeMap::new();
         let refresh_at = tokio::time::Instant::now() + REFRESH_EVERY;
         while tokio::time::Instant::now() < refresh_at {
             let holdings = self.view.borrow_and_update().holdings.clone();
-            self.write_news(&api, &uid, &holdings, &mut written).await?;
+            self.write_news(&api, &uid, &present, &holdings, &mut written).await?;
             backoff.succeeded();
             tokio::select! {
                 changed = self.view.changed() => if changed.is_err() {
@@ -106,6 +106,7 @@ impl Publisher {
         &self,
         api: &Api<DeviceGPUState>,
         node_uid: &str,
+        present: &[DeviceGPUState],
         holdings: &[Holding],
         written: &mut BTreeMap<String, DeviceGPUStateStatus>,
     ) -> Result<(), PublishError> {
@@ -124,7 +125,12 @@ impl Publisher {
             let (before, generation) = match written.get(&name) {
                 Some(before) => (Some(before.clone()), before.observed_generation),
                 None => {
-                    let object = self.apply_object(api, node_uid, &name, device).await?;
+                    let labels = self.labels(device);
+                    let as_applied = |object: &&DeviceGPUState| is_as_applied(object, &name, &labels, node_uid);
+                    let object = match present.iter().find(as_applied) {
+                        Some(object) => object.clone(),
+                        None => self.apply_object(api, node_uid, &name, &labels).await?,
+                    };
                     (object.status, object.metadata.generation)
                 }
             };
@@ -139,17 +145,26 @@ impl Publisher {
         Ok(())
     }
 
+    fn labels(&self, device: &Device) -> BTreeMap<&str, &str> {
+        let mut labels = BTreeMap::from([(BACKEND_LABEL, device.backend.name())]);
+        if self.has_label() {
+            labels.insert(NODE_LABEL, &self.node);
+        }
+        labels
+    }
+
+    /// Whether the node's name fits a label, so that its objects can be listed by it.
+    fn has_label(&self) -> bool {
+        self.node.len() <= LABEL_VALUE_MAX
+    }
+
     async fn apply_object(
         &self,
         api: &Api<DeviceGPUState>,
         node_uid: &str,
         name: &str,
-        device: &Device,
+        labels: &BTreeMap<&str, &str>,
     ) -> Result<DeviceGPUState, PublishError> {
-        let mut labels = BTreeMap::from([(BACKEND_LABEL, device.backend.name())]);
-        if self.node.len() <= LABEL_VALUE_MAX {
-            labels.insert(NODE_LABEL, &self.node);
-        }
         let object = json!({
             "apiVersion": format!("{GROUP}/{VERSION}"),
             "kind": "DeviceGPUState",
@@ -179,9 +194,9 @@ impl Publisher {
         Ok(())
     }
 
-    /// Devices of this node that are gone.
-    async fn remove_stale(&self, api: &Api<DeviceGPUState>) -> Result<(), PublishError> {
-        let ours = if self.node.len() <= LABEL_VALUE_MAX {
+    /// Removes the objects of devices that are gone; gives all that were there before.
+    async fn remove_stale(&self, api: &Api<DeviceGPUState>) -> Result<Vec<DeviceGPUState>, PublishError> {
+        let ours = if self.has_label() {
             ListParams::default().labels(&format!("{NODE_LABEL}={}", self.node))
         } else {
             ListParams::default()
@@ -191,27 +206,47 @@ impl Publisher {
             .iter()
             .map(|device| report::object_name(&self.node, device))
             .collect();
-        for object in api.list(&ours).await?.items {
-            let of_this_node = object.status.as_ref().is_none_or(|status| status.node == self.node);
+        let objects = api.list(&ours).await?.items;
+        for object in &objects {
+            // Without a label the list is of all nodes: an object that says nothing yet may be another's.
+            let node = object.status.as_ref().map(|status| &status.node);
+            let of_this_node = node.map_or(self.has_label(), |node| *node == self.node);
             let Some(name) = object
                 .metadata
                 .name
+                .as_ref()
                 .filter(|name| of_this_node && !present.contains(name))
             else {
                 continue;
             };
             tracing::info!(device = name, "the device is gone; removing its object");
-            match api.delete(&name, &DeleteParams::default()).await {
+            match api.delete(name, &DeleteParams::default()).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 outcome => {
                     outcome?;
                 }
             }
         }
-        Ok(())
+        Ok(objects)
     }
+}
+
+/// Whether an object says already what would be applied: a regular look at everything is no reason to write.
+fn is_as_applied(object: &DeviceGPUState, name: &str, labels: &BTreeMap<&str, &str>, node_uid: &str) -> bool {
+    let metadata = &object.metadata;
+    let held = |key: &str| metadata.labels.as_ref()?.get(key).map(String::as_str);
+    metadata.name.as_deref() == Some(name)
+        && labels.iter().all(|(key, value)| held(key) == Some(*value))
+        && metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|owner| owner.uid == node_uid)
 }
 
 fn parameters() -> PatchParams {
     PatchParams::apply(AGENT_FIELD_MANAGER).force()
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,7 +160,7 @@ impl<L: WorkerLeaves> Drive<L> {
                 tracing::warn!(shard = %slot, epoch = offered.epoch, reason = fault.reason, message = fault.message, "the worker refuses the placement");
             }
             Event::Exited(_) => {
-                if seen.running().is_some_and(|running| running.stop.is_none()) {
+                if seen.running().is_some_and(|running| !running.ends_as_asked()) {
                     self.worker_failures += 1;
                 }
                 if let Some(held) = self.held.get_mut(slot) {

@@ -71,6 +71,8 @@ pub struct Stop {
     pub limit_ms: u64,
     /// It was killed for taking longer.
     pub killed: bool,
+    /// It was wanted and did not do its work: its end is a failure.
+    pub failed: bool,
 }
 
 /// A living worker.
@@ -92,6 +94,13 @@ pub struct Running {
     pub refused: Option<Refusal>,
     /// Set once it must end.
     pub stop: Option<Stop>,
+}
+
+impl Running {
+    /// Whether its end, were it now, is what it was asked for.
+    pub fn ends_as_asked(&self) -> bool {
+        self.stop.is_some_and(|stop| !stop.failed)
+    }
 }
 
 /// An envelope that a worker did not take.
@@ -253,7 +262,7 @@ impl Observed {
                 });
             }
             (Event::Exited(fault), State::Running(running)) => {
-                let asked = running.stop.is_some();
+                let asked = running.ends_as_asked();
                 let steady = running
                     .serving_since_ms
                     .is_some_and(|since| now_ms.saturating_sub(since) >= STEADY_MS);

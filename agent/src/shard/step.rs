@@ -101,6 +101,7 @@ fn begin_on(seen: &mut Observed, action: &Action, now_ms: u64) {
                 since_ms: now_ms,
                 limit_ms: *limit_ms,
                 killed: false,
+                failed: false,
             });
         }
         (Action::Kill, State::Running(running)) => {
@@ -108,6 +109,8 @@ fn begin_on(seen: &mut Observed, action: &Action, now_ms: u64) {
                 since_ms: now_ms,
                 limit_ms: KILL_AGAIN_MS,
                 killed: true,
+                // Without a wish before it, only its own failing is a reason.
+                failed: running.stop.is_none_or(|stop| stop.failed),
             });
         }
         (Action::Retry, state) => {

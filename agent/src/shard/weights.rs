@@ -5,7 +5,7 @@
 
 use super::Slice;
 use super::observed::Fault;
-use gguf::cache::{CacheError, is_piece_complete, piece_path, write_piece};
+use gguf::cache::{CacheError, is_piece_complete, piece_path, remove_partial_files, write_piece};
 use gguf::index::{CachedWeights, IndexError, stage_root};
 use gguf::parse::ParseError;
 use gguf::piece::PieceError;
@@ -97,6 +97,8 @@ impl Weights {
         let pieces = gguf::pieces(&gguf).map_err(|error| piece_fault(&error))?;
         let needs = self.plan(&pieces)?.needs();
         std::fs::create_dir_all(&self.directory).map_err(|error| io_fault("creating", &self.directory, &error))?;
+        // Left by a fetch that was killed. A copy belongs to one shard, so nobody else writes here.
+        remove_partial_files(&self.directory).map_err(cache_fault)?;
         gauge.begin(needs.iter().map(|piece| pieces.weight_bytes(*piece)).sum());
         for piece in needs {
             if !is_piece_complete(&self.directory, &pieces, piece) {

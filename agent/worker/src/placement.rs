@@ -26,7 +26,8 @@ pub struct Installed {
     pub next_endpoint: Option<String>,
     /// Ids that may not speak, whatever certificate they hold.
     denied: Vec<String>,
-    payload: Vec<u8>,
+    /// The placement without its time to be installed, serialised.
+    undated: Vec<u8>,
 }
 
 /// Why a placement is not installed. The variant's name is the reason on the control socket.
@@ -87,7 +88,8 @@ impl Installer {
         self.current.subscribe()
     }
 
-    /// Installs a placement, or renews the hint where the next stage listens. Installing the same one again is no change.
+    /// Installs a placement, or renews the hint where the next stage listens. Installing the same one again is no change, nor
+    /// is one that differs only in its time to be installed: the operator prolongs that under the same epoch.
     ///
     /// # Errors
     /// See [`InstallError`]; what was in force stays so.
@@ -99,8 +101,9 @@ impl Installer {
     ) -> Result<(), InstallError> {
         let verified = self.verifier.verify(envelope);
         let placement = verified.map_err(|error| InstallError::BadSignature(error.to_string()))?;
+        let undated = undated(&placement);
         let in_force = self.current.borrow().clone();
-        if let Some(installed) = in_force.filter(|installed| installed.payload == envelope.payload) {
+        if let Some(installed) = in_force.filter(|installed| installed.undated == undated) {
             let renewed = Installed {
                 next_endpoint,
                 ..(*installed).clone()
@@ -112,7 +115,7 @@ impl Installer {
         let accepted = self.fence.accept(placement.epoch);
         accepted.map_err(|error| InstallError::Unwritable(error.to_string()))?;
         tracing::info!(epoch = placement.epoch, "placement installed");
-        self.publish(self.neighbours(&placement, envelope.payload.clone(), next_endpoint));
+        self.publish(self.neighbours(&placement, undated, next_endpoint));
         Ok(())
     }
 
@@ -181,7 +184,7 @@ impl Installer {
         Ok(())
     }
 
-    fn neighbours(&self, placement: &wire::Placement, payload: Vec<u8>, next_endpoint: Option<String>) -> Installed {
+    fn neighbours(&self, placement: &wire::Placement, undated: Vec<u8>, next_endpoint: Option<String>) -> Installed {
         let stages = placement.pipelines.get(self.config.pipeline as usize);
         let worker = |index: Option<u32>| {
             let stage = stages?.stages.get(index? as usize)?;
@@ -198,7 +201,7 @@ impl Installer {
             next: worker(self.config.stage.checked_add(1)),
             next_endpoint,
             denied: placement.denied.clone(),
-            payload,
+            undated,
         }
     }
 }
@@ -243,6 +246,14 @@ impl Installed {
 pub fn decode_envelope(encoded: &[u8]) -> Result<wire::Envelope, InstallError> {
     wire::Envelope::decode(encoded)
         .map_err(|error| InstallError::BadSignature(format!("the envelope cannot be read: {error}")))
+}
+
+fn undated(placement: &wire::Placement) -> Vec<u8> {
+    let undated = wire::Placement {
+        not_after_unix_s: 0,
+        ..placement.clone()
+    };
+    undated.encode_to_vec()
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, placed: &T, loaded: &T) -> Result<(), String> {

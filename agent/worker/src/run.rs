@@ -16,7 +16,7 @@ use crate::compute::{LoadError, Loader};
 use crate::config::WorkerConfig;
 use crate::control;
 use crate::head::drive::{Driver, MAX_SUBMISSIONS};
-use crate::head::service::GenerateService;
+use crate::head::service::{GenerateService, max_request_bytes};
 use crate::metrics::Metrics;
 use crate::placement::{Fence, FenceError, Installer};
 use crate::shard::Shard;
@@ -265,7 +265,8 @@ impl DataPlane<'_> {
             };
             tasks.spawn(driver.run());
         }
-        let head = HeadServer::new(generate).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let head =
+            HeadServer::new(generate).max_decoding_message_size(max_request_bytes(shard.config.runtime.context_length));
         let stage = StageServer::new(carry)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);

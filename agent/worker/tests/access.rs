@@ -101,6 +101,19 @@ async fn a_placement_in_force_outlives_its_time_to_be_installed() {
 }
 
 #[tokio::test]
+async fn a_prolonged_placement_of_the_same_epoch_is_no_other_one_and_renews_the_next_endpoint() {
+    let realm = Realm::new(&[3, LAYERS]);
+    let worker = start(&realm, 0, "").await;
+    let mut placement = realm.placement(7);
+    worker.agent.install(&realm.sign(&placement), None).await.unwrap();
+    placement.not_after_unix_s += 3600;
+    let prolonged = realm.sign(&placement);
+    worker.agent.install(&prolonged, Some("127.0.0.1:1")).await.unwrap();
+    placement.generation += 1;
+    assert_eq!(refusal(&worker, &realm.sign(&placement)).await, "StaleEpoch");
+}
+
+#[tokio::test]
 async fn only_gateways_may_generate_and_only_on_the_head() {
     let chain = Chain::start(Realm::new(&[3, LAYERS])).await;
     chain.gateway(1).await;
@@ -127,6 +140,14 @@ async fn only_gateways_may_generate_and_only_on_the_head() {
         status.message().contains("denied by the placement of epoch 2"),
         "{status:?}"
     );
+}
+
+#[tokio::test]
+async fn a_request_far_larger_than_the_context_is_not_even_read() {
+    let chain = Chain::start(Realm::new(&[LAYERS])).await;
+    let gateway = chain.gateway(1).await;
+    let status = gateway.generate(request(1, &vec![1; 1 << 20], 1)).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange);
 }
 
 #[tokio::test]
@@ -250,6 +271,25 @@ async fn a_stage_refuses_what_does_not_follow_and_undoes_what_it_is_told_to() {
     assert_eq!(newer.step(1, 1, 0, &values).await.tokens, first.tokens);
     newer.send(Message::Open(wire::Open { epoch: 1 })).await;
     assert_eq!(newer.result().await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_to_be_opened_does_not_take_over_from_one_of_a_newer_epoch() {
+    let realm = Realm::new(&[3, LAYERS]);
+    let tail = start(&realm, 1, "").await;
+    tail.agent.install(&realm.envelope(1), None).await.unwrap();
+    let (endpoint, head) = (tail.agent.endpoint().await, worker_id("node-0"));
+    let mut client = carrier(&realm, &head, 1, &endpoint).await;
+    let (late, outgoing) = mpsc::channel(1);
+    let opening = tokio::spawn(async move { client.carry(ReceiverStream::new(outgoing)).await.map(drop) });
+
+    tail.agent.install(&realm.envelope(2), None).await.unwrap();
+    let mut newer = Previous::open(&realm, &head, 1, &endpoint, 2).await.unwrap();
+    let message = Some(Message::Open(wire::Open { epoch: 1 }));
+    late.send(wire::CarryMessage { message }).await.unwrap();
+    let refused = within_limit("a refusal", opening).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(reason(&newer.step(2, 1, 0, &[3.0; WIDTH]).await), "");
 }
 
 #[tokio::test]

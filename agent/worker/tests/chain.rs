@@ -362,3 +362,41 @@ async fn the_metrics_tell_what_happened() {
         assert!(head.contains(&format!("shardwright_worker_{name}")), "{name} in {head}");
     }
 }
+
+#[tokio::test]
+async fn while_the_engine_is_still_at_a_step_of_an_older_placement_requests_are_refused_at_once() {
+    let gate = Gate::default();
+    let gated = gate.clone();
+    let chain = Chain::start_with(Realm::new(&[LAYERS]), move |_, fake| fake.gated(gated.clone())).await;
+    let gateway = chain.gateway(1).await;
+    gate.shut();
+    let mut stream = gateway.start(request(1, &[1], 4)).await.unwrap();
+    gate.permit(1);
+    within_limit("a token", next(&mut stream)).await.unwrap();
+
+    chain.install(2).await;
+    let status = within_limit("the end", until_error(&mut stream)).await;
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let status = within_limit("an answer", gateway.generate(request(2, &[1], 1))).await;
+    assert_eq!(status.unwrap_err().code(), Code::Unavailable);
+    gate.open();
+    gateway.ready(2).await;
+}
+
+#[tokio::test]
+async fn a_head_that_dials_a_silent_address_goes_on_as_soon_as_it_learns_a_better_one() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nowhere = silent.local_addr().unwrap().to_string();
+    let chain = Chain::start(Realm::new(&[3, LAYERS])).await;
+    chain.gateway(1).await;
+    let (envelope, head) = (chain.realm.envelope(2), &chain.workers[0].agent);
+    chain.workers[1].agent.install(&envelope, None).await.unwrap();
+    head.install(&envelope, Some(&nowhere)).await.unwrap();
+    within_limit("the head dials", silent.accept()).await.unwrap();
+
+    let started = std::time::Instant::now();
+    head.install(&envelope, Some(&chain.endpoint(1).await)).await.unwrap();
+    let gateway = Gateway::dial(&chain.realm, 0, &chain.endpoint(0).await).await;
+    gateway.ready(2).await;
+    assert!(started.elapsed() < identity::ConnectOptions::default().connect_timeout);
+}

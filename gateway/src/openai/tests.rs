@@ -278,7 +278,7 @@ fn every_end_of_a_generation_has_its_status() {
                 message: "too long".into(),
             },
             400,
-            Some("invalid_json"),
+            None,
             false,
         ),
         (GenerateError::Stalled { waited }, 504, Some("timeout"), true),

@@ -231,7 +231,9 @@ pub fn explain(error: &GenerateError, request_id: &str) -> ApiError {
             "workers_lost",
             "a worker of this model was lost; the model recovers by itself, ask again",
         ),
-        GenerateError::Refused { message } => ApiError::malformed(format!("the model refuses this request: {message}")),
+        GenerateError::Refused { message } => {
+            ApiError::invalid("messages", format!("the model refuses this request: {message}"))
+        }
         GenerateError::Stalled { waited } => {
             tracing::error!(request_id, waited_s = waited.as_secs(), "the workers stalled");
             let message = format!("the model gave no token for {} s; ask again", waited.as_secs());

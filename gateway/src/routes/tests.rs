@@ -193,3 +193,24 @@ async fn a_stored_table_is_read_back_and_a_damaged_one_is_an_error() {
     std::fs::write(super::disk::path(directory.path()), b"no table").unwrap();
     assert!(super::disk::load(directory.path()).await.is_err());
 }
+
+#[test]
+fn a_model_that_is_placed_nowhere_any_more_is_not_ready_and_still_refuses_older_placements() {
+    let operator = Operator::new();
+    let ready = operator.first(vec![operator.route("default", "m", 5)]);
+    let unplaced = ModelRoute {
+        envelope: None,
+        head_endpoints: Vec::new(),
+        ready: false,
+        message: "2.1 GiB short".to_owned(),
+        ..operator.route("default", "m", 5)
+    };
+    let table = operator.verify(vec![unplaced], &ready);
+    assert_eq!(reason(&table), "2.1 GiB short");
+    let older = operator.verify(vec![operator.route("default", "m", 4)], &table);
+    assert_eq!(reason(&older), "2.1 GiB short");
+    assert_eq!(
+        epoch(&operator.verify(vec![operator.route("default", "m", 6)], &older)),
+        6
+    );
+}

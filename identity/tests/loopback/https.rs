@@ -116,6 +116,26 @@ async fn a_request_in_progress_is_answered_after_the_shutdown_began_and_idle_con
 }
 
 #[tokio::test]
+async fn a_connection_that_asks_nothing_is_closed_and_one_that_waits_for_its_answer_is_not() {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let slow = move || {
+        let mut released = released.clone();
+        async move {
+            released.wait_for(|released| *released).await.unwrap();
+            "late, but whole"
+        }
+    };
+    let config = self_signed(&["127.0.0.1".parse().unwrap()]).unwrap();
+    let running = start(config, Router::new().route("/slow", get(slow))).await;
+    let mut busy = dial(running.address).await;
+    request(&mut busy, "/slow").await;
+    let silent = dial(running.address).await;
+    assert_eq!(answer(silent).await, "", "the silent connection is closed");
+    release.send_replace(true);
+    assert!(answer(busy).await.ends_with("late, but whole"));
+}
+
+#[tokio::test]
 async fn the_port_is_free_as_soon_as_the_server_has_ended() {
     let config = self_signed(&["127.0.0.1".parse().unwrap()]).unwrap();
     let running = start(Arc::clone(&config), Router::new()).await;

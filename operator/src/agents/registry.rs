@@ -17,6 +17,11 @@ pub const AGENTS_MAX: usize = 10_000;
 pub const SHARDS_MAX: usize = 1024;
 /// Accepted epochs one node may report: models that were ever placed there.
 pub const EPOCHS_MAX: usize = 4096;
+/// The highest epoch that an agent is believed. Epochs count up by one, so that none comes near; one agent must not use up
+/// all that are left, as nothing could be placed after that.
+pub const EPOCH_MAX: u64 = 1 << 48;
+/// Bytes of a model's uid, as in a SPIFFE id.
+const MODEL_UID_MAX: usize = 253;
 /// Inspections one agent has to do at once.
 pub const INSPECTIONS_MAX: usize = 4;
 /// Text from an agent that ends in a condition is cut here.
@@ -153,7 +158,8 @@ impl Agents {
                 epochs: hello
                     .epochs
                     .into_iter()
-                    .map(|epoch| (epoch.model_uid, epoch.epoch))
+                    .filter(|accepted| is_credible(node, &accepted.model_uid, accepted.epoch))
+                    .map(|accepted| (accepted.model_uid, accepted.epoch))
                     .collect(),
                 reported: false,
                 shards: Arc::default(),
@@ -191,6 +197,7 @@ impl Agents {
             );
             shards.truncate(SHARDS_MAX);
         }
+        shards.retain(|shard| shard.model_uid.len() <= MODEL_UID_MAX);
         for shard in &mut shards {
             cut(&mut shard.message, MESSAGE_MAX);
             cut(&mut shard.reason, REASON_MAX);
@@ -200,9 +207,13 @@ impl Agents {
         }
         let changed = self.with(node, session, |entry| {
             let changed = !entry.view.reported || *entry.view.shards != *shards;
+            let epochs = &mut entry.view.epochs;
             for shard in &shards {
-                let epoch = entry.view.epochs.entry(shard.model_uid.clone()).or_default();
-                *epoch = (*epoch).max(shard.epoch);
+                let room = epochs.len() < EPOCHS_MAX || epochs.contains_key(&shard.model_uid);
+                if room && is_credible(node, &shard.model_uid, shard.epoch) {
+                    let epoch = epochs.entry(shard.model_uid.clone()).or_default();
+                    *epoch = (*epoch).max(shard.epoch);
+                }
             }
             entry.view.reported = true;
             entry.view.shards = shards.into();
@@ -334,6 +345,18 @@ impl Agents {
         // Every change is complete before anything can panic, so a poisoned map is still a sound one.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_credible(node: &str, model_uid: &str, epoch: u64) -> bool {
+    let credible = epoch <= EPOCH_MAX && model_uid.len() <= MODEL_UID_MAX;
+    if !credible {
+        tracing::warn!(
+            node,
+            epoch,
+            "the agent reports an epoch or a model that cannot be; it is ignored"
+        );
+    }
+    credible
 }
 
 fn cut(text: &mut String, longest: usize) {

@@ -10,7 +10,7 @@
 pub mod review;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crds::names;
 use identity::{DEFAULT_LEAF_LIFETIME, Role as SpiffeRole, SpiffeId, SubjectName};
@@ -35,6 +35,19 @@ const CONCURRENT_MAX: usize = 32;
 const BURST: f64 = 64.0;
 /// Enrolments a second, in the long run: a tenth of what an API server does with ease.
 const PER_SECOND: f64 = 40.0;
+
+/// How long one enrolment may take, its request's arrival included.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// A connection brings one enrolment; whoever dials without a certificate must not keep it for ever.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
+
+/// A server for the open port: calls and connections are ended in time.
+pub fn server() -> tonic::transport::Server {
+    identity::grpc_server()
+        .timeout(CALL_LIMIT)
+        .max_connection_age(CONNECTION_LIMIT)
+        .max_connection_age_grace(CALL_LIMIT)
+}
 
 /// The service that new processes call.
 #[derive(Debug, Clone)]

@@ -60,6 +60,8 @@ pub struct Inspection {
     phase: Phase,
     tried: BTreeMap<String, Failure>,
     rounds_failed: u32,
+    /// What the last whole round came to: shown while the next one goes on.
+    standing: Option<Failure>,
 }
 
 impl Inspection {
@@ -71,6 +73,7 @@ impl Inspection {
             phase: Phase::Idle,
             tried: BTreeMap::new(),
             rounds_failed: 0,
+            standing: None,
         }
     }
 
@@ -112,6 +115,7 @@ impl Inspection {
         let untried = attached.keys().find(|node| !self.tried.contains_key(*node));
         if untried.is_none() && matches!(self.phase, Phase::Idle) && !self.tried.is_empty() {
             self.rounds_failed = self.rounds_failed.saturating_add(1);
+            self.standing = self.worst();
             self.phase = Phase::AllFailed {
                 retry_at: now + retry::INSPECTION.wait(self.rounds_failed, jitter),
             };
@@ -141,6 +145,7 @@ impl Inspection {
             Ok(facts) => {
                 self.tried.clear();
                 self.rounds_failed = 0;
+                self.standing = None;
                 self.phase = Phase::Resolved(facts);
             }
             Err(failure) => {
@@ -154,13 +159,13 @@ impl Inspection {
     /// What is known now.
     #[must_use]
     pub fn resolution(&self) -> Resolution {
-        match (&self.phase, self.worst()) {
-            (Phase::Resolved(facts), _) => Resolution::Resolved(facts.clone()),
-            // Agents that are asked once more do not hide why the others failed.
-            (_, Some(failure)) if self.rounds_failed > 0 => Resolution::Failed(failure),
-            (Phase::Asked { node, .. }, _) => Resolution::Inspecting(node.clone()),
-            (_, Some(failure)) => Resolution::Failed(failure),
-            (_, None) => Resolution::NoAgent,
+        match (&self.phase, &self.standing, self.worst()) {
+            (Phase::Resolved(facts), ..) => Resolution::Resolved(facts.clone()),
+            // Agents that are asked once more do not hide why all failed before.
+            (_, Some(failure), _) => Resolution::Failed(failure.clone()),
+            (Phase::Asked { node, .. }, ..) => Resolution::Inspecting(node.clone()),
+            (_, None, Some(failure)) => Resolution::Failed(failure),
+            (_, None, None) => Resolution::NoAgent,
         }
     }
 

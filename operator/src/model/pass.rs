@@ -73,13 +73,15 @@ impl Loop<'_> {
         let awaited = self.term.awaited(&agents, now);
         // 3. (pure) Decide for every model, and compute its status.
         let proposals = tokio::task::block_in_place(|| self.propose(&observed, &agents, &awaited, now, wall));
+        // Deciding may have taken longer than the lease: here the loop is dropped if it no longer leads.
+        tokio::task::yield_now().await;
         // 4. (client) A placement is in force once it is in status, and not before: an epoch is never used twice.
         let failed_writes = self.apply(&proposals, &awaited, now).await;
         // 5. (client) Tell agents, gateways and people.
         self.publish(&proposals, &agents, &awaited);
         let mut wakes_at = self.term.wakes_at(&awaited, now);
         // Memory that one model gave up may be what another, decided before it, waits for.
-        let moved = proposals.iter().any(|proposal| proposal.decided.new_in_force.is_some());
+        let moved = proposals.iter().any(|proposal| self.took_effect(proposal));
         if moved
             && proposals
                 .iter()
@@ -161,6 +163,12 @@ impl Loop<'_> {
             });
         }
         proposals
+    }
+
+    /// A placement that was decided in this pass and is in status by now.
+    fn took_effect(&self, proposal: &Proposal) -> bool {
+        let in_force = self.term.models.get(&proposal.uid).map(|state| &state.in_force);
+        proposal.decided.new_in_force.is_some() && in_force == Some(&proposal.decided.new_in_force)
     }
 
     async fn apply(&mut self, proposals: &[Proposal], awaited: &BTreeSet<String>, now: Instant) -> usize {

@@ -54,16 +54,13 @@ impl ModelState {
             None
         });
         let status = model.status.as_ref();
-        let epoch = status
-            .and_then(|status| status.placement.as_ref())
-            .map_or(0, |placement| placement.epoch);
         Self {
             // Facts in status are believed only beside a placement that was signed for them.
             resolved: status
                 .and_then(|status| status.model.clone())
                 .filter(|_| in_force.is_some()),
             in_force,
-            status_epoch: u64::try_from(epoch).unwrap_or(0),
+            status_epoch: epoch_in_status(model),
             inspection: Inspection::new(model.spec.source.clone()),
             failures: Failures::default(),
             refused: None,
@@ -125,6 +122,11 @@ impl ModelState {
     }
 }
 
+fn epoch_in_status(model: &InferenceModel) -> u64 {
+    let placement = model.status.as_ref().and_then(|status| status.placement.as_ref());
+    placement.map_or(0, |placement| u64::try_from(placement.epoch).unwrap_or(0))
+}
+
 /// The highest epoch of a model that any attached agent has accepted.
 #[must_use]
 pub fn accepted(uid: &str, agents: &BTreeMap<String, AgentView>) -> u64 {
@@ -171,6 +173,8 @@ impl Term {
                 .models
                 .entry(uid)
                 .or_insert_with(|| ModelState::new(model, verifier));
+            // A write that seemed to fail may have been carried out.
+            state.status_epoch = state.status_epoch.max(epoch_in_status(model));
             if *state.inspection.source() != model.spec.source {
                 state.inspection = Inspection::new(model.spec.source.clone());
                 state.refused = None;

@@ -294,6 +294,20 @@ fn loading_for_ever_ends_the_worker() {
 }
 
 #[test]
+fn a_worker_that_is_ended_for_loading_for_ever_counts_as_a_failure_and_is_not_started_again_at_once() {
+    let mut bench = Bench::one(1).running();
+    bench.step();
+    bench.now_ms += LOAD_LIMIT_MS + 1;
+    assert_eq!(bench.step(), [Action::Kill]);
+    bench.now_ms += KILL_AGAIN_MS;
+    assert_eq!(bench.step(), [Action::Kill], "its end was not heard");
+    bench.event(Event::Exited(Fault::new("Crashed", "")));
+    let seen = &bench.observed[&slot(0)];
+    assert!(matches!(seen.state, State::Failed { .. }), "{seen:?}");
+    assert!(bench.step().is_empty(), "the operator sees it before it is tried again");
+}
+
+#[test]
 fn a_device_takes_the_next_shard_only_when_the_last_has_left_it() {
     let mut bench = Bench::one(1).serving(1);
     bench.desired = [(slot(1), wanted(2, slice(10, 20, "cpu0"), None))].into();

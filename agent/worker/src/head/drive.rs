@@ -75,20 +75,27 @@ impl Driver {
             };
             let opened = {
                 let (compute, credentials) = (self.compute.clone(), self.credentials.clone());
-                let metrics = self.metrics.clone();
-                let opening = Pipeline::open(&compute, &credentials, &installed, metrics);
+                let (metrics, mut newer) = (self.metrics.clone(), self.installed.clone());
+                let opening = async {
+                    tokio::select! {
+                        opened = Pipeline::open(&compute, &credentials, &installed, metrics) => Some(opened),
+                        // To dial on where nobody is expected any more would only cost time.
+                        () = replaced(&mut newer) => None,
+                    }
+                };
                 self.refusing(opening, "the pipeline is being connected").await
             };
             match opened {
                 None => return,
-                Some(Ok(pipeline)) => {
+                Some(None) => {}
+                Some(Some(Ok(pipeline))) => {
                     tracing::info!(epoch = installed.epoch, "the pipeline stands");
                     failures = 0;
                     if self.serve(pipeline).await {
                         return;
                     }
                 }
-                Some(Err(cause)) => {
+                Some(Some(Err(cause))) => {
                     failures += 1;
                     tracing::warn!(epoch = installed.epoch, failures, %cause, "the pipeline cannot be opened");
                     let delay = REOPEN.wait(failures, backoff::jitter());
@@ -104,14 +111,10 @@ impl Driver {
     async fn wait(&mut self, delay: Option<Duration>, cause: &str) -> bool {
         let mut installed = self.installed.clone();
         let waiting = async move {
-            let changed = async {
-                if installed.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            };
+            let replaced = replaced(&mut installed);
             match delay {
-                Some(delay) => drop(tokio::time::timeout(delay, changed).await),
-                None => changed.await,
+                Some(delay) => drop(tokio::time::timeout(delay, replaced).await),
+                None => replaced.await,
             }
         };
         self.refusing(waiting, cause).await.is_some()
@@ -160,8 +163,18 @@ impl Driver {
             "the pipeline ends"
         );
         serving.desk.end(&status);
-        serving.pipeline.close().await;
-        matches!(ended, Ended::Closed)
+        let Serving { pipeline, .. } = serving;
+        // The engine may be in the middle of a long step, or hang: nobody is kept waiting for it.
+        let closed = self.refusing(pipeline.close(), status.message()).await;
+        closed.is_none() || matches!(ended, Ended::Closed)
+    }
+}
+
+/// Returns when another placement, or another place where the next stage listens, is published.
+async fn replaced(installed: &mut watch::Receiver<Option<Arc<Installed>>>) {
+    if installed.changed().await.is_err() {
+        // The worker is ending, and the driver with it.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -22,6 +22,17 @@ use crate::step::sampling_from_wire;
 /// Tokens that may end a sequence: models have a handful, clients' stop words of one token some more.
 pub const MAX_STOP_TOKENS: usize = 64;
 
+/// Bytes of a request for one token of its prompt: the longest that a token of a vocabulary takes on the wire.
+const PROMPT_TOKEN_BYTES: usize = 5;
+/// Bytes of a request beside its prompt, and of a prompt somewhat too long, which is refused with its length.
+const REQUEST_BYTES: usize = 64 * 1024;
+
+/// Largest request that is read: the longest prompt that fits the context. Many may wait at once, so that more would be
+/// memory for the asking.
+pub fn max_request_bytes(context_length: u32) -> usize {
+    PROMPT_TOKEN_BYTES * context_length as usize + REQUEST_BYTES
+}
+
 /// The service of every worker; all but the head refuse it.
 #[derive(Debug)]
 pub struct GenerateService {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use identity::{Credentials, peer};
+use identity::{Credentials, SpiffeId, peer};
 use proto::shard::v1 as wire;
 use proto::shard::v1::carry_message::Message;
 use proto::shard::v1::stage_server::Stage;
@@ -50,10 +50,9 @@ impl CarryService {
         }
     }
 
-    fn authorise<T>(&self, request: &Request<T>) -> Result<Arc<Installed>, Status> {
-        let peer = peer(request)?;
+    fn authorise(&self, peer: &SpiffeId) -> Result<Arc<Installed>, Status> {
         let installed = in_force(&self.installed)?;
-        installed.may_carry(&peer).map_err(|cause| {
+        installed.may_carry(peer).map_err(|cause| {
             tracing::warn!(%peer, %cause, "Stage.Carry refused");
             Status::permission_denied(cause)
         })?;
@@ -92,9 +91,12 @@ impl Stage for CarryService {
         &self,
         request: Request<Streaming<wire::CarryMessage>>,
     ) -> Result<Response<Self::CarryStream>, Status> {
-        let installed = self.authorise(&request)?;
+        let peer = peer(&request)?;
+        self.authorise(&peer)?;
         let mut upstream = request.into_inner();
         let epoch = opened_epoch(&mut upstream).await?;
+        // Once more: a stream of the epoch before must not take over from one of the epoch installed meanwhile.
+        let installed = self.authorise(&peer)?;
         if epoch != installed.epoch {
             let message = format!("the stream is of epoch {epoch}, installed is {}", installed.epoch);
             return Err(Status::failed_precondition(message));

@@ -191,6 +191,29 @@ fn what_an_agent_says_is_bounded() {
 }
 
 #[test]
+fn one_agent_can_neither_use_up_the_epochs_nor_grow_the_memory() {
+    let agents = Agents::default();
+    let session = agents.attach("a", hello(u64::MAX), Instant::now()).unwrap().session;
+    agents.report("a", session, report(u64::MAX));
+    assert!(agents.snapshot().nodes["a"].epochs.is_empty());
+
+    let of = |model_uid: String| ShardStatus {
+        model_uid,
+        epoch: 1,
+        ..Default::default()
+    };
+    let uids = (0..2 * EPOCHS_MAX).map(|uid| uid.to_string());
+    for shards in uids.map(of).collect::<Vec<_>>().chunks(SHARDS_MAX) {
+        let shards = shards.to_vec();
+        agents.report("a", session, ShardReport { shards });
+    }
+    assert_eq!(agents.snapshot().nodes["a"].epochs.len(), EPOCHS_MAX);
+    let shards = vec![of("x".repeat(10_000))];
+    agents.report("a", session, ShardReport { shards });
+    assert!(agents.snapshot().nodes["a"].shards.is_empty());
+}
+
+#[test]
 fn losing_the_leadership_ends_every_session() {
     let agents = Agents::default();
     let attachment = attach(&agents, "a");

@@ -72,6 +72,32 @@ fn when_all_fail_the_most_telling_reason_is_shown_and_all_are_asked_again_later(
 }
 
 #[test]
+fn while_all_are_asked_again_the_failure_stands() {
+    let (mut inspection, now, nodes) = (inspection(), Instant::now(), attached(&["a", "b"]));
+    for reason in ["SourceNotFound", "Truncated"] {
+        fail_next(&mut inspection, &nodes, now, reason);
+    }
+    assert_eq!(inspection.next(&nodes, now, 1.0), None);
+    let failed = inspection.resolution();
+    let retry_at = inspection.wakes_at().unwrap();
+    for reason in ["SourceNotFound", "Truncated"] {
+        fail_next(&mut inspection, &nodes, retry_at, reason);
+        assert_eq!(
+            inspection.resolution(),
+            failed,
+            "a condition that is true throughout does not flap"
+        );
+    }
+    let again_at = retry_at + retry::INSPECTION.cap;
+    assert_eq!(inspection.next(&nodes, retry_at, 1.0), None);
+    assert_eq!(inspection.next(&nodes, again_at, 1.0), Some("a".into()));
+    inspection.asked("a".into(), nodes["a"], 1, again_at);
+    assert_eq!(inspection.resolution(), failed);
+    assert!(inspection.answered("a", 1, Ok(Arc::new(fixture::facts()))));
+    assert!(matches!(inspection.resolution(), Resolution::Resolved(_)));
+}
+
+#[test]
 fn a_new_agent_is_asked_at_once() {
     let (mut inspection, now) = (inspection(), Instant::now());
     fail_next(&mut inspection, &attached(&["b"]), now, "SourceNotFound");

@@ -178,6 +178,53 @@ async fn a_placement_that_is_not_in_status_is_told_to_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_placement_that_could_not_be_written_does_not_make_the_loop_spin_for_a_model_without_a_place() {
+    let mut never = fixture::model();
+    never.metadata.name = Some("never".into());
+    never.metadata.uid = Some("uid-never".into());
+    never.spec.context_length = -1;
+    let never_status = STATUS.replace("smol", "never");
+    let refused = |path: &str| Step::fails(Method::PATCH, path, 503, "Unavailable");
+    let steps = [
+        written(),
+        refused(&never_status),
+        refused(STATUS),
+        refused(&never_status),
+    ];
+    let mut plane = Plane::new(steps);
+    plane.observed.models.push(Arc::new(never));
+    let mut control = plane.control();
+    pass(&mut control, &plane.observed).await;
+    plane.answer();
+    let outcome = pass(&mut control, &plane.observed).await;
+    assert_eq!(outcome.failed_writes, 2);
+    assert!(
+        outcome.wakes_at.is_none_or(|at| at > Instant::now()),
+        "the pause after a failed write holds"
+    );
+    plane.script.finished();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_lost_the_lease_while_it_decided_writes_nothing() {
+    let plane = Plane::new([]);
+    let mut control = plane.control();
+    let mut leads = true;
+    let mut pass = std::pin::pin!(pass(&mut control, &plane.observed));
+    let lost = futures::future::poll_fn(|_| match std::mem::replace(&mut leads, false) {
+        true => std::task::Poll::Pending,
+        false => std::task::Poll::Ready(()),
+    });
+    tokio::select! {
+        biased;
+        () = lost => {}
+        _ = &mut pass => panic!("it went on"),
+    }
+    plane.script.finished();
+    assert!(plane.script.bodies(&format!("PATCH {STATUS}")).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_is_deleted_is_taken_from_its_nodes() {
     let plane = Plane::new([written(), written()]);
     let mut control = plane.control();

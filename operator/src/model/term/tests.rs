@@ -37,6 +37,16 @@ fn a_new_leader_takes_over_what_is_in_status() {
 }
 
 #[test]
+fn an_epoch_that_came_into_status_by_a_write_without_an_answer_is_not_used_again() {
+    let (written, signer) = placed(7);
+    let mut term = Term::begin(Instant::now());
+    term.recall(&[Arc::new(fixture::model())], &verifier(&signer));
+    assert_eq!(term.models[fixture::UID].next_epoch(fixture::UID, &BTreeMap::new()), 1);
+    term.recall(&[written], &verifier(&signer));
+    assert_eq!(term.models[fixture::UID].next_epoch(fixture::UID, &BTreeMap::new()), 8);
+}
+
+#[test]
 fn the_next_epoch_is_above_status_even_where_its_envelope_is_not_ours() {
     let (model, _) = placed(7);
     let mut term = Term::begin(Instant::now());
