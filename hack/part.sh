@@ -19,4 +19,6 @@ shift
 printf '%s %s: %s\n' "$(date +%H:%M:%S)" "$name" "$*"
 start=$(date +%s)
 "$@"
-printf '%s\t%s\n' "$name" "$(($(date +%s) - start))" >>"$log"
+seconds=$(($(date +%s) - start))
+printf '%s %s: done in %d min %02d s\n' "$(date +%H:%M:%S)" "$name" $((seconds / 60)) $((seconds % 60))
+printf '%s\t%s\n' "$name" "$seconds" >>"$log"

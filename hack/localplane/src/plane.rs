@@ -17,6 +17,8 @@ use crate::{Error, Result, assets, file};
 const ADMIN_TOKEN: &str = "local-admin";
 /// The API server builds its role objects after it starts to answer; ready takes 3-6 s on two cores.
 const READY_LIMIT: Duration = Duration::from_secs(60);
+/// The first file in a plane's folder: what holds it may be emptied for the next run.
+pub const MARKER: &str = ".localplane";
 /// The audience that Shardwright's enrolment asks tokens for.
 pub const ENROL_AUDIENCE: &str = "shardwright-enrol";
 
@@ -35,6 +37,8 @@ impl Plane {
     /// Starts a fresh control plane with its data, keys and logs in `dir` and waits until it is ready.
     pub async fn start(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(file(dir))?;
+        let marker = dir.join(MARKER);
+        std::fs::write(&marker, "").map_err(file(&marker))?;
         // Kubeconfigs name files in it, and are read from anywhere.
         let dir = &dir.canonicalize().map_err(file(dir))?;
         let certificates = Certificates::generate(dir)?;
