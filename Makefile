@@ -67,8 +67,9 @@ test-openai: build ## The official OpenAI client against a running stack
 	cargo test -p tests --locked --test end_to_end the_official_openai_client
 
 .PHONY: bench
-bench: build ## Decode speed through gateway and workers against llama.cpp's own loop: target/bench/decode.json
-	cargo run -q -p bench --bin bench-decode
+bench: build ## Everything that has a bar, against llama.cpp on this machine, some ten minutes: target/bench/engine.json (BENCH='--only hop --rounds 1')
+	cargo build -q -p worker --example hop --locked
+	$(BIN)/bench-engine $(BENCH)
 
 .PHONY: fmt
 fmt: ## Format the code

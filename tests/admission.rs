@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use localplane::plane::Plane;
-use localplane::stack::{NAMESPACE, RELEASE, install_chart, run};
+use localplane::stack::{NAMESPACE, RELEASE, install_chart, install_chart_with, run};
 use serde_json::{Value, json};
 
 async fn plane_with_chart(dir: &Path) -> Plane {
@@ -53,11 +53,11 @@ fn can(plane: &Plane, account: &str, verb: &str, resource: &str, namespace: Opti
 async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field() {
     let dir = tempfile::tempdir().expect("a folder");
     let plane = plane_with_chart(dir.path()).await;
-    let uri = "file:///models/m.gguf";
+    let (uri, digest) = ("file:///models/m.gguf", "0f".repeat(32));
     let cases = [
         (
             json!({ "source": { "uri": "http://somewhere/m.gguf" } }),
-            "spec.source.uri",
+            "spec.source.uri must not be http://",
         ),
         (
             json!({ "source": { "uri": "file:///models/../etc/passwd" } }),
@@ -66,6 +66,74 @@ async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field()
         (
             json!({ "source": { "uri": uri, "sha256": "abc" } }),
             "spec.source.sha256",
+        ),
+        (
+            json!({ "source": { "uri": "https://h/m.gguf" } }),
+            "kubectl-shardwright model index",
+        ),
+        (
+            json!({ "source": { "uri": "https://me:secret@h/m.gguf", "sha256": digest } }),
+            "spec.source.secretRef",
+        ),
+        (
+            json!({ "source": { "uri": "https://h/m.gguf#x", "sha256": digest } }),
+            "spec.source.uri must not contain a fragment",
+        ),
+        (
+            json!({ "source": { "uri": "hf://org/model", "sha256": digest } }),
+            "spec.source.uri must be hf://",
+        ),
+        (
+            json!({ "source": { "uri": "pvc://models", "sha256": digest } }),
+            "spec.source.uri must be pvc://",
+        ),
+        (
+            json!({ "source": { "uri": "oci://registry", "sha256": digest } }),
+            "spec.source.uri must be oci://",
+        ),
+        (
+            json!({ "source": { "uri": "https://h/m m.gguf", "sha256": digest } }),
+            "must not contain white space",
+        ),
+        (
+            json!({ "source": { "uri": "hf://o/r/m.safetensors@main", "sha256": digest } }),
+            "convert_hf_to_gguf.py",
+        ),
+        (
+            json!({ "source": { "uri": uri, "indexSha256": "abc" } }),
+            "spec.source.indexSha256",
+        ),
+        (
+            json!({ "source": { "uri": uri, "secretRef": { "name": "s" } } }),
+            "spec.source.secretRef is for",
+        ),
+        (
+            json!({ "source": { "uri": uri, "proxyURL": "http://p:1" } }),
+            "spec.source.proxyURL is for",
+        ),
+        (
+            json!({ "source": { "uri": "https://h/m.gguf", "sha256": digest, "proxyURL": "http://a:b@p:1" } }),
+            "spec.source.proxyURL must not contain credentials",
+        ),
+        (
+            json!({ "source": { "uri": "https://h/m.gguf", "sha256": digest, "secretRef": { "name": "A_b" } } }),
+            "spec.source.secretRef.name",
+        ),
+        (
+            json!({ "source": { "uri": uri }, "kvCacheTokens": 1024 }),
+            "spec.kvCacheTokens must be at least spec.contextLength",
+        ),
+        (
+            json!({ "source": { "uri": uri }, "kvCacheTokens": 9000 }),
+            "spec.kvCacheTokens must be at most",
+        ),
+        (
+            json!({ "source": { "uri": uri }, "prefixCache": { "maxPrefixes": 33 } }),
+            "spec.prefixCache.maxPrefixes",
+        ),
+        (
+            json!({ "source": { "uri": uri }, "contextLength": 256, "parallelSequences": 250 }),
+            "spec.parallelSequences plus spec.prefixCache.maxPrefixes",
         ),
         (
             json!({ "source": { "uri": uri }, "contextLength": 0 }),
@@ -92,7 +160,28 @@ async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field()
             "{spec} was refused without naming {named}: {refused}"
         );
     }
-    apply(&plane, &model(&json!({ "source": { "uri": uri } }))).expect("a good model is accepted");
+    for source in [
+        json!({ "uri": uri }),
+        json!({ "uri": "pvc://models/m-00001-of-00002.gguf" }),
+        json!({ "uri": "https://h:8443/m.gguf", "indexSha256": digest, "secretRef": { "name": "s" }, "proxyURL": "http://p:1" }),
+        json!({ "uri": "hf://org/model/m.gguf@main", "sha256": digest }),
+        json!({ "uri": "oci://registry:5000/a/b:1/m.gguf", "indexSha256": digest }),
+    ] {
+        let spec = json!({ "source": source, "kvCacheTokens": 4096, "prefixCache": { "maxPrefixes": 2 } });
+        apply(&plane, &model(&spec)).unwrap_or_else(|refused| panic!("{source} is sound: {refused}"));
+    }
+}
+
+#[tokio::test]
+async fn the_operator_reads_secrets_of_sources_only_where_the_chart_says_so() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let plane = Plane::start(dir.path()).await.expect("a control plane");
+    install_chart_with(&plane, &["operator.sourceSecretNamespaces={default}"]).expect("the chart installs");
+    let operator = |verb: &str, namespace: &str| can(&plane, "shardwright-operator", verb, "secrets", Some(namespace));
+    assert!(operator("get", "default"));
+    assert!(!operator("list", "default"), "by name alone");
+    assert!(!operator("get", "kube-public"));
 }
 
 #[tokio::test]

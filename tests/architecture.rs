@@ -32,8 +32,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("agent", &["crds", "proto", "identity", "lifecycle", "device", "gguf"]),
     ("gateway", &["crds", "proto", "identity", "lifecycle", "gguf"]),
+    ("cli", &["crds", "identity", "topology", "placement", "gguf"]),
     ("localplane", &[]),
-    ("bench", &["localplane", "engine"]),
+    ("modelgen", &["gguf"]),
+    (
+        "bench",
+        &["localplane", "engine", "worker", "identity", "proto", "gguf"],
+    ),
     ("tests", &[]),
 ];
 

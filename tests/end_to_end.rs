@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use engine::reference::{WholeConfig, WholeModel};
 use engine::{Device, Runtime};
 use localplane::chat::{Chat, rendered};
+use localplane::origin::{Origin, folder_bytes};
 use localplane::stack::{AgentSpec, Stack, condition_of, run};
 use localplane::wait::{Seen, until};
 use localplane::{assets, demo};
@@ -131,7 +132,7 @@ async fn a_cpu_split_streams_the_tokens_of_llama_cpps_own_loop_on_the_unsplit_fi
         );
     }
     // Only now: two loops at once would share the cores.
-    for ((prompt, answer), expected) in PROMPTS.iter().zip(&answers).zip(whole_model_answers()) {
+    for ((prompt, answer), expected) in PROMPTS.iter().zip(&answers).zip(whole_model_answers(&PROMPTS)) {
         assert_eq!(answer, &expected, "{prompt}");
     }
 }
@@ -139,7 +140,7 @@ async fn a_cpu_split_streams_the_tokens_of_llama_cpps_own_loop_on_the_unsplit_fi
 const ANSWER_TOKENS: u32 = 48;
 
 /// What llama.cpp says by itself, in the arithmetic of a stage: SmolLM2's chat template, greedy, up to the end of the turn.
-fn whole_model_answers() -> Vec<String> {
+fn whole_model_answers(prompts: &[&str]) -> Vec<String> {
     let runtime = Runtime::load(None).expect("llama.cpp");
     let config = WholeConfig::like_a_stage(Device::Cpu { threads: 2 }, 1024);
     let mut whole = WholeModel::load(&runtime, &model(), &config).expect("the model");
@@ -153,7 +154,7 @@ fn whole_model_answers() -> Vec<String> {
             .collect();
         whole.detokenize(&answer)
     };
-    PROMPTS.iter().map(answer).collect()
+    prompts.iter().map(answer).collect()
 }
 
 const PROMPTS: [&str; 5] = [
@@ -163,6 +164,75 @@ const PROMPTS: [&str; 5] = [
     "Translate 'good morning' into Spanish.",
     "Why is the sky blue?",
 ];
+
+/// Beside what its stages need, a node reads the model's header and its index.
+fn header_and_index_bytes(index: &Path) -> u64 {
+    let text = std::fs::read(index).expect("the index");
+    let parsed: Value = serde_json::from_slice(&text).expect("JSON");
+    parsed["files"][0]["header_bytes"].as_u64().expect("a header") + text.len() as u64
+}
+
+/// The weight index, as people make it, and its digest.
+fn index(model: &Path, to: &Path) -> String {
+    let mut tool = Command::new(assets::own("kubectl-shardwright").expect("the tool"));
+    let printed = run(tool.args(["-O", "json", "model", "index", "--to"]).arg(to).arg(model)).expect("an index");
+    let made: Value = serde_json::from_str(&printed).expect("JSON");
+    made["indexSha256"].as_str().expect("a digest").to_owned()
+}
+
+#[tokio::test]
+async fn a_model_behind_a_token_and_an_own_authority_is_served_and_each_node_reads_its_share() {
+    let mut here = installation(&["cpu", "cpu", "cpu"]).await;
+    let index_file = here.dir.path().join("model.index.json");
+    let digest = index(&model(), &index_file);
+    let files = [
+        ("/m/model.gguf", model()),
+        ("/m/model.gguf.index.json", index_file.clone()),
+    ];
+    let files = files.map(|(path, file)| (path.to_owned(), file)).into();
+    let origin = Origin::start(files, "the-token").await.expect("a source");
+    let source =
+        json!({ "uri": origin.uri("/m/model.gguf"), "indexSha256": digest, "secretRef": { "name": "access" } });
+    here.apply("remote", &json!({ "source": source, "placement": { "minDevices": 3 } }));
+    let (reason, message) = here.refused("remote", "Resolved").await;
+    assert_eq!(reason, "SecretNotFound", "{message}");
+    assert!(message.contains("default/access"), "{message}");
+
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "access", "namespace": "default" },
+        "stringData": { "token": "the-token", "ca.crt": origin.authority_pem() },
+    });
+    here.stack.apply(&secret).expect("applied");
+    let served = here.ready("remote").await;
+    assert!(!served.to_string().contains("the-token"), "no object shows the token");
+    assert_eq!(origin.refused(), 0, "nobody asked without the token");
+
+    let overhead = header_and_index_bytes(&index_file);
+    let allowed = |bytes: u64| bytes + bytes / 20 + overhead;
+    let mut all = overhead;
+    for stage in stages(&served) {
+        let (node, bytes) = (stage["node"].as_str().expect("a node"), stage["weightBytes"].as_u64());
+        let kept = folder_bytes(&here.stack.state_dir(node).join("models")).expect("a folder");
+        let allowed = allowed(bytes.expect("bytes"));
+        println!("{node}: {kept} bytes on disk, {allowed} allowed");
+        // A slice has a header of its own.
+        assert!(kept <= allowed + overhead, "{node} keeps {kept} bytes of {allowed}");
+        all += allowed;
+    }
+    println!("the source sent {} bytes, {all} allowed", origin.sent_bytes());
+    assert!(
+        origin.sent_bytes() <= all,
+        "the source sent {} of {all}",
+        origin.sent_bytes()
+    );
+
+    let answer = here
+        .chat()
+        .stream("remote", PROMPTS[0], ANSWER_TOKENS, &mut |_| {})
+        .await;
+    let expected = whole_model_answers(&PROMPTS[..1]);
+    assert_eq!(answer.expect("an answer").text, expected[0]);
+}
 
 #[tokio::test]
 async fn after_the_loss_of_a_node_the_stream_ends_with_a_typed_error_and_the_model_serves_again_by_itself() {

@@ -1,6 +1,7 @@
 //! Health, readiness and metrics over HTTPS.
 
 use crate::metrics;
+use crate::models::Counters;
 use crate::shard::drive::View;
 use axum::Router;
 use axum::extract::State;
@@ -25,6 +26,8 @@ pub struct Sources {
     pub view: watch::Receiver<Arc<View>>,
     /// Whether the stream to the operator stands.
     pub attached: watch::Receiver<bool>,
+    /// What was fetched.
+    pub fetched: Counters,
 }
 
 /// Why the port cannot be served.
@@ -98,7 +101,7 @@ async fn scrape(State(sources): State<Sources>) -> (StatusCode, String) {
     let devices = sources.devices.borrow().clone().unwrap_or_default();
     let view = sources.view.borrow().clone();
     let attached = *sources.attached.borrow();
-    match metrics::text(&sources.node, &devices, &view, attached) {
+    match metrics::text(&sources.node, &devices, &view, attached, &sources.fetched) {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }

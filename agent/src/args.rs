@@ -1,5 +1,6 @@
 //! The command line and the environment, read once and validated; nothing else reads either.
 
+use crate::{models, source};
 use clap::{Parser, Subcommand};
 use device::Backend;
 use lifecycle::log;
@@ -31,6 +32,8 @@ struct Args {
     command: Option<SubCommand>,
     #[command(flatten)]
     run: Option<RunArgs>,
+    #[command(flatten)]
+    models: ModelArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,6 +111,35 @@ struct RunArgs {
     log_format: log::Format,
 }
 
+/// Where models come from, and what they may take.
+#[derive(Debug, clap::Args)]
+struct ModelArgs {
+    /// Where other agents read the pieces of models that are here (mutual TLS); port 0 takes a free one.
+    #[arg(long, default_value = "0.0.0.0:9445")]
+    weights_listen: SocketAddr,
+    /// Bytes a second that other agents may read, all together.
+    #[arg(long, default_value_t = 128 << 20)]
+    weights_bytes_per_second: u64,
+    /// Folder with a subfolder for each mounted PersistentVolumeClaim, for pvc:// sources.
+    #[arg(long)]
+    pvc_root: Option<PathBuf>,
+    /// Bytes that models may take on disk before unused ones are removed; default: the two used last are kept.
+    #[arg(long)]
+    model_cache_bytes: Option<u64>,
+    /// Bytes of the disk that fetching leaves free.
+    #[arg(long, default_value_t = 256 << 20)]
+    disk_reserve_bytes: u64,
+    /// Address of the Hugging Face hub, or of a mirror of it.
+    #[arg(long, env = "HF_ENDPOINT", default_value = "https://huggingface.co")]
+    hf_endpoint: String,
+    /// Proxy for sources that are read by HTTPS.
+    #[arg(long, env = "HTTPS_PROXY", hide_env_values = true)]
+    https_proxy: Option<String>,
+    /// Hosts that are reached without it, comma separated.
+    #[arg(long, env = "NO_PROXY")]
+    no_proxy: Option<String>,
+}
+
 /// What the process was asked to do.
 #[derive(Debug)]
 pub enum Command {
@@ -152,6 +184,12 @@ pub struct Settings {
     pub threads: u32,
     /// Health and metrics port.
     pub admin_listen: SocketAddr,
+    /// Where models come from, and what they may take.
+    pub models: models::Setting,
+    /// Where pieces are served to other agents.
+    pub weights_listen: SocketAddr,
+    /// How fast, over all callers.
+    pub weights_bytes_per_second: u64,
     /// How log lines look.
     pub log_format: log::Format,
 }
@@ -180,7 +218,7 @@ pub fn from_process() -> Result<Command, ExitCode> {
 fn command(args: Args) -> Result<Command, String> {
     match (args.command, args.run) {
         (Some(SubCommand::Probe(probe)), _) => Ok(Command::Probe(probe)),
-        (None, Some(run)) => Settings::validate(run).map(|settings| Command::Run(Box::new(settings))),
+        (None, Some(run)) => Settings::validate(run, &args.models).map(|settings| Command::Run(Box::new(settings))),
         (None, None) => {
             Err("--node-name (or NODE_NAME) is missing; it names the Node this agent speaks for".to_owned())
         }
@@ -188,7 +226,7 @@ fn command(args: Args) -> Result<Command, String> {
 }
 
 impl Settings {
-    fn validate(args: RunArgs) -> Result<Self, String> {
+    fn validate(args: RunArgs, models: &ModelArgs) -> Result<Self, String> {
         dns_name("--node-name", &args.node_name)?;
         dns_name("--namespace", &args.namespace)?;
         dns_name("--trust-domain", &args.trust_domain)?;
@@ -231,6 +269,9 @@ impl Settings {
             trust_bundle: args.trust_bundle,
             token: args.token,
             trust_domain: args.trust_domain,
+            models: model_setting(models, state_dir.join("models"))?,
+            weights_listen: models.weights_listen,
+            weights_bytes_per_second: models.weights_bytes_per_second,
             state_dir,
             worker: args.worker.map_or_else(worker_beside_us, Ok)?,
             backends: args.backends,
@@ -242,6 +283,31 @@ impl Settings {
             log_format: args.log_format,
         })
     }
+}
+
+fn model_setting(args: &ModelArgs, root: PathBuf) -> Result<models::Setting, String> {
+    if !args.hf_endpoint.starts_with("https://") {
+        return Err(format!("--hf-endpoint is {:?}; use https://host", args.hf_endpoint));
+    }
+    if args.weights_bytes_per_second == 0 {
+        return Err("--weights-bytes-per-second is 0; use 1 or more".to_owned());
+    }
+    if let Some(root) = args.pvc_root.as_ref().filter(|root| !root.is_absolute()) {
+        return Err(format!("--pvc-root is {}; use an absolute path", root.display()));
+    }
+    let some = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    Ok(models::Setting {
+        root,
+        sources: source::Setting {
+            pvc_root: args.pvc_root.clone(),
+            hf_endpoint: args.hf_endpoint.clone(),
+            https_proxy: some(&args.https_proxy),
+            no_proxy: some(&args.no_proxy),
+            patience: source::Patience::default(),
+        },
+        cache_bytes: args.model_cache_bytes,
+        disk_reserve_bytes: args.disk_reserve_bytes,
+    })
 }
 
 fn worker_beside_us() -> Result<PathBuf, String> {

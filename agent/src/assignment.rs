@@ -6,6 +6,7 @@
 use crate::shard::observed::Fault;
 use crate::shard::step::DesiredShards;
 use crate::shard::{Desired, Slice, Slot};
+use crate::source::Access;
 use identity::PlacementVerifier;
 use prost::Message;
 use proto::control::v1::{AcceptedEpoch, Assignment, Assignments, Route, ShardPhase, ShardStatus};
@@ -23,6 +24,8 @@ const ASSIGNMENTS_FILE: &str = "assignments.pb";
 const EPOCHS_MAX: usize = 4096;
 /// Shards of one node: far above its devices.
 const SHARDS_MAX: usize = 1024;
+/// Peers of one model that are remembered; a fetch asks fewer.
+const PEERS_MAX: usize = 64;
 /// Files larger than this were not written by us: a thousand envelopes of 64 KiB.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
@@ -179,7 +182,12 @@ impl Ledger {
             .assignments
             .retain(|kept| uid_of(kept) != Some(placement.model_uid.clone()));
         judged.epochs.insert(placement.model_uid.clone(), placement.epoch);
-        judged.kept.assignments.push(assignment.clone());
+        // Secrets stay in memory; who holds pieces is told anew.
+        judged.kept.assignments.push(Assignment {
+            access: None,
+            peers: Vec::new(),
+            ..assignment.clone()
+        });
         let envelope = Arc::new(
             assignment
                 .envelope
@@ -187,6 +195,8 @@ impl Ledger {
                 .map(Message::encode_to_vec)
                 .unwrap_or_default(),
         );
+        let access = Access::from(assignment.access.clone().unwrap_or_default());
+        let peers: Vec<String> = assignment.peers.iter().take(PEERS_MAX).cloned().collect();
         for (slot, stage, pipeline) in self.own_stages(placement) {
             if judged.desired.desired.len() >= SHARDS_MAX {
                 tracing::warn!(%slot, "more than {SHARDS_MAX} shards are assigned to this node; the rest is left out");
@@ -194,7 +204,9 @@ impl Ledger {
             }
             let next = assignment.routes.iter().find(|route| follows(route, &slot));
             match desired(placement, pipeline, &stage, &envelope, next) {
-                Ok(desired) => {
+                Ok(mut desired) => {
+                    desired.access = access.clone();
+                    desired.peers.clone_from(&peers);
                     judged.desired.desired.insert(slot, desired);
                 }
                 Err(fault) => judged.desired.refused.push(refusal(&slot, placement.epoch, &fault)),
@@ -307,7 +319,7 @@ fn desired(
             format!("the placement of epoch {} {what}", placement.epoch),
         )
     };
-    let Source { uri, sha256 } = placement.source.clone().ok_or_else(|| malformed("names no source"))?;
+    let Source { uri, index_sha256, .. } = placement.source.clone().ok_or_else(|| malformed("names no source"))?;
     let runtime: Runtime = placement.runtime.ok_or_else(|| malformed("has no runtime"))?;
     let stages = placement
         .pipelines
@@ -320,7 +332,7 @@ fn desired(
     }
     let digest = |bytes: &[u8], what: &str| <[u8; 32]>::try_from(bytes).map_err(|_| malformed(what));
     let slice = Slice {
-        sha256: digest(&sha256, "has a source digest that is no SHA-256")?,
+        index: gguf::Digest(digest(&index_sha256, "has an index digest that is no SHA-256")?),
         first_layer: stage.first_layer,
         end_layer: stage.end_layer,
         total_layers,
@@ -336,6 +348,8 @@ fn desired(
         epoch: placement.epoch,
         envelope: Arc::clone(envelope),
         uri,
+        access: Access::default(),
+        peers: Vec::new(),
         model: (placement.namespace.clone(), placement.name.clone()),
         memory_budget_bytes: stage.memory_budget_bytes,
         next,

@@ -8,6 +8,7 @@ use crate::assignment::{BAD_SIGNATURE, Ledger};
 use crate::enrolment::Enrolment;
 use crate::inspect::Inspector;
 use crate::leaves::PlacementKeys;
+use crate::models::Models;
 use crate::retry;
 use crate::shard::drive::View;
 use crate::shard::step::DesiredShards;
@@ -65,6 +66,10 @@ pub struct Lines {
     pub channel: watch::Sender<Option<Channel>>,
     /// Whether the stream stands.
     pub attached: watch::Sender<bool>,
+    /// Where inspected models are kept.
+    pub models: Arc<Models>,
+    /// host:port of the pieces served here; may be empty.
+    pub weights_endpoint: String,
 }
 
 impl Control {
@@ -83,7 +88,7 @@ impl Control {
             keys,
             enrolment,
             ledger,
-            inspector: Arc::default(),
+            inspector: Arc::new(Inspector::new(Arc::clone(&lines.models))),
             lines,
             refused: Vec::new(),
             told: false,
@@ -175,6 +180,7 @@ impl Control {
         let hello = Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             epochs: self.ledger.epochs(),
+            weights_endpoint: self.lines.weights_endpoint.clone(),
         };
         send(&outbound, agent_message::Message::Hello(hello)).await?;
         let mut client = AgentControlClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -222,7 +228,7 @@ impl Control {
                 self.report(outbound).await
             }
             Some(operator_message::Message::Inspect(request)) => {
-                tracing::info!(model_uid = request.model_uid, uri = request.uri, "inspecting a source");
+                tracing::info!(model_uid = request.model_uid, "inspecting a source");
                 let (inspector, inspected) = (Arc::clone(&self.inspector), inspected.clone());
                 tokio::spawn(async move {
                     let inspection = inspector.inspect(request).await;

@@ -1,14 +1,20 @@
-//! Reading a model's header and digests where its source is.
+//! What a model is, read where its source can be reached: header, index and facts for the operator.
+//!
+//! With an index that is pinned by its digest only index and headers are read. Without one the source is read once, from
+//! begin to end and without being kept, and the index made from it; it is then what every node checks its bytes against.
 
+mod reading;
+
+use crate::models::model::piece_fault;
+use crate::models::{Model, Models, Wanted};
 use crate::shard::observed::Fault;
-use crate::shard::weights::{open_source, piece_fault, source_path};
-use gguf::{Facts, Index};
+use crate::shard::weights::Gauge;
+use crate::source::{Access, Source, SourceFile};
+use gguf::{Digest, Facts, Index};
 use proto::control::v1::{Inspect, Inspection, InspectionError, LayerFacts, ModelFacts, PieceFacts, inspection};
-use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::path::PathBuf;
+use sha2::{Digest as _, Sha256};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use tokio_util::sync::CancellationToken;
 
 /// Sources whose facts are remembered: an operator asks again after each restart of its own.
 const REMEMBERED_MAX: usize = 16;
@@ -16,31 +22,41 @@ const REMEMBERED_MAX: usize = 16;
 /// A file as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Version {
-    path: PathBuf,
+    name: String,
     bytes: u64,
-    modified: Option<SystemTime>,
+    version: Option<String>,
+}
+
+struct Remembered {
+    uri: String,
+    files: Vec<Version>,
+    facts: Arc<ModelFacts>,
 }
 
 /// Reads sources, one at a time, and remembers what it read.
-#[derive(Default)]
 pub struct Inspector {
-    remembered: Mutex<Vec<(Version, Arc<ModelFacts>)>>,
+    models: Arc<Models>,
+    remembered: Mutex<Vec<Remembered>>,
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Inspector {
+    /// Nothing is remembered yet. Indexes and headers are kept among the models of the node.
+    pub fn new(models: Arc<Models>) -> Self {
+        Self {
+            models,
+            remembered: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        }
+    }
+
     /// Answers an inspection. Reading a large file takes minutes; another inspection waits for it, so that the disk is read
     /// in order.
-    pub async fn inspect(self: Arc<Self>, request: Inspect) -> Inspection {
-        let Inspect {
-            model_uid,
-            generation,
-            uri,
-            sha256,
-        } = request;
+    pub async fn inspect(self: Arc<Self>, mut request: Inspect) -> Inspection {
+        let (model_uid, generation) = (std::mem::take(&mut request.model_uid), request.generation);
         let turn = self.turn.lock().await;
         let inspector = Arc::clone(&self);
-        let outcome = tokio::task::spawn_blocking(move || inspector.facts(&uri, &sha256))
+        let outcome = tokio::task::spawn_blocking(move || inspector.facts(request))
             .await
             .unwrap_or_else(|_| Err(Fault::new("Unreadable", "reading the source ended early")));
         drop(turn);
@@ -58,99 +74,121 @@ impl Inspector {
         }
     }
 
-    fn facts(&self, uri: &str, sha256: &[u8]) -> Result<Arc<ModelFacts>, Fault> {
-        let (file, gguf) = open_source(uri)?;
-        let version = version(uri, &file)?;
-        let facts = match self.recall(&version) {
-            Some(facts) => facts,
-            None => {
-                let facts = Arc::new(read(&gguf, &version)?);
-                // A file that was written to meanwhile has no digest worth remembering.
-                if self::version(uri, &file)? == version {
-                    self.remember(version.clone(), Arc::clone(&facts));
-                }
-                facts
-            }
+    fn facts(&self, request: Inspect) -> Result<Arc<ModelFacts>, Fault> {
+        let access = Access::from(request.access.unwrap_or_default());
+        let facts = if request.index_sha256.is_empty() {
+            self.whole(&request.uri, &access)?
+        } else {
+            let index = Digest::try_from(request.index_sha256.as_slice())
+                .map_err(|error| Fault::new("Unreadable", format!("spec.source.indexSha256: {error}")))?;
+            let wanted = Wanted {
+                index,
+                uri: request.uri.clone(),
+                access,
+                peers: Vec::new(),
+            };
+            let model = self.models.know(&wanted, &Gauge::default())?;
+            Arc::new(describe(&model)?)
         };
-        if !sha256.is_empty() && facts.sha256 != sha256 {
+        if !request.sha256.is_empty() && facts.sha256 != request.sha256 {
             return Err(Fault::new(
                 "DigestMismatch",
                 format!(
                     "{} has SHA-256 {}, spec.source.sha256 says {}",
-                    version.path.display(),
+                    shown(&request.uri),
                     hex(&facts.sha256),
-                    hex(sha256)
+                    hex(&request.sha256)
                 ),
             ));
         }
         Ok(facts)
     }
 
-    fn recall(&self, version: &Version) -> Option<Arc<ModelFacts>> {
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered
-            .iter()
-            .find(|(known, _)| known == version)
-            .map(|(_, facts)| Arc::clone(facts))
+    /// Reads everything, unless nothing has changed since it was read.
+    fn whole(&self, uri: &str, access: &Access) -> Result<Arc<ModelFacts>, Fault> {
+        let stop = CancellationToken::new();
+        let setting = &self.models.setting().sources;
+        let source = self.models.wait(&stop, Source::open(setting, uri, access))?;
+        if let Some(facts) = self.recall(uri, &source, &stop) {
+            return Ok(facts);
+        }
+        let read = reading::read(&self.models, &source, &stop)?;
+        let versions: Vec<Version> = read.files.iter().map(|(name, file)| version(name, file)).collect();
+        // A file that was written to meanwhile has no digest worth keeping.
+        let unchanged = self.is_unchanged(&source, &versions, &stop);
+        let model = self.models.keep_model(read.index, &read.headers)?;
+        let facts = Arc::new(describe(&model)?);
+        if unchanged {
+            self.remember(uri, versions, &facts);
+        }
+        Ok(facts)
     }
 
-    fn remember(&self, version: Version, facts: Arc<ModelFacts>) {
+    fn is_unchanged(&self, source: &Source, files: &[Version], stop: &CancellationToken) -> bool {
+        files.iter().all(|known| {
+            let now = self.models.wait(stop, source.file(&known.name));
+            known.version.is_some() && now.is_ok_and(|now| version(&known.name, &now) == *known)
+        })
+    }
+
+    fn recall(&self, uri: &str, source: &Source, stop: &CancellationToken) -> Option<Arc<ModelFacts>> {
+        let (files, facts) = {
+            let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = remembered.iter().find(|known| known.uri == uri)?;
+            (known.files.clone(), Arc::clone(&known.facts))
+        };
+        self.is_unchanged(source, &files, stop).then_some(facts)
+    }
+
+    fn remember(&self, uri: &str, files: Vec<Version>, facts: &Arc<ModelFacts>) {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.retain(|(known, _)| known.path != version.path);
+        remembered.retain(|known| known.uri != uri);
         if remembered.len() >= REMEMBERED_MAX {
             remembered.remove(0);
         }
-        remembered.push((version, facts));
+        remembered.push(Remembered {
+            uri: uri.to_owned(),
+            files,
+            facts: Arc::clone(facts),
+        });
     }
 }
 
-fn version(uri: &str, file: &File) -> Result<Version, Fault> {
-    let path = source_path(uri)?;
-    let found = file
-        .metadata()
-        .map_err(|error| Fault::new("Unreadable", format!("{}: {error}", path.display())))?;
-    Ok(Version {
-        path,
-        bytes: found.len(),
-        modified: found.modified().ok(),
-    })
+fn version(name: &str, file: &SourceFile) -> Version {
+    Version {
+        name: name.to_owned(),
+        bytes: file.bytes(),
+        version: file.version(),
+    }
 }
 
-/// The file is read twice at the same time, once whole and once by pieces: the second reader finds it in the page cache.
-fn read(gguf: &gguf::Gguf, version: &Version) -> Result<ModelFacts, Fault> {
-    let pieces = gguf::pieces(gguf).map_err(|error| piece_fault(&error))?;
-    let facts = gguf::model_facts(gguf).map_err(|error| piece_fault(&error))?;
+fn shown(uri: &str) -> String {
+    crate::source::Address::parse(uri).map_or_else(|_| "the source".to_owned(), |address| address.to_string())
+}
+
+fn describe(model: &Model) -> Result<ModelFacts, Fault> {
+    let pieces = model.pieces()?;
+    let facts = gguf::model_facts(&model.gguf).map_err(|error| piece_fault(&error))?;
     let vocabulary =
-        gguf::vocabulary(gguf).map_err(|error| Fault::new("UnsupportedArchitecture", error.to_string()))?;
-    let unreadable = |error: &dyn std::fmt::Display| {
-        Fault::new(
-            "Unreadable",
-            format!("reading {} failed: {error}", version.path.display()),
-        )
-    };
-    let open = || File::open(&version.path).map_err(|error| unreadable(&error));
-    let (whole, by_pieces) = std::thread::scope(|scope| {
-        let whole = scope.spawn(|| gguf::index::file_digest(&mut open()?).map_err(|error| unreadable(&error)));
-        let by_pieces = gguf::index::index(&mut open()?, &pieces).map_err(|error| unreadable(&error));
-        let whole = whole
-            .join()
-            .unwrap_or_else(|_| Err(unreadable(&"the reading thread ended early")));
-        Ok::<_, Fault>((whole?, by_pieces?))
-    })?;
-    Ok(message(&facts, &by_pieces, whole.0, version.bytes, vocabulary))
+        gguf::vocabulary(&model.gguf).map_err(|error| Fault::new("UnsupportedArchitecture", error.to_string()))?;
+    let digests = model
+        .index
+        .piece_digests(&pieces)
+        .map_err(|error| Fault::new("DigestMismatch", error.to_string()))?;
+    Ok(message(model, &facts, &digests, vocabulary))
 }
 
-fn message(facts: &Facts, index: &Index, sha256: [u8; 32], file_bytes: u64, vocabulary: Vec<u8>) -> ModelFacts {
-    let piece = |weight_bytes, digest: &gguf::Digest| {
+fn message(model: &Model, facts: &Facts, digests: &Index, vocabulary: Vec<u8>) -> ModelFacts {
+    let piece = |weight_bytes, digest: &Digest| {
         Some(PieceFacts {
             weight_bytes,
             digest: digest.0.to_vec(),
         })
     };
-    let layers = facts.layer_bytes.iter().zip(&index.layers);
+    let layers = facts.layer_bytes.iter().zip(&digests.layers);
     ModelFacts {
-        sha256: sha256.to_vec(),
-        file_bytes,
+        sha256: model.index.sha256().0.to_vec(),
+        file_bytes: model.index.total_bytes(),
         architecture: facts.architecture.clone(),
         quantisation: facts.quantisation.clone(),
         parameters: facts.parameters,
@@ -164,11 +202,13 @@ fn message(facts: &Facts, index: &Index, sha256: [u8; 32], file_bytes: u64, voca
                 digest: digest.0.to_vec(),
             })
             .collect(),
-        embedding: piece(facts.embedding_bytes, &index.embedding),
-        output: piece(facts.output_bytes, &index.output),
+        embedding: piece(facts.embedding_bytes, &digests.embedding),
+        output: piece(facts.output_bytes, &digests.output),
         vocabulary_sha256: Sha256::digest(&vocabulary).to_vec(),
         vocabulary,
         allowed_cuts: facts.allowed_cuts.clone(),
+        index: model.index.to_bytes(),
+        index_sha256: model.index.digest().0.to_vec(),
     }
 }
 

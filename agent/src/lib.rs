@@ -7,6 +7,9 @@
 //!                 │   ▲ what shards do
 //!      assignment ▼   │
 //!               shard: step ─▶ drive ─▶ weights, worker ─▶ one process per shard
+//!                                         ▼
+//!                         models: fetch ─▶ peers, source (file, pvc, https, hf, oci)
+//!                                 serve ─▶ other agents                                    (mutual TLS)
 //! ```
 //!
 //! An agent never decides where anything goes. It refuses lower epochs and placements that the operator did not sign, keeps
@@ -21,8 +24,10 @@ pub mod enrolment;
 pub mod inspect;
 pub mod leaves;
 pub mod metrics;
+pub mod models;
 pub mod probe;
 pub mod retry;
 pub mod run;
 pub mod shard;
+pub mod source;
 pub mod worker;

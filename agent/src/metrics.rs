@@ -1,6 +1,7 @@
 //! Prometheus metrics, computed from what is known at the moment they are asked for.
 
 use crate::discovery::report::object_name;
+use crate::models::Counters;
 use crate::shard::drive::View;
 use device::Device;
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -10,8 +11,15 @@ use proto::control::v1::ShardPhase;
 ///
 /// # Errors
 /// A metric could not be encoded.
-pub fn text(node: &str, devices: &[Device], view: &View, attached: bool) -> Result<String, prometheus::Error> {
+pub fn text(
+    node: &str,
+    devices: &[Device],
+    view: &View,
+    attached: bool,
+    fetched: &Counters,
+) -> Result<String, prometheus::Error> {
     let registry = Registry::new();
+    fetched.register(&registry)?;
     let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
         let gauge = IntGaugeVec::new(Opts::new(format!("shardwright_agent_{name}"), help), labels)?;
         registry.register(Box::new(gauge.clone()))?;
@@ -69,15 +77,20 @@ pub fn text(node: &str, devices: &[Device], view: &View, attached: bool) -> Resu
             .with_label_values(&[status.model_uid.as_str(), &pipeline, &stage])
             .set(signed(status.epoch));
     }
+    worker_failures(&registry, view.worker_failures)?;
+    let mut bytes = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut bytes)?;
+    String::from_utf8(bytes).map_err(|error| prometheus::Error::Msg(error.to_string()))
+}
+
+fn worker_failures(registry: &Registry, count: u64) -> Result<(), prometheus::Error> {
     let failures = prometheus::IntCounter::new(
         "shardwright_agent_worker_failures_total",
         "Workers that ended without having been asked to.",
     )?;
     registry.register(Box::new(failures.clone()))?;
-    failures.inc_by(view.worker_failures);
-    let mut bytes = Vec::new();
-    TextEncoder::new().encode(&registry.gather(), &mut bytes)?;
-    String::from_utf8(bytes).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    failures.inc_by(count);
+    Ok(())
 }
 
 fn phase_name(phase: ShardPhase) -> &'static str {
@@ -113,13 +126,19 @@ mod tests {
             holdings: vec![],
             worker_failures: 3,
         };
-        let text = text("node-a", &[], &view, true).unwrap();
+        let fetched = Counters::new();
+        fetched.received(crate::source::Kind::Hf, 12);
+        let text = text("node-a", &[], &view, true, &fetched).unwrap();
         for line in [
             "shardwright_agent_attached 1",
             "shardwright_agent_shards{phase=\"serving\"} 1",
             "shardwright_agent_shards{phase=\"failed\"} 0",
             "shardwright_agent_shard_epoch{model_uid=\"uid\",pipeline=\"0\",stage=\"0\"} 7",
             "shardwright_agent_worker_failures_total 3",
+            "shardwright_agent_fetch_bytes_total{source=\"hf\"} 12",
+            "shardwright_agent_fetch_bytes_total{source=\"peer\"} 0",
+            "shardwright_agent_fetch_seconds_count 0",
+            "shardwright_agent_cache_bytes 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -9,6 +9,7 @@ use crate::discovery::publish::Publisher;
 use crate::discovery::{lease, report};
 use crate::enrolment::Enrolment;
 use crate::leaves::{OperatorLeaves, PlacementKeys};
+use crate::models::{Counters, Models, serve};
 use crate::probe;
 use crate::shard::drive::{self, View};
 use crate::worker::leftovers;
@@ -114,6 +115,7 @@ struct Wires {
     credentials: watch::Sender<Option<identity::Credentials>>,
     view: watch::Sender<Arc<View>>,
     attached: watch::Sender<bool>,
+    fetched: Counters,
 }
 
 impl Wires {
@@ -123,6 +125,7 @@ impl Wires {
             credentials: watch::Sender::new(None),
             view: watch::Sender::new(Arc::default()),
             attached: watch::Sender::new(false),
+            fetched: Counters::new(),
         }
     }
 
@@ -132,6 +135,7 @@ impl Wires {
             devices: self.devices.subscribe(),
             view: self.view.subscribe(),
             attached: self.attached.subscribe(),
+            fetched: self.fetched.clone(),
         }
     }
 }
@@ -145,16 +149,7 @@ async fn live(
     stop: CancellationToken,
     ended: impl Future<Output = ()>,
 ) {
-    let publisher = Publisher {
-        node: settings.node.clone(),
-        devices: Arc::clone(&devices),
-        view: wires.view.subscribe(),
-    };
-    let publishing = tokio::spawn(stop.clone().run_until_cancelled_owned(publisher.run()));
-    let (node, pod, namespace) = (settings.node.clone(), settings.pod.clone(), settings.namespace.clone());
-    let token = stop.clone();
-    let leasing = tokio::spawn(async move { token.run_until_cancelled(lease::keep(&node, &pod, &namespace)).await });
-
+    let publishing = publish(settings, wires, &devices, &stop);
     tokio::pin!(ended);
     let keys = PlacementKeys::default();
     let enrolment = Arc::new(Enrolment::new(settings));
@@ -171,6 +166,13 @@ async fn live(
     let renewing = tokio::spawn(async move { token.run_until_cancelled(keeper.keep(&kept, &kept_keys)).await });
 
     let channel = watch::Sender::new(None);
+    let models = Arc::new(Models::open(
+        settings.models.clone(),
+        channel.subscribe(),
+        Some(credentials.clone()),
+        wires.fetched.clone(),
+    ));
+    let weights_endpoint = serve_weights(settings, &credentials, &models, &stop).await;
     let leaves = OperatorLeaves {
         node: settings.node.clone(),
         credentials: credentials.clone(),
@@ -181,6 +183,7 @@ async fn live(
     let driving = tokio::spawn(drive::run(
         setting(settings, &devices),
         Arc::new(leaves),
+        Arc::clone(&models),
         drive::Lines {
             desired: desired.subscribe(),
             view: wires.view.clone(),
@@ -192,6 +195,8 @@ async fn live(
         view: wires.view.subscribe(),
         channel,
         attached: wires.attached.clone(),
+        models,
+        weights_endpoint,
     };
     let leave = CancellationToken::new();
     let control = Control::new(settings.clone(), credentials, keys, enrolment, ledger, lines);
@@ -199,11 +204,56 @@ async fn live(
     ended.await;
     drain(&unload, driving, &leave, attached).await;
     stop.cancel();
-    for task in [renewing, leasing] {
-        // Cancelled just now.
-        let _ = task.await;
-    }
+    // Cancelled just now.
+    let _ = renewing.await;
     let _ = publishing.await;
+}
+
+/// Keeps the devices' objects and the node's Lease until `stop`.
+fn publish(
+    settings: &Settings,
+    wires: &Wires,
+    devices: &Arc<Vec<Device>>,
+    stop: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let publisher = Publisher {
+        node: settings.node.clone(),
+        devices: Arc::clone(devices),
+        view: wires.view.subscribe(),
+    };
+    let (node, pod, namespace) = (settings.node.clone(), settings.pod.clone(), settings.namespace.clone());
+    let publishing = stop.clone().run_until_cancelled_owned(publisher.run());
+    let token = stop.clone();
+    let leasing = async move { token.run_until_cancelled(lease::keep(&node, &pod, &namespace)).await };
+    tokio::spawn(async move {
+        tokio::join!(publishing, leasing);
+    })
+}
+
+/// Opens the port for other agents and tells where they find it; empty where it cannot be had, which costs nothing but
+/// their reading from the source.
+async fn serve_weights(
+    settings: &Settings,
+    credentials: &identity::Credentials,
+    models: &Arc<Models>,
+    stop: &CancellationToken,
+) -> String {
+    let listener = match serve::listen(settings.weights_listen, credentials).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(address = %settings.weights_listen, %error, "other agents cannot read this node's pieces");
+            return String::new();
+        }
+    };
+    let endpoint = std::net::SocketAddr::new(settings.advertise_ip, listener.local_addr().port()).to_string();
+    let server = serve::Server::new(Arc::clone(models), settings.weights_bytes_per_second);
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        if let Err(error) = server.run(listener, stop).await {
+            tracing::warn!(%error, "other agents cannot read this node's pieces any more");
+        }
+    });
+    endpoint
 }
 
 /// The stream stays while workers drain, so that the operator sees them drain; then the node leaves.

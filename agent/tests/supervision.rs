@@ -2,14 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod fake_worker;
+mod rig;
 mod tiny_model;
 
 use agent::leaves::WorkerLeaves;
+use agent::models::{Counters, Models};
 use agent::shard::drive::{self, Lines, Setting, View};
 use agent::shard::observed::{Event, Fault, Installed, WorkerPhase};
 use agent::shard::step::DesiredShards;
 use agent::shard::{Desired, Slice, Slot};
-use agent::worker::config::{Places, RuntimeConfig, SliceFiles, WorkerConfig};
+use agent::worker::config::{Places, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig};
 use agent::worker::leftovers;
 use agent::worker::process::{self, Launch, Order, Patience, Worker};
 use fake_worker::{Manner, executable, told};
@@ -122,6 +124,8 @@ fn config(places: &Places) -> WorkerConfig {
             parallel_sequences: 1,
             kv_type: "f16",
             max_step_rows: 2,
+            kv_cells: 0,
+            prefix_sequences: 0,
         },
         listen: "127.0.0.1:0".into(),
         advertise_ip: "127.0.0.1".into(),
@@ -129,6 +133,7 @@ fn config(places: &Places) -> WorkerConfig {
         identity_dir: places.identity.clone(),
         trust_domain: "shardwright".into(),
         orphan_grace_s: 10,
+        pressure: PressureConfig::default(),
     }
 }
 
@@ -243,7 +248,7 @@ impl WorkerLeaves for NoLeaves {
 struct Node {
     state: tempfile::TempDir,
     source: gguf::Index,
-    sha256: [u8; 32],
+    index: gguf::Digest,
     uri: String,
     desired: watch::Sender<Arc<DesiredShards>>,
     view: watch::Receiver<Arc<View>>,
@@ -257,9 +262,14 @@ impl Node {
         std::fs::create_dir(state.path().join("run")).unwrap();
         let path = state.path().join("tiny.gguf");
         tiny_model::write(&path);
-        let mut file = std::fs::File::open(&path).unwrap();
-        let gguf = gguf::Gguf::open(&path).unwrap();
-        let source = gguf::index::index(&mut file, &gguf::pieces(&gguf).unwrap()).unwrap();
+        let built = gguf::parse::split::FileSet::open(&path).unwrap();
+        let mut files = vec![std::fs::File::open(&path).unwrap()];
+        let index = gguf::index::build(&mut files, &built.gguf, &built.names).unwrap();
+        let source = index.piece_digests(&gguf::pieces(&built.gguf).unwrap()).unwrap();
+        // As an operator that gave the index would have left it.
+        std::fs::write(state.path().join("tiny.gguf.index.json"), index.to_bytes()).unwrap();
+        let operator = watch::Sender::new(None).subscribe();
+        let models = Models::open(rig::setting(state.path()), operator, None, Counters::new());
         let setting = Setting {
             node: "node".into(),
             state_dir: state.path().to_owned(),
@@ -278,11 +288,11 @@ impl Node {
             view,
             unload: unload.clone(),
         };
-        let driving = tokio::spawn(drive::run(setting, Arc::new(NoLeaves), lines));
+        let driving = tokio::spawn(drive::run(setting, Arc::new(NoLeaves), Arc::new(models), lines));
         Self {
             uri: format!("file://{}", path.display()),
             source,
-            sha256: [5; 32],
+            index: index.digest(),
             state,
             desired,
             view: seen,
@@ -294,7 +304,7 @@ impl Node {
     fn want(&self, epoch: u64, end_layer: u32) {
         let mut desired = DesiredShards::new();
         let slice = Slice {
-            sha256: self.sha256,
+            index: self.index,
             first_layer: 0,
             end_layer,
             total_layers: tiny_model::LAYERS,
@@ -306,6 +316,7 @@ impl Node {
                 parallel_sequences: 1,
                 kv_type: 1,
                 max_step_rows: 4,
+                ..Runtime::default()
             },
             weight_root: self.source.stage_root(0, end_layer).unwrap().0,
         };
@@ -314,6 +325,8 @@ impl Node {
             epoch,
             envelope: Arc::new(vec![epoch as u8]),
             uri: self.uri.clone(),
+            access: agent::source::Access::default(),
+            peers: vec![],
             model: ("ns".into(), "model".into()),
             memory_budget_bytes: 7,
             next: (end_layer < tiny_model::LAYERS).then(|| "b:1".to_owned()),

@@ -1,33 +1,38 @@
-//! Measurements against named peers. Every number is taken beside its peer's in one run, in turns, because machines are noisy:
-//! ratios are what counts.
+//! Measurements against named peers, each beside its peer in one run, in turns, because machines are noisy: ratios are what
+//! counts.
+//!
+//! | measurement | peer |
+//! |---|---|
+//! | [`one_stage`] | llama.cpp's own loop, same threads |
+//! | [`two_stage`] | the whole model on one core; llama.cpp's RPC backend over the same links |
+//! | [`hop`] | a raw TLS connection |
+//! | [`prefix`] | the same prompt without a kept prefix |
+//! | [`gateway`] | none: memory of idle streams, time per token |
+//! | [`stack`] | llama.cpp's own loop, against everything from the gateway down on a real control plane |
+//!
+//! The rest is what they stand on: [`realm`] and [`worker_rig`] start real workers, [`peer`] the other side, [`netns`],
+//! [`pinning`] and [`linkemu`] give them hosts, cores and links, [`driver`] asks, [`timing`] and [`report`] make numbers of it.
 
-use std::path::{Path, PathBuf};
+pub mod child;
+pub mod cut;
+pub mod driver;
+mod error;
+pub mod gateway;
+pub mod hop;
+pub mod linkemu;
+pub mod listening;
+pub mod netns;
+pub mod one_stage;
+pub mod peer;
+pub mod pinning;
+pub mod prefix;
+pub mod prompts;
+pub mod realm;
+pub mod report;
+pub mod session;
+pub mod stack;
+pub mod timing;
+pub mod two_stage;
+pub mod worker_rig;
 
-use serde_json::Value;
-
-/// The highest of several measurements of a rate: whatever else the machine does can only slow it down. 0 of none.
-pub fn best(rates: &[f64]) -> f64 {
-    rates.iter().copied().fold(0.0, f64::max)
-}
-
-/// Writes `target/bench/<name>.json` in the workspace and returns its path.
-///
-/// # Errors
-/// The file system's.
-pub fn write_results(workspace: &Path, name: &str, results: &Value) -> std::io::Result<PathBuf> {
-    let dir = workspace.join("target/bench");
-    std::fs::create_dir_all(&dir)?;
-    let path = dir.join(format!("{name}.json"));
-    std::fs::write(&path, format!("{results:#}\n"))?;
-    Ok(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::best;
-
-    #[test]
-    fn a_round_that_was_disturbed_does_not_count() {
-        assert_eq!(best(&[91.0, 12.0, 90.0]), 91.0);
-    }
-}
+pub use error::{Error, Result, failed, trying};

@@ -64,6 +64,23 @@ pub mod reason {
     pub const DIGEST_MISMATCH: &str = "DigestMismatch";
     pub const UNSUPPORTED_ARCHITECTURE: &str = "UnsupportedArchitecture";
     pub const UNREADABLE: &str = "Unreadable";
+    /// The source refused what the Secret holds, or wants more.
+    pub const ACCESS_DENIED: &str = "AccessDenied";
+    pub const UNSUPPORTED_FORMAT: &str = "UnsupportedFormat";
+    /// A pinned index does not lie beside the model.
+    pub const NO_INDEX: &str = "NoIndex";
+    /// The source gives no parts of a file.
+    pub const RANGE_NOT_SUPPORTED: &str = "RangeNotSupported";
+    /// The source was written to while it was read.
+    pub const SOURCE_CHANGED: &str = "SourceChanged";
+    pub const SOURCE_STALLED: &str = "SourceStalled";
+    pub const SOURCE_UNAVAILABLE: &str = "SourceUnavailable";
+    pub const DISK_FULL: &str = "DiskFull";
+    pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
+    pub const SECRET_INVALID: &str = "SecretInvalid";
+    pub const SECRET_FORBIDDEN: &str = "SecretForbidden";
+    /// The API server gave no answer about the Secret.
+    pub const SECRET_UNREADABLE: &str = "SecretUnreadable";
 
     // Placed. The failures are the words of `placement::explain`.
     pub const PLACED: &str = "Placed";
@@ -78,6 +95,7 @@ pub mod reason {
 
     // Loaded and Ready.
     pub const LOADED: &str = "Loaded";
+    pub const FETCHING: &str = "Fetching";
     pub const LOADING: &str = "Loading";
     pub const LOAD_FAILED: &str = "LoadFailed";
     pub const NOT_PLACED: &str = "NotPlaced";

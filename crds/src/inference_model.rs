@@ -3,6 +3,7 @@
 // Printer columns are attributes, and most have the same type.
 #![allow(clippy::duplicated_attributes)]
 
+mod source;
 mod status;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use status::{InferenceModelStatus, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict};
+pub use source::{MemoryPressure, ModelSource, PrefixCache, SourceSecret};
+pub use status::{
+    InferenceModelStatus, LearnedMemory, MemoryUsed, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict,
+};
 
 /// Which model to serve, how, and where it may run.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -51,22 +55,39 @@ pub use status::{InferenceModelStatus, PlacementStatus, ResolvedModel, StagePhas
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.contextLength * self.parallelSequences <= 16777216").message("spec.contextLength times spec.parallelSequences must be at most 16777216 tokens").field_path(".parallelSequences")
+    validation = Rule::new("self.contextLength * self.parallelSequences <= 16777216").message("spec.contextLength times spec.parallelSequences must be at most 16777216 tokens").field_path(".parallelSequences"),
+    validation = Rule::new("self.parallelSequences + (has(self.prefixCache) ? self.prefixCache.maxPrefixes : 8) <= 254").message("spec.parallelSequences plus spec.prefixCache.maxPrefixes must be at most 254: one cache tells no more apart").field_path(".parallelSequences"),
+    validation = Rule::new("!has(self.kvCacheTokens) || self.kvCacheTokens >= self.contextLength").message("spec.kvCacheTokens must be at least spec.contextLength, or one full sequence would not fit").field_path(".kvCacheTokens"),
+    validation = Rule::new("!has(self.kvCacheTokens) || self.kvCacheTokens <= self.contextLength * self.parallelSequences").message("spec.kvCacheTokens must be at most spec.contextLength times spec.parallelSequences: more can never be used").field_path(".kvCacheTokens")
 )]
 pub struct InferenceModelSpec {
     /// Where the weights come from.
     pub source: ModelSource,
-    /// Tokens of context of each sequence.
+    /// Tokens of context of each sequence: prompt and answer together.
     #[serde(default = "default_context_length")]
     #[schemars(range(min = 16, max = 1_048_576))]
     pub context_length: i32,
-    /// Sequences that can be in flight together.
+    /// Sequences that can be in flight together; more wait in a queue.
     #[serde(default = "default_parallel_sequences")]
-    #[schemars(range(min = 1, max = 64))]
+    #[schemars(range(min = 1, max = 254))]
     pub parallel_sequences: i32,
+    /// Tokens that the cache of every stage holds, over all sequences and kept prefixes. Without it, all sequences can be full at
+    /// once (contextLength times parallelSequences); with less, more sequences share less memory, and one that finds no room waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 256, max = 16_777_216))]
+    pub kv_cache_tokens: Option<i32>,
+    /// Prefixes kept for reuse.
+    #[serde(default)]
+    pub prefix_cache: PrefixCache,
+    /// What a stage may give up where its device has less memory than it was placed with, before it refuses.
+    #[serde(default)]
+    pub memory_pressure: MemoryPressure,
     /// Type of the cached keys and values.
     #[serde(default)]
     pub kv_type: KvType,
+    /// How much a token may depend on what else is computed at the same time.
+    #[serde(default)]
+    pub determinism: Determinism,
     /// What a good placement is.
     #[serde(default)]
     pub objective: Objective,
@@ -83,26 +104,6 @@ fn default_parallel_sequences() -> i32 {
     4
 }
 
-/// Where the weights come from.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct ModelSource {
-    /// file:///absolute/path/of/a/model.gguf, readable on every node that may hold layers.
-    #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(
-        validation = Rule::new("self.startsWith('file:///')").message("spec.source.uri must be a file:// URI with an absolute path, such as file:///models/model.gguf; no other scheme is supported"),
-        validation = Rule::new("!self.matches('/[.][.](/|$)')").message("spec.source.uri must not contain a '..' segment")
-    )]
-    pub uri: String,
-    /// SHA-256 of the whole file. Without it the file is taken as found, and all nodes must agree on it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128))]
-    #[x_kube(
-        validation = Rule::new("self.matches('^[0-9a-f]{64}$')").message("spec.source.sha256 must be 64 lower-case hexadecimal digits")
-    )]
-    pub sha256: Option<String>,
-}
-
 /// Type of the cached keys and values.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvType {
@@ -111,6 +112,16 @@ pub enum KvType {
     F32,
     #[serde(rename = "Q8_0")]
     Q8_0,
+}
+
+/// How much a token may depend on what else is computed at the same time.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Determinism {
+    /// Prompts are computed at full speed; the last bits of a number may depend on how many rows are computed with it.
+    #[default]
+    Relaxed,
+    /// On CPUs, numbers do not depend on how many rows are computed with them; prompts take about a fifth longer.
+    Strict,
 }
 
 /// What a good placement is.

@@ -18,6 +18,7 @@ pub use device_gpu_state::{
     DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, HeldShard, Measurement,
 };
 pub use inference_model::{
-    InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, ModelSource, Objective, PinnedLayers,
-    PlacementConstraints, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict,
+    Determinism, InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, LearnedMemory, MemoryPressure,
+    MemoryUsed, ModelSource, Objective, PinnedLayers, PlacementConstraints, PlacementStatus, PrefixCache,
+    ResolvedModel, SourceSecret, StagePhase, StageStatus, Verdict,
 };

@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use lifecycle::log;
+
+use crate::context::{Limits, MAX_ANSWERS};
 
 /// `EX_USAGE`: the configuration is wrong, and starting again will not help.
 pub const EXIT_BAD_CONFIG: u8 = 64;
@@ -59,9 +62,25 @@ struct Flags {
     /// Address of the HTTPS port for probes and metrics.
     #[arg(long, default_value = "0.0.0.0:9443")]
     admin_listen: SocketAddr,
+    /// Answers that one API key may have in progress at once; 429 above that.
+    #[arg(long, default_value_t = Limits::default().streams_per_key, value_parser = streams)]
+    max_streams_per_key: usize,
+    /// Answers that one model may have in progress at once; 429 above that.
+    #[arg(long, default_value_t = Limits::default().streams_per_model, value_parser = streams)]
+    max_streams_per_model: usize,
+    /// Seconds that an answer may take at most, waiting included.
+    #[arg(long, default_value_t = Limits::default().request.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    max_request_seconds: u64,
     /// How to write the log.
     #[arg(long, value_enum, default_value_t = log::Format::Text)]
     log_format: log::Format,
+}
+
+fn streams(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (1..=MAX_ANSWERS).contains(&number) => Ok(number),
+        _ => Err(format!("not a number from 1 to {MAX_ANSWERS}")),
+    }
 }
 
 /// Where the identity comes from.
@@ -104,6 +123,8 @@ pub struct Args {
     pub api_keys: PathBuf,
     /// The tokeniser's executable.
     pub tokenizer: PathBuf,
+    /// The gateway's own executable, which renders chat templates in a process of its own.
+    pub renderer: PathBuf,
     /// Where state is kept.
     pub state_dir: PathBuf,
     /// Address of the user port.
@@ -112,6 +133,8 @@ pub struct Args {
     pub user_certificate: Option<UserCertificate>,
     /// Address of the admin port.
     pub admin_listen: SocketAddr,
+    /// How many answers there may be.
+    pub limits: Limits,
     /// How to write the log.
     pub log_format: log::Format,
 }
@@ -149,6 +172,9 @@ impl Args {
             tls_cert,
             tls_key,
             admin_listen,
+            max_streams_per_key,
+            max_streams_per_model,
+            max_request_seconds,
             log_format,
         } = flags;
         let identity = match (identity_dir, operator_enrol, trust_bundle, token) {
@@ -164,12 +190,9 @@ impl Args {
                 ));
             }
         };
-        let tokenizer = match tokenizer {
-            Some(path) => path,
-            None => std::env::current_exe()
-                .map_err(|error| wrong(&format!("give --tokenizer: the own path is unknown: {error}")))?
-                .with_file_name(TOKENIZER),
-        };
+        let renderer = std::env::current_exe()
+            .map_err(|error| wrong(&format!("the path of this executable is unknown: {error}")))?;
+        let tokenizer = tokenizer.unwrap_or_else(|| renderer.with_file_name(TOKENIZER));
         let user_certificate = tls_cert.zip(tls_key).map(|(chain, key)| UserCertificate { chain, key });
         Ok(Self {
             pod_name,
@@ -178,10 +201,16 @@ impl Args {
             operator_control,
             api_keys,
             tokenizer,
+            renderer,
             state_dir,
             listen,
             user_certificate,
             admin_listen,
+            limits: Limits {
+                streams_per_key: max_streams_per_key,
+                streams_per_model: max_streams_per_model,
+                request: Duration::from_secs(max_request_seconds),
+            },
             log_format,
         })
     }
@@ -193,7 +222,7 @@ fn wrong(message: &str) -> clap::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Args, Flags, IdentitySource};
+    use super::{Args, Flags, IdentitySource, Limits};
     use clap::Parser;
 
     fn parse(flags: &[&str]) -> Result<Args, clap::Error> {
@@ -214,6 +243,23 @@ mod tests {
         assert!(args.tokenizer.ends_with("shardwright-tokenizer"));
         let args = parse(&["--operator-enrol", "op:9440", "--trust-bundle", "/b", "--token", "/t"]).unwrap();
         assert!(matches!(args.identity, IdentitySource::Enrolment { endpoint, .. } if endpoint == "op:9440"));
+    }
+
+    #[test]
+    fn limits_are_flags_within_bounds() {
+        let parse = |flags: &[&str]| parse(&[&["--identity-dir", "/id"], flags].concat());
+        assert_eq!(parse(&[]).unwrap().limits, Limits::default());
+        let limits = parse(&["--max-streams-per-key", "3", "--max-streams-per-model", "1024"])
+            .unwrap()
+            .limits;
+        assert_eq!((limits.streams_per_key, limits.streams_per_model), (3, 1024));
+        for wrong in [
+            ["--max-streams-per-key", "0"],
+            ["--max-streams-per-model", "1025"],
+            ["--max-request-seconds", "0"],
+        ] {
+            assert!(parse(&wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -2,19 +2,63 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::generate::Heads;
-use crate::keys::ApiKeys;
+use crate::keys::{ApiKeys, KeyId};
 use crate::metrics::Metrics;
+use crate::occupancy::{Occupancy, Place};
 use crate::openai::error::ApiError;
 use crate::routes::Table;
 use crate::vocabulary::Vocabularies;
 
-/// Requests in progress at once. Each may hold a body of 4 MiB and the prompt made of it while it is prepared, so this
-/// bounds memory to about 2 GiB at worst; answers themselves take some KiB.
-pub const MAX_REQUESTS: usize = 256;
+/// Requests being prepared at once. Each may hold a body of 4 MiB and the prompt made of it, so this bounds memory to
+/// about 2 GiB at worst.
+pub const MAX_PREPARING: usize = 256;
+
+/// Answers in progress at once. Each takes some ten KiB, its connection included.
+pub const MAX_ANSWERS: usize = 1024;
+
+/// How many answers may be in progress, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Of one API key.
+    pub streams_per_key: usize,
+    /// Of one model, over all keys.
+    pub streams_per_model: usize,
+    /// From request to the end of its answer.
+    pub request: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            streams_per_key: 64,
+            streams_per_model: 512,
+            // The longest default answer at a token a second fits in.
+            request: Duration::from_secs(2 * 3600),
+        }
+    }
+}
+
+/// A request that was let in. Dropping it frees its places.
+#[derive(Debug)]
+pub struct Admission {
+    /// Given back once the prompt is at the workers.
+    pub preparing: OwnedSemaphorePermit,
+    /// Held to the end of the answer.
+    pub seat: Seat,
+}
+
+/// The places of one answer.
+#[derive(Debug)]
+pub struct Seat {
+    _answer: OwnedSemaphorePermit,
+    _key: Place<KeyId>,
+}
 
 /// The parts of one gateway.
 #[derive(Debug)]
@@ -29,8 +73,16 @@ pub struct Gateway {
     pub heads: Arc<Heads>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Places for requests.
-    pub places: Arc<Semaphore>,
+    /// How many answers there may be.
+    pub limits: Limits,
+    /// Places for requests that are being prepared.
+    pub preparing: Arc<Semaphore>,
+    /// Places for answers.
+    pub answers: Arc<Semaphore>,
+    /// Answers by key.
+    pub by_key: Occupancy<KeyId>,
+    /// Answers by model, named by its object's unique id.
+    pub by_model: Occupancy<String>,
     /// Cancelled when answers in progress must end.
     pub cut_off: CancellationToken,
 }
@@ -42,16 +94,43 @@ impl Gateway {
         self.tables.borrow().clone()
     }
 
-    /// A place, held for as long as the request lasts.
+    /// Places for one request of `key`.
+    ///
+    /// # Errors
+    /// 429 when the key has as many as it may have, or all are taken.
+    pub fn admit(&self, key: KeyId) -> Result<Admission, ApiError> {
+        let most = self.limits.streams_per_key;
+        let own = self.by_key.enter(&key, most).ok_or_else(|| {
+            ApiError::too_many_streams(format!(
+                "this API key has {most} answers in progress, the most it may have; wait for one to end"
+            ))
+        })?;
+        let busy = |what: &str, most: usize| {
+            ApiError::busy(format!(
+                "this gateway {what} {most} requests at once and all places are taken; try again shortly"
+            ))
+        };
+        let preparing = Arc::clone(&self.preparing).try_acquire_owned();
+        let answer = Arc::clone(&self.answers).try_acquire_owned();
+        Ok(Admission {
+            preparing: preparing.map_err(|_| busy("prepares", MAX_PREPARING))?,
+            seat: Seat {
+                _answer: answer.map_err(|_| busy("answers", MAX_ANSWERS))?,
+                _key: own,
+            },
+        })
+    }
+
+    /// A place at a model.
     ///
     /// # Errors
     /// 429 when all are taken.
-    pub fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let busy = |_| {
+    pub fn enter(&self, model_uid: &str) -> Result<Place<String>, ApiError> {
+        let most = self.limits.streams_per_model;
+        self.by_model.enter(&model_uid.to_owned(), most).ok_or_else(|| {
             ApiError::busy(format!(
-                "this gateway serves {MAX_REQUESTS} requests at once and all places are taken; try again shortly"
+                "this gateway has {most} answers of this model in progress, the most it may have; try again shortly"
             ))
-        };
-        Arc::clone(&self.places).try_acquire_owned().map_err(busy)
+        })
     }
 }

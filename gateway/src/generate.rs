@@ -51,12 +51,17 @@ pub struct RequestMemory {
     pub sampling: Sampling,
     /// Tokens that end the sequence.
     pub stop_tokens: Vec<i32>,
+    /// Until when it may wait for a free sequence.
+    pub wait_until: Instant,
+    /// Whose prefixes it may share.
+    pub prefix_scope: Vec<u8>,
 }
 
 impl RequestMemory {
-    /// The request that yields what is still missing.
+    /// The request that yields what is still missing, asked at `now`.
     #[must_use]
-    pub fn request(&self, epoch: u64) -> GenerateRequest {
+    pub fn request(&self, epoch: u64, now: Instant) -> GenerateRequest {
+        let wait = self.wait_until.saturating_duration_since(now);
         let emitted = u32::try_from(self.emitted.len()).unwrap_or(u32::MAX);
         GenerateRequest {
             model_uid: self.model_uid.clone(),
@@ -66,6 +71,9 @@ impl RequestMemory {
             max_tokens: self.max_tokens.saturating_sub(emitted),
             sampling: Some(self.sampling),
             stop_tokens: self.stop_tokens.clone(),
+            // 0 would mean any time.
+            max_wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1),
+            prefix_scope: self.prefix_scope.clone(),
         }
     }
 }
@@ -79,6 +87,8 @@ pub enum Progress {
     Finished {
         /// `max_tokens` or the end of the context was reached.
         length: bool,
+        /// Tokens of the prompt that the workers had kept from earlier requests.
+        cached_tokens: u32,
     },
 }
 
@@ -173,6 +183,7 @@ impl Generation {
             }
             Event::Finished(finished) => Progress::Finished {
                 length: finished.reason() == FinishReason::Length,
+                cached_tokens: finished.cached_tokens,
             },
         }
     }
@@ -188,6 +199,7 @@ async fn open(
     mut pending: Option<String>,
 ) -> Result<Open, GenerateError> {
     let mut busy: HashSet<Head> = HashSet::new();
+    let mut refusal = String::new();
     loop {
         let route = {
             let table = tables.borrow_and_update();
@@ -200,12 +212,13 @@ async fn open(
         match route {
             ModelState::Ready(route) => {
                 let Some(head) = heads.least_busy(&route.heads, &busy) else {
-                    return Err(GenerateError::Busy);
+                    return Err(GenerateError::Busy { message: refusal });
                 };
-                match ask(heads, head, memory.request(route.epoch)).await {
+                match ask(heads, head, memory.request(route.epoch, Instant::now())).await {
                     Ok(open) => return Ok(open),
-                    Err(Failure::Busy) => {
+                    Err(Failure::Busy(message)) => {
                         busy.insert(head.clone());
+                        refusal = message;
                         continue;
                     }
                     Err(Failure::Lost(cause)) => {

@@ -16,6 +16,25 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 type KeyHash = [u8; 32];
 
+/// Which key a request came with: its SHA-256, never the key itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyId(KeyHash);
+
+/// Bytes of a prefix scope: far beyond any two keys meeting by chance.
+const SCOPE_BYTES: usize = 16;
+
+impl KeyId {
+    /// What marks kept prefixes as this key's: prefixes are shared among its requests alone, so that nobody learns from
+    /// timing what others asked. Tells workers nothing of the key.
+    #[must_use]
+    pub fn prefix_scope(&self) -> Vec<u8> {
+        let mut hash = Sha256::new();
+        hash.update(b"shardwright.prefix-scope.v1\0");
+        hash.update(self.0);
+        hash.finalize()[..SCOPE_BYTES].to_vec()
+    }
+}
+
 /// The keys accepted at this moment.
 #[derive(Debug)]
 pub struct ApiKeys {
@@ -39,15 +58,15 @@ impl ApiKeys {
         })
     }
 
-    /// Whether `key` is one of them. Takes as long for a wrong key as for a right one.
+    /// Which of them `key` is, if any. Takes as long for a wrong key as for a right one.
     #[must_use]
-    pub fn accepts(&self, key: &str) -> bool {
+    pub fn identify(&self, key: &str) -> Option<KeyId> {
         let offered: KeyHash = Sha256::digest(key.as_bytes()).into();
         let known = self.hashes.load();
-        known
+        let found = known
             .iter()
-            .fold(Choice::from(0), |found, hash| found | hash.ct_eq(&offered))
-            .into()
+            .fold(Choice::from(0), |found, hash| found | hash.ct_eq(&offered));
+        bool::from(found).then_some(KeyId(offered))
     }
 
     /// Reads the file again whenever it has changed, for ever. A file that cannot be read changes nothing.
@@ -99,9 +118,13 @@ mod tests {
         let path = directory.path().join("keys");
         std::fs::write(&path, "# team a\nkey-one\n\n  key-two \n").unwrap();
         let keys = ApiKeys::load(&path).await.unwrap();
-        assert!(keys.accepts("key-one") && keys.accepts("key-two"));
+        let (one, two) = (keys.identify("key-one").unwrap(), keys.identify("key-two").unwrap());
+        assert_ne!(one, two);
+        assert_eq!(one.prefix_scope(), keys.identify("key-one").unwrap().prefix_scope());
+        assert_ne!(one.prefix_scope(), two.prefix_scope());
+        assert_eq!(one.prefix_scope().len(), 16);
         for wrong in ["", "key-on", "key-onee", "# team a", "key-one\n"] {
-            assert!(!keys.accepts(wrong), "{wrong:?}");
+            assert!(keys.identify(wrong).is_none(), "{wrong:?}");
         }
     }
 
@@ -111,7 +134,7 @@ mod tests {
         let path = directory.path().join("keys");
         assert!(ApiKeys::load(&path).await.is_err());
         std::fs::write(&path, "\n").unwrap();
-        assert!(!ApiKeys::load(&path).await.unwrap().accepts(""));
+        assert!(ApiKeys::load(&path).await.unwrap().identify("").is_none());
     }
 
     #[tokio::test]
@@ -122,7 +145,7 @@ mod tests {
         let keys = ApiKeys::load(&path).await.unwrap();
         std::fs::write(&path, "new\n").unwrap();
         let changed = async {
-            while !keys.accepts("new") {
+            while keys.identify("new").is_none() {
                 tokio::time::sleep(super::REREAD_INTERVAL).await;
             }
         };
@@ -130,6 +153,6 @@ mod tests {
             () = keys.follow() => {}
             () = changed => {}
         }
-        assert!(!keys.accepts("old"));
+        assert!(keys.identify("old").is_none());
     }
 }

@@ -2,7 +2,12 @@
 
 use std::process::ExitCode;
 
+use gateway::template::child;
+
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == child::ARGUMENT) {
+        return child::run();
+    }
     // Fails only if a provider is installed already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let args = match gateway::args::Args::from_environment() {

@@ -33,6 +33,8 @@ pub struct Metrics {
     pub interrupted_streams: IntCounter,
     /// Tokens of prompts.
     pub prompt_tokens: IntCounter,
+    /// Tokens of prompts that the workers had kept from earlier requests.
+    pub cached_prompt_tokens: IntCounter,
     /// Tokens of answers.
     pub completion_tokens: IntCounter,
     /// Tokenisers that died and were replaced.
@@ -74,6 +76,10 @@ impl Metrics {
                 "Answers that ended with an error after they had begun.",
             ))?,
             prompt_tokens: IntCounter::with_opts(options("prompt_tokens_total", "Tokens of prompts."))?,
+            cached_prompt_tokens: IntCounter::with_opts(options(
+                "cached_prompt_tokens_total",
+                "Tokens of prompts that were kept from earlier requests.",
+            ))?,
             completion_tokens: IntCounter::with_opts(options("completion_tokens_total", "Tokens of answers."))?,
             tokenizer_restarts: IntCounter::with_opts(options(
                 "tokenizer_restarts_total",
@@ -92,6 +98,7 @@ impl Metrics {
         registry.register(Box::new(metrics.active_streams.clone()))?;
         registry.register(Box::new(metrics.interrupted_streams.clone()))?;
         registry.register(Box::new(metrics.prompt_tokens.clone()))?;
+        registry.register(Box::new(metrics.cached_prompt_tokens.clone()))?;
         registry.register(Box::new(metrics.completion_tokens.clone()))?;
         registry.register(Box::new(metrics.tokenizer_restarts.clone()))?;
         registry.register(Box::new(metrics.operator_connected.clone()))?;

@@ -14,6 +14,7 @@ pub mod fields;
 mod guard;
 pub mod models;
 pub mod parameters;
+pub mod patience;
 pub mod prompt;
 pub mod shape;
 #[cfg(test)]
@@ -29,11 +30,15 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{Method, StatusCode, Uri};
+use tokio::time::Instant;
 
 use crate::context::Gateway;
+use crate::keys::KeyId;
+use answer::Caller;
 use chat::ChatRequest;
 use error::ApiError;
 use guard::RequestId;
+use patience::Patience;
 use prompt::Prompt;
 use text::TextRequest;
 use turn::Kind;
@@ -54,12 +59,15 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
 async fn chat_completions(
     State(gateway): State<Arc<Gateway>>,
     Extension(RequestId(id)): Extension<RequestId>,
+    Extension(key): Extension<KeyId>,
     request: Request,
 ) -> Response {
     let answer = async {
-        let permit = gateway.admit()?;
+        let caller = caller(&gateway, id, key, &request)?;
+        let admission = gateway.admit(key)?;
         let ChatRequest { parameters, messages } = ChatRequest::parse(&body::read(request).await?)?;
-        answer::answer(&gateway, Kind::Chat, id, permit, parameters, Prompt::Messages(messages)).await
+        let prompt = Prompt::Messages(messages);
+        answer::answer(&gateway, Kind::Chat, caller, admission, parameters, prompt).await
     };
     answer.await.unwrap_or_else(IntoResponse::into_response)
 }
@@ -67,14 +75,27 @@ async fn chat_completions(
 async fn completions(
     State(gateway): State<Arc<Gateway>>,
     Extension(RequestId(id)): Extension<RequestId>,
+    Extension(key): Extension<KeyId>,
     request: Request,
 ) -> Response {
     let answer = async {
-        let permit = gateway.admit()?;
+        let caller = caller(&gateway, id, key, &request)?;
+        let admission = gateway.admit(key)?;
         let TextRequest { parameters, prompt } = TextRequest::parse(&body::read(request).await?)?;
-        answer::answer(&gateway, Kind::Text, id, permit, parameters, Prompt::Text(prompt)).await
+        let prompt = Prompt::Text(prompt);
+        answer::answer(&gateway, Kind::Text, caller, admission, parameters, prompt).await
     };
     answer.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn caller(gateway: &Gateway, request_id: String, key: KeyId, request: &Request) -> Result<Caller, ApiError> {
+    let started = Instant::now();
+    Ok(Caller {
+        request_id,
+        key,
+        started,
+        patience: Patience::read(request.headers(), gateway.limits.request, started)?,
+    })
 }
 
 async fn no_such_path(uri: Uri) -> ApiError {

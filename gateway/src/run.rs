@@ -18,11 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
 use crate::args::{Args, EXIT_BAD_CONFIG, UserCertificate};
-use crate::context::{Gateway, MAX_REQUESTS};
+use crate::context::{Gateway, MAX_ANSWERS, MAX_PREPARING};
 use crate::enrolment::{Enroller, Identified};
 use crate::generate::Heads;
 use crate::keys::ApiKeys;
 use crate::metrics::Metrics;
+use crate::occupancy::Occupancy;
 use crate::openai;
 use crate::routes::Table;
 use crate::routes::watch::Control;
@@ -254,12 +255,17 @@ async fn assemble(
         vocabularies: Vocabularies::default(),
         heads: Arc::new(Heads::new(identified.credentials.clone())),
         metrics: Arc::clone(&metrics),
-        places: Arc::new(Semaphore::new(MAX_REQUESTS)),
+        limits: args.limits,
+        preparing: Arc::new(Semaphore::new(MAX_PREPARING)),
+        answers: Arc::new(Semaphore::new(MAX_ANSWERS)),
+        by_key: Occupancy::default(),
+        by_model: Occupancy::default(),
         cut_off: CancellationToken::new(),
     });
     let source = Arc::new(Source {
         control: Arc::clone(&control),
         tokenizer: args.tokenizer.clone(),
+        renderer: args.renderer.clone(),
         directory: args.state_dir.join("vocabularies"),
         metrics,
     });

@@ -4,7 +4,7 @@
 mod tests;
 
 /// Text that may be sent, and whether a stop string came after it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Passed {
     /// Never contains a stop string, nor any part of the one that ended it.
     pub text: String,

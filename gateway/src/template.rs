@@ -1,10 +1,13 @@
 //! A model's own chat template: messages to prompt text, as the model was trained to read it.
 //!
-//! Templates come out of model files, so rendering them is bounded: steps, recursion, output. They see the messages,
-//! the special tokens' text and the time, and nothing else.
+//! Templates come out of model files, so rendering them is bounded: steps, recursion and output here, memory by the
+//! [process](child) that a [`Renderer`] asks. They see the messages, the special tokens' text and the time, and nothing
+//! else.
 
+pub mod child;
 mod clock;
 mod python;
+mod renderer;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +16,9 @@ use std::io;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, context};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+pub use renderer::Renderer;
 
 /// Instructions one rendering may execute: a thousand messages through the longest templates in use take a tenth of it.
 const MAX_STEPS: u64 = 1_000_000;
@@ -27,7 +32,7 @@ pub const MAX_PROMPT_BYTES: usize = 4 * 1024 * 1024;
 const NAME: &str = "chat";
 
 /// One message of a conversation, as templates see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
@@ -39,7 +44,7 @@ pub struct Message {
 }
 
 /// Text of the special tokens that templates may write out.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SpecialText {
     /// Beginning of a sequence; empty when the model has none.
     pub bos: String,
@@ -48,7 +53,7 @@ pub struct SpecialText {
 }
 
 /// Why a template gave no prompt.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum TemplateError {
     /// The template cannot be used with any conversation.
     #[error(
@@ -76,6 +81,14 @@ pub enum TemplateError {
     /// More than `MAX_PROMPT_BYTES`.
     #[error("these messages make a prompt of more than {MAX_PROMPT_BYTES} bytes; send fewer or shorter ones")]
     TooLong,
+    /// More memory or time than a rendering may take.
+    #[error(
+        "the model's chat template took more memory or time on these messages than it may; send fewer or shorter ones"
+    )]
+    Exhausted,
+    /// There is no process to render it.
+    #[error("chat templates cannot be rendered now; try again shortly")]
+    Unavailable,
 }
 
 /// A template's `raise_exception`, recognised again behind whatever the engine wraps around it.

@@ -6,27 +6,31 @@
 //! ```
 
 mod fetch;
+mod prune;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use gguf::metadata::optional;
 use gguf::{Gguf, Metadata, MetadataError};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 use crate::routes::watch::Control;
 use crate::routes::{Digest, Table};
-use crate::template::{ChatTemplate, SpecialText, TemplateError};
+use crate::template::{Renderer, SpecialText};
 use crate::tokenizer::{Patience, Tokenizer, TokenizerCommand, Vocabulary};
 use lifecycle::backoff::{Backoff, Policy};
 
 /// Vocabularies at once: each is a process of about 100 MiB.
 const MAX_VOCABULARIES: usize = 16;
+/// A vocabulary that was asked for more recently keeps its place: else two models would push each other out for ever.
+const UNUSED_FOR: Duration = Duration::from_secs(60);
 /// Pauses between attempts to obtain one.
 const RETRY: Policy = Policy {
     first: Duration::from_millis(200),
@@ -41,7 +45,7 @@ pub struct Speech {
     /// Token ids to text.
     pub vocabulary: Arc<Vocabulary>,
     /// Messages to text; `None` when the model has no chat template.
-    pub template: Option<Result<ChatTemplate, TemplateError>>,
+    pub template: Option<Renderer>,
 }
 
 /// How far one vocabulary has come.
@@ -60,6 +64,8 @@ pub struct Source {
     pub control: Arc<Control>,
     /// The `shardwright-tokenizer` executable.
     pub tokenizer: PathBuf,
+    /// The gateway's own executable.
+    pub renderer: PathBuf,
     /// Where files are kept.
     pub directory: PathBuf,
     /// Counts restarts of tokenisers.
@@ -70,6 +76,26 @@ pub struct Source {
 struct Entry {
     state: watch::Receiver<SpeechState>,
     task: tokio::task::AbortHandle,
+    /// When a request last wanted it.
+    used: Mutex<Instant>,
+}
+
+impl Entry {
+    fn start(digest: Digest, source: &Arc<Source>) -> Self {
+        let (announce, state) = watch::channel(SpeechState::Preparing("its vocabulary is being fetched".to_owned()));
+        let task = tokio::spawn(prepare(digest, Arc::clone(source), announce)).abort_handle();
+        let used = Mutex::new(Instant::now());
+        Self { state, task, used }
+    }
+
+    fn used(&self) -> Instant {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> SpeechState {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.state.borrow().clone()
+    }
 }
 
 impl Drop for Entry {
@@ -78,39 +104,105 @@ impl Drop for Entry {
     }
 }
 
-/// All vocabularies that the present routes name.
+/// The vocabularies of the present routes: the first [`MAX_VOCABULARIES`] at once, any other when it is asked for, in
+/// the place of the one that nobody has asked for longest.
 #[derive(Debug, Default)]
 pub struct Vocabularies {
-    entries: RwLock<HashMap<Digest, Entry>>,
+    held: RwLock<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    entries: HashMap<Digest, Entry>,
+    wanted: HashSet<Digest>,
+    source: Option<Arc<Source>>,
 }
 
 impl Vocabularies {
-    /// How far the vocabulary with this digest has come.
+    /// How far the vocabulary with this digest has come. One that was left out for want of room is begun.
     #[must_use]
     pub fn get(&self, digest: &Digest) -> SpeechState {
-        let entries = self.entries.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match entries.get(digest) {
-            Some(entry) => entry.state.borrow().clone(),
-            None => SpeechState::Preparing(format!(
-                "this gateway holds {MAX_VOCABULARIES} other vocabularies already"
-            )),
-        }
+        let found = {
+            let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+            held.entries.get(digest).map(Entry::read)
+        };
+        found.unwrap_or_else(|| {
+            let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+            held.begin(*digest)
+        })
     }
 
     /// Begins to prepare what `table` names and lets go of what it does not name any more. Requests in progress
     /// keep theirs.
     pub fn follow(&self, table: &Table, source: &Arc<Source>) {
         let wanted = table.vocabularies();
-        let mut entries = self.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        entries.retain(|digest, _| wanted.contains(digest));
-        for digest in wanted {
-            if entries.len() < MAX_VOCABULARIES && !entries.contains_key(&digest) {
-                let (announce, state) =
-                    watch::channel(SpeechState::Preparing("its vocabulary is being fetched".to_owned()));
-                let task = tokio::spawn(prepare(digest, Arc::clone(source), announce)).abort_handle();
-                entries.insert(digest, Entry { state, task });
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        held.wanted = wanted.iter().copied().collect();
+        held.source = Some(Arc::clone(source));
+        held.entries.retain(|digest, _| wanted.contains(digest));
+        for digest in &wanted {
+            if held.entries.len() < MAX_VOCABULARIES && !held.entries.contains_key(digest) {
+                held.entries.insert(*digest, Entry::start(*digest, source));
             }
         }
+        drop(held);
+        let source = Arc::clone(source);
+        tokio::spawn(async move {
+            match prune::prune(&source.directory, &wanted).await {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "vocabulary files that no model needs are gone"),
+                Err(error) => {
+                    let path = source.directory.display();
+                    tracing::warn!(%path, %error, "old vocabulary files cannot be listed");
+                }
+            }
+        });
+    }
+}
+
+impl Held {
+    fn begin(&mut self, digest: Digest) -> SpeechState {
+        let Some(source) = self.source.clone().filter(|_| self.wanted.contains(&digest)) else {
+            return SpeechState::Preparing("its vocabulary is not known yet".to_owned());
+        };
+        if !self.entries.contains_key(&digest) {
+            let used = self.entries.iter().map(|(digest, entry)| (*digest, entry.used()));
+            match place_for(used, Instant::now()) {
+                Place::Free => {}
+                Place::Of(unused) => drop(self.entries.remove(&unused)),
+                Place::None => {
+                    return SpeechState::Preparing(format!(
+                        "this gateway holds {MAX_VOCABULARIES} other vocabularies, all used within the last {} s",
+                        UNUSED_FOR.as_secs()
+                    ));
+                }
+            }
+        }
+        self.entries
+            .entry(digest)
+            .or_insert_with(|| Entry::start(digest, &source))
+            .read()
+    }
+}
+
+/// Where one more vocabulary could go.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Free,
+    /// Where this one is, which nobody has asked for lately.
+    Of(Digest),
+    None,
+}
+
+/// Decides by when each vocabulary that is held was last asked for.
+fn place_for(used: impl Iterator<Item = (Digest, Instant)>, now: Instant) -> Place {
+    let held: Vec<(Digest, Instant)> = used.collect();
+    if held.len() < MAX_VOCABULARIES {
+        return Place::Free;
+    }
+    match held.into_iter().min_by_key(|(_, used)| *used) {
+        Some((digest, used)) if now.saturating_duration_since(used) >= UNUSED_FOR => Place::Of(digest),
+        _ => Place::None,
     }
 }
 
@@ -189,7 +281,7 @@ async fn obtain(digest: &Digest, source: &Source) -> Result<Speech, ObtainError>
         template_source,
         special,
     } = read_facts(&metadata, &vocabulary).map_err(|error| ObtainError::File(error.to_string()))?;
-    let template = template_source.map(|source| ChatTemplate::compile(&source, special));
+    let template = template_source.map(|template| Renderer::new(source.renderer.clone(), template, special));
     Ok(Speech {
         tokenizer,
         vocabulary,

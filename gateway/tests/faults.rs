@@ -7,7 +7,7 @@ mod fakes;
 
 use fakes::client::Client;
 use fakes::head::{FakeHead, Last, Script};
-use fakes::{MODEL, MODEL_UID, World, until};
+use fakes::{MODEL, MODEL_UID, STREAMS_PER_KEY, World, until};
 use identity::Role;
 use serde_json::json;
 use tonic::Code;
@@ -60,6 +60,95 @@ async fn a_full_head_is_429_with_a_time_to_ask_again() {
     let answer = world.client.chat("Hi").await;
     assert_eq!((answer.status, answer.error("code").as_str()), (429, "queue_full"));
     assert!(answer.header("retry-after").is_some());
+}
+
+#[tokio::test]
+async fn a_request_that_found_no_place_in_time_is_429_even_when_it_is_streamed() {
+    let world = World::start().await;
+    for stream in [true, false] {
+        world.head.expect(Script::then("", Last::Fail(Code::ResourceExhausted)));
+        let answer = world.client.ask(json!({ "stream": stream })).await;
+        assert_eq!((answer.status, answer.error("code").as_str()), (429, "queue_full"));
+        assert_eq!(answer.error("type"), "rate_limit_exceeded");
+        assert!(answer.error("message").contains("as told"), "{}", answer.body);
+        assert!(answer.header("retry-after").is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_key_has_so_many_answers_in_progress_and_no_more() {
+    let world = World::start().await;
+    let mut open = Vec::new();
+    for _ in 0..STREAMS_PER_KEY {
+        world.head.expect(Script::then("a", Last::Wait));
+        open.push(world.client.ask_open(json!({ "stream": true })).await);
+    }
+    let refused = world.client.chat("Hi").await;
+    assert_eq!(
+        (refused.status, refused.error("code").as_str()),
+        (429, "concurrency_limit")
+    );
+    assert!(
+        refused.error("message").contains(&STREAMS_PER_KEY.to_string()),
+        "{}",
+        refused.body
+    );
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(
+        world.client.get("/v1/models").await.status,
+        200,
+        "only answers are counted"
+    );
+    drop(open.pop());
+    until("a place", || async {
+        world.head.expect(Script::text("ok"));
+        world.client.chat("Hi").await.status == 200
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_ends_when_its_client_said_it_must() {
+    let world = World::start().await;
+    let authorization = format!("Bearer {}", fakes::KEY);
+    for (stream, status) in [(true, 200), (false, 504)] {
+        world.head.expect(Script::then("begun", Last::Wait));
+        let headers = [
+            ("authorization", authorization.as_str()),
+            ("x-request-timeout-ms", "1500"),
+        ];
+        let body = fakes::client::body(json!({ "stream": stream }));
+        let asked = world
+            .client
+            .open("POST", "/v1/chat/completions", &headers, body.as_bytes());
+        let answer = asked.await.finish().await;
+        assert_eq!(answer.status, status);
+        let error = match stream {
+            true => answer.chunks().pop().unwrap(),
+            false => answer.json(),
+        };
+        assert_eq!(error["error"]["code"], "deadline_exceeded", "{}", answer.body);
+        until("a cancelled request", || async { world.head.open() == 0 }).await;
+    }
+    let headers = [("authorization", authorization.as_str()), ("x-max-wait-ms", "soon")];
+    let body = fakes::client::body(json!({}));
+    let asked = world
+        .client
+        .open("POST", "/v1/chat/completions", &headers, body.as_bytes());
+    let answer = asked.await.finish().await;
+    assert_eq!((answer.status, answer.error("param").as_str()), (400, "x-max-wait-ms"));
+}
+
+#[tokio::test]
+async fn a_template_without_measure_ends_its_own_process_and_nothing_else() {
+    let world = World::start().await;
+    for _ in 0..2 {
+        let answer = world.client.chat("DOUBLE").await;
+        assert_eq!((answer.status, answer.error("param").as_str()), (400, "messages"));
+        assert!(answer.error("message").contains("more memory"), "{}", answer.body);
+        world.head.expect(Script::text("still here"));
+        assert_eq!(world.client.chat("Hi").await.status, 200);
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 mod fakes;
 
 use fakes::client::{Answer, body};
-use fakes::head::{Last, Script};
+use fakes::head::{CACHED_TOKENS, Last, Script};
 use fakes::{CONTEXT_LENGTH, KEY, World};
 use proto::shard::v1::FinishReason;
 use serde_json::{Value, json};
@@ -59,10 +59,21 @@ async fn a_chat_is_templated_tokenised_asked_and_counted() {
     assert_eq!(asked.prompt_tokens, prompt);
     assert_eq!((asked.epoch, asked.stop_tokens.as_slice()), (1, &[258][..]));
     assert_eq!(asked.max_tokens as usize, CONTEXT_LENGTH as usize - prompt.len());
+    assert!(
+        asked.max_wait_ms > 20_000 && asked.max_wait_ms <= 30_000,
+        "{}",
+        asked.max_wait_ms
+    );
+    assert_eq!(asked.prefix_scope.len(), 16);
     let sampling = asked.sampling.unwrap();
     assert_eq!((sampling.temperature, sampling.top_p, sampling.seed), (0.5, 0.9, 42));
     let (prompt, emitted) = (prompt.len(), "Paris, naïvely 🙂.".len());
-    let usage = json!({ "prompt_tokens": prompt, "completion_tokens": emitted, "total_tokens": prompt + emitted });
+    let usage = json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": emitted,
+        "total_tokens": prompt + emitted,
+        "prompt_tokens_details": { "cached_tokens": CACHED_TOKENS },
+    });
     assert_eq!(whole["usage"], usage);
 }
 
@@ -118,6 +129,48 @@ async fn an_answer_cut_by_its_limit_says_so() {
     assert_eq!(answer["choices"][0]["message"]["content"], "abc");
     assert_eq!(answer["choices"][0]["finish_reason"], "length");
     assert_eq!(answer["usage"]["completion_tokens"], 3);
+}
+
+#[tokio::test]
+async fn a_stop_string_that_the_very_end_completes_is_a_stop() {
+    let world = World::start().await;
+    // The first byte of a character that never comes: it is shown as U+FFFD, and only at the end.
+    let cut_short = [&b"ab"[..], &[0xC3]].concat();
+    world
+        .head
+        .expect(Script::Send(cut_short, Last::Finish(FinishReason::Length)));
+    let answer = world.client.ask(json!({ "stop": "b\u{FFFD}" })).await.json();
+    assert_eq!(answer["choices"][0]["message"]["content"], "a");
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+}
+
+#[tokio::test]
+async fn prefixes_are_shared_within_a_key_and_with_no_other() {
+    let world = World::start().await;
+    std::fs::write(world.keys_file(), format!("{KEY}\nanother\n")).unwrap();
+    let ask = async |key: &str| {
+        world.head.expect(Script::text("ok"));
+        let bearer = format!("Bearer {key}");
+        let headers = [("authorization", bearer.as_str())];
+        let body = body(json!({}));
+        let asked = world
+            .client
+            .open("POST", "/v1/chat/completions", &headers, body.as_bytes());
+        asked.await.finish().await.status
+    };
+    fakes::until("the second key", || async { ask("another").await == 200 }).await;
+    world.head.forget();
+    for key in [KEY, KEY, "another"] {
+        assert_eq!(ask(key).await, 200);
+    }
+    let scopes: Vec<Vec<u8>> = world
+        .head
+        .requests()
+        .into_iter()
+        .map(|asked| asked.prefix_scope)
+        .collect();
+    assert_eq!(scopes[0], scopes[1]);
+    assert_ne!(scopes[0], scopes[2]);
 }
 
 #[tokio::test]
@@ -229,6 +282,11 @@ async fn wrong_requests_are_answered_each_by_its_own_error() {
         raised.error("message").contains("this template will not have it"),
         "{}",
         raised.body
+    );
+    let undecodable = world.client.get("/v1/models/%FF").await;
+    assert_eq!(
+        (undecodable.status, undecodable.error("code").as_str()),
+        (400, "unknown_url")
     );
     let nowhere = world.client.get("/v1/embeddings").await;
     assert_eq!((nowhere.status, nowhere.error("code").as_str()), (404, "unknown_url"));

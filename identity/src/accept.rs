@@ -44,9 +44,12 @@ const MAX_STREAMS_PER_PEER: u32 = 256;
 /// Our headers have some hundred bytes.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// A whole prefill step of a large model fits in flight, so that flow control never costs a round trip.
-pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// Several such streams on one connection.
-pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Such a stream, and others beside it on one connection. A peer that is not read fills this much memory at most.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// Largest frame that a peer may send: a message of megabytes is a handful of frames, each of whole TLS records, instead of
+/// hundreds. What is small is sent as it comes, in frames of its size.
+pub(crate) const MAX_FRAME_BYTES: u32 = 256 * 1024;
 /// One refused handshake in so many is told at level `warn`, the others at `debug`: outsiders must not fill the log.
 const REFUSALS_PER_WARNING: u64 = 100;
 
@@ -79,6 +82,7 @@ pub fn grpc_server() -> tonic::transport::Server {
         .http2_max_header_list_size(MAX_HEADER_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
 }
 
 /// A listening port that yields connections whose handshake is done. Dropping it (or its stream) closes the port soon;

@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::accept::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use crate::accept::{CONNECTION_WINDOW_BYTES, MAX_FRAME_BYTES, STREAM_WINDOW_BYTES};
 use crate::certificate::{self, CertificateError};
 use crate::spiffe::{Role, SpiffeId};
 
@@ -28,6 +28,8 @@ use crate::spiffe::{Role, SpiffeId};
 pub enum Expected {
     /// Any operator of our trust domain.
     Operator,
+    /// Any agent of our trust domain.
+    Agent,
     /// This process.
     Exactly(SpiffeId),
     /// One of these processes.
@@ -205,7 +207,8 @@ fn prepare(
     let mut channel = Endpoint::from_shared(format!("https://{endpoint}"))
         .map_err(|error| invalid(causes(&error)))?
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES);
     if let Some(Keepalive { interval, timeout }) = options.keepalive {
         channel = channel
             .http2_keep_alive_interval(interval)
@@ -271,6 +274,7 @@ impl Connector {
         let found = certificate::spiffe_id(leaf)?;
         let sound = match &self.expected {
             Expected::Operator => matches!(found.role, Role::Operator { .. }),
+            Expected::Agent => matches!(found.role, Role::Agent { .. }),
             Expected::Exactly(id) => found == *id,
             Expected::AnyOf(ids) => ids.contains(&found),
             Expected::Name(_) => false,

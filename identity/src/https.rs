@@ -1,17 +1,18 @@
 //! An HTTPS server for an axum router: users' requests, probes, metrics.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tower::ServiceExt;
@@ -28,6 +29,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that brings no request for so long is closed. Until its first bytes show the HTTP version no other limit
 /// counts, and silent connections must not take all places.
 pub const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// A connection without any request in progress is closed after this, however often its client says that it is still
+/// there: it holds one of the places. Longer than clients keep connections for their next request.
+pub const IDLE_LIMIT: Duration = Duration::from_secs(120);
 /// Requests of one HTTP/2 client at once.
 const MAX_STREAMS: u32 = 128;
 /// Header bytes of one request: browsers and client libraries stay below 8 KiB.
@@ -72,12 +76,10 @@ pub async fn serve_https(mut listener: TlsListener, router: Router, shutdown: im
 async fn serve(connection: TlsConnection, router: Router, mut closed: watch::Receiver<()>) {
     let peer = connection.peer().clone();
     let address = peer.address;
-    let asked = Arc::new(Notify::new());
-    let asks = Arc::clone(&asked);
+    let (activity, watched) = watch::channel(Activity::default());
     let service = service_fn(move |mut request: Request<Incoming>| {
-        asks.notify_one();
         request.extensions_mut().insert(peer.clone());
-        answer(router.clone(), request)
+        answer(router.clone(), request, InProgress::begin(&activity))
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -94,15 +96,10 @@ async fn serve(connection: TlsConnection, router: Router, mut closed: watch::Rec
         .max_header_list_size(MAX_HEADER_BYTES);
     let connection = builder.serve_connection(TokioIo::new(connection), service);
     tokio::pin!(connection);
-    let silent = async {
-        if timeout(FIRST_REQUEST_LIMIT, asked.notified()).await.is_ok() {
-            std::future::pending::<()>().await;
-        }
-    };
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = silent => {
-            debug!(%address, "closed: no request within {} s", FIRST_REQUEST_LIMIT.as_secs());
+        limit = silence(watched, FIRST_REQUEST_LIMIT, IDLE_LIMIT) => {
+            debug!(%address, "closed: no request within {} s", limit.as_secs());
             return;
         }
         // An error means that the server is gone, which closes as well.
@@ -116,6 +113,120 @@ async fn serve(connection: TlsConnection, router: Router, mut closed: watch::Rec
     }
 }
 
-async fn answer(router: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    router.oneshot(request.map(Body::new)).await
+/// Requests of one connection.
+#[derive(Debug, Default, Clone, Copy)]
+struct Activity {
+    begun: u64,
+    in_progress: usize,
+}
+
+/// Counts a request until its answer has been sent or given up.
+struct InProgress(watch::Sender<Activity>);
+
+impl InProgress {
+    fn begin(activity: &watch::Sender<Activity>) -> Self {
+        activity.send_modify(|activity| {
+            activity.begun += 1;
+            activity.in_progress += 1;
+        });
+        Self(activity.clone())
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.send_modify(|activity| activity.in_progress -= 1);
+    }
+}
+
+/// Done when a connection has had nothing in progress for too long; gives the limit that it passed.
+async fn silence(mut activity: watch::Receiver<Activity>, first: Duration, idle: Duration) -> Duration {
+    loop {
+        let Activity { begun, in_progress } = *activity.borrow_and_update();
+        let limit = if begun == 0 { first } else { idle };
+        let changed = async {
+            if activity.changed().await.is_err() {
+                // No sender: the connection is ending by itself.
+                std::future::pending::<()>().await;
+            }
+        };
+        if in_progress > 0 {
+            changed.await;
+        } else if timeout(limit, changed).await.is_err() {
+            return limit;
+        }
+    }
+}
+
+async fn answer(
+    router: Router,
+    request: Request<Incoming>,
+    in_progress: InProgress,
+) -> Result<Response<Body>, Infallible> {
+    let response = router.oneshot(request.map(Body::new)).await?;
+    Ok(response.map(|body| {
+        Body::new(Counted {
+            body,
+            _in_progress: in_progress,
+        })
+    }))
+}
+
+/// An answer's body, counted until it is dropped.
+struct Counted {
+    body: Body,
+    _in_progress: InProgress,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = <Body as hyper::body::Body>::Data;
+    type Error = <Body as hyper::body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::watch;
+    use tokio::time::timeout;
+
+    use super::{Activity, InProgress, silence};
+
+    const NEVER: Duration = Duration::from_secs(3600);
+    const SOON: Duration = Duration::from_millis(1);
+    /// A condition that does not come is a failure.
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_connection_is_silent_before_its_first_request_and_between_requests() {
+        let (activity, watched) = watch::channel(Activity::default());
+        assert_eq!(timeout(LIMIT, silence(watched.clone(), SOON, NEVER)).await, Ok(SOON));
+        drop(InProgress::begin(&activity));
+        assert_eq!(timeout(LIMIT, silence(watched, NEVER, SOON)).await, Ok(SOON));
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_a_request_in_progress_is_not_silent() {
+        let (activity, watched) = watch::channel(Activity::default());
+        let request = InProgress::begin(&activity);
+        let mut silence = Box::pin(silence(watched, SOON, SOON));
+        assert!(timeout(SOON * 50, silence.as_mut()).await.is_err());
+        drop(request);
+        assert_eq!(timeout(LIMIT, silence).await, Ok(SOON));
+    }
 }

@@ -53,6 +53,12 @@ impl CallError {
         self.category() == "api_not_found"
     }
 
+    /// The operator has no right to it.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        self.category() == "api_forbidden"
+    }
+
     /// The object exists already, or changed since it was read.
     #[must_use]
     pub fn is_conflict(&self) -> bool {

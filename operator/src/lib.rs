@@ -16,6 +16,7 @@ pub mod admin;
 pub mod agents;
 pub mod args;
 pub mod authority;
+pub mod by_digest;
 pub mod context;
 pub mod enrolment;
 pub mod error;

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use gguf::architecture::{Architecture, ArchitectureError, architecture};
 use gguf::{Gguf, Limits, MetadataError, ParseError};
 
 use crate::ffi::numbers::RowFormat;
@@ -51,13 +52,13 @@ pub enum EmbeddingError {
         /// Why.
         cause: String,
     },
-    /// The architecture scales its embeddings in a way that is not known here.
-    #[error("{}: architecture {architecture} is not supported by the embedding lookup", file.display())]
-    UnsupportedArchitecture {
+    /// The architecture does not run.
+    #[error("{}: {source}", file.display())]
+    Architecture {
         /// The file.
         file: PathBuf,
-        /// `general.architecture`.
-        architecture: String,
+        /// Why.
+        source: ArchitectureError,
     },
     /// A token id outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {rows}")]
@@ -93,6 +94,7 @@ pub struct Embedding {
     rows: u64,
     offset_bytes: u64,
     scale: f32,
+    feeds_rows: bool,
 }
 
 impl Embedding {
@@ -114,7 +116,7 @@ impl Embedding {
                 file: path.to_path_buf(),
                 source,
             })?;
-        let scale = scale(&header, path)?;
+        let architecture = architecture_of(&header, path)?;
 
         let unusable = |cause: String| EmbeddingError::Unusable {
             file: path.to_path_buf(),
@@ -152,7 +154,8 @@ impl Embedding {
             length,
             rows,
             offset_bytes,
-            scale,
+            scale: architecture.lookup_scale(length),
+            feeds_rows: architecture.embeds_outside(),
         })
     }
 
@@ -166,7 +169,14 @@ impl Embedding {
         self.rows
     }
 
-    /// The rows of `tokens`, one after the other: what the first stage takes as activations.
+    /// Whether the first stage is fed [`rows`](Self::rows). Where it is not, the whole model runs there and takes the
+    /// tokens themselves.
+    pub fn feeds_rows(&self) -> bool {
+        self.feeds_rows
+    }
+
+    /// The rows of `tokens`, one after the other: what the first stage takes as activations. Empty where it
+    /// is to take the tokens (see [`feeds_rows`](Self::feeds_rows)).
     ///
     /// # Errors
     /// For a token outside the vocabulary, more than [`MAX_LOOKUP_ROWS`] tokens, or a failed read.
@@ -175,17 +185,16 @@ impl Embedding {
             return Err(EmbeddingError::TooManyRows { rows: tokens.len() });
         }
         let row_bytes = self.format.row_bytes();
+        let indices = tokens
+            .iter()
+            .map(|token| self.index(*token))
+            .collect::<Result<Vec<u64>, _>>()?;
+        if !self.feeds_rows {
+            return Ok(Vec::new());
+        }
         let mut encoded = vec![0u8; row_bytes];
         let mut values = vec![0f32; tokens.len() * self.length];
-        for (token, row) in tokens.iter().zip(values.chunks_exact_mut(self.length)) {
-            let index =
-                u64::try_from(*token)
-                    .ok()
-                    .filter(|index| *index < self.rows)
-                    .ok_or(EmbeddingError::UnknownToken {
-                        token: *token,
-                        rows: self.rows,
-                    })?;
+        for (index, row) in indices.into_iter().zip(values.chunks_exact_mut(self.length)) {
             self.file
                 .read_exact_at(&mut encoded, self.offset_bytes + index * row_bytes as u64)
                 .map_err(|source| EmbeddingError::Io {
@@ -205,23 +214,16 @@ impl Embedding {
         }
         Ok(values)
     }
+
+    fn index(&self, token: i32) -> Result<u64, EmbeddingError> {
+        let index = u64::try_from(token).ok().filter(|index| *index < self.rows);
+        index.ok_or(EmbeddingError::UnknownToken { token, rows: self.rows })
+    }
 }
 
-/// The factor that the architecture applies to looked-up rows, which its graph would apply itself
-/// had it been given token ids.
-fn scale(header: &Gguf, path: &Path) -> Result<f32, EmbeddingError> {
-    let architecture = header
-        .metadata
-        .string("general.architecture")
-        .map_err(|source| EmbeddingError::Metadata {
-            file: path.to_path_buf(),
-            source,
-        })?;
-    match architecture {
-        "llama" => Ok(1.0),
-        _ => Err(EmbeddingError::UnsupportedArchitecture {
-            file: path.to_path_buf(),
-            architecture: architecture.to_owned(),
-        }),
-    }
+fn architecture_of(header: &Gguf, path: &Path) -> Result<&'static Architecture, EmbeddingError> {
+    let file = || path.to_path_buf();
+    let name = header.metadata.string("general.architecture");
+    let name = name.map_err(|source| EmbeddingError::Metadata { file: file(), source })?;
+    architecture(name).map_err(|source| EmbeddingError::Architecture { file: file(), source })
 }

@@ -48,7 +48,10 @@ pub enum EngineError {
         missing: String,
     },
     /// A backend module is not beside the executable, or does not start.
-    #[error("backend {backend}: {cause}; install its module beside the executable, and its driver on the node")]
+    #[error(
+        "backend {backend}: {cause}; its driver must be on the node, and its module, which hack/build-backend.sh {backend} builds, beside the executable or in the folder that {} names",
+        crate::runtime::BACKEND_DIR_VARIABLE
+    )]
     BackendUnavailable {
         /// Backend name in lower case.
         backend: String,
@@ -143,6 +146,30 @@ pub enum EngineError {
         /// Positions per sequence.
         context_length: u32,
     },
+    /// The cache has no cell left for the rows; the stage is as it was.
+    #[error(
+        "{rows} rows do not fit into {free} free cells of the KV cache: {cause}; end sequences, evict prefixes, or raise kvCacheTokens"
+    )]
+    KvFull {
+        /// Rows of the step.
+        rows: u32,
+        /// Cells that no sequence holds.
+        free: u32,
+        /// Why there are no more.
+        cause: String,
+    },
+    /// A prefix that cannot be shared; the stage is as it was.
+    #[error("cannot give sequence {to} the first {end} positions of sequence {from}: {cause}")]
+    PrefixRefused {
+        /// The sequence that has them.
+        from: u32,
+        /// The sequence that should.
+        to: u32,
+        /// How many.
+        end: u32,
+        /// Why not.
+        cause: String,
+    },
     /// A removal that is not a suffix of the sequence.
     #[error("cannot remove {from}..{end} of sequence {sequence} ({length} long): only a suffix can go")]
     NotASuffix {
@@ -172,6 +199,17 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Whether it is for lack of memory, on the host or the device, that a stage could not be loaded. Told by llama.cpp's
+    /// words, which name what it "failed to allocate" or was "unable to allocate".
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::LoadRefused { cause, .. } | Self::ContextRefused { cause, .. } => {
+                cause.contains("allocate") || cause.contains("bad_alloc")
+            }
+            _ => false,
+        }
+    }
+
     /// The static category.
     pub fn fault(&self) -> Fault {
         match self {
@@ -186,6 +224,8 @@ impl EngineError {
             | Self::UnknownSequence { .. }
             | Self::DoesNotFollow { .. }
             | Self::ContextFull { .. }
+            | Self::KvFull { .. }
+            | Self::PrefixRefused { .. }
             | Self::NotASuffix { .. } => Fault::Request,
             Self::DecodeFailed { .. } => Fault::Compute,
             Self::Broken { .. } => Fault::Broken,

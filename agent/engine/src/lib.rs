@@ -7,7 +7,8 @@
 //!
 //! * [`Runtime`] loads the backends once per process and names their devices.
 //! * [`Stage`] is a slice with its KV cache: one [`Stage::step`] is one decode is one micro-batch,
-//!   and either happens wholly or not at all.
+//!   and either happens wholly or not at all. Sequences can begin with a prefix that another one holds
+//!   ([`Stage::copy_prefix`]); [`Stage::memory`] is what it all takes.
 //! * [`Embedding`] looks token rows up for the first stage; no slice but the last knows tokens.
 //! * [`sample::sample`] is pure: the same (logits, sampling, position) gives the same token.
 //! * [`tokenizer`] serves a vocabulary over standard streams, in a process of its own.
@@ -27,6 +28,10 @@ pub mod tokenizer;
 
 pub use embedding::{Embedding, EmbeddingError};
 pub use error::{EngineError, Fault};
-pub use runtime::{Device, DeviceInfo, DeviceKind, Runtime, VULKAN_DEVICES_VARIABLE, select_device};
+pub use runtime::{
+    BACKEND_DIR_VARIABLE, Device, DeviceInfo, DeviceKind, DeviceMemory, Runtime, VULKAN_DEVICES_VARIABLE, select_device,
+};
 pub use sample::{Sampling, sample};
-pub use stage::{KvType, Logits, MAX_STEP_ROWS, Row, Stage, StageConfig, StepInput, StepOutput};
+pub use stage::{
+    KvType, Logits, Row, STEP_ROWS, STRICT_STEP_ROWS, Stage, StageConfig, StageMemory, StepInput, StepOutput,
+};

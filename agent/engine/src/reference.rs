@@ -2,32 +2,49 @@
 //!
 //! For tests and measurements. Nothing that serves users uses it.
 
+pub mod rpc;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gguf::Gguf;
+
 use crate::error::EngineError;
 use crate::ffi::backend::Idle;
 use crate::ffi::context::{Context, ContextOptions, Input};
-use crate::ffi::model::{Model, ModelOptions};
+use crate::ffi::model::{Model, ModelOptions, Placing};
 use crate::ffi::numbers;
 use crate::runtime::{Device, Runtime};
 use crate::sample::greedy;
-use crate::stage::MAX_STEP_ROWS;
+use crate::stage::STRICT_STEP_ROWS;
+
+use rpc::RpcSplit;
+
+/// llama.cpp's default for the rows of one decode.
+const LLAMA_CPP_ROWS: u32 = 2048;
+/// llama.cpp's default for the rows of one micro-batch.
+const LLAMA_CPP_MICRO_ROWS: u32 = 512;
 
 /// How to run the whole model.
 #[derive(Debug, Clone)]
 pub struct WholeConfig {
-    /// Where it computes.
+    /// Where it computes; with RPC servers the processor.
     pub device: Device,
-    /// Positions of its one sequence.
+    /// Positions of each sequence.
     pub context_length: u32,
-    /// Rows of a decode and of a micro-batch.
+    /// Sequences that decode together.
+    pub sequences: u32,
+    /// Rows of a decode.
+    pub decode_rows: u32,
+    /// Rows of a micro-batch, into which llama.cpp divides decodes.
     pub step_rows: u32,
     /// Whether llama.cpp may repack weights for speed, which changes the arithmetic.
     pub repack: bool,
     /// Whether compute threads spin between decodes.
     pub polling: bool,
+    /// The layers that llama.cpp's RPC servers hold.
+    pub rpc: RpcSplit,
 }
 
 impl WholeConfig {
@@ -36,9 +53,12 @@ impl WholeConfig {
         Self {
             device,
             context_length,
-            step_rows: MAX_STEP_ROWS,
+            sequences: 1,
+            decode_rows: LLAMA_CPP_ROWS,
+            step_rows: STRICT_STEP_ROWS,
             repack: false,
             polling: false,
+            rpc: RpcSplit::default(),
         }
     }
 
@@ -48,9 +68,12 @@ impl WholeConfig {
         Self {
             device,
             context_length,
-            step_rows: 512,
+            sequences: 1,
+            decode_rows: LLAMA_CPP_ROWS,
+            step_rows: LLAMA_CPP_MICRO_ROWS,
             repack: true,
             polling: true,
+            rpc: RpcSplit::default(),
         }
     }
 }
@@ -60,6 +83,8 @@ impl WholeConfig {
 pub struct Generation {
     /// The generated tokens.
     pub tokens: Vec<i32>,
+    /// Time from the start to the first token.
+    pub prefill_time: Duration,
     /// Time of all one-row decodes and choices, without the prompt's.
     pub decode_time: Duration,
 }
@@ -67,15 +92,38 @@ pub struct Generation {
 impl Generation {
     /// Generated tokens per second; the first token comes with the prompt and does not count.
     pub fn tokens_per_second(&self) -> f64 {
-        let decodes = self.tokens.len().saturating_sub(1) as f64;
-        decodes / self.decode_time.as_secs_f64().max(f64::MIN_POSITIVE)
+        rate(self.tokens.len().saturating_sub(1), self.decode_time)
     }
 }
 
-/// The unsplit model with one sequence.
+/// Tokens of several sequences that were decoded together, and the time they took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchGeneration {
+    /// The generated tokens of each sequence.
+    pub tokens: Vec<Vec<i32>>,
+    /// Time from the start to the last sequence's first token: the prompts come one after the other.
+    pub prefill_time: Duration,
+    /// Time of all later decodes and choices.
+    pub decode_time: Duration,
+}
+
+impl BatchGeneration {
+    /// Generated tokens per second, all sequences together; first tokens come with the prompts and do not count.
+    pub fn tokens_per_second(&self) -> f64 {
+        let decoded = self.tokens.iter().map(|tokens| tokens.len().saturating_sub(1)).sum();
+        rate(decoded, self.decode_time)
+    }
+}
+
+fn rate(tokens: usize, time: Duration) -> f64 {
+    tokens as f64 / time.as_secs_f64().max(f64::MIN_POSITIVE)
+}
+
+/// The unsplit model with its sequences.
 #[derive(Debug)]
 pub struct WholeModel {
     context: Context,
+    sequences: u32,
 }
 
 impl WholeModel {
@@ -84,31 +132,48 @@ impl WholeModel {
     /// # Errors
     /// As [`crate::Stage::load`].
     pub fn load(runtime: &Runtime, file: &Path, config: &WholeConfig) -> Result<Self, EngineError> {
+        let refused = |cause| EngineError::LoadRefused {
+            file: file.to_path_buf(),
+            cause,
+        };
         let accelerator = runtime.accelerator(&config.device)?;
         let idle = if config.polling { Idle::Spin } else { Idle::Sleep };
         let pool = runtime.thread_pool(&config.device, idle)?;
+        let (devices, shares) = rpc::connect(runtime, config)?;
+        let placing = if devices.is_empty() {
+            accelerator.map_or(Placing::Host, Placing::Device)
+        } else {
+            Placing::Spread {
+                devices: &devices,
+                shares: &shares,
+                layers: (layers_of(file).map_err(refused)? + 1).saturating_sub(config.rpc.local_layers),
+            }
+        };
         let files: [PathBuf; 1] = [file.to_path_buf()];
         let options = ModelOptions {
             files: &files,
-            accelerator,
+            placing,
+            mapped: true,
             vocabulary_only: false,
             repack: config.repack,
         };
-        let model = Model::load(&options).map_err(|cause| EngineError::LoadRefused {
-            file: file.to_path_buf(),
-            cause,
-        })?;
+        let model = Model::load(&options).map_err(refused)?;
+        let cells = u64::from(config.context_length) * u64::from(config.sequences);
         let options = ContextOptions {
-            cells: config.context_length,
-            rows: config.step_rows,
-            sequences: 1,
+            cells: u32::try_from(cells).unwrap_or(u32::MAX),
+            rows: config.decode_rows,
+            micro_rows: config.step_rows,
+            sequences: config.sequences,
             kv_type: numbers::F16,
             tap: None,
+            overwritten: None,
         };
-        let cells = u64::from(config.context_length);
         let context = Context::new(Arc::new(model), pool, &options)
             .map_err(|cause| EngineError::ContextRefused { cells, cause })?;
-        Ok(Self { context })
+        Ok(Self {
+            context,
+            sequences: config.sequences,
+        })
     }
 
     /// Number of layers.
@@ -148,38 +213,75 @@ impl WholeModel {
     /// # Errors
     /// `DecodeFailed` with llama.cpp's account, also where the context is too short.
     pub fn greedy(&mut self, prompt: &[i32], count: usize) -> Result<Generation, EngineError> {
-        self.clear();
-        let mut last = None;
-        self.prefill(prompt, false, |_, logits| last = Some(greedy(logits)))?;
-        let started = Instant::now();
-        let mut tokens: Vec<i32> = last.into_iter().take(count).collect();
-        while let Some(token) = tokens.last().copied().filter(|_| tokens.len() < count) {
-            let position = prompt.len() + tokens.len() - 1;
-            self.decode(&[token], position, &[true])?;
-            tokens.push(greedy(self.logits(0)?));
-        }
+        let mut all = self.greedy_batch(&[prompt.to_vec()], count)?;
         Ok(Generation {
+            tokens: all.tokens.pop().unwrap_or_default(),
+            prefill_time: all.prefill_time,
+            decode_time: all.decode_time,
+        })
+    }
+
+    /// Continues each prompt in a sequence of its own by `count` greedy tokens, from an empty cache: the prompts one
+    /// after the other, then one row of each sequence in every decode.
+    ///
+    /// # Errors
+    /// As [`WholeModel::greedy`]; `UnknownSequence` for more prompts than [`WholeConfig::sequences`].
+    pub fn greedy_batch(&mut self, prompts: &[Vec<i32>], count: usize) -> Result<BatchGeneration, EngineError> {
+        if prompts.len() > self.sequences as usize {
+            return Err(EngineError::UnknownSequence {
+                sequence: self.sequences,
+                limit: self.sequences,
+            });
+        }
+        self.clear();
+        let started = Instant::now();
+        let mut tokens: Vec<Vec<i32>> = vec![Vec::new(); prompts.len()];
+        for ((sequence, prompt), tokens) in (0i32..).zip(prompts).zip(&mut tokens) {
+            self.prefill(sequence, prompt, false, |_, logits| tokens.push(greedy(logits)))?;
+            tokens.truncate(count);
+        }
+        let prefill_time = started.elapsed();
+        let started = Instant::now();
+        let sequences: Vec<i32> = (0i32..).take(prompts.len()).collect();
+        let wants = vec![true; prompts.len()];
+        for index in 1..count {
+            let last: Vec<i32> = tokens.iter().filter_map(|tokens| tokens.last().copied()).collect();
+            let positions: Vec<i32> = prompts.iter().map(|prompt| signed(prompt.len() + index - 1)).collect();
+            self.decode(&last, &positions, &sequences, &wants)?;
+            for (row, tokens) in tokens.iter_mut().enumerate() {
+                tokens.push(greedy(self.logits(row)?));
+            }
+        }
+        Ok(BatchGeneration {
             tokens,
+            prefill_time,
             decode_time: started.elapsed(),
         })
     }
 
-    /// Feeds `tokens` in micro-batches from an empty cache and shows the logits of every position.
+    /// Feeds `tokens` from an empty cache and shows the logits of every position.
     ///
     /// # Errors
     /// As [`WholeModel::greedy`].
     pub fn teacher_forced(&mut self, tokens: &[i32], show: impl FnMut(usize, &[f32])) -> Result<(), EngineError> {
         self.clear();
-        self.prefill(tokens, true, show)
+        self.prefill(0, tokens, true, show)
     }
 
-    fn prefill(&mut self, tokens: &[i32], all: bool, mut show: impl FnMut(usize, &[f32])) -> Result<(), EngineError> {
+    fn prefill(
+        &mut self,
+        sequence: i32,
+        tokens: &[i32],
+        all: bool,
+        mut show: impl FnMut(usize, &[f32]),
+    ) -> Result<(), EngineError> {
         let mut first = 0;
         for chunk in tokens.chunks(self.context.rows()) {
             let wants: Vec<bool> = (first + 1..=first + chunk.len())
                 .map(|end| all || end == tokens.len())
                 .collect();
-            self.decode(chunk, first, &wants)?;
+            let positions: Vec<i32> = (first..first + chunk.len()).map(signed).collect();
+            self.decode(chunk, &positions, &vec![sequence; chunk.len()], &wants)?;
             for (row, _) in wants.iter().enumerate().filter(|(_, want)| **want) {
                 show(first + row, self.logits(row)?);
             }
@@ -188,14 +290,19 @@ impl WholeModel {
         Ok(())
     }
 
-    fn decode(&mut self, tokens: &[i32], first: usize, wants: &[bool]) -> Result<(), EngineError> {
-        let rows = tokens.len();
-        let positions: Vec<i32> = (first..first + rows)
-            .map(|p| i32::try_from(p).unwrap_or(i32::MAX))
-            .collect();
+    fn decode(
+        &mut self,
+        tokens: &[i32],
+        positions: &[i32],
+        sequences: &[i32],
+        wants: &[bool],
+    ) -> Result<(), EngineError> {
         self.context
-            .decode(Input::Tokens(tokens), &positions, &vec![0; rows], wants)
-            .map_err(|cause| EngineError::DecodeFailed { rows, cause })
+            .decode(Input::Tokens(tokens), positions, sequences, wants)
+            .map_err(|cause| EngineError::DecodeFailed {
+                rows: tokens.len(),
+                cause,
+            })
     }
 
     fn logits(&self, row: usize) -> Result<&[f32], EngineError> {
@@ -207,7 +314,17 @@ impl WholeModel {
     }
 
     fn clear(&mut self) {
-        // Removing all of a sequence always succeeds.
-        self.context.remove_from(0, 0);
+        self.context.clear();
     }
+}
+
+fn signed(position: usize) -> i32 {
+    i32::try_from(position).unwrap_or(i32::MAX)
+}
+
+/// The number of layers that the header of `file` states.
+fn layers_of(file: &Path) -> Result<u32, String> {
+    let header = Gguf::open(file).map_err(|error| error.to_string())?;
+    let pieces = gguf::pieces(&header).map_err(|error| error.to_string())?;
+    Ok(pieces.layer_count())
 }

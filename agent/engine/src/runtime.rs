@@ -19,6 +19,10 @@ const VULKAN: &str = "vulkan";
 /// Accelerator backends whose modules are looked for beside the executable.
 const ACCELERATORS: [&str; 5] = [VULKAN, "cuda", "hip", "sycl", "opencl"];
 
+/// The environment variable that names a folder with backend modules beside those that came with the executable:
+/// vendors' backends are built where the vendor's compiler is, and mounted.
+pub const BACKEND_DIR_VARIABLE: &str = "SHARDWRIGHT_BACKEND_DIR";
+
 /// Names of the backends whose modules this process has opened (ggml would open one twice).
 static LOADED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -82,6 +86,15 @@ pub struct DeviceInfo {
     pub memory_total_bytes: u64,
 }
 
+/// Memory of a device at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// What anybody could still allocate.
+    pub free_bytes: u64,
+    /// All of it.
+    pub total_bytes: u64,
+}
+
 /// Chooses the accelerator that this process will see, by setting [`VULKAN_DEVICES_VARIABLE`].
 ///
 /// To be called first thing in `main`, before any thread is started (an async runtime too): the
@@ -124,12 +137,13 @@ fn visible_vulkan_devices() -> Option<Vec<u32>> {
 /// The loaded backends. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Runtime {
-    folder: PathBuf,
+    /// Where modules are looked for, in this order.
+    folders: Vec<PathBuf>,
 }
 
 impl Runtime {
     /// Loads the CPU backend and every accelerator backend whose module is in `backend_dir` (the
-    /// folder of the executable where `None`). An accelerator that does not start is left out.
+    /// folder of the executable where `None`) or in the folder that [`BACKEND_DIR_VARIABLE`] names. An accelerator that does not start is left out.
     ///
     /// # Errors
     /// [`EngineError::UnsupportedCpu`] before anything is loaded;
@@ -137,7 +151,7 @@ impl Runtime {
     pub fn load(backend_dir: Option<&Path>) -> Result<Self, EngineError> {
         let runtime = Self::load_cpu(backend_dir)?;
         for name in ACCELERATORS {
-            if let Err(error) = load_module(&runtime.folder, name) {
+            if let Err(error) = load_module(&runtime.folders, name) {
                 tracing::debug!(backend = name, %error, "accelerator left out");
             }
         }
@@ -155,16 +169,44 @@ impl Runtime {
             if backend == VULKAN && !visible_vulkan_devices().is_some_and(|all| all.contains(index)) {
                 return Err(not_selected(*index));
             }
-            load_module(&runtime.folder, backend)?;
+            load_module(&runtime.folders, backend)?;
         }
         Ok(runtime)
     }
 
     fn load_cpu(backend_dir: Option<&Path>) -> Result<Self, EngineError> {
         check_cpu()?;
-        let folder = backend_dir.map_or_else(beside_executable, Path::to_path_buf);
-        load_module(&folder, CPU)?;
-        Ok(Self { folder })
+        let mut folders = vec![backend_dir.map_or_else(beside_executable, Path::to_path_buf)];
+        let named = std::env::var_os(BACKEND_DIR_VARIABLE).filter(|folder| !folder.is_empty());
+        folders.extend(named.map(PathBuf::from));
+        load_module(&folders, CPU)?;
+        Ok(Self { folders })
+    }
+
+    /// Opens llama.cpp's RPC module, for comparisons.
+    ///
+    /// # Errors
+    /// [`EngineError::BackendUnavailable`] where it is missing.
+    pub(crate) fn load_rpc(&self) -> Result<(), EngineError> {
+        load_module(&self.folders, "rpc")
+    }
+
+    /// The processor as a device.
+    pub(crate) fn processor() -> Result<DeviceHandle, EngineError> {
+        let cpu = backend::devices().into_iter().find(|device| device.kind() == Kind::Cpu);
+        cpu.ok_or_else(|| EngineError::BackendUnavailable {
+            backend: CPU.into(),
+            cause: "it has no device".to_owned(),
+        })
+    }
+
+    /// Memory of an accelerator by its driver's account, now; `None` for the processor, and where the driver does not tell.
+    pub fn memory(&self, device: &Device) -> Option<DeviceMemory> {
+        let (free_bytes, total_bytes) = self.accelerator(device).ok()??.memory_bytes();
+        (total_bytes > 0).then_some(DeviceMemory {
+            free_bytes,
+            total_bytes,
+        })
     }
 
     /// All devices of the loaded backends.
@@ -200,14 +242,7 @@ impl Runtime {
             // The processor only copies inputs there.
             Device::Gpu { .. } => 1,
         };
-        let unavailable = |cause| EngineError::BackendUnavailable {
-            backend: CPU.into(),
-            cause,
-        };
-        let cpu = backend::devices()
-            .into_iter()
-            .find(|device| device.kind() == Kind::Cpu)
-            .ok_or_else(|| unavailable("it has no device".to_owned()))?;
+        let cpu = Self::processor()?;
         ThreadPool::new(cpu, threads, idle).map_err(|cause| EngineError::BadConfig { cause })
     }
 }
@@ -255,7 +290,7 @@ fn enumerate() -> Vec<(DeviceHandle, DeviceInfo)> {
 }
 
 /// Opens the module of `backend` unless this process has it already.
-fn load_module(folder: &Path, backend: &str) -> Result<(), EngineError> {
+fn load_module(folders: &[PathBuf], backend: &str) -> Result<(), EngineError> {
     // Also keeps two threads from registering at once. A panic elsewhere leaves the list valid.
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if loaded.iter().any(|name| name == backend) {
@@ -268,10 +303,12 @@ fn load_module(folder: &Path, backend: &str) -> Result<(), EngineError> {
     if backend.is_empty() || !backend.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(unavailable("that is not a backend's name".to_owned()));
     }
-    let module = folder.join(format!("libggml-{backend}.so"));
-    if !module.is_file() {
-        return Err(unavailable(format!("{} is missing", module.display())));
-    }
+    let name = format!("libggml-{backend}.so");
+    let modules = folders.iter().map(|folder| folder.join(&name));
+    let Some(module) = modules.clone().find(|module| module.is_file()) else {
+        let looked: Vec<_> = modules.map(|module| module.display().to_string()).collect();
+        return Err(unavailable(format!("there is no {}", looked.join(", nor a "))));
+    };
     backend::load_module(&module).map_err(unavailable)?;
     loaded.push(backend.to_owned());
     Ok(())

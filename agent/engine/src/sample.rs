@@ -67,13 +67,34 @@ pub fn sample(logits: &[f32], sampling: &Sampling, position: u32) -> i32 {
 
 /// The id of the largest logit, the lowest of equals; 0 where nothing is a number.
 pub fn greedy(logits: &[f32]) -> i32 {
-    let mut best = (0i32, f32::NEG_INFINITY);
-    for (token, logit) in (0i32..).zip(logits) {
-        if *logit > best.1 {
-            best = (token, *logit);
+    let largest = largest(logits);
+    let found = logits.iter().position(|logit| *logit == largest);
+    found.map_or(0, |token| i32::try_from(token).unwrap_or(0))
+}
+
+/// Whether any logit is not a number: such a model has gone astray.
+pub fn any_nan(logits: &[f32]) -> bool {
+    // Whole blocks without an early exit: the compiler compares many values at once.
+    let (blocks, rest) = logits.as_chunks::<LANES>();
+    let in_block = |block: &[f32; LANES]| block.iter().fold(false, |found, logit| found | logit.is_nan());
+    blocks.iter().any(in_block) || rest.iter().any(|logit| logit.is_nan())
+}
+
+/// Values compared at once: as many as two registers of the baseline hold, so that neither waits for the other.
+const LANES: usize = 16;
+
+/// The largest that is a number, negative infinity where none is.
+fn largest(logits: &[f32]) -> f32 {
+    // A comparison with what is not a number is false, so such a value never replaces another.
+    let larger = |held: f32, logit: f32| if logit > held { logit } else { held };
+    let (blocks, rest) = logits.as_chunks::<LANES>();
+    let mut best = [f32::NEG_INFINITY; LANES];
+    for block in blocks {
+        for (held, logit) in best.iter_mut().zip(block) {
+            *held = larger(*held, *logit);
         }
     }
-    best.0
+    best.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
 }
 
 fn by_rank(left: &Candidate, right: &Candidate) -> std::cmp::Ordering {

@@ -5,23 +5,30 @@
 //! happens wholly or not at all: what fails leaves every sequence as long as it was.
 
 mod cells;
+mod compaction;
 mod config;
+mod fed;
+mod memory;
 mod positions;
 mod rows;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::error::EngineError;
-use crate::ffi::backend::Idle;
+use crate::ffi::backend::{DeviceHandle, Idle};
 use crate::ffi::context::{Context, ContextOptions, Input};
-use crate::ffi::model::{Model, ModelOptions};
+use crate::ffi::log;
+use crate::ffi::model::{CacheKind, Model, ModelOptions, Placing};
 use crate::runtime::Runtime;
 
-use cells::Cells;
-pub use config::{KvType, MAX_STEP_ROWS, PARALLEL_SEQUENCES_LIMIT, STEP_ROWS_LIMIT, StageConfig};
+use cells::{Cells, Packing};
+pub use config::{KvType, PARALLEL_SEQUENCES_LIMIT, STEP_ROWS, STEP_ROWS_LIMIT, STRICT_STEP_ROWS, StageConfig};
 use config::{check, check_model, has_whole_embedding};
+use fed::overwritten_input;
+pub use memory::StageMemory;
 use positions::Positions;
 pub use rows::{Logits, Row, StepInput, StepOutput};
 
@@ -30,13 +37,17 @@ pub use rows::{Logits, Row, StepInput, StepOutput};
 pub struct Stage {
     context: Context,
     positions: Positions,
-    /// `None` for caches that are not plain keys and values: their cells cannot be handed over.
+    /// `None` for caches that are not keys and values alone: their cells cannot be handed over.
     cells: Option<Cells>,
+    packing: Packing,
     /// The sequence that takes over what is removed; no row is ever sent to it.
     retired_sequence: u32,
+    /// The sequence by way of which cells are moved; otherwise empty.
+    scratch_sequence: u32,
     embedding_length: usize,
     last: bool,
     takes_tokens: bool,
+    memory: StageMemory,
     /// Why the stage is unusable, once it is.
     broken: Option<String>,
 }
@@ -48,22 +59,35 @@ impl Stage {
     /// `BadConfig` where `config` contradicts itself or the files, `LoadRefused` and
     /// `ContextRefused` with llama.cpp's account, and the device errors of [`Runtime`].
     pub fn load(runtime: &Runtime, config: &StageConfig) -> Result<Self, EngineError> {
+        Self::load_beside_host(runtime, config, 0)
+    }
+
+    /// As [`Stage::load`], with the first `host_layers` of the slice and their part of the cache in host memory, where
+    /// the processor computes them: for a device that cannot hold them all. No effect on the processor.
+    ///
+    /// # Errors
+    /// As [`Stage::load`].
+    pub fn load_beside_host(runtime: &Runtime, config: &StageConfig, host_layers: u32) -> Result<Self, EngineError> {
         let cells = check(config)?;
         let accelerator = runtime.accelerator(&config.device)?;
         let pool = runtime.thread_pool(&config.device, Idle::Sleep)?;
+        let layers = config.end_layer - config.first_layer;
+        let placing = placing(accelerator, layers, host_layers);
         let first_file = config.slice_files.first().cloned().unwrap_or_default();
         let options = ModelOptions {
             files: &config.slice_files,
-            accelerator,
+            placing,
+            // A budget is proved only by memory that nobody takes back. What goes to a device is read from the file once.
+            mapped: matches!(placing, Placing::Device(_)),
             vocabulary_only: false,
             // Repacked weights multiply in an order that depends on the number of rows.
             repack: false,
         };
-        let model = Model::load(&options).map_err(|cause| EngineError::LoadRefused {
+        let (model, mut buffers) = log::with_buffers(|| Model::load(&options));
+        let model = model.map_err(|cause| EngineError::LoadRefused {
             file: first_file,
             cause,
         })?;
-        let layers = config.end_layer - config.first_layer;
         check_model(&model, config, layers)?;
 
         let takes_tokens =
@@ -73,23 +97,34 @@ impl Stage {
         let options = ContextOptions {
             cells,
             rows: config.max_step_rows.min(cells),
-            sequences: config.parallel_sequences + 1,
+            micro_rows: config.max_step_rows.min(cells),
+            sequences: config.sequences() + 2,
             kv_type: config.kv_type.ggml_type(),
             tap: tap.as_deref(),
+            overwritten: overwritten_input(config),
         };
-        let plain = model.has_plain_cache();
-        let context = Context::new(Arc::new(model), pool, &options).map_err(|cause| EngineError::ContextRefused {
+        let kind = model.cache_kind();
+        if kind == CacheKind::Recurrent && config.prefix_sequences > 0 {
+            let cause = "a model with recurrent layers keeps no prefixes: prefix_sequences must be 0".to_owned();
+            return Err(EngineError::BadConfig { cause });
+        }
+        let (context, more) = log::with_buffers(|| Context::new(Arc::new(model), pool, &options));
+        buffers.extend(more);
+        let context = context.map_err(|cause| EngineError::ContextRefused {
             cells: u64::from(cells),
             cause,
         })?;
         Ok(Self {
             context,
-            positions: Positions::new(config.parallel_sequences, config.context_length),
-            cells: plain.then(|| Cells::new(cells)),
-            retired_sequence: config.parallel_sequences,
+            positions: Positions::new(config.sequences(), config.context_length),
+            cells: (kind != CacheKind::Recurrent).then(|| Cells::new(cells, config.sequences())),
+            packing: packing(kind),
+            retired_sequence: config.sequences(),
+            scratch_sequence: config.sequences() + 1,
             embedding_length,
             last: config.last,
             takes_tokens,
+            memory: StageMemory::of(&buffers, accelerator.is_some()),
             broken: None,
         })
     }
@@ -101,21 +136,43 @@ impl Stage {
     /// `DecodeFailed` after a failed decode, whose rows have been removed again; `Broken` where
     /// they could not be, and from then on.
     pub fn step(&mut self, input: &StepInput<'_>) -> Result<StepOutput, EngineError> {
+        let vocabulary_size = self.vocabulary_size();
+        let mut values = Vec::new();
+        let activations = self.step_with(input, |_, logits| {
+            values.extend_from_slice(logits);
+            Ok(())
+        })?;
+        Ok(StepOutput {
+            activations,
+            logits: Logits {
+                values,
+                vocabulary_size,
+            },
+        })
+    }
+
+    /// Computes one step and, on the last stage, shows the logits of each wanted row with the row's index, in order and
+    /// where llama.cpp keeps them: nothing is copied. Gives the activations as [`StepOutput`] does.
+    ///
+    /// # Errors
+    /// As [`Stage::step`]; where `show` refuses a row with a cause, the step fails as a decode does.
+    pub fn step_with(
+        &mut self,
+        input: &StepInput<'_>,
+        show: impl FnMut(usize, &[f32]) -> Result<(), String>,
+    ) -> Result<Vec<f32>, EngineError> {
         self.usable()?;
         self.check_shape(input)?;
         let touched = self.positions.admit(input.rows)?;
         // Rows are few: a step was checked to have at most `max_step_rows`.
-        let rows = input.rows.len() as u32;
-        if self.cells.is_some_and(|cells| cells.wants_compaction(rows)) {
-            self.compact()?;
-        }
-        match self.compute(input) {
-            Ok(output) => {
+        self.make_room(input.rows.len() as u32)?;
+        match self.compute(input, show) {
+            Ok(activations) => {
                 self.positions.commit(input.rows);
                 if let Some(cells) = &mut self.cells {
-                    cells.write(rows);
+                    cells.write(input.rows.iter().map(|row| row.sequence));
                 }
-                Ok(output)
+                Ok(activations)
             }
             Err(cause) => {
                 for (sequence, from) in touched {
@@ -134,6 +191,52 @@ impl Stage {
         }
     }
 
+    /// Runs the largest step that there may be on an unused stage and forgets it: what llama.cpp allocates only when it
+    /// computes is allocated then, and its buffers are written to. A device that would need longer than `limit` for it, as
+    /// renderers in software do, gets as many rows as it can compute meanwhile, at least one.
+    ///
+    /// # Errors
+    /// As [`Stage::step`].
+    pub fn warm_up(&mut self, limit: Duration) -> Result<(), EngineError> {
+        // The first step also compiles what the device runs; the second tells how fast it is.
+        self.run_and_forget(1)?;
+        let started = Instant::now();
+        self.run_and_forget(1)?;
+        let affordable = limit.as_micros() / started.elapsed().as_micros().max(1);
+        let rows = self.max_step_rows().min(self.positions.context_length() as usize);
+        self.run_and_forget(rows.min(usize::try_from(affordable).unwrap_or(usize::MAX)).max(1))
+    }
+
+    /// One step of so many rows on sequence 0, which is empty before and after.
+    fn run_and_forget(&mut self, count: usize) -> Result<(), EngineError> {
+        let row = |position: u32| Row {
+            sequence: 0,
+            position,
+            token: 0,
+        };
+        let rows: Vec<Row> = (0u32..).take(count).map(row).collect();
+        let wants: Vec<bool> = (0..count).map(|row| row < self.positions.sequences()).collect();
+        let values = if self.takes_tokens {
+            0
+        } else {
+            count * self.embedding_length
+        };
+        // Any numbers but zero, whose scale would be lost in the norm.
+        let activations = vec![1.0; values];
+        let input = StepInput {
+            rows: &rows,
+            activations: &activations,
+            wants: &wants,
+        };
+        self.step_with(&input, |_, _| Ok(()))?;
+        self.remove(0, 0, u32::MAX)
+    }
+
+    /// What the stage takes; see [`StageMemory`].
+    pub fn memory(&self) -> StageMemory {
+        self.memory
+    }
+
     /// Forgets positions `from..end` of `sequence`, which must be a suffix (`end` at or beyond its
     /// length; `u32::MAX` serves as "all"). Removing nothing is no error.
     ///
@@ -145,7 +248,6 @@ impl Stage {
         if !self.positions.check_removal(sequence, from, end)? {
             return Ok(());
         }
-        let removed = self.positions.length(sequence) - from;
         self.positions.truncate(sequence, from);
         let nothing_left = self.positions.total() == 0;
         let done = match &mut self.cells {
@@ -155,7 +257,7 @@ impl Stage {
                 true
             }
             Some(cells) => {
-                cells.retire(removed);
+                cells.truncate(sequence, from);
                 let heir = signed(self.retired_sequence);
                 self.context.hand_over(signed(sequence), signed(from), heir)
             }
@@ -167,25 +269,35 @@ impl Stage {
         self.usable()
     }
 
-    /// Frees what was removed, and moves the living together.
-    fn compact(&mut self) -> Result<(), EngineError> {
-        if !self.context.remove_from(signed(self.retired_sequence), 0) {
-            self.broken = Some("removed positions could not be freed".to_owned());
+    /// Lets the empty sequence `to` begin with the first `end` positions of `from`, which keeps them:
+    /// both read the same cells, and no data moves. The tokens that follow are those of a sequence
+    /// that had computed these positions itself.
+    ///
+    /// # Errors
+    /// Of kind [`crate::Fault::Request`] for unknown sequences, a `to` that holds anything, or an
+    /// `end` beyond `from`'s length; `Broken` where the cache could not do it.
+    pub fn copy_prefix(&mut self, from: u32, to: u32, end: u32) -> Result<(), EngineError> {
+        self.usable()?;
+        self.positions.check_prefix(from, to, end)?;
+        let Some(cells) = &mut self.cells else {
+            let cause = "the model keeps a state that cannot be shared".to_owned();
+            return Err(EngineError::PrefixRefused { from, to, end, cause });
+        };
+        if !self.context.share(signed(from), signed(to), 0, signed(end)) {
+            self.broken = Some(format!("sequence {to} could not share with sequence {from}"));
         }
-        for sequence in self.positions.alive() {
-            match self.context.relocate(signed(sequence)) {
-                Ok(true) => {}
-                Ok(false) => tracing::warn!(
-                    sequence,
-                    "no memory to move the sequence together: its numbers may differ in the last bits"
-                ),
-                Err(cause) => self.broken = Some(cause),
-            }
-        }
-        if let Some(cells) = &mut self.cells {
-            cells.compact();
-        }
+        cells.share(from, to, end);
+        self.positions.share(to, end);
         self.usable()
+    }
+
+    /// Cells that no sequence holds: so many rows fit, whatever their sequences. A cell that several
+    /// sequences share counts once, and is free when the last of them has let go of it.
+    pub fn kv_cells_free(&self) -> u32 {
+        match &self.cells {
+            Some(cells) => cells.free(),
+            None => self.positions.room(),
+        }
     }
 
     /// Positions that `sequence` holds, which is also its next position; 0 for an unknown one.
@@ -248,7 +360,11 @@ impl Stage {
         self.takes_tokens && input.activations.is_empty()
     }
 
-    fn compute(&mut self, input: &StepInput<'_>) -> Result<StepOutput, String> {
+    fn compute(
+        &mut self,
+        input: &StepInput<'_>,
+        mut show: impl FnMut(usize, &[f32]) -> Result<(), String>,
+    ) -> Result<Vec<f32>, String> {
         let positions: Vec<i32> = input.rows.iter().map(|row| signed(row.position)).collect();
         let sequences: Vec<i32> = input.rows.iter().map(|row| signed(row.sequence)).collect();
         let tokens: Vec<i32> = input.rows.iter().map(|row| row.token).collect();
@@ -259,27 +375,35 @@ impl Stage {
         };
         self.context.decode(fed, &positions, &sequences, input.wants)?;
         if !self.last {
-            let activations = self.context.take_tapped()?;
-            return Ok(StepOutput {
-                activations,
-                logits: Logits::default(),
-            });
+            return self.context.take_tapped();
         }
-        let vocabulary_size = self.vocabulary_size();
-        let wanted = || (0..input.rows.len()).filter(|row| input.wants[*row]);
-        let mut values = Vec::with_capacity(wanted().count() * vocabulary_size);
-        for row in wanted() {
+        for row in (0..input.rows.len()).filter(|row| input.wants[*row]) {
             let logits = self.context.logits(row);
-            values.extend_from_slice(logits.ok_or_else(|| format!("row {row} gave no logits"))?);
+            show(row, logits.ok_or_else(|| format!("row {row} gave no logits"))?)?;
         }
-        let logits = Logits {
-            values,
-            vocabulary_size,
-        };
-        Ok(StepOutput {
-            activations: Vec::new(),
-            logits,
-        })
+        Ok(Vec::new())
+    }
+}
+
+fn placing(accelerator: Option<DeviceHandle>, layers: u32, host_layers: u32) -> Placing<'static> {
+    match accelerator {
+        None => Placing::Host,
+        Some(device) if host_layers == 0 => Placing::Device(device),
+        // The output layer counts as one.
+        Some(device) => Placing::DeviceTail {
+            device,
+            layers: (layers + 1).saturating_sub(host_layers).max(1),
+        },
+    }
+}
+
+fn packing(kind: CacheKind) -> Packing {
+    match kind {
+        // Half, because a window may look both ways.
+        CacheKind::Windowed(window) => Packing::Anew {
+            piece: (window / 2).max(1),
+        },
+        CacheKind::Plain | CacheKind::Recurrent => Packing::InPlace,
     }
 }
 

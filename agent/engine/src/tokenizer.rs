@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::ffi::model::{Model, ModelOptions};
+use crate::ffi::model::{Model, ModelOptions, Placing};
 use protocol::{Answer, Ready, Request};
 
 #[cfg(test)]
@@ -97,7 +97,8 @@ impl Tokenizer {
         let files = [file.to_path_buf()];
         let options = ModelOptions {
             files: &files,
-            accelerator: None,
+            placing: Placing::Host,
+            mapped: true,
             vocabulary_only: true,
             repack: false,
         };

@@ -4,7 +4,11 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
+
 use engine::{Embedding, EmbeddingError};
+use gguf::encode::HeaderBuilder;
+use gguf::{TensorType, Value};
 
 #[test]
 fn the_embedding_file_gives_the_rows_of_the_whole_model() {
@@ -40,4 +44,47 @@ fn tokens_outside_the_vocabulary_and_too_many_rows_are_refused() {
     let error = embedding.rows(&vec![0; 5_000]).unwrap_err();
     assert!(matches!(error, EmbeddingError::TooManyRows { rows: 5_000 }), "{error}");
     assert!(embedding.rows(&[]).unwrap().is_empty());
+}
+
+/// A file with nothing but an embedding of two rows.
+fn small_table(folder: &Path, architecture: &str) -> PathBuf {
+    let path = folder.join(format!("{architecture}.gguf"));
+    let mut header = HeaderBuilder::new();
+    header.entry("general.architecture", &Value::string(architecture));
+    header.tensor("token_embd.weight", TensorType::F32, &[8, 2], 64);
+    let mut file = header.finish();
+    file.extend((0..16u8).flat_map(|value| (f32::from(value) * 0.37).to_le_bytes()));
+    std::fs::write(&path, file).unwrap();
+    path
+}
+
+#[test]
+fn rows_are_scaled_where_the_graph_scales_only_what_it_looks_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain: Vec<f32> = (8..16u8).map(|value| f32::from(value) * 0.37).collect();
+    for name in ["llama", "granite", "gemma2"] {
+        let embedding = Embedding::open(&small_table(folder.path(), name)).unwrap();
+        assert!(embedding.feeds_rows());
+        assert_eq!(embedding.rows(&[1]).unwrap(), plain, "{name}");
+    }
+    let scale = 8f32.sqrt();
+    let scaled: Vec<f32> = plain.iter().map(|value| value * scale).collect();
+    let embedding = Embedding::open(&small_table(folder.path(), "gemma3")).unwrap();
+    assert_eq!(embedding.rows(&[1]).unwrap(), scaled);
+}
+
+#[test]
+fn models_that_take_tokens_are_given_no_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let embedding = Embedding::open(&small_table(folder.path(), "glm4")).unwrap();
+    assert!(!embedding.feeds_rows());
+    assert_eq!(embedding.vocabulary_size(), 2);
+    assert!(embedding.rows(&[1, 0]).unwrap().is_empty());
+    let error = embedding.rows(&[2]).unwrap_err();
+    assert!(
+        matches!(error, EmbeddingError::UnknownToken { token: 2, .. }),
+        "{error}"
+    );
+    let error = Embedding::open(&small_table(folder.path(), "clip")).unwrap_err();
+    assert!(matches!(error, EmbeddingError::Architecture { .. }), "{error}");
 }

@@ -1,9 +1,12 @@
 //! Piece and slice files in a directory: written whole or not at all, and re-headed in place.
 //!
 //! A piece's file appears under its name only when it is complete and on disk, so work cut short is resumed piece by
-//! piece. **A layer's file serves one slice at a time**: preparing another slice that shares the layer rewrites its
-//! header, so a caller prepares and lets the worker load before it prepares the next from the same directory. A worker
-//! that has loaded no longer looks at headers.
+//! piece, or tensor by tensor with a [`PartialPiece`]. **A layer's file has one header**: [`prepare_slice`] rewrites it, so
+//! its caller lets the worker load before it prepares another slice from the same directory; [`link_slice`] gives slices
+//! that live side by side what they need, and copies weights only where their headers differ.
+
+mod link;
+mod partial;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -15,6 +18,10 @@ use thiserror::Error;
 use crate::parse::Gguf;
 use crate::piece::{Piece, Pieces, pieces};
 use crate::slice::{SliceError, SlicePlan, file_bytes, places, source_header};
+use crate::source::TensorSource;
+
+pub use link::link_slice;
+pub use partial::{FILLING_SUFFIX, PartialPiece, filling_path, range_digest};
 
 /// Copies go through a buffer of this size: few system calls, little memory.
 pub(crate) const COPY_BYTES: usize = 1 << 20;
@@ -93,7 +100,7 @@ pub fn is_piece_complete(directory: &Path, pieces: &Pieces<'_>, piece: Piece) ->
 ///
 /// The file appears complete and synced, or not at all; memory is bounded by the copy buffer.
 pub fn write_piece(
-    source: &mut (impl Read + Seek),
+    source: &mut impl TensorSource,
     pieces: &Pieces<'_>,
     piece: Piece,
     path: &Path,
@@ -104,14 +111,11 @@ pub fn write_piece(
         let mut buffer = vec![0; COPY_BYTES];
         for (tensor, place) in places(pieces, piece) {
             file.seek(SeekFrom::Start(place)).map_err(failed("writing", path))?;
-            source
-                .seek(SeekFrom::Start(tensor.offset_bytes))
-                .map_err(failed("reading the source of", path))?;
-            let mut left = tensor.size_bytes;
-            while left > 0 {
-                let count = left.min(COPY_BYTES as u64) as usize;
+            let mut done = 0;
+            while done < tensor.size_bytes {
+                let count = (tensor.size_bytes - done).min(COPY_BYTES as u64) as usize;
                 source
-                    .read_exact(&mut buffer[..count])
+                    .read(tensor.file, tensor.offset_bytes + done, &mut buffer[..count])
                     .map_err(|error| match error.kind() {
                         io::ErrorKind::UnexpectedEof => CacheError::SourceChanged {
                             tensor: tensor.name.clone(),
@@ -119,7 +123,7 @@ pub fn write_piece(
                         _ => failed("reading the source of", path)(error),
                     })?;
                 file.write_all(&buffer[..count]).map_err(failed("writing", path))?;
-                left -= count as u64;
+                done += count as u64;
             }
         }
         // Covers the padding behind the last tensor.
@@ -212,6 +216,11 @@ fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> Result<(), Cac
         let _ = fs::remove_file(&partial);
         return written;
     }
+    sync_directory(path)
+}
+
+/// Makes a rename to `path` outlast a loss of power.
+fn sync_directory(path: &Path) -> Result<(), CacheError> {
     let directory = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())

@@ -98,7 +98,8 @@ impl Attention {
     }
 }
 
-/// Heads and their lengths, with llama.cpp's defaults: as many KV heads as heads, lengths of embedding / heads.
+/// Heads and their lengths, with llama.cpp's defaults: as many KV heads as heads, lengths of embedding / heads. Where
+/// windowed layers have other lengths, the longer counts; their caches keep all positions, as the others' do.
 fn attention(pieces: &Pieces<'_>) -> Result<Attention, PieceError> {
     let metadata = &pieces.gguf().metadata;
     let key = |suffix: &str| format!("{}.attention.{suffix}", pieces.architecture().name);
@@ -113,8 +114,12 @@ fn attention(pieces: &Pieces<'_>) -> Result<Attention, PieceError> {
     let heads = most("head_count")?.unwrap_or(0);
     let kv_heads = most("head_count_kv")?.unwrap_or(heads);
     let default_length = pieces.embedding_length().checked_div(heads).unwrap_or(0);
-    let key_length = optional(metadata.u32(&key("key_length")))?.unwrap_or(default_length);
-    let value_length = optional(metadata.u32(&key("value_length")))?.unwrap_or(default_length);
+    let length = |suffix: &str| -> Result<u32, PieceError> {
+        let everywhere = optional(metadata.u32(&key(suffix)))?.unwrap_or(default_length);
+        let windowed = optional(metadata.u32(&key(&format!("{suffix}_swa"))))?;
+        Ok(everywhere.max(windowed.unwrap_or(0)))
+    };
+    let (key_length, value_length) = (length("key_length")?, length("value_length")?);
     Ok(Attention {
         heads,
         kv_heads,

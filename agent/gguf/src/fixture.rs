@@ -1,5 +1,7 @@
 //! Small models for tests.
 
+pub(crate) mod split;
+
 use std::io::Cursor;
 use std::path::PathBuf;
 

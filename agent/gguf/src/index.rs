@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! tensor list    count, then per tensor in the order of names: name, type id (32 bits), dimension count (32 bits),
-//!                dimensions (64 bits each), data
+//!                dimensions (64 bits each), SHA-256 of its data
 //! frame          "shardwright.weights.frame.v1\0"     hyperparameters (count, then key, type id, value, ordered by
 //!                key: `general.architecture` and all keys of the architecture), tensor list of the shared piece
 //! piece          "shardwright.weights.piece.v1\0"     frame digest, kind (8 bits: 1 embedding, 2 layer, 3 output),
@@ -17,81 +17,34 @@
 //!
 //! Names, types and dimensions are the source's, so a digest does not depend on the slice a piece is in. The frame is
 //! in every piece's digest: hyperparameters and rotary factors decide what the layers compute as much as weights do.
+//!
+//! Since tensors enter by their SHA-256, a header and a [`WeightIndex`] give all digests of a model without its weights.
 
-use std::fmt;
+mod build;
+mod check;
+mod digest;
+mod weights;
+
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+pub use build::{BuildError, IndexBuilder, build};
+pub use digest::{Digest, NoDigest};
+pub use weights::{
+    INDEX_SUFFIX, IndexedFile, IndexedTensor, MAX_FILE_NAME_BYTES, MAX_INDEX_BYTES, MAX_TENSORS, WeightIndex,
+    WeightIndexError,
+};
+
 use crate::cache::{COPY_BYTES, piece_path};
 use crate::parse::Tensor;
 use crate::piece::{Piece, Pieces};
 use crate::slice::{SliceError, SlicePlan, places};
-
-/// A SHA-256 digest, shown as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct Digest(pub [u8; 32]);
-
-impl fmt::Display for Digest {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, formatter)
-    }
-}
-
-impl From<Digest> for String {
-    fn from(digest: Digest) -> Self {
-        digest.to_string()
-    }
-}
-
-/// Text or bytes that are no SHA-256 digest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a SHA-256 digest is 64 hexadecimal digits or 32 bytes")]
-pub struct NoDigest;
-
-impl FromStr for Digest {
-    type Err = NoDigest;
-
-    fn from_str(text: &str) -> Result<Self, NoDigest> {
-        let digit = |byte: u8| char::from(byte).to_digit(16).ok_or(NoDigest);
-        if text.len() != 64 {
-            return Err(NoDigest);
-        }
-        let mut digest = [0; 32];
-        for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
-        }
-        Ok(Self(digest))
-    }
-}
-
-impl TryFrom<String> for Digest {
-    type Error = NoDigest;
-
-    fn try_from(text: String) -> Result<Self, NoDigest> {
-        text.parse()
-    }
-}
-
-impl TryFrom<&[u8]> for Digest {
-    type Error = NoDigest;
-
-    fn try_from(bytes: &[u8]) -> Result<Self, NoDigest> {
-        bytes.try_into().map(Self).map_err(|_| NoDigest)
-    }
-}
+use crate::source::TensorSource;
 
 /// Why weights could not be digested or are not what they should be.
 #[derive(Debug, Error)]
@@ -169,10 +122,22 @@ fn tagged(tag: &[u8], parts: &[&[u8]]) -> Digest {
     Digest(hash.finalize().into())
 }
 
-/// Digests every piece of a source model. Reads all its weights once, with bounded memory.
-pub fn index(source: &mut (impl Read + Seek), pieces: &Pieces<'_>) -> Result<Index, IndexError> {
-    let frame = frame(source, pieces, &in_source(pieces, Piece::Shared))?;
-    let mut digest = |piece| piece_digest(source, &frame, piece, &in_source(pieces, piece));
+/// Digests every piece of a source model. Reads its weights once (a tied embedding twice), with bounded memory.
+pub fn index(source: &mut impl TensorSource, pieces: &Pieces<'_>) -> Result<Index, IndexError> {
+    index_with(pieces, |piece, tensor| {
+        data_digest(source, tensor.file, tensor.offset_bytes, tensor.size_bytes)
+            .map_err(|source| IndexError::Io { piece, source })
+    })
+}
+
+/// Digests every piece, given the digest of each tensor's data.
+fn index_with<E>(pieces: &Pieces<'_>, mut data: impl FnMut(Piece, &Tensor) -> Result<Digest, E>) -> Result<Index, E> {
+    let mut digested = |piece| -> Result<Vec<_>, E> {
+        let tensors = pieces.tensors(piece).iter().copied();
+        tensors.map(|tensor| Ok((tensor, data(piece, tensor)?))).collect()
+    };
+    let frame = frame(pieces, &digested(Piece::Shared)?);
+    let mut digest = |piece| Ok(piece_digest(&frame, piece, &digested(piece)?));
     Ok(Index {
         embedding: digest(Piece::Embedding)?,
         layers: (0..pieces.layer_count())
@@ -208,8 +173,7 @@ pub struct CachedWeights<'a> {
 impl<'a> CachedWeights<'a> {
     /// Begins with the directory's shared piece, whose file must be there.
     pub fn new(directory: &'a Path, pieces: &'a Pieces<'a>) -> Result<Self, IndexError> {
-        let mut file = open(directory, Piece::Shared)?;
-        let frame = frame(&mut file, pieces, &places(pieces, Piece::Shared))?;
+        let frame = frame(pieces, &digested(directory, pieces, Piece::Shared)?);
         Ok(Self {
             directory,
             pieces,
@@ -219,8 +183,11 @@ impl<'a> CachedWeights<'a> {
 
     /// The digest of a piece's cached file. What its header says does not enter.
     pub fn digest(&self, piece: Piece) -> Result<Digest, IndexError> {
-        let mut file = open(self.directory, piece)?;
-        piece_digest(&mut file, &self.frame, piece, &places(self.pieces, piece))
+        Ok(piece_digest(
+            &self.frame,
+            piece,
+            &digested(self.directory, self.pieces, piece)?,
+        ))
     }
 
     /// Fails unless a piece's cached file holds the weights with this digest.
@@ -236,32 +203,58 @@ impl<'a> CachedWeights<'a> {
 
     /// The root of the stage with layers `[first, end)`, recomputed from the files.
     pub fn stage_root(&self, first: u32, end: u32) -> Result<Digest, IndexError> {
-        let needs = SlicePlan::new(self.pieces, first, end)?.needs();
-        let leaves = needs.into_iter().filter(|&piece| piece != Piece::Shared);
+        let leaves = SlicePlan::new(self.pieces, first, end)?.rooted().into_iter();
         Ok(stage_root(
             leaves.map(|piece| self.digest(piece)).collect::<Result<Vec<_>, _>>()?,
         ))
     }
 }
 
-fn open(directory: &Path, piece: Piece) -> Result<File, IndexError> {
-    File::open(piece_path(directory, piece)).map_err(|source| IndexError::Io { piece, source })
+/// The tensors of a piece's cached file whose data is not what the index says, by name.
+pub fn damaged_tensors<'a>(
+    directory: &Path,
+    pieces: &Pieces<'a>,
+    piece: Piece,
+    index: &WeightIndex,
+) -> Result<Vec<&'a str>, IndexError> {
+    let found = digested(directory, pieces, piece)?.into_iter();
+    let wrong = found.filter(|(tensor, found)| index.tensor(&tensor.name).is_none_or(|known| known.sha256 != *found));
+    Ok(wrong.map(|(tensor, _)| tensor.name.as_str()).collect())
 }
 
-/// A piece's tensors with their places in the source file.
-fn in_source<'a>(pieces: &Pieces<'a>, piece: Piece) -> Vec<(&'a Tensor, u64)> {
-    pieces
-        .tensors(piece)
-        .iter()
-        .map(|&tensor| (tensor, tensor.offset_bytes))
+/// Each tensor of a piece's cached file with the digest of its data.
+fn digested<'a>(directory: &Path, pieces: &Pieces<'a>, piece: Piece) -> Result<Vec<(&'a Tensor, Digest)>, IndexError> {
+    let failed = |source| IndexError::Io { piece, source };
+    let mut file = File::open(piece_path(directory, piece)).map_err(failed)?;
+    let places = places(pieces, piece).into_iter();
+    places
+        .map(|(tensor, place)| {
+            let digest = data_digest(&mut file, 0, place, tensor.size_bytes).map_err(failed)?;
+            Ok((tensor, digest))
+        })
         .collect()
 }
 
-fn frame(
-    source: &mut (impl Read + Seek),
-    pieces: &Pieces<'_>,
-    shared: &[(&Tensor, u64)],
-) -> Result<Digest, IndexError> {
+/// SHA-256 of a range of a source's bytes.
+pub fn data_digest(
+    source: &mut impl TensorSource,
+    file: u16,
+    offset_bytes: u64,
+    size_bytes: u64,
+) -> io::Result<Digest> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; size_bytes.min(COPY_BYTES as u64) as usize];
+    let mut done = 0;
+    while done < size_bytes {
+        let count = (size_bytes - done).min(COPY_BYTES as u64) as usize;
+        source.read(file, offset_bytes + done, &mut buffer[..count])?;
+        hash.update(&buffer[..count]);
+        done += count as u64;
+    }
+    Ok(Digest(hash.finalize().into()))
+}
+
+fn frame(pieces: &Pieces<'_>, shared: &[(&Tensor, Digest)]) -> Digest {
     let prefix = format!("{}.", pieces.architecture().name);
     let mut entries: Vec<_> = pieces
         .gguf()
@@ -280,21 +273,13 @@ fn frame(
         value.encode(&mut encoded);
         update_sized(&mut hash, &encoded);
     }
-    update_tensors(&mut hash, source, shared).map_err(|source| IndexError::Io {
-        piece: Piece::Shared,
-        source,
-    })?;
-    Ok(Digest(hash.finalize().into()))
+    update_tensors(&mut hash, shared);
+    Digest(hash.finalize().into())
 }
 
-fn piece_digest(
-    source: &mut (impl Read + Seek),
-    frame: &Digest,
-    piece: Piece,
-    tensors: &[(&Tensor, u64)],
-) -> Result<Digest, IndexError> {
+fn piece_digest(frame: &Digest, piece: Piece, tensors: &[(&Tensor, Digest)]) -> Digest {
     let (kind, layer) = match piece {
-        Piece::Shared => return Ok(*frame),
+        Piece::Shared => return *frame,
         Piece::Embedding => (1u8, 0u32),
         Piece::Layer(layer) => (2, layer),
         Piece::Output => (3, 0),
@@ -304,8 +289,8 @@ fn piece_digest(
     hash.update(frame.0);
     hash.update([kind]);
     hash.update(layer.to_le_bytes());
-    update_tensors(&mut hash, source, tensors).map_err(|source| IndexError::Io { piece, source })?;
-    Ok(Digest(hash.finalize().into()))
+    update_tensors(&mut hash, tensors);
+    Digest(hash.finalize().into())
 }
 
 fn update_sized(hash: &mut Sha256, bytes: &[u8]) {
@@ -313,10 +298,9 @@ fn update_sized(hash: &mut Sha256, bytes: &[u8]) {
     hash.update(bytes);
 }
 
-fn update_tensors(hash: &mut Sha256, source: &mut (impl Read + Seek), tensors: &[(&Tensor, u64)]) -> io::Result<()> {
+fn update_tensors(hash: &mut Sha256, tensors: &[(&Tensor, Digest)]) {
     hash.update((tensors.len() as u64).to_le_bytes());
-    let mut buffer = vec![0; COPY_BYTES];
-    for &(tensor, place) in tensors {
+    for (tensor, data) in tensors {
         update_sized(hash, tensor.name.as_bytes());
         hash.update(tensor.tensor_type.id().to_le_bytes());
         hash.update((tensor.dimensions.len() as u32).to_le_bytes());
@@ -324,17 +308,8 @@ fn update_tensors(hash: &mut Sha256, source: &mut (impl Read + Seek), tensors: &
             .dimensions
             .iter()
             .for_each(|size| hash.update(size.to_le_bytes()));
-        hash.update(tensor.size_bytes.to_le_bytes());
-        source.seek(SeekFrom::Start(place))?;
-        let mut left = tensor.size_bytes;
-        while left > 0 {
-            let count = left.min(COPY_BYTES as u64) as usize;
-            source.read_exact(&mut buffer[..count])?;
-            hash.update(&buffer[..count]);
-            left -= count as u64;
-        }
+        hash.update(data.0);
     }
-    Ok(())
 }
 
 #[cfg(test)]

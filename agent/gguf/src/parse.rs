@@ -4,6 +4,7 @@
 //! checked against the file's length and a limit before memory is taken for it.
 
 mod read;
+pub mod split;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -70,6 +71,12 @@ pub enum ParseError {
         /// The first four bytes.
         found: [u8; 4],
     },
+    /// The file begins as a safetensors file does.
+    #[error(
+        "this is a safetensors file; convert the model's folder with llama.cpp: \
+         `python convert_hf_to_gguf.py <folder> --outfile model.gguf`, then give model.gguf"
+    )]
+    Safetensors,
     /// A version this crate does not read.
     #[error(
         "GGUF version {version} cannot be read, only 2 and 3 (little endian); convert the model again with a current converter"
@@ -145,7 +152,9 @@ pub struct Tensor {
     pub dimensions: Vec<u64>,
     /// The element type.
     pub tensor_type: TensorType,
-    /// Where the data begins, in bytes from the start of the file.
+    /// Number of the file that holds the data: 0 but for models in several files.
+    pub file: u16,
+    /// Where the data begins, in bytes from the start of that file.
     pub offset_bytes: u64,
     /// Length of the data in bytes, without padding.
     pub size_bytes: u64,
@@ -158,19 +167,28 @@ impl Tensor {
     }
 }
 
-/// The header of a GGUF file: metadata and the tensor table, all tensors inside the file and apart from each other.
+/// The measures of one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileExtent {
+    /// Length of the file in bytes.
+    pub bytes: u64,
+    /// Where the data section begins, in bytes. Beyond the end where a file without tensors is not padded.
+    pub data_offset_bytes: u64,
+}
+
+/// A model's header: metadata and the tensor table, all tensors inside their file and apart from each other.
+///
+/// Parsed from one file; [`Gguf::merge`] joins those of a model in several files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gguf {
-    /// The format's version: 2 or 3.
+    /// The format's version: 2 or 3; of the first file.
     pub version: u32,
     /// Keys and values.
     pub metadata: Metadata,
     /// Tensors in the order of the table.
     pub tensors: Vec<Tensor>,
-    /// Where the data section begins, in bytes.
-    pub data_offset_bytes: u64,
-    /// Length of the file in bytes.
-    pub file_bytes: u64,
+    /// The files in order; one but for a split set.
+    pub files: Vec<FileExtent>,
 }
 
 impl Gguf {
@@ -200,8 +218,10 @@ impl Gguf {
             version,
             metadata,
             tensors,
-            data_offset_bytes,
-            file_bytes,
+            files: vec![FileExtent {
+                bytes: file_bytes,
+                data_offset_bytes,
+            }],
         })
     }
 
@@ -215,6 +235,11 @@ impl Gguf {
         Self::parse(&mut file, file_bytes, Limits::default())
     }
 
+    /// Length of all files together in bytes.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add)
+    }
+
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.tensors.iter().find(|tensor| tensor.name == name)
@@ -224,13 +249,28 @@ impl Gguf {
 fn read_version<R: Read>(reader: &mut HeaderReader<R>) -> Result<u32, ParseError> {
     let found = reader.array::<4>("the file's mark")?;
     if &found != b"GGUF" {
-        return Err(ParseError::NotGguf { found });
+        return Err(foreign(reader, found));
     }
     let version = reader.u32("the version")?;
     if !(2..=3).contains(&version) {
         return Err(ParseError::UnsupportedVersion { version });
     }
     Ok(version)
+}
+
+/// Longest header of a safetensors file in bytes, by its own definition.
+const SAFETENSORS_HEADER_BYTES: u64 = 100_000_000;
+
+/// What a file that does not begin with `GGUF` is. A safetensors file begins with the length of a JSON object as 64 bits,
+/// and that object.
+fn foreign<R: Read>(reader: &mut HeaderReader<R>, found: [u8; 4]) -> ParseError {
+    let rest = reader.array::<5>("the file's mark");
+    match rest {
+        Ok([high @ .., b'{']) if u64::from(u32::from_le_bytes(found)) <= SAFETENSORS_HEADER_BYTES && high == [0; 4] => {
+            ParseError::Safetensors
+        }
+        _ => ParseError::NotGguf { found },
+    }
 }
 
 fn read_metadata<R: Read>(reader: &mut HeaderReader<R>, count: u64) -> Result<Metadata, ParseError> {
@@ -306,6 +346,7 @@ fn read_tensor<R: Read>(reader: &mut HeaderReader<R>) -> Result<Tensor, ParseErr
         name,
         dimensions,
         tensor_type,
+        file: 0,
         offset_bytes,
         size_bytes,
     })

@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::architecture::{Architecture, ArchitectureError, Division, architecture};
+use crate::architecture::{Architecture, ArchitectureError, PER_LAYER_KEYS, architecture, reason_to_run_whole};
 use crate::metadata::{MetadataError, optional};
 use crate::parse::{Gguf, Tensor};
 
@@ -17,13 +17,6 @@ pub const MAX_EMBEDDING_LENGTH: u32 = 1 << 18;
 pub(crate) const TOKEN_EMBEDDING: &str = "token_embd.weight";
 pub(crate) const OUTPUT: &str = "output.weight";
 pub(crate) const OUTPUT_NORM: &str = "output_norm.weight";
-
-/// Tensors outside the layers that every layer of a `llama` model may use.
-const ROTARY_TENSORS: [&str; 3] = [
-    "rope_freqs.weight",
-    "rope_factors_long.weight",
-    "rope_factors_short.weight",
-];
 
 /// A unit of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,9 +63,9 @@ pub enum PieceError {
     /// The architecture does not run.
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),
-    /// The file is one of several.
+    /// The file is one of several, and the others are not there.
     #[error(
-        "the file is part of a model split into {count} files, which this version does not read; join them with llama-gguf-split --merge"
+        "the file is part of a model in {count} files; open them together, by the first, `…-00001-of-{count:05}.gguf`"
     )]
     ManyFiles {
         /// Files of the model.
@@ -154,7 +147,7 @@ pub fn pieces(gguf: &Gguf) -> Result<Pieces<'_>, PieceError> {
     let metadata = &gguf.metadata;
     let architecture = architecture(metadata.string("general.architecture")?)?;
     match optional(metadata.u32("split.count"))? {
-        Some(count) if count > 1 => return Err(PieceError::ManyFiles { count }),
+        Some(count) if count > 1 && count as usize != gguf.files.len() => return Err(PieceError::ManyFiles { count }),
         _ => {}
     }
     let key = |suffix: &str| format!("{}.{suffix}", architecture.name);
@@ -183,7 +176,7 @@ pub fn pieces(gguf: &Gguf) -> Result<Pieces<'_>, PieceError> {
     sorted.sort_tensors()?;
     sorted.vocabulary_size = sorted.read_vocabulary_size()?;
     sorted.check()?;
-    sorted.whole_because = sorted.reason_to_run_whole()?;
+    sorted.whole_because = reason_to_run_whole(&sorted)?;
     Ok(sorted)
 }
 
@@ -218,7 +211,7 @@ impl<'a> Pieces<'a> {
         self.tied
     }
 
-    /// Why the model may not be cut, in words; `None` if it may be cut between any two layers.
+    /// Why the model may not be cut, in words; `None` if it may be cut at the [`allowed_cuts`](Self::allowed_cuts).
     pub fn whole_because(&self) -> Option<&str> {
         self.whole_because.as_deref()
     }
@@ -226,10 +219,9 @@ impl<'a> Pieces<'a> {
     /// Numbers of layers after which the model may be cut, ascending; empty when it runs whole.
     pub fn allowed_cuts(&self) -> Vec<u32> {
         if self.whole_because.is_some() {
-            Vec::new()
-        } else {
-            (1..self.layer_count()).collect()
+            return Vec::new();
         }
+        self.architecture.cuts(self)
     }
 
     /// All pieces, in the order shared, embedding, layers, output.
@@ -301,7 +293,7 @@ impl<'a> Pieces<'a> {
             return Err(PieceError::EmptyLayer { layer: layer as u32 });
         }
         let expected = [u64::from(self.embedding_length), u64::from(self.vocabulary_size)];
-        let splittable = self.architecture.division == Division::BetweenLayers;
+        let splittable = self.architecture.is_splittable();
         if splittable && embedding.dimensions != expected {
             return Err(PieceError::EmbeddingShape {
                 found: embedding.dimensions.clone(),
@@ -312,7 +304,7 @@ impl<'a> Pieces<'a> {
         if splittable && self.gguf.tensor(OUTPUT_NORM).is_none() {
             return Err(PieceError::MissingTensor { tensor: OUTPUT_NORM });
         }
-        for suffix in self.architecture.per_layer_keys {
+        for suffix in PER_LAYER_KEYS.iter().filter(|_| splittable) {
             let key = format!("{}.{suffix}", self.architecture.name);
             let array = self.gguf.metadata.get(&key).and_then(|value| value.as_array());
             if let Some(array) = array.filter(|array| array.len() != u64::from(self.layer_count())) {
@@ -324,44 +316,6 @@ impl<'a> Pieces<'a> {
             }
         }
         Ok(())
-    }
-
-    /// A cut is allowed only where everything in the file is understood: what a slice leaves out or renames
-    /// must not change what the layers compute.
-    fn reason_to_run_whole(&self) -> Result<Option<String>, PieceError> {
-        let name = self.architecture.name;
-        if self.architecture.division == Division::Whole {
-            return Ok(Some(format!(
-                "splitting the architecture `{name}` is not shown to keep its answers"
-            )));
-        }
-        let metadata = &self.gguf.metadata;
-        if optional(metadata.u32(&format!("{name}.nextn_predict_layers")))?.is_some_and(|layers| layers > 0) {
-            return Ok(Some(
-                "its last layers predict further tokens from the embedding".to_owned(),
-            ));
-        }
-        if let Some((key, _)) = metadata
-            .iter()
-            .find(|(key, _)| key.starts_with("general.tensor_extra."))
-        {
-            return Ok(Some(format!("`{key}` names tensors by layer")));
-        }
-        let known = |tensor: &&Tensor| ROTARY_TENSORS.contains(&tensor.name.as_str());
-        if let Some(tensor) = self.shared.iter().find(|tensor| !known(tensor)) {
-            return Ok(Some(format!(
-                "it is unknown which layers need tensor `{}`",
-                tensor.name
-            )));
-        }
-        let known = |tensor: &&Tensor| [TOKEN_EMBEDDING, OUTPUT, OUTPUT_NORM].contains(&tensor.name.as_str());
-        if let Some(tensor) = self.output.iter().find(|tensor| !known(tensor)) {
-            return Ok(Some(format!(
-                "tensor `{}` belongs to an output that cannot stand alone",
-                tensor.name
-            )));
-        }
-        Ok(None)
     }
 }
 

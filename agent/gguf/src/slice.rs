@@ -12,15 +12,21 @@
 //!
 //! A tail takes activations, never tokens, but the loader demands a full-size `token_embd.weight` beside the
 //! vocabulary; without an `output.weight` it uses the same tensor as output matrix. So the output matrix goes by that
-//! name and nothing is stored or loaded twice. In the other slices the output tensors only satisfy the loader.
+//! name and nothing is stored or loaded twice. Architectures that demand an `output.weight` too have both in their
+//! tail, where nobody reads the embedding. In the other slices the output tensors only satisfy the loader.
+//!
+//! Nothing in a slice depends on its number of layers or on where in the model they stood: per-layer arrays are cut,
+//! a pattern of sliding windows becomes such an array, leading dense layers are counted again, and only the head
+//! scales its input.
 
 use thiserror::Error;
 
+use crate::architecture::{InputScale, PER_LAYER_KEYS, WINDOW_PATTERN, Windows};
 use crate::encode::{ALIGNMENT_BYTES, HeaderBuilder, HeaderTooLarge};
 use crate::parse::Tensor;
 use crate::piece::{OUTPUT, OUTPUT_NORM, Piece, PieceError, Pieces, TOKEN_EMBEDDING};
 use crate::tensor_type::TensorType;
-use crate::value::Value;
+use crate::value::{Array, Value};
 
 /// Why layers cannot become a slice.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -45,6 +51,16 @@ pub enum SliceError {
         cut: u32,
         /// Why.
         reason: String,
+    },
+    /// The architecture is not to be cut just there.
+    #[error("a `{architecture}` model cannot be cut after layer {cut}, only after layers {allowed:?}")]
+    CutNotAllowed {
+        /// The architecture's name.
+        architecture: &'static str,
+        /// Layers before the cut.
+        cut: u32,
+        /// Where it may be cut.
+        allowed: Vec<u32>,
     },
     /// A header outgrew the room that its file keeps for it.
     #[error(transparent)]
@@ -73,6 +89,16 @@ impl<'a> SlicePlan<'a> {
                 reason: reason.to_owned(),
             });
         }
+        let allowed = pieces.allowed_cuts();
+        let mut inside = [first, end].into_iter().filter(|&cut| cut > 0 && cut < layers);
+        if let Some(cut) = inside.find(|cut| !allowed.contains(cut)) {
+            let architecture = pieces.architecture().name;
+            return Err(SliceError::CutNotAllowed {
+                architecture,
+                cut,
+                allowed,
+            });
+        }
         Ok(Self { pieces, first, end })
     }
 
@@ -91,13 +117,23 @@ impl<'a> SlicePlan<'a> {
         self.is_head() && self.is_tail()
     }
 
-    /// The pieces a node must have for this slice: shared, the embedding for a head, the layers, the output for a tail.
+    /// The pieces a node must have for this slice: shared, the embedding for a head (and for the tail of an
+    /// architecture that loads both), the layers, the output for a tail.
     pub fn needs(&self) -> Vec<Piece> {
         let mut needs = vec![Piece::Shared];
-        needs.extend(self.is_head().then_some(Piece::Embedding));
+        needs.extend((self.is_head() || self.loads_embedding()).then_some(Piece::Embedding));
         needs.extend((self.first..self.end).map(Piece::Layer));
         needs.extend(self.is_tail().then_some(Piece::Output));
         needs
+    }
+
+    /// The pieces whose digests make the root of the stage: the embedding for a head, the layers, the output for a
+    /// tail.
+    pub fn rooted(&self) -> Vec<Piece> {
+        let head = self.is_head();
+        let mut pieces = self.needs();
+        pieces.retain(|&piece| piece != Piece::Shared && (head || piece != Piece::Embedding));
+        pieces
     }
 
     /// Bytes of the weights in [`needs`](Self::needs).
@@ -111,14 +147,19 @@ impl<'a> SlicePlan<'a> {
     /// The pieces of the split set after its first file, in order.
     ///
     /// The head's embedding is in none of them, for the head looks rows up by itself; only a whole model with an
-    /// output matrix of its own has it, and so can be fed tokens as well.
+    /// output matrix of its own has it, and so can be fed tokens as well, and a tail whose loader insists.
     pub fn parts(&self) -> Vec<Piece> {
         let mut parts = Vec::new();
         parts.extend((!self.pieces.tensors(Piece::Shared).is_empty()).then_some(Piece::Shared));
-        parts.extend((self.is_whole() && !self.pieces.tied()).then_some(Piece::Embedding));
+        parts.extend(self.loads_embedding().then_some(Piece::Embedding));
         parts.extend((self.first..self.end).map(Piece::Layer));
         parts.extend(self.is_tail().then_some(Piece::Output));
         parts
+    }
+
+    fn loads_embedding(&self) -> bool {
+        let insists = self.is_tail() && self.pieces.architecture().output.separate;
+        (self.is_whole() || insists) && !self.pieces.tied()
     }
 
     /// The name of the slice's first file in a cache directory.
@@ -134,17 +175,11 @@ impl<'a> SlicePlan<'a> {
         } else {
             self.describe(&mut header);
         }
-        let mut data = Vec::new();
-        if !self.is_tail() {
-            let width = u64::from(self.pieces.embedding_length());
-            let bytes = width * TensorType::F32.block_bytes();
-            let at = header.tensor(TOKEN_EMBEDDING, TensorType::F32, &[width, 1], bytes);
-            data.resize((at + bytes) as usize, 0);
-            let at = header.tensor(OUTPUT_NORM, TensorType::F32, &[width], bytes);
-            data.resize(at as usize, 0);
-            data.extend((0..width).flat_map(|_| 1f32.to_le_bytes()));
-            data.resize(header.data_bytes() as usize, 0);
-        }
+        let data = if self.is_tail() {
+            Vec::new()
+        } else {
+            self.add_output_stand_ins(&mut header)
+        };
         let parts = self.parts();
         let in_parts: usize = parts.iter().map(|&part| self.pieces.tensors(part).len()).sum();
         let tensors = in_parts + header.tensor_count() as usize;
@@ -155,6 +190,30 @@ impl<'a> SlicePlan<'a> {
         let mut file = header.finish();
         file.extend(data);
         file
+    }
+
+    /// Adds the output tensors that the loader demands of a slice without output; gives their data.
+    fn add_output_stand_ins(&self, header: &mut HeaderBuilder) -> Vec<u8> {
+        let output = self.pieces.architecture().output;
+        let width = u64::from(self.pieces.embedding_length());
+        let (row, vector): (&[u64], &[u64]) = (&[width, 1], &[width]);
+        let stand_ins = [
+            (true, TOKEN_EMBEDDING, row, 0f32),
+            (true, OUTPUT_NORM, vector, 1.0),
+            (output.norm_bias, "output_norm.bias", vector, 0.0),
+            (output.separate, OUTPUT, row, 0.0),
+            (output.bias, "output.bias", &[1], 0.0),
+        ];
+        let mut data = Vec::new();
+        for (_, name, dimensions, value) in stand_ins.into_iter().filter(|(demanded, ..)| *demanded) {
+            let elements: u64 = dimensions.iter().product();
+            let bytes = elements * TensorType::F32.block_bytes();
+            let at = header.tensor(name, TensorType::F32, dimensions, bytes);
+            data.resize(at as usize, 0);
+            data.extend((0..elements).flat_map(|_| value.to_le_bytes()));
+        }
+        data.resize(header.data_bytes() as usize, 0);
+        data
     }
 
     /// The header that a part's file has in this slice: exactly [`header_bytes`] long.
@@ -172,7 +231,7 @@ impl<'a> SlicePlan<'a> {
                     .unwrap_or(&tensor.name);
                 format!("blk.{}.{rest}", layer - self.first)
             }
-            Piece::Output if tensor.name == OUTPUT && !self.is_whole() => TOKEN_EMBEDDING.to_owned(),
+            Piece::Output if tensor.name == OUTPUT && !self.loads_embedding() => TOKEN_EMBEDDING.to_owned(),
             _ => tensor.name.clone(),
         }
     }
@@ -205,11 +264,38 @@ impl<'a> SlicePlan<'a> {
                 header.entry(key, value);
             }
         }
+        self.state_what_was_implied(&prefix, header);
         if !self.is_tail() {
             header
                 .entry("tokenizer.ggml.model", &Value::string("none"))
                 .entry(&format!("{prefix}vocab_size"), &Value::U32(1));
         }
+    }
+
+    /// Entries that take the place of the source's own, or of what their absence means in a whole model.
+    fn state_what_was_implied(&self, prefix: &str, header: &mut HeaderBuilder) {
+        let architecture = self.pieces.architecture();
+        if let Some(windows) = architecture.windowed_layers(self.pieces) {
+            let own =
+                (self.first as usize..self.end as usize).map(|layer| windows.get(layer).copied().unwrap_or(false));
+            header.entry(
+                &format!("{prefix}{WINDOW_PATTERN}"),
+                &Value::Array(Array::of_bools(own)),
+            );
+        }
+        for (key, number) in architecture.stated {
+            let key = format!("{prefix}{key}");
+            if self.pieces.gguf().metadata.get(&key).is_none() {
+                header.entry(&key, &Value::U32(*number));
+            }
+        }
+        if self.unscales_input() {
+            header.entry(&format!("{prefix}{EMBEDDING_SCALE}"), &Value::F32(0.0));
+        }
+    }
+
+    fn unscales_input(&self) -> bool {
+        !self.is_head() && self.pieces.architecture().input_scale == InputScale::Key
     }
 
     /// A hyperparameter as the slice has it; `None` where it is left out.
@@ -218,7 +304,13 @@ impl<'a> SlicePlan<'a> {
             "block_count" => Some(Value::U32(self.end - self.first)),
             "nextn_predict_layers" => Some(Value::U32(0)),
             "vocab_size" if !self.is_tail() => None,
-            _ if self.pieces.architecture().per_layer_keys.contains(&suffix) => match value {
+            EMBEDDING_SCALE if self.unscales_input() => None,
+            WINDOW_PATTERN if self.pieces.architecture().windows != Windows::Never => None,
+            "leading_dense_block_count" => {
+                let dense = value.as_u64().and_then(|dense| u32::try_from(dense).ok())?;
+                Some(Value::U32(dense.saturating_sub(self.first)))
+            }
+            _ if PER_LAYER_KEYS.contains(&suffix) => match value {
                 Value::Array(array) => array.slice(self.first.into(), self.end.into()).map(Value::Array),
                 alike => Some(alike.clone()),
             },
@@ -226,6 +318,9 @@ impl<'a> SlicePlan<'a> {
         }
     }
 }
+
+/// The key of a factor on what enters the first layer.
+const EMBEDDING_SCALE: &str = "embedding_scale";
 
 /// Headers end on a page, so that a mapped file's weights begin on one.
 const HEADER_UNIT_BYTES: usize = 4096;

@@ -250,6 +250,26 @@ impl Array {
         }
     }
 
+    /// An array of 32-bit floats.
+    pub fn of_f32(numbers: impl IntoIterator<Item = f32>) -> Self {
+        let bytes: Vec<u8> = numbers.into_iter().flat_map(f32::to_le_bytes).collect();
+        Self {
+            element: ValueType::F32,
+            len: (bytes.len() / 4) as u64,
+            bytes,
+        }
+    }
+
+    /// An array of truth values.
+    pub fn of_bools(truths: impl IntoIterator<Item = bool>) -> Self {
+        let bytes: Vec<u8> = truths.into_iter().map(u8::from).collect();
+        Self {
+            element: ValueType::Bool,
+            len: bytes.len() as u64,
+            bytes,
+        }
+    }
+
     /// The elements' type.
     pub fn element(&self) -> ValueType {
         self.element

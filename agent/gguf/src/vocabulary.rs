@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::encode::HeaderBuilder;
-use crate::metadata::MetadataError;
+use crate::metadata::{MetadataError, optional};
 use crate::parse::Gguf;
 use crate::value::Value;
 
@@ -17,7 +17,10 @@ pub enum VocabularyError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// The model names no tokenizer or an empty one.
-    #[error("the model has no vocabulary (tokenizer `{tokenizer}`); use a model that has one")]
+    #[error(
+        "the model has no vocabulary (tokenizer `{tokenizer}`), so no text can be put to it; use a file that was \
+         converted together with its tokenizer"
+    )]
     NoVocabulary {
         /// The tokenizer that the file names.
         tokenizer: String,
@@ -37,8 +40,9 @@ pub enum VocabularyError {
 pub fn vocabulary(gguf: &Gguf) -> Result<Vec<u8>, VocabularyError> {
     let metadata = &gguf.metadata;
     let prefix = format!("{}.", metadata.string("general.architecture")?);
-    let tokenizer = metadata.string("tokenizer.ggml.model")?;
-    if ["none", "no_vocab"].contains(&tokenizer) || metadata.array("tokenizer.ggml.tokens")?.is_empty() {
+    let tokenizer = optional(metadata.string("tokenizer.ggml.model"))?.unwrap_or("none");
+    let tokens = optional(metadata.array("tokenizer.ggml.tokens"))?;
+    if ["none", "no_vocab"].contains(&tokenizer) || tokens.is_none_or(|tokens| tokens.is_empty()) {
         return Err(VocabularyError::NoVocabulary {
             tokenizer: tokenizer.to_owned(),
         });

@@ -18,6 +18,32 @@ fn settings(arguments: &[&str]) -> Result<Settings, String> {
 }
 
 #[test]
+fn what_models_may_take_and_where_they_come_from_is_told_by_flags() {
+    let told = settings(&[
+        "--pvc-root",
+        "/mnt/claims",
+        "--model-cache-bytes",
+        "1000",
+        "--hf-endpoint",
+        "https://mirror.example",
+        "--weights-listen",
+        "127.0.0.1:0",
+    ])
+    .unwrap();
+    assert_eq!(told.models.sources.pvc_root.unwrap().to_str(), Some("/mnt/claims"));
+    assert_eq!(told.models.cache_bytes, Some(1000));
+    assert_eq!(told.models.sources.hf_endpoint, "https://mirror.example");
+    assert_eq!(told.models.root, told.state_dir.join("models"));
+    for wrong in [
+        ["--pvc-root", "claims"],
+        ["--hf-endpoint", "http://mirror.example"],
+        ["--weights-bytes-per-second", "0"],
+    ] {
+        assert!(settings(&wrong).unwrap_err().contains(wrong[0]));
+    }
+}
+
+#[test]
 fn the_defaults_are_those_of_a_pod() {
     let settings = settings(&[]).unwrap();
     assert_eq!(settings.node, "node-a");

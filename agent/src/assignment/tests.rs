@@ -28,7 +28,7 @@ impl Bench {
     fn assignment(&self, placement: &Placement) -> Assignment {
         Assignment {
             envelope: Some(self.signer.sign(placement)),
-            routes: vec![],
+            ..Assignment::default()
         }
     }
 
@@ -59,12 +59,14 @@ fn placement(epoch: u64) -> Placement {
         source: Some(Source {
             uri: "file:///m".to_owned(),
             sha256: vec![1; 32],
+            index_sha256: vec![3; 32],
         }),
         runtime: Some(Runtime {
             context_length: 8,
             parallel_sequences: 1,
             kv_type: 1,
             max_step_rows: 4,
+            ..Runtime::default()
         }),
         pipelines: vec![Pipeline {
             stages: vec![stage("a", 0, 10), stage("b", 10, 30)],
@@ -182,7 +184,7 @@ fn a_forged_placement_is_refused_with_a_report_and_changes_nothing() {
         let assignments = Assignments {
             assignments: vec![Assignment {
                 envelope: Some(envelope),
-                routes: vec![],
+                ..Assignment::default()
             }],
         };
         let outcome = ledger.accept(&assignments, &bench.verifier).unwrap();
@@ -202,8 +204,9 @@ fn a_forged_placement_is_refused_with_a_report_and_changes_nothing() {
 #[test]
 fn a_signed_placement_without_sense_is_refused_by_stage() {
     let bench = Bench::new();
-    let broken: [fn(&mut Placement); 4] = [
+    let broken: [fn(&mut Placement); 5] = [
         |placement| placement.source = None,
+        |placement| placement.source.as_mut().unwrap().index_sha256.clear(),
         |placement| placement.runtime = None,
         |placement| placement.pipelines[0].stages[0].end_layer = 0,
         |placement| placement.pipelines[0].stages[0].weight_root.clear(),
@@ -225,7 +228,7 @@ fn an_empty_envelope_is_refused_without_a_crash() {
             Assignment::default(),
             Assignment {
                 envelope: Some(Envelope::default()),
-                routes: vec![],
+                ..Assignment::default()
             },
         ],
     };
@@ -245,4 +248,30 @@ fn a_damaged_fence_is_never_ignored() {
     std::fs::write(bench.directory.path().join(EPOCHS_FILE), "{").unwrap();
     let error = Ledger::open("a", bench.directory.path()).err().unwrap().to_string();
     assert!(error.contains(EPOCHS_FILE), "{error}");
+}
+
+#[test]
+fn what_a_source_needs_is_handed_on_and_never_written_down() {
+    let bench = Bench::new();
+    let mut ledger = bench.ledger();
+    let assignment = Assignment {
+        access: Some(proto::control::v1::SourceAccess {
+            bearer_token: "hush-hush".to_owned(),
+            ..Default::default()
+        }),
+        peers: vec!["b:9445".to_owned()],
+        ..bench.assignment(&placement(5))
+    };
+    let assignments = Assignments {
+        assignments: vec![assignment],
+    };
+    let outcome = ledger.accept(&assignments, &bench.verifier).unwrap();
+    let desired = outcome.desired.values().next().unwrap();
+    assert_eq!(desired.access.bearer_token.as_deref(), Some("hush-hush"));
+    assert_eq!(desired.peers.len(), 1);
+    assert!(!format!("{desired:?}").contains("hush"));
+    for entry in std::fs::read_dir(bench.directory.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(4).any(|window| window == b"hush"), "a secret on disk");
+    }
 }

@@ -1,17 +1,32 @@
 use super::*;
+use crate::models::{Counters, Setting};
+use tokio::sync::watch;
 
 fn inspection(uri: &str, sha256: &[u8]) -> inspection::Result {
+    let root = tempfile::tempdir().unwrap();
     let request = Inspect {
         model_uid: "u".into(),
         generation: 1,
         uri: uri.into(),
         sha256: sha256.to_vec(),
+        ..Inspect::default()
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime
-        .block_on(Arc::new(Inspector::default()).inspect(request))
-        .result
-        .unwrap()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let setting = Setting {
+            root: root.path().join("models"),
+            sources: crate::source::Setting::default(),
+            cache_bytes: None,
+            disk_reserve_bytes: 0,
+        };
+        let models = Models::open(setting, watch::Sender::new(None).subscribe(), None, Counters::new());
+        let inspector = Arc::new(Inspector::new(Arc::new(models)));
+        inspector.inspect(request).await.result.unwrap()
+    })
 }
 
 fn reason(uri: &str) -> (String, String) {
@@ -31,14 +46,19 @@ fn what_is_no_model_is_answered_with_a_reason_that_names_the_path() {
     };
     let text = file("text.gguf", b"I am a text, not a model at all");
     let short = file("short.gguf", b"GGUF\x03\0\0\0");
+    let disguised = file("model.gguf", b"\x10\0\0\0\0\0\0\0{\"a\":{}}");
+    let link = directory.path().join("link.safetensors");
     for (uri, expected) in [
         ("file:///nonexistent/model.gguf", "SourceNotFound"),
-        ("https://example.org/model.gguf", "Unreadable"),
+        ("http://example.org/model.gguf", "Unreadable"),
         ("file://relative.gguf", "Unreadable"),
         ("file:///dev/zero", "Unreadable"),
         ("file:///", "Unreadable"),
+        ("pvc://claim/model.gguf", "SourceNotFound"),
         (text.as_str(), "NotGGUF"),
         (short.as_str(), "Truncated"),
+        (disguised.as_str(), "UnsupportedFormat"),
+        (&format!("file://{}", link.display()), "UnsupportedFormat"),
     ] {
         let (reason, message) = reason(uri);
         assert_eq!(reason, expected, "{uri}: {message}");

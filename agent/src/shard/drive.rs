@@ -1,13 +1,15 @@
 //! Carries out what [`super::step`] decides, and tells it what came of it. No decision is made here.
 
+use super::launch;
 use super::observed::{Event, Fault, Installed, Observed, State, Work};
-use super::report::{self, Holding};
+use super::report::{self, Done, Holding};
 use super::step::{self, Action, DesiredShards, ObservedShards};
-use super::weights::{self, Gauge, Prepared, Weights};
+use super::weights::{Gauge, Prepared, Weights};
 use super::{Desired, Slot};
 use crate::leaves::WorkerLeaves;
-use crate::worker::config::{Places, RuntimeConfig, SliceFiles, WorkerConfig, kv_type_name};
-use crate::worker::process::{self, Launch, Order, Patience, Worker};
+use crate::models::{Models, Wanted};
+use crate::worker::config::Places;
+use crate::worker::process::{self, Order, Worker};
 use lifecycle::backoff::jitter;
 use proto::control::v1::ShardStatus;
 use std::collections::{BTreeMap, HashSet};
@@ -25,8 +27,6 @@ const EVENTS_MAX: usize = 256;
 const TICK: Duration = Duration::from_millis(250);
 /// Leaves live for hours and are renewed from half of their life.
 const RENEW_LEAVES_EVERY: Duration = Duration::from_secs(600);
-/// How long a worker lives without us: longer than a restart of the agent, which ends it anyway.
-const ORPHAN_GRACE_S: u64 = 10;
 /// Actions that follow from each other at once; more would be a loop.
 const ROUNDS_MAX: usize = 16;
 
@@ -73,11 +73,12 @@ pub struct Lines {
 }
 
 /// Runs until `unload` is cancelled and every worker has ended.
-pub async fn run<L: WorkerLeaves>(setting: Setting, leaves: Arc<L>, lines: Lines) {
+pub async fn run<L: WorkerLeaves>(setting: Setting, leaves: Arc<L>, models: Arc<Models>, lines: Lines) {
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let drive = Drive {
         setting,
         leaves,
+        models,
         events,
         desired: Arc::default(),
         observed: BTreeMap::new(),
@@ -104,6 +105,7 @@ struct Held {
 struct Drive<L> {
     setting: Setting,
     leaves: Arc<L>,
+    models: Arc<Models>,
     events: mpsc::Sender<(Slot, Event)>,
     desired: Arc<DesiredShards>,
     observed: ObservedShards,
@@ -173,7 +175,7 @@ impl<L: WorkerLeaves> Drive<L> {
                     held.installed = held.offered.take();
                 }
             }
-            Event::Done(_) | Event::Status { .. } => {}
+            Event::Done(_) | Event::Status { .. } | Event::Measured(_) => {}
         }
         seen.apply(event, self.started.elapsed().as_millis() as u64, jitter());
     }
@@ -206,7 +208,8 @@ impl<L: WorkerLeaves> Drive<L> {
 
     fn carry_out(&mut self, slot: &Slot, action: Action) {
         match action {
-            Action::Adopt { .. } => {
+            Action::Adopt => {
+                self.models.release(&slot.key());
                 self.held.insert(slot.clone(), Held::default());
             }
             Action::Start(work) => self.start(slot, work),
@@ -217,6 +220,7 @@ impl<L: WorkerLeaves> Drive<L> {
             Action::Forget => {
                 self.held.remove(slot);
                 Places::new(&self.setting.state_dir, slot).remove();
+                self.models.release(&slot.key());
                 self.prune();
             }
         }
@@ -250,7 +254,18 @@ impl<L: WorkerLeaves> Drive<L> {
             self.spawn(slot.clone(), &seen, &wanted);
             return;
         }
-        let files = Weights::new(&self.models(), &seen.slice, &wanted.uri, seen.copy);
+        self.models.keep(self.in_use());
+        let files = Weights {
+            models: Arc::clone(&self.models),
+            slot: slot.clone(),
+            wanted: Wanted {
+                index: seen.slice.index,
+                uri: wanted.uri,
+                access: wanted.access,
+                peers: wanted.peers,
+            },
+            slice: seen.slice,
+        };
         let held = self.held.entry(slot.clone()).or_default();
         held.gauge = Arc::new(Gauge::default());
         let (gauge, kept) = (Arc::clone(&held.gauge), Arc::clone(&held.prepared));
@@ -280,7 +295,7 @@ impl<L: WorkerLeaves> Drive<L> {
         let prepared = held.prepared.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let launch = prepared
             .ok_or_else(|| Fault::new("NotPrepared", "the shard's files have to be prepared again"))
-            .and_then(|prepared| self.launch(&slot, seen, wanted, prepared));
+            .and_then(|prepared| launch::launch(&self.setting, &slot, seen, wanted, prepared));
         let (leaves, events) = (Arc::clone(&self.leaves), self.events.clone());
         tokio::spawn(async move {
             let ready = match launch {
@@ -300,70 +315,6 @@ impl<L: WorkerLeaves> Drive<L> {
         });
     }
 
-    fn launch(&self, slot: &Slot, seen: &Observed, wanted: &Desired, prepared: Prepared) -> Result<Launch, Fault> {
-        let slice = &seen.slice;
-        let (backend, index) = *self.setting.devices.get(&slice.device).ok_or_else(|| {
-            Fault::new(
-                "DeviceMissing",
-                format!("device {} is not on this node any more", slice.device),
-            )
-        })?;
-        if backend.name() != slice.backend {
-            return Err(Fault::new(
-                "DeviceMissing",
-                format!(
-                    "device {} is reached by {}, the placement says {}",
-                    slice.device,
-                    backend.name(),
-                    slice.backend
-                ),
-            ));
-        }
-        let places = Places::new(&self.setting.state_dir, slot);
-        let config = WorkerConfig {
-            model_uid: slot.model_uid.clone(),
-            node: self.setting.node.clone(),
-            pipeline: slot.pipeline,
-            stage: slot.stage,
-            stages: slice.stages,
-            first_layer: slice.first_layer,
-            end_layer: slice.end_layer,
-            total_layers: slice.total_layers,
-            backend: backend.name().to_owned(),
-            device_index: index,
-            threads: self.setting.threads,
-            memory_budget_bytes: wanted.memory_budget_bytes,
-            slice: SliceFiles {
-                header: prepared.files.header,
-                parts: prepared.files.parts,
-            },
-            embedding: prepared.files.embedding,
-            embedding_length: prepared.embedding_length,
-            runtime: RuntimeConfig {
-                context_length: slice.runtime.context_length,
-                parallel_sequences: slice.runtime.parallel_sequences,
-                kv_type: kv_type_name(slice.runtime.kv_type()),
-                max_step_rows: slice.runtime.max_step_rows,
-            },
-            listen: std::net::SocketAddr::new(self.setting.listen_ip, 0).to_string(),
-            advertise_ip: self.setting.advertise_ip.to_string(),
-            control_socket: places.socket.clone(),
-            identity_dir: places.identity.clone(),
-            trust_domain: self.setting.trust_domain.clone(),
-            orphan_grace_s: ORPHAN_GRACE_S,
-        };
-        let (namespace, name) = &wanted.model;
-        Ok(Launch {
-            slot: slot.clone(),
-            name: format!("{namespace}/{name}:{}-{}", slice.first_layer, slice.end_layer - 1),
-            executable: self.setting.worker.clone(),
-            places,
-            config,
-            vulkan_index: (backend == device::Backend::Vulkan).then_some(index),
-            patience: Patience::default(),
-        })
-    }
-
     /// Workers look for a renewed leaf by themselves.
     fn renew_leaves(&self) {
         for slot in self
@@ -381,27 +332,31 @@ impl<L: WorkerLeaves> Drive<L> {
         }
     }
 
-    fn models(&self) -> PathBuf {
-        self.setting.state_dir.join("models")
+    fn in_use(&self) -> HashSet<gguf::Digest> {
+        let observed = self.observed.values().map(|seen| seen.slice.index);
+        observed
+            .chain(self.desired.values().map(|wanted| wanted.slice.index))
+            .collect()
     }
 
     fn prune(&self) {
-        let in_use: HashSet<[u8; 32]> = self
-            .observed
-            .values()
-            .map(|seen| seen.slice.sha256)
-            .chain(self.desired.values().map(|wanted| wanted.slice.sha256))
-            .collect();
-        let models = self.models();
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = weights::prune(&models, &in_use) {
-                tracing::debug!(%error, "unused weights stay on disk for now");
-            }
-        });
+        self.models.keep(self.in_use());
+        let models = Arc::clone(&self.models);
+        tokio::task::spawn_blocking(move || models.prune());
     }
 
     fn publish(&self) {
-        let progress = |slot: &Slot| self.held.get(slot).map_or((0, 0), |held| held.gauge.read());
+        let progress = |slot: &Slot| {
+            let Some(gauge) = self.held.get(slot).map(|held| &held.gauge) else {
+                return Done::default();
+            };
+            let (bytes, total_bytes) = gauge.read();
+            Done {
+                bytes,
+                total_bytes,
+                note: gauge.note(),
+            }
+        };
         let view = View {
             statuses: report::statuses(&self.desired, &self.observed, progress),
             holdings: report::holdings(&self.desired, &self.observed),

@@ -10,12 +10,15 @@
 //! ```
 
 pub mod drive;
+mod launch;
 pub mod observed;
 pub mod report;
 pub mod step;
 pub mod weights;
 
+use crate::source::Access;
 use proto::placement::v1::Runtime;
+use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::sync::Arc;
 
@@ -30,6 +33,14 @@ pub struct Slot {
     pub stage: u32,
 }
 
+impl Slot {
+    /// A short name for files. Slots are told apart by a hash, since a uid is the operator's text and no file name.
+    pub fn key(&self) -> String {
+        let hash = Sha256::digest(self.to_string());
+        hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.model_uid, self.pipeline, self.stage)
@@ -39,8 +50,8 @@ impl fmt::Display for Slot {
 /// What a worker was started for. While it stays the same, a newer epoch keeps the worker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slice {
-    /// Digest of the whole source file.
-    pub sha256: [u8; 32],
+    /// Digest of the model's weight index.
+    pub index: gguf::Digest,
     /// First layer.
     pub first_layer: u32,
     /// One past the last layer.
@@ -69,11 +80,6 @@ impl Slice {
     pub fn is_tail(&self) -> bool {
         self.end_layer == self.total_layers
     }
-
-    /// Slices of one model have files in common, even where their layers differ: what every stage needs is one piece.
-    fn shares_files(&self, other: &Slice) -> bool {
-        self.sha256 == other.sha256
-    }
 }
 
 /// What the newest accepted placement asks of one slot.
@@ -87,6 +93,10 @@ pub struct Desired {
     pub envelope: Arc<Vec<u8>>,
     /// Where the source is.
     pub uri: String,
+    /// How it is reached.
+    pub access: Access,
+    /// host:port of agents that may hold pieces of the model.
+    pub peers: Vec<String>,
     /// Namespace and name of the model, for people.
     pub model: (String, String),
     /// What the stage may use on its device.

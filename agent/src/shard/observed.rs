@@ -2,6 +2,7 @@
 
 use super::{Desired, Slice};
 use crate::retry;
+use proto::control::v1::MemoryUse;
 
 /// A worker that served this long before it ended failed by chance, not by habit: its count of failures starts again.
 const STEADY_MS: u64 = 60_000;
@@ -94,6 +95,17 @@ pub struct Running {
     pub refused: Option<Refusal>,
     /// Set once it must end.
     pub stop: Option<Stop>,
+    /// What it says of its memory, once it does.
+    pub measured: Option<Box<Measured>>,
+}
+
+/// A worker's memory, as it says itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// What it takes on its device, once loaded.
+    pub memory: Option<MemoryUse>,
+    /// The rung of its memory ladder; empty without pressure.
+    pub pressure: String,
 }
 
 impl Running {
@@ -158,8 +170,6 @@ pub enum State {
 pub struct Observed {
     /// What it is for.
     pub slice: Slice,
-    /// Which copy of the model's files it uses; see [`super::step`].
-    pub copy: u32,
     /// The highest epoch it was asked for.
     pub epoch: u64,
     /// Where it stands.
@@ -182,6 +192,8 @@ pub enum Event {
         /// Where it serves.
         endpoint: Option<String>,
     },
+    /// The worker says what it takes on its device, and how short of memory it is.
+    Measured(Measured),
     /// The worker took an envelope.
     Accepted(Installed),
     /// The worker did not take an envelope.
@@ -192,10 +204,9 @@ pub enum Event {
 
 impl Observed {
     /// A shard of which nothing was done yet.
-    pub fn new(desired: &Desired, copy: u32) -> Self {
+    pub fn new(desired: &Desired) -> Self {
         Self {
             slice: desired.slice.clone(),
-            copy,
             epoch: desired.epoch,
             state: State::Idle(Progress::New),
             failures: 0,
@@ -235,6 +246,7 @@ impl Observed {
                 running.phase = phase;
                 running.endpoint = endpoint;
             }
+            (Event::Measured(measured), State::Running(running)) => running.measured = Some(Box::new(measured)),
             (Event::Accepted(installed), State::Running(running)) => {
                 running.installing = None;
                 running.refused = None;
@@ -311,6 +323,7 @@ fn done(work: Work, now_ms: u64) -> State {
             installing: None,
             refused: None,
             stop: None,
+            measured: None,
         }),
     }
 }

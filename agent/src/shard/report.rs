@@ -20,11 +20,22 @@ pub struct Holding {
     pub memory_bytes: u64,
 }
 
-/// The status of every slot. `progress` gives bytes done and in all of the work a slot is busy with.
+/// How far the work has come that a slot is busy with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Bytes done.
+    pub bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// What is going on, for a person.
+    pub note: String,
+}
+
+/// The status of every slot. `progress` tells of the work a slot is busy with.
 pub fn statuses(
     desired: &DesiredShards,
     observed: &ObservedShards,
-    progress: impl Fn(&Slot) -> (u64, u64),
+    progress: impl Fn(&Slot) -> Done,
 ) -> Vec<ShardStatus> {
     observed
         .iter()
@@ -32,7 +43,7 @@ pub fn statuses(
         .collect()
 }
 
-fn status(slot: &Slot, wanted: Option<&Desired>, seen: &Observed, progress: (u64, u64)) -> ShardStatus {
+fn status(slot: &Slot, wanted: Option<&Desired>, seen: &Observed, progress: Done) -> ShardStatus {
     let kept = wanted.filter(|wanted| wanted.slice == seen.slice);
     let mut status = ShardStatus {
         model_uid: slot.model_uid.clone(),
@@ -42,13 +53,14 @@ fn status(slot: &Slot, wanted: Option<&Desired>, seen: &Observed, progress: (u64
         ..ShardStatus::default()
     };
     let phase = match &seen.state {
-        State::Busy(Work::Fetch) => {
-            (status.bytes_done, status.bytes_total) = progress;
-            ShardPhase::Fetching
-        }
-        State::Busy(Work::Verify) => {
-            (status.bytes_done, status.bytes_total) = progress;
-            ShardPhase::Verifying
+        State::Busy(work @ (Work::Fetch | Work::Verify)) => {
+            (status.bytes_done, status.bytes_total) = (progress.bytes, progress.total_bytes);
+            status.message = progress.note;
+            if *work == Work::Fetch {
+                ShardPhase::Fetching
+            } else {
+                ShardPhase::Verifying
+            }
         }
         State::Idle(Progress::New) => ShardPhase::Fetching,
         State::Idle(Progress::Fetched) => ShardPhase::Verifying,
@@ -70,6 +82,10 @@ fn running(status: &mut ShardStatus, kept: Option<&Desired>, seen: &Observed) ->
     let Some(running) = seen.running() else {
         return ShardPhase::Loading;
     };
+    if let Some(measured) = &running.measured {
+        status.memory = measured.memory;
+        status.pressure.clone_from(&measured.pressure);
+    }
     let Some(wanted) = kept.filter(|_| running.stop.is_none()) else {
         return ShardPhase::Draining;
     };

@@ -3,15 +3,13 @@
 //! Guarantees, whatever the order of events:
 //! - a slot has at most one worker: the next is spawned only when the last is known to be gone;
 //! - a worker is never handed a lower epoch than it has, and a shard never goes back to one;
-//! - no two shards use the same files, so that headers are never rewritten under a worker;
 //! - a device is not filled twice: what is on its way out of a device ends before anything new is loaded there;
 //! - with desires that stand still and work that succeeds, everything desired comes to serve and the rest goes.
 //!
-//! A *copy* is one set of piece files of a model. Preparing a slice rewrites its pieces' headers, so two shards of one model
-//! that are known on this node at the same time have a copy each. A slot that gets another slice keeps its copy.
+//! That headers are never rewritten under a worker is the concern of [`gguf::cache::link_slice`], which counts links.
 
 use super::observed::{Installed, Observed, Progress, Running, State, Stop, Work, WorkerPhase};
-use super::{Desired, Slice, Slot};
+use super::{Desired, Slot};
 use std::collections::BTreeMap;
 
 /// A shard that no assignment names finishes its running sequences.
@@ -33,11 +31,8 @@ pub type ObservedShards = BTreeMap<Slot, Observed>;
 /// One thing to do for one slot.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Begin to track the slot, for what is desired of it, with this copy of the files.
-    Adopt {
-        /// Which copy.
-        copy: u32,
-    },
+    /// Begin to track the slot, for what is desired of it.
+    Adopt,
     /// Start work.
     Start(Work),
     /// Hand the worker the desired envelope and next stage.
@@ -73,9 +68,9 @@ pub fn step(desired: &DesiredShards, observed: &ObservedShards, now_ms: u64) -> 
 /// Marks an action as begun.
 pub fn begin(observed: &mut ObservedShards, desired: &DesiredShards, slot: &Slot, action: &Action, now_ms: u64) {
     match action {
-        Action::Adopt { copy } => {
+        Action::Adopt => {
             if let Some(wanted) = desired.get(slot) {
-                observed.insert(slot.clone(), Observed::new(wanted, *copy));
+                observed.insert(slot.clone(), Observed::new(wanted));
             }
         }
         Action::Forget => {
@@ -223,11 +218,6 @@ impl World<'_> {
 
     /// Begins what is desired and not yet tracked, or tracked as something else that is at rest by now.
     fn adopt(&self, actions: &mut Vec<(Slot, Action)>) {
-        let mut taken: Vec<(&Slot, &Slice, u32)> = self
-            .observed
-            .iter()
-            .map(|(slot, seen)| (slot, &seen.slice, seen.copy))
-            .collect();
         for (slot, wanted) in self.desired {
             let free = match self.observed.get(slot) {
                 None => true,
@@ -237,18 +227,9 @@ impl World<'_> {
                         && matches!(seen.state, State::Idle(_) | State::Failed { .. })
                 }
             };
-            if !free {
-                continue;
+            if free {
+                actions.push((slot.clone(), Action::Adopt));
             }
-            let is_taken = |copy: &u32| {
-                let by = |(other, slice, held): &(&Slot, &Slice, u32)| {
-                    *other != slot && held == copy && slice.shares_files(&wanted.slice)
-                };
-                taken.iter().any(by)
-            };
-            let copy = (0..).find(|copy| !is_taken(copy)).unwrap_or(u32::MAX);
-            taken.push((slot, &wanted.slice, copy));
-            actions.push((slot.clone(), Action::Adopt { copy }));
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The agent's end of a worker's control socket: one JSON object a line each way, one request at a time.
 
-use crate::shard::observed::{Fault, WorkerPhase};
+use crate::shard::observed::{Fault, Measured, WorkerPhase};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use proto::control::v1::MemoryUse;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
@@ -34,6 +35,22 @@ pub struct Status {
     /// For a person, when failed.
     #[serde(default)]
     pub message: Option<String>,
+    /// What it takes on its device, once loaded.
+    #[serde(default)]
+    memory: Option<Memory>,
+    /// One CamelCase word while it is short of memory.
+    #[serde(default)]
+    pressure: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+struct Memory {
+    #[serde(default)]
+    weights_bytes: u64,
+    #[serde(default)]
+    kv_bytes: u64,
+    #[serde(default)]
+    compute_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -46,6 +63,18 @@ enum Phase {
 }
 
 impl Status {
+    /// What it says of its memory.
+    pub fn measured(&self) -> Measured {
+        Measured {
+            memory: self.memory.map(|memory| MemoryUse {
+                weights_bytes: memory.weights_bytes,
+                kv_bytes: memory.kv_bytes,
+                compute_bytes: memory.compute_bytes,
+            }),
+            pressure: self.pressure.clone().unwrap_or_default(),
+        }
+    }
+
     /// Where the worker is in its life.
     pub fn phase(&self) -> WorkerPhase {
         match self.phase {

@@ -2,7 +2,6 @@
 
 use crate::shard::Slot;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// What a worker reads at its start. The worker refuses fields that it does not know.
@@ -52,6 +51,17 @@ pub struct WorkerConfig {
     pub trust_domain: String,
     /// Seconds without us after which the worker ends.
     pub orphan_grace_s: u64,
+    /// What may be given up when memory is short.
+    pub pressure: PressureConfig,
+}
+
+/// What may be given up when memory is short.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct PressureConfig {
+    /// The KV cache may be loaded in 8 bits.
+    pub allow_kv_quantisation: bool,
+    /// The first layers may be left in host memory.
+    pub allow_host_layers: bool,
 }
 
 /// A GGUF split set.
@@ -74,6 +84,10 @@ pub struct RuntimeConfig {
     pub kv_type: &'static str,
     /// Rows of one step.
     pub max_step_rows: u32,
+    /// Positions of the KV cache; 0: of all sequences together.
+    pub kv_cells: u32,
+    /// Slots for kept prefixes beside the sequences.
+    pub prefix_sequences: u32,
 }
 
 /// The name of a KV type in a worker's configuration.
@@ -98,10 +112,9 @@ pub struct Places {
 }
 
 impl Places {
-    /// The places of a slot. Slots are told apart by a hash, since a uid is the operator's text and no file name.
+    /// The places of a slot.
     pub fn new(state_dir: &Path, slot: &Slot) -> Self {
-        let hash = Sha256::digest(slot.to_string());
-        let key: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let key = slot.key();
         let directory = state_dir.join("workers").join(&key);
         Self {
             identity: directory.join("identity"),

@@ -8,7 +8,7 @@ use std::process::ExitStatus;
 pub const BAD_WEIGHTS: &str = "BadWeights";
 
 /// Exit codes that a worker gives reasons by.
-const CODES: [(i32, &str, &str); 4] = [
+const CODES: [(i32, &str, &str); 5] = [
     (
         64,
         "BadConfiguration",
@@ -19,6 +19,11 @@ const CODES: [(i32, &str, &str); 4] = [
         69,
         "BackendUnavailable",
         "the engine cannot use the device; check its driver",
+    ),
+    (
+        71,
+        "InsufficientMemory",
+        "weights, cache and the largest step do not fit what the placement allows",
     ),
     (78, "UnsupportedCPU", "the processor lacks x86-64-v3 (AVX2, FMA, F16C)"),
 ];

@@ -262,6 +262,10 @@ impl Watch {
                 endpoint: status.endpoint.clone(),
             })
             .await;
+            let measured = status.measured();
+            if self.said.as_ref().map(Status::measured).unwrap_or_default() != measured {
+                self.send(Event::Measured(measured)).await;
+            }
             self.said = Some(status);
         }
         Ok(())

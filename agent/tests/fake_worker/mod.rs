@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -45,8 +44,15 @@ pub fn executable(directory: &Path, manner: Manner) -> PathBuf {
         "#!/bin/sh\nexport FAKE_WORKER_CONFIG=\"$2\" FAKE_WORKER_MANNER={name}\nexec '{}' --exact the_fake_worker_itself --nocapture --quiet \"$2\"\n",
         own.display()
     );
-    std::fs::write(&path, script).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let text = path.with_extension("text");
+    std::fs::write(&text, script).unwrap();
+    // Written by another process: a child that a test beside this one forks would inherit our descriptor, and nothing that is
+    // open for writing can be executed.
+    let installed = std::process::Command::new("install")
+        .args(["-m", "755"])
+        .args([&text, &path])
+        .status();
+    assert!(installed.unwrap().success());
     path
 }
 

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use clap::Parser;
 use engine::select_device;
 use lifecycle::log;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::compute::{device, engine_loader};
 use crate::config::WorkerConfig;
+use crate::memory::observation;
 use crate::process;
-use crate::run::{Exit, run};
-
-/// Threads that carry bytes: encryption of one stream each way. Compute has a thread, or a pool, of its own.
-const IO_THREADS: usize = 2;
+use crate::run::{Exit, run_observed};
 
 /// Runs one shard of a model. Started and supervised by shardwright-agent.
 #[derive(Debug, Parser)]
@@ -41,22 +40,30 @@ impl Args {
         }
         lifecycle::log::to_stderr(self.log_format);
         process::confine(&config);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(IO_THREADS)
-            .enable_all()
-            .build();
-        let runtime = match runtime {
+        let runtime = match io_runtime() {
             Ok(runtime) => runtime,
             Err(error) => return refuse(Exit::Engine, &error),
         };
         let exit = runtime.block_on(async {
-            let loader = engine_loader(Arc::clone(&config));
-            run(config, loader, terminated()).await
+            let (gauge, observation) = observation();
+            let loader = engine_loader(Arc::clone(&config), gauge);
+            run_observed(config, loader, observation, terminated()).await
         });
         // The engine may be in the middle of a load: the process does not wait for it.
         runtime.shutdown_background();
         exit.unwrap_or_else(|error| refuse(Exit::Config, &error))
     }
+}
+
+/// The thread that carries bytes: encryption of one stream each way. Compute has a thread, or a pool, of its own.
+///
+/// It is one: what arrives passes through several tasks on its way to the compute thread, and handing it from one thread to the
+/// next would cost more than the work of each.
+///
+/// # Errors
+/// When the system refuses what a runtime needs.
+pub fn io_runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 fn refuse(exit: Exit, error: &dyn std::fmt::Display) -> Exit {

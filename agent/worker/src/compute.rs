@@ -1,10 +1,12 @@
 //! What a stage computes with: the engine in production, plain arithmetic in tests.
 
 mod llama;
+mod loading;
 
 pub use llama::{device, engine_loader};
 
-use engine::sample::sample;
+use engine::Sampling;
+use engine::sample::{any_nan, sample};
 
 use crate::step::Row;
 
@@ -53,6 +55,10 @@ pub trait Compute {
 
     /// Forgets positions `[from, end)` of a sequence; `end` `None` means all that follow. Positions that are not held are fine.
     fn remove(&mut self, sequence: u32, from: u32, end: Option<u32>) -> Result<(), ComputeError>;
+
+    /// Gives the empty sequence `to` positions `[0, end)` of `from`, which keeps them; no data moves. The caller has checked that
+    /// `from` holds them.
+    fn copy_prefix(&mut self, from: u32, to: u32, end: u32) -> Result<(), ComputeError>;
 }
 
 /// Samples a token for every row that wants one, from its logits; `logits` come in row order.
@@ -62,20 +68,31 @@ pub trait Compute {
 pub fn choose<'a>(rows: &[Row], mut logits: impl Iterator<Item = &'a [f32]>) -> Result<Vec<i32>, ComputeError> {
     let mut tokens = Vec::new();
     for row in rows {
-        let Some(sampling) = row.sample else { continue };
+        if row.sample.is_none() {
+            continue;
+        }
         let of_row = logits.next().filter(|logits| !logits.is_empty());
         let missing = || format!("no logits for sequence {} at {}", row.sequence, row.position);
         let of_row = of_row.ok_or_else(|| ComputeError::Failed(missing()))?;
-        if of_row.iter().any(|logit| logit.is_nan()) {
-            let message = format!("logits of sequence {} are not numbers", row.sequence);
-            return Err(ComputeError::Failed(message));
-        }
-        tokens.push(sample(of_row, &sampling, row.position + 1));
+        tokens.push(choose_token(row, of_row)?);
     }
     if logits.next().is_some() {
         return Err(ComputeError::Failed("more logits than rows that sample".to_owned()));
     }
     Ok(tokens)
+}
+
+/// Samples the token that follows `row`, from its logits; the largest where the row does not say how.
+///
+/// # Errors
+/// When one is not a number: such a model has gone astray.
+pub fn choose_token(row: &Row, logits: &[f32]) -> Result<i32, ComputeError> {
+    if any_nan(logits) {
+        let message = format!("logits of sequence {} are not numbers", row.sequence);
+        return Err(ComputeError::Failed(message));
+    }
+    let sampling = row.sample.unwrap_or(Sampling::GREEDY);
+    Ok(sample(logits, &sampling, row.position + 1))
 }
 
 /// Why a shard could not be loaded; decides the process's exit code.
@@ -84,6 +101,9 @@ pub enum LoadError {
     /// The files cannot be loaded as the slice they should be.
     #[error("the weights were refused: {0}")]
     Weights(String),
+    /// It does not fit its memory budget, or the largest step does not.
+    #[error("the shard does not fit: {0}")]
+    Memory(String),
     /// The backend or its device is not there.
     #[error("the device is unavailable: {0}")]
     Device(String),

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use engine::stage::PARALLEL_SEQUENCES_LIMIT;
 use identity::{Role, SpiffeId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -14,8 +15,8 @@ use crate::stage::link::MAX_MESSAGE_BYTES;
 
 /// Bytes of a configuration that are read: hundreds of paths fit, a wrong file is noticed.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
-/// Sequences of one pipeline: what a unified KV cache of llama.cpp can tell apart.
-const MAX_SEQUENCES: u32 = 256;
+/// Sequences and prefixes of one pipeline together.
+const MAX_SEQUENCES: u32 = PARALLEL_SEQUENCES_LIMIT;
 /// Activations of one step: with the rows beside them they fit a message of the data plane.
 const MAX_STEP_BYTES: u64 = (MAX_MESSAGE_BYTES as u64 / 8) * 7;
 /// Rows of one step, however narrow the model: each takes some tens of bytes in a message.
@@ -71,6 +72,9 @@ pub struct WorkerConfig {
     pub trust_domain: String,
     /// Seconds without an agent after which the worker drains and ends.
     pub orphan_grace_s: u64,
+    /// What may be given up when memory is short; nothing where unset.
+    #[serde(default)]
+    pub pressure: PressureConfig,
 }
 
 /// A GGUF split set.
@@ -95,9 +99,15 @@ pub struct RuntimeConfig {
     pub kv_type: KvType,
     /// Rows of one step.
     pub max_step_rows: u32,
+    /// Positions that the cache holds over all slots; 0: `context_length * parallel_sequences`.
+    #[serde(default)]
+    pub kv_cells: u32,
+    /// Slots for kept prefixes, after those of the sequences.
+    #[serde(default)]
+    pub prefix_sequences: u32,
 }
 
-/// Families of ggml backends that this build loads.
+/// Families of ggml backends that a worker can load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
@@ -105,6 +115,40 @@ pub enum Backend {
     Cpu,
     /// Any Vulkan device.
     Vulkan,
+    /// NVIDIA's.
+    Cuda,
+    /// AMD's.
+    Hip,
+    /// Intel's.
+    Sycl,
+    /// Adreno and others.
+    OpenCl,
+}
+
+impl Backend {
+    /// The name of its module and in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Vulkan => "vulkan",
+            Self::Cuda => "cuda",
+            Self::Hip => "hip",
+            Self::Sycl => "sycl",
+            Self::OpenCl => "opencl",
+        }
+    }
+}
+
+/// What may be given up when memory is short.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PressureConfig {
+    /// The KV cache may be loaded in 8 bits; that changes tokens.
+    pub allow_kv_quantisation: bool,
+    /// The shard's first layers may be left in host memory, where the processor computes them slowly.
+    pub allow_host_layers: bool,
+    /// Folder of the control group whose limit holds; the process's own where unset.
+    pub cgroup_dir: Option<PathBuf>,
 }
 
 /// Element types of the KV cache.
@@ -216,6 +260,13 @@ impl WorkerConfig {
         require(sequences, "runtime.parallel_sequences", || {
             format!("is {}, must be 1 to {MAX_SEQUENCES}", runtime.parallel_sequences)
         })?;
+        let prefixes = runtime.prefix_sequences <= MAX_SEQUENCES - runtime.parallel_sequences;
+        require(prefixes, "runtime.prefix_sequences", || {
+            format!(
+                "is {}, with parallel_sequences at most {MAX_SEQUENCES}",
+                runtime.prefix_sequences
+            )
+        })?;
         let rows = (2..=MAX_STEP_ROWS).contains(&runtime.max_step_rows);
         require(rows, "runtime.max_step_rows", || {
             format!("is {}, must be 2 to {MAX_STEP_ROWS}", runtime.max_step_rows)
@@ -274,6 +325,8 @@ impl WorkerConfig {
             parallel_sequences: self.runtime.parallel_sequences,
             context_length: self.runtime.context_length,
             max_step_rows: self.runtime.max_step_rows,
+            kv_cells: self.runtime.kv_cells,
+            prefix_sequences: self.runtime.prefix_sequences,
         };
         Place {
             stage: self.stage,

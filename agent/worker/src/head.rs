@@ -11,6 +11,8 @@
 
 pub mod desk;
 pub mod drive;
+mod occupancy;
+mod pace;
 pub mod pipeline;
 pub mod schedule;
 pub mod service;

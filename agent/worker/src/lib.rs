@@ -13,13 +13,14 @@
 //!
 //! In the order of the flow: [`args`] and [`config`] say which shard; [`run`] is its life; [`control`] is how the agent
 //! speaks to it; [`placement`] decides what it obeys and whom it hears; [`head`] owns the schedule; [`stage`] executes
-//! steps on [`compute`]; [`step`] is what travels.
+//! steps on [`compute`]; [`memory`] says what gives way before it runs out; [`step`] is what travels.
 
 pub mod args;
 pub mod compute;
 pub mod config;
 pub mod control;
 pub mod head;
+pub mod memory;
 pub mod metrics;
 pub mod placement;
 pub mod process;

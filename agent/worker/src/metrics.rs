@@ -1,9 +1,18 @@
 //! What a worker counts. The agent asks for the text over the control socket and exposes it.
 
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::core::Collector;
+use prometheus::{
+    CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::head::schedule::{CellUse, Tally};
 
 /// Upper bounds in seconds, from a decode step of a small slice to a prefill step on a slow device.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Work in seconds from which on a ratio says something: less is the moment in which an idle pipeline forgets a sequence.
+const LEAST_WORK_S: f64 = 0.01;
 
 /// All metrics of one worker.
 #[derive(Clone, Debug)]
@@ -23,6 +32,26 @@ pub struct Metrics {
     pub active_sequences: IntGauge,
     /// Requests that wait for a slot.
     pub queue_length: IntGauge,
+    /// How long those waited that were seated.
+    pub queue_wait_seconds: Histogram,
+    /// On the head: steps composed and not answered.
+    pub steps_in_flight: IntGauge,
+    /// On the head: cache positions by `state`: `used`, `reserved`, `kept`, `total`.
+    pub kv_cells: IntGaugeVec,
+    /// On the head: sequences that began with another one's prefix.
+    pub prefix_hits: IntCounter,
+    /// On the head: positions that these did not compute.
+    pub prefix_tokens: IntCounter,
+    /// On the head: prefixes given up for cells, slots or memory.
+    pub prefix_evictions: IntCounter,
+    /// On the head: prefixes kept now.
+    pub prefixes_kept: IntGauge,
+    /// On the head: compute time of each `stage`.
+    stage_busy_seconds: CounterVec,
+    /// On the head: time that each `stage` did not compute while steps were under way.
+    pub stage_bubble_seconds: CounterVec,
+    /// On the head: the part of the last second of work that each `stage` computed.
+    pub stage_busy_ratio: GaugeVec,
 }
 
 impl Metrics {
@@ -37,7 +66,21 @@ impl Metrics {
         };
         let counter = |name: &str, help: &str| IntCounter::new(format!("shardwright_worker_{name}"), help);
         let gauge = |name: &str, help: &str| IntGauge::new(format!("shardwright_worker_{name}"), help);
-        let steps = Opts::new("shardwright_worker_steps_total", "Steps executed, by outcome.");
+        let options = |name: &str, help: &str| Opts::new(format!("shardwright_worker_{name}"), help);
+        let steps = options("steps_total", "Steps executed, by outcome.");
+        let cells = options("kv_cells", "Cache positions of every stage, by state.");
+        let busy = options(
+            "stage_busy_seconds_total",
+            "Time that each stage computed, as the head heard.",
+        );
+        let bubbles = options(
+            "stage_bubble_seconds_total",
+            "Time that each stage did not compute while steps were under way.",
+        );
+        let ratio = options(
+            "stage_busy_ratio",
+            "Part of the last second of work that each stage computed.",
+        );
         let metrics = Self {
             registry: Registry::new(),
             steps: IntCounterVec::new(steps, &["outcome"])?,
@@ -47,15 +90,54 @@ impl Metrics {
             hop_seconds: seconds("hop_seconds", "Time of a step between all later stages.")?,
             active_sequences: gauge("active_sequences", "Sequences that hold a slot.")?,
             queue_length: gauge("queue_length", "Requests that wait for a slot.")?,
+            queue_wait_seconds: seconds("queue_wait_seconds", "Time that a request waited until it was seated.")?,
+            steps_in_flight: gauge("steps_in_flight", "Steps composed and not answered.")?,
+            kv_cells: IntGaugeVec::new(cells, &["state"])?,
+            prefix_hits: counter(
+                "prefix_hits_total",
+                "Sequences that began with a kept or running prefix.",
+            )?,
+            prefix_tokens: counter(
+                "prefix_reused_tokens_total",
+                "Positions that were reused instead of computed.",
+            )?,
+            prefix_evictions: counter(
+                "prefix_evictions_total",
+                "Kept prefixes given up for cells, slots or memory.",
+            )?,
+            prefixes_kept: gauge("prefixes_kept", "Prefixes kept for reuse.")?,
+            stage_busy_seconds: CounterVec::new(busy, &["stage"])?,
+            stage_bubble_seconds: CounterVec::new(bubbles, &["stage"])?,
+            stage_busy_ratio: GaugeVec::new(ratio, &["stage"])?,
         };
-        metrics.registry.register(Box::new(metrics.steps.clone()))?;
-        metrics.registry.register(Box::new(metrics.rows.clone()))?;
-        metrics.registry.register(Box::new(metrics.tokens.clone()))?;
-        metrics.registry.register(Box::new(metrics.compute_seconds.clone()))?;
-        metrics.registry.register(Box::new(metrics.hop_seconds.clone()))?;
-        metrics.registry.register(Box::new(metrics.active_sequences.clone()))?;
-        metrics.registry.register(Box::new(metrics.queue_length.clone()))?;
+        metrics.register()?;
         Ok(metrics)
+    }
+
+    fn register(&self) -> Result<(), prometheus::Error> {
+        let collectors: [Box<dyn Collector>; 17] = [
+            Box::new(self.steps.clone()),
+            Box::new(self.rows.clone()),
+            Box::new(self.tokens.clone()),
+            Box::new(self.compute_seconds.clone()),
+            Box::new(self.hop_seconds.clone()),
+            Box::new(self.active_sequences.clone()),
+            Box::new(self.queue_length.clone()),
+            Box::new(self.queue_wait_seconds.clone()),
+            Box::new(self.steps_in_flight.clone()),
+            Box::new(self.kv_cells.clone()),
+            Box::new(self.prefix_hits.clone()),
+            Box::new(self.prefix_tokens.clone()),
+            Box::new(self.prefix_evictions.clone()),
+            Box::new(self.prefixes_kept.clone()),
+            Box::new(self.stage_busy_seconds.clone()),
+            Box::new(self.stage_bubble_seconds.clone()),
+            Box::new(self.stage_busy_ratio.clone()),
+        ];
+        for collector in collectors {
+            self.registry.register(collector)?;
+        }
+        Ok(())
     }
 
     /// A step of this stage ended; `rows` computed in `compute_us`, or why not.
@@ -73,6 +155,54 @@ impl Metrics {
     /// What a step took beyond all stages' compute, microseconds.
     pub fn record_hops(&self, hop_us: u64) {
         self.hop_seconds.observe(seconds(hop_us));
+    }
+
+    /// A request waited so long for its seat, microseconds.
+    pub fn record_queue_wait(&self, waited_us: u64) {
+        self.queue_wait_seconds.observe(seconds(waited_us));
+    }
+
+    /// How the caches are used now.
+    pub fn record_cells(&self, cells: &CellUse) {
+        let states = [
+            ("used", cells.used),
+            ("reserved", cells.reserved),
+            ("kept", cells.kept),
+            ("total", cells.cells),
+        ];
+        for (state, cells) in states {
+            let cells = i64::try_from(cells).unwrap_or(i64::MAX);
+            self.kv_cells.with_label_values(&[state]).set(cells);
+        }
+    }
+
+    /// What came of kept prefixes between two looks at the schedule.
+    pub fn record_prefixes(&self, before: &Tally, now: &Tally) {
+        self.prefix_hits.inc_by(now.prefix_hits - before.prefix_hits);
+        self.prefix_tokens.inc_by(now.reused_tokens - before.reused_tokens);
+        self.prefix_evictions.inc_by(now.evictions - before.evictions);
+    }
+
+    /// On the head: a stage of the pipeline computed so long on a step, microseconds.
+    pub fn record_stage(&self, stage: u32, compute_us: u64) {
+        let busy = self.stage_busy_seconds.with_label_values(&[&stage.to_string()]);
+        busy.inc_by(seconds(compute_us));
+    }
+
+    /// What [`Metrics::record_stage`] was told of a stage, seconds.
+    pub fn stage_busy_s(&self, stage: u32) -> f64 {
+        self.stage_busy_seconds.with_label_values(&[&stage.to_string()]).get()
+    }
+
+    /// Steps were under way for some time, of which a stage computed a part.
+    pub fn record_occupancy(&self, stage: u32, worked_s: f64, computed_s: f64) {
+        let stage = stage.to_string();
+        let bubbles = self.stage_bubble_seconds.with_label_values(&[&stage]);
+        bubbles.inc_by((worked_s - computed_s).max(0.0));
+        if worked_s >= LEAST_WORK_S {
+            let ratio = self.stage_busy_ratio.with_label_values(&[&stage]);
+            ratio.set((computed_s / worked_s).clamp(0.0, 1.0));
+        }
     }
 
     /// The text exposition format.

@@ -172,6 +172,12 @@ impl Installer {
             &loaded.parallel_sequences,
         )?;
         same("rows of a step", &runtime.max_step_rows, &loaded.max_step_rows)?;
+        same("number of cells", &runtime.kv_cells, &loaded.kv_cells)?;
+        same(
+            "number of kept prefixes",
+            &runtime.prefix_sequences,
+            &loaded.prefix_sequences,
+        )?;
         let kv_type = match loaded.kv_type {
             KvType::F16 => wire::KvType::F16,
             KvType::F32 => wire::KvType::F32,

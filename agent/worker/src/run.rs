@@ -17,11 +17,12 @@ use crate::config::WorkerConfig;
 use crate::control;
 use crate::head::drive::{Driver, MAX_SUBMISSIONS};
 use crate::head::service::{GenerateService, max_request_bytes};
+use crate::memory::{Observation, observation};
 use crate::metrics::Metrics;
 use crate::placement::{Fence, FenceError, Installer};
 use crate::shard::Shard;
 use crate::stage::carry::CarryService;
-use crate::stage::link::MAX_MESSAGE_BYTES;
+use crate::stage::link::{MAX_MESSAGE_BYTES, max_step_bytes};
 use crate::stage::thread::{self, ComputeHandle, Loading};
 
 /// How long running sequences may take to finish once the worker drains.
@@ -48,6 +49,8 @@ pub enum Exit {
     Device = 69,
     /// The engine cannot go on.
     Engine = 70,
+    /// The shard does not fit its memory budget.
+    Memory = 71,
     /// The processor lacks instructions that the build needs.
     UnsupportedCpu = 78,
 }
@@ -85,7 +88,8 @@ pub enum SetupError {
     },
 }
 
-/// Runs a worker until it has drained or failed. `shutdown` asks for the drain, as the agent may.
+/// Runs a worker until it has drained or failed. `shutdown` asks for the drain, as the agent may. Nobody measures its
+/// memory; see [`run_observed`].
 ///
 /// # Errors
 /// When it cannot begin: the caller tells why and ends with [`Exit::Config`].
@@ -94,8 +98,21 @@ pub async fn run(
     loader: Loader,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Exit, SetupError> {
+    run_observed(config, loader, observation().1, shutdown).await
+}
+
+/// As [`run`], with what the loader's gauge tells of the shard's memory.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_observed(
+    config: Arc<WorkerConfig>,
+    loader: Loader,
+    memory: Observation,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Exit, SetupError> {
     let credentials = credentials(&config)?;
-    let shard = Arc::new(shard(&config)?);
+    let shard = Arc::new(shard(&config, memory)?);
     let listener = TlsListener::bind(&config.listen, tls::server_config(&credentials)).await;
     let address = config.listen.clone();
     let listener = listener.map_err(|cause| SetupError::Listen { address, cause })?;
@@ -140,14 +157,14 @@ fn credentials(config: &WorkerConfig) -> Result<Credentials, SetupError> {
     Ok(credentials)
 }
 
-fn shard(config: &Arc<WorkerConfig>) -> Result<Shard, SetupError> {
+fn shard(config: &Arc<WorkerConfig>, memory: Observation) -> Result<Shard, SetupError> {
     let verifier = PlacementVerifier::load(&config.identity_dir).map_err(|error| SetupError::Identity {
         directory: config.identity_dir.clone(),
         cause: error.to_string(),
     })?;
     let fence = Fence::open(config.epoch_file())?;
     let installer = Installer::new(Arc::clone(config), verifier, fence);
-    Ok(Shard::new(Arc::clone(config), installer, Metrics::new()?))
+    Ok(Shard::new(Arc::clone(config), installer, Metrics::new()?, memory))
 }
 
 /// Takes renewed leaves into use.
@@ -204,6 +221,7 @@ async fn load(shard: &Shard, loading: Loading) -> Loaded {
         Ok(Err(error)) => {
             let (exit, reason) = match &error {
                 LoadError::Weights(_) => (Exit::Weights, "LoadRefused"),
+                LoadError::Memory(_) => (Exit::Memory, "InsufficientMemory"),
                 LoadError::Device(_) => (Exit::Device, "DeviceUnavailable"),
                 LoadError::UnsupportedCpu(_) => (Exit::UnsupportedCpu, "UnsupportedCPU"),
             };
@@ -261,6 +279,7 @@ impl DataPlane<'_> {
                 wake,
                 draining: shard.draining.clone(),
                 load: shard.load.clone(),
+                pressure: shard.memory.pressure.clone(),
                 metrics,
             };
             tasks.spawn(driver.run());
@@ -268,7 +287,7 @@ impl DataPlane<'_> {
         let head =
             HeadServer::new(generate).max_decoding_message_size(max_request_bytes(shard.config.runtime.context_length));
         let stage = StageServer::new(carry)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_decoding_message_size(max_step_bytes(compute.place().limits, compute.facts().embedding_length))
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let closing = CancellationToken::new();
         let closed = closing.clone().cancelled_owned();

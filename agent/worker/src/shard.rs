@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WorkerConfig;
-use crate::control::{Phase, Status};
+use crate::control::{MemoryUse, Phase, Status};
+use crate::memory::Observation;
 use crate::metrics::Metrics;
 use crate::placement::{InstallError, Installed, Installer, decode_envelope};
 use crate::stage::thread::ComputeHandle;
@@ -27,6 +28,8 @@ pub struct Shard {
     pub draining: CancellationToken,
     /// On the head: requests that run or wait.
     pub load: watch::Sender<usize>,
+    /// What the shard takes, and how short memory is.
+    pub memory: Observation,
     life: watch::Sender<Life>,
     installer: Mutex<Installer>,
     installed: watch::Receiver<Option<Arc<Installed>>>,
@@ -43,7 +46,7 @@ struct Life {
 
 impl Shard {
     /// A worker that is loading.
-    pub fn new(config: Arc<WorkerConfig>, installer: Installer, metrics: Metrics) -> Self {
+    pub fn new(config: Arc<WorkerConfig>, installer: Installer, metrics: Metrics, memory: Observation) -> Self {
         let installed = installer.watch();
         let life = Life {
             phase: Phase::Loading,
@@ -59,6 +62,7 @@ impl Shard {
             answered: watch::Sender::new(0),
             draining: CancellationToken::new(),
             load: watch::Sender::new(0),
+            memory,
             life: watch::Sender::new(life),
             installer: Mutex::new(installer),
             installed,
@@ -152,6 +156,12 @@ impl Shard {
             reason: life.reason.clone(),
             message: life.message.clone(),
             active_sequences,
+            memory: self.memory.measured.borrow().map(|memory| MemoryUse {
+                weights_bytes: memory.weights_bytes,
+                kv_bytes: memory.kv_bytes,
+                compute_bytes: memory.compute_bytes,
+            }),
+            pressure: self.memory.pressure.borrow().word().map(str::to_owned),
         }
     }
 }

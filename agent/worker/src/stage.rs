@@ -1,7 +1,9 @@
 //! A stage as others see it: executes what the stage before it sends, and hands it on.
 
+pub mod activations;
 pub mod carry;
 pub mod executor;
 pub mod link;
+pub(crate) mod patience;
 pub(crate) mod relay;
 pub mod thread;

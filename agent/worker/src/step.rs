@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use engine::sample::Sampling;
 use proto::shard::v1 as wire;
+use proto::shard::v1::kv_operation::Operation;
 
 /// One row of a step: a token at its position in a sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Sequence slot, below the placement's `parallel_sequences`.
+    /// Sequence slot, below the placement's `parallel_sequences` and `prefix_sequences` together.
     pub sequence: u32,
     /// Position in the sequence; rows of one sequence follow each other without a gap.
     pub position: u32,
@@ -28,14 +29,38 @@ pub struct Removal {
     pub end: Option<u32>,
 }
 
-/// What all stages do in one go: removals in order, then one micro-batch.
+/// Give the empty sequence `to` positions `[0, end)` of `from`, which keeps them: the cells are shared, no data moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixCopy {
+    /// Sequence slot that holds at least `end` positions.
+    pub from: u32,
+    /// Another slot, which holds nothing.
+    pub to: u32,
+    /// Positions to share, at least one.
+    pub end: u32,
+}
+
+/// What a step does to the KV caches before its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvOperation {
+    /// See [`Removal`].
+    Remove(Removal),
+    /// See [`PrefixCopy`].
+    Copy(PrefixCopy),
+}
+
+/// Operations of one step for each slot of the KV caches, at most: when every sequence ends at once, is kept in the place of another
+/// prefix and followed by a sequence that begins with a third one, six of them are needed.
+pub const MAX_OPERATIONS_PER_SLOT: usize = 8;
+
+/// What all stages do in one go: operations in order, then one micro-batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
     /// Counts up by one.
     pub number: u64,
     /// Done before the rows.
-    pub removals: Vec<Removal>,
-    /// May be empty: then the step only forgets.
+    pub operations: Vec<KvOperation>,
+    /// May be empty: then the step only changes what is held.
     pub rows: Vec<Row>,
 }
 
@@ -136,7 +161,7 @@ impl Step {
         wire::Step {
             epoch,
             number: self.number,
-            kv_operations: self.removals.iter().copied().map(Removal::to_wire).collect(),
+            kv_operations: self.operations.iter().copied().map(KvOperation::to_wire).collect(),
             rows: self.rows.iter().map(Row::to_wire).collect(),
             activations,
         }
@@ -144,16 +169,16 @@ impl Step {
 
     /// Splits a received step into its epoch, itself and its activations. The message says what is malformed.
     pub fn from_wire(step: wire::Step) -> Result<(u64, Self, Bytes), String> {
-        let removals = step
+        let unknown = || format!("step {}: a KV operation of an unknown kind", step.number);
+        let operations = step
             .kv_operations
-            .into_iter()
-            .map(|operation| match operation.operation {
-                Some(wire::kv_operation::Operation::Remove(range)) => Ok(Removal {
-                    sequence: range.sequence,
-                    from: range.from,
-                    end: (range.end != 0).then_some(range.end),
-                }),
-                None => Err(format!("step {}: a KV operation of an unknown kind", step.number)),
+            .iter()
+            .map(|operation| {
+                operation
+                    .operation
+                    .as_ref()
+                    .map(KvOperation::from_wire)
+                    .ok_or_else(unknown)
             })
             .collect::<Result<_, _>>()?;
         let rows = step.rows.iter().map(Row::from_wire).collect();
@@ -161,7 +186,7 @@ impl Step {
             step.epoch,
             Self {
                 number: step.number,
-                removals,
+                operations,
                 rows,
             },
             step.activations,
@@ -169,15 +194,46 @@ impl Step {
     }
 }
 
-impl Removal {
+impl KvOperation {
+    /// Forget a whole sequence.
+    pub fn forget(sequence: u32) -> Self {
+        Self::Remove(Removal {
+            sequence,
+            from: 0,
+            end: None,
+        })
+    }
+
     fn to_wire(self) -> wire::KvOperation {
-        let range = wire::RemoveRange {
-            sequence: self.sequence,
-            from: self.from,
-            end: self.end.unwrap_or(0),
+        let operation = match self {
+            Self::Remove(range) => Operation::Remove(wire::RemoveRange {
+                sequence: range.sequence,
+                from: range.from,
+                end: range.end.unwrap_or(0),
+            }),
+            Self::Copy(copy) => Operation::Copy(wire::CopyPrefix {
+                from_sequence: copy.from,
+                to_sequence: copy.to,
+                end: copy.end,
+            }),
         };
         wire::KvOperation {
-            operation: Some(wire::kv_operation::Operation::Remove(range)),
+            operation: Some(operation),
+        }
+    }
+
+    fn from_wire(operation: &Operation) -> Self {
+        match operation {
+            Operation::Remove(range) => Self::Remove(Removal {
+                sequence: range.sequence,
+                from: range.from,
+                end: (range.end != 0).then_some(range.end),
+            }),
+            Operation::Copy(copy) => Self::Copy(PrefixCopy {
+                from: copy.from_sequence,
+                to: copy.to_sequence,
+                end: copy.end,
+            }),
         }
     }
 }
@@ -235,25 +291,6 @@ impl Sampled {
             token: token.token,
         }
     }
-}
-
-/// f32 little endian, row-major, as activations travel.
-pub fn encode_activations(values: &[f32]) -> Bytes {
-    let mut encoded = Vec::with_capacity(std::mem::size_of_val(values));
-    for value in values {
-        encoded.extend_from_slice(&value.to_le_bytes());
-    }
-    Bytes::from(encoded)
-}
-
-/// The reverse of [`encode_activations`]. `None`: the length is no multiple of four, or a value is not finite.
-pub fn decode_activations(encoded: &[u8]) -> Option<Vec<f32>> {
-    let (values, rest) = encoded.as_chunks::<4>();
-    if !rest.is_empty() {
-        return None;
-    }
-    let decoded: Vec<f32> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    decoded.iter().all(|value| value.is_finite()).then_some(decoded)
 }
 
 #[cfg(test)]

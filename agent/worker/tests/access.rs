@@ -21,7 +21,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use worker::control::{Answer, Phase};
 use worker::run::Exit;
-use worker::step::{Row, Step, encode_activations};
+use worker::stage::activations;
+use worker::step::{Row, Step};
 
 async fn start(realm: &Realm, stage: usize, incarnation: &str) -> LocalWorker {
     let at = &realm.stages[stage];
@@ -199,10 +200,10 @@ impl Previous {
         };
         let step = Step {
             number,
-            removals: vec![],
+            operations: vec![],
             rows: vec![row],
         };
-        self.send(Message::Step(step.to_wire(epoch, encode_activations(values))))
+        self.send(Message::Step(step.to_wire(epoch, activations::encode(values.to_vec()))))
             .await;
         self.result().await.unwrap()
     }

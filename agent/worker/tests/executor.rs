@@ -8,13 +8,16 @@ use bytes::Bytes;
 use engine::Sampling;
 use rig::fake::{Fake, LAYERS, POISON, WIDTH};
 use worker::head::schedule::Limits;
+use worker::stage::activations;
 use worker::stage::executor::{Executor, Place, Yield};
-use worker::step::{Reason, Removal, Row, Step, encode_activations};
+use worker::step::{KvOperation, MAX_OPERATIONS_PER_SLOT, PrefixCopy, Reason, Removal, Row, Step};
 
 const LIMITS: Limits = Limits {
     parallel_sequences: 2,
     context_length: 16,
     max_step_rows: 4,
+    kv_cells: 0,
+    prefix_sequences: 1,
 };
 
 fn whole() -> Executor {
@@ -51,7 +54,7 @@ fn row(sequence: u32, position: u32, token: i32) -> Row {
 fn step(number: u64, rows: &[Row]) -> Step {
     Step {
         number,
-        removals: Vec::new(),
+        operations: Vec::new(),
         rows: rows.to_vec(),
     }
 }
@@ -75,32 +78,21 @@ fn a_step_that_does_not_follow_is_refused_and_changes_nothing() {
         (step(9, &second.rows), Reason::OutOfOrder),
         (step(8, &[row(0, 2, 5)]), Reason::OutOfOrder),
         (step(8, &[row(0, 0, 5)]), Reason::OutOfOrder),
-        (step(8, &[row(2, 0, 5)]), Reason::WrongShape),
+        (step(8, &[row(3, 0, 5)]), Reason::WrongShape),
         (
             step(8, &[1, 2, 3, 4, 5].map(|position| row(0, position, 5))),
             Reason::WrongShape,
         ),
         (
             Step {
-                removals: vec![Removal {
-                    sequence: 9,
-                    from: 0,
-                    end: None,
-                }],
+                operations: vec![KvOperation::forget(9)],
                 ..second.clone()
             },
             Reason::WrongShape,
         ),
         (
             Step {
-                removals: vec![
-                    Removal {
-                        sequence: 0,
-                        from: 0,
-                        end: None
-                    };
-                    3
-                ],
+                operations: vec![KvOperation::forget(0); 3 * MAX_OPERATIONS_PER_SLOT + 1],
                 ..second.clone()
             },
             Reason::WrongShape,
@@ -135,16 +127,12 @@ fn rolling_back_what_was_never_executed_is_fine_and_what_is_too_long_ago_is_not(
     let mut executor = whole();
     executor.rollback(5).unwrap();
     for number in 1..=100 {
-        let removals = vec![Removal {
-            sequence: 0,
-            from: 0,
-            end: None,
-        }];
+        let operations = vec![KvOperation::forget(0)];
         run(
             &mut executor,
             &Step {
                 number,
-                removals,
+                operations,
                 rows: vec![row(0, 0, 3)],
             },
         )
@@ -161,14 +149,10 @@ fn rolling_back_what_was_never_executed_is_fine_and_what_is_too_long_ago_is_not(
 fn a_removal_makes_room_before_the_rows_of_its_step() {
     let (mut executor, mut fresh) = (whole(), whole());
     run(&mut executor, &step(1, &[row(0, 0, 3), row(0, 1, 4)])).unwrap();
-    let removals = vec![Removal {
-        sequence: 0,
-        from: 0,
-        end: None,
-    }];
+    let operations = vec![KvOperation::forget(0)];
     let reused = Step {
         number: 2,
-        removals,
+        operations,
         rows: vec![row(0, 0, 8)],
     };
     assert_eq!(run(&mut executor, &reused), run(&mut fresh, &step(1, &[row(0, 0, 8)])));
@@ -202,7 +186,7 @@ fn activations_must_be_one_finite_row_for_each_row() {
     let rows = step(1, &[row(0, 0, 3), row(0, 1, 4)]);
     for wrong in [
         Bytes::new(),
-        encode_activations(&[1.0; WIDTH]),
+        activations::encode(vec![1.0; WIDTH]),
         Bytes::from_static(&[0; 7]),
     ] {
         assert_eq!(executor.execute(&rows, &wrong).unwrap_err().reason, Reason::WrongShape);
@@ -211,12 +195,126 @@ fn activations_must_be_one_finite_row_for_each_row() {
     values[5] = f32::NAN;
     assert_eq!(
         executor
-            .execute(&rows, &encode_activations(&values))
+            .execute(&rows, &activations::encode(values.to_vec()))
             .unwrap_err()
             .reason,
         Reason::Compute
     );
     values[5] = 2.0;
-    let executed = executor.execute(&rows, &encode_activations(&values)).unwrap();
+    let executed = executor.execute(&rows, &activations::encode(values.to_vec())).unwrap();
     assert!(matches!(executed.yields, Yield::Activations(bytes) if bytes.len() == values.len() * 4));
+}
+
+fn copy(from: u32, to: u32, end: u32) -> KvOperation {
+    KvOperation::Copy(PrefixCopy { from, to, end })
+}
+
+fn with(operations: &[KvOperation], step: Step) -> Step {
+    Step {
+        operations: operations.to_vec(),
+        ..step
+    }
+}
+
+/// Three positions in sequence 0, and the rest empty.
+fn begun() -> Executor {
+    let mut executor = whole();
+    run(
+        &mut executor,
+        &step(1, &[3, 4, 5].map(|token| row(0, token as u32 - 3, token))),
+    )
+    .unwrap();
+    executor
+}
+
+#[test]
+fn a_copied_prefix_goes_on_as_if_it_had_been_computed() {
+    let mut executor = begun();
+    let shared = with(&[copy(0, 1, 2)], step(2, &[row(1, 2, 9)]));
+    let mut computed = begun();
+    let rows = [row(1, 0, 3), row(1, 1, 4)];
+    run(&mut computed, &step(2, &rows)).unwrap();
+    let (shared, computed) = (
+        run(&mut executor, &shared),
+        run(&mut computed, &step(3, &[row(1, 2, 9)])),
+    );
+    assert_eq!(shared.unwrap(), computed.unwrap());
+    // The sequence that shares goes on too, and a kept prefix outlives both.
+    let kept = with(
+        &[
+            copy(0, 2, 3),
+            KvOperation::forget(0),
+            KvOperation::forget(1),
+            copy(2, 0, 3),
+        ],
+        step(3, &[row(0, 3, 6)]),
+    );
+    let kept = run(&mut executor, &kept).unwrap();
+    assert_eq!(kept, run(&mut begun(), &step(2, &[row(0, 3, 6)])).unwrap());
+    assert_eq!(executor.active_sequences(), 1);
+}
+
+#[test]
+fn a_copy_that_cannot_be_meant_is_refused_and_changes_nothing() {
+    let mut executor = begun();
+    run(&mut executor, &step(2, &[row(1, 0, 7)])).unwrap();
+    let refused = [
+        vec![copy(0, 1, 1)],
+        vec![copy(0, 0, 1)],
+        vec![copy(0, 2, 4)],
+        vec![copy(0, 2, 0)],
+        vec![copy(3, 2, 1)],
+        vec![copy(0, 3, 1)],
+        vec![KvOperation::forget(0), copy(0, 2, 1)],
+        vec![copy(0, 2, 1), copy(1, 2, 1)],
+        vec![KvOperation::forget(2); 3 * MAX_OPERATIONS_PER_SLOT + 1],
+        vec![KvOperation::Remove(Removal {
+            sequence: 0,
+            from: 0,
+            end: Some(2),
+        })],
+    ];
+    for operations in refused {
+        let refused = with(&operations, step(3, &[row(0, 3, 5)]));
+        assert_eq!(run(&mut executor, &refused), Err(Reason::WrongShape), "{operations:?}");
+    }
+    let mut undisturbed = begun();
+    run(&mut undisturbed, &step(2, &[row(1, 0, 7)])).unwrap();
+    let next = with(&[copy(0, 2, 3)], step(3, &[row(0, 3, 5), row(1, 1, 5)]));
+    assert_eq!(run(&mut executor, &next), run(&mut undisturbed, &next));
+}
+
+#[test]
+fn rolling_back_and_failing_undo_copies_and_leave_the_lengths_as_they_were() {
+    for failed in [false, true] {
+        let mut executor = begun();
+        let token = if failed { POISON } else { 9 };
+        let shared = with(
+            &[copy(0, 1, 2), copy(0, 2, 3)],
+            step(2, &[row(1, 2, token), row(0, 3, 8)]),
+        );
+        assert_eq!(run(&mut executor, &shared).is_err(), failed);
+        if !failed {
+            run(&mut executor, &step(3, &[row(1, 3, 9)])).unwrap();
+            executor.rollback(2).unwrap();
+        }
+        assert_eq!(executor.active_sequences(), 1);
+        // Sequences 1 and 2 are empty, sequence 0 has its three positions: the same step does the same.
+        let again = with(&[copy(0, 1, 2), copy(0, 2, 3)], step(2, &[row(1, 2, 9), row(0, 3, 8)]));
+        assert_eq!(run(&mut executor, &again).unwrap(), run(&mut begun(), &again).unwrap());
+    }
+}
+
+#[test]
+fn kept_prefixes_do_not_count_as_active_and_a_reset_forgets_them() {
+    let mut executor = begun();
+    run(
+        &mut executor,
+        &with(&[copy(0, 2, 3), KvOperation::forget(0)], step(2, &[])),
+    )
+    .unwrap();
+    assert_eq!(executor.active_sequences(), 0);
+    executor.reset().unwrap();
+    let gone = with(&[copy(2, 0, 3)], step(1, &[]));
+    assert_eq!(run(&mut executor, &gone), Err(Reason::WrongShape));
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use engine::reference::{WholeConfig, WholeModel};
-use engine::{Device, MAX_STEP_ROWS, Runtime};
+use engine::{Device, Runtime, STRICT_STEP_ROWS};
 use futures::future::join_all;
 use rig::gateway::{Gateway, request};
 use rig::process::{WorkerProcess, backend_directory, cut, model, read_model};
@@ -37,11 +37,16 @@ const PROMPTS: [&str; 4] = [
 
 /// Prompts as tokens, and what the unsplit model continues them with.
 fn expected(model: &Path) -> Vec<(Vec<i32>, Vec<i32>)> {
+    expected_of(model, <[Vec<i32>]>::to_vec)
+}
+
+/// As `expected`, for prompts made from the tokens of [`PROMPTS`].
+fn expected_of(model: &Path, make: impl Fn(&[Vec<i32>]) -> Vec<Vec<i32>>) -> Vec<(Vec<i32>, Vec<i32>)> {
     let runtime = Runtime::load(Some(&backend_directory())).unwrap();
     let config = WholeConfig::like_a_stage(Device::Cpu { threads: THREADS }, CONTEXT);
     let mut whole = WholeModel::load(&runtime, model, &config).unwrap();
-    let continued = PROMPTS.iter().map(|prompt| {
-        let prompt = whole.tokenize(prompt).unwrap();
+    let prompts: Vec<Vec<i32>> = PROMPTS.iter().map(|prompt| whole.tokenize(prompt).unwrap()).collect();
+    let continued = make(&prompts).into_iter().map(|prompt| {
         let generation = whole.greedy(&prompt, TOKENS).unwrap();
         println!("whole model: {:.1} tokens/s", generation.tokens_per_second());
         (prompt, generation.tokens)
@@ -53,7 +58,7 @@ fn realm(ends: &[u32]) -> Realm {
     let mut realm = Realm::new(ends);
     realm.runtime = RuntimeConfig {
         context_length: CONTEXT,
-        max_step_rows: MAX_STEP_ROWS,
+        max_step_rows: STRICT_STEP_ROWS,
         ..realm.runtime
     };
     realm
@@ -65,7 +70,7 @@ async fn start_processes(realm: &Realm, configs: &[WorkerConfig]) -> Result<Vec<
     for config in configs {
         let config = WorkerConfig {
             threads: THREADS,
-            // A budget like the operator's: the slice's files are mapped, so this is mostly the cache.
+            // A budget like the operator's: weights, cache and what a step computes in.
             memory_budget_bytes: 256 << 20,
             ..config.clone()
         };
@@ -148,6 +153,48 @@ async fn processes_continue_prompts_as_the_whole_model_does() {
     let expected = tokio::task::block_in_place(|| expected(&model));
     compare(&[9, 20, 30], &model, &expected).await;
     compare(&[30], &model, &expected).await;
+}
+
+/// Two prompts that begin alike and end differently, and one that goes on where the first one's answer is.
+fn related(prompts: &[Vec<i32>]) -> Vec<Vec<i32>> {
+    let [.., law, code] = prompts else {
+        panic!("the prompts are known")
+    };
+    let alike = &code[..48];
+    vec![[alike, law].concat(), [alike, &law[..3]].concat(), code.clone()]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_streams_at_once_and_shared_prefixes_answer_as_each_would_alone() {
+    let Some(model) = model() else { return };
+    let (alone, related) = tokio::task::block_in_place(|| (expected(&model), expected_of(&model, related)));
+    let mut realm = realm(&[15, 30]);
+    (realm.runtime.parallel_sequences, realm.runtime.prefix_sequences) = (4, 4);
+    let mut workers = start_processes(&realm, &cut(&realm, &model)).await.unwrap();
+    let gateway = &gateway(&realm, &workers).await;
+    let ask = |prompt: Vec<i32>| async move {
+        let reply = timeout(SLOW_LIMIT, gateway.generate(request(1, &prompt, TOKENS as u32))).await;
+        reply.expect("an answer").unwrap()
+    };
+    let ask = &ask;
+    let all = alone.iter().map(|(prompt, tokens)| async move {
+        assert_eq!(&ask(prompt.clone()).await.tokens, tokens, "four streams at once");
+    });
+    join_all(all).await;
+    let mut cached = Vec::new();
+    for (prompt, tokens) in &related {
+        let reply = ask(prompt.clone()).await;
+        assert_eq!(&reply.tokens, tokens, "after a shared prefix");
+        cached.push(reply.finished.cached_tokens);
+    }
+    // An answer that was heard before is continued as it was.
+    let (prompt, tokens) = &related[2];
+    let resumed = [prompt, &tokens[..9]].concat();
+    let reply = ask(resumed.clone()).await;
+    assert_eq!(reply.tokens[..TOKENS - 9], tokens[9..]);
+    assert_eq!(reply.finished.cached_tokens as usize, resumed.len() - 1);
+    assert_eq!(cached[..2], [48, 50], "{cached:?}");
+    end(&mut workers).await;
 }
 
 /// Tokens that arithmetic of another backend is sure not to change: the prompt's answer is clear.

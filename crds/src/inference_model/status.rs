@@ -30,6 +30,45 @@ pub struct InferenceModelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 300))]
     pub endpoint: Option<String>,
+    /// What loaded stages taught about the memory of this model; the next placement reckons with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned: Option<LearnedMemory>,
+}
+
+/// Memory beside weights and cache, where stages took more than was reckoned with. It holds for one size of cache and is
+/// forgotten when the spec asks for another.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LearnedMemory {
+    /// Tokens of the cache that it was measured with.
+    #[schemars(range(min = 0))]
+    pub kv_cache_tokens: i64,
+    /// The most that any stage took beside weights and cache, its last layers' output left out.
+    #[schemars(range(min = 0))]
+    pub compute_bytes: i64,
+    /// What a last stage took on top of that.
+    #[schemars(range(min = 0))]
+    pub output_bytes: i64,
+    /// The estimate of computeBytes.
+    #[schemars(range(min = 0))]
+    pub estimated_compute_bytes: i64,
+    /// The estimate of outputBytes.
+    #[schemars(range(min = 0))]
+    pub estimated_output_bytes: i64,
+}
+
+/// Bytes of the device's memory that a stage took, as measured after loading.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryUsed {
+    #[schemars(range(min = 0))]
+    pub weights: i64,
+    /// Cached keys and values.
+    #[schemars(range(min = 0))]
+    pub kv: i64,
+    /// Working memory of the backend.
+    #[schemars(range(min = 0))]
+    pub compute: i64,
 }
 
 /// What the source turned out to be.
@@ -50,9 +89,13 @@ pub struct ResolvedModel {
     /// Size of the file.
     #[schemars(range(min = 0))]
     pub size_bytes: i64,
-    /// SHA-256 of the file, hexadecimal.
+    /// SHA-256 of the file, hexadecimal; empty where an index pins the weights and nobody has read the whole file.
     #[schemars(length(max = 64))]
     pub sha256: String,
+    /// SHA-256 of the weight index, hexadecimal: what spec.source.indexSha256 may be set to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub index_sha256: Option<String>,
     /// SHA-256 of the vocabulary that gateways fetch, hexadecimal.
     #[schemars(length(max = 64))]
     pub vocabulary_sha256: String,
@@ -127,6 +170,13 @@ pub struct StageStatus {
     /// Weights, cache and buffers together: what the stage may use.
     #[schemars(range(min = 0))]
     pub memory_bytes: i64,
+    /// What it took, once loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_used_bytes: Option<MemoryUsed>,
+    /// What the stage does against a shortage of memory, one CamelCase word; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub pressure: Option<String>,
     /// Predicted time of this stage for one token, microseconds.
     #[schemars(range(min = 0))]
     pub predicted_us_per_token: i64,

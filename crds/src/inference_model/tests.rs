@@ -36,9 +36,17 @@ fn a_source_alone_is_enough_and_the_rest_has_defaults() {
 #[test]
 fn a_full_spec_is_admitted() {
     model(json!({
-        "source": {"uri": "file:///models/a..b.gguf", "sha256": "0f".repeat(32)},
+        "source": {
+            "uri": "https://models.example.org/a..b.gguf",
+            "sha256": "0f".repeat(32),
+            "indexSha256": "0e".repeat(32),
+            "secretRef": {"name": "access"},
+            "proxyURL": "http://proxy:3128",
+        },
         "contextLength": 4096,
         "parallelSequences": 8,
+        "kvCacheTokens": 8192,
+        "prefixCache": {"maxPrefixes": 4},
         "kvType": "Q8_0",
         "objective": "Throughput",
         "placement": {
@@ -57,14 +65,6 @@ fn a_full_spec_is_admitted() {
 #[test]
 fn every_rule_refuses_with_a_message_that_names_the_field() {
     let cases = [
-        (
-            json!({"source": {"uri": "https://example.org/model.gguf"}}),
-            "spec.source.uri must be a file:// URI with an absolute path",
-        ),
-        (
-            json!({"source": {"uri": "file://models/model.gguf"}}),
-            "spec.source.uri must be a file:// URI with an absolute path",
-        ),
         (
             json!({"source": {"uri": "file:///models/../etc/shadow"}}),
             "spec.source.uri must not contain a '..' segment",
@@ -96,6 +96,141 @@ fn every_rule_refuses_with_a_message_that_names_the_field() {
     }
 }
 
+/// A model of this source, pinned by an index.
+fn pinned(uri: &str) -> InferenceModel {
+    model(json!({"source": {"uri": uri, "indexSha256": "0f".repeat(32)}}))
+}
+
+#[test]
+fn every_scheme_is_admitted_in_its_form() {
+    for uri in [
+        "file:///models/a.gguf",
+        "pvc://models/llama/model-00001-of-00003.gguf",
+        "https://models.example.org:8443/a/model.gguf",
+        "hf://org/Model-1.5_GGUF/sub/model-Q4_K_M.gguf@refs%2Fpr%2F1",
+        "hf://org/model/model.gguf",
+        "oci://registry.example.org:5000/models/llama:1/model.gguf",
+        "oci://registry.example.org/models/llama@sha256:0f/model.gguf",
+    ] {
+        pinned(uri)
+            .validate_cel()
+            .unwrap_or_else(|errors| panic!("{uri}: {errors}"));
+    }
+}
+
+#[test]
+fn a_source_in_any_other_form_is_refused_with_what_to_write_instead() {
+    for (uri, message) in [
+        ("http://example.org/m.gguf", "must not be http://"),
+        ("s3://bucket/m.gguf", "must begin with file:///"),
+        ("file://models/model.gguf", "must begin with file:///"),
+        ("model.gguf", "must begin with file:///"),
+        ("pvc://Models/m.gguf", "must be pvc://<claim>/<path>"),
+        ("pvc://models/", "must be pvc://<claim>/<path>"),
+        ("https:///m.gguf", "must be https://<host>/<path>"),
+        ("hf://org/model", "must be hf://<organisation>/<repository>/<file>"),
+        (
+            "hf://org/model/@main",
+            "must be hf://<organisation>/<repository>/<file>",
+        ),
+        ("oci://registry", "must be oci://<registry>/<repository>"),
+        ("https://me:secret@example.org/m.gguf", "must not contain credentials"),
+        ("https://example.org/m.gguf#x", "must not contain a fragment"),
+        ("https://example.org/m m.gguf", "must not contain white space"),
+        ("https://example.org/../m.gguf", "must not contain a '..' segment"),
+        ("hf://org/model/model.safetensors@main", "convert_hf_to_gguf.py"),
+        ("file:///models/model.safetensors", "convert_hf_to_gguf.py"),
+    ] {
+        let errors = pinned(uri).validate_cel().expect_err(uri).to_string();
+        assert!(
+            errors.contains(message) && errors.contains("spec.source.uri"),
+            "{uri}: {errors}"
+        );
+    }
+}
+
+#[test]
+fn weights_from_the_network_must_be_pinned_and_local_ones_need_not() {
+    for uri in ["https://h/m.gguf", "hf://o/r/m.gguf", "oci://h/r:1"] {
+        let errors = refused(json!({"source": {"uri": uri}}));
+        assert!(errors.contains("kubectl-shardwright model index <uri>"), "{errors}");
+        model(json!({"source": {"uri": uri, "sha256": "0f".repeat(32)}}))
+            .validate_cel()
+            .expect("admitted");
+    }
+    model(json!({"source": {"uri": "pvc://models/m.gguf"}}))
+        .validate_cel()
+        .expect("admitted");
+}
+
+#[test]
+fn how_a_source_is_reached_has_rules_of_its_own() {
+    let network = |more: Value| {
+        let mut source = json!({"uri": "https://h/m.gguf", "indexSha256": "0f".repeat(32)});
+        if let (Value::Object(into), Value::Object(from)) = (&mut source, more) {
+            into.extend(from);
+        }
+        json!({"source": source})
+    };
+    for proxy in ["http://proxy:3128", "https://proxy.example.org/"] {
+        let spec = network(json!({"proxyURL": proxy, "secretRef": {"name": "access"}}));
+        model(spec).validate_cel().expect("admitted");
+    }
+    for (more, message) in [
+        (
+            json!({"proxyURL": "socks5://proxy:1"}),
+            "spec.source.proxyURL must be http://host:port or https://host:port",
+        ),
+        (
+            json!({"proxyURL": "http://me:secret@proxy:1"}),
+            "spec.source.proxyURL must not contain credentials",
+        ),
+        (
+            json!({"secretRef": {"name": "Not a name"}}),
+            "spec.source.secretRef.name must be the name of a Secret",
+        ),
+        (
+            json!({"indexSha256": "ABC"}),
+            "spec.source.indexSha256 must be 64 lower-case hexadecimal digits",
+        ),
+    ] {
+        let errors = refused(network(more.clone()));
+        assert!(errors.contains(message), "{more}: {errors}");
+    }
+    for (field, value) in [
+        ("secretRef", json!({"name": "access"})),
+        ("proxyURL", json!("http://proxy:1")),
+    ] {
+        let errors = refused(json!({"source": {"uri": "file:///m.gguf", field: value}}));
+        assert!(
+            errors.contains(&format!("spec.source.{field} is for https://")),
+            "{errors}"
+        );
+    }
+}
+
+#[test]
+fn the_cache_is_between_one_full_sequence_and_all_of_them() {
+    let spec = |tokens: i32| json!({"contextLength": 1024, "parallelSequences": 4, "kvCacheTokens": tokens});
+    for tokens in [1024, 4096] {
+        model(spec(tokens)).validate_cel().expect("admitted");
+    }
+    assert!(refused(spec(1023)).contains("spec.kvCacheTokens must be at least spec.contextLength"));
+    assert!(refused(spec(4097)).contains("spec.kvCacheTokens must be at most spec.contextLength times"));
+}
+
+#[test]
+fn sequences_and_prefixes_share_the_slots_of_one_cache() {
+    assert_eq!(model(json!({})).spec.prefix_cache.max_prefixes, 8);
+    let spec = |sequences: i32, prefixes: i32| json!({"contextLength": 16, "parallelSequences": sequences, "prefixCache": {"maxPrefixes": prefixes}});
+    for (sequences, prefixes) in [(254, 0), (222, 32)] {
+        model(spec(sequences, prefixes)).validate_cel().expect("admitted");
+    }
+    assert!(
+        refused(spec(247, 8)).contains("spec.parallelSequences plus spec.prefixCache.maxPrefixes must be at most 254")
+    );
+}
+
 #[test]
 fn the_example_of_the_documentation_is_a_model_that_the_rules_admit() {
     let text = include_str!("../../../docs/examples/inferencemodel-smollm2.yaml");
@@ -106,6 +241,18 @@ fn the_example_of_the_documentation_is_a_model_that_the_rules_admit() {
     let pins = placement.pinned_layers.as_deref().expect("pins");
     assert_eq!(pins[0].backend.as_deref(), Some("vulkan"));
     assert_eq!((pins[0].min_layers, pins[0].max_layers), (2, Some(4)));
+}
+
+#[test]
+fn the_example_of_a_model_on_a_server_is_one_that_the_rules_admit() {
+    let text = include_str!("../../../docs/examples/inferencemodel-https.yaml");
+    let model = text.split("\n---\n").nth(1).expect("a second document");
+    let example: InferenceModel = serde_saphyr::from_str(model).expect("an InferenceModel");
+    example.validate_cel().expect("admitted");
+    assert_eq!(
+        example.spec.source.secret_ref.as_ref().expect("a Secret").name,
+        "model-server"
+    );
 }
 
 #[test]

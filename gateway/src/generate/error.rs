@@ -16,9 +16,12 @@ pub enum GenerateError {
     /// The model was deleted.
     #[error("the model does not exist any more")]
     Gone,
-    /// Every head's queue is full.
-    #[error("every place of the model is taken and its queue is full")]
-    Busy,
+    /// Every head is full.
+    #[error("every place of the model is taken: {message}")]
+    Busy {
+        /// The last head's reason, with its numbers; empty where no head was left to ask.
+        message: String,
+    },
     /// The workers were lost, or moved to another placement.
     #[error("the workers of the model were lost")]
     Lost,
@@ -48,7 +51,7 @@ pub(super) enum Failure {
     /// Another head, or the same one later, may do it.
     Lost(String),
     /// Another head may do it now.
-    Busy,
+    Busy(String),
     /// No head will.
     Refused(String),
     Stalled(Duration),
@@ -59,7 +62,7 @@ impl Failure {
     pub(super) fn into_error(self) -> GenerateError {
         match self {
             Self::Lost(_) => GenerateError::Lost,
-            Self::Busy => GenerateError::Busy,
+            Self::Busy(message) => GenerateError::Busy { message },
             Self::Refused(message) => GenerateError::Refused { message },
             Self::Stalled(waited) => GenerateError::Stalled { waited },
             Self::Internal(message) => GenerateError::Internal { message },
@@ -75,7 +78,7 @@ pub(super) fn classify(status: &Status) -> Failure {
         return Failure::Lost(message);
     }
     match status.code() {
-        Code::ResourceExhausted => Failure::Busy,
+        Code::ResourceExhausted => Failure::Busy(status.message().to_owned()),
         Code::InvalidArgument => Failure::Refused(status.message().to_owned()),
         Code::Unavailable
         | Code::FailedPrecondition

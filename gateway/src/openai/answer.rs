@@ -9,7 +9,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,11 +17,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::error::ApiError;
 use super::models;
 use super::parameters::Parameters;
+use super::patience::Patience;
 use super::prompt::{self, Prompt};
 use super::shape::Header;
-use super::turn::{Kind, Piece, Turn, TurnParts, explain};
-use crate::context::Gateway;
+use super::turn::{Kind, Piece, Turn, TurnParts, explain, overdue};
+use crate::context::{Admission, Gateway};
 use crate::generate::{Generation, RequestMemory};
+use crate::keys::KeyId;
 use crate::routes::{Model, ModelState};
 use crate::vocabulary::{Speech, SpeechState};
 
@@ -32,6 +34,22 @@ const BUFFERED_EVENTS: usize = 64;
 /// How long a reader may take no event before its answer is given up: it holds a sequence that others wait for.
 const SLOW_READER_LIMIT: Duration = Duration::from_secs(60);
 
+/// What is known of a request beside its body.
+#[derive(Debug)]
+pub struct Caller {
+    /// Names it in answers and logs.
+    pub request_id: String,
+    /// Whose it is.
+    pub key: KeyId,
+    /// When it came.
+    pub started: Instant,
+    /// How long it may wait and take.
+    pub patience: Patience,
+}
+
+/// How long after its wait has ended a head's refusal may arrive.
+const LATE_REFUSAL: Duration = Duration::from_secs(1);
+
 /// Answers one request.
 ///
 /// # Errors
@@ -39,14 +57,21 @@ const SLOW_READER_LIMIT: Duration = Duration::from_secs(60);
 pub async fn answer(
     gateway: &Arc<Gateway>,
     kind: Kind,
-    request_id: String,
-    place: OwnedSemaphorePermit,
+    caller: Caller,
+    admission: Admission,
     parameters: Parameters,
     prompt: Prompt,
 ) -> Result<Response, ApiError> {
-    let started = Instant::now();
+    let Caller {
+        request_id,
+        key,
+        started,
+        patience,
+    } = caller;
+    let Admission { preparing, seat } = admission;
     let model = models::find(&*models::table(gateway)?, &parameters.model)?;
     let (context_length, speech) = ready(gateway, &model)?;
+    let place = gateway.enter(&model.uid)?;
     let fitted = prompt::fit(prompt, &speech, context_length, parameters.max_tokens, kind).await?;
     let memory = RequestMemory {
         model_uid: model.uid.clone(),
@@ -56,10 +81,16 @@ pub async fn answer(
         max_tokens: fitted.max_tokens,
         sampling: parameters.sampling(uuid::Uuid::new_v4().as_u64_pair().1),
         stop_tokens: speech.vocabulary.end_of_generation.iter().copied().collect(),
+        wait_until: patience.wait_until,
+        prefix_scope: key.prefix_scope(),
     };
-    let generation = Generation::start(Arc::clone(&gateway.heads), gateway.tables.clone(), memory)
+    let generation = Generation::start(Arc::clone(&gateway.heads), gateway.tables.clone(), memory);
+    let generation = tokio::time::timeout_at(patience.end_by, generation)
         .await
+        .map_err(|_| overdue(patience.end_by - started))?
         .map_err(|error| explain(&error, &request_id))?;
+    // From here on it is some tokens and a connection.
+    drop(preparing);
     let header = header(kind, &parameters);
     let parts = TurnParts {
         header,
@@ -68,11 +99,14 @@ pub async fn answer(
         request_id,
         metrics: Arc::clone(&gateway.metrics),
         started,
+        end_by: patience.end_by,
         cut_off: gateway.cut_off.clone(),
+        seat,
         place,
     };
-    let turn = Turn::new(generation, parts);
+    let mut turn = Turn::new(generation, parts);
     if parameters.stream {
+        turn.begin(patience.wait_until + LATE_REFUSAL).await?;
         Ok(in_pieces(turn, parameters.include_usage))
     } else {
         whole(turn).await

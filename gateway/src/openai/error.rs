@@ -130,11 +130,19 @@ impl ApiError {
         )
     }
 
+    /// 429: this client has as many answers in progress as it may have.
+    pub fn too_many_streams(message: impl Into<String>) -> Self {
+        Self {
+            code: Some("concurrency_limit"),
+            ..Self::busy(message)
+        }
+    }
+
     /// 429: no place left; nothing was begun.
     pub fn busy(message: impl Into<String>) -> Self {
         let error = Self::new(
             StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_error",
+            "rate_limit_exceeded",
             Some("queue_full"),
             message,
         );

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::error::ApiError;
 use crate::context::Gateway;
+use crate::keys::KeyId;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of a client's own request id; longer ones are replaced by ours.
@@ -23,7 +24,10 @@ pub(super) async fn guard(State(gateway): State<Arc<Gateway>>, mut request: Requ
     request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = match check_key(&gateway, request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(key) => {
+            request.extensions_mut().insert(key);
+            next.run(request).await
+        }
         Err(refused) => refused.into_response(),
     };
     let status = response.status();
@@ -44,7 +48,7 @@ fn request_id(headers: &HeaderMap) -> String {
     }
 }
 
-fn check_key(gateway: &Gateway, headers: &HeaderMap) -> Result<(), ApiError> {
+fn check_key(gateway: &Gateway, headers: &HeaderMap) -> Result<KeyId, ApiError> {
     let Some(authorization) = headers.get(header::AUTHORIZATION) else {
         return Err(ApiError::unauthenticated(
             "no API key; send the header `Authorization: Bearer <key>`",
@@ -53,13 +57,9 @@ fn check_key(gateway: &Gateway, headers: &HeaderMap) -> Result<(), ApiError> {
     let mut words = authorization.to_str().unwrap_or_default().splitn(2, ' ');
     match (words.next(), words.next().map(str::trim)) {
         (Some(scheme), Some(key)) if scheme.eq_ignore_ascii_case("bearer") && !key.is_empty() => {
-            if gateway.keys.accepts(key) {
-                Ok(())
-            } else {
-                Err(ApiError::unauthenticated(
-                    "this API key is not accepted; ask whoever runs this server for one",
-                ))
-            }
+            gateway.keys.identify(key).ok_or_else(|| {
+                ApiError::unauthenticated("this API key is not accepted; ask whoever runs this server for one")
+            })
         }
         _ => Err(ApiError::unauthenticated(
             "the header Authorization must be `Bearer <key>`",

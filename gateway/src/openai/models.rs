@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::error::{ApiError, shortened};
@@ -23,8 +25,15 @@ pub async fn list(State(gateway): State<Arc<Gateway>>) -> Result<Json<Value>, Ap
 /// One model.
 ///
 /// # Errors
-/// 404 when there is none, 503 before the first table.
-pub async fn one(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+/// 404 when there is none, 400 when the id is no text, 503 before the first table.
+pub async fn one(
+    State(gateway): State<Arc<Gateway>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Path(id) = id.map_err(|_| {
+        let message = "the model's id in the path is not percent-encoded UTF-8; GET /v1/models lists the ids";
+        ApiError::wrong_url(StatusCode::BAD_REQUEST, message)
+    })?;
     let table = table(&gateway)?;
     let model = find(&table, &id)?;
     Ok(Json(describe(&table, &model)))

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::error::ApiError;
 use super::turn::Kind;
-use crate::template::{ChatTemplate, Message, TemplateError};
+use crate::template::{Message, TemplateError};
 use crate::tokenizer::{TokenizeError, Vocabulary};
 use crate::vocabulary::Speech;
 
@@ -60,35 +60,19 @@ pub async fn fit(
     measure(tokens, context_length, max_tokens, kind)
 }
 
-async fn render(messages: Vec<Message>, speech: &Arc<Speech>) -> Result<String, ApiError> {
-    let speech = Arc::clone(speech);
-    // Up to a million steps: too long for a thread that serves others.
-    let rendered = tokio::task::spawn_blocking(move || {
-        template(&speech)?
-            .render(&messages, now_unix_s())
-            .map_err(|error| unusable(&error))
-    })
-    .await;
-    rendered.unwrap_or_else(|_| {
-        Err(unusable(&TemplateError::Failed {
-            cause: "it cannot be rendered".to_owned(),
-        }))
-    })
-}
-
-fn template(speech: &Speech) -> Result<&ChatTemplate, ApiError> {
-    match &speech.template {
-        Some(template) => template.as_ref().map_err(unusable),
-        None => Err(ApiError::invalid(
+async fn render(messages: Vec<Message>, speech: &Speech) -> Result<String, ApiError> {
+    let Some(template) = &speech.template else {
+        return Err(ApiError::invalid(
             "messages",
             "this model has no chat template (tokenizer.chat_template in its GGUF file); use /v1/completions, \
              or a model made for chat",
-        )),
-    }
-}
-
-fn unusable(error: &TemplateError) -> ApiError {
-    ApiError::invalid("messages", error.to_string())
+        ));
+    };
+    let rendered = template.render(messages, now_unix_s()).await;
+    rendered.map_err(|error| match error {
+        TemplateError::Unavailable => ApiError::not_ready(error.to_string()),
+        _ => ApiError::invalid("messages", error.to_string()),
+    })
 }
 
 fn now_unix_s() -> i64 {

@@ -24,6 +24,8 @@ pub struct Usage {
     pub prompt_tokens: usize,
     /// Tokens that the model emitted.
     pub completion_tokens: usize,
+    /// Tokens of the prompt that were kept from earlier requests. `None` where the workers did not get to say.
+    pub cached_tokens: Option<u32>,
 }
 
 impl Usage {
@@ -31,13 +33,18 @@ impl Usage {
         let Self {
             prompt_tokens,
             completion_tokens,
+            cached_tokens,
         } = self;
         let total_tokens = prompt_tokens + completion_tokens;
-        json!({
+        let mut usage = json!({
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": total_tokens,
-        })
+        });
+        if let Some(cached_tokens) = cached_tokens {
+            usage["prompt_tokens_details"] = json!({ "cached_tokens": cached_tokens });
+        }
+        usage
     }
 }
 

@@ -271,7 +271,14 @@ fn every_end_of_a_generation_has_its_status() {
             true,
         ),
         (GenerateError::Gone, 404, Some("model_not_found"), false),
-        (GenerateError::Busy, 429, Some("queue_full"), true),
+        (
+            GenerateError::Busy {
+                message: "64 of 64 sequences run, 256 requests wait".into(),
+            },
+            429,
+            Some("queue_full"),
+            true,
+        ),
         (GenerateError::Lost, 503, Some("workers_lost"), true),
         (
             GenerateError::Refused {
@@ -312,6 +319,7 @@ fn answers_have_openais_shape() {
     let usage = Usage {
         prompt_tokens: 3,
         completion_tokens: 2,
+        cached_tokens: None,
     };
     let whole = header(Kind::Chat).whole("Hi", "stop", usage);
     assert_eq!(whole["choices"][0]["message"]["content"], "Hi");
@@ -319,6 +327,12 @@ fn answers_have_openais_shape() {
         whole["usage"],
         json!({ "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5 })
     );
+    let reused = Usage {
+        cached_tokens: Some(2),
+        ..usage
+    };
+    let counted = header(Kind::Chat).usage(reused);
+    assert_eq!(counted["usage"]["prompt_tokens_details"], json!({ "cached_tokens": 2 }));
     let chunk = header(Kind::Chat).text("Hi");
     assert_eq!(
         (&chunk["object"], &chunk["choices"][0]["delta"]),

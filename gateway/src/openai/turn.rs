@@ -1,16 +1,18 @@
 //! One answer in progress: tokens in, text out, cut at stop strings, counted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
 use super::shape::{Header, Usage};
+use crate::context::Seat;
 use crate::detokenise::Detokeniser;
 use crate::generate::{GenerateError, Generation, Progress};
 use crate::metrics::Metrics;
+use crate::occupancy::Place;
 use crate::stop::{Passed, StopFilter};
 use crate::tokenizer::Vocabulary;
 
@@ -48,10 +50,13 @@ pub enum Piece {
 pub struct Turn {
     /// What all parts of the answer repeat.
     pub header: Header,
+    /// What came before the answer was begun.
+    first: Option<Piece>,
     /// `None` once nothing more is wanted from the workers.
     generation: Option<Generation>,
     prompt_tokens: usize,
     completion_tokens: usize,
+    cached_tokens: Option<u32>,
     vocabulary: Arc<Vocabulary>,
     detokeniser: Option<Detokeniser>,
     stops: Option<StopFilter>,
@@ -60,8 +65,10 @@ pub struct Turn {
     metrics: Arc<Metrics>,
     started: Instant,
     last_token: Option<Instant>,
+    end_by: Instant,
     cut_off: CancellationToken,
-    _place: OwnedSemaphorePermit,
+    _seat: Seat,
+    _place: Place<String>,
 }
 
 /// What a turn needs beside its generation.
@@ -79,10 +86,14 @@ pub struct TurnParts {
     pub metrics: Arc<Metrics>,
     /// When the request came.
     pub started: Instant,
+    /// When it must have ended.
+    pub end_by: Instant,
     /// Ends it when the process must end.
     pub cut_off: CancellationToken,
-    /// Its place among the requests.
-    pub place: OwnedSemaphorePermit,
+    /// Its places among the answers.
+    pub seat: Seat,
+    /// Its place at the model.
+    pub place: Place<String>,
 }
 
 impl Turn {
@@ -96,7 +107,9 @@ impl Turn {
             request_id,
             metrics,
             started,
+            end_by,
             cut_off,
+            seat,
             place,
         } = parts;
         metrics.active_streams.inc();
@@ -104,9 +117,11 @@ impl Turn {
         metrics.prompt_tokens.inc_by(prompt_tokens as u64);
         Self {
             header,
+            first: None,
             generation: Some(generation),
             prompt_tokens,
             completion_tokens: 0,
+            cached_tokens: None,
             vocabulary,
             detokeniser: Some(Detokeniser::default()),
             stops: Some(StopFilter::new(stop)),
@@ -115,7 +130,9 @@ impl Turn {
             metrics,
             started,
             last_token: None,
+            end_by,
             cut_off,
+            _seat: seat,
             _place: place,
         }
     }
@@ -126,14 +143,30 @@ impl Turn {
         Usage {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
+            cached_tokens: self.cached_tokens,
         }
     }
 
-    /// The next piece of text, or the end, again and again.
+    /// Waits for the first piece, until `until` at most: a request that finds no place in time is still refused as such,
+    /// and not within an answer that has begun.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn begin(&mut self, until: Instant) -> Result<(), ApiError> {
+        if let Ok(first) = tokio::time::timeout_at(until, self.next()).await {
+            self.first = Some(first?);
+        }
+        Ok(())
+    }
+
+    /// The next piece of text, or the end, again and again. Safe to cancel.
     ///
     /// # Errors
     /// When the answer cannot go on; nothing follows.
     pub async fn next(&mut self) -> Result<Piece, ApiError> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
         loop {
             let Some(generation) = &mut self.generation else {
                 return Ok(Piece::End(self.ended.unwrap_or("stop")));
@@ -141,13 +174,18 @@ impl Turn {
             let progress = tokio::select! {
                 biased;
                 () = self.cut_off.cancelled() => Err(shutting_down()),
+                () = tokio::time::sleep_until(self.end_by) => Err(overdue(self.end_by - self.started)),
                 progress = generation.next() => progress.map_err(|error| explain(&error, &self.request_id)),
             };
             let text = match progress {
                 Ok(Progress::Token(token)) => self.token(token),
-                Ok(Progress::Finished { length }) => {
-                    self.end(if length { "length" } else { "stop" });
-                    self.rest()
+                Ok(Progress::Finished { length, cached_tokens }) => {
+                    self.cached_tokens = Some(cached_tokens);
+                    self.metrics.cached_prompt_tokens.inc_by(cached_tokens.into());
+                    let Passed { text, stopped } = self.rest();
+                    // What was held back may have been all of a stop string.
+                    self.end(if length && !stopped { "length" } else { "stop" });
+                    text
                 }
                 Err(error) => {
                     self.generation = None;
@@ -184,16 +222,16 @@ impl Turn {
     }
 
     /// What was held back, after the last token.
-    fn rest(&mut self) -> String {
+    fn rest(&mut self) -> Passed {
         let unfinished = self.detokeniser.take().map(Detokeniser::finish).unwrap_or_default();
         let Some(mut stops) = self.stops.take() else {
-            return String::new();
+            return Passed::default();
         };
-        let Passed { mut text, stopped } = stops.push(&unfinished);
-        if !stopped {
-            text.push_str(&stops.finish());
+        let mut last = stops.push(&unfinished);
+        if !last.stopped {
+            last.text.push_str(&stops.finish());
         }
-        text
+        last
     }
 
     /// Lets go of the workers: a generation that goes on is cancelled.
@@ -214,6 +252,19 @@ fn shutting_down() -> ApiError {
     ApiError::interrupted("server_shutdown", "this server is shutting down; ask again")
 }
 
+/// An answer that ran out of its time.
+pub(super) fn overdue(limit: Duration) -> ApiError {
+    let message = format!(
+        "the answer took longer than the {:.1} s it may take",
+        limit.as_secs_f64()
+    );
+    ApiError {
+        status: http::StatusCode::GATEWAY_TIMEOUT,
+        retry_after_s: None,
+        ..ApiError::interrupted("deadline_exceeded", message)
+    }
+}
+
 /// What a client is told of a generation that ended badly.
 #[must_use]
 pub fn explain(error: &GenerateError, request_id: &str) -> ApiError {
@@ -224,8 +275,15 @@ pub fn explain(error: &GenerateError, request_id: &str) -> ApiError {
             retry_after_s: None,
             ..ApiError::interrupted("model_not_found", "the model was deleted")
         },
-        GenerateError::Busy => {
-            ApiError::busy("every place of this model is taken and its queue is full; try again shortly")
+        GenerateError::Busy { message } => {
+            let numbers = if message.is_empty() {
+                String::new()
+            } else {
+                format!(": {message}")
+            };
+            ApiError::busy(format!(
+                "every place of this model is taken{numbers}; try again shortly"
+            ))
         }
         GenerateError::Lost => ApiError::interrupted(
             "workers_lost",

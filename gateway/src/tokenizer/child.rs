@@ -7,13 +7,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::io::AsyncWriteExt;
+use tokio::process::{ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Job, TokenizeError, TokenizerCommand, Vocabulary};
 use crate::detokenise::Pieces;
+use crate::lines::Lines;
 
 /// Bytes of one line from the child: all pieces of a vocabulary of a million tokens, or a token for every byte of text.
 const MAX_LINE_BYTES: u64 = 64 * 1024 * 1024;
@@ -94,7 +95,7 @@ impl Child {
             .map_err(fault)?;
         let no_pipe = || Lost::Fault("it was started without pipes".to_owned());
         let stdin = process.stdin.take().ok_or_else(no_pipe)?;
-        let mut lines = Lines::new(process.stdout.take().ok_or_else(no_pipe)?);
+        let mut lines = Lines::new(process.stdout.take().ok_or_else(no_pipe)?, MAX_LINE_BYTES);
         let first = tokio::time::timeout(START_LIMIT, lines.next())
             .await
             .map_err(|_| Lost::Fault(format!("not ready within {} s", START_LIMIT.as_secs())))?
@@ -192,32 +193,4 @@ fn read_ready(line: &[u8]) -> Result<Vocabulary, String> {
         eos: ready.eos,
         add_bos: ready.add_bos,
     })
-}
-
-/// Lines of bounded length. Safe to cancel: what was read of a line stays for the next call.
-struct Lines {
-    reader: BufReader<ChildStdout>,
-    partial: Vec<u8>,
-}
-
-impl Lines {
-    fn new(stdout: ChildStdout) -> Self {
-        Self {
-            reader: BufReader::new(stdout),
-            partial: Vec::new(),
-        }
-    }
-
-    async fn next(&mut self) -> io::Result<Vec<u8>> {
-        let room = MAX_LINE_BYTES.saturating_sub(self.partial.len() as u64);
-        let mut limited = (&mut self.reader).take(room);
-        limited.read_until(b'\n', &mut self.partial).await?;
-        if self.partial.last() == Some(&b'\n') {
-            return Ok(std::mem::take(&mut self.partial));
-        }
-        if self.partial.len() as u64 >= MAX_LINE_BYTES {
-            return Err(io::Error::other(format!("a line of more than {MAX_LINE_BYTES} bytes")));
-        }
-        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended"))
-    }
 }

@@ -1,7 +1,10 @@
+use std::time::Duration;
+
 use gguf::encode::HeaderBuilder;
 use gguf::{Array, Gguf, Limits, Metadata, Value};
+use tokio::time::Instant;
 
-use super::{hex, read_facts};
+use super::{MAX_VOCABULARIES, Place, UNUSED_FOR, hex, place_for, read_facts};
 use crate::tokenizer::Vocabulary;
 
 fn metadata(entries: &[(&str, Value)]) -> Metadata {
@@ -65,4 +68,21 @@ fn a_template_of_the_wrong_type_is_an_error_and_a_missing_one_is_none() {
 #[test]
 fn digests_are_written_as_64_digits() {
     assert_eq!(hex(&[0xa5; 32]), "a5".repeat(32));
+}
+
+#[test]
+fn a_vocabulary_too_many_takes_the_place_of_the_one_unused_longest() {
+    let now = Instant::now();
+    let used = |byte: u8, ago: Duration| ([byte; 32], now - ago);
+    let recent: Vec<_> = (0..MAX_VOCABULARIES as u8)
+        .map(|byte| used(byte, Duration::ZERO))
+        .collect();
+    assert_eq!(place_for(recent[1..].iter().copied(), now), Place::Free);
+    assert_eq!(place_for(recent.iter().copied(), now), Place::None);
+    let mut some_old = recent.clone();
+    some_old[3] = used(3, UNUSED_FOR);
+    some_old[5] = used(5, UNUSED_FOR + Duration::from_secs(1));
+    assert_eq!(place_for(some_old.iter().copied(), now), Place::Of([5; 32]));
+    some_old[5] = used(5, Duration::ZERO);
+    assert_eq!(place_for(some_old.iter().copied(), now), Place::Of([3; 32]));
 }

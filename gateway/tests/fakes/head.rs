@@ -18,6 +18,9 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{MODEL_UID, Process, Trust};
 
+/// Tokens of each prompt that this head claims to have kept.
+pub const CACHED_TOKENS: u32 = 7;
+
 /// What to do with one request.
 #[derive(Clone)]
 pub enum Script {
@@ -170,6 +173,7 @@ impl Head for Service {
                 reason: reason.into(),
                 prompt_tokens: prompt,
                 completion_tokens,
+                cached_tokens: CACHED_TOKENS.min(prompt),
             };
             Ok(GenerateEvent {
                 event: Some(Event::Finished(finished)),

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use gateway::args::{Args, IdentitySource};
+use gateway::context::Limits;
 use gateway::run::{Addresses, RunError};
 use identity::{
     Authority, Credentials, DEFAULT_LEAF_LIFETIME, Identity, KeyPair, PlacementSigner, Role, SpiffeId, SubjectName,
@@ -35,6 +36,7 @@ pub const KEY: &str = "key-for-tests";
 pub const MODEL: &str = "chat";
 pub const MODEL_UID: &str = "uid-1";
 pub const CONTEXT_LENGTH: u32 = 200;
+pub const STREAMS_PER_KEY: usize = 8;
 
 /// Waits until `condition` holds.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
@@ -234,10 +236,15 @@ fn args(directory: &Path, operator: SocketAddr) -> Args {
         operator_control: operator.to_string(),
         api_keys: directory.join("keys"),
         tokenizer: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fakes/tokenizer.py")),
+        renderer: PathBuf::from(env!("CARGO_BIN_EXE_shardwright-gateway")),
         state_dir: directory.join("state"),
         listen: any,
         user_certificate: None,
         admin_listen: any,
+        limits: Limits {
+            streams_per_key: STREAMS_PER_KEY,
+            ..Limits::default()
+        },
         log_format: log::Format::Text,
     }
 }

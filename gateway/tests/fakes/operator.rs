@@ -21,8 +21,10 @@ use tonic::{Request, Response, Status};
 use super::head::FakeHead;
 use super::{CONTEXT_LENGTH, MODEL_UID, Process, Trust};
 
-/// ChatML, refusing conversations that ask for it.
+/// ChatML, refusing conversations that ask for it, and without measure where it is asked for that.
 const TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\
+    {% if message.content == 'DOUBLE' %}{% set all = namespace(text='ab') %}\
+    {% for turn in range(60) %}{% set all.text = all.text ~ all.text %}{% endfor %}{% endif %}\
     {% if message.content == 'RAISE' %}{{ raise_exception('this template will not have it') }}{% endif %}\
     {{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{% endfor %}\
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";

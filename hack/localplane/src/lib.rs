@@ -17,6 +17,7 @@ pub mod chat;
 pub mod client;
 pub mod demo;
 pub mod kubelet;
+pub mod origin;
 pub mod plane;
 pub mod process;
 pub mod stack;

@@ -81,7 +81,7 @@ impl Stack {
         let plane = Plane::start(dir).await?;
         let kubelet = Kubelet::new(&plane).await?;
         progress("installing the chart");
-        install_chart(&plane)?;
+        install_chart_with(&plane, &["operator.sourceSecretNamespaces={default}"])?;
         let ports = Ports {
             enrol: free_port()?,
             control: free_port()?,
@@ -127,6 +127,11 @@ impl Stack {
 
     pub fn plane(&self) -> &Plane {
         &self.plane
+    }
+
+    /// Where an agent keeps what it keeps.
+    pub fn state_dir(&self, node: &str) -> PathBuf {
+        self.plane.dir().join("state").join(node)
     }
 
     pub fn kubelet(&self) -> &Kubelet {
@@ -208,12 +213,14 @@ impl Stack {
             .arg("--token")
             .arg(&pod.enrol_token)
             .arg("--state-dir")
-            .arg(self.plane.dir().join("state").join(&spec.node))
+            .arg(self.state_dir(&spec.node))
             .args(["--backends", &spec.backends])
             .args(["--listen-ip", "127.0.0.1", "--advertise-ip", "127.0.0.1"])
             .args(["--memory-limit-bytes", &spec.memory_limit_bytes.to_string()])
             .args(["--threads", &spec.threads.to_string()])
-            .args(["--admin-listen", &loopback(free_port()?)]);
+            .args(["--admin-listen", &loopback(free_port()?)])
+            // A free port each: all nodes share one address here.
+            .args(["--weights-listen", "127.0.0.1:0"]);
         let process = self.spawn(&format!("agent-{}", spec.node), &command)?;
         self.agents.insert(spec.node.clone(), Member { process, command, pod });
         Ok(())
@@ -359,11 +366,17 @@ fn loopback(port: u16) -> String {
 
 /// Installs the chart of this workspace under the release name that the ServiceAccounts' names follow from.
 pub fn install_chart(plane: &Plane) -> Result<()> {
+    install_chart_with(plane, &[])
+}
+
+/// The same with these values, each as `--set` takes it.
+pub fn install_chart_with(plane: &Plane, values: &[&str]) -> Result<()> {
     let chart = assets::workspace().join("charts/shardwright");
     let mut helm = plane.helm()?;
     helm.args(["install", RELEASE])
         .arg(chart)
-        .args(["--namespace", NAMESPACE, "--create-namespace"]);
+        .args(["--namespace", NAMESPACE, "--create-namespace"])
+        .args(values.iter().flat_map(|value| ["--set", value]));
     run(&mut helm).map(drop)
 }
 

@@ -70,7 +70,13 @@ pub enum Violation {
         needed_bytes: u128,
         usable_bytes: u64,
     },
-    /// A figure of the plan is not what the problem gives.
+    /// The memory that a stage is said to take is not what the problem gives.
+    StageMemory {
+        stage: usize,
+        said: u64,
+        is: u128,
+    },
+    /// Another figure of the plan is not what the problem gives.
     WrongFigure {
         what: String,
         said: u128,
@@ -138,6 +144,9 @@ impl fmt::Display for Violation {
                     f,
                     "memory pool {pool} is given {needed_bytes} bytes and {usable_bytes} are usable"
                 )
+            }
+            Self::StageMemory { stage, said, is } => {
+                write!(f, "memory of stage {stage} is said to be {said} bytes and is {is}")
             }
             Self::WrongFigure { what, said, is } => write!(f, "{what} is said to be {said} and is {is}"),
         }
@@ -312,7 +321,13 @@ fn check_memory(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Ve
             });
         }
         *pools.entry(device.pool).or_default() += needed;
-        figure(found, || format!("memory of stage {index}"), stage.memory_bytes, needed);
+        if u128::from(stage.memory_bytes) != needed {
+            found.push(Violation::StageMemory {
+                stage: index,
+                said: stage.memory_bytes,
+                is: needed,
+            });
+        }
         figure(
             found,
             || format!("weights of stage {index}"),

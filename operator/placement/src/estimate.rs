@@ -57,6 +57,9 @@ pub struct Figures {
     /// Tokens of each sequence.
     pub context_length: u64,
     pub parallel_sequences: u64,
+    /// Tokens that the cache holds altogether. 0: all sequences at full context.
+    #[serde(default)]
+    pub kv_cells: u64,
     /// Rows of one micro-batch.
     pub max_step_rows: u64,
     /// Layers before which the model may be cut. Empty: it runs whole.
@@ -76,8 +79,8 @@ pub enum FiguresError {
 
 /// Reckons the memory a model needs.
 ///
-/// Weights are as in the file. The cache holds all sequences at full context, in whole cells, and one cell more for the
-/// runtime's padding row. The compute buffer follows how llama.cpp plans one micro-batch: the few widest tensors alive at once,
+/// Weights are as in the file. The cache holds all sequences at full context (or what `kv_cells` says), in whole cells, and one
+/// cell more for the runtime's padding row. The compute buffer follows how llama.cpp plans one micro-batch: the few widest tensors alive at once,
 /// the attention mask, and in the last stage the logits of all rows, twice (device and host). A token reads, on average,
 /// half of its own sequence's cache.
 pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
@@ -92,7 +95,10 @@ pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
             return Err(FiguresError::CutOutside { cut: *cut, layers });
         }
     }
-    let tokens = figures.context_length.saturating_mul(figures.parallel_sequences);
+    let tokens = match figures.kv_cells {
+        0 => figures.context_length.saturating_mul(figures.parallel_sequences),
+        cells => cells,
+    };
     let cells = tokens
         .div_ceil(KV_CELL_TOKENS)
         .saturating_add(1)

@@ -11,6 +11,8 @@ use proto::control::v1::{Assignments, Hello, Inspect, Inspection, ShardReport, S
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::by_digest::ByDigest;
+
 /// Agents attached at once; ten times the largest cluster that this version is measured on.
 pub const AGENTS_MAX: usize = 10_000;
 /// Shards one node may report: far above the devices of any node.
@@ -28,6 +30,8 @@ pub const INSPECTIONS_MAX: usize = 4;
 const MESSAGE_MAX: usize = 1024;
 /// A CamelCase word.
 const REASON_MAX: usize = 64;
+/// All weight indexes together: that of a model of 1000 tensors has a fifth of a mebibyte.
+const INDEXES_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// A DNS name, a colon and a port.
 const ENDPOINT_MAX: usize = 260;
 
@@ -40,6 +44,8 @@ pub struct AgentView {
     pub attached: Instant,
     /// The highest epoch it accepted, by model uid.
     pub epochs: HashMap<String, u64>,
+    /// Where it gives pieces of models to other agents; empty where it does not.
+    pub weights_endpoint: String,
     /// Whether it has reported its shards yet.
     pub reported: bool,
     /// Its shards.
@@ -119,6 +125,8 @@ pub enum AttachError {
 pub struct Agents {
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
+    /// Weight indexes of the models, which agents fetch.
+    pub indexes: ByDigest,
 }
 
 impl Default for Agents {
@@ -126,6 +134,7 @@ impl Default for Agents {
         Self {
             inner: Mutex::default(),
             changed: watch::Sender::new(0),
+            indexes: ByDigest::new(INDEXES_BYTES_MAX),
         }
     }
 }
@@ -161,6 +170,7 @@ impl Agents {
                     .filter(|accepted| is_credible(node, &accepted.model_uid, accepted.epoch))
                     .map(|accepted| (accepted.model_uid, accepted.epoch))
                     .collect(),
+                weights_endpoint: endpoint(hello.weights_endpoint),
                 reported: false,
                 shards: Arc::default(),
             };
@@ -201,9 +211,8 @@ impl Agents {
         for shard in &mut shards {
             cut(&mut shard.message, MESSAGE_MAX);
             cut(&mut shard.reason, REASON_MAX);
-            if shard.endpoint.len() > ENDPOINT_MAX {
-                shard.endpoint.clear();
-            }
+            cut(&mut shard.pressure, REASON_MAX);
+            shard.endpoint = endpoint(std::mem::take(&mut shard.endpoint));
         }
         let changed = self.with(node, session, |entry| {
             let changed = !entry.view.reported || *entry.view.shards != *shards;
@@ -357,6 +366,11 @@ fn is_credible(node: &str, model_uid: &str, epoch: u64) -> bool {
         );
     }
     credible
+}
+
+/// One that no process can have is none.
+fn endpoint(text: String) -> String {
+    if text.len() > ENDPOINT_MAX { String::new() } else { text }
 }
 
 fn cut(text: &mut String, longest: usize) {

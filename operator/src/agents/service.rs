@@ -1,12 +1,15 @@
 //! `AgentControl`: who may attach, and which leaves an agent may have for its workers.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use identity::{DEFAULT_LEAF_LIFETIME, Role, SpiffeId};
 use proto::control::v1::agent_control_server::{AgentControl, AgentControlServer};
-use proto::control::v1::{AgentMessage, IssueWorkerLeafRequest, IssueWorkerLeafResponse, OperatorMessage};
+use proto::control::v1::{
+    AgentMessage, IssueWorkerLeafRequest, IssueWorkerLeafResponse, ModelIndexPiece, ModelIndexRequest, OperatorMessage,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -14,10 +17,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::registry::Agents;
 use super::session::{OUTBOUND_QUEUE, Session};
+use crate::by_digest::{Digest, pieces};
 use crate::context::{Context, Leadership};
 
-/// Largest message from an agent: an inspection with a vocabulary of 32 MiB and the digests of every layer.
-const MESSAGE_BYTES_MAX: usize = 40 * 1024 * 1024;
+/// Largest message from an agent: an inspection with a vocabulary of 32 MiB, an index of 16 MiB and the digests of every
+/// layer.
+const MESSAGE_BYTES_MAX: usize = 56 * 1024 * 1024;
 
 /// The service that agents attach to.
 #[derive(Debug, Clone)]
@@ -61,6 +66,7 @@ fn calling_node<T>(request: &Request<T>) -> Result<String, Status> {
 #[tonic::async_trait]
 impl AgentControl for ControlService {
     type AttachStream = ReceiverStream<Result<OperatorMessage, Status>>;
+    type ModelIndexStream = Pin<Box<dyn Stream<Item = Result<ModelIndexPiece, Status>> + Send>>;
 
     async fn attach(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
         let node = calling_node(&request)?;
@@ -106,5 +112,19 @@ impl AgentControl for ControlService {
         Ok(Response::new(IssueWorkerLeafResponse {
             leaf: Some(leaf.into()),
         }))
+    }
+
+    async fn model_index(
+        &self,
+        request: Request<ModelIndexRequest>,
+    ) -> Result<Response<Self::ModelIndexStream>, Status> {
+        calling_node(&request)?;
+        self.leadership.require()?;
+        let digest = Digest::try_from(request.into_inner().sha256)
+            .map_err(|other| Status::invalid_argument(format!("sha256 has {} bytes, not 32", other.len())))?;
+        let data = self.agents.indexes.get(&digest);
+        let data = data.ok_or_else(|| Status::not_found("no model that was inspected has this weight index"))?;
+        let pieces = pieces(data).map(|data| Ok(ModelIndexPiece { data: data.into() }));
+        Ok(Response::new(futures::stream::iter(pieces).boxed()))
     }
 }

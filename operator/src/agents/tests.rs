@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use identity::KeyPair;
 use proto::control::v1::agent_control_client::AgentControlClient;
 use proto::control::v1::{
-    AgentMessage, Assignment, Assignments, Hello, Inspect, IssueWorkerLeafRequest, OperatorMessage, ShardReport,
-    agent_message, operator_message,
+    AgentMessage, Assignment, Assignments, Hello, Inspect, IssueWorkerLeafRequest, ModelIndexRequest, OperatorMessage,
+    ShardReport, agent_message, operator_message,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -199,4 +199,28 @@ async fn a_worker_gets_a_leaf_only_for_a_model_that_its_node_is_to_hold() {
     );
     assert_eq!(ask("other").await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(ask("../x").await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn an_agent_fetches_a_weight_index_in_pieces_and_nobody_else_does() {
+    let port = Port::serve(true).await;
+    let data: Vec<u8> = (0..3_000_000_u32).map(|at| at as u8).collect();
+    port.agents.indexes.insert([5; 32], data.clone().into());
+    let client = AgentControlClient::new(port.connect(agent("a")).await);
+    let ask = |sha256: Vec<u8>| {
+        let mut client = client.clone();
+        async move { within(client.model_index(ModelIndexRequest { sha256 })).await }
+    };
+    let mut stream = ask(vec![5; 32]).await.unwrap().into_inner();
+    let mut received = Vec::new();
+    while let Some(piece) = within(stream.message()).await.unwrap() {
+        assert!(piece.data.len() <= 1 << 20);
+        received.extend(piece.data);
+    }
+    assert!(received == data);
+    assert_eq!(ask(vec![6; 32]).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(ask(vec![6; 31]).await.unwrap_err().code(), Code::InvalidArgument);
+    let mut client = AgentControlClient::new(port.connect(gateway()).await);
+    let refused = within(client.model_index(ModelIndexRequest { sha256: vec![5; 32] })).await;
+    assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
 }

@@ -4,16 +4,18 @@
 //! token ─▶ TokenReview ─▶ claim (pure) ─▶ role (pure) ─▶ get Pod, get Node ─▶ live (pure) ─▶ issue
 //! ```
 //!
-//! The one port that demands no client certificate, so everything is limited: size of a request, how many are under way,
-//! how many a second.
+//! The one port that demands no client certificate, so everything is limited: size of a request, how many are under way
+//! and how many a second, from each address and altogether ([`rate`]).
 
+mod rate;
 pub mod review;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crds::names;
-use identity::{DEFAULT_LEAF_LIFETIME, Role as SpiffeRole, SpiffeId, SubjectName};
+use identity::{DEFAULT_LEAF_LIFETIME, Peer, Role as SpiffeRole, SpiffeId, SubjectName};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
@@ -25,17 +27,13 @@ use tonic::{Request, Response, Status};
 
 use crate::context::{Context, Leadership};
 use crate::error::{CallError, call};
+use rate::Rates;
 use review::{Claim, Refusal};
 
 /// A request: a token (2 KiB at most in practice) and a certificate request.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Enrolments under way: each holds up to three calls to the API server.
 const CONCURRENT_MAX: usize = 32;
-/// Enrolments that may come at once: a thousand nodes are through within half a minute.
-const BURST: f64 = 64.0;
-/// Enrolments a second, in the long run: a tenth of what an API server does with ease.
-const PER_SECOND: f64 = 40.0;
-
 /// How long one enrolment may take, its request's arrival included.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// A connection brings one enrolment; whoever dials without a certificate must not keep it for ever.
@@ -55,27 +53,24 @@ pub struct EnrolmentService {
     context: Context,
     leadership: Leadership,
     under_way: Arc<Semaphore>,
-    bucket: Arc<Mutex<Bucket>>,
+    rates: Arc<Mutex<Rates>>,
 }
 
-/// Tokens for [`PER_SECOND`] and [`BURST`].
-#[derive(Debug)]
-struct Bucket {
-    tokens: f64,
-    filled: Instant,
+/// Holds the place of one enrolment among those of its address.
+struct UnderWay<'a> {
+    rates: &'a Mutex<Rates>,
+    from: IpAddr,
 }
 
-impl Bucket {
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.tokens = (self.tokens + passed * PER_SECOND).min(BURST);
-        self.filled = now;
-        let allowed = self.tokens >= 1.0;
-        if allowed {
-            self.tokens -= 1.0;
-        }
-        allowed
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        lock(self.rates).ended(self.from);
     }
+}
+
+fn lock(rates: &Mutex<Rates>) -> MutexGuard<'_, Rates> {
+    // Single calls on counters: nothing is left half done by a panic.
+    rates.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why no leaf is issued.
@@ -109,10 +104,7 @@ impl EnrolmentService {
             context,
             leadership,
             under_way: Arc::new(Semaphore::new(CONCURRENT_MAX)),
-            bucket: Arc::new(Mutex::new(Bucket {
-                tokens: BURST,
-                filled: Instant::now(),
-            })),
+            rates: Arc::new(Mutex::new(Rates::new(Instant::now()))),
         }
     }
 
@@ -122,8 +114,11 @@ impl EnrolmentService {
         EnrolmentServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    fn within_rate(&self, now: Instant) -> bool {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(now)
+    /// A place for one enrolment from this address, while it is within its rate.
+    fn within_rate(&self, from: IpAddr) -> Option<UnderWay<'_>> {
+        let rates = &self.rates;
+        let allowed = lock(rates).begin(from, Instant::now());
+        allowed.then(|| UnderWay { rates, from })
     }
 
     async fn issue(&self, request: EnrolRequest) -> Result<EnrolResponse, EnrolError> {
@@ -202,6 +197,9 @@ impl EnrolmentService {
 impl Enrolment for EnrolmentService {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
         self.leadership.require()?;
+        // One that comes by no listener of ours has no address: such callers share one rate.
+        let peer = request.extensions().get::<Peer>();
+        let from = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip());
         let request = request.into_inner();
         let role = match request.role() {
             Role::Agent => "agent",
@@ -216,7 +214,7 @@ impl Enrolment for EnrolmentService {
                 .inc()
         };
         let permit = self.under_way.clone().try_acquire_owned();
-        let (true, Ok(_permit)) = (self.within_rate(Instant::now()), permit) else {
+        let (Some(_place), Ok(_permit)) = (self.within_rate(from), permit) else {
             count("limited");
             return Err(Status::resource_exhausted(
                 "too many enrolments at once; try again in a second",

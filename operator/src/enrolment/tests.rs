@@ -240,17 +240,3 @@ async fn a_replica_that_does_not_lead_asks_nobody() {
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "not the leader"));
     script.finished();
 }
-
-#[test]
-fn the_rate_allows_a_burst_and_then_a_steady_flow() {
-    let start = Instant::now();
-    let mut bucket = Bucket {
-        tokens: BURST,
-        filled: start,
-    };
-    assert!((0..BURST as usize).all(|_| bucket.take(start)));
-    assert!(!bucket.take(start));
-    let later = start + std::time::Duration::from_secs(1);
-    let through = (0..1000).filter(|_| bucket.take(later)).count();
-    assert_eq!(through, PER_SECOND as usize);
-}

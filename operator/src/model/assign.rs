@@ -1,33 +1,78 @@
 //! PURE: from placements in force to what each node is told to hold and each gateway may use.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
-use proto::control::v1::{Assignment, ModelRoute, Route};
+use proto::control::v1::{Assignment, ModelRoute, Route, ShardPhase, ShardStatus, SourceAccess};
 
 use super::in_force::InForce;
 use super::stages::StageSight;
-use crate::agents::NodeAssignments;
+use crate::agents::{AgentView, NodeAssignments};
+
+/// Agents that are named as holders of a model's pieces: a reader asks one after the other, and some of the first will do.
+const PEERS_MAX: usize = 16;
+
+/// A placement in force with what its nodes must be told beside it.
+#[derive(Debug)]
+pub struct Holding<'a> {
+    /// The placement.
+    pub in_force: &'a InForce,
+    /// Its stages.
+    pub sights: &'a [StageSight],
+    /// How its source is reached.
+    pub access: Option<SourceAccess>,
+}
 
 /// What every node must hold: all placements that name it, each with the endpoints known so far. Infallible.
 #[must_use]
 pub fn assignments<'a>(
-    placements: impl IntoIterator<Item = (&'a InForce, &'a [StageSight])>,
+    holdings: impl IntoIterator<Item = Holding<'a>>,
+    agents: &BTreeMap<String, AgentView>,
 ) -> BTreeMap<String, NodeAssignments> {
     let mut by_node: BTreeMap<String, NodeAssignments> = BTreeMap::new();
-    for (in_force, sights) in placements {
-        let assignment = Assignment {
-            envelope: Some(in_force.envelope.clone()),
-            routes: routes(sights),
-        };
+    for holding in holdings {
+        let Holding {
+            in_force,
+            sights,
+            access,
+        } = holding;
+        let uid = in_force.model_uid();
         for stage in in_force.stages() {
             let node = by_node.entry(stage.node.clone()).or_default();
             // A node with several stages of a model is told once.
-            if node.models.insert(in_force.model_uid().to_owned()) {
-                node.message.assignments.push(assignment.clone());
+            if node.models.insert(uid.to_owned()) {
+                node.message.assignments.push(Assignment {
+                    envelope: Some(in_force.envelope.clone()),
+                    routes: routes(sights),
+                    access: access.clone(),
+                    peers: peers(&stage.node, uid, agents),
+                });
             }
         }
     }
     by_node
+}
+
+/// Where a node may read pieces of a model that others have verified already. Each node begins after its own name, so that
+/// not all ask the same one first.
+fn peers(node: &str, uid: &str, agents: &BTreeMap<String, AgentView>) -> Vec<String> {
+    let after = agents.range::<str, _>((Bound::Excluded(node), Bound::Unbounded));
+    let before = agents.range::<str, _>((Bound::Unbounded, Bound::Excluded(node)));
+    after
+        .chain(before)
+        .filter(|(_, agent)| !agent.weights_endpoint.is_empty() && agent.shards.iter().any(|shard| has(shard, uid)))
+        .map(|(_, agent)| agent.weights_endpoint.clone())
+        .take(PEERS_MAX)
+        .collect()
+}
+
+/// Whether a shard's weights are complete and verified.
+fn has(shard: &ShardStatus, uid: &str) -> bool {
+    let verified = matches!(
+        shard.phase(),
+        ShardPhase::Loading | ShardPhase::Serving | ShardPhase::Draining
+    );
+    shard.model_uid == uid && verified
 }
 
 fn routes(sights: &[StageSight]) -> Vec<Route> {
@@ -75,10 +120,52 @@ pub fn model_route(
 
 #[cfg(test)]
 mod tests {
-    use proto::control::v1::ShardPhase;
-
     use super::*;
     use crate::model::{fixture, stages};
+
+    fn holding<'a>(in_force: &'a InForce, sights: &'a [StageSight]) -> Holding<'a> {
+        Holding {
+            in_force,
+            sights,
+            access: None,
+        }
+    }
+
+    #[test]
+    fn a_node_is_told_of_others_that_hold_the_model_and_how_to_reach_its_source() {
+        let in_force = fixture::in_force(1, &["a", "b", "c"]);
+        let mut agents = fixture::agents(&["a", "b", "c", "d"]);
+        fixture::report(&mut agents, "a", 1, 0, ShardPhase::Loading);
+        fixture::report(&mut agents, "b", 1, 1, ShardPhase::Verifying);
+        fixture::report(&mut agents, "c", 1, 2, ShardPhase::Serving);
+        fixture::report(&mut agents, "d", 0, 0, ShardPhase::Draining);
+        agents.get_mut("d").unwrap().weights_endpoint.clear();
+        let access = Some(SourceAccess {
+            proxy_url: "http://proxy:1".into(),
+            ..Default::default()
+        });
+        let holding = Holding {
+            access: access.clone(),
+            ..holding(&in_force, &[])
+        };
+        let by_node = assignments([holding], &agents);
+        let told = |node: &str| by_node[node].message.assignments[0].clone();
+        assert_eq!(told("b").access, access);
+        assert_eq!(told("b").peers, ["c:9445", "a:9445"], "each begins after its own name");
+        assert_eq!(told("a").peers, ["c:9445"], "nobody is its own peer");
+    }
+
+    #[test]
+    fn the_number_of_peers_is_bounded() {
+        let names: Vec<String> = (0..40).map(|at| format!("n{at:02}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut agents = fixture::agents(&names);
+        for name in &names {
+            fixture::report(&mut agents, name, 1, 0, ShardPhase::Serving);
+        }
+        assert_eq!(peers("n39", fixture::UID, &agents).len(), PEERS_MAX);
+        assert_eq!(peers("n39", fixture::UID, &agents)[0], "n00:9445");
+    }
 
     #[test]
     fn every_node_is_told_once_of_every_placement_that_names_it() {
@@ -86,7 +173,7 @@ mod tests {
             fixture::in_force(1, &["a", "b", "a"]),
             fixture::in_force_of("other", 7, &["b"]),
         );
-        let by_node = assignments([(&one, &[][..]), (&two, &[][..])]);
+        let by_node = assignments([holding(&one, &[]), holding(&two, &[])], &BTreeMap::new());
         assert_eq!(by_node.keys().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(by_node["a"].message.assignments.len(), 1);
         assert_eq!(by_node["b"].models.iter().collect::<Vec<_>>(), [fixture::UID, "other"]);
@@ -98,7 +185,7 @@ mod tests {
         let mut agents = fixture::agents(&["a", "b"]);
         fixture::report(&mut agents, "b", 1, 1, ShardPhase::Serving);
         let sights = stages::look(&in_force, &agents);
-        let by_node = assignments([(&in_force, sights.as_slice())]);
+        let by_node = assignments([holding(&in_force, &sights)], &agents);
         let routes = &by_node["a"].message.assignments[0].routes;
         assert_eq!(routes.iter().map(|route| route.stage).collect::<Vec<_>>(), [1]);
     }

@@ -8,15 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crds::conditions::reason;
-use crds::{InferenceModel, ModelSource};
+use crds::{InferenceModel, LearnedMemory, ModelSource};
 use identity::PlacementSigner;
-use placement::{Budget, Problem, Solution, Violation, check, explain, solve};
+use placement::{Budget, Plan, Problem, Solution, Violation, check, explain, solve};
 use proto::placement::v1::Runtime;
 use topology::{DeviceReport, HeldMemory, Input, Topology};
 
 use super::facts::Facts;
 use super::in_force::InForce;
 use super::inspect::Resolution;
+use super::learned;
 use super::observe::Observed;
 use super::sign;
 use super::stages::{self, StageSight};
@@ -137,32 +138,35 @@ pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState,
     };
     let uid = model.metadata.uid.as_deref().unwrap_or_default();
     let facts = state.facts();
-    let answering = state
-        .in_force
-        .as_ref()
-        .filter(|in_force| answers(in_force, &model.spec.source, &validated.runtime, facts.as_deref()));
+    state.learned = learn(world, &validated, &model.spec.source, facts.as_deref(), state);
+    let answering = answering(state, &model.spec.source, &validated, facts.as_deref());
     let failing = state.failures.excluded(world.now);
+    let known = Known {
+        validated: &validated,
+        facts: facts.as_deref(),
+        learned: state.learned,
+    };
     if let Some(in_force) = answering
-        && is_valid(world, uid, &validated, facts.as_deref(), in_force, &failing)
+        && is_valid(world, uid, known, in_force, &failing)
     {
         return refreshed(world, uid, in_force, signer);
     }
-    let Some(facts) = facts else {
+    let Some(facts) = facts.as_deref() else {
         return Decided {
             placed: not_resolved(state),
             new_in_force: None,
         };
     };
     let answering = answering.is_some();
-    let solved = match solve_without(world, model, &validated, &facts, &failing, state) {
+    let solved = match solve_without(world, model, &validated, facts, &failing, state) {
         // Better a device that may fail again than none.
         Err(_) if !failing.is_empty() => {
             if let Some(in_force) = state.in_force.as_ref().filter(|_| answering)
-                && is_valid(world, uid, &validated, Some(&facts), in_force, &BTreeSet::new())
+                && is_valid(world, uid, known, in_force, &BTreeSet::new())
             {
                 return refreshed(world, uid, in_force, signer);
             }
-            solve_without(world, model, &validated, &facts, &BTreeSet::new(), state)
+            solve_without(world, model, &validated, facts, &BTreeSet::new(), state)
         }
         solved => solved,
     };
@@ -174,11 +178,13 @@ pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState,
         .in_force
         .as_ref()
         .filter(|in_force| answering && translate::same_stages(&solution.plan, in_force))
+        .filter(|in_force| !outgrows(world, &solution.plan, in_force))
     {
         return refreshed(world, uid, in_force, signer);
     }
-    let draft = translate::draft(&solution, &model.spec.source.uri, &validated, &facts);
-    let epoch = state.next_epoch(uid, world.agents);
+    let draft = translate::draft(&solution, &model.spec.source.uri, &validated, facts);
+    let nodes = solution.plan.stages.iter().map(|stage| stage.node.as_str());
+    let epoch = state.next_epoch(uid, world.agents, nodes);
     match sign::sign(signer, model, &facts.index, draft, epoch, world.now_unix_s) {
         Ok(in_force) => Decided::new(in_force),
         Err(why) => Decided::no(why),
@@ -190,22 +196,72 @@ fn answers(in_force: &InForce, source: &ModelSource, runtime: &Runtime, facts: O
     let Some(placed) = &in_force.placement.source else {
         return false;
     };
-    let wanted = source.sha256.as_deref().map(str::parse::<gguf::Digest>);
+    let is = |wanted: &Option<String>, placed: &[u8]| {
+        let digest = wanted.as_deref().map(str::parse::<gguf::Digest>);
+        digest.is_none_or(|digest| digest.is_ok_and(|digest| digest.0[..] == *placed))
+    };
+    let same = |known: Option<gguf::Digest>, placed: &[u8]| known.is_none_or(|known| known.0[..] == *placed);
+    // Where an index pins the weights, the file as a whole need not have a digest.
+    let by_index = source.index_sha256.is_some() && placed.sha256.is_empty();
     placed.uri == source.uri
-        && wanted.is_none_or(|wanted| wanted.is_ok_and(|wanted| wanted.0[..] == placed.sha256[..]))
-        && facts.is_none_or(|facts| facts.sha256.0[..] == placed.sha256[..])
+        && (by_index || is(&source.sha256, &placed.sha256))
+        && is(&source.index_sha256, &placed.index_sha256)
+        && facts.is_none_or(|facts| {
+            (placed.sha256.is_empty() || same(facts.sha256, &placed.sha256))
+                && same(facts.index_sha256, &placed.index_sha256)
+        })
         && in_force.placement.runtime.as_ref() == Some(runtime)
 }
 
-/// Whether a placement can go on as it is. Without facts only its devices are judged.
-fn is_valid(
-    world: &World<'_>,
-    uid: &str,
+/// The placement in force, if it answers the spec.
+fn answering<'s>(
+    state: &'s ModelState,
+    source: &ModelSource,
     validated: &Validated,
     facts: Option<&Facts>,
-    in_force: &InForce,
-    failing: &BTreeSet<String>,
-) -> bool {
+) -> Option<&'s InForce> {
+    let in_force = state.in_force.as_ref();
+    in_force.filter(|in_force| answers(in_force, source, &validated.runtime, facts))
+}
+
+/// What is known about memory after a look at the stages in force.
+fn learn(
+    world: &World<'_>,
+    validated: &Validated,
+    source: &ModelSource,
+    facts: Option<&Facts>,
+    state: &ModelState,
+) -> Option<LearnedMemory> {
+    let known = state.learned;
+    let Some((in_force, facts)) = answering(state, source, validated, facts).zip(facts) else {
+        return known.filter(|known| learned::holds(known, &validated.runtime));
+    };
+    let Ok(estimated) = translate::estimated("", validated, facts) else {
+        return known;
+    };
+    let sights = stages::look(in_force, world.agents);
+    learned::learn(known, &estimated, &validated.runtime, in_force, &sights)
+}
+
+/// Whether a plan of the same stages gives one more memory that failed for want of it.
+fn outgrows(world: &World<'_>, plan: &Plan, in_force: &InForce) -> bool {
+    let sights = stages::look(in_force, world.agents);
+    let stages = plan.stages.iter().zip(in_force.stages()).zip(&sights);
+    stages
+        .into_iter()
+        .any(|((planned, held), sight)| sight.refused_memory() && planned.memory_bytes > held.memory_budget_bytes)
+}
+
+/// What a placement is judged by.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    validated: &'a Validated,
+    facts: Option<&'a Facts>,
+    learned: Option<LearnedMemory>,
+}
+
+/// Whether a placement can go on as it is. Without facts only its devices are judged.
+fn is_valid(world: &World<'_>, uid: &str, known: Known<'_>, in_force: &InForce, failing: &BTreeSet<String>) -> bool {
     let topology = world.topology(uid, failing, true);
     if !in_force
         .stages()
@@ -214,16 +270,22 @@ fn is_valid(
     {
         return false;
     }
-    let Some(facts) = facts else { return true };
-    let Ok(problem) = translate::problem("", validated, facts, topology) else {
+    let Some(facts) = known.facts else { return true };
+    let Ok(problem) = translate::problem("", known.validated, facts, known.learned.as_ref(), topology) else {
         return false;
     };
-    let serves = stages::look(in_force, world.agents).iter().all(StageSight::serves);
+    let sights = stages::look(in_force, world.agents);
+    let serves = sights.iter().all(StageSight::serves);
     check(&problem, &translate::plan(in_force))
         .iter()
         .all(|violation| match violation {
             // Predictions are of the day they were made.
             Violation::WrongFigure { .. } => true,
+            // One that was refused its memory shall not try again with the same budget where more is known by now.
+            Violation::StageMemory { stage, said, is } => {
+                let refused = sights.get(*stage).is_some_and(StageSight::refused_memory);
+                !(refused && *is > u128::from(*said))
+            }
             // Shards that serve have proved that they fit.
             Violation::DeviceMemory { .. } | Violation::PoolMemory { .. } => serves,
             _ => false,
@@ -232,7 +294,7 @@ fn is_valid(
 
 /// The placement goes on, under a higher epoch where a node has accepted one, or signed anew when its time runs out.
 fn refreshed(world: &World<'_>, uid: &str, in_force: &InForce, signer: &PlacementSigner) -> Decided {
-    let accepted = term::accepted(uid, world.agents);
+    let accepted = term::accepted(uid, world.agents, in_force.nodes());
     if accepted > in_force.placement.epoch {
         let epoch = accepted.saturating_add(1);
         return Decided::new(sign::raise(signer, in_force, epoch, world.now_unix_s));
@@ -245,6 +307,10 @@ fn refreshed(world: &World<'_>, uid: &str, in_force: &InForce, signer: &Placemen
 
 fn not_resolved(state: &ModelState) -> Placed {
     let message = match state.inspection.resolution() {
+        _ if state.access.is_err() => {
+            let why = state.access.as_ref().err();
+            format!("the source cannot be read: {}", why.map_or("", |why| &why.message))
+        }
         Resolution::Failed(failure) => format!("the source cannot be read: {}", failure.message),
         _ => "waits until the source has been inspected".to_owned(),
     };
@@ -264,11 +330,17 @@ fn solve_without(
     let metadata = &model.metadata;
     let name = metadata.name.as_deref().unwrap_or_default();
     let topology = world.topology(metadata.uid.as_deref().unwrap_or_default(), failing, false);
-    let problem = translate::problem(name, validated, facts, topology)?;
+    let learned = state
+        .learned
+        .filter(|learned| learned::holds(learned, &validated.runtime));
+    let problem = translate::problem(name, validated, facts, learned.as_ref(), topology)?;
     if let Some((_, why)) = state.refused.as_ref().filter(|(refused, _)| *refused == problem) {
         return Err(why.clone());
     }
-    let solved = solve_and_check(&problem);
+    let solved = solve_and_check(&problem).map_err(|why| match &learned {
+        Some(learned) => Why::new(why.reason, format!("{} ({})", why.message, learned::explain(learned))),
+        None => why,
+    });
     // Problems with devices left out are rare and short-lived; the one that matters is kept.
     if failing.is_empty() {
         state.refused = solved.as_ref().err().map(|why| (problem, why.clone()));

@@ -1,8 +1,11 @@
 //! PURE: what an agent says of a source, checked: an agent is known, but its numbers steer placements and signatures.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
+use crds::ModelSource;
 use crds::conditions::reason;
-use gguf::{Digest, Index};
+use gguf::{Digest, Index, WeightIndex};
 use proto::control::v1::{ModelFacts, PieceFacts};
 use sha2::{Digest as _, Sha256};
 
@@ -16,8 +19,10 @@ const NAME_MAX: usize = 64;
 /// What a model is, as far as placement, signatures and status need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// Of the whole file.
-    pub sha256: Digest,
+    /// Of the whole file; `None` where an index pins the weights and nobody has read the whole file.
+    pub sha256: Option<Digest>,
+    /// Of the weight index, where the agent made or read one.
+    pub index_sha256: Option<Digest>,
     /// Of the whole file.
     pub file_bytes: u64,
     /// As GGUF names it.
@@ -51,9 +56,13 @@ pub struct Facts {
 /// Why the facts are not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FactsError {
-    /// The file is another than the one asked for.
-    #[error("the file's SHA-256 is {found}, spec.source.sha256 says {wanted}")]
+    /// The file or its index is another than the one asked for.
+    #[error("the SHA-256 of the {what} is {found}, spec.source.{field} says {wanted}")]
     DigestMismatch {
+        /// What was digested.
+        what: &'static str,
+        /// The field that pins it.
+        field: &'static str,
         /// Asked for.
         wanted: String,
         /// Found.
@@ -75,15 +84,18 @@ impl FactsError {
     }
 }
 
-/// The facts and the vocabulary, if they hold together and are those of the file asked for.
-pub fn accept(message: ModelFacts, wanted: Option<&str>) -> Result<(Facts, Bytes), FactsError> {
-    let sha256 = digest("sha256", &message.sha256)?;
-    if let Some(wanted) = wanted.filter(|wanted| **wanted != sha256.to_string()) {
-        return Err(FactsError::DigestMismatch {
-            wanted: wanted.to_owned(),
-            found: sha256.to_string(),
-        });
-    }
+/// What an agent sent with its facts, for those who fetch it by its digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// For gateways.
+    pub vocabulary: Bytes,
+    /// For agents; empty where there is no index.
+    pub index: Bytes,
+}
+
+/// The facts and what came with them, if they hold together and are those of the source asked for.
+pub fn accept(mut message: ModelFacts, source: &ModelSource) -> Result<(Facts, Attached), FactsError> {
+    let (sha256, index_sha256) = pinned(&message, source)?;
     let layers = message.layers.len();
     ensure((1..=LAYERS_MAX).contains(&layers), || format!("{layers} layers"))?;
     let cuts = &message.allowed_cuts;
@@ -101,8 +113,20 @@ pub fn accept(message: ModelFacts, wanted: Option<&str>) -> Result<(Facts, Bytes
         "the vocabulary has another digest than stated".to_owned()
     })?;
     let (layer_bytes, index) = pieces(&message)?;
+    let by_index = index_sha256
+        .map(|stated| check_index(&message, stated, source))
+        .transpose()?;
+    ensure(
+        sha256.is_none() || by_index.is_none_or(|by_index| sha256 == Some(by_index)),
+        || "the file has another digest than its index says".to_owned(),
+    )?;
+    let attached = Attached {
+        vocabulary: std::mem::take(&mut message.vocabulary).into(),
+        index: std::mem::take(&mut message.index).into(),
+    };
     let facts = Facts {
-        sha256,
+        sha256: sha256.or(by_index),
+        index_sha256,
         file_bytes: message.file_bytes,
         architecture: name(&message.architecture),
         quantisation: name(&message.quantisation),
@@ -118,7 +142,74 @@ pub fn accept(message: ModelFacts, wanted: Option<&str>) -> Result<(Facts, Bytes
         vocabulary_sha256,
         allowed_cuts: message.allowed_cuts,
     };
-    Ok((facts, message.vocabulary.into()))
+    Ok((facts, attached))
+}
+
+/// The digests of file and index, if they are those that the spec asks for. A file may go without one only where its index has
+/// one; a digest that the spec pins must be answered, but that of a file whose index the spec pins as well.
+fn pinned(message: &ModelFacts, source: &ModelSource) -> Result<(Option<Digest>, Option<Digest>), FactsError> {
+    let optional = |name: &str, bytes: &[u8]| match bytes {
+        [] => Ok(None),
+        bytes => digest(name, bytes).map(Some),
+    };
+    let sha256 = optional("sha256", &message.sha256)?;
+    let index_sha256 = optional("index_sha256", &message.index_sha256)?;
+    ensure(sha256.is_some() || index_sha256.is_some(), || {
+        "neither file nor index has a digest".to_owned()
+    })?;
+    let fields = [
+        ("file", "sha256", &source.sha256, sha256),
+        ("weight index", "indexSha256", &source.index_sha256, index_sha256),
+    ];
+    for (what, field, wanted, found) in fields {
+        let Some(wanted) = wanted else { continue };
+        match found {
+            Some(found) if found.to_string() == *wanted => {}
+            None if field == "sha256" && source.index_sha256.is_some() => {}
+            found => {
+                return Err(FactsError::DigestMismatch {
+                    what,
+                    field,
+                    wanted: wanted.clone(),
+                    found: found.map_or_else(|| "not known".to_owned(), |found| found.to_string()),
+                });
+            }
+        }
+    }
+    Ok((sha256, index_sha256))
+}
+
+/// Checks that an index is the one stated, and of the model that the facts describe; gives the file's digest by it. What every
+/// tensor's bytes must be is compared by the agents that read them, with the signed root of their stage.
+fn check_index(message: &ModelFacts, stated: Digest, source: &ModelSource) -> Result<Digest, FactsError> {
+    let index = WeightIndex::parse(&message.index).map_err(|error| FactsError::Nonsense(error.to_string()))?;
+    ensure(index.digest() == stated, || {
+        "the weight index has another digest than stated".to_owned()
+    })?;
+    let bytes = index.total_bytes();
+    ensure(bytes == message.file_bytes, || {
+        format!("an index of {bytes} bytes for a file of {}", message.file_bytes)
+    })?;
+    let layer = |name: &str| name.strip_prefix("blk.")?.split('.').next()?.parse::<usize>().ok();
+    let layers: BTreeSet<usize> = index
+        .tensors()
+        .iter()
+        .filter_map(|tensor| layer(&tensor.name))
+        .collect();
+    let told = message.layers.len();
+    ensure(layers.into_iter().eq(0..told), || {
+        format!("an index of other layers than the {told} of the model")
+    })?;
+    let found = index.sha256();
+    if let Some(wanted) = source.sha256.as_ref().filter(|wanted| **wanted != found.to_string()) {
+        return Err(FactsError::DigestMismatch {
+            what: "file, by its weight index,",
+            field: "sha256",
+            wanted: wanted.clone(),
+            found: found.to_string(),
+        });
+    }
+    Ok(found)
 }
 
 fn pieces(message: &ModelFacts) -> Result<(Vec<u64>, Index), FactsError> {

@@ -30,7 +30,8 @@ const MIB: u64 = 1 << 20;
 pub fn facts() -> Facts {
     let digest = |byte| Digest([byte; 32]);
     Facts {
-        sha256: digest(9),
+        sha256: Some(digest(9)),
+        index_sha256: Some(digest(7)),
         file_bytes: 80 * MIB,
         architecture: "llama".into(),
         quantisation: "Q4_1".into(),
@@ -52,6 +53,17 @@ pub fn facts() -> Facts {
     }
 }
 
+/// A source that is named by its address alone.
+pub fn source(uri: &str) -> ModelSource {
+    ModelSource {
+        uri: uri.into(),
+        sha256: None,
+        index_sha256: None,
+        secret_ref: None,
+        proxy_url: None,
+    }
+}
+
 /// The model as a person would write it.
 pub fn model() -> InferenceModel {
     InferenceModel {
@@ -63,13 +75,14 @@ pub fn model() -> InferenceModel {
             ..Default::default()
         },
         spec: InferenceModelSpec {
-            source: ModelSource {
-                uri: "file:///models/smol.gguf".into(),
-                sha256: None,
-            },
+            source: source("file:///models/smol.gguf"),
             context_length: 256,
             parallel_sequences: 2,
+            kv_cache_tokens: None,
+            prefix_cache: crds::PrefixCache::default(),
+            memory_pressure: crds::MemoryPressure::default(),
             kv_type: crds::KvType::F16,
+            determinism: crds::Determinism::Relaxed,
             objective: crds::Objective::Latency,
             placement: PlacementConstraints::default(),
         },
@@ -124,6 +137,8 @@ pub fn signed(placement: Placement) -> InForce {
         end_layer: stage.end_layer as i32,
         weight_bytes: 20 * MIB as i64,
         memory_bytes: stage.memory_budget_bytes as i64,
+        memory_used_bytes: None,
+        pressure: None,
         predicted_us_per_token: 100,
         hop_us: None,
         endpoint: None,
@@ -192,6 +207,7 @@ pub fn agents(nodes: &[&str]) -> BTreeMap<String, AgentView> {
         session: at as u64,
         attached: Instant::now(),
         epochs: HashMap::new(),
+        weights_endpoint: format!("{}:9445", nodes[at]),
         reported: true,
         shards: Arc::default(),
     };

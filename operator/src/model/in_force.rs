@@ -36,6 +36,11 @@ impl InForce {
         stages(&self.placement)
     }
 
+    /// The nodes of its stages; one with several comes several times.
+    pub fn nodes(&self) -> impl Iterator<Item = &str> {
+        self.stages().iter().map(|stage| stage.node.as_str())
+    }
+
     /// Uid of its model.
     #[must_use]
     pub fn model_uid(&self) -> &str {

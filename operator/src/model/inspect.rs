@@ -83,6 +83,19 @@ impl Inspection {
         &self.source
     }
 
+    /// What was in the way may be gone: whoever failed is asked again at once.
+    pub fn retry(&mut self) {
+        if let Phase::AllFailed { .. } = self.phase {
+            self.tried.clear();
+            self.phase = Phase::Idle;
+        }
+    }
+
+    /// The same weights by another way.
+    pub fn reached_by(&mut self, source: ModelSource) {
+        self.source = source;
+    }
+
     /// The node to ask now, if one is to be asked; follow with [`Inspection::asked`]. `attached`: sessions by node.
     pub fn next(&mut self, attached: &BTreeMap<String, u64>, now: Instant, jitter: f64) -> Option<String> {
         match &self.phase {

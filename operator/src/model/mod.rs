@@ -4,6 +4,7 @@
 //! same time would take the same memory. The loop is woken by any change, waits [`BATCH`] for more of them (a maximum,
 //! not a quiet period: it cannot be put off for ever) and does one pass, see [`pass`].
 
+pub mod access;
 pub mod apply;
 pub mod assign;
 pub mod decide;
@@ -13,10 +14,12 @@ pub mod failures;
 mod fixture;
 pub mod in_force;
 pub mod inspect;
-
+pub mod learned;
 pub mod observe;
 pub mod pass;
+pub mod progress;
 pub mod publish;
+pub mod secrets;
 pub mod sign;
 pub mod stages;
 pub mod status;
@@ -39,6 +42,7 @@ use lifecycle::backoff::Backoff;
 use observe::Stores;
 use pass::Loop;
 use publish::Events;
+use secrets::Secrets;
 use term::Term;
 
 /// Changes that come together are decided together.
@@ -79,8 +83,10 @@ async fn control(
         context,
         agents,
         routes,
+        health,
         events,
         term: Term::begin(Instant::now()),
+        secrets: Secrets::default(),
         settled: false,
     };
     loop {

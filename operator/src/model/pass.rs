@@ -11,16 +11,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use proto::control::v1::RouteTable;
 
+use super::access::Access;
 use super::apply::{self, Prepared};
-use super::assign;
+use super::assign::{self, Holding};
 use super::decide::{self, Decided, World};
 use super::failures::Health;
 use super::in_force::InForce;
 use super::observe::Observed;
 use super::publish::{self, Events, Note};
+use super::secrets::{self, Secrets};
 use super::stages::{self, StageSight};
 use super::status::{self, Placed, Sight};
 use super::term::{ModelState, Term};
+use crate::admin::Health as Liveness;
 use crate::agents::registry::Snapshot;
 use crate::agents::{AgentView, Agents};
 use crate::context::Context;
@@ -34,10 +37,14 @@ pub struct Loop<'a> {
     pub agents: &'a Agents,
     /// The gateways.
     pub routes: &'a Routes,
+    /// Who is told that the loop is alive.
+    pub health: &'a Liveness,
     /// Where transitions are told.
     pub events: Events,
     /// What is remembered.
     pub term: Term,
+    /// The Secrets that models name.
+    pub secrets: Secrets,
     /// All agents that held placements have attached once, or were given up.
     pub settled: bool,
 }
@@ -60,7 +67,7 @@ struct Proposal {
 }
 
 impl Loop<'_> {
-    /// Observe → validate, translate, build, decide → assign, sign → apply → publish.
+    /// Observe → read Secrets → validate, translate, build, decide → assign, sign → apply → publish.
     pub async fn pass(&mut self, mut observed: Observed, now: Instant, wall: Timestamp) -> Outcome {
         // 1. (pure) Oldest first: whoever came first is placed first.
         observed.models.sort_by(|a, b| age(a).cmp(&age(b)));
@@ -68,18 +75,24 @@ impl Loop<'_> {
             nodes: agents,
             inspected,
         } = self.agents.snapshot();
-        // 2. (pure) Remember, learn, ask.
+        // 2. (client) What sources demand.
+        let named = observed.models.iter().filter_map(|model| secrets::key(model)).collect();
+        self.secrets.refresh(self.context, named, now).await;
+        // 3. (pure) Remember, learn, ask.
         self.remember(&observed, &agents, inspected, now);
         let awaited = self.term.awaited(&agents, now);
-        // 3. (pure) Decide for every model, and compute its status.
+        // 4. (pure) Decide for every model, and compute its status.
         let proposals = tokio::task::block_in_place(|| self.propose(&observed, &agents, &awaited, now, wall));
         // Deciding may have taken longer than the lease: here the loop is dropped if it no longer leads.
         tokio::task::yield_now().await;
-        // 4. (client) A placement is in force once it is in status, and not before: an epoch is never used twice.
+        // 5. (client) A placement is in force once it is in status, and not before: an epoch is never used twice.
         let failed_writes = self.apply(&proposals, &awaited, now).await;
-        // 5. (client) Tell agents, gateways and people.
+        // 6. (client) Tell agents, gateways and people.
         self.publish(&proposals, &agents, &awaited);
-        let mut wakes_at = self.term.wakes_at(&awaited, now);
+        let mut wakes_at = [self.term.wakes_at(&awaited, now), self.secrets.wakes_at()]
+            .into_iter()
+            .flatten()
+            .min();
         // Memory that one model gave up may be what another, decided before it, waits for.
         let moved = proposals.iter().any(|proposal| self.took_effect(proposal));
         if moved
@@ -107,8 +120,14 @@ impl Loop<'_> {
             Ok(verifier) => self.term.recall(&observed.models, &verifier),
             Err(error) => tracing::error!(%error, "the own placement key is not usable"),
         }
-        self.term
-            .learn(inspected, &self.routes.vocabularies, &self.context.metrics);
+        self.term.reach(&observed.models, &self.secrets);
+        self.term.doubt(agents);
+        self.term.learn(
+            inspected,
+            &self.routes.vocabularies,
+            &self.agents.indexes,
+            &self.context.metrics,
+        );
         let asked = self.agents;
         self.term.ask(&observed.models, agents, now, |node, inspect| {
             asked.inspect(node, inspect)
@@ -145,6 +164,8 @@ impl Loop<'_> {
             let Some(state) = self.term.models.get_mut(&uid) else {
                 continue;
             };
+            // Many models, or one that is hard to place, make a pass long: each of them is a sign of life.
+            self.health.beat(Some(Instant::now()));
             let refused = state.refused.is_some();
             let decided = decide::decide(&world, model, state, &self.context.keys.signer);
             let placements = &self.context.metrics.placements;
@@ -154,7 +175,7 @@ impl Loop<'_> {
             } else if !refused && state.refused.is_some() {
                 placements.with_label_values(&["refused"]).inc();
             }
-            let status = sight(model, state, &decided, agents, wall);
+            let status = sight(model, state, &decided, agents, (now, wall));
             proposals.push(Proposal {
                 model: model.clone(),
                 uid,
@@ -221,11 +242,16 @@ impl Loop<'_> {
         };
         let sights: Vec<Option<(&InForce, Vec<StageSight>)>> =
             proposals.iter().map(|proposal| look(&proposal.uid)).collect();
-        let placements = sights
-            .iter()
-            .flatten()
-            .map(|(in_force, sights)| (*in_force, sights.as_slice()));
-        self.agents.assign(&assign::assignments(placements));
+        let holdings = proposals.iter().zip(&sights).filter_map(|(proposal, sights)| {
+            let (in_force, sights) = sights.as_ref()?;
+            let access = models.get(&proposal.uid)?.access.as_ref().ok();
+            Some(Holding {
+                in_force,
+                sights,
+                access: access.and_then(Access::to_message),
+            })
+        });
+        self.agents.assign(&assign::assignments(holdings, agents));
 
         // A new leader does not yet know who serves: gateways keep their last table until it does.
         self.settled |= awaited.is_empty();
@@ -290,17 +316,23 @@ fn is_awaited(state: &ModelState, awaited: &BTreeSet<String>) -> bool {
 
 fn sight(
     model: &InferenceModel,
-    state: &ModelState,
+    state: &mut ModelState,
     decided: &Decided,
     agents: &BTreeMap<String, AgentView>,
-    wall: Timestamp,
+    (now, wall): (Instant, Timestamp),
 ) -> InferenceModelStatus {
     let in_force = decided.new_in_force.as_ref().or(state.in_force.as_ref());
-    let sights = in_force.map(|in_force| stages::look(in_force, agents));
+    let sights = in_force.map(|in_force| {
+        let mut sights = stages::look(in_force, agents);
+        state.progress.show(in_force.placement.epoch, &mut sights, now);
+        sights
+    });
     let sight = Sight {
         model,
         resolution: &state.inspection.resolution(),
         resolved: state.resolved.as_ref(),
+        unreachable: state.access.as_ref().err(),
+        learned: state.learned,
         placed: &decided.placed,
         in_force: in_force.zip(sights.as_deref()),
     };

@@ -126,6 +126,7 @@ mod tests {
         let source = Source {
             uri: "file:///m.gguf".into(),
             sha256: vec![9; 32],
+            index_sha256: vec![7; 32],
         };
         Draft {
             source,

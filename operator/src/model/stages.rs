@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crds::StagePhase;
-use proto::control::v1::{ShardPhase, ShardStatus};
+use proto::control::v1::{MemoryUse, ShardPhase, ShardStatus};
 
 use super::in_force::InForce;
+use super::progress::Bytes;
 use crate::agents::AgentView;
 
 /// One stage, as its node's agent sees it.
@@ -21,9 +22,24 @@ pub struct StageSight {
     pub reason: String,
     /// Why, for a person.
     pub message: String,
+    /// Of the present phase.
+    pub bytes: Bytes,
+    /// What it took once loaded.
+    pub memory: Option<MemoryUse>,
+    /// What it does against a shortage of memory; empty without one.
+    pub pressure: String,
 }
 
+/// Reasons of a stage that found its budget too small.
+const MEMORY_REASONS: [&str; 3] = ["InsufficientMemory", "MemoryRefused", "OverBudget"];
+
 impl StageSight {
+    /// It failed since it needs more memory than its placement allows.
+    #[must_use]
+    pub fn refused_memory(&self) -> bool {
+        self.phase == StagePhase::Failed && MEMORY_REASONS.contains(&self.reason.as_str())
+    }
+
     /// It serves in the epoch of the placement.
     #[must_use]
     pub fn serves(&self) -> bool {
@@ -50,6 +66,9 @@ pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<Sta
                 endpoint: None,
                 reason: String::new(),
                 message: String::new(),
+                bytes: Bytes::default(),
+                memory: None,
+                pressure: String::new(),
             };
         };
         StageSight {
@@ -58,6 +77,12 @@ pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<Sta
             endpoint: Some(shard.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
             reason: shard.reason.clone(),
             message: shard.message.clone(),
+            bytes: Bytes {
+                total: shard.bytes_total,
+                done: shard.bytes_done,
+            },
+            memory: shard.memory,
+            pressure: shard.pressure.clone(),
         }
     };
     in_force.stages().iter().enumerate().map(sight).collect()

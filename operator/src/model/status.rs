@@ -1,16 +1,23 @@
 //! PURE: what the operator reports of a model, from what it knows, decided and sees.
 
 use crds::conditions::{ConditionStatus, NewCondition, model as kind, reason, set_condition};
-use crds::{InferenceModel, InferenceModelStatus, PlacementStatus, ResolvedModel, StagePhase};
+use crds::{
+    InferenceModel, InferenceModelStatus, LearnedMemory, MemoryUsed, PlacementStatus, ResolvedModel, StagePhase,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use placement::text;
 
 use super::facts::Facts;
 use super::in_force::InForce;
 use super::inspect::Resolution;
+use super::learned;
 use super::stages::StageSight;
 
 /// Longest message of a stage in the view.
 const STAGE_MESSAGE_MAX: usize = 1024;
+
+/// Stages whose progress is told one by one.
+const STAGES_TOLD: usize = 8;
 
 /// A reason and a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +58,10 @@ pub struct Sight<'a> {
     pub resolution: &'a Resolution,
     /// What the source is known to be, now or from before a restart.
     pub resolved: Option<&'a ResolvedModel>,
+    /// Why it is not known how to reach the source.
+    pub unreachable: Option<&'a Why>,
+    /// What loaded stages taught about memory.
+    pub learned: Option<LearnedMemory>,
     /// What was decided.
     pub placed: &'a Placed,
     /// The placement in force, and its stages.
@@ -85,6 +96,7 @@ pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &
             .first()
             .and_then(|head| head.endpoint.clone())
             .filter(|_| all_serve),
+        learned: sight.learned,
     }
 }
 
@@ -124,6 +136,9 @@ fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 5] {
 
 fn resolved(sight: &Sight<'_>) -> Judgement {
     let uri = &sight.model.spec.source.uri;
+    if let Some(why) = sight.unreachable {
+        return (ConditionStatus::False, why.clone());
+    }
     if let Some(model) = sight.resolved {
         let ResolvedModel {
             summary,
@@ -162,7 +177,10 @@ fn placed(sight: &Sight<'_>) -> Judgement {
             let devices: Vec<&str> = stages.iter().map(|stage| stage.device.as_str()).collect();
             let epoch = in_force.placement.epoch;
             let noun = if stages.len() == 1 { "stage" } else { "stages" };
-            let message = format!("epoch {epoch}: {} {noun} on {}", stages.len(), devices.join(", "));
+            let mut message = format!("epoch {epoch}: {} {noun} on {}", stages.len(), devices.join(", "));
+            if let Some(learned) = &sight.learned {
+                message = format!("{message}; {}", learned::explain(learned));
+            }
             (ConditionStatus::True, Why::new(reason::PLACED, message))
         }
         (Placed::No(why), _) => (ConditionStatus::False, why.clone()),
@@ -190,6 +208,9 @@ fn loaded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
     if let Some(why) = trouble(in_force, stages) {
         return (ConditionStatus::False, why);
     }
+    if let Some(message) = fetching(in_force, stages) {
+        return (ConditionStatus::False, Why::new(reason::FETCHING, message));
+    }
     let waiting = stages.iter().enumerate().find(|(_, stage)| !stage.serves());
     let serving = stages.iter().filter(|stage| stage.serves()).count();
     let message = waiting.map_or_else(String::new, |(index, sight)| {
@@ -202,6 +223,39 @@ fn loaded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
         )
     });
     (ConditionStatus::False, Why::new(reason::LOADING, message))
+}
+
+/// How far each stage is that fetches or verifies; `None` where none does.
+fn fetching(in_force: &InForce, sights: &[StageSight]) -> Option<String> {
+    let under_way = |sight: &StageSight| matches!(sight.phase, StagePhase::Fetching | StagePhase::Verifying);
+    let told: Vec<String> = in_force
+        .stages()
+        .iter()
+        .zip(sights)
+        .filter(|(_, sight)| under_way(sight))
+        .map(|(stage, sight)| {
+            let layers = text::layers(stage.first_layer, stage.end_layer);
+            let noun = if stage.end_layer == stage.first_layer + 1 {
+                "layer"
+            } else {
+                "layers"
+            };
+            let far = match sight.bytes.percent() {
+                Some(percent) => format!("{percent} % of {}", text::bytes(sight.bytes.total)),
+                None => doing(sight.phase).to_owned(),
+            };
+            let verifying = match (sight.phase, sight.bytes.percent()) {
+                (StagePhase::Verifying, Some(_)) => " verified",
+                _ => "",
+            };
+            format!("{}: {noun} {layers}, {far}{verifying}{}", stage.node, detail(sight))
+        })
+        .collect();
+    let more = match told.len().saturating_sub(STAGES_TOLD) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    (!told.is_empty()).then(|| format!("{}{more}", told[..told.len().min(STAGES_TOLD)].join("; ")))
 }
 
 fn degraded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
@@ -234,8 +288,26 @@ fn trouble(in_force: &InForce, stages: &[StageSight]) -> Option<Why> {
         .find(|(_, stage)| stage.phase == StagePhase::Failed)?;
     Some(Why::new(
         reason::LOAD_FAILED,
-        format!("{} failed{}", name(in_force, index), detail(failed)),
+        format!(
+            "{} failed{}{}",
+            name(in_force, index),
+            detail(failed),
+            shortage(in_force, index, failed)
+        ),
     ))
+}
+
+/// Of a stage that was refused its memory: what it needs and what it may use.
+fn shortage(in_force: &InForce, index: usize, sight: &StageSight) -> String {
+    let budget = in_force.stages().get(index).map(|stage| stage.memory_budget_bytes);
+    match (&sight.memory, budget) {
+        (Some(memory), Some(budget)) if sight.refused_memory() => format!(
+            " (measured {}, the placement allows {})",
+            text::bytes(learned::total(memory)),
+            text::bytes(budget)
+        ),
+        _ => String::new(),
+    }
 }
 
 fn name(in_force: &InForce, index: usize) -> String {
@@ -269,6 +341,12 @@ fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
     for (stage, sight) in view.stages.iter_mut().zip(sights) {
         stage.phase = sight.phase;
         stage.endpoint.clone_from(&sight.endpoint);
+        stage.memory_used_bytes = sight.memory.as_ref().map(|memory| MemoryUsed {
+            weights: signed(memory.weights_bytes),
+            kv: signed(memory.kv_bytes),
+            compute: signed(memory.compute_bytes),
+        });
+        stage.pressure = Some(sight.pressure.clone()).filter(|pressure| !pressure.is_empty());
         let text = if sight.message.is_empty() {
             &sight.reason
         } else {
@@ -280,6 +358,10 @@ fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
     view
 }
 
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
 /// What a status says of the source.
 #[must_use]
 pub fn resolved_model(facts: &Facts) -> ResolvedModel {
@@ -288,9 +370,10 @@ pub fn resolved_model(facts: &Facts) -> ResolvedModel {
         architecture: facts.architecture.clone(),
         layers: i32::try_from(facts.layer_bytes.len()).unwrap_or(i32::MAX),
         quantisation: facts.quantisation.clone(),
-        parameters: i64::try_from(facts.parameters).unwrap_or(i64::MAX),
-        size_bytes: i64::try_from(facts.file_bytes).unwrap_or(i64::MAX),
-        sha256: facts.sha256.to_string(),
+        parameters: signed(facts.parameters),
+        size_bytes: signed(facts.file_bytes),
+        sha256: facts.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
+        index_sha256: facts.index_sha256.map(|digest| digest.to_string()),
         vocabulary_sha256: facts.vocabulary_sha256.to_string(),
     }
 }

@@ -6,20 +6,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crds::conditions::reason;
-use crds::{InferenceModel, InferenceModelStatus, ResolvedModel};
+use crds::{InferenceModel, InferenceModelStatus, LearnedMemory, ModelSource, ResolvedModel};
 use identity::PlacementVerifier;
 use placement::Problem;
 use proto::control::v1::{Inspect, inspection::Result as Answer};
 
-use super::facts::{self, Facts};
+use super::access::Access;
+use super::facts::{self, Attached, Facts};
 use super::failures::Failures;
 use super::in_force::{self, InForce};
 use super::inspect::{Failure, Inspection, Resolution};
+use super::progress::Progress;
+use super::secrets::Secrets;
 use super::status::{self, Why};
 use crate::agents::AgentView;
 use crate::agents::registry::Inspected;
+use crate::by_digest::ByDigest;
 use crate::metrics::Metrics;
-use crate::routes::Vocabularies;
 
 /// After a change of leader, agents that hold placements are given this long to attach: longer than their own pauses
 /// between two attempts.
@@ -28,6 +31,9 @@ pub const ATTACH_GRACE: Duration = Duration::from_secs(10);
 const REPORT_GRACE: Duration = Duration::from_secs(1);
 /// A status that was just written may not be in the store yet; it is not written again so soon.
 const ECHO: Duration = Duration::from_secs(10);
+
+/// Doubtful claims that are told of: more say nothing new.
+const DOUBTED_MAX: usize = 256;
 
 /// What is remembered of one model.
 #[derive(Debug)]
@@ -44,6 +50,12 @@ pub struct ModelState {
     pub failures: Failures,
     /// The last problem that had no solution: not solved again unless it changes.
     pub refused: Option<(Problem, Why)>,
+    /// How its source is reached, or why that is not known.
+    pub access: Result<Access, Why>,
+    /// What its loaded stages taught about memory.
+    pub learned: Option<LearnedMemory>,
+    /// What people are shown of what its stages fetch.
+    pub progress: Progress,
     written: Option<(InferenceModelStatus, Instant)>,
 }
 
@@ -59,11 +71,14 @@ impl ModelState {
             resolved: status
                 .and_then(|status| status.model.clone())
                 .filter(|_| in_force.is_some()),
+            learned: status.and_then(|status| status.learned).filter(|_| in_force.is_some()),
             in_force,
             status_epoch: epoch_in_status(model),
             inspection: Inspection::new(model.spec.source.clone()),
             failures: Failures::default(),
             refused: None,
+            access: Ok(Access::default()),
+            progress: Progress::default(),
             written: None,
         }
     }
@@ -111,13 +126,21 @@ impl ModelState {
         self.written = Some((status, now));
     }
 
-    /// The epoch of the next placement: above every one that was ever published or accepted.
+    /// The epoch of the next placement, on these nodes: above every one that was ever published, or accepted by a node that
+    /// holds or shall hold a part of the model.
     #[must_use]
-    pub fn next_epoch(&self, uid: &str, agents: &BTreeMap<String, AgentView>) -> u64 {
+    pub fn next_epoch<'n>(
+        &self,
+        uid: &str,
+        agents: &BTreeMap<String, AgentView>,
+        nodes: impl IntoIterator<Item = &'n str>,
+    ) -> u64 {
         let in_force = self.in_force.as_ref().map_or(0, |in_force| in_force.placement.epoch);
+        let holders = self.in_force.iter().flat_map(InForce::nodes);
         in_force
             .max(self.status_epoch)
-            .max(accepted(uid, agents))
+            .max(accepted(uid, agents, holders))
+            .max(accepted(uid, agents, nodes))
             .saturating_add(1)
     }
 }
@@ -127,12 +150,13 @@ fn epoch_in_status(model: &InferenceModel) -> u64 {
     placement.map_or(0, |placement| u64::try_from(placement.epoch).unwrap_or(0))
 }
 
-/// The highest epoch of a model that any attached agent has accepted.
+/// The highest epoch of a model that these nodes' agents have accepted. What others say of a model that they do not hold is
+/// not believed: one agent could use up the epochs of all models.
 #[must_use]
-pub fn accepted(uid: &str, agents: &BTreeMap<String, AgentView>) -> u64 {
-    agents
-        .values()
-        .filter_map(|agent| agent.epochs.get(uid))
+pub fn accepted<'n>(uid: &str, agents: &BTreeMap<String, AgentView>, nodes: impl IntoIterator<Item = &'n str>) -> u64 {
+    nodes
+        .into_iter()
+        .filter_map(|node| agents.get(node)?.epochs.get(uid))
         .copied()
         .max()
         .unwrap_or(0)
@@ -145,6 +169,8 @@ pub struct Term {
     /// By uid.
     pub models: HashMap<String, ModelState>,
     settled_nodes: BTreeSet<String>,
+    /// Nodes and models that were told of in the log.
+    doubted: BTreeSet<(String, String)>,
 }
 
 impl Term {
@@ -155,6 +181,7 @@ impl Term {
             began: now,
             models: HashMap::new(),
             settled_nodes: BTreeSet::new(),
+            doubted: BTreeSet::new(),
         }
     }
 
@@ -175,10 +202,54 @@ impl Term {
                 .or_insert_with(|| ModelState::new(model, verifier));
             // A write that seemed to fail may have been carried out.
             state.status_epoch = state.status_epoch.max(epoch_in_status(model));
-            if *state.inspection.source() != model.spec.source {
+            let known = state.inspection.source();
+            if !known.same_weights(&model.spec.source) {
                 state.inspection = Inspection::new(model.spec.source.clone());
                 state.refused = None;
                 state.resolved = None;
+                state.learned = None;
+            } else if *known != model.spec.source {
+                state.inspection.reached_by(model.spec.source.clone());
+            }
+        }
+    }
+
+    /// Takes over how sources are reached; whoever could not read one is asked again when that changes.
+    pub fn reach(&mut self, models: &[Arc<InferenceModel>], secrets: &Secrets) {
+        for model in models {
+            let uid = model.metadata.uid.as_deref().unwrap_or_default();
+            let Some(state) = self.models.get_mut(uid) else {
+                continue;
+            };
+            let access = secrets.access(model);
+            if access != state.access {
+                state.inspection.retry();
+                state.access = access;
+            }
+        }
+    }
+
+    /// Tells of agents that claim a higher epoch of a model than any that was published, and do not hold it. Once for each.
+    pub fn doubt(&mut self, agents: &BTreeMap<String, AgentView>) {
+        for (node, agent) in agents {
+            for (uid, epoch) in &agent.epochs {
+                let Some(state) = self.models.get(uid) else { continue };
+                let holds = state
+                    .in_force
+                    .iter()
+                    .flat_map(InForce::nodes)
+                    .any(|holder| holder == node);
+                if holds || *epoch <= state.status_epoch || self.doubted.len() >= DOUBTED_MAX {
+                    continue;
+                }
+                if self.doubted.insert((node.clone(), uid.clone())) {
+                    tracing::warn!(
+                        node,
+                        model_uid = uid,
+                        epoch,
+                        "the agent reports an epoch of a model that it does not hold; it is ignored"
+                    );
+                }
             }
         }
     }
@@ -205,55 +276,54 @@ impl Term {
             .collect()
     }
 
-    /// Takes the answers of agents over; vocabularies go to the gateways' cache.
-    pub fn learn(&mut self, answers: Vec<Inspected>, vocabularies: &Vocabularies, metrics: &Metrics) {
+    /// Takes the answers of agents over; vocabularies go to the gateways' cache, weight indexes to the agents'.
+    pub fn learn(&mut self, answers: Vec<Inspected>, vocabularies: &ByDigest, indexes: &ByDigest, metrics: &Metrics) {
         for Inspected { node, inspection } in answers {
             let Some(state) = self.models.get_mut(&inspection.model_uid) else {
                 continue;
             };
-            let wanted = state.inspection.source().sha256.clone();
-            let answer = match inspection.result {
-                Some(Answer::Facts(message)) => facts::accept(message, wanted.as_deref()).map_err(|error| Failure {
-                    reason: error.reason().to_owned(),
-                    message: error.to_string(),
-                }),
-                Some(Answer::Error(error)) => Err(Failure {
-                    reason: known_reason(&error.reason),
-                    message: clip(error.message),
-                }),
-                None => Err(Failure {
-                    reason: reason::UNREADABLE.into(),
-                    message: "an answer without content".into(),
-                }),
-            };
+            let answer = judge(inspection.result, state.inspection.source());
             metrics
                 .inspections
                 .with_label_values(&[if answer.is_ok() { "resolved" } else { "failed" }])
                 .inc();
-            let (answer, vocabulary) = match answer {
-                Ok((facts, vocabulary)) => (Ok(Arc::new(facts)), Some(vocabulary)),
+            let (answer, attached) = match answer {
+                Ok((facts, attached)) => (Ok(Arc::new(facts)), Some(attached)),
                 Err(failure) => (Err(failure), None),
             };
             let facts = answer.as_ref().ok().cloned();
             if !state.inspection.answered(&node, inspection.generation, answer) {
                 continue;
             }
-            if let (Some(facts), Some(vocabulary)) = (facts, vocabulary) {
-                if !vocabularies.insert(facts.vocabulary_sha256.0, vocabulary) {
-                    tracing::error!(
-                        "the cache of vocabularies is full; gateways cannot serve model {}",
-                        inspection.model_uid
-                    );
+            if let (Some(facts), Some(Attached { vocabulary, index })) = (facts, attached) {
+                let kept = vocabularies.insert(facts.vocabulary_sha256.0, vocabulary);
+                let uid = &inspection.model_uid;
+                if !kept {
+                    tracing::error!("the cache of vocabularies is full; gateways cannot serve model {uid}");
+                }
+                if facts
+                    .index_sha256
+                    .is_some_and(|digest| !indexes.insert(digest.0, index))
+                {
+                    tracing::error!("the cache of weight indexes is full; agents cannot fetch model {uid}");
                 }
                 state.resolved = Some(status::resolved_model(&facts));
             }
         }
-        let wanted: BTreeSet<[u8; 32]> = self
-            .models
-            .values()
-            .filter_map(|state| Some(state.facts()?.vocabulary_sha256.0))
-            .collect();
+        let facts = || self.models.values().filter_map(ModelState::facts);
+        let wanted: BTreeSet<[u8; 32]> = facts().map(|facts| facts.vocabulary_sha256.0).collect();
         vocabularies.retain(|digest| wanted.contains(digest));
+        let placed = self.models.values().filter_map(|state| state.in_force.as_ref());
+        let placed = placed.filter_map(|in_force| {
+            let source = in_force.placement.source.as_ref()?;
+            <[u8; 32]>::try_from(source.index_sha256.as_slice()).ok()
+        });
+        // An older placement may still be fetched by nodes that come back.
+        let wanted: BTreeSet<[u8; 32]> = facts()
+            .filter_map(|facts| Some(facts.index_sha256?.0))
+            .chain(placed)
+            .collect();
+        indexes.retain(|digest| wanted.contains(digest));
     }
 
     /// Whom to ask what, now. `ask` hands the question over and says whether the agent takes it.
@@ -275,21 +345,20 @@ impl Term {
             let Some(state) = self.models.get_mut(uid) else {
                 continue;
             };
+            // Without what the source demands nobody can read it.
+            let Ok(access) = &state.access else { continue };
             let Some(node) = state.inspection.next(&attached, now, lifecycle::backoff::jitter()) else {
                 continue;
             };
             let generation = model.metadata.generation.unwrap_or_default();
-            let sha256 = model
-                .spec
-                .source
-                .sha256
-                .as_deref()
-                .and_then(|text| text.parse::<gguf::Digest>().ok());
+            let source = &model.spec.source;
             let inspect = Inspect {
                 model_uid: uid.to_owned(),
                 generation,
-                uri: model.spec.source.uri.clone(),
-                sha256: sha256.map(|digest| digest.0.to_vec()).unwrap_or_default(),
+                uri: source.uri.clone(),
+                sha256: digest(source.sha256.as_deref()),
+                index_sha256: digest(source.index_sha256.as_deref()),
+                access: access.to_message(),
             };
             if ask(&node, inspect) {
                 state.inspection.asked(node.clone(), attached[&node], generation, now);
@@ -300,24 +369,59 @@ impl Term {
     /// When something changes by itself.
     #[must_use]
     pub fn wakes_at(&self, awaited: &BTreeSet<String>, now: Instant) -> Option<Instant> {
-        let of_models = self
-            .models
-            .values()
-            .flat_map(|state| [state.inspection.wakes_at(), state.failures.wakes_at()]);
+        let of_models = self.models.values().flat_map(|state| {
+            [
+                state.inspection.wakes_at(),
+                state.failures.wakes_at(),
+                state.progress.wakes_at(),
+            ]
+        });
         let settling = (!awaited.is_empty()).then(|| (now + REPORT_GRACE).min(self.began + ATTACH_GRACE));
         of_models.flatten().chain(settling).min()
     }
 }
 
+/// The bytes of a digest in a spec; none where it pins nothing.
+fn digest(text: Option<&str>) -> Vec<u8> {
+    let digest = text.and_then(|text| text.parse::<gguf::Digest>().ok());
+    digest.map(|digest| digest.0.to_vec()).unwrap_or_default()
+}
+
+/// The answer to an inspection, checked.
+fn judge(answer: Option<Answer>, source: &ModelSource) -> Result<(Facts, Attached), Failure> {
+    match answer {
+        Some(Answer::Facts(message)) => facts::accept(message, source).map_err(|error| Failure {
+            reason: error.reason().to_owned(),
+            message: error.to_string(),
+        }),
+        Some(Answer::Error(error)) => Err(Failure {
+            reason: known_reason(&error.reason),
+            message: clip(error.message),
+        }),
+        None => Err(Failure {
+            reason: reason::UNREADABLE.into(),
+            message: "an answer without content".into(),
+        }),
+    }
+}
+
 /// Reasons end up in conditions and must be words that their readers know.
 fn known_reason(word: &str) -> String {
-    const KNOWN: [&str; 6] = [
+    const KNOWN: [&str; 14] = [
         reason::SOURCE_NOT_FOUND,
         reason::TRUNCATED,
         reason::NOT_GGUF,
         reason::DIGEST_MISMATCH,
         reason::UNSUPPORTED_ARCHITECTURE,
         reason::UNREADABLE,
+        reason::ACCESS_DENIED,
+        reason::UNSUPPORTED_FORMAT,
+        reason::NO_INDEX,
+        reason::RANGE_NOT_SUPPORTED,
+        reason::SOURCE_CHANGED,
+        reason::SOURCE_STALLED,
+        reason::SOURCE_UNAVAILABLE,
+        reason::DISK_FULL,
     ];
     KNOWN
         .iter()

@@ -1,18 +1,40 @@
 //! PURE: between our objects and the types of `topology` and `placement`. Infallible but for figures no model can have.
 
-use crds::{PlacementStatus, StagePhase, StageStatus, Verdict};
-use placement::{Figures, Plan, Problem, Solution, estimate, text};
+use crds::{LearnedMemory, PlacementStatus, StagePhase, StageStatus, Verdict};
+use gguf::Digest;
+use placement::{Figures, Model, Plan, Problem, Solution, estimate, text};
 use proto::placement::v1 as wire;
 use topology::{HeldMemory, Topology};
 
 use super::facts::Facts;
 use super::in_force::InForce;
+use super::learned;
 use super::sign::Draft;
 use super::status::Why;
 use super::validate::{INVALID_SPEC, Validated};
 
 /// What is to be decided for one model.
-pub fn problem(name: &str, validated: &Validated, facts: &Facts, topology: Topology) -> Result<Problem, Why> {
+pub fn problem(
+    name: &str,
+    validated: &Validated,
+    facts: &Facts,
+    learned: Option<&LearnedMemory>,
+    topology: Topology,
+) -> Result<Problem, Why> {
+    let mut model = estimated(name, validated, facts)?;
+    if let Some(learned) = learned.filter(|learned| learned::holds(learned, &validated.runtime)) {
+        learned::correct(&mut model, learned);
+    }
+    Ok(Problem {
+        model,
+        topology,
+        constraints: validated.constraints.clone(),
+        objective: validated.objective,
+    })
+}
+
+/// The model as it is estimated, before anything was measured.
+pub fn estimated(name: &str, validated: &Validated, facts: &Facts) -> Result<Model, Why> {
     let runtime = &validated.runtime;
     let figures = Figures {
         name: name.to_owned(),
@@ -25,16 +47,11 @@ pub fn problem(name: &str, validated: &Validated, facts: &Facts, topology: Topol
         kv_element: validated.kv_element,
         context_length: runtime.context_length.into(),
         parallel_sequences: runtime.parallel_sequences.into(),
+        kv_cells: runtime.kv_cells.into(),
         max_step_rows: runtime.max_step_rows.into(),
         allowed_cuts: facts.allowed_cuts.clone(),
     };
-    let model = estimate(&figures).map_err(|error| Why::new(INVALID_SPEC, error.to_string()))?;
-    Ok(Problem {
-        model,
-        topology,
-        constraints: validated.constraints.clone(),
-        objective: validated.objective,
-    })
+    estimate(&figures).map_err(|error| Why::new(INVALID_SPEC, error.to_string()))
 }
 
 /// A placement in force as the checker sees it. Its predictions are of another day and are not to be checked.
@@ -97,7 +114,8 @@ pub fn draft(solution: &Solution, uri: &str, validated: &Validated, facts: &Fact
     Draft {
         source: wire::Source {
             uri: uri.to_owned(),
-            sha256: facts.sha256.0.to_vec(),
+            sha256: bytes(facts.sha256),
+            index_sha256: bytes(facts.index_sha256),
         },
         runtime: validated.runtime,
         stages: plan.stages.iter().map(wire_stage).collect(),
@@ -112,6 +130,10 @@ pub fn draft(solution: &Solution, uri: &str, validated: &Validated, facts: &Fact
             runner_up: runner_up.as_ref().map(|plan| clip(plan.summary())),
         },
     }
+}
+
+fn bytes(digest: Option<Digest>) -> Vec<u8> {
+    digest.map(|digest| digest.0.to_vec()).unwrap_or_default()
 }
 
 fn wire_stage(stage: &placement::Stage) -> wire::Stage {
@@ -137,6 +159,8 @@ fn view_stage((index, stage): (usize, &placement::Stage)) -> StageStatus {
         end_layer: i32::try_from(stage.end_layer).unwrap_or(i32::MAX),
         weight_bytes: signed(stage.weight_bytes),
         memory_bytes: signed(stage.memory_bytes),
+        memory_used_bytes: None,
+        pressure: None,
         predicted_us_per_token: signed(text::us(stage.time_ns)),
         hop_us: stage.hop_ns.map(|ns| signed(text::us(ns))),
         endpoint: None,

@@ -1,13 +1,16 @@
 //! PURE: from a raw spec to values that the later steps need not question.
 
-use crds::{InferenceModelSpec, KvType, PinnedLayers};
+use crds::{Determinism, InferenceModelSpec, KvType, PinnedLayers};
 use placement::{Constraints, KvElement, Objective, Pin};
 use proto::placement::v1 as wire;
 
 use super::status::Why;
 
-/// Rows of one step at most. llama.cpp computes the same bits whatever the shape of the batch only below 64 rows.
-pub const MAX_STEP_ROWS: u32 = 63;
+/// Rows of one step at most. From 64 rows on llama.cpp computes attention in tiles: prompts at its full speed, but with sums that
+/// depend on the shape of the step.
+const STEP_ROWS: u32 = 128;
+/// Rows of one step at most where numbers must not depend on the shape of the step.
+const STRICT_STEP_ROWS: u32 = 63;
 
 /// Reason of a spec that the CRD's schema should have refused.
 pub const INVALID_SPEC: &str = "InvalidSpec";
@@ -38,7 +41,16 @@ pub fn validate(spec: &InferenceModelSpec) -> Result<Validated, Why> {
             context_length: positive("spec.contextLength", spec.context_length)?,
             parallel_sequences: positive("spec.parallelSequences", spec.parallel_sequences)?,
             kv_type: kv_type.into(),
-            max_step_rows: MAX_STEP_ROWS,
+            max_step_rows: match spec.determinism {
+                Determinism::Relaxed => STEP_ROWS,
+                Determinism::Strict => STRICT_STEP_ROWS,
+            },
+            kv_cells: spec
+                .kv_cache_tokens
+                .map_or(Ok(0), |tokens| positive("spec.kvCacheTokens", tokens))?,
+            allow_kv_quantisation: spec.memory_pressure.allow_kv_quantisation,
+            allow_host_layers: spec.memory_pressure.allow_host_layers,
+            prefix_sequences: at_least(0, "spec.prefixCache.maxPrefixes", spec.prefix_cache.max_prefixes)?,
         },
         kv_element,
         constraints: Constraints {
@@ -65,9 +77,7 @@ pub fn validate(spec: &InferenceModelSpec) -> Result<Validated, Why> {
 }
 
 fn pin(pin: &PinnedLayers) -> Result<Pin, Why> {
-    let layers = |name: &str, value: i32| {
-        u32::try_from(value).map_err(|_| invalid(&format!("spec.placement.pinnedLayers.{name}"), value, 0))
-    };
+    let layers = |name: &str, value: i32| at_least(0, &format!("spec.placement.pinnedLayers.{name}"), value);
     Ok(Pin {
         backend: pin.backend.clone(),
         node: pin.node.clone(),
@@ -78,10 +88,14 @@ fn pin(pin: &PinnedLayers) -> Result<Pin, Why> {
 }
 
 fn positive(field: &str, value: i32) -> Result<u32, Why> {
+    at_least(1, field, value)
+}
+
+fn at_least(least: u32, field: &str, value: i32) -> Result<u32, Why> {
     u32::try_from(value)
         .ok()
-        .filter(|value| *value > 0)
-        .ok_or_else(|| invalid(field, value, 1))
+        .filter(|value| *value >= least)
+        .ok_or_else(|| invalid(field, value, least))
 }
 
 fn invalid(field: &str, value: i32, least: u32) -> Why {
@@ -101,6 +115,7 @@ mod tests {
             (validated.runtime.context_length, validated.runtime.parallel_sequences),
             (256, 2)
         );
+        assert_eq!((validated.runtime.kv_cells, validated.runtime.prefix_sequences), (0, 8));
         assert_eq!(validated.constraints.min_devices, 1);
     }
 

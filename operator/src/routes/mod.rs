@@ -1,29 +1,34 @@
 //! The gateways: which models there are, who is the head of each, and their vocabularies.
 
 mod service;
-mod vocabulary;
 
 use std::sync::Arc;
 
 use proto::control::v1::RouteTable;
 use tokio::sync::watch;
 
+use crate::by_digest::ByDigest;
+
 pub use service::RoutesService;
-pub use vocabulary::{VOCABULARY_BYTES_MAX, Vocabularies};
+
+/// The largest vocabulary that is accepted.
+pub const VOCABULARY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// All vocabularies together: the pod's memory limit leaves room for this, and common ones have 2 to 10 MiB.
+const VOCABULARIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// What gateways are told, and what they may fetch.
 #[derive(Debug)]
 pub struct Routes {
     table: watch::Sender<Option<Arc<RouteTable>>>,
     /// Vocabularies by digest.
-    pub vocabularies: Vocabularies,
+    pub vocabularies: ByDigest,
 }
 
 impl Default for Routes {
     fn default() -> Self {
         Self {
             table: watch::Sender::new(None),
-            vocabularies: Vocabularies::default(),
+            vocabularies: ByDigest::new(VOCABULARIES_BYTES_MAX),
         }
     }
 }

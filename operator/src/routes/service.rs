@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use identity::{Role, SpiffeId};
 use prometheus::IntGauge;
@@ -16,11 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::Routes;
-use super::vocabulary::Digest;
+use crate::by_digest::{Digest, pieces};
 use crate::context::{Context, Leadership, not_the_leader};
 
-/// Bytes of one piece of a vocabulary, as the protocol promises.
-const PIECE_BYTES: usize = 1024 * 1024;
 /// Requests carry a digest at most.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024;
 /// Tables under way to one gateway: each replaces all before it.
@@ -113,14 +110,6 @@ impl RoutesService {
     }
 }
 
-/// A vocabulary as the protocol carries it.
-fn pieces(mut data: Bytes) -> impl Iterator<Item = VocabularyPiece> {
-    std::iter::from_fn(move || {
-        let piece = data.split_to(PIECE_BYTES.min(data.len()));
-        (!piece.is_empty()).then(|| VocabularyPiece { data: piece.into() })
-    })
-}
-
 #[tonic::async_trait]
 impl RoutesRpc for RoutesService {
     type WatchStream = ReceiverStream<Result<RouteTable, Status>>;
@@ -142,23 +131,7 @@ impl RoutesRpc for RoutesService {
             .map_err(|other| Status::invalid_argument(format!("sha256 has {} bytes, not 32", other.len())))?;
         let data = self.routes.vocabularies.get(&digest);
         let data = data.ok_or_else(|| Status::not_found("no model that was inspected has this vocabulary"))?;
-        Ok(Response::new(futures::stream::iter(pieces(data)).map(Ok).boxed()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_are_bounded_and_together_give_the_whole() {
-        let data: Vec<u8> = (0..PIECE_BYTES * 2 + 5).map(|at| at as u8).collect();
-        let cut: Vec<Vec<u8>> = pieces(data.clone().into()).map(|piece| piece.data).collect();
-        assert_eq!(
-            cut.iter().map(Vec::len).collect::<Vec<_>>(),
-            [PIECE_BYTES, PIECE_BYTES, 5]
-        );
-        assert_eq!(cut.concat(), data);
-        assert_eq!(pieces(Bytes::new()).count(), 0);
+        let pieces = pieces(data).map(|data| Ok(VocabularyPiece { data: data.into() }));
+        Ok(Response::new(futures::stream::iter(pieces).boxed()))
     }
 }

@@ -1,12 +1,17 @@
 use super::*;
-use std::os::unix::fs::PermissionsExt;
 
 /// An executable that answers a probe as a shell script says.
 fn probe_that(script: &str) -> (tempfile::TempDir, std::path::PathBuf) {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("probe");
-    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (text, path) = (directory.path().join("text"), directory.path().join("probe"));
+    std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+    // Written by another process: a child that a test beside this one forks would inherit our descriptor, and nothing that is
+    // open for writing can be executed.
+    let installed = std::process::Command::new("install")
+        .args(["-m", "755"])
+        .args([&text, &path])
+        .status();
+    assert!(installed.unwrap().success());
     (directory, path)
 }
 

@@ -1,6 +1,6 @@
 //! ggml backends: modules opened at run time, their devices, and CPU thread pools.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -115,6 +115,55 @@ impl DeviceHandle {
             NonNull::new(sys::ggml_backend_reg_get_proc_address(registry, name.as_ptr()))
         }
     }
+}
+
+type AddServer = unsafe extern "C" fn(*const c_char) -> sys::ggml_backend_reg_t;
+type StartServer = unsafe extern "C" fn(*const c_char, *const c_char, usize, usize, *mut sys::ggml_backend_dev_t);
+
+/// A function that a loaded backend offers by name.
+fn backend_function(backend: &CStr, name: &CStr) -> Option<NonNull<std::ffi::c_void>> {
+    // SAFETY: NUL-terminated names; registries live as long as the process.
+    unsafe {
+        let registry = sys::ggml_backend_reg_by_name(backend.as_ptr());
+        if registry.is_null() {
+            return None;
+        }
+        NonNull::new(sys::ggml_backend_reg_get_proc_address(registry, name.as_ptr()))
+    }
+}
+
+/// The first device of the llama.cpp RPC server at `endpoint`, as a device of this process. The RPC module must be
+/// loaded. llama.cpp ends the process where the server goes away later.
+pub(crate) fn rpc_device(endpoint: &str) -> Result<DeviceHandle, String> {
+    let endpoint = CString::new(endpoint).map_err(|_| "the endpoint holds a NUL byte".to_owned())?;
+    let add = backend_function(c"RPC", c"ggml_backend_rpc_add_server").ok_or("the RPC module is not loaded")?;
+    // SAFETY: ggml documents this name with this signature; the endpoint lives for the call.
+    let (device, errors) = log::with_errors(|| unsafe {
+        let add = std::mem::transmute::<NonNull<std::ffi::c_void>, AddServer>(add);
+        let registry = add(endpoint.as_ptr());
+        if registry.is_null() || sys::ggml_backend_reg_dev_count(registry) == 0 {
+            return std::ptr::null_mut();
+        }
+        sys::ggml_backend_reg_dev_get(registry, 0)
+    });
+    NonNull::new(device)
+        .map(DeviceHandle)
+        .ok_or_else(|| format!("no device at {}: {errors}", endpoint.to_string_lossy()))
+}
+
+/// Serves `device` to llama.cpp's RPC clients, one after the other, until the listener fails. The RPC module must be
+/// loaded.
+pub(crate) fn rpc_serve(endpoint: &str, threads: usize, device: DeviceHandle) -> Result<(), String> {
+    let endpoint = CString::new(endpoint).map_err(|_| "the endpoint holds a NUL byte".to_owned())?;
+    let start = backend_function(c"RPC", c"ggml_backend_rpc_start_server").ok_or("the RPC module is not loaded")?;
+    let mut devices = [device.as_ptr()];
+    // SAFETY: ggml documents this name with this signature; all arguments live for the call, and a null cache folder
+    // means none.
+    unsafe {
+        let start = std::mem::transmute::<NonNull<std::ffi::c_void>, StartServer>(start);
+        start(endpoint.as_ptr(), std::ptr::null(), threads, 1, devices.as_mut_ptr());
+    }
+    Ok(())
 }
 
 /// Sets an environment variable if that is safe, that is while this is the only thread; `false`

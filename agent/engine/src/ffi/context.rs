@@ -21,13 +21,27 @@ const CELL_BLOCK: u32 = 256;
 pub(crate) struct ContextOptions<'a> {
     /// Cells of the KV cache, all sequences together.
     pub(crate) cells: u32,
-    /// Rows of one decode, which is also one micro-batch.
+    /// Rows of one decode.
     pub(crate) rows: u32,
+    /// Rows of one micro-batch, into which llama.cpp divides a decode; with a tap no fewer than `rows`.
+    pub(crate) micro_rows: u32,
     pub(crate) sequences: u32,
     /// The ggml type of keys and values.
     pub(crate) kv_type: u32,
     /// Name of the tensor to take after each decode; nothing is computed beyond it.
     pub(crate) tap: Option<&'a str>,
+    /// Name of the tensor to write the fed activations into once the graph has computed it.
+    pub(crate) overwritten: Option<&'a str>,
+}
+
+impl ContextOptions<'_> {
+    /// The cells as llama.cpp rounds them.
+    fn whole_blocks(&self) -> Result<u32, String> {
+        self.cells
+            .checked_next_multiple_of(CELL_BLOCK)
+            .filter(|cells| *cells > 0 && i32::try_from(*cells).is_ok())
+            .ok_or_else(|| format!("{} cells are not a possible cache size", self.cells))
+    }
 }
 
 /// What a decode reads.
@@ -38,6 +52,19 @@ pub(crate) enum Input<'a> {
     /// Rows of the residual stream, one after the other.
     Activations(&'a [f32]),
 }
+
+impl<'a> Input<'a> {
+    fn activations(self) -> &'a [f32] {
+        match self {
+            Self::Tokens(_) => &[],
+            Self::Activations(values) => values,
+        }
+    }
+}
+
+/// Keys and values of some positions, on the host.
+#[derive(Debug)]
+pub(crate) struct SavedCells(Vec<u8>);
 
 /// An owned `llama_context` with what it borrows.
 #[derive(Debug)]
@@ -50,29 +77,54 @@ pub(crate) struct Context {
     pool: Option<ThreadPool>,
     rows: usize,
     sequences: usize,
+    columns: Columns,
+}
+
+/// The arrays of a batch, kept from one decode to the next.
+#[derive(Debug, Default)]
+struct Columns {
+    positions: Vec<i32>,
+    sequences: Vec<i32>,
+    counts: Vec<i32>,
+    /// Pointers to the entries of `sequences`.
+    lists: Vec<*mut i32>,
+    outputs: Vec<i8>,
+}
+
+impl Columns {
+    fn fill(&mut self, positions: &[i32], sequences: &[i32], outputs: impl Iterator<Item = bool>) {
+        self.positions.clear();
+        self.positions.extend_from_slice(positions);
+        self.sequences.clear();
+        self.sequences.extend_from_slice(sequences);
+        self.counts.resize(positions.len(), 1);
+        self.lists.clear();
+        self.lists.extend(self.sequences.iter_mut().map(std::ptr::from_mut));
+        self.outputs.clear();
+        self.outputs.extend(outputs.map(i8::from));
+    }
 }
 
 // SAFETY: one owner at a time uses the context (all calls that change it take `&mut self`), and
-// llama.cpp keeps no thread-local state in it.
+// llama.cpp keeps no thread-local state in it; the pointers of `Columns` are to its own entries.
 unsafe impl Send for Context {}
 
 impl Context {
     /// Makes a context on `model` that computes on `pool`.
     pub(crate) fn new(model: Arc<Model>, pool: ThreadPool, options: &ContextOptions<'_>) -> Result<Self, String> {
-        if options.rows == 0 || options.sequences == 0 || options.sequences > MAX_SEQUENCES {
+        let tapped = options.tap.is_some() || options.overwritten.is_some();
+        if tapped && options.micro_rows < options.rows {
+            return Err("a tapped decode must be one micro-batch".to_owned());
+        }
+        if options.rows == 0 || options.micro_rows == 0 || options.sequences == 0 || options.sequences > MAX_SEQUENCES {
             return Err(format!(
                 "{} rows and {} sequences: both must be positive, and sequences at most {MAX_SEQUENCES}",
                 options.rows, options.sequences
             ));
         }
-        let cells = options
-            .cells
-            .checked_next_multiple_of(CELL_BLOCK)
-            .filter(|cells| *cells > 0 && i32::try_from(*cells).is_ok())
-            .ok_or_else(|| format!("{} cells are not a possible cache size", options.cells))?;
-        let tap = options
-            .tap
-            .map(|name| Tap::new(name, model.embedding_length()))
+        let cells = options.whole_blocks()?;
+        let tap = tapped
+            .then(|| Tap::new(options.tap, options.overwritten, model.embedding_length()))
             .transpose()?;
         let tap = tap.map(|tap| NonNull::from(Box::leak(Box::new(tap))));
 
@@ -80,8 +132,10 @@ impl Context {
         let mut params = unsafe { sys::llama_context_default_params() };
         params.n_ctx = cells;
         params.n_batch = options.rows;
-        params.n_ubatch = options.rows;
+        params.n_ubatch = options.micro_rows;
         params.n_seq_max = options.sequences;
+        // llama.cpp reserves an output for every sequence, and aborts where fewer are allowed.
+        params.n_outputs_max = options.rows.max(options.sequences);
         params.n_threads = pool.threads();
         params.n_threads_batch = pool.threads();
         // One cache for all sequences: a mixed batch stays one micro-batch in its own order.
@@ -90,6 +144,8 @@ impl Context {
         params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
         params.type_k = options.kv_type;
         params.type_v = options.kv_type;
+        // Windowed caches keep every position: prefixes are copied from them and sequences are cut back.
+        params.swa_full = true;
         params.offload_kqv = true;
         params.op_offload = false;
         params.no_perf = true;
@@ -120,8 +176,10 @@ impl Context {
             model,
             tap,
             pool: Some(pool),
-            rows: batch.min(micro_batch) as usize,
+            // llama.cpp may have lowered either.
+            rows: if tap.is_some() { batch.min(micro_batch) } else { batch } as usize,
             sequences: options.sequences as usize,
+            columns: Columns::default(),
         })
     }
 
@@ -150,11 +208,10 @@ impl Context {
     ) -> Result<(), String> {
         self.check(input, positions, sequences, wants)?;
         let rows = positions.len();
-        let mut positions = positions.to_vec();
-        let mut sequences = sequences.to_vec();
-        let mut counts = vec![1i32; rows];
-        let mut sequence_lists: Vec<*mut i32> = sequences.iter_mut().map(std::ptr::from_mut).collect();
-        let mut outputs: Vec<i8> = wants.iter().map(|want| i8::from(*want || self.tap.is_some())).collect();
+        // SAFETY: owned by this context, and no decode runs.
+        let takes = self.tap.is_some_and(|tap| unsafe { tap.as_ref() }.takes());
+        let columns = &mut self.columns;
+        columns.fill(positions, sequences, wants.iter().map(|want| *want || takes));
         let (tokens, activations) = match input {
             Input::Tokens(tokens) => (tokens.as_ptr().cast_mut(), std::ptr::null_mut()),
             Input::Activations(values) => (std::ptr::null_mut(), values.as_ptr().cast_mut()),
@@ -163,20 +220,21 @@ impl Context {
             n_tokens: i32::try_from(rows).map_err(|_| "too many rows".to_owned())?,
             token: tokens,
             embd: activations,
-            pos: positions.as_mut_ptr(),
-            n_seq_id: counts.as_mut_ptr(),
-            seq_id: sequence_lists.as_mut_ptr(),
-            logits: outputs.as_mut_ptr(),
+            pos: columns.positions.as_mut_ptr(),
+            n_seq_id: columns.counts.as_mut_ptr(),
+            seq_id: columns.lists.as_mut_ptr(),
+            logits: columns.outputs.as_mut_ptr(),
         };
         if let Some(tap) = self.tap {
             // SAFETY: owned by this context, and no decode runs.
-            unsafe { (*tap.as_ptr()).prepare(rows) };
+            unsafe { (*tap.as_ptr()).prepare(rows, input.activations()) };
         }
         // SAFETY: every array has `rows` entries (`embd`: rows × width), checked above, and lives
         // for the call; llama.cpp copies them and writes to none.
         let (status, errors) = log::with_errors(|| unsafe { sys::llama_decode(self.context.as_ptr(), batch) });
         match status {
-            0 => Ok(()),
+            // SAFETY: owned by this context, and no decode runs.
+            0 => self.tap.map_or(Ok(()), |tap| unsafe { tap.as_ref() }.check_fed()),
             1 => Err("the KV cache has no room for the rows".to_owned()),
             status if errors.is_empty() => Err(format!("llama_decode returned {status}")),
             _ => Err(errors),
@@ -262,37 +320,80 @@ impl Context {
         }
     }
 
-    /// Moves the cells of `sequence` to the first free ones, in order; its numbers stay bit for bit.
-    /// Takes memory for one copy of the sequence meanwhile.
+    /// Removes positions `from..end` of `sequence`, which may leave a hole; `false` where the cache
+    /// cannot.
+    pub(crate) fn remove(&mut self, sequence: i32, from: i32, end: i32) -> bool {
+        let Some(memory) = self
+            .memory()
+            .filter(|_| self.knows(sequence) && 0 <= from && from < end)
+        else {
+            return false;
+        };
+        // SAFETY: a live cache, a sequence it knows, and positions in order.
+        unsafe { sys::llama_memory_seq_rm(memory, sequence, from, end) }
+    }
+
+    /// Makes `to` hold positions `from..end` of `sequence` too, in the same cells; `false` for
+    /// sequences or positions that cannot be.
+    pub(crate) fn share(&mut self, sequence: i32, to: i32, from: i32, end: i32) -> bool {
+        let known = self.knows(sequence) && self.knows(to) && sequence != to && 0 <= from && from < end;
+        let Some(memory) = self.memory().filter(|_| known) else {
+            return false;
+        };
+        // SAFETY: a live unified cache (so that no data is copied), and sequences it knows.
+        unsafe { sys::llama_memory_seq_cp(memory, sequence, to, from, end) };
+        true
+    }
+
+    /// Copies positions `from..end` of `sequence` to the host, by way of the empty sequence
+    /// `scratch`, which is empty again afterwards. `None` where there is no memory for the copy.
+    pub(crate) fn save(&mut self, sequence: i32, from: i32, end: i32, scratch: i32) -> Option<SavedCells> {
+        if !self.share(sequence, scratch, from, end) {
+            return None;
+        }
+        let saved = self.saved(scratch);
+        self.remove_from(scratch, 0);
+        saved
+    }
+
+    fn saved(&self, sequence: i32) -> Option<SavedCells> {
+        let context = self.context.as_ptr();
+        // SAFETY: a live context and a sequence that `share` has checked.
+        let size_bytes = unsafe { sys::llama_state_seq_get_size(context, sequence) };
+        let mut bytes: Vec<u8> = Vec::new();
+        bytes.try_reserve_exact(size_bytes).ok()?;
+        bytes.resize(size_bytes, 0);
+        // SAFETY: the buffer has the size that llama.cpp asked for.
+        let saved = unsafe { sys::llama_state_seq_get_data(context, bytes.as_mut_ptr(), size_bytes, sequence) };
+        (saved == size_bytes && saved > 0).then_some(SavedCells(bytes))
+    }
+
+    /// Puts saved positions into the lowest free cells, bit for bit, for all of `sequences`; by way
+    /// of the empty sequence `scratch`, which is empty again afterwards.
     ///
     /// # Errors
-    /// `Ok(false)` where that memory is not to be had, and nothing was done; an error where the
-    /// sequence is lost.
-    pub(crate) fn relocate(&mut self, sequence: i32) -> Result<bool, String> {
-        if !self.knows(sequence) {
-            return Err(format!("sequence {sequence} is unknown to the cache"));
+    /// llama.cpp's account; the positions are not in the cache then.
+    pub(crate) fn restore(&mut self, saved: &SavedCells, scratch: i32, sequences: &[i32]) -> Result<(), String> {
+        if !self.knows(scratch) || !sequences.iter().all(|sequence| self.knows(*sequence)) {
+            return Err("a sequence is unknown to the cache".to_owned());
         }
+        let memory = self.memory().ok_or("this context has no cache")?;
         let context = self.context.as_ptr();
-        // SAFETY: a live context and a sequence it knows.
-        let size_bytes = unsafe { sys::llama_state_seq_get_size(context, sequence) };
-        let mut state: Vec<u8> = Vec::new();
-        if state.try_reserve_exact(size_bytes).is_err() {
-            return Ok(false);
-        }
-        state.resize(size_bytes, 0);
-        // SAFETY: the buffer has the size that llama.cpp asked for.
-        let saved = unsafe { sys::llama_state_seq_get_data(context, state.as_mut_ptr(), size_bytes, sequence) };
-        if saved != size_bytes {
-            return Ok(false);
-        }
-        // SAFETY: as above; reading frees the sequence's cells first.
+        // SAFETY: a live context, a sequence it knows, and bytes that llama.cpp wrote itself.
         let (restored, errors) = log::with_errors(|| unsafe {
-            sys::llama_state_seq_set_data(context, state.as_ptr(), size_bytes, sequence)
+            sys::llama_state_seq_set_data(context, saved.0.as_ptr(), saved.0.len(), scratch)
         });
         if restored == 0 {
-            return Err(format!("sequence {sequence} could not be moved: {errors}"));
+            return Err(errors);
         }
-        Ok(true)
+        for sequence in sequences {
+            // SAFETY: a live unified cache, and sequences it knows.
+            unsafe { sys::llama_memory_seq_cp(memory, scratch, *sequence, -1, -1) };
+        }
+        if self.remove_from(scratch, 0) {
+            return Ok(());
+        }
+        Err("the scratch sequence cannot be emptied".to_owned())
     }
 
     fn memory(&self) -> Option<sys::llama_memory_t> {

@@ -12,17 +12,49 @@ use super::{c_path, log};
 /// The longest piece of one token that is accepted; real vocabularies stay below 1 KiB.
 const PIECE_LIMIT_BYTES: usize = 64 * 1024;
 
+/// Where the layers of a model are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Placing<'a> {
+    /// All on the CPU.
+    Host,
+    /// All on one accelerator, the output layer too.
+    Device(DeviceHandle),
+    /// The first layers in host memory, so many of the last on one accelerator; the output layer counts as one.
+    DeviceTail { device: DeviceHandle, layers: u32 },
+    /// The first layers on the CPU, so many of the last (the output layer counts as one) spread over devices in
+    /// proportion to the shares.
+    Spread {
+        devices: &'a [DeviceHandle],
+        shares: &'a [f32],
+        layers: u32,
+    },
+}
+
 /// How to load a model.
 #[derive(Debug)]
 pub(crate) struct ModelOptions<'a> {
     /// One file, or a split set in order.
     pub(crate) files: &'a [PathBuf],
-    /// The accelerator that holds everything; `None` is the CPU.
-    pub(crate) accelerator: Option<DeviceHandle>,
+    /// Where the layers are.
+    pub(crate) placing: Placing<'a>,
+    /// Whether weights in host memory are pages of the file, read when first used and again when the system took them
+    /// back meanwhile, or memory of the process that is there once and for all.
+    pub(crate) mapped: bool,
     /// Leaves the weights aside.
     pub(crate) vocabulary_only: bool,
     /// Repacked weights: faster on some types, other arithmetic.
     pub(crate) repack: bool,
+}
+
+/// What a cache is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CacheKind {
+    /// Keys and values of all positions.
+    Plain,
+    /// The same, of which some layers read only so many last positions.
+    Windowed(u32),
+    /// Some layers keep a state that cannot be cut back or shared.
+    Recurrent,
 }
 
 /// An owned `llama_model`.
@@ -54,20 +86,36 @@ impl Model {
             return Err("no file was named".to_owned());
         }
         let mut pointers: Vec<_> = paths.iter().map(|path| path.as_ptr()).collect();
+        let (handles, layers) = match options.placing {
+            Placing::Host => (&[][..], 0),
+            // A negative count is "all, the output layer too", which keeps the graph in one piece.
+            Placing::Device(ref device) => (std::slice::from_ref(device), -1),
+            Placing::DeviceTail { ref device, layers } => (std::slice::from_ref(device), signed(layers)),
+            Placing::Spread { devices, layers, .. } => (devices, signed(layers)),
+        };
         // A NULL-terminated list, never a null list: null means "all devices there are".
-        let mut devices = [
-            options.accelerator.map_or(std::ptr::null_mut(), DeviceHandle::as_ptr),
-            std::ptr::null_mut(),
-        ];
+        let mut devices: Vec<_> = handles.iter().map(|handle| handle.as_ptr()).collect();
+        devices.push(std::ptr::null_mut());
+        // SAFETY: a constant of the build. llama.cpp reads so many shares.
+        let mut shares = vec![0f32; unsafe { sys::llama_max_devices() }.max(handles.len())];
 
         // SAFETY: a plain struct filled by llama.cpp.
         let mut params = unsafe { sys::llama_model_default_params() };
         params.devices = devices.as_mut_ptr();
-        // A negative count is "all, the output layer too", which keeps the graph in one piece.
-        params.n_gpu_layers = if options.accelerator.is_some() { -1 } else { 0 };
+        params.n_gpu_layers = layers;
         params.split_mode = sys::LLAMA_SPLIT_MODE_NONE;
+        if let Placing::Spread { shares: wanted, .. } = options.placing {
+            for (share, wanted) in shares.iter_mut().zip(wanted) {
+                *share = *wanted;
+            }
+            params.split_mode = sys::LLAMA_SPLIT_MODE_LAYER;
+            params.tensor_split = shares.as_ptr();
+        }
         params.main_gpu = 0;
-        params.load_mode = sys::LLAMA_LOAD_MODE_MMAP;
+        params.load_mode = match options.mapped {
+            true => sys::LLAMA_LOAD_MODE_MMAP,
+            false => sys::LLAMA_LOAD_MODE_NONE,
+        };
         params.use_extra_bufts = options.repack;
         params.vocab_only = options.vocabulary_only;
         params.progress_callback = Some(go_on);
@@ -106,14 +154,19 @@ impl Model {
         usize::try_from(unsafe { sys::llama_model_n_embd(self.as_ptr()) }).unwrap_or(0)
     }
 
-    /// Whether the cache is keys and values of all positions and nothing else: no sliding window, no
-    /// recurrent state.
-    pub(crate) fn has_plain_cache(&self) -> bool {
+    /// What the model's cache is made of.
+    pub(crate) fn cache_kind(&self) -> CacheKind {
         // SAFETY: a live model.
-        unsafe {
-            !sys::llama_model_is_recurrent(self.as_ptr())
-                && !sys::llama_model_is_hybrid(self.as_ptr())
-                && sys::llama_model_n_swa(self.as_ptr()) <= 0
+        let (recurrent, window) = unsafe {
+            (
+                sys::llama_model_is_recurrent(self.as_ptr()) || sys::llama_model_is_hybrid(self.as_ptr()),
+                sys::llama_model_n_swa(self.as_ptr()),
+            )
+        };
+        match window {
+            _ if recurrent => CacheKind::Recurrent,
+            1.. => CacheKind::Windowed(window.unsigned_abs()),
+            _ => CacheKind::Plain,
         }
     }
 
@@ -221,6 +274,11 @@ impl Model {
             tokens.resize(needed, 0);
         }
     }
+}
+
+/// Layer counts are checked to be small before they get here.
+fn signed(layers: u32) -> i32 {
+    i32::try_from(layers).unwrap_or(i32::MAX)
 }
 
 /// Keeps llama.cpp from writing its progress as dots to the log.

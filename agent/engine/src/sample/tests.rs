@@ -171,3 +171,19 @@ proptest! {
         prop_assert!(better < top_k as usize);
     }
 }
+
+proptest! {
+    #[test]
+    fn the_largest_is_found_whatever_the_length_and_wherever_it_is(
+        logits in prop::collection::vec(prop_oneof![8 => -4f32..4.0, 1 => Just(f32::NAN), 1 => Just(2.5f32)], 0..70),
+    ) {
+        let mut expected = (0, f32::NEG_INFINITY);
+        for (token, logit) in (0i32..).zip(&logits) {
+            if *logit > expected.1 {
+                expected = (token, *logit);
+            }
+        }
+        prop_assert_eq!(greedy(&logits), expected.0);
+        prop_assert_eq!(any_nan(&logits), logits.iter().any(|logit| logit.is_nan()));
+    }
+}

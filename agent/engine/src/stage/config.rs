@@ -11,18 +11,23 @@ use crate::ffi::model::Model;
 use crate::ffi::numbers;
 use crate::runtime::Device;
 
-/// The most rows of one step, by default. From 64 rows on, the CPU's flash attention takes a tiled
-/// path whose sums differ from those of smaller steps; below, a row's numbers do not depend on how
-/// many rows travel with it.
-pub const MAX_STEP_ROWS: u32 = 63;
+/// The most rows of one step where equal numbers are promised. From 64 rows on, the CPU's flash
+/// attention takes a tiled path whose sums differ from those of smaller steps; below, a row's
+/// numbers do not depend on how many rows travel with it.
+pub const STRICT_STEP_ROWS: u32 = 63;
+
+/// The most rows of one step otherwise: the fewest at which prompts are computed as fast as
+/// llama.cpp computes them by itself.
+pub const STEP_ROWS: u32 = 128;
 
 /// Upper bound for [`StageConfig::max_step_rows`]: a step's buffers grow with it, and so does the
 /// time for which a long prompt holds back everybody else's next token.
 pub const STEP_ROWS_LIMIT: u32 = 4096;
 
-/// Upper bound for [`StageConfig::parallel_sequences`]: what llama.cpp can tell apart, but for the
-/// one that removed positions go to.
-pub const PARALLEL_SEQUENCES_LIMIT: u32 = MAX_SEQUENCES - 1;
+/// Upper bound for [`StageConfig::parallel_sequences`] and [`StageConfig::prefix_sequences`] together:
+/// what llama.cpp can tell apart, but for the one that removed positions go to and the one by way of
+/// which cells are moved.
+pub const PARALLEL_SEQUENCES_LIMIT: u32 = MAX_SEQUENCES - 2;
 
 /// Number format of keys and values in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,11 +50,17 @@ pub struct StageConfig {
     pub device: Device,
     /// Positions that each sequence may reach.
     pub context_length: u32,
-    /// Sequences held at once, at most [`PARALLEL_SEQUENCES_LIMIT`]; each may fill its whole context.
+    /// Sequences that compute at once: ids `0..parallel_sequences`.
     pub parallel_sequences: u32,
+    /// Further sequences, with the ids above those: kept prefixes, that others begin with. Both
+    /// together are at most [`PARALLEL_SEQUENCES_LIMIT`].
+    pub prefix_sequences: u32,
+    /// Cells of the cache, for all sequences and prefixes together; what several share counts once.
+    /// 0: as many as let every parallel sequence fill its whole context.
+    pub kv_cells: u32,
     /// Format of the cache.
     pub kv_type: KvType,
-    /// Most rows of a step; [`MAX_STEP_ROWS`] unless the caller gives up equal numbers.
+    /// Most rows of a step; [`STRICT_STEP_ROWS`] unless the caller gives up equal numbers, then [`STEP_ROWS`].
     pub max_step_rows: u32,
     /// Whether the slice begins the model.
     pub first: bool,
@@ -59,6 +70,13 @@ pub struct StageConfig {
     pub first_layer: u32,
     /// The layer after the slice's last one in the whole model.
     pub end_layer: u32,
+}
+
+impl StageConfig {
+    /// All sequences, prefixes too.
+    pub(super) fn sequences(&self) -> u32 {
+        self.parallel_sequences.saturating_add(self.prefix_sequences)
+    }
 }
 
 impl KvType {
@@ -89,10 +107,10 @@ pub(super) fn check(config: &StageConfig) -> Result<u32, EngineError> {
     if config.context_length == 0 || config.parallel_sequences == 0 {
         return bad("context length and parallel sequences must be positive".to_owned());
     }
-    if config.parallel_sequences > PARALLEL_SEQUENCES_LIMIT {
+    if config.sequences() > PARALLEL_SEQUENCES_LIMIT {
         return bad(format!(
-            "{} parallel sequences: at most {PARALLEL_SEQUENCES_LIMIT}",
-            config.parallel_sequences
+            "{} parallel sequences and {} prefixes: at most {PARALLEL_SEQUENCES_LIMIT} together",
+            config.parallel_sequences, config.prefix_sequences
         ));
     }
     if config.max_step_rows == 0 || config.max_step_rows > STEP_ROWS_LIMIT {
@@ -101,12 +119,15 @@ pub(super) fn check(config: &StageConfig) -> Result<u32, EngineError> {
             config.max_step_rows
         ));
     }
-    let cells = config.context_length.checked_mul(config.parallel_sequences);
+    let cells = match config.kv_cells {
+        0 => config.context_length.checked_mul(config.parallel_sequences),
+        cells => Some(cells),
+    };
     match cells.filter(|cells| *cells < i32::MAX.unsigned_abs()) {
         Some(cells) => Ok(cells),
         None => bad(format!(
-            "{} sequences of {} positions are more cells than a cache can have",
-            config.parallel_sequences, config.context_length
+            "{} sequences of {} positions ({} cells): more than a cache can have",
+            config.parallel_sequences, config.context_length, config.kv_cells
         )),
     }
 }

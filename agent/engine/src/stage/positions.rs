@@ -21,6 +21,16 @@ impl Positions {
         }
     }
 
+    /// Positions that each sequence may have.
+    pub(super) fn context_length(&self) -> u32 {
+        self.context_length
+    }
+
+    /// Number of sequences.
+    pub(super) fn sequences(&self) -> usize {
+        self.lengths.len()
+    }
+
     /// Positions held by `sequence`; 0 for an unknown one.
     pub(super) fn length(&self, sequence: u32) -> u32 {
         self.lengths.get(sequence as usize).copied().unwrap_or(0)
@@ -31,13 +41,10 @@ impl Positions {
         self.lengths.iter().map(|length| u64::from(*length)).sum()
     }
 
-    /// The sequences that hold any position.
-    pub(super) fn alive(&self) -> Vec<u32> {
-        (0u32..)
-            .zip(&self.lengths)
-            .filter(|(_, length)| **length > 0)
-            .map(|(sequence, _)| sequence)
-            .collect()
+    /// Positions that all sequences together may still get.
+    pub(super) fn room(&self) -> u32 {
+        let all = u64::from(self.context_length) * self.lengths.len() as u64;
+        u32::try_from(all.saturating_sub(self.total())).unwrap_or(u32::MAX)
     }
 
     /// Checks that every row is the next one of its sequence; gives the sequences of the step with
@@ -109,6 +116,29 @@ impl Positions {
             });
         }
         Ok(true)
+    }
+
+    /// Checks that `to` is empty and `from` has `end` positions.
+    pub(super) fn check_prefix(&self, from: u32, to: u32, end: u32) -> Result<(), EngineError> {
+        let limit = self.lengths.len() as u32;
+        if let Some(sequence) = [from, to].into_iter().find(|sequence| *sequence >= limit) {
+            return Err(EngineError::UnknownSequence { sequence, limit });
+        }
+        let refused = |cause: String| Err(EngineError::PrefixRefused { from, to, end, cause });
+        if self.length(to) > 0 {
+            return refused(format!("it holds {} already", self.length(to)));
+        }
+        if end > self.length(from) || end == 0 {
+            return refused(format!("there are {}", self.length(from)));
+        }
+        Ok(())
+    }
+
+    /// Notes that the empty sequence `to` has `end` positions now.
+    pub(super) fn share(&mut self, to: u32, end: u32) {
+        if let Some(held) = self.lengths.get_mut(to as usize) {
+            *held = end;
+        }
     }
 
     /// Notes that `sequence` ends at `length` now.

@@ -21,8 +21,10 @@ fn whole_model_stage() -> Option<Stage> {
         device,
         context_length: 64,
         parallel_sequences: 2,
+        prefix_sequences: 2,
+        kv_cells: 0,
         kv_type: KvType::default(),
-        max_step_rows: MAX_STEP_ROWS,
+        max_step_rows: STRICT_STEP_ROWS,
         first: true,
         last: true,
         first_layer: 0,
@@ -95,8 +97,10 @@ fn a_configuration_that_contradicts_itself_is_refused_before_anything_is_loaded(
         device: Device::Cpu { threads: 1 },
         context_length: 2048,
         parallel_sequences: 4,
+        prefix_sequences: 2,
+        kv_cells: 0,
         kv_type: KvType::Q8_0,
-        max_step_rows: MAX_STEP_ROWS,
+        max_step_rows: STRICT_STEP_ROWS,
         first: false,
         last: false,
         first_layer: 4,
@@ -149,13 +153,13 @@ fn a_sequence_is_not_touched_by_others_that_come_and_go_nor_by_compaction() {
         .map(|part| step(&mut stage, &rows(1, 10 * part..10 * part + 10)).unwrap())
         .collect();
     stage.remove(1, 0, u32::MAX).unwrap();
-    assert_eq!(stage.cells, Some(Cells::new(128)));
+    assert_eq!(stage.cells, Some(Cells::new(128, 4)));
 
     // 128 cells take 60 rows that stay and 200 that go only if the cells of the gone are found again.
     let mut compactions = 0;
     for (part, alone) in (0..6).zip(&alone) {
         for _ in 0..2 {
-            let before = stage.cells;
+            let before = stage.cells.clone();
             step(&mut stage, &rows(0, 0..17)).unwrap();
             compactions += u32::from(before.unwrap().wants_compaction(17));
             stage.remove(0, 5, u32::MAX).unwrap();

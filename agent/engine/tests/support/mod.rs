@@ -1,11 +1,14 @@
 //! The real model, cut by the real cutter, for tests and measurements.
 #![allow(dead_code, reason = "each test executable uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+pub mod spread;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use engine::{
-    Device, Embedding, KvType, Logits, MAX_STEP_ROWS, Row, Runtime, Stage, StageConfig, StepInput, StepOutput,
+    Device, Embedding, KvType, Logits, Row, Runtime, STRICT_STEP_ROWS, Stage, StageConfig, StepInput, StepOutput,
 };
 use gguf::{Gguf, pieces, prepare_slice, write_piece};
 
@@ -15,6 +18,9 @@ pub const LAYERS: u32 = 30;
 /// Positions of a sequence in tests: all of one test's sequences together stay below 512 cells, up
 /// to which one row and many rows go through the same attention kernel.
 pub const CONTEXT_LENGTH: u32 = 448;
+
+/// Slots of kept prefixes in tests, above those of sequences.
+pub const PREFIX_SEQUENCES: u32 = 2;
 
 /// Five questions in the model's chat format.
 pub fn prompts() -> Vec<String> {
@@ -81,9 +87,29 @@ impl Pieces {
         device: &Device,
         sequences: u32,
     ) -> (Stage, Option<PathBuf>) {
+        self.load_with(runtime, layers, device, sequences, 0)
+    }
+
+    /// The files of layers `first..end`.
+    pub fn slice_files(&self, layers: (u32, u32)) -> Vec<PathBuf> {
         let files = prepare_slice(self.folder.path(), &self.gguf, layers.0, layers.1).unwrap();
-        let stage = Stage::load(runtime, &stage_config(files.splits(), layers, device, sequences));
-        (stage.unwrap(), files.embedding)
+        files.splits()
+    }
+
+    pub fn load_with(
+        &self,
+        runtime: &Runtime,
+        layers: (u32, u32),
+        device: &Device,
+        sequences: u32,
+        kv_cells: u32,
+    ) -> (Stage, Option<PathBuf>) {
+        let files = prepare_slice(self.folder.path(), &self.gguf, layers.0, layers.1).unwrap();
+        let config = StageConfig {
+            kv_cells,
+            ..stage_config(files.splits(), layers, device, sequences)
+        };
+        (Stage::load(runtime, &config).unwrap(), files.embedding)
     }
 
     /// A pipeline on the processor that is cut before each of `cuts`.
@@ -93,11 +119,22 @@ impl Pieces {
     }
 
     pub fn pipeline_on(&self, runtime: &Runtime, cuts: &[u32], devices: &[Device], sequences: u32) -> Pipeline {
+        self.pipeline_with(runtime, cuts, devices, sequences, 0)
+    }
+
+    pub fn pipeline_with(
+        &self,
+        runtime: &Runtime,
+        cuts: &[u32],
+        devices: &[Device],
+        sequences: u32,
+        kv_cells: u32,
+    ) -> Pipeline {
         let mut first = 0;
         let mut embedding = None;
         let mut stages = Vec::new();
         for (end, device) in cuts.iter().chain([&LAYERS]).zip(devices) {
-            let (stage, table) = self.load(runtime, (first, *end), device, sequences);
+            let (stage, table) = self.load_with(runtime, (first, *end), device, sequences, kv_cells);
             embedding = embedding.or(table);
             stages.push(stage);
             first = *end;
@@ -118,8 +155,10 @@ pub fn stage_config(
         device: device.clone(),
         context_length: CONTEXT_LENGTH,
         parallel_sequences,
+        prefix_sequences: PREFIX_SEQUENCES,
+        kv_cells: 0,
         kv_type: KvType::F16,
-        max_step_rows: MAX_STEP_ROWS,
+        max_step_rows: STRICT_STEP_ROWS,
         first: layers.0 == 0,
         last: layers.1 == LAYERS,
         first_layer: layers.0,
@@ -177,13 +216,19 @@ impl Pipeline {
     /// Continues `prompt` on an empty `sequence` by `count` greedy tokens.
     pub fn greedy(&mut self, sequence: u32, prompt: &[i32], count: usize) -> Vec<i32> {
         self.forget(sequence);
-        let logits = self.feed(sequence, prompt, MAX_STEP_ROWS as usize);
+        let logits = self.feed(sequence, prompt, STRICT_STEP_ROWS as usize);
         let mut tokens = vec![engine::sample::greedy(&logits)];
         while tokens.len() < count {
             let logits = self.feed(sequence, &tokens[tokens.len() - 1..], 1);
             tokens.push(engine::sample::greedy(&logits));
         }
         tokens
+    }
+
+    pub fn copy_prefix(&mut self, from: u32, to: u32, end: usize) {
+        for stage in &mut self.stages {
+            stage.copy_prefix(from, to, end as u32).unwrap();
+        }
     }
 
     pub fn forget(&mut self, sequence: u32) {

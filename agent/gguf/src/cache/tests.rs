@@ -60,7 +60,7 @@ fn the_files_of_a_slice_are_a_split_set() {
 #[test]
 fn models_that_are_fed_tokens_have_no_embedding_to_look_up() {
     let directory = tempfile::tempdir().unwrap();
-    let gguf = write_all(directory.path(), &llama(2).of("gemma").bytes());
+    let gguf = write_all(directory.path(), &llama(2).of("glm4").bytes());
     let files = prepare_slice(directory.path(), &gguf, 0, 2).unwrap();
     assert_eq!(files.embedding, None);
 }

@@ -41,6 +41,14 @@ fn kv_follows_the_layer_with_the_most_heads_and_the_stated_head_length() {
 }
 
 #[test]
+fn the_longer_heads_of_windowed_layers_count() {
+    let model = llama(3).with("llama.attention.key_length_swa", Value::U32(256));
+    let facts = model_facts(&model.gguf()).unwrap();
+    assert_eq!((facts.key_length, facts.value_length), (256, 32));
+    assert_eq!(facts.kv_elements_per_token_per_layer, 256 + 32);
+}
+
+#[test]
 fn the_quantisation_is_found_without_a_stated_file_type() {
     let gguf = without(llama(20).gguf(), "general.file_type");
     assert_eq!(model_facts(&gguf).unwrap().quantisation, "F32");

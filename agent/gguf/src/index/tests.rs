@@ -58,7 +58,7 @@ fn hyperparameters_and_rotary_factors_are_in_every_digest() {
 #[test]
 fn pieces_with_equal_weights_differ_by_kind_and_place() {
     let frame = Digest([7; 32]);
-    let digest = |piece| piece_digest(&mut Cursor::new([]), &frame, piece, &[]).unwrap();
+    let digest = |piece| piece_digest(&frame, piece, &[]);
     let digests = [
         digest(Piece::Embedding),
         digest(Piece::Output),
@@ -146,6 +146,14 @@ fn cached_files_are_verified_whatever_their_headers_say() {
             }
         ),
         "{error}"
+    );
+    let source = super::build(&mut [Cursor::new(&bytes)], &gguf, &["tiny.gguf".to_owned()]).unwrap();
+    let bad = super::damaged_tensors(at, &pieces, Piece::Layer(1), &source).unwrap();
+    assert_eq!(bad, ["blk.1.ffn_up.weight"]);
+    assert!(
+        super::damaged_tensors(at, &pieces, Piece::Output, &source)
+            .unwrap()
+            .is_empty()
     );
     fs::write(&path, &file[..4096]).unwrap();
     assert!(matches!(weights.digest(Piece::Layer(1)), Err(IndexError::Io { .. })));

@@ -88,7 +88,7 @@ fn what_was_written_is_read_back() {
         3
     );
     assert_eq!(gguf.tensors[0].dimensions, [3, 2]);
-    assert_eq!(gguf.tensors[1].offset_bytes, gguf.data_offset_bytes + 32);
+    assert_eq!(gguf.tensors[1].offset_bytes, gguf.files[0].data_offset_bytes + 32);
     assert_eq!(gguf.version, 3);
 }
 
@@ -103,7 +103,7 @@ fn version_2_is_read_like_version_3() {
 fn a_file_cut_anywhere_is_reported_as_truncated() {
     let whole = llama(2).untied().with_rotary_factors().bytes();
     let gguf = parse(&whole);
-    for length in 0..gguf.data_offset_bytes as usize {
+    for length in 0..gguf.files[0].data_offset_bytes as usize {
         let error = attempt(&whole[..length]).unwrap_err();
         assert!(
             matches!(error, ParseError::Truncated { needed, actual, .. } if needed > actual && actual == length as u64),
@@ -116,7 +116,7 @@ fn a_file_cut_anywhere_is_reported_as_truncated() {
         .map(|tensor| tensor.offset_bytes + tensor.size_bytes)
         .max()
         .unwrap();
-    for length in gguf.data_offset_bytes..last {
+    for length in gguf.files[0].data_offset_bytes..last {
         let error = attempt(&whole[..length as usize]).unwrap_err();
         assert!(
             matches!(error, ParseError::Truncated { actual, .. } if actual == length),
@@ -129,7 +129,7 @@ fn a_file_cut_anywhere_is_reported_as_truncated() {
 #[test]
 fn a_source_that_ends_before_its_stated_length_is_truncated() {
     let whole = llama(1).bytes();
-    for length in 0..parse(&whole).data_offset_bytes as usize - 32 {
+    for length in 0..parse(&whole).files[0].data_offset_bytes as usize - 32 {
         let mut source = Cursor::new(&whole[..length]);
         let error = Gguf::parse(&mut source, 1 << 40, Limits::default()).unwrap_err();
         assert!(matches!(error, ParseError::Truncated { .. }), "{length}: {error}");
@@ -374,7 +374,7 @@ proptest! {
         layers in 1u32..4,
     ) {
         let mut bytes = llama(layers).with_rotary_factors().with_kv_heads(&vec![1; layers as usize]).bytes();
-        let header = parse(&bytes).data_offset_bytes as usize;
+        let header = parse(&bytes).files[0].data_offset_bytes as usize;
         for (place, value) in damage {
             bytes[place.index(header)] = value;
         }
@@ -387,9 +387,21 @@ proptest! {
         value in prop_oneof![Just(0u64), Just(1 << 31), Just(1 << 40), Just(i64::MAX as u64), Just(u64::MAX)],
     ) {
         let mut bytes = llama(2).untied().bytes();
-        let header = parse(&bytes).data_offset_bytes as usize;
+        let header = parse(&bytes).files[0].data_offset_bytes as usize;
         let place = place.index(header - 8);
         bytes[place..place + 8].copy_from_slice(&value.to_le_bytes());
         use_everything(&bytes);
     }
+}
+
+#[test]
+fn a_safetensors_file_is_named_as_such() {
+    let json = br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(json);
+    let error = attempt(&bytes).unwrap_err();
+    assert!(matches!(error, ParseError::Safetensors), "{error}");
+    assert!(error.to_string().contains("convert_hf_to_gguf.py"), "{error}");
+    bytes[8] = b'[';
+    assert!(matches!(attempt(&bytes), Err(ParseError::NotGguf { .. })));
 }

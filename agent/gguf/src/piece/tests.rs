@@ -49,7 +49,7 @@ fn a_llama_model_may_be_cut_between_any_two_layers() {
 #[test]
 fn what_is_not_understood_keeps_the_model_whole() {
     let cases = [
-        (llama(4).of("qwen3"), "qwen3"),
+        (llama(4).of("glm4"), "glm4"),
         (llama(4).with("llama.nextn_predict_layers", Value::U32(1)), "predict"),
         (
             llama(4).with("general.tensor_extra.name", Value::U32(1)),

@@ -186,10 +186,117 @@ fn layers_that_are_no_slice_are_refused() {
             "{first} {end}: {error}"
         );
     }
-    let source = llama(3).of("gemma2").gguf();
-    let pieces_of_gemma = pieces(&source).unwrap();
-    let error = SlicePlan::new(&pieces_of_gemma, 0, 2).unwrap_err();
+    let source = llama(3).of("glm4").gguf();
+    let pieces_of_glm = pieces(&source).unwrap();
+    let error = SlicePlan::new(&pieces_of_glm, 0, 2).unwrap_err();
     assert!(matches!(error, SliceError::RunsWhole { cut: 2, .. }), "{error}");
-    let error = SlicePlan::new(&pieces_of_gemma, 1, 3).unwrap_err();
+    let error = SlicePlan::new(&pieces_of_glm, 1, 3).unwrap_err();
     assert!(error.to_string().contains("after layer 1"), "{error}");
+    let source = llama(8).of("smollm3").gguf();
+    let pieces_of_smollm = pieces(&source).unwrap();
+    assert!(SlicePlan::new(&pieces_of_smollm, 4, 8).is_ok());
+    for (first, end) in [(0, 3), (3, 8), (4, 7), (2, 4)] {
+        let error = SlicePlan::new(&pieces_of_smollm, first, end).unwrap_err();
+        assert!(matches!(error, SliceError::CutNotAllowed { .. }), "{error}");
+        assert!(error.to_string().contains("only after layers [4]"), "{error}");
+    }
+}
+
+/// The metadata of layers `first..end` of a model.
+fn described(model: &crate::fixture::Model, first: u32, end: u32) -> crate::Metadata {
+    let source = model.gguf();
+    let pieces = pieces(&source).unwrap();
+    parse(&plan_of(&pieces, first, end).first_file()).metadata
+}
+
+#[test]
+fn windows_are_written_out_layer_by_layer() {
+    const KEY: &str = "gemma2.attention.sliding_window_pattern";
+    let windows = |model: &crate::fixture::Model, first, end| -> Vec<bool> {
+        let metadata = described(model, first, end);
+        let array = metadata.array(KEY).unwrap();
+        array.values().filter_map(|value| value.as_bool()).collect()
+    };
+    let usual = llama(6).of("gemma2");
+    assert_eq!(windows(&usual, 0, 2), [true, false]);
+    assert_eq!(windows(&usual, 2, 6), [true, false, true, false]);
+    let stated = llama(6).of("gemma2").with(KEY, Value::U32(3));
+    assert_eq!(windows(&stated, 1, 4), [true, false, true]);
+    let listed = [true, true, true, false, true, true];
+    let listed = llama(6)
+        .of("gemma2")
+        .with(KEY, Value::Array(crate::Array::of_bools(listed)));
+    assert_eq!(windows(&listed, 2, 5), [true, false, true]);
+}
+
+#[test]
+fn only_the_head_scales_its_input() {
+    let model = llama(4).of("granite").with("granite.embedding_scale", Value::F32(12.0));
+    for (layers, scale) in [((0, 2), 12.0), ((1, 3), 0.0), ((2, 4), 0.0), ((0, 4), 12.0)] {
+        let metadata = described(&model, layers.0, layers.1);
+        assert_eq!(
+            metadata.get("granite.embedding_scale"),
+            Some(&Value::F32(scale)),
+            "{layers:?}"
+        );
+    }
+}
+
+#[test]
+fn leading_dense_layers_are_counted_from_the_slices_own_first() {
+    const KEY: &str = "deepseek.leading_dense_block_count";
+    let model = llama(6).of("deepseek").with(KEY, Value::U32(3));
+    for (layers, dense) in [((0, 2), 3), ((1, 4), 2), ((3, 6), 0), ((5, 6), 0)] {
+        assert_eq!(described(&model, layers.0, layers.1).u32(KEY), Ok(dense), "{layers:?}");
+    }
+}
+
+#[test]
+fn a_tail_that_must_have_both_matrices_loads_both() {
+    let source = llama(3).of("olmo2").untied().gguf();
+    let pieces = pieces(&source).unwrap();
+    let tail = plan_of(&pieces, 1, 3);
+    assert_eq!(
+        tail.needs(),
+        [
+            Piece::Shared,
+            Piece::Embedding,
+            Piece::Layer(1),
+            Piece::Layer(2),
+            Piece::Output
+        ]
+    );
+    assert_eq!(tail.rooted(), [Piece::Layer(1), Piece::Layer(2), Piece::Output]);
+    let names = all_names(&tail, &pieces);
+    assert!(names.contains(&"output.weight".to_owned()) && names.contains(&"token_embd.weight".to_owned()));
+    let middle = parse(&plan_of(&pieces, 1, 2).first_file());
+    assert_eq!(
+        middle.tensor("output.weight").unwrap().dimensions,
+        [u64::from(WIDTH), 1]
+    );
+}
+
+#[test]
+fn stand_ins_are_what_the_loader_of_the_architecture_demands() {
+    let stand_ins = |name: &'static str| {
+        let source = llama(3).of(name).untied().gguf();
+        let pieces = pieces(&source).unwrap();
+        let first = parse(&plan_of(&pieces, 0, 1).first_file());
+        tensor_names(&first).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(stand_ins("qwen3"), ["token_embd.weight", "output_norm.weight"]);
+    assert_eq!(
+        stand_ins("starcoder2"),
+        ["token_embd.weight", "output_norm.weight", "output_norm.bias"]
+    );
+    assert_eq!(
+        stand_ins("phi2"),
+        [
+            "token_embd.weight",
+            "output_norm.weight",
+            "output_norm.bias",
+            "output.weight",
+            "output.bias"
+        ]
+    );
 }

@@ -45,6 +45,13 @@ fn a_model_without_a_vocabulary_is_refused() {
             tokenizer: "gpt2".to_owned()
         }
     );
+    let mut bare = source.clone();
+    bare.metadata = crate::Metadata::default();
+    for (key, value) in source.metadata.iter().filter(|(key, _)| !key.starts_with("tokenizer.")) {
+        bare.metadata.insert(key, value.clone());
+    }
+    let error = vocabulary(&bare).unwrap_err().to_string();
+    assert!(error.contains("converted together with its tokenizer"), "{error}");
     assert!(matches!(
         replaced("tokenizer.ggml.tokens", Value::U8(1)),
         VocabularyError::Metadata(_)

@@ -15,7 +15,7 @@ fn slot() -> Slot {
 /// The first of two stages, in epoch 3.
 fn desired() -> DesiredShards {
     let slice = Slice {
-        sha256: [0; 32],
+        index: gguf::Digest([0; 32]),
         first_layer: 0,
         end_layer: 10,
         total_layers: 20,
@@ -30,6 +30,8 @@ fn desired() -> DesiredShards {
         epoch: 3,
         envelope: Arc::default(),
         uri: String::new(),
+        access: crate::source::Access::default(),
+        peers: vec![],
         model: ("ns".to_owned(), "model".to_owned()),
         memory_budget_bytes: 8,
         next: None,
@@ -37,8 +39,16 @@ fn desired() -> DesiredShards {
     [(slot(), desired)].into()
 }
 
+fn done() -> Done {
+    Done {
+        bytes: 4,
+        total_bytes: 9,
+        note: "fetching".to_owned(),
+    }
+}
+
 fn observed(events: &[Event]) -> ObservedShards {
-    let mut seen = Observed::new(&desired()[&slot()], 0);
+    let mut seen = Observed::new(&desired()[&slot()]);
     for event in events {
         if let Event::Done(work) | Event::WorkFailed(work, _) = event {
             seen.state = State::Busy(*work);
@@ -49,7 +59,7 @@ fn observed(events: &[Event]) -> ObservedShards {
 }
 
 fn report(events: &[Event]) -> ShardStatus {
-    statuses(&desired(), &observed(events), |_| (4, 9)).remove(0)
+    statuses(&desired(), &observed(events), |_| done()).remove(0)
 }
 
 fn serving(next: Option<&str>) -> Vec<Event> {
@@ -99,7 +109,7 @@ fn work_tells_its_progress_and_failures_their_reason() {
     let mut busy = observed(&[]);
     busy.values_mut()
         .for_each(|seen| seen.state = State::Busy(Work::Verify));
-    let status = statuses(&desired(), &busy, |_| (4, 9)).remove(0);
+    let status = statuses(&desired(), &busy, |_| done()).remove(0);
     assert_eq!(
         (status.phase(), status.bytes_done, status.bytes_total),
         (ShardPhase::Verifying, 4, 9)
@@ -116,6 +126,30 @@ fn what_is_not_desired_drains_and_is_held_no_more_in_the_devices_object() {
     let seen = observed(&serving(Some("b:2")));
     assert_eq!(holdings(&desired(), &seen)[0].layers, "0-9");
     let nothing = DesiredShards::new();
-    assert_eq!(statuses(&nothing, &seen, |_| (0, 0))[0].phase(), ShardPhase::Draining);
+    assert_eq!(
+        statuses(&nothing, &seen, |_| Done::default())[0].phase(),
+        ShardPhase::Draining
+    );
     assert!(holdings(&nothing, &seen).is_empty());
+}
+
+#[test]
+fn what_a_worker_says_of_its_memory_is_passed_on() {
+    use super::super::observed::Measured;
+    let memory = proto::control::v1::MemoryUse {
+        weights_bytes: 1,
+        kv_bytes: 2,
+        compute_bytes: 3,
+    };
+    let status = report(&[
+        Event::Done(Work::Spawn),
+        Event::Measured(Measured {
+            memory: Some(memory),
+            pressure: "EvictingPrefixes".to_owned(),
+        }),
+    ]);
+    assert_eq!(
+        (status.memory, status.pressure.as_str()),
+        (Some(memory), "EvictingPrefixes")
+    );
 }

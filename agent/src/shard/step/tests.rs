@@ -1,12 +1,13 @@
 use super::super::observed::{Event, Fault, UNREACHABLE};
 use super::*;
+use crate::shard::Slice;
 use proptest::prelude::*;
 use proto::placement::v1::Runtime;
 use std::sync::Arc;
 
 fn slice(first_layer: u32, end_layer: u32, device: &str) -> Slice {
     Slice {
-        sha256: [7; 32],
+        index: gguf::Digest([7; 32]),
         first_layer,
         end_layer,
         total_layers: 30,
@@ -18,6 +19,7 @@ fn slice(first_layer: u32, end_layer: u32, device: &str) -> Slice {
             parallel_sequences: 1,
             kv_type: 1,
             max_step_rows: 32,
+            ..Runtime::default()
         },
         weight_root: [1; 32],
     }
@@ -37,6 +39,8 @@ fn wanted(epoch: u64, slice: Slice, next: Option<&str>) -> Desired {
         epoch,
         envelope: Arc::new(vec![epoch as u8]),
         uri: "file:///m.gguf".to_owned(),
+        access: crate::source::Access::default(),
+        peers: vec![],
         model: ("ns".to_owned(), "m".to_owned()),
         memory_budget_bytes: 1,
         next: next.map(str::to_owned),
@@ -179,7 +183,7 @@ fn another_slice_stops_the_worker_before_anything_is_fetched_or_loaded() {
     bench.now_ms += REPLACE_LIMIT_MS;
     assert_eq!(bench.step(), [Action::Kill]);
     bench.event(Event::Exited(Fault::new("Exited", "")));
-    assert_eq!(bench.step(), [Action::Adopt { copy: 0 }]);
+    assert_eq!(bench.step(), [Action::Adopt]);
     assert_eq!(bench.step(), [Action::Start(Work::Fetch)]);
     assert_eq!(bench.observed[&slot(0)].slice.end_layer, 15);
 }
@@ -328,12 +332,12 @@ fn a_device_takes_the_next_shard_only_when_the_last_has_left_it() {
 }
 
 #[test]
-fn two_shards_of_one_model_have_a_copy_of_the_files_each() {
+fn two_shards_of_one_model_are_begun_side_by_side() {
     let mut bench = Bench::new([
         (slot(0), wanted(1, slice(0, 10, "cpu0"), None)),
         (slot(1), wanted(1, slice(10, 20, "vulkan0"), None)),
     ]);
-    assert_eq!(bench.step(), [Action::Adopt { copy: 0 }, Action::Adopt { copy: 1 }]);
+    assert_eq!(bench.step(), [Action::Adopt, Action::Adopt]);
 }
 
 /// What may happen to a model of three slots, as a random walk.
@@ -367,7 +371,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 /// A node outside of `step`: which processes there really are, and what each was told.
 #[derive(Default)]
 struct Node {
-    processes: BTreeMap<Slot, (Slice, u32, Vec<u64>)>,
+    processes: BTreeMap<Slot, (Slice, Vec<u64>)>,
 }
 
 struct Walk {
@@ -411,22 +415,14 @@ impl Walk {
             Action::Start(Work::Spawn) => {
                 let seen = seen.expect("only what is tracked is spawned");
                 assert!(!self.node.processes.contains_key(slot), "two workers for {slot}");
-                for (other, (slice, copy, _)) in &self.node.processes {
-                    let same_files = slice.sha256 == seen.slice.sha256 && *copy == seen.copy;
-                    assert!(!same_files, "{other} and {slot} would load from the same files");
-                }
                 self.node
                     .processes
-                    .insert(slot.clone(), (seen.slice.clone(), seen.copy, Vec::new()));
+                    .insert(slot.clone(), (seen.slice.clone(), Vec::new()));
             }
             Action::Start(Work::Prepare) => {
                 let seen = seen.expect("only what is tracked is prepared");
-                for (slice, copy, _) in self.node.processes.values() {
-                    assert!(
-                        !(slice.sha256 == seen.slice.sha256 && *copy == seen.copy),
-                        "headers of a living worker"
-                    );
-                }
+                let lives = self.node.processes.contains_key(slot);
+                assert!(!lives, "{slot}: links of a living worker, {}", seen.slice.device);
             }
             Action::Install(offer) => {
                 let (.., told) = self.node.processes.get_mut(slot).expect("only a living worker is told");

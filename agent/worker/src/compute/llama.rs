@@ -1,17 +1,19 @@
 //! The engine as a stage's compute.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use engine::{Device, Embedding, EngineError, Fault, Runtime, Stage, StageConfig, StepInput};
+use engine::{Device, Embedding, EngineError, Fault, Runtime, Stage, StepInput};
 
-use super::{Compute, ComputeError, Facts, LoadError, Loader, Output, choose};
-use crate::config::{Backend, KvType, WorkerConfig};
+use super::loading::{load_within_budget, refused};
+use super::{Compute, ComputeError, Facts, LoadError, Loader, Output, choose_token};
+use crate::config::{Backend, WorkerConfig};
+use crate::memory::ladder::Usage;
+use crate::memory::{Gauge, observe, watch_pressure};
 use crate::step::Row;
 
-/// Loads what the configuration names.
-pub fn engine_loader(config: Arc<WorkerConfig>) -> Loader {
-    Box::new(move || Ok(Box::new(LlamaStage::load(&config)?)))
+/// Loads what the configuration names, and tells the gauge what that took.
+pub fn engine_loader(config: Arc<WorkerConfig>, gauge: Gauge) -> Loader {
+    Box::new(move || Ok(Box::new(LlamaStage::load(&config, gauge)?)))
 }
 
 /// Where a configuration wants to compute.
@@ -20,8 +22,8 @@ pub fn device(config: &WorkerConfig) -> Device {
         Backend::Cpu => Device::Cpu {
             threads: config.threads,
         },
-        Backend::Vulkan => Device::Gpu {
-            backend: "vulkan".to_owned(),
+        backend => Device::Gpu {
+            backend: backend.name().to_owned(),
             index: config.device_index,
         },
     }
@@ -35,9 +37,9 @@ struct LlamaStage {
 }
 
 impl LlamaStage {
-    fn load(config: &WorkerConfig) -> Result<Self, LoadError> {
+    fn load(config: &WorkerConfig, gauge: Gauge) -> Result<Self, LoadError> {
         let runtime = Runtime::load_for(None, &device(config)).map_err(|e| refused(&e))?;
-        let stage = Stage::load(&runtime, &stage_config(config)).map_err(|e| refused(&e))?;
+        let (stage, pressure) = load_within_budget(&runtime, config)?;
         let embedding = config
             .embedding
             .as_ref()
@@ -55,6 +57,8 @@ impl LlamaStage {
             let message = format!("the embedding is not {found} wide, as the slice is");
             return Err(LoadError::Weights(message));
         }
+        gauge.settle(stage.memory(), pressure);
+        watch_memory(&runtime, config, gauge);
         Ok(Self {
             stage,
             embedding,
@@ -63,39 +67,26 @@ impl LlamaStage {
     }
 }
 
-fn stage_config(config: &WorkerConfig) -> StageConfig {
-    let header: PathBuf = config.slice.header.clone();
-    let runtime = &config.runtime;
-    StageConfig {
-        slice_files: std::iter::once(header)
-            .chain(config.slice.parts.iter().cloned())
-            .collect(),
-        device: device(config),
-        context_length: runtime.context_length,
-        parallel_sequences: runtime.parallel_sequences,
-        kv_type: match runtime.kv_type {
-            KvType::F16 => engine::KvType::F16,
-            KvType::F32 => engine::KvType::F32,
-            KvType::Q8_0 => engine::KvType::Q8_0,
-        },
-        max_step_rows: runtime.max_step_rows,
-        first: config.first_layer == 0,
-        last: config.end_layer == config.total_layers,
-        first_layer: config.first_layer,
-        end_layer: config.end_layer,
-    }
-}
-
-fn refused(error: &EngineError) -> LoadError {
-    let message = error.to_string();
-    match error.fault() {
-        Fault::Cpu => LoadError::UnsupportedCpu(message),
-        Fault::Device => LoadError::Device(message),
-        Fault::Config | Fault::Weights | Fault::Request | Fault::Compute | Fault::Broken => LoadError::Weights(message),
+/// Best effort: a shard that nobody watches computes all the same.
+fn watch_memory(runtime: &Runtime, config: &WorkerConfig, gauge: Gauge) {
+    let source = observe::find(config.pressure.cgroup_dir.as_deref());
+    let (runtime, device) = (runtime.clone(), device(config));
+    let usage = move || {
+        let memory = runtime.memory(&device)?;
+        Some(Usage {
+            used_bytes: memory.total_bytes.saturating_sub(memory.free_bytes),
+            limit_bytes: memory.total_bytes,
+        })
+    };
+    if let Err(error) = watch_pressure(gauge, source, usage) {
+        tracing::warn!(%error, "memory pressure is not watched");
     }
 }
 
 fn failed(error: &EngineError) -> ComputeError {
+    if let EngineError::KvFull { .. } = error {
+        return ComputeError::KvFull(error.to_string());
+    }
     match error.fault() {
         Fault::Broken => ComputeError::Broken(error.to_string()),
         _ => ComputeError::Failed(error.to_string()),
@@ -133,16 +124,27 @@ impl Compute for LlamaStage {
             activations,
             wants: &wants,
         };
-        let output = self.stage.step(&input).map_err(|error| failed(&error))?;
-        if self.last {
-            Ok(Output::Tokens(choose(rows, output.logits.rows())?))
-        } else {
-            Ok(Output::Activations(output.activations))
-        }
+        let mut tokens = Vec::new();
+        let activations = self.stage.step_with(&input, |row, logits| {
+            // The wanted rows are those that sample.
+            let token = rows.get(row).map(|row| choose_token(row, logits)).transpose();
+            tokens.extend(token.map_err(|error| error.to_string())?);
+            Ok(())
+        });
+        let activations = activations.map_err(|error| failed(&error))?;
+        Ok(match self.last {
+            true => Output::Tokens(tokens),
+            false => Output::Activations(activations),
+        })
     }
 
     fn remove(&mut self, sequence: u32, from: u32, end: Option<u32>) -> Result<(), ComputeError> {
         let removed = self.stage.remove(sequence, from, end.unwrap_or(u32::MAX));
         removed.map_err(|error| failed(&error))
+    }
+
+    fn copy_prefix(&mut self, from: u32, to: u32, end: u32) -> Result<(), ComputeError> {
+        let copied = self.stage.copy_prefix(from, to, end);
+        copied.map_err(|error| failed(&error))
     }
 }

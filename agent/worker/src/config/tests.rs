@@ -31,7 +31,7 @@ fn what_the_agent_writes_is_read_and_written_alike() {
 #[test]
 fn a_value_that_cannot_work_is_refused_by_the_name_of_its_field() {
     type Change = fn(&mut WorkerConfig);
-    let cases: [(&str, Change); 18] = [
+    let cases: [(&str, Change); 19] = [
         ("stage", |c| c.stage = 3),
         ("end_layer", |c| c.end_layer = 10),
         ("end_layer", |c| c.end_layer = 31),
@@ -42,7 +42,8 @@ fn a_value_that_cannot_work_is_refused_by_the_name_of_its_field() {
         ("threads", |c| c.threads = 0),
         ("orphan_grace_s", |c| c.orphan_grace_s = 0),
         ("runtime.context_length", |c| c.runtime.context_length = 1),
-        ("runtime.parallel_sequences", |c| c.runtime.parallel_sequences = 257),
+        ("runtime.parallel_sequences", |c| c.runtime.parallel_sequences = 255),
+        ("runtime.prefix_sequences", |c| c.runtime.prefix_sequences = 251),
         ("runtime.max_step_rows", |c| c.runtime.max_step_rows = 1),
         ("runtime.max_step_rows", |c| {
             (c.runtime.max_step_rows, c.embedding_length) = (4096, 16384)
@@ -64,11 +65,36 @@ fn a_value_that_cannot_work_is_refused_by_the_name_of_its_field() {
 }
 
 #[test]
-fn unknown_fields_and_unknown_backends_are_refused() {
+fn unknown_fields_are_refused_and_an_unknown_backend_by_the_names_there_are() {
     let mut json = serde_json::to_value(valid()).unwrap();
-    json["backend"] = "cuda".into();
-    assert!(serde_json::from_value::<WorkerConfig>(json.clone()).is_err());
+    for backend in [
+        Backend::Cuda,
+        Backend::Hip,
+        Backend::Sycl,
+        Backend::OpenCl,
+        Backend::Vulkan,
+    ] {
+        json["backend"] = backend.name().into();
+        let config: WorkerConfig = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(config.backend, backend);
+    }
+    json["backend"] = "metal".into();
+    let error = serde_json::from_value::<WorkerConfig>(json.clone()).unwrap_err();
+    for name in ["metal", "cpu", "vulkan", "cuda", "hip", "sycl", "opencl"] {
+        assert!(error.to_string().contains(name), "{error}");
+    }
     json["backend"] = "vulkan".into();
     json["kv_typ"] = "f16".into();
     assert!(serde_json::from_value::<WorkerConfig>(json).is_err());
+}
+
+#[test]
+fn what_may_be_given_up_is_nothing_unless_said() {
+    let mut json = serde_json::to_value(valid()).unwrap();
+    json.as_object_mut().unwrap().remove("pressure");
+    let config: WorkerConfig = serde_json::from_value(json.clone()).unwrap();
+    assert_eq!(config.pressure, PressureConfig::default());
+    json["pressure"] = serde_json::json!({"allow_host_layers": true});
+    let config: WorkerConfig = serde_json::from_value(json).unwrap();
+    assert!(config.pressure.allow_host_layers && !config.pressure.allow_kv_quantisation);
 }

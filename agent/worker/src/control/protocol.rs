@@ -94,4 +94,21 @@ pub struct Status {
     pub message: Option<String>,
     /// On the head: requests that run or wait. On other stages: sequences of which it holds anything.
     pub active_sequences: usize,
+    /// What the shard takes on its device, as it was allocated; unset before it is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryUse>,
+    /// What gives way for lack of memory, one CamelCase word; unset where nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<String>,
+}
+
+/// Memory of a loaded shard on its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// Weights.
+    pub weights_bytes: u64,
+    /// KV cache.
+    pub kv_bytes: u64,
+    /// What the largest step computes in.
+    pub compute_bytes: u64,
 }

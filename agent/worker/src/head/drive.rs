@@ -4,7 +4,7 @@
 //! answered `UNAVAILABLE` at once.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use identity::Credentials;
 use lifecycle::backoff::{self, Policy};
@@ -13,13 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::desk::{Desk, Submission};
-use super::pipeline::Pipeline;
-use super::schedule::{Failure, MAX_WAITING, Schedule};
+use super::occupancy::Occupancy;
+use super::pipeline::{Completed, Pipeline};
+use super::schedule::{Event, Failure, MAX_WAITING, Relief, Schedule, Tuning};
+use crate::memory::{Pressure, Rung};
 use crate::metrics::Metrics;
 use crate::placement::Installed;
 use crate::stage::relay::superseded;
 use crate::stage::thread::ComputeHandle;
-use crate::step::{Reason, Sampled, Step, StepFault};
+use crate::step::{Reason, StepFault};
 
 /// Between attempts to open the pipeline: a worker that restarts on the same node is back in little more than the first wait, and
 /// one that comes back later is noticed within the cap.
@@ -48,6 +50,8 @@ pub struct Driver {
     pub draining: CancellationToken,
     /// Requests that run or wait, for those who wait for the drain.
     pub load: watch::Sender<usize>,
+    /// How short of memory the own stage is.
+    pub pressure: watch::Receiver<Pressure>,
     /// Counts.
     pub metrics: Metrics,
 }
@@ -138,13 +142,17 @@ impl Driver {
     /// Serves over a pipeline until it ends; `true` when nobody can send requests any more.
     async fn serve(&mut self, pipeline: Pipeline) -> bool {
         let epoch = pipeline.epoch();
-        let schedule = Schedule::new(self.compute.place().limits);
+        let limits = self.compute.place().limits;
+        let schedule = Schedule::new(limits, Tuning::new(pipeline.stages(), &limits));
         let (draining, load, metrics) = (self.draining.clone(), self.load.clone(), self.metrics.clone());
+        let occupancy = Occupancy::new(pipeline.stages(), metrics.clone());
         let desk = Desk::new(schedule, epoch, draining, load, metrics);
         let mut serving = Serving {
             driver: self,
             pipeline,
             desk,
+            occupancy,
+            untold: Vec::new(),
         };
         let ended = serving.run().await;
         let status = match &ended {
@@ -183,72 +191,118 @@ struct Serving<'a> {
     driver: &'a mut Driver,
     pipeline: Pipeline,
     desk: Desk,
+    occupancy: Occupancy,
+    /// For clients, once the stages have their next steps: telling them takes time in which these compute.
+    untold: Vec<Event>,
+}
+
+/// What ended a wait.
+enum Happened {
+    Completed(Completed),
+    Submitted(Box<Submission>),
+    /// A client has gone, a request has waited too long, or memory is short: the next look at the desk does what is due.
+    Woken,
 }
 
 impl Serving<'_> {
     async fn run(&mut self) -> Ended {
         loop {
-            let ended = match self.desk.next_step() {
-                Some(step) => self.step(&step).await,
-                None => self.idle().await,
-            };
-            if let Err(ended) = ended {
+            if let Err(ended) = self.turn().await {
                 return ended;
             }
         }
     }
 
-    async fn step(&mut self, step: &Step) -> Result<(), Ended> {
-        match self.execute(step).await? {
-            Ok(tokens) => {
-                let events = self.desk.schedule.complete(step.number, &tokens);
-                let events = events.map_err(|mismatch| broken(mismatch.to_string()))?;
-                self.desk.tell(events);
+    /// Keeps the stages in work, tells clients what came of it, and waits for what happens next.
+    async fn turn(&mut self) -> Result<(), Ended> {
+        self.desk.relieve(relief(self.driver.pressure.borrow_and_update().rung));
+        // Requests are heard however fast steps are answered.
+        while let Ok(submission) = self.driver.submissions.try_recv() {
+            self.desk.admit(submission);
+        }
+        while let Some(step) = self.desk.next_step() {
+            self.pipeline.submit(&step).await.map_err(Ended::Broken)?;
+        }
+        self.occupancy.observe(self.pipeline.in_flight() > 0, Instant::now());
+        self.desk.tell(std::mem::take(&mut self.untold));
+        match self.wait().await? {
+            Happened::Completed(completed) => self.complete(completed).await,
+            Happened::Submitted(submission) => {
+                self.desk.admit(*submission);
                 Ok(())
             }
-            Err(fault) => match self.desk.schedule.fail(&fault) {
-                Failure::Broken => Err(Ended::Broken(fault)),
-                Failure::Isolated(events) => {
-                    self.desk.tell(events);
-                    self.pipeline.rollback(step.number).await.map_err(Ended::Broken)
-                }
-            },
+            Happened::Woken => Ok(()),
         }
     }
 
-    /// Has the pipeline execute a step; requests are received meanwhile.
-    async fn execute(&mut self, step: &Step) -> Result<Result<Vec<Sampled>, StepFault>, Ended> {
-        let epoch = self.pipeline.epoch();
-        let Driver {
-            submissions, installed, ..
-        } = &mut *self.driver;
-        let executed = self.pipeline.execute(step);
-        tokio::pin!(executed);
-        loop {
-            tokio::select! {
-                biased;
-                () = superseded(installed, epoch) => return Err(Ended::Superseded),
-                outcome = &mut executed => return Ok(outcome),
-                submission = submissions.recv() => self.desk.admit(submission.ok_or(Ended::Closed)?),
-            }
-        }
-    }
-
-    async fn idle(&mut self) -> Result<(), Ended> {
+    async fn wait(&mut self) -> Result<Happened, Ended> {
         let epoch = self.pipeline.epoch();
         let Driver {
             submissions,
             installed,
             wake,
+            pressure,
             ..
         } = &mut *self.driver;
+        let pipeline = &mut self.pipeline;
+        let progress = async {
+            if pipeline.in_flight() > 0 {
+                Ok(Happened::Completed(pipeline.next().await))
+            } else {
+                Err(Ended::Broken(pipeline.broken().await))
+            }
+        };
+        let late = self.desk.next_deadline();
+        let late = async {
+            match late {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            submission = submissions.recv() => self.desk.admit(submission.ok_or(Ended::Closed)?),
-            () = wake.notified() => {}
-            () = superseded(installed, epoch) => return Err(Ended::Superseded),
-            fault = self.pipeline.broken() => return Err(Ended::Broken(fault)),
+            biased;
+            () = superseded(installed, epoch) => Err(Ended::Superseded),
+            happened = progress => happened,
+            submission = submissions.recv() => {
+                Ok(Happened::Submitted(Box::new(submission.ok_or(Ended::Closed)?)))
+            }
+            () = wake.notified() => Ok(Happened::Woken),
+            () = late => Ok(Happened::Woken),
+            () = changed(pressure) => Ok(Happened::Woken),
         }
-        Ok(())
+    }
+
+    async fn complete(&mut self, completed: Completed) -> Result<(), Ended> {
+        let Completed { number, outcome } = completed;
+        match outcome {
+            Ok(tokens) => {
+                let events = self.desk.complete(number, &tokens);
+                self.untold = events.map_err(|mismatch| broken(mismatch.to_string()))?;
+                Ok(())
+            }
+            Err(fault) => match self.desk.fail(number, &fault) {
+                Failure::Broken => Err(Ended::Broken(fault)),
+                Failure::Isolated(events) => {
+                    self.untold = events;
+                    self.pipeline.rollback(number).await.map_err(Ended::Broken)
+                }
+            },
+        }
+    }
+}
+
+/// Returns when memory is shorter or less short than it was; never when nobody measures it.
+async fn changed(pressure: &mut watch::Receiver<Pressure>) {
+    if pressure.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn relief(rung: Rung) -> Relief {
+    match rung {
+        Rung::Calm => Relief::None,
+        Rung::AdmissionStopped => Relief::SeatNobody,
+        Rung::EvictingPrefixes => Relief::ForgetPrefixes,
     }
 }
 

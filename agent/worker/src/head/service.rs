@@ -22,6 +22,9 @@ use crate::step::sampling_from_wire;
 /// Tokens that may end a sequence: models have a handful, clients' stop words of one token some more.
 pub const MAX_STOP_TOKENS: usize = 64;
 
+/// Bytes that name a scope of shared prefixes: a digest of whatever it stands for.
+pub const MAX_SCOPE_BYTES: usize = 64;
+
 /// Bytes of a request for one token of its prompt: the longest that a token of a vocabulary takes on the wire.
 const PROMPT_TOKEN_BYTES: usize = 5;
 /// Bytes of a request beside its prompt, and of a prompt somewhat too long, which is refused with its length.
@@ -89,6 +92,10 @@ impl GenerateService {
         }
         if request.stop_tokens.len() > MAX_STOP_TOKENS {
             let message = format!("more than {MAX_STOP_TOKENS} stop tokens");
+            return Err(Status::invalid_argument(message));
+        }
+        if request.prefix_scope.len() > MAX_SCOPE_BYTES {
+            let message = format!("the prefix scope has more than {MAX_SCOPE_BYTES} bytes; send a digest");
             return Err(Status::invalid_argument(message));
         }
         check_sampling(request.sampling.as_ref())

@@ -108,11 +108,13 @@ impl Stage for CarryService {
             None
         } else {
             let link = Link::open(&self.credentials, &installed, session.place()).await;
-            Some(link.map_err(|error| error.to_status())?)
+            let link = link.map_err(|error| error.to_status())?;
+            session.forward_to(link.outgoing());
+            Some(link)
         };
         let (results, answers) = mpsc::channel(RESULTS);
         let relay = Relay {
-            session: Arc::new(session),
+            session,
             link,
             upstream,
             results,

@@ -2,13 +2,16 @@
 
 mod journal;
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::activations;
 use crate::compute::{Compute, ComputeError, Output};
 use crate::head::schedule::Limits;
-use crate::step::{Reason, Row, Sampled, Step, StepFault, decode_activations, encode_activations};
+use crate::step::{KvOperation, MAX_OPERATIONS_PER_SLOT, PrefixCopy, Reason, Removal, Row, Sampled, Step, StepFault};
 use journal::Journal;
 
 /// Where a stage stands in its pipeline, and what the placement fixes for all of them.
@@ -70,7 +73,7 @@ pub struct Executor {
 impl Executor {
     /// A stage that holds nothing.
     pub fn new(place: Place, compute: Box<dyn Compute>) -> Self {
-        let lengths = vec![0; place.limits.parallel_sequences as usize];
+        let lengths = vec![0; place.limits.slots()];
         Self {
             place,
             compute,
@@ -85,7 +88,7 @@ impl Executor {
     /// Forgets every sequence; the next step may have any number.
     pub fn reset(&mut self) -> Result<(), StepFault> {
         self.damaged = true;
-        for sequence in 0..self.place.limits.parallel_sequences {
+        for sequence in 0..self.lengths.len() as u32 {
             let removed = self.compute.remove(sequence, 0, None);
             removed.map_err(|error| self.damage(&error))?;
         }
@@ -100,13 +103,14 @@ impl Executor {
         self.broken.as_deref()
     }
 
-    /// Sequences of which the stage holds anything.
+    /// Sequences of which the stage holds anything; kept prefixes do not count.
     pub fn active_sequences(&self) -> usize {
-        self.lengths.iter().filter(|length| **length > 0).count()
+        let parallel = self.place.limits.parallel_sequences as usize;
+        self.lengths.iter().take(parallel).filter(|length| **length > 0).count()
     }
 
-    /// Executes the step that follows. A refused step changes nothing; a failed one changes no rows, but its removals hold
-    /// (the head repeats them).
+    /// Executes the step that follows. A refused step changes nothing; a failed one adds nothing to any sequence, but what it
+    /// removed stays removed (the head removes it again).
     ///
     /// `activations` is empty on the head, which embeds the tokens itself.
     pub fn execute(&mut self, step: &Step, activations: &[u8]) -> Result<Executed, StepFault> {
@@ -114,15 +118,21 @@ impl Executor {
         self.check_order(step)?;
         self.check_shape(step)?;
         let input = self.check_activations(step, activations)?;
-        for removal in &step.removals {
-            let length = &mut self.lengths[removal.sequence as usize];
-            if removal.end.is_none_or(|end| end >= *length) {
-                *length = removal.from.min(*length);
-            }
-            let removed = self.compute.remove(removal.sequence, removal.from, removal.end);
-            removed.map_err(|error| self.damage(&error))?;
+        for operation in &step.operations {
+            let done = match operation {
+                KvOperation::Remove(removal) => {
+                    let length = &mut self.lengths[removal.sequence as usize];
+                    *length = removal.from.min(*length);
+                    self.compute.remove(removal.sequence, removal.from, removal.end)
+                }
+                KvOperation::Copy(copy) => {
+                    self.lengths[copy.to as usize] = copy.end;
+                    self.compute.copy_prefix(copy.from, copy.to, copy.end)
+                }
+            };
+            done.map_err(|error| self.damage(&error))?;
         }
-        let yields = self.run(step, input).inspect_err(|_| self.undo_rows(step))?;
+        let yields = self.run(step, input).inspect_err(|_| self.undo(step))?;
         for row in &step.rows {
             self.lengths[row.sequence as usize] = row.position + 1;
         }
@@ -134,7 +144,8 @@ impl Executor {
         })
     }
 
-    /// Undoes every executed step from this number on; numbers that were not executed are fine.
+    /// Undoes every executed step from this number on: what their rows and copies added is forgotten, what they removed stays
+    /// removed. Numbers that were not executed are fine.
     pub fn rollback(&mut self, from_number: u64) -> Result<(), StepFault> {
         let Some(next) = self.next else { return Ok(()) };
         if from_number >= next {
@@ -144,12 +155,7 @@ impl Executor {
             let message = format!("step {from_number} is too long ago to be rolled back");
             self.fault(Reason::OutOfOrder, message)
         })?;
-        for (sequence, from) in undone {
-            let length = &mut self.lengths[sequence as usize];
-            *length = from.min(*length);
-            let removed = self.compute.remove(sequence, from, None);
-            removed.map_err(|error| self.damage(&error))?;
-        }
+        self.forget(&undone).map_err(|error| self.damage(&error))?;
         self.next = Some(from_number);
         Ok(())
     }
@@ -172,30 +178,22 @@ impl Executor {
     fn check_shape(&self, step: &Step) -> Result<(), StepFault> {
         let limits = self.place.limits;
         let shape = |message| Err(self.fault(Reason::WrongShape, message));
-        let too_many = |what, count, most| {
+        let too_many = |what, count: usize, most: usize| {
             shape(format!(
                 "step {} has {count} {what}, at most {most} are allowed",
                 step.number
             ))
         };
         if step.rows.len() > limits.max_step_rows as usize {
-            return too_many("rows", step.rows.len(), limits.max_step_rows);
+            return too_many("rows", step.rows.len(), limits.max_step_rows as usize);
         }
-        // Forgetting every sequence once is all that a step can mean.
-        if step.removals.len() > self.lengths.len() {
-            return too_many("removals", step.removals.len(), limits.parallel_sequences);
+        let most = MAX_OPERATIONS_PER_SLOT * self.lengths.len();
+        if step.operations.len() > most {
+            return too_many("KV operations", step.operations.len(), most);
         }
         let mut lengths = self.lengths.clone();
-        for removal in &step.removals {
-            let Some(length) = lengths.get_mut(removal.sequence as usize) else {
-                return shape(format!("there is no sequence {}", removal.sequence));
-            };
-            match removal.end {
-                Some(end) if end < *length => {
-                    return shape("removing from the middle of a sequence is not supported".into());
-                }
-                _ => *length = removal.from.min(*length),
-            }
+        for operation in &step.operations {
+            play(operation, &mut lengths).or_else(shape)?;
         }
         for Row { sequence, position, .. } in &step.rows {
             let Some(length) = lengths.get_mut(*sequence as usize) else {
@@ -213,7 +211,8 @@ impl Executor {
         Ok(())
     }
 
-    fn check_activations(&self, step: &Step, encoded: &[u8]) -> Result<Vec<f32>, StepFault> {
+    /// The values behind `encoded`; none on the head.
+    fn check_activations<'a>(&self, step: &Step, encoded: &'a [u8]) -> Result<Cow<'a, [f32]>, StepFault> {
         let width = self.compute.facts().embedding_length;
         let expected = if self.place.is_head() {
             0
@@ -224,19 +223,20 @@ impl Executor {
             let message = format!("{} bytes of activations for {expected} values", encoded.len());
             return Err(self.fault(Reason::WrongShape, message));
         }
-        decode_activations(encoded).ok_or_else(|| {
+        activations::decode(encoded).ok_or_else(|| {
             let message = "the stage before sent activations that are not finite".to_owned();
             self.fault(Reason::Compute, message)
         })
     }
 
-    fn run(&mut self, step: &Step, mut input: Vec<f32>) -> Result<Yield, StepFault> {
+    fn run(&mut self, step: &Step, mut input: Cow<'_, [f32]>) -> Result<Yield, StepFault> {
         if step.rows.is_empty() {
             return Ok(self.nothing());
         }
         if self.place.is_head() {
             let tokens: Vec<i32> = step.rows.iter().map(|row| row.token).collect();
-            input = self.compute.embed(&tokens).map_err(|error| self.failed(&error))?;
+            let embedded = self.compute.embed(&tokens).map_err(|error| self.failed(&error))?;
+            input = Cow::Owned(embedded);
         }
         let output = self
             .compute
@@ -244,7 +244,7 @@ impl Executor {
             .map_err(|error| self.failed(&error))?;
         match output {
             Output::Activations(values) if !self.place.is_tail() && values.len() == input.len() => {
-                Ok(Yield::Activations(encode_activations(&values)))
+                Ok(Yield::Activations(activations::encode(values)))
             }
             Output::Tokens(tokens) if self.place.is_tail() => {
                 let rows = step.rows.iter().filter(|row| row.sample.is_some());
@@ -267,13 +267,21 @@ impl Executor {
         }
     }
 
-    /// After a failure the engine may hold some of the step's rows: back to the lengths before.
-    fn undo_rows(&mut self, step: &Step) {
-        for (sequence, from) in journal::first_positions(step) {
-            if let Err(error) = self.compute.remove(sequence, from, None) {
-                self.damage(&error);
-            }
+    /// After a failure the engine may hold some of the step's rows, and holds its copies: back to the lengths before.
+    fn undo(&mut self, step: &Step) {
+        if let Err(error) = self.forget(&journal::first_positions(step)) {
+            self.damage(&error);
         }
+    }
+
+    /// Forgets sequences from a position on.
+    fn forget(&mut self, first: &BTreeMap<u32, u32>) -> Result<(), ComputeError> {
+        for (sequence, from) in first {
+            let length = &mut self.lengths[*sequence as usize];
+            *length = (*length).min(*from);
+            self.compute.remove(*sequence, *from, None)?;
+        }
+        Ok(())
     }
 
     fn damage(&mut self, error: &ComputeError) -> StepFault {
@@ -302,6 +310,36 @@ impl Executor {
             message,
         }
     }
+}
+
+/// What an operation does to the lengths; the message says why it cannot be done.
+fn play(operation: &KvOperation, lengths: &mut [u32]) -> Result<(), String> {
+    let held = |sequence: u32| lengths.get(sequence as usize).copied();
+    let known = |sequence: u32| held(sequence).ok_or_else(|| format!("there is no sequence {sequence}"));
+    match *operation {
+        KvOperation::Remove(Removal { sequence, from, end }) => {
+            let length = known(sequence)?;
+            if end.is_some_and(|end| end < length) {
+                return Err("removing from the middle of a sequence is not supported".to_owned());
+            }
+            lengths[sequence as usize] = from.min(length);
+        }
+        KvOperation::Copy(PrefixCopy { from, to, end }) => {
+            let (source, target) = (known(from)?, known(to)?);
+            if target != 0 || from == to {
+                return Err(format!(
+                    "a prefix cannot be copied to sequence {to}: it holds something"
+                ));
+            }
+            if end == 0 || end > source {
+                return Err(format!(
+                    "sequence {from} has {source} positions, {end} cannot be shared"
+                ));
+            }
+            lengths[to as usize] = end;
+        }
+    }
+    Ok(())
 }
 
 /// Microseconds since an instant.

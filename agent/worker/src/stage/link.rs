@@ -13,15 +13,39 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::executor::Place;
+use crate::head::schedule::Limits;
 use crate::placement::Installed;
-use crate::step::{Reason, StepFault};
+use crate::step::{MAX_OPERATIONS_PER_SLOT, Reason, StepFault};
 
 /// Largest message of the data plane: the activations of the largest step that a configuration may ask for, and its rows.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// Steps that a stage may have under way behind it. The head sends one at a time today; a few leave room to overlap
-/// computing and carrying, and bound the memory held by activations.
+/// Bytes of a row and of a KV operation at most, as they travel: fields of ten bytes each, sampling included.
+const ROW_BYTES: usize = 96;
+const OPERATION_BYTES: usize = 48;
+/// Of a message beside those: numbers and framing.
+const MESSAGE_BYTES: usize = 1024;
+
+/// Largest message that a stage receives: the largest step that its placement allows. Several may wait at once, so that more
+/// would be memory for the asking.
+pub fn max_step_bytes(limits: Limits, embedding_length: usize) -> usize {
+    let rows = limits.max_step_rows as usize;
+    let activations = rows.saturating_mul(embedding_length).saturating_mul(size_of::<f32>());
+    let operations = limits.slots() * MAX_OPERATIONS_PER_SLOT * OPERATION_BYTES;
+    let step = activations.saturating_add(rows * ROW_BYTES + operations + MESSAGE_BYTES);
+    step.min(MAX_MESSAGE_BYTES)
+}
+
+/// Steps that the head may have under way, and a stage behind it: one for each stage of the longest pipeline that keeps busy.
+/// It bounds the memory held by activations.
 pub const MAX_IN_FLIGHT: usize = 8;
+
+/// Messages that the connection has not taken yet: every step under way, and the rollbacks that the stage before may have
+/// sent between them. A stream in which more gather is given up: the next stage does not read.
+const OUTGOING: usize = 2 * MAX_IN_FLIGHT;
+
+/// The sending half of a [`Link`]. Weak: it ends when the link is dropped, whoever still holds it.
+pub type Outgoing = mpsc::WeakSender<wire::CarryMessage>;
 
 /// How long one stage may compute on one step. A prefill step on a software renderer takes some ten seconds.
 pub const STAGE_STEP_LIMIT: Duration = Duration::from_secs(30);
@@ -124,7 +148,7 @@ impl Link {
         let mut client = StageClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let (outgoing, messages) = mpsc::channel(MAX_IN_FLIGHT + 1);
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
         let open = wire::Open { epoch: installed.epoch };
         let first = wire::CarryMessage {
             message: Some(Message::Open(open)),
@@ -145,20 +169,9 @@ impl Link {
         })
     }
 
-    /// Sends a step. Waits while the connection takes nothing more. When the stream has ended, `result` says why.
-    pub async fn step(&self, step: wire::Step) {
-        self.send(Message::Step(step)).await;
-    }
-
-    /// Has all later stages undo the steps from a number on. When the stream has ended, `result` says why.
-    pub async fn rollback(&self, from_number: u64) {
-        self.send(Message::Rollback(wire::Rollback { from_number })).await;
-    }
-
-    async fn send(&self, message: Message) {
-        let message = wire::CarryMessage { message: Some(message) };
-        // Closed: the cause comes the other way.
-        let _ = self.outgoing.send(message).await;
+    /// Where steps and rollbacks go in. What cannot be sent because the stream has ended is told by `result`.
+    pub fn outgoing(&self) -> Outgoing {
+        self.outgoing.downgrade()
     }
 
     /// The next result. Cancel-safe.

@@ -1,56 +1,51 @@
 //! One stream from the previous stage, for as long as it lasts: execute, forward, answer in order.
 //!
 //! ```text
-//!  previous ──Step──▶ execute ──Step──▶ next
+//!  previous ──Step──▶ compute ──Step──▶ next
 //!  previous ◀─Result─ pending ◀─Result─ next
 //! ```
 //!
-//! While a step computes, results of earlier ones keep flowing back.
+//! While a step computes, the one after it is received, those before it travel on, and results flow back. Every step that is
+//! received is answered once, rolled back or not.
 
 use std::collections::VecDeque;
 use std::future::pending;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use proto::shard::v1 as wire;
 use proto::shard::v1::carry_message::Message;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::executor::{Executed, Yield};
 use super::link::{Link, MAX_IN_FLIGHT, answer_limit};
-use super::thread::Session;
+use super::patience::{Alarm, Patience};
+use super::thread::{Done, Left, Session, StepDone};
 use crate::metrics::Metrics;
 use crate::placement::Installed;
-use crate::step::{Step, StepFault};
+use crate::step::{Reason, Step, StepFault};
 
-/// Results that the previous stage has not taken yet: one for each step under way, and the one that ends the stream.
+/// Results that the connection has not taken yet: one for each step under way, and the one that ends the stream. While they
+/// stay, nothing more is received.
 pub(super) const RESULTS: usize = MAX_IN_FLIGHT + 2;
+
+/// Steps received and not computed: the one in the engine, and as many that wait there so that it never does. The others stay
+/// with the sender, whom flow control stops, so that their activations take no memory here.
+const RECEIVED_AHEAD: usize = 3;
 
 type Results = mpsc::Sender<Result<wire::StepResult, Status>>;
 
 /// A step whose answer is still due, or waits for those of earlier steps.
 enum Pending {
-    Forwarded {
-        number: u64,
-        compute_us: u64,
-        deadline: Instant,
-    },
+    Computing { number: u64 },
+    Forwarded { number: u64, compute_us: u64 },
     Answered(wire::StepResult),
-}
-
-/// The step in the engine, with what forwarding it needs.
-struct Computing {
-    step: Step,
-    executed: Pin<Box<dyn Future<Output = Result<Executed, StepFault>> + Send>>,
 }
 
 /// See the module.
 pub(super) struct Relay {
-    pub(super) session: Arc<Session>,
+    pub(super) session: Session,
     pub(super) link: Option<Link>,
     pub(super) upstream: Streaming<wire::CarryMessage>,
     pub(super) results: Results,
@@ -62,18 +57,19 @@ pub(super) struct Relay {
 /// What happened next.
 enum Happened {
     Message(Option<wire::CarryMessage>),
-    Executed(Step, Result<Executed, StepFault>),
+    Done(Done),
     Returned(wire::StepResult),
+    /// The connection took results.
+    Taken,
 }
 
 impl Relay {
     /// Works until either side ends, another epoch is installed, or a newer stream takes over.
     pub(super) async fn run(mut self) {
-        let mut steps = Steps {
-            pending: VecDeque::new(),
-            results: self.results.clone(),
-        };
+        let mut steps = Steps::new(&self);
         let ended = self.relay(&mut steps).await;
+        // First the stages after this one: they must not wait for what this one still computes.
+        drop(self.link);
         self.session.close().await;
         let Err(status) = ended else { return };
         tracing::info!(code = ?status.code(), cause = status.message(), "the stream from the previous stage ends");
@@ -82,20 +78,25 @@ impl Relay {
     }
 
     async fn relay(&mut self, steps: &mut Steps) -> Result<(), Status> {
-        let mut computing: Option<Computing> = None;
+        let mut alarm = Alarm::new();
         loop {
-            match self.next(&mut computing, steps).await? {
+            match self.next(steps, &mut alarm).await? {
                 Happened::Message(None) => return Ok(()),
-                Happened::Message(Some(message)) => {
-                    computing = self.receive(message, steps).await?;
+                Happened::Message(Some(message)) => self.receive(message, steps).await?,
+                Happened::Done(done) => self.done(done, steps)?,
+                Happened::Returned(result) => {
+                    // The compute thread tells of a step before it sends it on: with its result here, that is known.
+                    while let Some(done) = self.session.try_done() {
+                        self.done(done, steps)?;
+                    }
+                    steps.answer(result)?;
                 }
-                Happened::Executed(step, outcome) => self.forward(step, outcome, steps).await?,
-                Happened::Returned(result) => steps.answer(result)?,
+                Happened::Taken => steps.flush()?,
             }
         }
     }
 
-    async fn next(&mut self, computing: &mut Option<Computing>, steps: &Steps) -> Result<Happened, Status> {
+    async fn next(&mut self, steps: &Steps, alarm: &mut Alarm) -> Result<Happened, Status> {
         let Self {
             link,
             upstream,
@@ -105,13 +106,6 @@ impl Relay {
             ..
         } = self;
         let epoch = session.epoch();
-        let idle = computing.is_none();
-        let executed = async {
-            match computing {
-                Some(running) => running.executed.as_mut().await,
-                None => pending().await,
-            }
-        };
         let returned = async {
             match link {
                 Some(link) => link.result().await,
@@ -127,80 +121,104 @@ impl Relay {
             result = returned => {
                 Ok(Happened::Returned(result.map_err(|error| error.to_status())?))
             }
-            outcome = executed => {
-                let step = computing.take().map(|running| running.step).unwrap_or_default();
-                Ok(Happened::Executed(step, outcome))
+            done = session.done() => {
+                Ok(Happened::Done(done.map_err(|fault| Status::unavailable(fault.to_string()))?))
             }
-            message = upstream.message(), if idle && steps.pending.len() < MAX_IN_FLIGHT => {
-                Ok(Happened::Message(message?))
+            taken = steps.results.reserve(), if steps.answered() => {
+                drop(taken.map_err(|_| gone())?);
+                Ok(Happened::Taken)
             }
-            () = steps.late() => Err(Status::unavailable("the stages after this one did not answer in time")),
+            message = upstream.message(), if steps.has_room() => Ok(Happened::Message(message?)),
+            () = alarm.at(steps.later.deadline()) => {
+                Err(Status::unavailable("the stages after this one did not answer in time"))
+            }
         }
     }
 
-    async fn receive(&self, message: wire::CarryMessage, steps: &mut Steps) -> Result<Option<Computing>, Status> {
+    async fn receive(&self, message: wire::CarryMessage, steps: &mut Steps) -> Result<(), Status> {
+        let ended = |fault: StepFault| Status::unavailable(fault.to_string());
         match message.message {
-            Some(Message::Step(step)) => match Step::from_wire(step) {
-                Ok((epoch, step, activations)) => Ok(Some(self.compute(epoch, step, activations))),
-                Err(problem) => Err(Status::invalid_argument(problem)),
-            },
-            Some(Message::Rollback(rollback)) => {
-                let from = rollback.from_number;
-                let undone = self.session.rollback(from).await;
-                undone.map_err(|fault| Status::data_loss(fault.to_string()))?;
-                if let Some(link) = &self.link {
-                    link.rollback(from).await;
+            Some(Message::Step(step)) => {
+                let (epoch, step, activations) = Step::from_wire(step).map_err(Status::invalid_argument)?;
+                let number = step.number;
+                if epoch != self.session.epoch() {
+                    return self.failed(number, &self.wrong_epoch(number, epoch), steps);
                 }
-                steps.forget_from(from);
-                Ok(None)
+                steps.begin(number);
+                self.session.submit(step, activations).await.map_err(ended)
+            }
+            Some(Message::Rollback(rollback)) => {
+                steps.undoing = true;
+                self.session.rollback(rollback.from_number).await.map_err(ended)
             }
             Some(Message::Open(_)) => Err(Status::invalid_argument("the stream is open already")),
             None => Err(Status::invalid_argument("a message of an unknown kind")),
         }
     }
 
-    fn compute(&self, epoch: u64, step: Step, activations: Bytes) -> Computing {
-        let (session, planned) = (Arc::clone(&self.session), step.clone());
-        let executed = Box::pin(async move { session.execute(epoch, planned, activations).await });
-        Computing { step, executed }
+    fn wrong_epoch(&self, number: u64, epoch: u64) -> StepFault {
+        let installed = self.session.epoch();
+        StepFault {
+            stage: self.session.place().stage,
+            reason: Reason::WrongEpoch,
+            message: format!("step {number} is of epoch {epoch}, installed is {installed}"),
+        }
     }
 
-    /// Hands an executed step on, or its failure back.
-    async fn forward(&self, step: Step, outcome: Result<Executed, StepFault>, steps: &mut Steps) -> Result<(), Status> {
-        let number = step.number;
-        let recorded = outcome.as_ref().map(|executed| (step.rows.len(), executed.compute_us));
-        self.metrics
-            .record_step(recorded.map_err(|fault| fault.reason.as_str()));
-        let executed = match outcome {
-            Ok(executed) => executed,
-            Err(fault) => {
-                tracing::warn!(number, %fault, "a step failed");
-                return steps.push_answer(wire::StepResult {
-                    number,
-                    error: Some(fault.to_wire()),
-                    ..wire::StepResult::default()
-                });
+    /// This stage is done with something.
+    fn done(&self, done: Done, steps: &mut Steps) -> Result<(), Status> {
+        let StepDone {
+            number,
+            rows,
+            outcome,
+            compute_us,
+        } = match done {
+            Done::Step(step) => step,
+            Done::RolledBack(undone) => {
+                steps.undoing = false;
+                return undone.map_err(|fault| Status::data_loss(fault.to_string()));
             }
         };
-        let compute_us = executed.compute_us;
-        match (executed.yields, &self.link) {
-            (Yield::Tokens(tokens), _) => steps.push_answer(wire::StepResult {
-                number,
-                tokens: tokens.into_iter().map(|token| token.to_wire()).collect(),
-                compute_us: vec![compute_us],
-                error: None,
-            }),
-            (Yield::Activations(activations), Some(link)) => {
-                let deadline = Instant::now() + answer_limit(self.session.place());
-                steps.pending.push_back(Pending::Forwarded {
-                    number,
-                    compute_us,
-                    deadline,
-                });
-                link.step(step.to_wire(self.session.epoch(), activations)).await;
-                Ok(())
+        match outcome {
+            Ok(left) => {
+                self.metrics.record_step(Ok((rows, compute_us)));
+                match left {
+                    Left::Forwarded if self.link.is_none() => Err(Status::internal("the tail gave no tokens")),
+                    Left::Forwarded => steps.computed(number, |later| {
+                        later.begin();
+                        Pending::Forwarded { number, compute_us }
+                    }),
+                    Left::Tokens(tokens) => steps.computed(number, |_| {
+                        Pending::Answered(wire::StepResult {
+                            number,
+                            tokens: tokens.into_iter().map(|token| token.to_wire()).collect(),
+                            compute_us: vec![compute_us],
+                            error: None,
+                        })
+                    }),
+                }
             }
-            (Yield::Activations(_), None) => Err(Status::internal("the tail gave no tokens")),
+            Err(fault) => {
+                let answer = self.failure(number, &fault);
+                steps.computed(number, |_| Pending::Answered(answer))
+            }
+        }
+    }
+
+    /// A step that never reached the engine.
+    fn failed(&self, number: u64, fault: &StepFault, steps: &mut Steps) -> Result<(), Status> {
+        let answer = self.failure(number, fault);
+        steps.pending.push_back(Pending::Answered(answer));
+        steps.flush()
+    }
+
+    fn failure(&self, number: u64, fault: &StepFault) -> wire::StepResult {
+        self.metrics.record_step(Err(fault.reason.as_str()));
+        tracing::warn!(number, %fault, "a step failed");
+        wire::StepResult {
+            number,
+            error: Some(fault.to_wire()),
+            ..wire::StepResult::default()
         }
     }
 }
@@ -208,55 +226,93 @@ impl Relay {
 /// Steps between this stage and the head's knowledge of them, oldest first.
 struct Steps {
     pending: VecDeque<Pending>,
+    /// Those of them that were received and not computed.
+    computing: usize,
+    /// A rollback is under way here.
+    undoing: bool,
+    later: Patience,
     results: Results,
 }
 
 impl Steps {
-    fn push_answer(&mut self, result: wire::StepResult) -> Result<(), Status> {
-        self.pending.push_back(Pending::Answered(result));
+    fn new(relay: &Relay) -> Self {
+        Self {
+            pending: VecDeque::with_capacity(MAX_IN_FLIGHT),
+            computing: 0,
+            undoing: false,
+            later: Patience::new(answer_limit(relay.session.place())),
+            results: relay.results.clone(),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.pending.len() < MAX_IN_FLIGHT && self.computing < RECEIVED_AHEAD && !self.undoing
+    }
+
+    fn begin(&mut self, number: u64) {
+        self.computing += 1;
+        self.pending.push_back(Pending::Computing { number });
+    }
+
+    /// The oldest step that was computing no longer is.
+    fn computed(&mut self, number: u64, next: impl FnOnce(&mut Patience) -> Pending) -> Result<(), Status> {
+        let mut pending = self.pending.iter_mut();
+        let oldest = pending.find_map(|step| match step {
+            Pending::Computing { number } => Some((*number, step)),
+            _ => None,
+        });
+        let Some((_, step)) = oldest.filter(|(due, _)| *due == number) else {
+            return Err(Status::internal(format!("step {number} was computed unasked")));
+        };
+        *step = next(&mut self.later);
+        self.computing -= 1;
         self.flush()
     }
 
     /// The next stage answered the oldest step that was forwarded.
     fn answer(&mut self, mut result: wire::StepResult) -> Result<(), Status> {
-        let Some(Pending::Forwarded { number, compute_us, .. }) = self.pending.front() else {
+        let mut pending = self.pending.iter_mut();
+        let forwarded = pending.find_map(|step| match step {
+            Pending::Forwarded { number, compute_us } => Some((*number, *compute_us, step)),
+            _ => None,
+        });
+        let Some((number, compute_us, step)) = forwarded else {
             return Err(Status::unavailable(
                 "the next stage answered a step that it was not sent",
             ));
         };
-        if *number != result.number {
+        if number != result.number {
             let message = format!("the next stage answered step {}, due is {number}", result.number);
             return Err(Status::unavailable(message));
         }
-        result.compute_us.insert(0, *compute_us);
-        self.pending[0] = Pending::Answered(result);
+        result.compute_us.insert(0, compute_us);
+        *step = Pending::Answered(result);
+        self.later.end();
         self.flush()
     }
 
+    /// The oldest step has its answer, which the connection does not take yet.
+    fn answered(&self) -> bool {
+        matches!(self.pending.front(), Some(Pending::Answered(_)))
+    }
+
     fn flush(&mut self) -> Result<(), Status> {
-        while let Some(Pending::Answered(_)) = self.pending.front() {
+        while self.answered() {
+            let place = match self.results.try_reserve() {
+                Ok(place) => place,
+                Err(TrySendError::Full(())) => return Ok(()),
+                Err(TrySendError::Closed(())) => return Err(gone()),
+            };
             if let Some(Pending::Answered(result)) = self.pending.pop_front() {
-                let sent = self.results.try_send(Ok(result));
-                sent.map_err(|_| Status::cancelled("the previous stage takes no results"))?;
+                place.send(Ok(result));
             }
         }
         Ok(())
     }
+}
 
-    /// Rolled back steps still get their answers from the next stage, so they stay; nothing else is kept of them.
-    fn forget_from(&mut self, from_number: u64) {
-        self.pending.retain(|step| match step {
-            Pending::Forwarded { .. } => true,
-            Pending::Answered(result) => result.number < from_number,
-        });
-    }
-
-    async fn late(&self) {
-        match self.pending.front() {
-            Some(Pending::Forwarded { deadline, .. }) => tokio::time::sleep_until(*deadline).await,
-            _ => pending().await,
-        }
-    }
+fn gone() -> Status {
+    Status::cancelled("the previous stage takes no results")
 }
 
 /// Returns once another epoch than this one is installed.

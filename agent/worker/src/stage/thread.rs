@@ -3,42 +3,95 @@
 //! Compute blocks for milliseconds to seconds: it never runs on the threads that carry bytes. A [`Session`] is one use of the
 //! stage, from a reset to the next one; work of an older session is refused, so that a stream that was replaced cannot touch
 //! the sequences of the one that replaced it.
+//!
+//! Steps are queued without waiting for their outcome. What a step leaves goes from this thread straight to the stream to the
+//! next stage, so that the next step computes while it travels; the session is told of every job in the order of the jobs.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use proto::shard::v1 as wire;
+use proto::shard::v1::carry_message::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::executor::{Executed, Executor, Place};
+use super::executor::{Executor, Place, Yield};
+use super::link::{MAX_IN_FLIGHT, Outgoing};
 use crate::compute::{Facts, LoadError, Loader};
-use crate::step::{Reason, Step, StepFault};
+use crate::step::{Reason, Sampled, Step, StepFault};
 
-/// Jobs that wait for the thread. Steps come one after the other; a reset or a rollback may stand behind one.
-const QUEUE: usize = 8;
+/// Jobs that wait for the thread: the steps that may be under way, and a rollback, a reset and a take-over behind them.
+const QUEUE: usize = MAX_IN_FLIGHT + 4;
+
+/// Number of a step that nothing comes after: no step is void.
+const NONE_VOID: u64 = u64::MAX;
 
 enum Job {
     Open {
-        reply: Reply<u64>,
+        session: u64,
+        line: Arc<Line>,
+        done: mpsc::Sender<Done>,
+        reply: Reply,
     },
-    Execute {
+    Step {
         session: u64,
         step: Step,
         activations: Bytes,
-        reply: Reply<Executed>,
     },
     Rollback {
         session: u64,
         from_number: u64,
-        reply: Reply<()>,
     },
     Close {
         session: u64,
-        reply: Reply<()>,
+        reply: Reply,
     },
 }
 
-type Reply<T> = oneshot::Sender<Result<T, StepFault>>;
+type Reply = oneshot::Sender<Result<(), StepFault>>;
+
+/// What a session and the thread share.
+#[derive(Debug)]
+struct Line {
+    epoch: u64,
+    /// To the next stage; none on the tail. Weak: whoever drops the link ends the stream, even while the engine hangs.
+    forward: OnceLock<Outgoing>,
+    /// Queued steps from this number on are refused instead of computed.
+    void_from: AtomicU64,
+    /// The session is not used any more: nothing of it is computed.
+    ended: AtomicBool,
+}
+
+/// What came of a session's job, in the order of the jobs.
+#[derive(Debug)]
+pub enum Done {
+    /// A step was computed, or not.
+    Step(StepDone),
+    /// The steps of a rollback are undone here, and the next stage is told to.
+    RolledBack(Result<(), StepFault>),
+}
+
+/// One step on this stage.
+#[derive(Debug)]
+pub struct StepDone {
+    /// Its number.
+    pub number: u64,
+    /// Its rows.
+    pub rows: usize,
+    /// What it left, or why it was not executed.
+    pub outcome: Result<Left, StepFault>,
+    /// Time in the engine, microseconds; 0 when it was not executed.
+    pub compute_us: u64,
+}
+
+/// Where the outcome of an executed step is.
+#[derive(Debug, PartialEq)]
+pub enum Left {
+    /// On its way to the next stage.
+    Forwarded,
+    /// Here: the tail's tokens.
+    Tokens(Vec<Sampled>),
+}
 
 /// Speaks to the compute thread. The thread ends when the last handle is dropped.
 #[derive(Clone, Debug)]
@@ -47,13 +100,16 @@ pub struct ComputeHandle {
     facts: Facts,
     jobs: mpsc::Sender<Job>,
     active: Arc<AtomicUsize>,
+    /// The session that was opened last.
+    latest: Arc<AtomicU64>,
 }
 
 /// One use of the stage; see the module.
 #[derive(Debug)]
 pub struct Session {
     id: u64,
-    epoch: u64,
+    line: Arc<Line>,
+    done: mpsc::Receiver<Done>,
     compute: ComputeHandle,
 }
 
@@ -75,15 +131,21 @@ pub fn start(place: Place, loader: Loader) -> std::io::Result<(Loading, watch::R
             }
         };
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let active = Arc::new(AtomicUsize::new(0));
         let handle = ComputeHandle {
             place,
             facts: compute.facts(),
             jobs,
-            active: Arc::clone(&active),
+            active: Arc::default(),
+            latest: Arc::default(),
+        };
+        let work = Work {
+            executor: Executor::new(place, compute),
+            current: None,
+            active: Arc::clone(&handle.active),
+            latest: Arc::clone(&handle.latest),
         };
         if loaded.send(Ok(handle)).is_ok() {
-            work(Executor::new(place, compute), queue, &active);
+            work.run(queue);
         }
     };
     std::thread::Builder::new().name("compute".to_owned()).spawn(run)?;
@@ -93,51 +155,180 @@ pub fn start(place: Place, loader: Loader) -> std::io::Result<(Loading, watch::R
 /// Answers once, when the shard is loaded or refused.
 pub type Loading = oneshot::Receiver<Result<ComputeHandle, LoadError>>;
 
-fn work(mut executor: Executor, mut queue: mpsc::Receiver<Job>, active: &AtomicUsize) {
-    let mut current = 0;
-    while let Some(job) = queue.blocking_recv() {
-        // A reply that nobody awaits is fine: the effect is what counts.
+/// The thread's own.
+struct Work {
+    executor: Executor,
+    current: Option<Current>,
+    active: Arc<AtomicUsize>,
+    latest: Arc<AtomicU64>,
+}
+
+/// The session whose jobs are done.
+struct Current {
+    id: u64,
+    line: Arc<Line>,
+    done: mpsc::Sender<Done>,
+}
+
+impl Work {
+    fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        while let Some(job) = queue.blocking_recv() {
+            self.job(job);
+            if let Some(cause) = self.executor.broken() {
+                tracing::error!(cause, "the engine cannot go on; the worker ends");
+                return;
+            }
+            self.active.store(self.executor.active_sequences(), Ordering::Relaxed);
+        }
+    }
+
+    /// An answer that nobody awaits is fine: the effect is what counts.
+    fn job(&mut self, job: Job) {
         match job {
-            Job::Open { reply } => {
-                current += 1;
-                let _ = reply.send(executor.reset().map(|()| current));
+            Job::Open {
+                session,
+                line,
+                done,
+                reply,
+            } => {
+                // The session before hears that its channel is closed.
+                let id = session;
+                self.current = Some(Current { id, line, done });
+                let _ = reply.send(self.executor.reset());
             }
-            Job::Execute { session, reply, .. } if session != current => {
-                let _ = reply.send(Err(replaced()));
-            }
-            Job::Rollback { session, reply, .. } | Job::Close { session, reply } if session != current => {
-                let _ = reply.send(Err(replaced()));
-            }
-            Job::Execute {
+            Job::Step {
+                session,
                 step,
                 activations,
-                reply,
-                ..
-            } => {
-                let _ = reply.send(executor.execute(&step, &activations));
-            }
-            Job::Rollback { from_number, reply, .. } => {
-                let _ = reply.send(executor.rollback(from_number));
-            }
-            Job::Close { reply, .. } => {
-                let _ = reply.send(executor.reset());
+            } => self.step(session, &step, &activations),
+            Job::Rollback { session, from_number } => self.rollback(session, from_number),
+            Job::Close { session, reply } => {
+                let ours = self.current.as_ref().is_some_and(|current| current.id == session);
+                let closed = if ours { self.executor.reset() } else { Ok(()) };
+                let _ = reply.send(closed);
             }
         }
-        if let Some(cause) = executor.broken() {
-            tracing::error!(cause, "the engine cannot go on; the worker ends");
+    }
+
+    fn step(&mut self, session: u64, step: &Step, activations: &[u8]) {
+        let Self {
+            executor,
+            current,
+            latest,
+            ..
+        } = self;
+        let Some(current) = current.as_ref().filter(|current| current.id == session) else {
             return;
-        }
-        active.store(executor.active_sequences(), Ordering::Relaxed);
+        };
+        let refused = if latest.load(Ordering::SeqCst) == session {
+            current.line.refusal(step.number)
+        } else {
+            Some(taken_over())
+        };
+        let executed = match refused {
+            Some(fault) => Err(fault),
+            None => executor.execute(step, activations),
+        };
+        let compute_us = executed.as_ref().map_or(0, |executed| executed.compute_us);
+        current.leave(step, executed.map(|executed| executed.yields), compute_us);
+    }
+
+    fn rollback(&mut self, session: u64, from_number: u64) {
+        let Some(current) = self.current.as_ref().filter(|current| current.id == session) else {
+            return;
+        };
+        let undone = self.executor.rollback(from_number);
+        let undone = undone.and_then(|()| current.line.forward_rollback(from_number));
+        current.line.void_from.store(NONE_VOID, Ordering::SeqCst);
+        current.tell(Done::RolledBack(undone));
     }
 }
 
-fn replaced() -> StepFault {
-    let message = "a newer stream has taken this stage over".to_owned();
-    StepFault {
-        stage: 0,
-        reason: Reason::Unreachable,
-        message,
+impl Current {
+    /// Hands on what a step left. The session is told first: the answer of the next stage cannot overtake that.
+    fn leave(&self, step: &Step, executed: Result<Yield, StepFault>, compute_us: u64) {
+        let told = |outcome| {
+            let (number, rows) = (step.number, step.rows.len());
+            self.tell(Done::Step(StepDone {
+                number,
+                rows,
+                outcome,
+                compute_us,
+            }));
+        };
+        let activations = match executed {
+            Ok(Yield::Activations(activations)) => activations,
+            Ok(Yield::Tokens(tokens)) => return told(Ok(Left::Tokens(tokens))),
+            Err(fault) => return told(Err(fault)),
+        };
+        let Some(outgoing) = self.line.forward.get().and_then(Outgoing::upgrade) else {
+            // The stream has ended; whoever holds the link is told why by it.
+            return told(Ok(Left::Forwarded));
+        };
+        match outgoing.try_reserve() {
+            Ok(place) => {
+                told(Ok(Left::Forwarded));
+                let step = step.to_wire(self.line.epoch, activations);
+                place.send(message(Message::Step(step)));
+            }
+            Err(mpsc::error::TrySendError::Closed(())) => told(Ok(Left::Forwarded)),
+            Err(mpsc::error::TrySendError::Full(())) => told(Err(congested())),
+        }
     }
+
+    fn tell(&self, done: Done) {
+        // Closed: the session is not used any more. Full it cannot be: there is a place for every job of the queue, and those
+        // who hold a session take what is done before they submit more than may be under way.
+        if let Err(mpsc::error::TrySendError::Full(done)) = self.done.try_send(done) {
+            tracing::error!(?done, "nobody takes what was computed");
+        }
+    }
+}
+
+impl Line {
+    fn refusal(&self, number: u64) -> Option<StepFault> {
+        if self.ended.load(Ordering::SeqCst) {
+            return Some(taken_over());
+        }
+        if number < self.void_from.load(Ordering::SeqCst) {
+            return None;
+        }
+        let message = format!("step {number} was rolled back before it was computed");
+        Some(fault(Reason::OutOfOrder, message))
+    }
+
+    fn forward_rollback(&self, from_number: u64) -> Result<(), StepFault> {
+        // Closed: whoever holds the link is told why by it.
+        let Some(outgoing) = self.forward.get().and_then(Outgoing::upgrade) else {
+            return Ok(());
+        };
+        let rollback = message(Message::Rollback(wire::Rollback { from_number }));
+        match outgoing.try_send(rollback) {
+            Err(mpsc::error::TrySendError::Full(_)) => Err(congested()),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+}
+
+fn message(message: Message) -> wire::CarryMessage {
+    wire::CarryMessage { message: Some(message) }
+}
+
+/// The stage is filled in by the one who holds the session.
+fn fault(reason: Reason, message: String) -> StepFault {
+    let stage = 0;
+    StepFault { stage, reason, message }
+}
+
+fn taken_over() -> StepFault {
+    fault(
+        Reason::Unreachable,
+        "a newer stream has taken this stage over".to_owned(),
+    )
+}
+
+fn congested() -> StepFault {
+    fault(Reason::Unreachable, "the next stage takes nothing more".to_owned())
 }
 
 impl ComputeHandle {
@@ -151,7 +342,7 @@ impl ComputeHandle {
         self.place
     }
 
-    /// Sequences of which the stage holds anything.
+    /// Sequences of which the stage holds anything; kept prefixes do not count.
     pub fn active_sequences(&self) -> usize {
         self.active.load(Ordering::Relaxed)
     }
@@ -161,40 +352,54 @@ impl ComputeHandle {
     /// # Errors
     /// When the sequences cannot be forgotten, or the thread has ended.
     pub async fn open(&self, epoch: u64) -> Result<Session, StepFault> {
-        let id = self.call(|reply| Job::Open { reply }).await?;
+        let id = self.latest.fetch_add(1, Ordering::SeqCst) + 1;
+        let line = Arc::new(Line {
+            epoch,
+            forward: OnceLock::new(),
+            void_from: AtomicU64::new(NONE_VOID),
+            ended: AtomicBool::new(false),
+        });
+        let (done, receiver) = mpsc::channel(QUEUE);
+        let open = |reply| Job::Open {
+            session: id,
+            line: Arc::clone(&line),
+            done,
+            reply,
+        };
+        self.call(open).await?;
         Ok(Session {
             id,
-            epoch,
+            line,
+            done: receiver,
             compute: self.clone(),
         })
     }
 
-    async fn call<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StepFault> {
+    async fn call(&self, job: impl FnOnce(Reply) -> Job) -> Result<(), StepFault> {
         let (reply, answer) = oneshot::channel();
-        let gone = |message: &str| {
-            let (stage, message) = (self.place.stage, message.to_owned());
-            StepFault {
-                stage,
-                reason: Reason::Unreachable,
-                message,
-            }
-        };
-        let sent = self.jobs.send(job(reply)).await;
-        sent.map_err(|_| gone("the compute thread has ended"))?;
-        let answered = answer
-            .await
-            .map_err(|_| gone("the compute thread ended in this step"))?;
-        answered.map_err(|fault| StepFault {
-            stage: self.place.stage,
-            ..fault
-        })
+        self.queue(job(reply)).await?;
+        answer.await.map_err(|_| self.gone())?
+    }
+
+    async fn queue(&self, job: Job) -> Result<(), StepFault> {
+        self.jobs.send(job).await.map_err(|_| self.gone())
+    }
+
+    fn gone(&self) -> StepFault {
+        let message = "the compute thread has ended".to_owned();
+        self.here(fault(Reason::Unreachable, message))
+    }
+
+    fn here(&self, fault: StepFault) -> StepFault {
+        let stage = self.place.stage;
+        StepFault { stage, ..fault }
     }
 }
 
 impl Session {
     /// The epoch it was opened for.
     pub fn epoch(&self) -> u64 {
-        self.epoch
+        self.line.epoch
     }
 
     /// Where the stage stands.
@@ -202,53 +407,80 @@ impl Session {
         self.compute.place
     }
 
-    /// See [`Executor::execute`]; a step of another epoch than the session's is refused. The step is executed even when the
-    /// caller stops waiting.
-    ///
-    /// # Errors
-    /// As the executor, and when a newer session has taken over or the thread has ended.
-    pub async fn execute(&self, epoch: u64, step: Step, activations: Bytes) -> Result<Executed, StepFault> {
-        if epoch != self.epoch {
-            let message = format!("step {} is of epoch {epoch}, installed is {}", step.number, self.epoch);
-            let stage = self.place().stage;
-            return Err(StepFault {
-                stage,
-                reason: Reason::WrongEpoch,
-                message,
-            });
-        }
-        let session = self.id;
-        self.compute
-            .call(|reply| Job::Execute {
-                session,
-                step,
-                activations,
-                reply,
-            })
-            .await
+    /// Where the activations of its steps go from now on; called once, before the first step.
+    pub fn forward_to(&self, outgoing: Outgoing) {
+        // Set already: the first link is the one that its steps belong to.
+        let _ = self.line.forward.set(outgoing);
     }
 
-    /// See [`Executor::rollback`].
+    /// Queues a step; [`Session::done`] tells what came of it. It is executed even when nobody waits for that.
+    ///
+    /// At most [`MAX_IN_FLIGHT`] steps may be queued and not told of.
     ///
     /// # Errors
-    /// As [`Session::execute`].
+    /// When the thread has ended.
+    pub async fn submit(&self, step: Step, activations: Bytes) -> Result<(), StepFault> {
+        let session = self.id;
+        let queued = self.compute.queue(Job::Step {
+            session,
+            step,
+            activations,
+        });
+        queued.await
+    }
+
+    /// Undoes the steps from a number on, here and on all later stages; steps still in the queue are refused.
+    /// [`Session::done`] tells when that is done here. No step may be queued before that.
+    ///
+    /// # Errors
+    /// When the thread has ended.
     pub async fn rollback(&self, from_number: u64) -> Result<(), StepFault> {
+        self.line.void_from.store(from_number, Ordering::SeqCst);
         let session = self.id;
-        self.compute
-            .call(|reply| Job::Rollback {
-                session,
-                from_number,
-                reply,
-            })
-            .await
+        self.compute.queue(Job::Rollback { session, from_number }).await
     }
 
-    /// Forgets every sequence. A session that was taken over has nothing to forget any more.
-    pub async fn close(&self) {
+    /// What came of the oldest job that was not told of. Cancel-safe.
+    ///
+    /// # Errors
+    /// When a newer session has taken the stage over, or the thread has ended.
+    pub async fn done(&mut self) -> Result<Done, StepFault> {
+        match self.done.recv().await {
+            Some(done) => Ok(self.placed(done)),
+            None if self.compute.jobs.is_closed() => Err(self.compute.gone()),
+            None => Err(self.compute.here(taken_over())),
+        }
+    }
+
+    /// As [`Session::done`], without waiting.
+    pub fn try_done(&mut self) -> Option<Done> {
+        let done = self.done.try_recv().ok()?;
+        Some(self.placed(done))
+    }
+
+    fn placed(&self, done: Done) -> Done {
+        match done {
+            Done::Step(step) => Done::Step(StepDone {
+                outcome: step.outcome.map_err(|fault| self.compute.here(fault)),
+                ..step
+            }),
+            Done::RolledBack(undone) => Done::RolledBack(undone.map_err(|fault| self.compute.here(fault))),
+        }
+    }
+
+    /// Forgets every sequence; what is still queued is not computed. A session that was taken over has nothing to forget.
+    pub async fn close(self) {
+        self.line.ended.store(true, Ordering::SeqCst);
         let session = self.id;
         let closed = self.compute.call(|reply| Job::Close { session, reply }).await;
         if let Err(fault) = closed {
             tracing::debug!(%fault, "the session was not closed");
         }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.line.ended.store(true, Ordering::SeqCst);
     }
 }

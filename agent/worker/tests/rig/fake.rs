@@ -179,12 +179,25 @@ impl Compute for Fake {
 
     fn remove(&mut self, sequence: u32, from: u32, end: Option<u32>) -> Result<(), ComputeError> {
         assert_eq!(end, None, "the workers remove to the end");
-        for layer in self.cache.entry(sequence).or_default() {
+        let mut held = self.cache.get_mut(&sequence);
+        for layer in held.iter_mut().flat_map(|layers| layers.iter_mut()) {
             layer.truncate(from as usize);
         }
         if from == 0 {
             self.cache.remove(&sequence);
         }
+        Ok(())
+    }
+
+    fn copy_prefix(&mut self, from: u32, to: u32, end: u32) -> Result<(), ComputeError> {
+        assert!(!self.cache.contains_key(&to), "a prefix is given to an empty sequence");
+        let layers = self.cache.get(&from).cloned().unwrap_or_default();
+        assert!(
+            layers.iter().all(|layer| layer.len() >= end as usize),
+            "the prefix is held"
+        );
+        let shared = layers.into_iter().map(|layer| layer[..end as usize].to_vec());
+        self.cache.insert(to, shared.collect());
         Ok(())
     }
 }

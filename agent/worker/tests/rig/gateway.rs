@@ -40,6 +40,8 @@ pub fn request(epoch: u64, prompt: &[i32], max_tokens: u32) -> wire::GenerateReq
         max_tokens,
         sampling: None,
         stop_tokens: Vec::new(),
+        max_wait_ms: 0,
+        prefix_scope: Vec::new(),
     }
 }
 

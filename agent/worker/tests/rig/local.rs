@@ -6,7 +6,8 @@ use std::sync::mpsc::{Receiver, channel};
 use tokio::runtime::Runtime;
 use worker::compute::Loader;
 use worker::config::WorkerConfig;
-use worker::run::{Exit, run};
+use worker::memory::{Observation, observation};
+use worker::run::{Exit, run_observed};
 
 use super::agent::Agent;
 use super::fake::Fake;
@@ -22,6 +23,12 @@ pub struct LocalWorker {
 
 impl LocalWorker {
     pub async fn start(config: WorkerConfig, loader: Loader) -> Self {
+        let (_, unmeasured) = observation();
+        Self::start_observed(config, loader, unmeasured).await
+    }
+
+    /// A worker whose memory somebody measures.
+    pub async fn start_observed(config: WorkerConfig, loader: Loader, memory: Observation) -> Self {
         config.validate().unwrap();
         let socket = config.control_socket.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -31,7 +38,8 @@ impl LocalWorker {
             .unwrap();
         let (ended, exit) = channel();
         runtime.spawn(async move {
-            let exit = run(Arc::new(config), loader, std::future::pending()).await.unwrap();
+            let shutdown = std::future::pending();
+            let exit = run_observed(Arc::new(config), loader, memory, shutdown).await.unwrap();
             let _ = ended.send(exit);
         });
         let agent = Agent::attach(&socket).await;

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod fake;
 pub mod gateway;
+pub mod head;
 pub mod local;
 pub mod process;
 pub mod realm;

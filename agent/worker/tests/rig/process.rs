@@ -1,6 +1,6 @@
 //! Workers as the agent starts them: the executable, a configuration file, a control socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 
 use gguf::{Gguf, Limits, SlicePlan, pieces, prepare_slice, write_piece};
@@ -21,12 +21,15 @@ pub fn model() -> Option<PathBuf> {
     model
 }
 
+/// The worker. Examples, which share this rig and not this part of it, are compiled without its path.
+fn executable() -> &'static Path {
+    let path = option_env!("CARGO_BIN_EXE_shardwright-worker");
+    Path::new(path.expect("cargo builds the executable for tests"))
+}
+
 /// Where the backends' shared objects are: beside the executable, or beside the test.
 pub fn backend_directory() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_shardwright-worker"))
-        .parent()
-        .unwrap()
-        .to_owned()
+    executable().parent().unwrap().to_owned()
 }
 
 /// The header of a model file.
@@ -85,7 +88,7 @@ impl WorkerProcess {
     }
 
     pub fn command() -> Command {
-        Command::new(env!("CARGO_BIN_EXE_shardwright-worker"))
+        Command::new(executable())
     }
 
     pub async fn exited(&mut self) -> ExitStatus {

@@ -7,7 +7,7 @@ use identity::sign::store_keys;
 use identity::{Authority, Credentials, Identity, KeyPair, PlacementSigner, Role, SpiffeId};
 use prost::Message;
 use proto::placement::v1 as placement;
-use worker::config::{Backend, KvType, RuntimeConfig, SliceFiles, WorkerConfig};
+use worker::config::{Backend, KvType, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig};
 
 use super::fake::{LAYERS, WIDTH};
 
@@ -57,6 +57,8 @@ impl Realm {
                 parallel_sequences: 3,
                 kv_type: KvType::F16,
                 max_step_rows: 8,
+                kv_cells: 0,
+                prefix_sequences: 0,
             },
         }
     }
@@ -119,6 +121,7 @@ impl Realm {
             identity_dir,
             trust_domain: TRUST_DOMAIN.to_owned(),
             orphan_grace_s: 30,
+            pressure: PressureConfig::default(),
         }
     }
 
@@ -140,6 +143,9 @@ impl Realm {
                 parallel_sequences: self.runtime.parallel_sequences,
                 kv_type: placement::KvType::F16.into(),
                 max_step_rows: self.runtime.max_step_rows,
+                kv_cells: self.runtime.kv_cells,
+                prefix_sequences: self.runtime.prefix_sequences,
+                ..placement::Runtime::default()
             }),
             pipelines: vec![placement::Pipeline {
                 stages: self.stages.iter().map(stage).collect(),

@@ -11,6 +11,7 @@ fn figures() -> Figures {
         kv_elements_per_token_per_layer: 64,
         kv_element: KvElement::F16,
         context_length: 100,
+        kv_cells: 0,
         parallel_sequences: 3,
         max_step_rows: 2,
         allowed_cuts: vec![1],
@@ -24,6 +25,16 @@ fn the_cache_holds_every_sequence_at_full_context_in_whole_cells_and_one_more() 
     assert_eq!(model.layers[0].kv_read_bytes, 64 * 2 * 50);
     assert_eq!(model.activation_bytes, 40);
     assert_eq!(model.output_buffer_bytes, 2 * 5 * 8);
+}
+
+#[test]
+fn a_cache_of_fewer_tokens_is_reckoned_by_its_own_size() {
+    let model = estimate(&Figures {
+        kv_cells: 200,
+        ..figures()
+    })
+    .expect("a model");
+    assert_eq!(model.layers[0].kv_bytes, 64 * 2 * 512);
 }
 
 #[test]

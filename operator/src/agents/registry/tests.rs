@@ -9,6 +9,7 @@ fn hello(epoch: u64) -> Hello {
             model_uid: "m".into(),
             epoch,
         }],
+        weights_endpoint: "10.0.0.1:9445".into(),
     }
 }
 
@@ -165,8 +166,8 @@ fn what_an_agent_says_is_bounded() {
     let refused = agents.attach(
         "a",
         Hello {
-            version: String::new(),
             epochs,
+            ..Default::default()
         },
         Instant::now(),
     );

@@ -111,7 +111,7 @@ fn a_model_is_placed_with_all_its_layers_signed() {
     );
     assert!(placed.stages().iter().all(|stage| stage.weight_root.len() == 32));
     assert_eq!(placed.placement.source.as_ref().unwrap().sha256, vec![9; 32]);
-    assert_eq!(placed.placement.runtime.as_ref().unwrap().max_step_rows, 63);
+    assert_eq!(placed.placement.runtime.as_ref().unwrap().max_step_rows, 128);
     PlacementVerifier::new([cluster.signer.public_key()])
         .unwrap()
         .verify(&placed.envelope)
@@ -286,4 +286,115 @@ fn shards_that_serve_are_not_moved_for_a_figure_of_memory() {
     cluster.keeps();
     fixture::report(&mut cluster.agents, &node, 1, 0, ShardPhase::Loading);
     assert_ne!(cluster.place().stages()[0].node, node);
+}
+
+/// Lets the one stage of a placement on node a fail for want of memory, having measured so much beside its layers.
+fn refuse_memory(cluster: &mut Cluster, placed: &InForce, compute_bytes: u64) {
+    let stage = &placed.stages()[0];
+    let node = stage.node.clone();
+    fixture::report(
+        &mut cluster.agents,
+        &node,
+        placed.placement.epoch,
+        0,
+        ShardPhase::Failed,
+    );
+    let agent = cluster.agents.get_mut(&node).unwrap();
+    let mut shards = agent.shards.to_vec();
+    let shard = shards.last_mut().unwrap();
+    shard.reason = "MemoryRefused".into();
+    shard.memory = Some(proto::control::v1::MemoryUse {
+        weights_bytes: 70 << 20,
+        kv_bytes: 6 << 18,
+        compute_bytes,
+    });
+    agent.shards = shards.into();
+}
+
+#[test]
+fn a_stage_that_was_refused_its_memory_gets_what_it_measured_under_a_higher_epoch() {
+    let mut cluster = Cluster::of(&[("a", GIB)]);
+    let before = cluster.place();
+    refuse_memory(&mut cluster, &before, 300 << 20);
+    let after = cluster.place();
+    assert_eq!((after.placement.epoch, devices(&after)), (2, vec!["a-cpu0"]));
+    let budget = |in_force: &InForce| in_force.stages()[0].memory_budget_bytes;
+    assert!(
+        budget(&after) >= budget(&before) + (250 << 20),
+        "{} after {}",
+        budget(&after),
+        budget(&before)
+    );
+    assert!(cluster.state.learned.unwrap().output_bytes > 0);
+    cluster.keeps();
+}
+
+#[test]
+fn a_stage_that_needs_more_than_its_device_has_goes_elsewhere_or_says_by_which_figures_it_cannot() {
+    let mut cluster = Cluster::of(&[("a", 200 << 20)]);
+    let before = cluster.place();
+    refuse_memory(&mut cluster, &before, 300 << 20);
+    let why = cluster.refuses();
+    assert_eq!(why.reason, "InsufficientMemory");
+    assert!(
+        why.message.contains("measured 3") && why.message.contains("estimated"),
+        "{}",
+        why.message
+    );
+    cluster.observed.devices.push(fixture::cpu("b", GIB));
+    cluster.agents.extend(fixture::agents(&["b"]));
+    assert_eq!(devices(&cluster.place()), ["b-cpu0"]);
+}
+
+#[test]
+fn what_was_learned_moves_nothing_that_serves() {
+    let mut cluster = Cluster::of(&[("a", 200 << 20)]);
+    let placed = cluster.place();
+    refuse_memory(&mut cluster, &placed, 300 << 20);
+    let agent = cluster.agents.get_mut("a").unwrap();
+    let mut shards = agent.shards.to_vec();
+    let shard = shards.last_mut().unwrap();
+    (shard.phase, shard.endpoint) = (ShardPhase::Serving.into(), "a:7000".into());
+    agent.shards = shards.into();
+    cluster.keeps();
+    assert!(cluster.state.learned.is_some(), "the next placement reckons with it");
+}
+
+#[test]
+fn another_way_to_the_same_weights_is_no_new_placement() {
+    let mut cluster = Cluster::of(&[("a", GIB)]);
+    cluster.place();
+    cluster.model.metadata.generation = Some(2);
+    let source = &mut cluster.model.spec.source;
+    source.secret_ref = Some(crds::SourceSecret { name: "access".into() });
+    source.proxy_url = Some("http://proxy:3128".into());
+    cluster.keeps();
+    cluster.model.spec.source.index_sha256 = Some("07".repeat(32));
+    cluster.keeps();
+    cluster.model.spec.source.index_sha256 = Some("00".repeat(32));
+    assert!(cluster.decide().new_in_force.is_some(), "these are other weights");
+}
+
+#[test]
+fn a_smaller_cache_makes_room() {
+    let mut cluster = Cluster::of(&[("a", 200 << 20)]);
+    cluster.model.spec.context_length = 65_536;
+    cluster.model.spec.parallel_sequences = 8;
+    assert_eq!(cluster.refuses().reason, "InsufficientMemory");
+    cluster.model.spec.context_length = 1024;
+    cluster.model.spec.parallel_sequences = 200;
+    assert_eq!(cluster.refuses().reason, "InsufficientMemory");
+    cluster.model.spec.kv_cache_tokens = Some(2048);
+    let runtime = cluster.place().placement.runtime.unwrap();
+    assert_eq!((runtime.kv_cells, runtime.prefix_sequences), (2048, 8));
+}
+
+#[test]
+fn an_agent_that_holds_nothing_lifts_no_epoch() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    let placed = cluster.place();
+    let other = if placed.stages()[0].node == "a" { "b" } else { "a" };
+    let epochs = &mut cluster.agents.get_mut(other).unwrap().epochs;
+    epochs.insert(fixture::UID.into(), crate::agents::registry::EPOCH_MAX);
+    cluster.keeps();
 }

@@ -1,6 +1,7 @@
 use proto::control::v1::LayerFacts;
 
 use super::*;
+use crate::model::fixture;
 
 fn message() -> ModelFacts {
     let vocabulary = b"GGUF".to_vec();
@@ -32,12 +33,21 @@ fn message() -> ModelFacts {
         vocabulary_sha256: Sha256::digest(&vocabulary).to_vec(),
         vocabulary,
         allowed_cuts: vec![1, 2],
+        ..Default::default()
+    }
+}
+
+fn source(sha256: Option<&str>, index_sha256: Option<&str>) -> ModelSource {
+    ModelSource {
+        sha256: sha256.map(|byte| byte.repeat(32)),
+        index_sha256: index_sha256.map(|byte| byte.repeat(32)),
+        ..fixture::source("file:///m.gguf")
     }
 }
 
 #[test]
 fn sound_facts_are_taken_with_their_vocabulary() {
-    let (facts, vocabulary) = accept(message(), Some(&"07".repeat(32))).unwrap();
+    let (facts, attached) = accept(message(), &source(Some("07"), None)).unwrap();
     assert_eq!(
         (
             facts.layer_bytes.len(),
@@ -46,14 +56,24 @@ fn sound_facts_are_taken_with_their_vocabulary() {
         ),
         (3, 60, &[1, 2][..])
     );
-    assert_eq!(vocabulary, "GGUF");
+    assert_eq!((attached.vocabulary, attached.index), ("GGUF".into(), Bytes::new()));
 }
 
 #[test]
 fn another_file_than_asked_for_is_a_digest_mismatch() {
-    let error = accept(message(), Some(&"00".repeat(32))).unwrap_err();
+    let error = accept(message(), &source(Some("00"), None)).unwrap_err();
     assert_eq!(error.reason(), "DigestMismatch");
     assert!(error.to_string().contains(&"07".repeat(32)) && error.to_string().contains(&"00".repeat(32)));
+    let error = accept(message(), &source(None, Some("00"))).unwrap_err();
+    assert!(error.to_string().contains("spec.source.indexSha256"), "{error}");
+}
+
+#[test]
+fn a_file_goes_without_a_digest_only_where_its_index_has_one() {
+    let mut neither = message();
+    neither.sha256.clear();
+    let error = accept(neither, &source(None, None)).unwrap_err();
+    assert!(error.to_string().contains("neither file nor index"), "{error}");
 }
 
 #[test]
@@ -75,8 +95,70 @@ fn nonsense_is_refused_by_name() {
     for (expected, spoil) in cases {
         let mut spoiled = message();
         spoil(&mut spoiled);
-        let error = accept(spoiled, None).unwrap_err();
+        let error = accept(spoiled, &source(None, None)).unwrap_err();
         assert_eq!(error.reason(), "Unreadable");
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+/// An index of a file of 1000 bytes with these tensors, as it is written.
+fn index(tensors: &[&str]) -> Vec<u8> {
+    let digest = "07".repeat(32);
+    let tensor = |(at, name): (usize, &&str)| {
+        let offset = 100 + at * 4;
+        format!(r#"{{"name":"{name}","file":0,"offset":{offset},"bytes":4,"sha256":"{digest}"}}"#)
+    };
+    let tensors: Vec<String> = tensors.iter().enumerate().map(tensor).collect();
+    let file = format!(r#"{{"name":"m.gguf","bytes":1000,"header_bytes":100,"header_sha256":"{digest}"}}"#);
+    let tensors = tensors.join(",");
+    format!(r#"{{"version":1,"sha256":"{digest}","files":[{file}],"tensors":[{tensors}]}}"#).into_bytes()
+}
+
+const LAYERS: [&str; 4] = ["blk.0.w", "blk.1.w", "blk.2.w", "token_embd.weight"];
+
+/// The facts with this index, which ends as every index does.
+fn with_index(mut index: Vec<u8>) -> ModelFacts {
+    index.push(b'\n');
+    ModelFacts {
+        index_sha256: Sha256::digest(&index).to_vec(),
+        index,
+        ..message()
+    }
+}
+
+#[test]
+fn an_index_is_taken_where_it_is_the_models_and_gives_the_files_digest() {
+    let mut sound = with_index(index(&LAYERS));
+    sound.sha256.clear();
+    let error = accept(sound.clone(), &source(Some("07"), None)).unwrap_err();
+    assert_eq!(
+        error.reason(),
+        "DigestMismatch",
+        "nobody has read the file, and its index is not pinned"
+    );
+    let (facts, attached) = accept(sound.clone(), &source(None, None)).unwrap();
+    assert_eq!(facts.sha256, Some(Digest([7; 32])));
+    assert_eq!(facts.index_sha256.unwrap().0[..], sound.index_sha256);
+    assert_eq!(attached.index, sound.index);
+}
+
+#[test]
+fn an_index_of_another_model_or_in_another_form_is_refused_by_name() {
+    type Spoil = fn(&mut ModelFacts);
+    let cases: [(&str, Spoil); 5] = [
+        ("another digest than stated", |m| m.index_sha256 = vec![9; 32]),
+        ("canonical", |m| m.index.insert(1, b' ')),
+        ("an index of 1000 bytes for a file of 1001", |m| m.file_bytes = 1001),
+        ("other layers than the 2", |m| m.layers.truncate(2)),
+        ("another digest than its index says", |m| m.sha256 = vec![8; 32]),
+    ];
+    for (expected, spoil) in cases {
+        let mut spoiled = with_index(index(&LAYERS));
+        spoiled.allowed_cuts = vec![1];
+        spoil(&mut spoiled);
+        let error = accept(spoiled, &source(None, None)).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    let error = accept(with_index(index(&LAYERS)), &source(Some("07"), Some("0a"))).unwrap_err();
+    assert_eq!(error.reason(), "DigestMismatch");
 }

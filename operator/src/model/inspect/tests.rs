@@ -2,10 +2,7 @@ use super::*;
 use crate::model::fixture;
 
 fn inspection() -> Inspection {
-    Inspection::new(ModelSource {
-        uri: "file:///m.gguf".into(),
-        sha256: None,
-    })
+    Inspection::new(fixture::source("file:///m.gguf"))
 }
 
 fn attached(nodes: &[&str]) -> BTreeMap<String, u64> {
@@ -115,6 +112,15 @@ fn an_agent_that_leaves_or_stays_silent_is_not_waited_for() {
     inspection.asked("a".into(), nodes["a"], 1, now);
     let late = now + ANSWER_TIMEOUT;
     assert_eq!(inspection.next(&nodes, late, 1.0), Some("b".into()));
+}
+
+#[test]
+fn after_a_change_of_access_those_who_failed_are_asked_at_once() {
+    let (mut inspection, now, nodes) = (inspection(), Instant::now(), attached(&["a"]));
+    fail_next(&mut inspection, &nodes, now, "AccessDenied");
+    assert_eq!(inspection.next(&nodes, now, 1.0), None);
+    inspection.retry();
+    assert_eq!(inspection.next(&nodes, now, 1.0), Some("a".into()));
 }
 
 #[test]

@@ -21,6 +21,7 @@ struct Plane {
     context: Context,
     agents: Agents,
     routes: Routes,
+    health: Liveness,
     script: Arc<Script>,
     attachment: Attachment,
     observed: Observed,
@@ -40,6 +41,7 @@ impl Plane {
             context: api::context(client),
             agents,
             routes: Routes::default(),
+            health: Liveness::default(),
             script,
             attachment,
             observed,
@@ -55,7 +57,9 @@ impl Plane {
             agents: &self.agents,
             routes: &self.routes,
             events: Events::start(&self.context, stopped),
+            health: &self.health,
             term: Term::begin(Instant::now()),
+            secrets: Secrets::default(),
             settled: false,
         }
     }
@@ -69,7 +73,7 @@ impl Plane {
             })
         };
         let facts = wire::ModelFacts {
-            sha256: facts.sha256.0.to_vec(),
+            sha256: facts.sha256.unwrap().0.to_vec(),
             file_bytes: facts.file_bytes,
             architecture: "llama".into(),
             quantisation: "Q4_1".into(),
@@ -257,4 +261,44 @@ async fn a_new_leader_writes_and_publishes_nothing_of_a_model_whose_agents_are_s
         plane.routes.watch().borrow().is_none(),
         "gateways keep the table they have"
     );
+}
+
+const SECRET: &str = "/api/v1/namespaces/default/secrets/access";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_is_asked_about_once_its_secret_is_there_and_its_nodes_are_told_how_to_reach_it() {
+    let missing = Step::fails(Method::GET, SECRET, 404, "NotFound");
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "access", "namespace": "default" },
+        "data": { "token": "YWJj" },
+    });
+    let found = Step::ok(Method::GET, SECRET, secret);
+    let mut plane = Plane::new([missing, written(), found, written(), written()]);
+    let mut model = fixture::model();
+    model.spec.source.secret_ref = Some(crds::SourceSecret { name: "access".into() });
+    plane.observed.models = vec![Arc::new(model)];
+    let mut control = plane.control();
+    let outcome = pass(&mut control, &plane.observed).await;
+    let retry = outcome.wakes_at.expect("the Secret is looked for again");
+    control.pass(plane.observed.clone(), retry, Timestamp::now()).await;
+    plane.answer();
+    control.pass(plane.observed.clone(), retry, Timestamp::now()).await;
+    plane.script.finished();
+    let patches = plane.script.bodies(&format!("PATCH {STATUS}"));
+    let resolved = |body: &serde_json::Value| {
+        let conditions = body["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let resolved = conditions.into_iter().find(|condition| condition["type"] == "Resolved");
+        resolved.expect("Resolved")["reason"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert_eq!(resolved(&patches[0]), "SecretNotFound");
+    assert_eq!(resolved(&patches[1]), "Inspecting");
+    assert!(
+        patches.iter().all(|body| !body.to_string().contains("abc")),
+        "no status holds a secret"
+    );
+    let access = plane.assigned().assignments[0].access.clone().unwrap();
+    assert_eq!(access.bearer_token, "abc");
 }

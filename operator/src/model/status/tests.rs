@@ -16,6 +16,8 @@ struct Case {
     model: InferenceModel,
     resolution: Resolution,
     resolved: Option<ResolvedModel>,
+    unreachable: Option<Why>,
+    learned: Option<LearnedMemory>,
     placed: Placed,
     in_force: Option<(InForce, Vec<StageSight>)>,
 }
@@ -33,6 +35,8 @@ impl Case {
             model: fixture::model(),
             resolution: Resolution::Resolved(Arc::new(fixture::facts())),
             resolved: Some(resolved_model(&fixture::facts())),
+            unreachable: None,
+            learned: None,
             placed: Placed::Yes,
             in_force: Some((in_force, sights)),
         }
@@ -43,6 +47,8 @@ impl Case {
             model: fixture::model(),
             resolution,
             resolved: None,
+            unreachable: None,
+            learned: None,
             placed: Placed::NotYet(Why::new(reason::NOT_RESOLVED, "the source is not known yet")),
             in_force: None,
         }
@@ -57,6 +63,8 @@ impl Case {
             model: &self.model,
             resolution: &self.resolution,
             resolved: self.resolved.as_ref(),
+            unreachable: self.unreachable.as_ref(),
+            learned: self.learned,
             placed: &self.placed,
             in_force: self
                 .in_force
@@ -115,11 +123,93 @@ fn all_stages_serving_is_ready_with_an_endpoint() {
 
 #[test]
 fn a_stage_that_loads_is_named() {
-    let status = Case::placed([ShardPhase::Serving, ShardPhase::Fetching]).status();
+    let status = Case::placed([ShardPhase::Serving, ShardPhase::Loading]).status();
     let (value, why, message) = condition(&status, kind::READY);
     assert_eq!((value.as_str(), why.as_str()), ("False", "Loading"));
-    assert_eq!(message, "1 of 2 stages serve; stage 1 on b-cpu0 fetches its weights");
+    assert_eq!(message, "1 of 2 stages serve; stage 1 on b-cpu0 loads");
     assert_eq!((status.stages_ready.as_deref(), status.endpoint), (Some("1/2"), None));
+}
+
+#[test]
+fn stages_that_fetch_say_how_far_they_are() {
+    let mut case = Case::placed([ShardPhase::Fetching, ShardPhase::Verifying]);
+    let bytes = |done, total| crate::model::progress::Bytes { total, done };
+    case.in_force.as_mut().unwrap().1[0].bytes = bytes(29_000_000, 61 << 20);
+    let (_, why, message) = condition(&case.status(), kind::LOADED);
+    assert_eq!(why, "Fetching");
+    assert_eq!(
+        message,
+        "a: layers 0-2, 45 % of 61.0 MiB; b: layers 3-5, verifies its weights"
+    );
+    case.in_force.as_mut().unwrap().1[1].bytes = bytes(1, 2);
+    assert!(
+        condition(&case.status(), kind::LOADED)
+            .2
+            .ends_with("b: layers 3-5, 50 % of 2 B verified")
+    );
+}
+
+#[test]
+fn the_memory_of_a_loaded_stage_and_its_pressure_are_shown() {
+    let mut case = Case::placed([ShardPhase::Serving; 2]);
+    let sight = &mut case.in_force.as_mut().unwrap().1[0];
+    sight.memory = Some(proto::control::v1::MemoryUse {
+        weights_bytes: 1,
+        kv_bytes: 2,
+        compute_bytes: u64::MAX,
+    });
+    sight.pressure = "EvictingPrefixes".into();
+    case.learned = Some(LearnedMemory {
+        compute_bytes: 212 << 20,
+        estimated_compute_bytes: 180 << 20,
+        ..Default::default()
+    });
+    let status = case.status();
+    assert!(
+        condition(&status, kind::PLACED)
+            .2
+            .contains("measured 212.0 MiB, estimated 180.0 MiB")
+    );
+    assert_eq!(status.learned, case.learned);
+    let stages = status.placement.unwrap().stages;
+    let used = stages[0].memory_used_bytes.unwrap();
+    assert_eq!((used.weights, used.kv, used.compute), (1, 2, i64::MAX));
+    assert_eq!(stages[0].pressure.as_deref(), Some("EvictingPrefixes"));
+    assert_eq!((stages[1].memory_used_bytes, &stages[1].pressure), (None, &None));
+}
+
+#[test]
+fn a_stage_that_was_refused_its_memory_tells_both_figures() {
+    let mut case = Case::placed([ShardPhase::Serving, ShardPhase::Failed]);
+    let sight = &mut case.in_force.as_mut().unwrap().1[1];
+    sight.reason = "MemoryRefused".into();
+    sight.memory = Some(proto::control::v1::MemoryUse {
+        weights_bytes: 40 << 20,
+        ..Default::default()
+    });
+    let (_, _, message) = condition(&case.status(), kind::LOADED);
+    assert_eq!(
+        message,
+        "stage 1 on b-cpu0 failed: MemoryRefused (measured 40.0 MiB, the placement allows 30.0 MiB)"
+    );
+}
+
+#[test]
+fn a_secret_that_is_missing_is_why_the_source_is_not_resolved_and_what_serves_goes_on() {
+    let mut case = Case::unresolved(Resolution::NoAgent);
+    case.unreachable = Some(Why::new(
+        reason::SECRET_NOT_FOUND,
+        "Secret default/access does not exist",
+    ));
+    assert_eq!(brief(&case.status(), kind::RESOLVED), pair("False", "SecretNotFound"));
+    assert_eq!(brief(&case.status(), kind::READY), pair("False", "SecretNotFound"));
+    let mut case = Case::placed([ShardPhase::Serving; 2]);
+    case.unreachable = Some(Why::new(
+        reason::SECRET_NOT_FOUND,
+        "Secret default/access does not exist",
+    ));
+    assert_eq!(brief(&case.status(), kind::RESOLVED), pair("False", "SecretNotFound"));
+    assert_eq!(brief(&case.status(), kind::READY), pair("True", "Serving"));
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn a_new_leader_takes_over_what_is_in_status() {
     term.recall(&[model], &verifier(&signer));
     let state = &term.models[fixture::UID];
     assert_eq!(state.in_force.as_ref().unwrap().placement.epoch, 7);
-    assert_eq!(state.next_epoch(fixture::UID, &BTreeMap::new()), 8);
+    assert_eq!(state.next_epoch(fixture::UID, &BTreeMap::new(), []), 8);
 }
 
 #[test]
@@ -41,9 +41,15 @@ fn an_epoch_that_came_into_status_by_a_write_without_an_answer_is_not_used_again
     let (written, signer) = placed(7);
     let mut term = Term::begin(Instant::now());
     term.recall(&[Arc::new(fixture::model())], &verifier(&signer));
-    assert_eq!(term.models[fixture::UID].next_epoch(fixture::UID, &BTreeMap::new()), 1);
+    assert_eq!(
+        term.models[fixture::UID].next_epoch(fixture::UID, &BTreeMap::new(), []),
+        1
+    );
     term.recall(&[written], &verifier(&signer));
-    assert_eq!(term.models[fixture::UID].next_epoch(fixture::UID, &BTreeMap::new()), 8);
+    assert_eq!(
+        term.models[fixture::UID].next_epoch(fixture::UID, &BTreeMap::new(), []),
+        8
+    );
 }
 
 #[test]
@@ -53,17 +59,69 @@ fn the_next_epoch_is_above_status_even_where_its_envelope_is_not_ours() {
     term.recall(&[model], &verifier(&PlacementSigner::generate().unwrap()));
     let state = &term.models[fixture::UID];
     assert!(state.in_force.is_none());
-    assert_eq!(state.next_epoch(fixture::UID, &BTreeMap::new()), 8);
+    assert_eq!(state.next_epoch(fixture::UID, &BTreeMap::new(), []), 8);
 }
 
 #[test]
-fn the_next_epoch_is_above_what_any_agent_has_accepted() {
+fn the_next_epoch_is_above_what_holders_have_accepted_and_others_are_not_believed() {
     let (model, signer) = placed(7);
     let mut term = Term::begin(Instant::now());
     term.recall(&[model], &verifier(&signer));
     let mut agents = fixture::agents(&["a", "c"]);
     agents.get_mut("c").unwrap().epochs.insert(fixture::UID.into(), 41);
-    assert_eq!(term.models[fixture::UID].next_epoch(fixture::UID, &agents), 42);
+    let state = &term.models[fixture::UID];
+    assert_eq!(state.next_epoch(fixture::UID, &agents, []), 8);
+    assert_eq!(
+        state.next_epoch(fixture::UID, &agents, ["c"]),
+        42,
+        "it shall hold a part"
+    );
+    agents.get_mut("a").unwrap().epochs.insert(fixture::UID.into(), 9);
+    assert_eq!(state.next_epoch(fixture::UID, &agents, []), 10);
+    term.doubt(&agents);
+    term.doubt(&agents);
+    assert_eq!(term.doubted.len(), 1);
+}
+
+#[test]
+fn another_way_to_the_same_weights_keeps_what_is_known_and_asks_again_whoever_failed() {
+    let (mut term, model) = asked();
+    let error = wire::InspectionError {
+        reason: "AccessDenied".into(),
+        message: "m".into(),
+    };
+    let none = ByDigest::new(0);
+    term.learn(answer(Answer::Error(error)), &none, &none, &Metrics::new());
+    let attached = fixture::agents(&["a"]);
+    let ask = |term: &mut Term, model: &Arc<InferenceModel>| {
+        let mut proxies = Vec::new();
+        term.ask(std::slice::from_ref(model), &attached, Instant::now(), |_, inspect| {
+            proxies.push(inspect.access.unwrap_or_default().proxy_url);
+            true
+        });
+        proxies
+    };
+    assert!(ask(&mut term, &model).is_empty(), "all failed");
+    let mut changed = InferenceModel::clone(&model);
+    changed.spec.source.proxy_url = Some("http://proxy:1".into());
+    let changed = Arc::new(changed);
+    let signer = PlacementSigner::generate().unwrap();
+    term.recall(std::slice::from_ref(&changed), &verifier(&signer));
+    term.reach(std::slice::from_ref(&changed), &Secrets::default());
+    assert_eq!(ask(&mut term, &changed), ["http://proxy:1"]);
+}
+
+#[test]
+fn without_its_secret_nobody_is_asked_to_read_a_source() {
+    let mut model = fixture::model();
+    model.spec.source.secret_ref = Some(crds::SourceSecret { name: "access".into() });
+    let models = [Arc::new(model)];
+    let mut term = Term::begin(Instant::now());
+    term.recall(&models, &verifier(&PlacementSigner::generate().unwrap()));
+    term.reach(&models, &Secrets::default());
+    term.ask(&models, &fixture::agents(&["a"]), Instant::now(), |_, _| {
+        panic!("nobody is asked")
+    });
 }
 
 #[test]
@@ -129,7 +187,7 @@ fn message(vocabulary: &[u8]) -> wire::ModelFacts {
         })
     };
     wire::ModelFacts {
-        sha256: facts.sha256.0.to_vec(),
+        sha256: facts.sha256.unwrap().0.to_vec(),
         file_bytes: facts.file_bytes,
         architecture: "llama".into(),
         quantisation: "Q4_1".into(),
@@ -184,15 +242,15 @@ fn answer(result: Answer) -> Vec<Inspected> {
 #[test]
 fn facts_resolve_the_model_and_bring_the_vocabulary_to_the_gateways() {
     let (mut term, _) = asked();
-    let vocabularies = Vocabularies::default();
+    let (vocabularies, indexes) = (ByDigest::new(1000), ByDigest::new(1000));
     let message = message(b"GGUF");
     let digest: [u8; 32] = message.vocabulary_sha256.clone().try_into().unwrap();
-    term.learn(answer(Answer::Facts(message)), &vocabularies, &Metrics::new());
+    term.learn(answer(Answer::Facts(message)), &vocabularies, &indexes, &Metrics::new());
     let state = &term.models[fixture::UID];
     assert_eq!(state.resolved.as_ref().unwrap().summary, "llama/Q4_1");
     assert_eq!(vocabularies.get(&digest).unwrap(), "GGUF");
     term.recall(&[], &verifier(&PlacementSigner::generate().unwrap()));
-    term.learn(Vec::new(), &vocabularies, &Metrics::new());
+    term.learn(Vec::new(), &vocabularies, &indexes, &Metrics::new());
     assert!(vocabularies.get(&digest).is_none(), "no model has it any more");
 }
 
@@ -203,7 +261,8 @@ fn a_reason_that_nobody_knows_is_not_passed_on() {
         reason: "Weird-1".into(),
         message: "m".into(),
     };
-    term.learn(answer(Answer::Error(error)), &Vocabularies::default(), &Metrics::new());
+    let none = ByDigest::new(0);
+    term.learn(answer(Answer::Error(error)), &none, &none, &Metrics::new());
     let inspection = &mut term.models.get_mut(fixture::UID).unwrap().inspection;
     inspection.next(&BTreeMap::from([("a".to_owned(), 0)]), Instant::now(), 0.0);
     let Resolution::Failed(failure) = inspection.resolution() else {
@@ -251,7 +310,7 @@ fn a_placement_takes_effect_when_it_was_written() {
         Some(fixture::in_force(5, &["a"])),
         Instant::now(),
     );
-    assert_eq!(state.next_epoch(fixture::UID, &BTreeMap::new()), 6);
+    assert_eq!(state.next_epoch(fixture::UID, &BTreeMap::new(), []), 6);
     let mut agents = fixture::agents(&["a"]);
     fixture::report(&mut agents, "a", 5, 0, ShardPhase::Serving);
     assert!(super::super::stages::look(state.in_force.as_ref().unwrap(), &agents)[0].serves());

@@ -1,7 +1,11 @@
-//! How the rows of one step are shared: a decode row for every running sequence, the rest to prompts in equal parts.
+//! How the rows of one step are shared: a decode row for each sequence of the step's group, the rest to prompts in equal parts.
+//!
+//! Each sequence decodes in one step at a time. With several steps under way the decoding sequences are spread over them, so that
+//! every stage has rows to compute; whoever was served longest ago comes first.
 
-use super::Part;
-use super::slot::{Sequence, Slot};
+use super::flight::Part;
+use super::request::{Limits, Tuning};
+use super::sequence::{Sequence, Slot};
 use crate::step::Row;
 
 /// So many rows of the sequence in a slot.
@@ -12,31 +16,46 @@ pub(super) struct Share {
 }
 
 /// Who gets how many rows. A suspect runs alone, and before all others.
-pub(super) fn shares(slots: &[Slot], turn: usize, max_rows: u32) -> Vec<Share> {
-    let round = (0..slots.len()).map(|offset| (turn + offset) % slots.len());
-    let seated: Vec<(usize, &Sequence)> = round
-        .filter_map(|slot| Some((slot, slots[slot].sequence.as_ref()?)))
+pub(super) fn shares(slots: &[Slot], limits: &Limits, tuning: &Tuning) -> Vec<Share> {
+    let started: Vec<(usize, &Sequence)> = slots
+        .iter()
+        .enumerate()
+        .filter_map(|(slot, held)| Some((slot, held.sequence()?)))
+        .filter(|(_, sequence)| sequence.started)
         .collect();
-    if let Some((slot, suspect)) = seated.iter().find(|(_, sequence)| sequence.suspect) {
+    let decoding = started.iter().filter(|(_, sequence)| sequence.decodes()).count();
+    let mut due: Vec<(usize, &Sequence)> = started.into_iter().filter(|(_, sequence)| sequence.due() > 0).collect();
+    due.sort_by_key(|(_, sequence)| (sequence.served, sequence.order));
+    if let Some((slot, suspect)) = due.iter().find(|(_, sequence)| sequence.suspect) {
         return vec![Share {
             slot: *slot,
-            rows: suspect.due().min(max_rows),
+            rows: suspect.due().min(limits.max_step_rows),
         }];
     }
-    let (decoding, prompts): (Vec<_>, Vec<_>) = seated.into_iter().partition(|(_, sequence)| sequence.decodes());
-    // Prompts keep one row at least, however many sequences decode.
-    let decode_rows = max_rows - u32::from(!prompts.is_empty()).min(max_rows - 1);
-    let mut shares: Vec<Share> = decoding
+    let (decodes, mut prompts): (Vec<_>, Vec<_>) = due.into_iter().partition(|(_, sequence)| sequence.decodes());
+    // However many sequences decode, prompts go on too.
+    let wanted = prompts
         .iter()
-        .take(decode_rows as usize)
+        .fold(0, |sum: u32, (_, sequence)| sum.saturating_add(sequence.due()));
+    let for_prompts = wanted
+        .min(tuning.prompt_rows_beside_decodes)
+        .min(limits.max_step_rows / 2);
+    let group = decoding
+        .div_ceil(tuning.depth)
+        .min((limits.max_step_rows - for_prompts) as usize);
+    let mut shares: Vec<Share> = decodes
+        .iter()
+        .take(group)
         .map(|(slot, _)| Share { slot: *slot, rows: 1 })
         .collect();
-    let left = max_rows - shares.len() as u32;
-    let prompts = prompts
-        .into_iter()
-        .map(|(slot, sequence)| (slot, sequence.due()))
-        .collect();
-    shares.extend(equal_parts(prompts, left));
+    let mut left = limits.max_step_rows - shares.len() as u32;
+    if decoding > 0 {
+        left = left.min(tuning.prompt_rows_beside_decodes);
+    }
+    // With more prompts than rows, those that were served longest ago take their turn.
+    prompts.truncate(left as usize);
+    let prompts = prompts.into_iter().map(|(slot, sequence)| (slot, sequence.due()));
+    shares.extend(equal_parts(prompts.collect(), left));
     shares
 }
 
@@ -57,24 +76,26 @@ fn equal_parts(mut prompts: Vec<(usize, u32)>, mut rows: u32) -> Vec<Share> {
     shares
 }
 
-/// Appends the rows of a share. The last known position of a sequence is the one that samples.
-pub(super) fn rows(slots: &[Slot], share: &Share, rows: &mut Vec<Row>) -> Option<Part> {
-    let sequence = slots[share.slot].sequence.as_ref()?;
-    let end = sequence.computed + share.rows;
+/// Appends the rows of a share, as the turn of its sequence. The last known position of a sequence is the one that samples.
+pub(super) fn rows(slots: &mut [Slot], share: &Share, turn: u64, rows: &mut Vec<Row>) -> Option<Part> {
+    let sequence = slots[share.slot].sequence_mut()?;
+    let from = sequence.composed;
+    let end = from + share.rows;
     let samples = end == sequence.known();
-    for position in sequence.computed..end {
+    let tokens = &sequence.tokens()[from as usize..end as usize];
+    for (position, token) in (from..end).zip(tokens) {
         rows.push(Row {
             sequence: share.slot as u32,
             position,
-            token: sequence.token_at(position),
+            token: *token,
             sample: (samples && position + 1 == end).then_some(sequence.request.sampling),
         });
     }
-    let id = sequence.request.id;
+    (sequence.composed, sequence.served) = (end, turn);
     Some(Part {
         slot: share.slot,
-        id,
-        rows: share.rows,
+        id: sequence.request.id,
+        from,
         samples: samples.then_some(end),
     })
 }

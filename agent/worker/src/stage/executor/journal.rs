@@ -1,10 +1,10 @@
-//! What the last steps wrote, for undoing them.
+//! What the last steps added to sequences, for undoing them.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::step::Step;
+use crate::step::{KvOperation, Step};
 
-/// Steps that can be undone. The head keeps far fewer under way, and never rolls back one that was answered.
+/// Steps that can be undone. The head keeps far fewer under way, and rolls back none that was answered before they were sent.
 pub const MAX_STEPS: usize = 64;
 
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ impl Journal {
         self.steps.push_back((step.number, first_positions(step)));
     }
 
-    /// Takes out the steps from this number on: per sequence, the first position they wrote.
+    /// Takes out the steps from this number on: per sequence, the first position they added.
     /// `None`, and nothing is taken, when the step is no longer known.
     pub(super) fn take_from(&mut self, number: u64) -> Option<BTreeMap<u32, u32>> {
         let start = self.steps.iter().position(|(recorded, _)| *recorded == number)?;
@@ -35,12 +35,17 @@ impl Journal {
     }
 }
 
-/// Per sequence, the first position that a step writes.
+/// Per sequence, the first position that a step adds: by its rows, or by sharing a prefix with a sequence that was empty.
 pub(super) fn first_positions(step: &Step) -> BTreeMap<u32, u32> {
+    let copied = step.operations.iter().filter_map(|operation| match operation {
+        KvOperation::Copy(copy) => Some((copy.to, 0)),
+        KvOperation::Remove(_) => None,
+    });
+    let written = step.rows.iter().map(|row| (row.sequence, row.position));
     let mut first = BTreeMap::new();
-    for row in &step.rows {
-        let from = first.entry(row.sequence).or_insert(row.position);
-        *from = row.position.min(*from);
+    for (sequence, position) in copied.chain(written) {
+        let from = first.entry(sequence).or_insert(position);
+        *from = position.min(*from);
     }
     first
 }

@@ -1,0 +1,89 @@
+//! What a worker is started with: a pure function of the placement, the node and the prepared files.
+
+use super::drive::Setting;
+use super::observed::{Fault, Observed};
+use super::weights::Prepared;
+use super::{Desired, Slice, Slot};
+use crate::worker::config::{Places, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig, kv_type_name};
+use crate::worker::process::{Launch, Patience};
+use device::Backend;
+
+/// How long a worker lives without us: longer than a restart of the agent, which ends it anyway.
+const ORPHAN_GRACE_S: u64 = 10;
+
+/// The worker of a slot whose files are prepared.
+///
+/// # Errors
+/// The device is not what the placement says.
+pub(super) fn launch(
+    setting: &Setting,
+    slot: &Slot,
+    seen: &Observed,
+    wanted: &Desired,
+    prepared: Prepared,
+) -> Result<Launch, Fault> {
+    let slice = &seen.slice;
+    let (backend, index) = device_of(setting, slice)?;
+    let places = Places::new(&setting.state_dir, slot);
+    let config = WorkerConfig {
+        model_uid: slot.model_uid.clone(),
+        node: setting.node.clone(),
+        pipeline: slot.pipeline,
+        stage: slot.stage,
+        stages: slice.stages,
+        first_layer: slice.first_layer,
+        end_layer: slice.end_layer,
+        total_layers: slice.total_layers,
+        backend: backend.name().to_owned(),
+        device_index: index,
+        threads: setting.threads,
+        memory_budget_bytes: wanted.memory_budget_bytes,
+        slice: SliceFiles {
+            header: prepared.files.header,
+            parts: prepared.files.parts,
+        },
+        embedding: prepared.files.embedding,
+        embedding_length: prepared.embedding_length,
+        runtime: RuntimeConfig {
+            context_length: slice.runtime.context_length,
+            parallel_sequences: slice.runtime.parallel_sequences,
+            kv_type: kv_type_name(slice.runtime.kv_type()),
+            max_step_rows: slice.runtime.max_step_rows,
+            kv_cells: slice.runtime.kv_cells,
+            prefix_sequences: slice.runtime.prefix_sequences,
+        },
+        listen: std::net::SocketAddr::new(setting.listen_ip, 0).to_string(),
+        advertise_ip: setting.advertise_ip.to_string(),
+        control_socket: places.socket.clone(),
+        identity_dir: places.identity.clone(),
+        trust_domain: setting.trust_domain.clone(),
+        orphan_grace_s: ORPHAN_GRACE_S,
+        pressure: PressureConfig {
+            allow_kv_quantisation: slice.runtime.allow_kv_quantisation,
+            allow_host_layers: slice.runtime.allow_host_layers,
+        },
+    };
+    let (namespace, name) = &wanted.model;
+    Ok(Launch {
+        slot: slot.clone(),
+        name: format!("{namespace}/{name}:{}-{}", slice.first_layer, slice.end_layer - 1),
+        executable: setting.worker.clone(),
+        places,
+        config,
+        vulkan_index: (backend == Backend::Vulkan).then_some(index),
+        patience: Patience::default(),
+    })
+}
+
+fn device_of(setting: &Setting, slice: &Slice) -> Result<(Backend, u32), Fault> {
+    let missing = |what: String| Fault::new("DeviceMissing", format!("device {} is {what}", slice.device));
+    match setting.devices.get(&slice.device) {
+        None => Err(missing("not on this node any more".to_owned())),
+        Some((backend, _)) if backend.name() != slice.backend => Err(missing(format!(
+            "reached by {}, the placement says {}",
+            backend.name(),
+            slice.backend
+        ))),
+        Some(found) => Ok(*found),
+    }
+}

@@ -1,0 +1,89 @@
+//! What a failed step undoes, and whom it blames.
+
+use super::*;
+
+#[test]
+fn a_failed_step_is_tried_again_one_sequence_at_a_time_and_only_the_guilty_one_ends() {
+    let mut schedule = with_depth(LIMITS, 2);
+    for id in 1..=3 {
+        schedule.admit(request(id, 2, 1), 0).unwrap();
+    }
+    let together = schedule.compose(0).unwrap();
+    assert_eq!(rows_by_sequence(&together).len(), 3);
+    let failed = schedule.fail(together.number, &fault(Reason::Compute));
+    assert_eq!(failed, Failure::Isolated(vec![]));
+    let mut ended = Vec::new();
+    while let Some(step) = schedule.compose(0) {
+        assert!(step.number >= together.number);
+        assert!(rows_by_sequence(&step).len() <= 1);
+        if step.rows.iter().any(|row| row.sequence == 1) {
+            assert_eq!(schedule.compose(0), None, "nothing comes after a suspect's step");
+            let failed = schedule.fail(step.number, &fault(Reason::Compute));
+            let Failure::Isolated(events) = failed else {
+                panic!("the others can go on")
+            };
+            ended.extend(events);
+        } else {
+            ended.extend(done(&mut schedule, &step, -1));
+        }
+    }
+    let failed = Event::Failed {
+        id: 2,
+        fault: fault(Reason::Compute),
+    };
+    assert!(ended.contains(&failed));
+    assert_eq!(ended.len(), 3);
+    assert!(schedule.is_idle());
+}
+
+#[test]
+fn a_failed_step_repeats_its_operations_under_the_same_number() {
+    let mut schedule = one_at_a_time(LIMITS);
+    schedule.admit(request(1, 2, 9), 0).unwrap();
+    let step = schedule.compose(0).unwrap();
+    done(&mut schedule, &step, 5);
+    schedule.cancel(1);
+    schedule.admit(request(2, 2, 9), 0).unwrap();
+    let failing = schedule.compose(0).unwrap();
+    schedule.fail(failing.number, &fault(Reason::KvFull));
+    let next = schedule.compose(0).unwrap();
+    assert_eq!((next.number, &next.operations), (failing.number, &failing.operations));
+}
+
+#[test]
+fn steps_after_a_failed_one_are_void_and_composed_again() {
+    let mut schedule = with_depth(LIMITS, 3);
+    schedule.admit(request(1, 20, 4), 0).unwrap();
+    let steps: Vec<Step> = std::iter::from_fn(|| schedule.compose(0)).collect();
+    done(&mut schedule, &steps[0], 5);
+    schedule.admit(request(2, 2, 1), 0).unwrap();
+    let fourth = schedule.compose(0).unwrap();
+    assert_eq!(rows_by_sequence(&fourth), BTreeMap::from([(1, 2)]));
+    // The first sequence failed alone; the second was merely behind it.
+    let failed = schedule.fail(steps[1].number, &fault(Reason::Compute));
+    let expected = Event::Failed {
+        id: 1,
+        fault: fault(Reason::Compute),
+    };
+    assert_eq!(failed, Failure::Isolated(vec![expected]));
+    let again = schedule.compose(0).unwrap();
+    assert_eq!(again.number, steps[1].number);
+    assert_eq!(again.operations, [KvOperation::forget(0)]);
+    assert_eq!(again.rows, fourth.rows);
+}
+
+#[test]
+fn a_fault_that_is_not_of_the_step_breaks_the_chain() {
+    let mut schedule = with_depth(LIMITS, 2);
+    schedule.admit(request(1, 2, 9), 0).unwrap();
+    let step = schedule.compose(0).unwrap();
+    schedule.admit(request(2, 2, 9), 0).unwrap();
+    let unreachable = fault(Reason::Unreachable);
+    assert_eq!(
+        schedule.clone().fail(step.number + 1, &fault(Reason::Compute)),
+        Failure::Broken
+    );
+    assert_eq!(schedule.fail(step.number, &unreachable), Failure::Broken);
+    assert_eq!(schedule.abandon(), [1, 2]);
+    assert!(schedule.is_idle());
+}

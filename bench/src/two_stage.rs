@@ -1,0 +1,272 @@
+//! Two stages on two hosts with one core each: against the whole model on one core, and against llama.cpp's RPC backend over the
+//! same links, with the same split and the same pinning.
+//!
+//! llama.cpp is spread in two ways; after the first round only the faster one of each kind of work goes on.
+
+pub mod balance;
+pub mod contestants;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::error::Result;
+use crate::netns::Network;
+use crate::peer::Question;
+use crate::prompts::prompt;
+use crate::report::{Report, ratio};
+use crate::session::Session;
+use crate::timing::best;
+
+use contestants::{Arrangement, Contestant, DELAY_US, Links, STREAMS, ours, rpc, whole};
+
+const SHORT_PROMPT: usize = 16;
+const STREAM_TOKENS: usize = 64;
+const PREFILL_TOKENS: usize = 1024;
+const ONE_TOKENS: usize = 128;
+/// Tokens that wake everybody up before the first round.
+const WARM_UP_TOKENS: usize = 8;
+
+/// What is asked of everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Work {
+    Eight,
+    Prefill,
+    One,
+    OneDelayed,
+}
+
+impl Work {
+    const ALL: [Self; 4] = [Self::Eight, Self::Prefill, Self::One, Self::OneDelayed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Eight => "eight_streams",
+            Self::Prefill => "prefill",
+            Self::One => "one_stream",
+            Self::OneDelayed => "one_stream_1ms",
+        }
+    }
+
+    /// Another prompt in every round, the same for everybody.
+    fn question(self, round: usize) -> Question {
+        let seed = 1000 * round as u64;
+        match self {
+            Self::Eight => {
+                let prompts = (1..=u64::from(STREAMS)).map(|stream| prompt(seed + stream, SHORT_PROMPT));
+                Question::Together(prompts.collect(), STREAM_TOKENS)
+            }
+            Self::Prefill => Question::Prefill(prompt(seed + 100, PREFILL_TOKENS)),
+            Self::One | Self::OneDelayed => Question::Decode(prompt(seed + 200, SHORT_PROMPT), ONE_TOKENS),
+        }
+    }
+}
+
+/// Rates of everybody in every round.
+#[derive(Debug, Default)]
+struct Samples(BTreeMap<(Work, String), Vec<f64>>);
+
+impl Samples {
+    fn push(&mut self, work: Work, name: &str, rate: f64) {
+        self.0.entry((work, name.to_owned())).or_default().push(rate);
+    }
+
+    /// The best of one side; 0 where it was not asked.
+    fn best(&self, work: Work, name: &str) -> f64 {
+        self.0.get(&(work, name.to_owned())).map_or(0.0, |rates| best(rates))
+    }
+
+    /// The best of all sides of a family.
+    fn best_of(&self, work: Work, family: &str) -> f64 {
+        let names = self
+            .0
+            .iter()
+            .filter(|((of, name), _)| *of == work && name.starts_with(family));
+        names.map(|(_, rates)| best(rates)).fold(0.0, f64::max)
+    }
+
+    /// Sides of a family that were slower than its best, as work and name.
+    fn slower(&self, family: &str) -> BTreeSet<(Work, String)> {
+        let keys = self.0.keys().filter(|(_, name)| name.starts_with(family));
+        keys.filter(|(work, name)| self.best(*work, name) < self.best_of(*work, family))
+            .cloned()
+            .collect()
+    }
+
+    fn to_json(&self) -> Value {
+        let mut all = json!({});
+        for ((work, name), rates) in &self.0 {
+            all[work.name()][name] = json!(rates);
+        }
+        all
+    }
+}
+
+/// Measures everything, and notes it.
+///
+/// # Errors
+/// When a side cannot be started or asked.
+pub async fn measure(session: &Session, network: &Network, report: &mut Report) -> Result<()> {
+    let (cut, balance) = balance::cut(session, network).await?;
+    session.say(&format!("two stages: cut after layer {cut}; starting everybody"));
+    let mut bare = vec![
+        ours(session, network, cut, Links::Bare, "two_stages").await?,
+        whole(session, network).await?,
+        rpc(session, network, cut, Arrangement::Servers, Links::Bare, "rpc_servers").await?,
+        rpc(
+            session,
+            network,
+            cut,
+            Arrangement::LocalHead,
+            Links::Bare,
+            "rpc_local_head",
+        )
+        .await?,
+    ];
+    let mut delayed = vec![
+        ours(session, network, cut, Links::Delayed, "two_stages_1ms").await?,
+        rpc(
+            session,
+            network,
+            cut,
+            Arrangement::Servers,
+            Links::Delayed,
+            "rpc_servers_1ms",
+        )
+        .await?,
+        rpc(
+            session,
+            network,
+            cut,
+            Arrangement::LocalHead,
+            Links::Delayed,
+            "rpc_local_head_1ms",
+        )
+        .await?,
+    ];
+    for contestant in bare.iter_mut().chain(&mut delayed) {
+        contestant
+            .ask(&Question::Decode(prompt(1, SHORT_PROMPT), WARM_UP_TOKENS))
+            .await?;
+    }
+    let mut samples = Samples::default();
+    let mut retired = BTreeSet::new();
+    for round in 1..=session.rounds {
+        for work in Work::ALL {
+            let sides = if work == Work::OneDelayed {
+                &mut delayed
+            } else {
+                &mut bare
+            };
+            take_turns(session, sides, work, round, &retired, &mut samples).await?;
+        }
+        if round == 1 {
+            retired = samples.slower("rpc");
+        }
+    }
+    let overhead_us = match bare.first_mut() {
+        Some(ours) => wire_us(ours).await?,
+        None => None,
+    };
+    note(report, &samples);
+    report.figures(
+        "two_stage",
+        json!({
+            "links": network.describe(),
+            "slow_links": { "one_way_us": DELAY_US, "jitter_us": session.jitter_us },
+            "cut_after_layer": cut,
+            "balance": balance,
+            "streams": STREAMS,
+            "stream_tokens": STREAM_TOKENS,
+            "prefill_tokens": PREFILL_TOKENS,
+            "one_stream_tokens": ONE_TOKENS,
+            "tok_s": samples.to_json(),
+            "one_token_beside_compute_us": overhead_us,
+        }),
+    );
+    Ok(())
+}
+
+/// Everybody once, but for those who were found slower than their own kind.
+async fn take_turns(
+    session: &Session,
+    sides: &mut [Contestant],
+    work: Work,
+    round: usize,
+    retired: &BTreeSet<(Work, String)>,
+    samples: &mut Samples,
+) -> Result<()> {
+    let question = work.question(round);
+    let mut line = format!("two stages: round {round} of {}: {}:", session.rounds, work.name());
+    for contestant in sides {
+        if retired.contains(&(work, contestant.name.clone())) {
+            continue;
+        }
+        let rate = contestant.ask(&question).await?;
+        line += &format!(" {} {rate:.1}", contestant.name);
+        samples.push(work, &contestant.name, rate);
+    }
+    session.say(&format!("{line} tok/s"));
+    Ok(())
+}
+
+fn note(report: &mut Report, samples: &Samples) {
+    let ours = |work| samples.best(work, "two_stages");
+    let against = |work, family| ratio(ours(work), samples.best_of(work, family));
+    report.set("two_stage.eight_vs_one_core", against(Work::Eight, "whole"));
+    report.set("two_stage.prefill_vs_one_core", against(Work::Prefill, "whole"));
+    report.set("two_stage.one_vs_one_core", against(Work::One, "whole"));
+    report.set("two_stage.one_vs_rpc", against(Work::One, "rpc"));
+    report.set("two_stage.eight_vs_rpc", against(Work::Eight, "rpc"));
+    report.set("two_stage.prefill_vs_rpc", against(Work::Prefill, "rpc"));
+    let delayed = samples.best(Work::OneDelayed, "two_stages_1ms");
+    report.set(
+        "two_stage.one_vs_rpc_1ms",
+        ratio(delayed, samples.best_of(Work::OneDelayed, "rpc")),
+    );
+}
+
+/// What a token takes beside the two stages' computing: wire, queues and the driver, both ways; `None` where it is not counted.
+async fn wire_us(ours: &mut Contestant) -> Result<Option<f64>> {
+    let before = compute_seconds(ours).await?;
+    // One token of prompt: all steps are alike.
+    let rate = ours.ask(&Question::Decode(prompt(7, 1), ONE_TOKENS)).await?;
+    let after = compute_seconds(ours).await?;
+    Ok(before.zip(after).map(|(before, after)| {
+        let compute = (after - before) / ONE_TOKENS as f64;
+        (1.0 / rate - compute) * 1e6
+    }))
+}
+
+async fn compute_seconds(contestant: &Contestant) -> Result<Option<f64>> {
+    let Some(pipeline) = contestant.pipeline() else {
+        return Ok(None);
+    };
+    let stages = pipeline.metric(balance::COMPUTE_SECONDS).await?;
+    Ok(stages.into_iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Samples, Work};
+
+    #[test]
+    fn only_the_slower_of_a_family_retires_and_only_from_that_work() {
+        let mut samples = Samples::default();
+        for (work, servers, local) in [(Work::One, 30.0, 31.0), (Work::Prefill, 100.0, 70.0)] {
+            samples.push(work, "two_stages", 10.0);
+            samples.push(work, "rpc_servers", servers);
+            samples.push(work, "rpc_local_head", local);
+        }
+        let slower: Vec<_> = samples.slower("rpc").into_iter().collect();
+        assert_eq!(
+            slower,
+            [
+                (Work::Prefill, "rpc_local_head".to_owned()),
+                (Work::One, "rpc_servers".to_owned())
+            ]
+        );
+        assert_eq!(samples.best_of(Work::One, "rpc"), 31.0);
+        assert_eq!(samples.best(Work::Eight, "two_stages"), 0.0);
+    }
+}

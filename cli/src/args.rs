@@ -1,0 +1,120 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// `EX_USAGE`.
+const EXIT_USAGE: u8 = 64;
+
+/// Looks at models and pins their weights for Shardwright. Needs no cluster.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-shardwright", version, arg_required_else_help = true)]
+pub struct Args {
+    /// How to write the result.
+    #[arg(short = 'O', long, global = true, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How a result is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// What the tool works on.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// GGUF models: make and check weight indexes, show what a model is.
+    #[command(subcommand)]
+    Model(ModelCommand),
+}
+
+/// What can be done with a model.
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Makes the weight index that lets each node fetch and check only its own layers.
+    ///
+    /// Reads the whole model once and writes `<first file>.index.json`, to lie beside the model. Prints the lines that pin
+    /// the model in an InferenceModel.
+    Index(IndexArgs),
+    /// Checks every tensor of a model on disk against its weight index, and names those that are wrong.
+    Verify(VerifyArgs),
+    /// Shows architecture, layers and sizes of a model on disk, and where it may be cut.
+    Show(ShowArgs),
+}
+
+/// Of `model index`.
+#[derive(Debug, ClapArgs)]
+pub struct IndexArgs {
+    /// The model's first or only .gguf file: a path, file:///…, https://… or hf://<org>/<repo>/<file>[@revision].
+    pub model: String,
+    /// Where to write the index; `-` for standard output. Default: beside a local model, else in the current folder.
+    #[arg(short = 'o', long = "to", value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    /// How to reach a model on a server.
+    #[command(flatten)]
+    pub access: AccessArgs,
+}
+
+/// How to reach a server.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct AccessArgs {
+    /// Bearer token, sent to the host of the URI alone.
+    #[arg(long, env = "SHARDWRIGHT_SOURCE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// PEM file of authorities to trust beside the system's.
+    #[arg(long, value_name = "FILE")]
+    pub cacert: Option<PathBuf>,
+    /// Where hf:// models are.
+    #[arg(
+        long,
+        env = "HF_ENDPOINT",
+        default_value = "https://huggingface.co",
+        value_name = "URL"
+    )]
+    pub hf_endpoint: String,
+}
+
+/// Of `model verify`.
+#[derive(Debug, ClapArgs)]
+pub struct VerifyArgs {
+    /// The model's first or only .gguf file.
+    pub model: PathBuf,
+    /// The weight index. Default: `<first file>.index.json` beside the model.
+    #[arg(long, value_name = "FILE")]
+    pub index: Option<PathBuf>,
+    /// The SHA-256 that the index must have, as in spec.source.indexSha256.
+    #[arg(long, value_name = "SHA256")]
+    pub index_sha256: Option<gguf::Digest>,
+}
+
+/// Of `model show`.
+#[derive(Debug, ClapArgs)]
+pub struct ShowArgs {
+    /// The model's first or only .gguf file.
+    pub model: PathBuf,
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// The exit code, after telling the user: 64 for what is wrong, 0 for help.
+pub fn read() -> Result<Args, ExitCode> {
+    Args::try_parse().map_err(|error| {
+        // Nothing to be done if not even that can be written.
+        let _ = error.print();
+        if error.use_stderr() {
+            ExitCode::from(EXIT_USAGE)
+        } else {
+            ExitCode::SUCCESS
+        }
+    })
+}

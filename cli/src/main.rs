@@ -1,0 +1,44 @@
+//! `kubectl-shardwright`: looks at models and pins their weights. Works by itself and as a kubectl plugin.
+
+mod args;
+mod failure;
+mod model;
+mod progress;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use args::{Command, ModelCommand};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    // Fails only if a provider is installed already, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let args = match args::read() {
+        Ok(args) => args,
+        Err(exit_code) => return exit_code,
+    };
+    let Command::Model(command) = args.command;
+    let outcome = match command {
+        ModelCommand::Index(command) => model::index::run(&command, args.output),
+        ModelCommand::Verify(command) => model::verify::run(&command, args.output),
+        ModelCommand::Show(command) => model::show::run(&command, args.output),
+    };
+    match outcome.and_then(|text| print(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Unwritable(format!("writing the result failed: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

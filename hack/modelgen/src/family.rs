@@ -1,0 +1,378 @@
+//! What the architectures' models consist of: a table of their differences, and the tensors that follow from it.
+
+mod table;
+
+use gguf::Value;
+
+use crate::weights::Format;
+use crate::{Experts, Recipe};
+use table::FAMILIES;
+
+/// A part that only some models of an architecture have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// One factor for each rotary frequency, for all layers.
+    RotaryFactors,
+    /// Two such sets, for short and for long contexts.
+    LongRotaryFactors,
+    /// Norms of keys and queries with weights of their own for each head.
+    NormPerHead,
+    /// Queries that are not compressed, where others are.
+    PlainQueries,
+}
+
+/// A value in the table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stated {
+    Float(f32),
+    Count(u32),
+    Truth(bool),
+}
+
+impl Stated {
+    pub(crate) fn value(self) -> Value {
+        match self {
+            Self::Float(value) => Value::F32(value),
+            Self::Count(value) => Value::U32(value),
+            Self::Truth(value) => Value::Bool(value),
+        }
+    }
+}
+
+/// Lengths of compressed attention.
+pub(crate) mod latent {
+    /// Of compressed queries.
+    pub(crate) const QUERY_RANK: u32 = 64;
+    /// Of compressed keys and values.
+    pub(crate) const RANK: u32 = 32;
+    /// Of the part of a key with a rotary position.
+    pub(crate) const ROTARY: u32 = 16;
+    /// Of the part of a key without.
+    pub(crate) const PLAIN: u32 = 32;
+    /// Of a value.
+    pub(crate) const VALUE: u32 = 16;
+}
+
+/// Norms of keys and queries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyNorm {
+    None,
+    /// The same weights for every head.
+    Head,
+    /// Over all heads together.
+    Wide,
+}
+
+/// The feed-forward network of a layer without experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FeedForward {
+    /// Gate and up, then down.
+    Gated,
+    /// Gate and up in one matrix.
+    Packed,
+    /// Up, then down.
+    Plain,
+}
+
+/// Layers with experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mixture {
+    /// None, unless the recipe has experts: then as wide as the feed-forward network.
+    Optional,
+    /// As wide as the feed-forward network.
+    Wide,
+    /// Of their own width.
+    Own,
+    /// Of their own width, beside shared ones of the same.
+    Shared,
+    /// Of their own width, beside one as wide as the feed-forward network with a gate of its own.
+    GatedShared,
+}
+
+/// Whether the embedding is the output matrix too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tied {
+    Always,
+    Never,
+    Either,
+}
+
+/// How an architecture differs from `llama`.
+#[derive(Debug)]
+pub(crate) struct Family {
+    pub(crate) name: &'static str,
+    pub(crate) any_head_length: bool,
+    /// As many key and value heads as heads.
+    pub(crate) all_heads: bool,
+    pub(crate) packed_attention: bool,
+    /// Keys and values are compressed together, and usually queries too.
+    pub(crate) latent: bool,
+    pub(crate) attention_bias: bool,
+    pub(crate) attention_output_bias: bool,
+    pub(crate) key_norm: KeyNorm,
+    pub(crate) sinks: bool,
+    pub(crate) norm_bias: bool,
+    /// Names of a layer's norms over the residual stream's width.
+    pub(crate) norms: &'static [&'static str],
+    pub(crate) feed_forward: FeedForward,
+    pub(crate) feed_forward_bias: bool,
+    pub(crate) mixture: Mixture,
+    pub(crate) expert_bias: bool,
+    pub(crate) expert_choice_bias: bool,
+    pub(crate) tied: Tied,
+    pub(crate) output_bias: bool,
+    pub(crate) windowed: bool,
+    pub(crate) keys: &'static [(&'static str, Stated)],
+}
+
+impl Family {
+    pub(crate) fn least_kv_heads(&self, wanted: u32, heads: u32) -> u32 {
+        if self.all_heads { heads } else { wanted }
+    }
+
+    pub(crate) fn usual_experts(&self) -> Option<Experts> {
+        let experts = Experts {
+            count: 4,
+            used: 2,
+            feed_forward: 32,
+            leading_dense: 0,
+        };
+        (self.mixture != Mixture::Optional).then_some(experts)
+    }
+
+    pub(crate) fn usual_window(&self) -> Option<u32> {
+        self.windowed.then_some(16)
+    }
+}
+
+/// The architectures that models can be made of.
+pub fn families() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.name)
+}
+
+pub(crate) fn find(name: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|family| family.name == name)
+}
+
+/// How a tensor's values are chosen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fill {
+    /// Even around a middle.
+    Around { middle: f32, spread: f32 },
+    /// For a product that keeps sizes.
+    Matrix,
+}
+
+/// A tensor to write.
+#[derive(Debug)]
+pub(crate) struct TensorSpec {
+    pub(crate) name: String,
+    pub(crate) dimensions: Vec<u64>,
+    pub(crate) format: Format,
+    pub(crate) fill: Fill,
+}
+
+struct Tensors<'a> {
+    recipe: &'a Recipe,
+    prefix: String,
+    all: Vec<TensorSpec>,
+}
+
+/// All tensors of a recipe, in the order of the file.
+pub(crate) fn tensors(recipe: &Recipe) -> Vec<TensorSpec> {
+    let family = recipe.family;
+    let mut tensors = Tensors {
+        recipe,
+        prefix: String::new(),
+        all: Vec::new(),
+    };
+    // Large enough that what a layer adds leaves a token recognisable.
+    let spread = Fill::Around {
+        middle: 0.0,
+        spread: 0.7,
+    };
+    tensors.push(
+        "token_embd.weight",
+        &[recipe.width, recipe.vocabulary],
+        recipe.format,
+        spread,
+    );
+    if recipe.features.contains(&Feature::RotaryFactors) {
+        tensors.factors("rope_freqs.weight", recipe.head() / 2);
+    }
+    if recipe.features.contains(&Feature::LongRotaryFactors) {
+        tensors.factors("rope_factors_long.weight", recipe.head() / 2);
+        tensors.factors("rope_factors_short.weight", recipe.head() / 2);
+    }
+    for layer in 0..recipe.layers {
+        tensors.prefix = format!("blk.{layer}.");
+        tensors.attention();
+        tensors.feed_forward(layer);
+    }
+    tensors.prefix = String::new();
+    tensors.norm("output_norm", recipe.width);
+    let tied = match family.tied {
+        Tied::Always => true,
+        Tied::Never => false,
+        Tied::Either => recipe.tied,
+    };
+    if !tied {
+        tensors.matrix("output.weight", &[recipe.width, recipe.vocabulary]);
+    }
+    if family.output_bias {
+        tensors.bias("output", &[recipe.vocabulary]);
+    }
+    tensors.all
+}
+
+impl Tensors<'_> {
+    fn push(&mut self, name: &str, dimensions: &[u32], format: Format, fill: Fill) {
+        self.all.push(TensorSpec {
+            name: format!("{}{name}", self.prefix),
+            dimensions: dimensions.iter().map(|size| u64::from(*size)).collect(),
+            format,
+            fill,
+        });
+    }
+
+    fn matrix(&mut self, name: &str, dimensions: &[u32]) {
+        self.push(name, dimensions, self.recipe.format, Fill::Matrix);
+    }
+
+    fn around(&mut self, name: &str, dimensions: &[u32], middle: f32, spread: f32) {
+        self.push(name, dimensions, Format::F32, Fill::Around { middle, spread });
+    }
+
+    fn bias(&mut self, name: &str, dimensions: &[u32]) {
+        self.around(&format!("{name}.bias"), dimensions, 0.0, 0.03);
+    }
+
+    fn norm(&mut self, name: &str, width: u32) {
+        self.around(&format!("{name}.weight"), &[width], 1.0, 0.3);
+        if self.recipe.family.norm_bias {
+            self.bias(name, &[width]);
+        }
+    }
+
+    fn factors(&mut self, name: &str, count: u32) {
+        self.around(name, &[count], 2.0, 0.9);
+    }
+
+    fn attention(&mut self) {
+        let (recipe, family) = (self.recipe, self.recipe.family);
+        let (width, head) = (recipe.width, recipe.head());
+        let queries = head * recipe.heads;
+        let keys = head * recipe.kv_heads;
+        for norm in family.norms {
+            self.norm(norm, width);
+        }
+        if family.latent {
+            self.latent_attention();
+            return;
+        }
+        if family.packed_attention {
+            self.matrix("attn_qkv.weight", &[width, queries + 2 * keys]);
+        } else {
+            for (name, rows) in [("attn_q", queries), ("attn_k", keys), ("attn_v", keys)] {
+                self.matrix(&format!("{name}.weight"), &[width, rows]);
+                if family.attention_bias {
+                    self.bias(name, &[rows]);
+                }
+            }
+        }
+        self.matrix("attn_output.weight", &[queries, width]);
+        if family.attention_output_bias {
+            self.bias("attn_output", &[width]);
+        }
+        let per_head = recipe.features.contains(&Feature::NormPerHead);
+        for (name, heads) in [
+            ("attn_q_norm.weight", recipe.heads),
+            ("attn_k_norm.weight", recipe.kv_heads),
+        ] {
+            match family.key_norm {
+                KeyNorm::None if per_head => self.around(name, &[head, heads], 1.0, 0.3),
+                KeyNorm::None => {}
+                KeyNorm::Head => self.around(name, &[head], 1.0, 0.3),
+                KeyNorm::Wide => self.around(name, &[head * heads], 1.0, 0.3),
+            }
+        }
+        if family.sinks {
+            self.around("attn_sinks.weight", &[recipe.heads], 0.0, 1.0);
+        }
+    }
+
+    fn latent_attention(&mut self) {
+        let (recipe, width, heads) = (self.recipe, self.recipe.width, self.recipe.heads);
+        let queries = heads * (latent::PLAIN + latent::ROTARY);
+        if recipe.features.contains(&Feature::PlainQueries) {
+            self.matrix("attn_q.weight", &[width, queries]);
+        } else {
+            self.matrix("attn_q_a.weight", &[width, latent::QUERY_RANK]);
+            self.around("attn_q_a_norm.weight", &[latent::QUERY_RANK], 1.0, 0.3);
+            self.matrix("attn_q_b.weight", &[latent::QUERY_RANK, queries]);
+        }
+        self.matrix("attn_kv_a_mqa.weight", &[width, latent::RANK + latent::ROTARY]);
+        self.around("attn_kv_a_norm.weight", &[latent::RANK], 1.0, 0.3);
+        self.matrix("attn_k_b.weight", &[latent::PLAIN, latent::RANK, heads]);
+        self.matrix("attn_v_b.weight", &[latent::RANK, latent::VALUE, heads]);
+        self.matrix("attn_output.weight", &[heads * latent::VALUE, width]);
+    }
+
+    fn feed_forward(&mut self, layer: u32) {
+        let recipe = self.recipe;
+        match recipe.experts {
+            Some(experts) if layer >= experts.leading_dense => self.experts(experts),
+            _ => self.dense(recipe.feed_forward),
+        }
+    }
+
+    fn dense(&mut self, inner: u32) {
+        let (family, width) = (self.recipe.family, self.recipe.width);
+        let up = match family.feed_forward {
+            FeedForward::Packed => 2 * inner,
+            FeedForward::Gated | FeedForward::Plain => inner,
+        };
+        if family.feed_forward == FeedForward::Gated {
+            self.matrix("ffn_gate.weight", &[width, inner]);
+        }
+        self.matrix("ffn_up.weight", &[width, up]);
+        self.matrix("ffn_down.weight", &[inner, width]);
+        if family.feed_forward_bias {
+            self.bias("ffn_up", &[up]);
+            self.bias("ffn_down", &[width]);
+        }
+    }
+
+    fn experts(&mut self, experts: Experts) {
+        let (recipe, family) = (self.recipe, self.recipe.family);
+        let (width, count) = (recipe.width, experts.count);
+        let inner = match family.mixture {
+            Mixture::Optional | Mixture::Wide => recipe.feed_forward,
+            Mixture::Own | Mixture::Shared | Mixture::GatedShared => experts.feed_forward,
+        };
+        self.push("ffn_gate_inp.weight", &[width, count], Format::F32, Fill::Matrix);
+        self.matrix("ffn_gate_exps.weight", &[width, inner, count]);
+        self.matrix("ffn_up_exps.weight", &[width, inner, count]);
+        self.matrix("ffn_down_exps.weight", &[inner, width, count]);
+        if family.expert_bias {
+            self.bias("ffn_gate_inp", &[count]);
+            self.bias("ffn_gate_exps", &[inner, count]);
+            self.bias("ffn_up_exps", &[inner, count]);
+            self.bias("ffn_down_exps", &[width, count]);
+        }
+        if family.expert_choice_bias {
+            self.bias("exp_probs_b", &[count]);
+        }
+        let shared = match family.mixture {
+            Mixture::Shared => inner,
+            Mixture::GatedShared => recipe.feed_forward,
+            Mixture::Optional | Mixture::Wide | Mixture::Own => return,
+        };
+        self.matrix("ffn_gate_shexp.weight", &[width, shared]);
+        self.matrix("ffn_up_shexp.weight", &[width, shared]);
+        self.matrix("ffn_down_shexp.weight", &[shared, width]);
+        if family.mixture == Mixture::GatedShared {
+            self.around("ffn_gate_inp_shexp.weight", &[width], 0.0, 0.2);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+use super::*;
+use gguf::{Gguf, TensorType, pieces};
+
+#[test]
+fn every_family_makes_a_model_that_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in families() {
+        let path = folder.path().join("model.gguf");
+        Recipe::new(name).unwrap().write(&path).unwrap();
+        let header = Gguf::open(&path).unwrap();
+        let pieces = pieces(&header).unwrap();
+        assert_eq!((pieces.architecture().name, pieces.layer_count()), (name, 4));
+        assert_eq!(pieces.whole_because(), None, "{name}");
+    }
+}
+
+#[test]
+fn every_architecture_that_may_be_cut_has_a_family() {
+    let known: Vec<_> = families().collect();
+    for name in gguf::architecture::splittable() {
+        assert!(known.contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn the_same_recipe_makes_the_same_model_and_another_seed_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = |seed: u64| {
+        let path = folder.path().join("model.gguf");
+        let mut recipe = Recipe::new("llama").unwrap();
+        recipe.seed = seed;
+        recipe.write(&path).unwrap();
+        std::fs::read(path).unwrap()
+    };
+    assert!(bytes(1) == bytes(1));
+    assert!(bytes(1) != bytes(2));
+    assert_eq!(bytes(1).len(), bytes(2).len());
+}
+
+#[test]
+fn matrices_have_the_format_that_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    for name in ["F32", "F16", "Q8_0", "Q4_0"] {
+        let mut recipe = Recipe::new("qwen3").unwrap();
+        recipe.format = Format::named(name).unwrap();
+        recipe.write(&path).unwrap();
+        let header = Gguf::open(&path).unwrap();
+        assert_eq!(header.tensor("blk.0.ffn_up.weight").unwrap().tensor_type.name(), name);
+        assert_eq!(
+            header.tensor("output_norm.weight").unwrap().tensor_type,
+            TensorType::F32
+        );
+    }
+    assert_eq!(Format::named("Q9"), None);
+}
+
+#[test]
+fn a_shape_that_does_not_suit_the_format_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = Recipe::new("llama").unwrap();
+    recipe.feed_forward = 33;
+    let error = recipe.write(&folder.path().join("model.gguf")).unwrap_err();
+    assert!(error.to_string().contains("ffn_down"), "{error}");
+}
