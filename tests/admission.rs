@@ -49,12 +49,9 @@ fn can(plane: &Plane, account: &str, verb: &str, resource: &str, namespace: Opti
     String::from_utf8_lossy(&output.stdout).trim() == "yes"
 }
 
-#[tokio::test]
-async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let plane = plane_with_chart(dir.path()).await;
-    let (uri, digest) = ("file:///models/m.gguf", "0f".repeat(32));
-    let cases = [
+/// Addresses that nothing could be read from, and what the refusal names.
+fn bad_addresses(uri: &str, digest: &str) -> Vec<(Value, &'static str)> {
+    vec![
         (
             json!({ "source": { "uri": "http://somewhere/m.gguf" } }),
             "spec.source.uri must not be http://",
@@ -99,6 +96,12 @@ async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field()
             json!({ "source": { "uri": "hf://o/r/m.safetensors@main", "sha256": digest } }),
             "convert_hf_to_gguf.py",
         ),
+    ]
+}
+
+/// Ways to a source that are none, and what the refusal names.
+fn bad_access(uri: &str, digest: &str) -> Vec<(Value, &'static str)> {
+    vec![
         (
             json!({ "source": { "uri": uri, "indexSha256": "abc" } }),
             "spec.source.indexSha256",
@@ -119,6 +122,12 @@ async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field()
             json!({ "source": { "uri": "https://h/m.gguf", "sha256": digest, "secretRef": { "name": "A_b" } } }),
             "spec.source.secretRef.name",
         ),
+    ]
+}
+
+/// Figures and fields that cannot be, and what the refusal names.
+fn bad_figures(uri: &str) -> Vec<(Value, &'static str)> {
+    vec![
         (
             json!({ "source": { "uri": uri }, "kvCacheTokens": 1024 }),
             "spec.kvCacheTokens must be at least spec.contextLength",
@@ -152,8 +161,16 @@ async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field()
             "contextLenght",
         ),
         (json!({}), "spec.source"),
-    ];
-    for (spec, named) in cases {
+    ]
+}
+
+#[tokio::test]
+async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let plane = plane_with_chart(dir.path()).await;
+    let (uri, digest) = ("file:///models/m.gguf", "0f".repeat(32));
+    let cases = [bad_addresses(uri, &digest), bad_access(uri, &digest), bad_figures(uri)];
+    for (spec, named) in cases.into_iter().flatten() {
         let refused = apply(&plane, &model(&spec)).expect_err(&format!("{spec} is nonsense"));
         assert!(
             refused.contains(named),

@@ -9,11 +9,12 @@ use crate::models::model::piece_fault;
 use crate::models::{Model, Models, Wanted};
 use crate::shard::observed::Fault;
 use crate::shard::weights::Gauge;
-use crate::source::{Access, Source, SourceFile};
+use crate::source::{self, Access, Source, SourceFile};
 use gguf::{Digest, Facts, Index};
 use proto::control::v1::{Inspect, Inspection, InspectionError, LayerFacts, ModelFacts, PieceFacts, inspection};
 use sha2::{Digest as _, Sha256};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 /// Sources whose facts are remembered: an operator asks again after each restart of its own.
@@ -33,10 +34,12 @@ struct Remembered {
     facts: Arc<ModelFacts>,
 }
 
-/// Reads sources, one at a time, and remembers what it read.
+/// Reads sources, whole ones one at a time, and remembers what it read.
 pub struct Inspector {
     models: Arc<Models>,
     remembered: Mutex<Vec<Remembered>>,
+    /// By the model's uid: the generation that is being inspected, and what calls it off.
+    under_way: Mutex<BTreeMap<String, (i64, CancellationToken)>>,
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -46,20 +49,21 @@ impl Inspector {
         Self {
             models,
             remembered: Mutex::default(),
+            under_way: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Answers an inspection. Reading a large file takes minutes; another inspection waits for it, so that the disk is read
-    /// in order.
+    /// Answers an inspection. Reading a large file takes minutes; another inspection that has to read one waits for it, so that
+    /// the disk is read in order. An inspection of a later generation of the same model calls this one off.
     pub async fn inspect(self: Arc<Self>, mut request: Inspect) -> Inspection {
         let (model_uid, generation) = (std::mem::take(&mut request.model_uid), request.generation);
-        let turn = self.turn.lock().await;
+        let stop = self.begin(&model_uid, generation);
         let inspector = Arc::clone(&self);
-        let outcome = tokio::task::spawn_blocking(move || inspector.facts(request))
+        let outcome = tokio::task::spawn_blocking(move || inspector.facts(request, &stop))
             .await
             .unwrap_or_else(|_| Err(Fault::new("Unreadable", "reading the source ended early")));
-        drop(turn);
+        self.end(&model_uid, generation);
         let result = match outcome {
             Ok(facts) => inspection::Result::Facts(facts.as_ref().clone()),
             Err(Fault { reason, message }) => {
@@ -74,10 +78,38 @@ impl Inspector {
         }
     }
 
-    fn facts(&self, request: Inspect) -> Result<Arc<ModelFacts>, Fault> {
+    fn begin(&self, model_uid: &str, generation: i64) -> CancellationToken {
+        let mut under_way = locked(&self.under_way);
+        match under_way.get(model_uid) {
+            // Asked once more on another stream: both get the answer.
+            Some((present, stop)) if *present == generation => return stop.clone(),
+            Some((present, stop)) if *present < generation => stop.cancel(),
+            Some(_) => {
+                let late = CancellationToken::new();
+                late.cancel();
+                return late;
+            }
+            None => {}
+        }
+        let stop = CancellationToken::new();
+        under_way.insert(model_uid.to_owned(), (generation, stop.clone()));
+        stop
+    }
+
+    fn end(&self, model_uid: &str, generation: i64) {
+        let mut under_way = locked(&self.under_way);
+        if under_way
+            .get(model_uid)
+            .is_some_and(|(present, _)| *present == generation)
+        {
+            under_way.remove(model_uid);
+        }
+    }
+
+    fn facts(&self, request: Inspect, stop: &CancellationToken) -> Result<Arc<ModelFacts>, Fault> {
         let access = Access::from(request.access.unwrap_or_default());
         let facts = if request.index_sha256.is_empty() {
-            self.whole(&request.uri, &access)?
+            self.whole(&request.uri, &access, stop)?
         } else {
             let index = Digest::try_from(request.index_sha256.as_slice())
                 .map_err(|error| Fault::new("Unreadable", format!("spec.source.indexSha256: {error}")))?;
@@ -87,7 +119,7 @@ impl Inspector {
                 access,
                 peers: Vec::new(),
             };
-            let model = self.models.know(&wanted, &Gauge::default())?;
+            let model = self.models.know(&wanted, &Gauge::stopped_by(stop.clone()))?;
             Arc::new(describe(&model)?)
         };
         if !request.sha256.is_empty() && facts.sha256 != request.sha256 {
@@ -95,7 +127,7 @@ impl Inspector {
                 "DigestMismatch",
                 format!(
                     "{} has SHA-256 {}, spec.source.sha256 says {}",
-                    shown(&request.uri),
+                    source::shown(&request.uri),
                     hex(&facts.sha256),
                     hex(&request.sha256)
                 ),
@@ -105,18 +137,19 @@ impl Inspector {
     }
 
     /// Reads everything, unless nothing has changed since it was read.
-    fn whole(&self, uri: &str, access: &Access) -> Result<Arc<ModelFacts>, Fault> {
-        let stop = CancellationToken::new();
+    fn whole(&self, uri: &str, access: &Access, stop: &CancellationToken) -> Result<Arc<ModelFacts>, Fault> {
+        let turn = async { Ok::<_, Fault>(self.turn.lock().await) };
+        let _turn = self.models.wait(stop, turn)?;
         let setting = &self.models.setting().sources;
-        let source = self.models.wait(&stop, Source::open(setting, uri, access))?;
-        if let Some(facts) = self.recall(uri, &source, &stop) {
+        let source = self.models.wait(stop, Source::open(setting, uri, access))?;
+        if let Some(facts) = self.recall(uri, &source, stop) {
             return Ok(facts);
         }
-        let read = reading::read(&self.models, &source, &stop)?;
+        let read = reading::read(&self.models, &source, stop)?;
         let versions: Vec<Version> = read.files.iter().map(|(name, file)| version(name, file)).collect();
         // A file that was written to meanwhile has no digest worth keeping.
-        let unchanged = self.is_unchanged(&source, &versions, &stop);
-        let model = self.models.keep_model(read.index, &read.headers)?;
+        let unchanged = self.is_unchanged(&source, &versions, stop);
+        let model = self.models.keep_model(read.index, &read.headers, stop)?;
         let facts = Arc::new(describe(&model)?);
         if unchanged {
             self.remember(uri, versions, &facts);
@@ -133,7 +166,7 @@ impl Inspector {
 
     fn recall(&self, uri: &str, source: &Source, stop: &CancellationToken) -> Option<Arc<ModelFacts>> {
         let (files, facts) = {
-            let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            let remembered = locked(&self.remembered);
             let known = remembered.iter().find(|known| known.uri == uri)?;
             (known.files.clone(), Arc::clone(&known.facts))
         };
@@ -141,7 +174,7 @@ impl Inspector {
     }
 
     fn remember(&self, uri: &str, files: Vec<Version>, facts: &Arc<ModelFacts>) {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = locked(&self.remembered);
         remembered.retain(|known| known.uri != uri);
         if remembered.len() >= REMEMBERED_MAX {
             remembered.remove(0);
@@ -162,8 +195,8 @@ fn version(name: &str, file: &SourceFile) -> Version {
     }
 }
 
-fn shown(uri: &str) -> String {
-    crate::source::Address::parse(uri).map_or_else(|_| "the source".to_owned(), |address| address.to_string())
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn describe(model: &Model) -> Result<ModelFacts, Fault> {

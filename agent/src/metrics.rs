@@ -28,6 +28,35 @@ pub fn text(
     gauge("attached", "Whether the stream to the operator stands.", &[])?
         .with_label_values::<&str>(&[])
         .set(i64::from(attached));
+    device_gauges(&gauge, node, devices)?;
+    let shards = gauge("shards", "Shards of this node by phase.", &["phase"])?;
+    for phase in ["fetching", "verifying", "loading", "serving", "draining", "failed"] {
+        shards.with_label_values(&[phase]).set(0);
+    }
+    let epoch = gauge(
+        "shard_epoch",
+        "Epoch of the placement a shard obeys.",
+        &["model_uid", "pipeline", "stage"],
+    )?;
+    for status in &view.statuses {
+        shards.with_label_values(&[phase_name(status.phase())]).inc();
+        let (pipeline, stage) = (status.pipeline.to_string(), status.stage.to_string());
+        epoch
+            .with_label_values(&[status.model_uid.as_str(), &pipeline, &stage])
+            .set(signed(status.epoch));
+    }
+    worker_failures(&registry, view.worker_failures)?;
+    let mut bytes = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut bytes)?;
+    String::from_utf8(bytes).map_err(|error| prometheus::Error::Msg(error.to_string()))
+}
+
+/// What is known of the devices, through `gauge`, which registers a metric.
+fn device_gauges(
+    gauge: &impl Fn(&str, &str, &[&str]) -> Result<IntGaugeVec, prometheus::Error>,
+    node: &str,
+    devices: &[Device],
+) -> Result<(), prometheus::Error> {
     let device_labels = ["device", "kind"];
     let present = gauge(
         "device_verified",
@@ -61,26 +90,7 @@ pub fn text(
                 .set(signed(measured.bytes_per_second));
         }
     }
-    let shards = gauge("shards", "Shards of this node by phase.", &["phase"])?;
-    for phase in ["fetching", "verifying", "loading", "serving", "draining", "failed"] {
-        shards.with_label_values(&[phase]).set(0);
-    }
-    let epoch = gauge(
-        "shard_epoch",
-        "Epoch of the placement a shard obeys.",
-        &["model_uid", "pipeline", "stage"],
-    )?;
-    for status in &view.statuses {
-        shards.with_label_values(&[phase_name(status.phase())]).inc();
-        let (pipeline, stage) = (status.pipeline.to_string(), status.stage.to_string());
-        epoch
-            .with_label_values(&[status.model_uid.as_str(), &pipeline, &stage])
-            .set(signed(status.epoch));
-    }
-    worker_failures(&registry, view.worker_failures)?;
-    let mut bytes = Vec::new();
-    TextEncoder::new().encode(&registry.gather(), &mut bytes)?;
-    String::from_utf8(bytes).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    Ok(())
 }
 
 fn worker_failures(registry: &Registry, count: u64) -> Result<(), prometheus::Error> {

@@ -166,12 +166,15 @@ async fn live(
     let renewing = tokio::spawn(async move { token.run_until_cancelled(keeper.keep(&kept, &kept_keys)).await });
 
     let channel = watch::Sender::new(None);
-    let models = Arc::new(Models::open(
-        settings.models.clone(),
-        channel.subscribe(),
-        Some(credentials.clone()),
-        wires.fetched.clone(),
-    ));
+    // Removes what an earlier life has left, which may be much.
+    let models = Arc::new(tokio::task::block_in_place(|| {
+        Models::open(
+            settings.models.clone(),
+            channel.subscribe(),
+            Some(credentials.clone()),
+            wires.fetched.clone(),
+        )
+    }));
     let weights_endpoint = serve_weights(settings, &credentials, &models, &stop).await;
     let leaves = OperatorLeaves {
         node: settings.node.clone(),

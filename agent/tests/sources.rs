@@ -10,6 +10,7 @@ use proto::control::v1::SourceAccess;
 use rig::hasty;
 use server::{Manner, Server};
 use sha2::{Digest as _, Sha256};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -87,7 +88,7 @@ fn a_connection_that_breaks_is_taken_up_where_it_broke() {
     bench.server.behave(|seen| match seen.number {
         1 => Manner::Truncate(30_000),
         2 => Manner::Status(503, vec![]),
-        3 => Manner::Stall(10_000),
+        3 => Manner::Stall(66_000),
         4 => Manner::Status(429, vec![("Retry-After".into(), "0".into())]),
         _ => Manner::Serve,
     });
@@ -99,8 +100,36 @@ fn a_connection_that_breaks_is_taken_up_where_it_broke() {
         .iter()
         .filter_map(|seen| Some(seen.range?.0))
         .collect();
-    assert_eq!(begins, [0, 100_000, 130_000, 130_000, 140_000, 140_000]);
+    assert_eq!(begins, [0, 100_000, 130_000, 130_000, 196_000, 196_000]);
     assert!(bench.server.sent() < 101_000, "no byte twice: {}", bench.server.sent());
+}
+
+#[test]
+fn a_source_that_drips_is_given_up() {
+    let bench = Bench::new();
+    bench.server.behave(|seen| {
+        if is_long(seen) {
+            Manner::Truncate(1000)
+        } else {
+            Manner::Serve
+        }
+    });
+    assert_eq!(bench.fault().0, "Truncated");
+    assert_eq!(bench.server.sent(), 3001, "three attempts");
+}
+
+#[test]
+fn a_server_that_gives_less_than_asked_for_is_asked_for_the_rest() {
+    let mut bench = Bench::new();
+    // The first failure would be the last.
+    bench.setting.patience.attempts = 1;
+    bench.server.behave(|_| Manner::Cap(70_000));
+    assert_eq!(
+        bench.read(&bench.server.url(PATH), bench.told()).unwrap(),
+        content()[100_000..200_000]
+    );
+    let begins: Vec<u64> = bench.server.seen().iter().map(|seen| seen.range.unwrap().0).collect();
+    assert_eq!(begins, [0, 100_000, 170_000]);
 }
 
 #[test]
@@ -357,6 +386,64 @@ fn a_registry_is_read_with_its_token_through_index_and_manifest_to_the_blob() {
 }
 
 #[test]
+fn a_registrys_token_that_has_expired_is_renewed_in_the_middle_of_a_blob() {
+    let bench = Bench::new();
+    let manifest = manifest(&[("m.gguf", &content())]);
+    let blob = format!("/v2/a/b/blobs/{}", sha256(&content()));
+    bench.server.put(&blob, content());
+    let realm = bench.server.url("/token");
+    let given = std::sync::atomic::AtomicUsize::new(0);
+    bench.server.behave(move |seen| {
+        let allowed = match seen.authorization.as_deref() {
+            Some("Bearer t1") => true,
+            Some("Bearer t0") => !is_long(seen),
+            _ => false,
+        };
+        match seen.path.as_str() {
+            "/token" => {
+                let number = given.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                Manner::Document(200, vec![], format!("{{\"token\":\"t{number}\"}}").into_bytes())
+            }
+            _ if !allowed => {
+                let challenge = format!("Bearer realm=\"{realm}\"");
+                Manner::Status(401, vec![("WWW-Authenticate".into(), challenge)])
+            }
+            path if path == blob => Manner::Serve,
+            _ => Manner::Document(200, vec![], manifest.clone()),
+        }
+    });
+    let uri = format!("oci://{}/a/b:q4", bench.server.host());
+    assert_eq!(bench.read(&uri, bench.told()).unwrap(), content()[100_000..200_000]);
+}
+
+#[test]
+fn the_challenge_of_a_host_that_a_redirect_led_to_is_not_obeyed() {
+    let bench = Bench::new();
+    let port = bench.server.address.port();
+    bench.server.behave(move |seen| match seen.path.as_str() {
+        "/v2/a/b/manifests/q4" => {
+            Manner::Status(302, vec![("Location".into(), format!("https://127.0.0.1:{port}/far"))])
+        }
+        "/far" => {
+            let challenge = format!("Bearer realm=\"https://127.0.0.1:{port}/token\"");
+            Manner::Status(401, vec![("WWW-Authenticate".into(), challenge)])
+        }
+        _ => Manner::Document(200, vec![], b"{\"token\":\"granted\"}".to_vec()),
+    });
+    let told = SourceAccess {
+        username: "name".into(),
+        password: "word".into(),
+        ..bench.told()
+    };
+    let error = bench
+        .open(&format!("oci://{}/a/b:q4", bench.server.host()), told)
+        .err()
+        .unwrap();
+    assert_eq!(error.reason(), "AccessDenied", "{error}");
+    assert!(bench.server.seen().iter().all(|seen| seen.path != "/token"));
+}
+
+#[test]
 fn a_manifest_that_is_not_its_digest_and_an_image_without_a_model_are_refused() {
     let bench = Bench::new();
     let none = manifest(&[("README.md", b"text")]);
@@ -404,20 +491,101 @@ fn claims_are_read_below_their_mount_and_nowhere_else() {
     );
     assert_eq!(read("pvc://models/none.gguf").unwrap_err().reason(), "SourceNotFound");
     assert_eq!(read("pvc://others/m.gguf").unwrap_err().reason(), "SourceNotFound");
+    // The files beside the first one, which may be a link to elsewhere in the claim.
+    std::fs::write(root.path().join("models/beside.gguf"), b"beside").unwrap();
+    let source = bench.open("pvc://models/in.gguf", SourceAccess::default()).unwrap();
+    let file = |name: &str| bench.runtime.block_on(source.file(name));
+    assert_eq!(file("beside.gguf").unwrap().bytes(), 6);
+    let error = file("out.gguf").unwrap_err().to_string();
+    assert!(error.contains("out of the claim"), "{error}");
+}
+
+#[test]
+fn an_image_layout_in_a_claim_is_read_inside_of_the_claim_alone() {
+    let mut bench = Bench::new();
+    let root = tempfile::tempdir().unwrap();
+    let manifest = manifest(&[("m.gguf", &content())]);
+    let layout = layout(&root.path().join("models/image"), &manifest, &content());
+    bench.setting.pvc_root = Some(root.path().to_owned());
+    let read = || bench.read("pvc://models/image", SourceAccess::default());
+    let hex = |bytes: &[u8]| sha256(bytes)["sha256:".len()..].to_owned();
+    assert_eq!(read().unwrap(), content()[100_000..200_000]);
+    for (name, bytes) in [(hex(&content()), content()), (hex(&manifest), manifest)] {
+        std::fs::remove_file(layout.join(&name)).unwrap();
+        std::fs::write(root.path().join(&name), bytes).unwrap();
+        std::os::unix::fs::symlink(root.path().join(&name), layout.join(&name)).unwrap();
+        let error = read().unwrap_err().to_string();
+        assert!(error.contains("out of the claim"), "{error}");
+    }
+}
+
+/// Writes an image layout and gives the folder of its blobs.
+fn layout(folder: &Path, manifest: &[u8], blob: &[u8]) -> PathBuf {
+    let blobs = folder.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    for bytes in [manifest, blob] {
+        std::fs::write(blobs.join(&sha256(bytes)["sha256:".len()..]), bytes).unwrap();
+    }
+    std::fs::write(folder.join("oci-layout"), b"{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
+    std::fs::write(folder.join("index.json"), index_of(manifest)).unwrap();
+    blobs
+}
+
+#[test]
+fn indexes_of_an_image_layout_that_name_each_other_come_to_an_end() {
+    let bench = Bench::new();
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = manifest(&[("m.gguf", &content())]);
+    let blobs = layout(folder.path(), &manifest, &content());
+    let names = [
+        "sha256:".to_owned() + &"a".repeat(64),
+        "sha256:".to_owned() + &"b".repeat(64),
+    ];
+    for (own, other) in [(&names[0], &names[1]), (&names[1], &names[0])] {
+        let index = serde_json::json!({"manifests": [{"digest": other, "size": 1}]}).to_string();
+        std::fs::write(blobs.join(&own["sha256:".len()..]), &index).unwrap();
+        std::fs::write(folder.path().join("index.json"), index).unwrap();
+    }
+    let uri = format!("file://{}", folder.path().display());
+    let error = bench.open(&uri, SourceAccess::default()).err().unwrap();
+    assert!(error.to_string().contains("a manifest that is not"), "{error}");
+    // As deep as no image is.
+    let mut digest = sha256(&manifest);
+    for _ in 0..5 {
+        let index = serde_json::json!({"manifests": [{"digest": digest, "size": 1}]}).to_string();
+        digest = sha256(index.as_bytes());
+        std::fs::write(blobs.join(&digest["sha256:".len()..]), &index).unwrap();
+        std::fs::write(folder.path().join("index.json"), index).unwrap();
+    }
+    let error = bench.open(&uri, SourceAccess::default()).err().unwrap();
+    assert!(error.to_string().contains("name each other"), "{error}");
+}
+
+#[test]
+fn a_layer_that_is_not_what_its_manifest_says_is_no_model() {
+    let bench = Bench::new();
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_model::bytes(3);
+    let blobs = layout(folder.path(), &manifest(&[("m.gguf", &model)]), &model);
+    let node = rig::Node::new(&bench.runtime);
+    let inspect = || {
+        let uri = format!("file://{}", folder.path().display());
+        rig::inspect(&bench.runtime, &node.models, &uri, None, &[])
+    };
+    inspect().unwrap();
+    let mut damaged = model.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(blobs.join(&sha256(&model)["sha256:".len()..]), damaged).unwrap();
+    let fault = inspect().unwrap_err();
+    assert_eq!(fault.reason, "DigestMismatch");
+    assert!(fault.message.contains("its manifest says"), "{}", fault.message);
 }
 
 #[test]
 fn an_image_layout_in_a_folder_is_a_source() {
     let bench = Bench::new();
     let folder = tempfile::tempdir().unwrap();
-    let blobs = folder.path().join("blobs/sha256");
-    std::fs::create_dir_all(&blobs).unwrap();
-    let put = |bytes: &[u8]| std::fs::write(blobs.join(&sha256(bytes)["sha256:".len()..]), bytes).unwrap();
-    let manifest = manifest(&[("m.gguf", &content())]);
-    put(&content());
-    put(&manifest);
-    std::fs::write(folder.path().join("oci-layout"), b"{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
-    std::fs::write(folder.path().join("index.json"), index_of(&manifest)).unwrap();
+    layout(folder.path(), &manifest(&[("m.gguf", &content())]), &content());
     let uri = format!("file://{}", folder.path().display());
     assert_eq!(
         bench.read(&uri, SourceAccess::default()).unwrap(),

@@ -255,7 +255,7 @@ fn a_disk_without_room_is_said_with_both_numbers_before_anything_is_written() {
     let folder = path_of(&full.models, &bench.facts);
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::copy(index, folder.join("index.json")).unwrap();
-    // Unused, hence removed before it is refused.
+    // Unused, and kept: without it there would be no room either.
     std::fs::create_dir(folder.with_file_name("0".repeat(64))).unwrap();
     let wanted = wanted(&bench.facts, &uri(&bench.path), None);
     full.models.keep(HashSet::from([wanted.index]));
@@ -268,7 +268,112 @@ fn a_disk_without_room_is_said_with_both_numbers_before_anything_is_written() {
         "{}",
         fault.message
     );
-    assert!(pieces(&folder).is_empty() && !folder.with_file_name("0".repeat(64)).exists());
+    assert!(pieces(&folder).is_empty() && folder.with_file_name("0".repeat(64)).exists());
+}
+
+#[test]
+fn what_an_earlier_life_wrote_needs_no_room_and_goes_where_there_is_none() {
+    let bench = Bench::tiny();
+    let full = Node::with(&bench.runtime, |setting| setting.disk_reserve_bytes = 1 << 60, None);
+    let folder = path_of(&full.models, &bench.facts);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy(bench.folder().join("index.json"), folder.join("index.json")).unwrap();
+    let wanted = wanted(&bench.facts, &uri(&bench.path), None);
+    full.models.keep(HashSet::from([wanted.index]));
+    let shard = weights(&full.models, &bench.facts, wanted, 2, 4);
+    let fill = |names: &[&str]| {
+        for name in names {
+            let file = std::fs::File::create(folder.join(format!("{name}.gguf.filling"))).unwrap();
+            std::io::Write::write_all(&mut &file, &vec![0xAA; 1 << 20]).unwrap();
+            file.sync_all().unwrap();
+        }
+    };
+    let filling = || {
+        let entries = std::fs::read_dir(&folder).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".filling")).count()
+    };
+    fill(&["layer-00002", "shared"]);
+    assert_eq!(shard.fetch(&Gauge::default()).unwrap_err().reason, "DiskFull");
+    assert_eq!(filling(), 0);
+    fill(&["layer-00002", "layer-00003", "shared"]);
+    fetched_and_verified(&shard).unwrap();
+}
+
+#[test]
+fn a_model_that_was_removed_from_the_disk_is_brought_back_with_its_index() {
+    let bench = Bench::tiny();
+    std::fs::write(bench.directory.path().join("tiny.gguf.index.json"), &bench.facts.index).unwrap();
+    let weights = bench.weights(2, 4);
+    fetched_and_verified(&weights).unwrap();
+    std::fs::remove_dir_all(bench.folder()).unwrap();
+    fetched_and_verified(&weights).unwrap();
+    for name in ["index.json", "header-0.gguf"] {
+        assert!(bench.folder().join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn a_model_that_nobody_describes_leaves_no_folder() {
+    let bench = Bench::tiny();
+    let mut wanted = wanted(&bench.facts, &uri(&bench.path), None);
+    wanted.index = Digest([5; 32]);
+    let fault = bench.node.models.know(&wanted, &Gauge::default()).unwrap_err();
+    assert_eq!(fault.reason, "NoIndex");
+    assert!(!bench.node.models.folder(&wanted.index).exists());
+}
+
+#[test]
+fn a_piece_that_cannot_be_read_is_moved_aside_and_fetched_anew() {
+    let bench = Bench::tiny();
+    let weights = bench.weights(2, 4);
+    fetched_and_verified(&weights).unwrap();
+    // Opens, and fails to be read.
+    let path = bench.folder().join("layer-00002.gguf");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert_eq!(weights.verify(&Gauge::default()).unwrap_err().reason, "Unreadable");
+    assert!(!path.exists());
+    fetched_and_verified(&weights).unwrap();
+}
+
+#[test]
+fn the_secret_part_of_an_address_is_in_no_message() {
+    let bench = Bench::tiny();
+    let mut weights = bench.weights(2, 4);
+    weights.wanted.uri = "https://host.example/tiny.gguf?signature=hush".to_owned();
+    weights.slice.weight_root = [9; 32];
+    let root = weights.fetch(&Gauge::default()).unwrap_err();
+    weights.slice.total_layers += 1;
+    let shape = weights.fetch(&Gauge::default()).unwrap_err();
+    for message in [root.message, shape.message] {
+        assert!(
+            message.contains("https://host.example/tiny.gguf") && !message.contains("hush"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn files_that_proved_wrong_make_room_before_models_do() {
+    let runtime = rig::runtime();
+    let node = Node::with(&runtime, |setting| setting.disk_reserve_bytes = u64::MAX, None);
+    let folder = node.models.folder(&Digest([1; 32]));
+    std::fs::create_dir_all(&folder).unwrap();
+    let corrupt = folder.join("layer-00000.gguf.corrupt");
+    let write = |path: &Path| {
+        let file = std::fs::File::create(path).unwrap();
+        std::io::Write::write_all(&mut &file, &vec![0xAA; 1 << 20]).unwrap();
+        file.sync_all().unwrap();
+    };
+    write(&corrupt);
+    write(&folder.join("layer-00000.gguf"));
+    node.models.keep(HashSet::from([Digest([1; 32])]));
+    assert!(node.models.reserve(2 << 20).is_err());
+    assert!(corrupt.exists(), "it would not have been enough");
+    // The disk stays full whatever is removed, for all of it is kept free.
+    assert!(node.models.reserve(1 << 20).is_err());
+    assert!(!corrupt.exists() && folder.join("layer-00000.gguf").exists());
 }
 
 #[test]

@@ -107,7 +107,7 @@ pub async fn measure(session: &Session, report: &mut Report) -> Result<()> {
     }
 
     report.set("gateway.idle_streams", Some(open as f64));
-    report.set("gateway.idle_rss_mib", Some(idle_mib));
+    report.set("gateway.idle_rss_mib", Some(idle_mib + children_mib));
     report.set("gateway.streams", Some(BUSY_STREAMS as f64));
     report.set("gateway.added_us_p50", Some(percentile(&mut through, 0.5)));
     report.set("gateway.added_us_p99", Some(percentile(&mut through, 0.99)));

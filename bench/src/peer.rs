@@ -123,7 +123,8 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// Loads with llama.cpp's defaults, which are faster than a stage's settings: the peer is not slowed down to look alike.
+    /// Loads with llama.cpp's defaults, which are faster than a stage's settings: the peer is not slowed down to look alike. Only
+    /// the cache is one for all sequences, as llama.cpp's server has it.
     ///
     /// # Errors
     /// What llama.cpp says.

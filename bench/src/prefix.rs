@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::driver::Driver;
-use crate::error::Result;
+use crate::error::{Result, failed};
 use crate::netns::Network;
 use crate::prompts::prompt;
 use crate::report::{Report, ratio};
@@ -14,6 +14,8 @@ use crate::worker_rig::{Pipeline, layers, runtime};
 
 /// Tokens that the prompts have in common.
 const SHARED_TOKENS: usize = 2048;
+/// Tokens of them that must have been kept: all but what a step may leave over.
+const SHARED_KEPT_TOKENS: u32 = 2048 - 128;
 /// Tokens of its own that each has after them.
 const OWN_TOKENS: usize = 16;
 const ANSWER_TOKENS: usize = 2;
@@ -44,6 +46,13 @@ pub async fn measure(session: &Session, network: &Network, report: &mut Report) 
         let with = |own: u64| [shared.clone(), prompt(seed + own, OWN_TOKENS)].concat();
         let first = driver.ask_sharing(&with(1), ANSWER_TOKENS).await?;
         let second = driver.ask_sharing(&with(2), ANSWER_TOKENS).await?;
+        if second.cached_tokens < SHARED_KEPT_TOKENS {
+            let kept = second.cached_tokens;
+            return Err(failed(
+                "prefix",
+                format!("only {kept} of {SHARED_TOKENS} shared tokens were kept"),
+            ));
+        }
         cold.push(first.time_to_first_token().as_secs_f64());
         warm.push(second.time_to_first_token().as_secs_f64());
         cached.push(second.cached_tokens);

@@ -115,7 +115,11 @@ impl Worker {
         let text = serde_json::to_vec_pretty(config).map_err(trying(name))?;
         std::fs::write(&path, text).map_err(trying(path.display().to_string()))?;
         let mut command = seat.command(&assets::own("shardwright-worker")?);
-        command.arg("--config").arg(&path);
+        // As an agent starts it.
+        command
+            .arg("--config")
+            .arg(&path)
+            .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
         let mut part = Part::spawn(name, command, directory)?;
         let socket = &config.control_socket;
         let stream = loop {

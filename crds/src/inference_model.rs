@@ -120,7 +120,8 @@ pub enum Determinism {
     /// Prompts are computed at full speed; the last bits of a number may depend on how many rows are computed with it.
     #[default]
     Relaxed,
-    /// On CPUs, numbers do not depend on how many rows are computed with them; prompts take about a fifth longer.
+    /// On CPUs, numbers do not depend on how many rows are computed with them, as long as the cache holds at most 256 tokens;
+    /// prompts take about a fifth longer.
     Strict,
 }
 

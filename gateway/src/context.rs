@@ -16,8 +16,8 @@ use crate::routes::Table;
 use crate::vocabulary::Vocabularies;
 
 /// Requests being prepared at once. Each may hold a body of 4 MiB and the prompt made of it, so this bounds memory to
-/// about 2 GiB at worst.
-pub const MAX_PREPARING: usize = 256;
+/// about 512 MiB at worst.
+pub const MAX_PREPARING: usize = 64;
 
 /// Answers in progress at once. Each takes some ten KiB, its connection included.
 pub const MAX_ANSWERS: usize = 1024;

@@ -200,6 +200,7 @@ async fn open(
 ) -> Result<Open, GenerateError> {
     let mut busy: HashSet<Head> = HashSet::new();
     let mut refusal = String::new();
+    let mut soonest_s: Option<u32> = None;
     loop {
         let route = {
             let table = tables.borrow_and_update();
@@ -212,13 +213,17 @@ async fn open(
         match route {
             ModelState::Ready(route) => {
                 let Some(head) = heads.least_busy(&route.heads, &busy) else {
-                    return Err(GenerateError::Busy { message: refusal });
+                    return Err(GenerateError::Busy {
+                        message: refusal,
+                        retry_after_s: soonest_s,
+                    });
                 };
                 match ask(heads, head, memory.request(route.epoch, Instant::now())).await {
                     Ok(open) => return Ok(open),
-                    Err(Failure::Busy(message)) => {
+                    Err(Failure::Busy { message, retry_after_s }) => {
                         busy.insert(head.clone());
                         refusal = message;
+                        soonest_s = [soonest_s, retry_after_s].into_iter().flatten().min();
                         continue;
                     }
                     Err(Failure::Lost(cause)) => {

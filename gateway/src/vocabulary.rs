@@ -11,7 +11,8 @@ mod prune;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -108,7 +109,7 @@ impl Drop for Entry {
 /// the place of the one that nobody has asked for longest.
 #[derive(Debug, Default)]
 pub struct Vocabularies {
-    held: RwLock<Held>,
+    held: Arc<RwLock<Held>>,
 }
 
 #[derive(Debug, Default)]
@@ -146,9 +147,14 @@ impl Vocabularies {
             }
         }
         drop(held);
-        let source = Arc::clone(source);
-        tokio::spawn(async move {
-            match prune::prune(&source.directory, &wanted).await {
+        let (source, held) = (Arc::clone(source), Arc::clone(&self.held));
+        tokio::task::spawn_blocking(move || {
+            // By what is wanted then, which a newer table may have changed; it cannot change during a removal.
+            let remove = |digest: &Digest, path: &Path| {
+                let held = held.read().unwrap_or_else(PoisonError::into_inner);
+                held.remove_unless_wanted(digest, path)
+            };
+            match prune::prune(&source.directory, remove) {
                 Ok(0) => {}
                 Ok(removed) => tracing::info!(removed, "vocabulary files that no model needs are gone"),
                 Err(error) => {
@@ -161,6 +167,18 @@ impl Vocabularies {
 }
 
 impl Held {
+    /// Removes a file of this vocabulary, unless a route names it; tells whether it did.
+    fn remove_unless_wanted(&self, digest: &Digest, path: &Path) -> io::Result<bool> {
+        if self.wanted.contains(digest) {
+            return Ok(false);
+        }
+        match std::fs::remove_file(path) {
+            // By an earlier table's look that is not over yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            removed => removed.map(|()| true),
+        }
+    }
+
     fn begin(&mut self, digest: Digest) -> SpeechState {
         let Some(source) = self.source.clone().filter(|_| self.wanted.contains(&digest)) else {
             return SpeechState::Preparing("its vocabulary is not known yet".to_owned());

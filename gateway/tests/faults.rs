@@ -6,7 +6,7 @@
 mod fakes;
 
 use fakes::client::Client;
-use fakes::head::{FakeHead, Last, Script};
+use fakes::head::{FakeHead, Last, RETRY_AFTER_S, Script};
 use fakes::{MODEL, MODEL_UID, STREAMS_PER_KEY, World, until};
 use identity::Role;
 use serde_json::json;
@@ -59,7 +59,7 @@ async fn a_full_head_is_429_with_a_time_to_ask_again() {
     world.head.expect(Script::Refuse(Code::ResourceExhausted));
     let answer = world.client.chat("Hi").await;
     assert_eq!((answer.status, answer.error("code").as_str()), (429, "queue_full"));
-    assert!(answer.header("retry-after").is_some());
+    assert_eq!(answer.header("retry-after"), Some(RETRY_AFTER_S));
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn a_request_that_found_no_place_in_time_is_429_even_when_it_is_streamed()
         assert_eq!((answer.status, answer.error("code").as_str()), (429, "queue_full"));
         assert_eq!(answer.error("type"), "rate_limit_exceeded");
         assert!(answer.error("message").contains("as told"), "{}", answer.body);
-        assert!(answer.header("retry-after").is_some());
+        assert_eq!(answer.header("retry-after"), Some(RETRY_AFTER_S));
     }
 }
 

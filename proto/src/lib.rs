@@ -17,6 +17,44 @@ pub mod control {
     /// Version 1.
     pub mod v1 {
         tonic::include_proto!("shardwright.control.v1");
+
+        impl std::fmt::Debug for SourceAccess {
+            /// Which fields are set. What is in them are secrets, and a proxy's address may hold one.
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter
+                    .debug_struct("SourceAccess")
+                    .field("bearer_token", &!self.bearer_token.is_empty())
+                    .field("username", &!self.username.is_empty())
+                    .field("password", &!self.password.is_empty())
+                    .field("ca_bundle_pem", &!self.ca_bundle_pem.is_empty())
+                    .field("proxy_url", &!self.proxy_url.is_empty())
+                    .finish()
+            }
+        }
+
+        #[cfg(test)]
+        mod tests {
+            #[test]
+            fn no_debug_output_holds_what_a_source_is_reached_by() {
+                let secret = || "s3cret".to_owned();
+                let access = super::SourceAccess {
+                    bearer_token: secret(),
+                    username: secret(),
+                    password: secret(),
+                    ca_bundle_pem: secret(),
+                    proxy_url: secret(),
+                };
+                let inspect = super::Inspect {
+                    access: Some(access),
+                    ..Default::default()
+                };
+                let shown = format!("{inspect:?}");
+                assert!(
+                    !shown.contains("s3cret") && shown.contains("bearer_token: true"),
+                    "{shown}"
+                );
+            }
+        }
     }
 }
 

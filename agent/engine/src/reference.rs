@@ -156,6 +156,7 @@ impl WholeModel {
             mapped: true,
             vocabulary_only: false,
             repack: config.repack,
+            stated: None,
         };
         let model = Model::load(&options).map_err(refused)?;
         let cells = u64::from(config.context_length) * u64::from(config.sequences);

@@ -7,12 +7,12 @@
 mod cells;
 mod compaction;
 mod config;
-mod fed;
 mod memory;
 mod positions;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod traits;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,10 +27,10 @@ use crate::runtime::Runtime;
 use cells::{Cells, Packing};
 pub use config::{KvType, PARALLEL_SEQUENCES_LIMIT, STEP_ROWS, STEP_ROWS_LIMIT, STRICT_STEP_ROWS, StageConfig};
 use config::{check, check_model, has_whole_embedding};
-use fed::overwritten_input;
 pub use memory::StageMemory;
 use positions::Positions;
 pub use rows::{Logits, Row, StepInput, StepOutput};
+use traits::traits;
 
 /// A loaded slice. Use it from one thread at a time; it may move between threads.
 #[derive(Debug)]
@@ -74,6 +74,7 @@ impl Stage {
         let layers = config.end_layer - config.first_layer;
         let placing = placing(accelerator, layers, host_layers);
         let first_file = config.slice_files.first().cloned().unwrap_or_default();
+        let traits = traits(config, cells)?;
         let options = ModelOptions {
             files: &config.slice_files,
             placing,
@@ -82,6 +83,7 @@ impl Stage {
             vocabulary_only: false,
             // Repacked weights multiply in an order that depends on the number of rows.
             repack: false,
+            stated: traits.stated.as_ref().map(|(key, value)| (key.as_str(), *value)),
         };
         let (model, mut buffers) = log::with_buffers(|| Model::load(&options));
         let model = model.map_err(|cause| EngineError::LoadRefused {
@@ -94,20 +96,17 @@ impl Stage {
             config.first && config.last && has_whole_embedding(&config.slice_files, model.vocabulary_size());
         let tap = (!config.last).then(|| format!("l_out-{}", layers - 1));
         let embedding_length = model.embedding_length();
+        let kind = model.cache_kind();
+        let sequences = sequences(kind, config);
         let options = ContextOptions {
             cells,
             rows: config.max_step_rows.min(cells),
             micro_rows: config.max_step_rows.min(cells),
-            sequences: config.sequences() + 2,
+            sequences: sequences + 2,
             kv_type: config.kv_type.ggml_type(),
             tap: tap.as_deref(),
-            overwritten: overwritten_input(config),
+            overwritten: traits.overwritten,
         };
-        let kind = model.cache_kind();
-        if kind == CacheKind::Recurrent && config.prefix_sequences > 0 {
-            let cause = "a model with recurrent layers keeps no prefixes: prefix_sequences must be 0".to_owned();
-            return Err(EngineError::BadConfig { cause });
-        }
         let (context, more) = log::with_buffers(|| Context::new(Arc::new(model), pool, &options));
         buffers.extend(more);
         let context = context.map_err(|cause| EngineError::ContextRefused {
@@ -116,11 +115,11 @@ impl Stage {
         })?;
         Ok(Self {
             context,
-            positions: Positions::new(config.sequences(), config.context_length),
-            cells: (kind != CacheKind::Recurrent).then(|| Cells::new(cells, config.sequences())),
+            positions: Positions::new(sequences, config.context_length),
+            cells: (kind != CacheKind::Recurrent).then(|| Cells::new(cells, sequences)),
             packing: packing(kind),
-            retired_sequence: config.sequences(),
-            scratch_sequence: config.sequences() + 1,
+            retired_sequence: sequences,
+            scratch_sequence: sequences + 1,
             embedding_length,
             last: config.last,
             takes_tokens,
@@ -133,8 +132,9 @@ impl Stage {
     ///
     /// # Errors
     /// Of kind [`crate::Fault::Request`] where the step does not fit, before llama.cpp sees it;
-    /// `DecodeFailed` after a failed decode, whose rows have been removed again; `Broken` where
-    /// they could not be, and from then on.
+    /// `DecodeFailed` after a failed decode, whose rows have been removed again (on a stage that does
+    /// not share prefixes: with all that their sequences held); `Broken` where they could not be, and
+    /// from then on.
     pub fn step(&mut self, input: &StepInput<'_>) -> Result<StepOutput, EngineError> {
         let vocabulary_size = self.vocabulary_size();
         let mut values = Vec::new();
@@ -175,7 +175,10 @@ impl Stage {
                 Ok(activations)
             }
             Err(cause) => {
-                for (sequence, from) in touched {
+                for (sequence, length) in touched {
+                    // A recurrent state cannot go back: its sequence begins anew.
+                    let from = if self.shares_prefixes() { length } else { 0 };
+                    self.positions.truncate(sequence, from);
                     if !self.context.remove_from(signed(sequence), signed(from)) {
                         self.broken = Some(format!(
                             "after \"{cause}\" sequence {sequence} could not be cut back to {from}"
@@ -183,6 +186,10 @@ impl Stage {
                     }
                 }
                 self.usable()?;
+                let cause = match self.shares_prefixes() {
+                    true => cause,
+                    false => format!("{cause}; the sequences of the step are empty now"),
+                };
                 Err(EngineError::DecodeFailed {
                     rows: input.rows.len(),
                     cause,
@@ -235,6 +242,13 @@ impl Stage {
     /// What the stage takes; see [`StageMemory`].
     pub fn memory(&self) -> StageMemory {
         self.memory
+    }
+
+    /// Whether sequences can begin with positions of others. Where they cannot, because the model keeps a
+    /// recurrent state, there are no sequences for prefixes, whatever the configuration says, and what
+    /// fails costs its sequences all that they held.
+    pub fn shares_prefixes(&self) -> bool {
+        self.cells.is_some()
     }
 
     /// Forgets positions `from..end` of `sequence`, which must be a suffix (`end` at or beyond its
@@ -394,6 +408,14 @@ fn placing(accelerator: Option<DeviceHandle>, layers: u32, host_layers: u32) -> 
             device,
             layers: (layers + 1).saturating_sub(host_layers).max(1),
         },
+    }
+}
+
+/// Sequences that a stage has. Recurrent states have their size whatever they hold, and no prefix can be kept.
+fn sequences(kind: CacheKind, config: &StageConfig) -> u32 {
+    match kind {
+        CacheKind::Recurrent => config.parallel_sequences,
+        CacheKind::Plain | CacheKind::Windowed(_) => config.sequences(),
     }
 }
 

@@ -101,6 +101,7 @@ impl Tokenizer {
             mapped: true,
             vocabulary_only: true,
             repack: false,
+            stated: None,
         };
         let model = Model::load(&options).map_err(|cause| TokenizerError::LoadRefused {
             file: file.to_path_buf(),

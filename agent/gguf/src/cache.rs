@@ -1,9 +1,10 @@
 //! Piece and slice files in a directory: written whole or not at all, and re-headed in place.
 //!
-//! A piece's file appears under its name only when it is complete and on disk, so work cut short is resumed piece by
-//! piece, or tensor by tensor with a [`PartialPiece`]. **A layer's file has one header**: [`prepare_slice`] rewrites it, so
-//! its caller lets the worker load before it prepares another slice from the same directory; [`link_slice`] gives slices
-//! that live side by side what they need, and copies weights only where their headers differ.
+//! A piece's file appears under its name only when it is complete and on disk: a [`PartialPiece`] is filled tensor by tensor,
+//! over several lives of the process; [`write_piece`] copies all of it from a file at hand. [`link_slice`] makes slices that
+//! live side by side from a folder of pieces, and copies weights only where their headers differ. **A piece's file has one
+//! header**: [`prepare_slice`] rewrites it in place, so its caller lets the worker load before it prepares another slice from
+//! the same directory.
 
 mod link;
 mod partial;

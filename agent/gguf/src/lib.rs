@@ -4,8 +4,8 @@
 //!  source.gguf ── parse ──▶ Gguf ── pieces ──▶ Pieces ─┬─ facts ──────▶ Facts        (what placement must know)
 //!                                                      ├─ index ──────▶ WeightIndex  (place and digest per tensor)
 //!                                                      │                └▶ Index     (digest per piece, stage roots)
-//!                                                      ├─ cache::write_piece ──▶ one file per piece
-//!                                                      └─ slice ──▶ cache::prepare_slice ──▶ SliceFiles for llama.cpp
+//!                                                      ├─ cache::PartialPiece ─▶ one file per piece, tensor by tensor
+//!                                                      └─ slice ──▶ cache::link_slice ──▶ SliceFiles for llama.cpp
 //!                                 └─ vocabulary ──▶ a GGUF without tensors, for tokenising
 //! ```
 //!

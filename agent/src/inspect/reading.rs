@@ -5,14 +5,21 @@ use crate::shard::observed::Fault;
 use crate::source::{RangeReader, Source, SourceError, SourceFile};
 use gguf::index::{IndexBuilder, WeightIndex};
 use gguf::parse::ParseError;
-use gguf::{Gguf, Limits};
+use gguf::{Digest, Gguf, Limits};
+use sha2::{Digest as _, Sha256};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::time::{Duration, Instant};
 use tokio_util::bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 /// A small header is read in one range of this size, a large one in ranges that double up to the other.
 const WINDOW_BYTES_MIN: u64 = 64 << 10;
 const WINDOW_BYTES_MAX: u64 = 8 << 20;
+
+/// Another inspection waits for this one: a source that is slower than this on the average is not read to its end.
+const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
+/// Nothing is said of the speed before.
+const SPEED_KNOWN_AFTER: Duration = Duration::from_secs(60);
 
 /// What came of it.
 pub(super) struct Readout {
@@ -25,12 +32,16 @@ pub(super) struct Readout {
 
 pub(super) fn read(models: &Models, source: &Source, stop: &CancellationToken) -> Result<Readout, Fault> {
     let first_name = source.first().to_owned();
-    let first = Beginning::read(models, source, &first_name, stop)?;
+    let mut limits = Limits::default();
+    let first = Beginning::read(models, source, &first_name, limits, stop)?;
     let names = gguf::parse::split::file_names(&first_name, &first.gguf)
         .map_err(|error| Fault::new("Unreadable", error.to_string()))?;
     let mut beginnings = vec![first];
     for name in names.iter().skip(1) {
-        beginnings.push(Beginning::read(models, source, name, stop)?);
+        // They are all held in memory until the whole was read.
+        let held = beginnings.last().map_or(0, |before| before.bytes.len() as u64);
+        limits.header_bytes = limits.header_bytes.saturating_sub(held);
+        beginnings.push(Beginning::read(models, source, name, limits, stop)?);
     }
     let mut parts = beginnings.iter().map(|beginning| beginning.gguf.clone());
     let Some(first) = parts.next() else {
@@ -41,14 +52,9 @@ pub(super) fn read(models: &Models, source: &Source, stop: &CancellationToken) -
     gguf::pieces(&joined).map_err(|error| crate::models::model::piece_fault(&error))?;
     let changed = |error: gguf::index::BuildError| Fault::new("SourceChanged", error.to_string());
     let mut builder = IndexBuilder::new(&joined, &names).map_err(changed)?;
-    for (number, beginning) in beginnings.iter().enumerate() {
-        builder.update(&beginning.bytes).map_err(changed)?;
-        let at = beginning.bytes.len() as u64;
-        let mut rest = beginning.file.read(at, beginning.file.bytes() - at);
-        while let Some(chunk) = models.wait(stop, rest.chunk())? {
-            models.counters().received(source.kind(), chunk.len() as u64);
-            builder.update(&chunk).map_err(changed)?;
-        }
+    for (number, (name, beginning)) in names.iter().zip(&beginnings).enumerate() {
+        let take = |bytes: &[u8]| builder.update(bytes).map_err(changed);
+        beginning.read_whole(models, source, name, stop, take)?;
         builder.end_of(number).map_err(changed)?;
     }
     let index = builder.finish().map_err(changed)?;
@@ -80,7 +86,60 @@ struct Beginning {
 }
 
 impl Beginning {
-    fn read(models: &Models, source: &Source, name: &str, stop: &CancellationToken) -> Result<Self, Fault> {
+    /// Gives the whole file to `take`, in order, and fails if it is not what the source says of it, or comes too slowly.
+    fn read_whole(
+        &self,
+        models: &Models,
+        source: &Source,
+        name: &str,
+        stop: &CancellationToken,
+        mut take: impl FnMut(&[u8]) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let mut check = self.file.expected().map(|expected| (Sha256::new(), expected));
+        let mut hash = |bytes: &[u8]| {
+            if let Some((hash, _)) = &mut check {
+                hash.update(bytes);
+            }
+        };
+        take(&self.bytes)?;
+        hash(&self.bytes);
+        let at = self.bytes.len() as u64;
+        let mut rest = self.file.read(at, self.file.bytes() - at);
+        let (began, mut came) = (Instant::now(), 0);
+        while let Some(chunk) = models.wait(stop, rest.chunk())? {
+            came += chunk.len() as u64;
+            models.counters().received(source.kind(), chunk.len() as u64);
+            take(&chunk)?;
+            hash(&chunk);
+            if is_too_slow(came, began.elapsed()) {
+                let message = format!(
+                    "{name} of {} comes at less than {} KiB/s; use a source that is nearer, or pin spec.source.indexSha256, so \
+                     that it need not be read whole",
+                    source.shown(),
+                    SLOWEST_BYTES_PER_SECOND >> 10
+                );
+                return Err(Fault::new("SourceStalled", message));
+            }
+        }
+        let Some((hash, expected)) = check else { return Ok(()) };
+        let found = Digest(hash.finalize().into());
+        if found == expected {
+            return Ok(());
+        }
+        let message = format!(
+            "{name} of {} has SHA-256 {found}, its manifest says {expected}; push the image anew",
+            source.shown()
+        );
+        Err(Fault::new("DigestMismatch", message))
+    }
+
+    fn read(
+        models: &Models,
+        source: &Source,
+        name: &str,
+        limits: Limits,
+        stop: &CancellationToken,
+    ) -> Result<Self, Fault> {
         let file = models.wait(stop, source.file(name))?;
         let mut reader = Recorder {
             models,
@@ -91,7 +150,7 @@ impl Beginning {
             position: 0,
             fault: None,
         };
-        let parsed = Gguf::parse(&mut reader, file.bytes(), Limits::default());
+        let parsed = Gguf::parse(&mut reader, file.bytes(), limits);
         if parsed.is_ok() {
             reader.drain()?;
         }
@@ -118,6 +177,10 @@ impl Beginning {
             })),
         }
     }
+}
+
+fn is_too_slow(bytes: u64, elapsed: Duration) -> bool {
+    elapsed >= SPEED_KNOWN_AFTER && bytes < SLOWEST_BYTES_PER_SECOND.saturating_mul(elapsed.as_secs())
 }
 
 /// The length of a JSON header in 64 bits, and the header.
@@ -183,6 +246,26 @@ impl Seek for Recorder<'_> {
                 Ok(place)
             }
             _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_too_slow_only_once_its_speed_is_known() {
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        let floor = SLOWEST_BYTES_PER_SECOND * 60;
+        for (bytes, elapsed, expected) in [
+            (0, Duration::from_secs(59), false),
+            (floor, minutes(1), false),
+            (floor - 1, minutes(1), true),
+            (floor, minutes(2), true),
+            (u64::MAX, minutes(10_000), false),
+        ] {
+            assert_eq!(is_too_slow(bytes, elapsed), expected, "{bytes} {elapsed:?}");
         }
     }
 }

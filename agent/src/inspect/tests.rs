@@ -37,6 +37,32 @@ fn reason(uri: &str) -> (String, String) {
 }
 
 #[test]
+fn a_later_generation_calls_off_the_earlier_one_of_its_model_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let _inside = runtime.enter();
+    let setting = Setting {
+        root: root.path().join("models"),
+        sources: crate::source::Setting::default(),
+        cache_bytes: None,
+        disk_reserve_bytes: 0,
+    };
+    let models = Models::open(setting, watch::Sender::new(None).subscribe(), None, Counters::new());
+    let inspector = Inspector::new(Arc::new(models));
+    let (first, other) = (inspector.begin("a", 1), inspector.begin("b", 1));
+    let again = inspector.begin("a", 1);
+    assert!(!first.is_cancelled() && !again.is_cancelled());
+    let second = inspector.begin("a", 2);
+    assert!(first.is_cancelled() && again.is_cancelled() && !other.is_cancelled());
+    // What ends late takes nothing from its successor, and what comes late is not begun.
+    inspector.end("a", 1);
+    assert!(inspector.begin("a", 1).is_cancelled());
+    assert!(!second.is_cancelled());
+    inspector.end("a", 2);
+    assert!(inspector.under_way.lock().unwrap().keys().eq(["b"]));
+}
+
+#[test]
 fn what_is_no_model_is_answered_with_a_reason_that_names_the_path() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &[u8]| {

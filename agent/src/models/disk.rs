@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 /// The reason of a disk without room.
@@ -16,6 +17,8 @@ pub const DISK_FULL: &str = "DiskFull";
 const UNUSED_KEPT: usize = 2;
 /// Models of which there is no more than index and headers, as inspections leave them; a few megabytes each.
 const INSPECTED_KEPT: usize = 16;
+/// Begins the name of a model's folder once it is being removed.
+const EVICTED_PREFIX: &str = ".evicted-";
 /// Unit of `st_blocks`.
 const BLOCK_BYTES: u64 = 512;
 
@@ -41,7 +44,7 @@ impl Drop for Reservation<'_> {
 }
 
 impl Models {
-    /// Promises room for `bytes`, removing unused models if that helps.
+    /// Promises room for `bytes`, removing what is not needed if that is enough.
     ///
     /// # Errors
     /// `DiskFull`, with both numbers; nothing was written then.
@@ -59,7 +62,7 @@ impl Models {
                 return Ok(Reservation { models: self, bytes });
             }
             drop(reserved);
-            if !self.evict_oldest() {
+            if !self.make_room(bytes - usable) {
                 return Err(Fault::new(
                     DISK_FULL,
                     format!(
@@ -79,14 +82,17 @@ impl Models {
     /// Removes unused models, the ones not used for longest first, until what is left is within the budget.
     pub fn prune(&self) {
         match self.setting().cache_bytes {
-            Some(budget) => while self.measure() > budget && self.evict_oldest() {},
+            Some(budget) => {
+                let surplus = self.measure().saturating_sub(budget);
+                self.evict_until(surplus, self.unused());
+            }
             None => {
                 let (held, inspected): (Vec<PathBuf>, Vec<PathBuf>) =
                     self.unused().into_iter().partition(|path| holds_pieces(path));
                 for (models, kept) in [(held, UNUSED_KEPT), (inspected, INSPECTED_KEPT)] {
                     let surplus = models.len().saturating_sub(kept);
                     models.iter().take(surplus).for_each(|path| {
-                        evict(path);
+                        self.evict(path);
                     });
                 }
             }
@@ -114,10 +120,10 @@ impl Models {
 
     /// Those not used for longest first.
     fn unused(&self) -> Vec<PathBuf> {
-        let names: HashSet<String> = locked(&self.in_use).iter().map(Digest::to_string).collect();
+        let in_use = locked(&self.in_use).clone();
         let entries = std::fs::read_dir(&self.setting().root).into_iter().flatten().flatten();
         let mut unused: Vec<(SystemTime, PathBuf)> = entries
-            .filter(|entry| !names.contains(entry.file_name().to_string_lossy().as_ref()))
+            .filter(|entry| digest_of(&entry.path()).is_some_and(|index| !in_use.contains(&index)))
             .map(|entry| {
                 let path = entry.path();
                 let used = std::fs::metadata(path.join(super::model::INDEX_FILE)).or_else(|_| entry.metadata());
@@ -132,22 +138,96 @@ impl Models {
         unused.into_iter().map(|(_, path)| path).collect()
     }
 
-    /// Whether there was one to remove, and it is gone.
-    fn evict_oldest(&self) -> bool {
-        self.unused().first().is_some_and(|path| evict(path))
+    /// Removes what is not needed until `bytes` more are free, or nothing where all of it would not do. Whether anything is
+    /// gone.
+    fn make_room(&self, bytes: u64) -> bool {
+        let (unused, corrupt) = (self.unused(), self.corrupt());
+        let mut seen = HashSet::new();
+        let models: u64 = unused.iter().map(|folder| size_of(folder, &mut seen)).sum();
+        let files = corrupt.iter().filter_map(|path| std::fs::metadata(path).ok());
+        let files: u64 = files
+            .filter(|found| seen.insert((found.dev(), found.ino())))
+            .map(|found| disk_bytes(&found))
+            .sum();
+        if models.saturating_add(files) < bytes {
+            return false;
+        }
+        let mut freed = 0;
+        for path in corrupt {
+            let held = std::fs::metadata(&path).map_or(0, |found| disk_bytes(&found));
+            // What cannot be removed frees nothing.
+            if std::fs::remove_file(&path).is_ok() {
+                freed += held;
+            }
+        }
+        let evicted = self.evict_until(bytes.saturating_sub(freed), unused);
+        freed > 0 || evicted
+    }
+
+    /// Evicts models in their order until so many bytes were freed. Whether any is gone; one that cannot be removed does not
+    /// keep the others.
+    fn evict_until(&self, bytes: u64, models: Vec<PathBuf>) -> bool {
+        let (mut freed, mut any) = (0, false);
+        for path in models {
+            if freed >= bytes {
+                break;
+            }
+            let held = size_of(&path, &mut HashSet::new());
+            if self.evict(&path) {
+                freed += held;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Whether the model was still unused, and is gone.
+    fn evict(&self, path: &Path) -> bool {
+        static EVICTED: AtomicU64 = AtomicU64::new(0);
+        let Some(index) = digest_of(path) else { return false };
+        let number = EVICTED.fetch_add(1, Ordering::Relaxed);
+        let aside = path.with_file_name(format!("{EVICTED_PREFIX}{number}-{index}"));
+        let moved = {
+            // Held while the folder gets its other name: a shard that begins to use the model finds all of it or nothing.
+            let in_use = locked(&self.in_use);
+            if in_use.contains(&index) {
+                return false;
+            }
+            std::fs::rename(path, &aside)
+        };
+        tracing::info!(path = %path.display(), "removing a model that nothing here uses");
+        let removed = moved.and_then(|()| std::fs::remove_dir_all(&aside));
+        if let Err(error) = &removed {
+            tracing::warn!(path = %path.display(), %error, "an unused model cannot be removed");
+        }
+        removed.is_ok()
+    }
+
+    /// Files of all models that proved wrong.
+    fn corrupt(&self) -> Vec<PathBuf> {
+        let models = std::fs::read_dir(&self.setting().root).into_iter().flatten().flatten();
+        let files = models.flat_map(|model| std::fs::read_dir(model.path()).into_iter().flatten().flatten());
+        files
+            .map(|file| file.path())
+            .filter(|path| path.to_string_lossy().ends_with(super::model::CORRUPT_SUFFIX))
+            .collect()
     }
 }
 
-fn evict(path: &Path) -> bool {
-    tracing::info!(path = %path.display(), "removing a model that nothing here uses");
-    let removed = match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => std::fs::remove_file(path),
-        removed => removed,
-    };
-    if let Err(error) = &removed {
-        tracing::warn!(path = %path.display(), %error, "an unused model cannot be removed");
-    }
-    removed.is_ok()
+/// The model whose folder it is.
+fn digest_of(folder: &Path) -> Option<Digest> {
+    folder.file_name()?.to_str()?.parse().ok()
+}
+
+/// Whether it is the folder of a model that was being removed.
+pub(super) fn is_evicted(folder: &Path) -> bool {
+    let name = folder.file_name().unwrap_or_default();
+    name.to_string_lossy().starts_with(EVICTED_PREFIX)
+}
+
+/// What a file takes, holes left out.
+pub(super) fn disk_bytes(found: &std::fs::Metadata) -> u64 {
+    found.blocks() * BLOCK_BYTES
 }
 
 /// Whether any weights of the model are here, complete or not.
@@ -171,7 +251,7 @@ fn size_of(folder: &Path, seen: &mut HashSet<(u64, u64)>) -> u64 {
     entries
         .map(|entry| match entry.metadata() {
             Ok(found) if found.is_dir() => size_of(&entry.path(), seen),
-            Ok(found) if seen.insert((found.dev(), found.ino())) => found.blocks() * BLOCK_BYTES,
+            Ok(found) if seen.insert((found.dev(), found.ino())) => disk_bytes(&found),
             _ => 0,
         })
         .sum()

@@ -1,13 +1,16 @@
 //! Bringing here what a slice needs, over a few connections, and no byte more.
 
+use super::disk::{DISK_FULL, disk_bytes};
 use super::filling::Filler;
 use super::origin::Origin;
 use super::peers::Peers;
 use super::{Model, Models, Wanted, io_fault};
 use crate::shard::observed::Fault;
 use crate::shard::weights::Gauge;
-use gguf::cache::is_piece_complete;
+use gguf::cache::{filling_path, is_piece_complete, piece_path};
 use gguf::{Piece, Pieces};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -56,25 +59,24 @@ impl Models {
             return Ok(());
         }
         let began = Instant::now();
-        let reservation = Mutex::new(
-            self.reserve(
-                missing
-                    .iter()
-                    .map(|piece| gguf::slice::file_bytes(pieces, *piece))
-                    .sum(),
-            )?,
-        );
-        let (origin, peers) = (Origin::new(self, wanted), Peers::new(self, wanted));
-        gauge.tell(format!(
-            "fetching {} of {} pieces from {}{}",
-            missing.len(),
-            needs.len(),
-            origin.shown(),
-            match peers.left() {
-                0 => String::new(),
-                left => format!(" and {left} peers"),
+        let rooms: BTreeMap<Piece, u64> = missing
+            .iter()
+            .map(|piece| (*piece, room(&folder, pieces, *piece)))
+            .collect();
+        let reservation = match self.reserve(rooms.values().sum()) {
+            Ok(reservation) => Mutex::new(reservation),
+            Err(fault) => {
+                self.discard_fillings(&folder, rooms.keys());
+                return Err(fault);
             }
-        ));
+        };
+        let (origin, peers) = (Origin::new(self, wanted), Peers::new(self, wanted));
+        let beside = match peers.left() {
+            0 => String::new(),
+            left => format!(" and {left} peers"),
+        };
+        let (count, all, from) = (missing.len(), needs.len(), origin.shown());
+        gauge.tell(format!("fetching {count} of {all} pieces from {from}{beside}"));
         let filler = Filler {
             models: self,
             model,
@@ -90,14 +92,34 @@ impl Models {
         let (last, first): (Vec<Piece>, Vec<Piece>) = missing.into_iter().partition(twin);
         let outcome = [first, last].iter().try_for_each(|batch| {
             fill_all(&filler, batch, |piece| {
-                super::locked(&reservation).written(gguf::slice::file_bytes(pieces, piece));
+                super::locked(&reservation).written(rooms.get(&piece).copied().unwrap_or_default());
             })
         });
-        self.measure();
+        if outcome.as_ref().is_err_and(|fault| fault.reason == DISK_FULL) {
+            self.discard_fillings(&folder, rooms.keys());
+        }
+        self.prune();
         outcome?;
         self.counters().fetched(began.elapsed().as_secs_f64());
         Ok(())
     }
+
+    /// Where the disk is full, pieces that are not complete help nobody. Those that another shard is filling are left to it.
+    fn discard_fillings<'a>(&self, folder: &Path, pieces: impl Iterator<Item = &'a Piece>) {
+        for piece in pieces {
+            let path = piece_path(folder, *piece);
+            if let Some(_turn) = self.turn_at_once(&path) {
+                // Mostly there is none.
+                let _ = std::fs::remove_file(filling_path(&path));
+            }
+        }
+    }
+}
+
+/// Bytes that a piece still needs on the disk: what an earlier life wrote of it lies there already.
+fn room(folder: &Path, pieces: &Pieces<'_>, piece: Piece) -> u64 {
+    let held = std::fs::metadata(filling_path(&piece_path(folder, piece))).map_or(0, |found| disk_bytes(&found));
+    gguf::slice::file_bytes(pieces, piece).saturating_sub(held)
 }
 
 /// Fills the pieces of a batch; the first fault ends the others.

@@ -35,6 +35,8 @@ struct Filling<'a, 'b> {
     tensors: Vec<&'a Tensor>,
     digests: Vec<Digest>,
     missing: Vec<usize>,
+    /// What an earlier life wrote cannot be read.
+    unreadable: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,11 +64,12 @@ impl<'a> Filler<'a> {
             missing: (0..tensors.len()).collect(),
             tensors,
             digests: digests?,
+            unreadable: false,
         };
         match filling.complete(piece) {
             Ok(()) => filling.partial.finish().map_err(cache_fault),
             Err(fault) => {
-                if fault.reason == disk::DISK_FULL {
+                if fault.reason == disk::DISK_FULL || filling.unreadable {
                     filling.partial.discard();
                 }
                 Err(fault)
@@ -120,7 +123,11 @@ impl Filling<'_, '_> {
             if self.filler.stop.is_cancelled() {
                 return Err(super::cancelled());
             }
-            if self.partial.digest(number).map_err(cache_fault)? == self.digests[number] {
+            let found = self.partial.digest(number).map_err(|error| {
+                self.unreadable = true;
+                cache_fault(error)
+            })?;
+            if found == self.digests[number] {
                 self.filler.gauge.advance(self.tensors[number].size_bytes);
             } else {
                 self.missing.push(number);

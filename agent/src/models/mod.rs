@@ -98,6 +98,11 @@ impl Models {
     ) -> Self {
         for entry in std::fs::read_dir(&setting.root).into_iter().flatten().flatten() {
             let folder = entry.path();
+            if disk::is_evicted(&folder) {
+                // An earlier life ended while it removed it; what stays is tried again by the next one.
+                let _ = std::fs::remove_dir_all(&folder);
+                continue;
+            }
             // Of shards of an earlier life: while they stand their pieces count as used.
             let _ = std::fs::remove_dir_all(folder.join(SLICES));
             // What writers that were killed have left; pieces on their way are kept.
@@ -190,6 +195,14 @@ impl Models {
         })
     }
 
+    /// Keeps others from writing the file, unless one of them writes it now.
+    fn turn_at_once(&self, path: &Path) -> Option<Turn<'_>> {
+        locked(&self.writing).insert(path.to_owned()).then(|| Turn {
+            models: self,
+            path: path.to_owned(),
+        })
+    }
+
     /// Waits until nobody else writes the file, and keeps others out.
     fn turn(&self, path: &Path, stop: &CancellationToken) -> Result<Turn<'_>, Fault> {
         let mut writing = locked(&self.writing);
@@ -232,10 +245,10 @@ pub fn cancelled() -> Fault {
 
 /// The fault of a file of this node.
 pub fn io_fault(action: &str, path: &Path, error: &std::io::Error) -> Fault {
-    let reason = if error.kind() == std::io::ErrorKind::StorageFull {
-        disk::DISK_FULL
-    } else {
-        "Unreadable"
+    use std::io::ErrorKind;
+    let reason = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => disk::DISK_FULL,
+        _ => "Unreadable",
     };
     Fault::new(reason, format!("{action} {} failed: {error}", path.display()))
 }

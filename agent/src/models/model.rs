@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Name of the index in a model's folder.
 pub const INDEX_FILE: &str = "index.json";
+/// The suffix of a file that proved wrong.
+pub(super) const CORRUPT_SUFFIX: &str = ".corrupt";
 /// The operator serves indexes from memory.
 const INDEX_LIMIT: Duration = Duration::from_secs(30);
 
@@ -45,7 +47,7 @@ impl Model {
             .map_err(|error| Fault::new("DigestMismatch", error.to_string()))
     }
 
-    /// The first piece that holds the tensor.
+    /// The pieces that hold the tensor: two where embedding and output are tied.
     pub fn piece_of(pieces: &Pieces<'_>, tensor: &str) -> Vec<Piece> {
         let holds = |piece: &Piece| pieces.tensors(*piece).iter().any(|held| held.name == tensor);
         pieces.all().into_iter().filter(holds).collect()
@@ -93,9 +95,7 @@ impl Models {
         if let Some(model) = self.loaded(&wanted.index) {
             return Ok(model);
         }
-        let folder = self.folder(&wanted.index);
-        std::fs::create_dir_all(&folder).map_err(|error| io_fault("creating", &folder, &error))?;
-        let _turn = self.turn(&folder.join(INDEX_FILE), stop)?;
+        let _turn = self.turn(&self.folder(&wanted.index).join(INDEX_FILE), stop)?;
         let index = match self.held_index(&wanted.index) {
             Some(index) => index,
             None => self.index(wanted, origin, stop)?,
@@ -114,21 +114,35 @@ impl Models {
     /// Keeps what an inspection has read, so that a placement on this node need not ask for it again.
     ///
     /// # Errors
-    /// It cannot be written.
-    pub fn keep_model(&self, index: WeightIndex, headers: &[Vec<u8>]) -> Result<Arc<Model>, Fault> {
+    /// It cannot be written, or it was called off.
+    pub fn keep_model(
+        &self,
+        index: WeightIndex,
+        headers: &[Vec<u8>],
+        stop: &CancellationToken,
+    ) -> Result<Arc<Model>, Fault> {
         let folder = self.folder(&index.digest());
-        std::fs::create_dir_all(&folder).map_err(|error| io_fault("creating", &folder, &error))?;
-        for (number, header) in headers.iter().enumerate() {
-            write(&folder.join(header_name(number)), header)?;
+        {
+            let _turn = self.turn(&folder.join(INDEX_FILE), stop)?;
+            create(&folder)?;
+            for (number, header) in headers.iter().enumerate() {
+                write(&folder.join(header_name(number)), header)?;
+            }
+            write(&folder.join(INDEX_FILE), &index.to_bytes())?;
         }
-        write(&folder.join(INDEX_FILE), &index.to_bytes())?;
-        self.join(index, headers)
+        let model = self.join(index, headers)?;
+        self.prune();
+        Ok(model)
     }
 
     fn loaded(&self, index: &Digest) -> Option<Arc<Model>> {
         let mut loaded = locked(&self.loaded);
         let place = loaded.iter().position(|model| model.index.digest() == *index)?;
         let model = loaded.remove(place);
+        // Removed from the disk meanwhile: then its files are needed again, for the next life of this agent.
+        if !self.folder(index).join(INDEX_FILE).is_file() {
+            return None;
+        }
         loaded.push(Arc::clone(&model));
         Some(model)
     }
@@ -187,7 +201,9 @@ impl Models {
                 })?
             }
         };
-        write(&self.folder(&wanted.index).join(INDEX_FILE), &index.to_bytes())?;
+        let folder = self.folder(&wanted.index);
+        create(&folder)?;
+        write(&folder.join(INDEX_FILE), &index.to_bytes())?;
         Ok(index)
     }
 
@@ -285,6 +301,10 @@ fn read(path: &Path, limit_bytes: u64) -> Option<Vec<u8>> {
     std::fs::read(path).ok()
 }
 
+fn create(folder: &Path) -> Result<(), Fault> {
+    std::fs::create_dir_all(folder).map_err(|error| io_fault("creating", folder, &error))
+}
+
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Fault> {
     identity::store::write_private(path, bytes).map_err(|error| match error {
         identity::store::StoreError::Io { cause, .. } => io_fault("writing", path, &cause),
@@ -295,7 +315,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Fault> {
 /// Moves a file that proved wrong out of the way; one such file is kept, for whoever wants to know.
 pub fn set_aside(path: &Path) {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".corrupt");
+    name.push(CORRUPT_SUFFIX);
     let aside: PathBuf = path.with_file_name(name);
     tracing::warn!(path = %path.display(), "a file of the cache is not what it should be; it is fetched anew");
     if std::fs::rename(path, &aside).is_err() {

@@ -82,7 +82,7 @@ impl<'a> Origin<'a> {
 
     /// Its address, as it may be shown to anyone.
     pub fn shown(&self) -> String {
-        Address::parse(&self.wanted.uri).map_or_else(|_| "the source".to_owned(), |address| address.to_string())
+        crate::source::shown(&self.wanted.uri)
     }
 
     async fn source(&self) -> Result<&Source, Fault> {

@@ -8,7 +8,7 @@ use identity::{ConnectOptions, Expected, connect, tls};
 use proto::control::v1::ReadTensorRequest;
 use proto::control::v1::weights_client::WeightsClient;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -17,6 +17,9 @@ use tonic::transport::Channel;
 const PEERS_MAX: usize = 8;
 /// A peer that sends nothing for so long is left alone: the origin may be quicker.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(10);
+
+/// A peer that is slower than this is left alone as well, once its speed is known.
+const SLOWEST_BYTES_PER_SECOND: u64 = 256 << 10;
 
 /// What came of asking a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +142,11 @@ impl<'a> Peers<'a> {
             Err(_) => return Ok(Answer::Useless),
         };
         let mut position = 0;
+        let began = Instant::now();
         loop {
+            if is_too_slow(position, began.elapsed()) {
+                return Ok(Answer::Useless);
+            }
             let piece = match tokio::time::timeout(PROGRESS_LIMIT, pieces.message()).await {
                 Ok(Ok(Some(piece))) => piece,
                 Ok(Ok(None)) if position == bytes => return Ok(Answer::Right),
@@ -192,9 +199,27 @@ impl<'a> Peers<'a> {
     }
 }
 
+fn is_too_slow(bytes: u64, elapsed: Duration) -> bool {
+    elapsed >= PROGRESS_LIMIT && bytes < SLOWEST_BYTES_PER_SECOND.saturating_mul(elapsed.as_secs())
+}
+
 fn judge(code: Code) -> Answer {
     match code {
         Code::NotFound | Code::ResourceExhausted => Answer::NotNow,
         _ => Answer::Useless,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_too_slow_only_once_its_speed_is_known() {
+        let floor = SLOWEST_BYTES_PER_SECOND * PROGRESS_LIMIT.as_secs();
+        assert!(!is_too_slow(0, PROGRESS_LIMIT - Duration::from_millis(1)));
+        assert!(!is_too_slow(floor, PROGRESS_LIMIT));
+        assert!(is_too_slow(floor - 1, PROGRESS_LIMIT));
+        assert!(is_too_slow(floor, PROGRESS_LIMIT * 2));
     }
 }

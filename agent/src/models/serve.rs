@@ -22,6 +22,8 @@ const STREAMS_MAX: usize = 8;
 const PIECE_BYTES: u64 = 1 << 20;
 /// Pieces read ahead of a caller.
 const AHEAD: usize = 2;
+/// A caller that takes nothing for so long loses its stream, which others wait for.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// A tensor's name has at most 63 bytes.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -137,8 +139,9 @@ impl Server {
                 _ => Err(Status::data_loss("the piece cannot be read")),
             };
             let ends = piece.is_err();
+            let sent = tokio::time::timeout(STALL_LIMIT, sender.send(piece)).await;
             // A caller that is gone needs nothing more.
-            if sender.send(piece).await.is_err() || ends {
+            if !matches!(sent, Ok(Ok(()))) || ends {
                 return;
             }
             position += count;

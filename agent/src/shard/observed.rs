@@ -162,6 +162,8 @@ pub enum State {
         resume: Progress,
         /// Not before.
         retry_at_ms: u64,
+        /// What its worker took on its device, if it came to measure that.
+        memory: Option<MemoryUse>,
     },
 }
 
@@ -232,9 +234,8 @@ impl Observed {
             (Event::Done(work), State::Busy(busy)) if work == *busy => self.state = done(work, now_ms),
             (Event::WorkFailed(work, fault), State::Busy(busy)) if work == *busy => {
                 let resume = match work {
-                    // A file that proved wrong is fetched again.
-                    Work::Fetch | Work::Verify => Progress::New,
-                    Work::Prepare => Progress::Verified,
+                    // A file that proved wrong, or is gone, is fetched again.
+                    Work::Fetch | Work::Verify | Work::Prepare => Progress::New,
                     Work::Spawn => Progress::Prepared,
                 };
                 self.fail(fault, resume, now_ms, jitter);
@@ -299,12 +300,15 @@ impl Observed {
     }
 
     fn fail(&mut self, fault: Fault, resume: Progress, now_ms: u64, jitter: f64) {
+        let measured = self.running().and_then(|running| running.measured.as_ref());
+        let memory = measured.and_then(|measured| measured.memory);
         self.failures = self.failures.saturating_add(1);
         let wait = retry::SHARD.wait(self.failures, jitter).as_millis() as u64;
         self.state = State::Failed {
             fault,
             resume,
             retry_at_ms: now_ms.saturating_add(wait),
+            memory,
         };
     }
 }

@@ -67,7 +67,8 @@ fn status(slot: &Slot, wanted: Option<&Desired>, seen: &Observed, progress: Done
         State::Idle(_) if kept.is_none() => ShardPhase::Draining,
         State::Idle(_) | State::Busy(Work::Prepare | Work::Spawn) => ShardPhase::Loading,
         State::Running(_) => running(&mut status, kept, seen),
-        State::Failed { fault, .. } => {
+        State::Failed { fault, memory, .. } => {
+            status.memory = *memory;
             status.reason.clone_from(&fault.reason);
             status.message.clone_from(&fault.message);
             ShardPhase::Failed

@@ -6,6 +6,7 @@ use super::observed::Fault;
 use super::{Slice, Slot};
 use crate::models::model::set_aside;
 use crate::models::{Model, Models, Wanted, cache_fault, cancelled, io_fault};
+use crate::source::shown;
 use gguf::cache::{piece_path, range_digest};
 use gguf::{Digest, Piece, Pieces, SliceFiles, SlicePlan};
 use std::fs::File;
@@ -24,6 +25,14 @@ pub struct Gauge {
 }
 
 impl Gauge {
+    /// One that is called off by this token.
+    pub fn stopped_by(stop: CancellationToken) -> Self {
+        Self {
+            stop,
+            ..Self::default()
+        }
+    }
+
     /// Bytes done, and bytes in all.
     pub fn read(&self) -> (u64, u64) {
         (
@@ -162,6 +171,8 @@ impl Weights {
             match found {
                 Ok(found) if found == expected => gauge.advance(tensor.size_bytes),
                 Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+                    // A place of the disk that cannot be read will not be able to later: the piece goes elsewhere.
+                    set_aside(&path);
                     return Err(io_fault("reading", &path, &error));
                 }
                 _ => {
@@ -190,7 +201,7 @@ impl Weights {
                      it was inspected: restore it, or apply the model anew",
                     self.slice.first_layer,
                     self.slice.end_layer,
-                    self.wanted.uri,
+                    shown(&self.wanted.uri),
                     Digest(self.slice.weight_root)
                 ),
             )
@@ -212,7 +223,7 @@ impl Weights {
                 "SourceChanged",
                 format!(
                     "{} has {} layers, the placement says {}; restore the file that was inspected, or apply the model anew",
-                    self.wanted.uri,
+                    shown(&self.wanted.uri),
                     pieces.layer_count(),
                     self.slice.total_layers
                 ),

@@ -5,10 +5,12 @@
 
 use super::address::show;
 use super::error::SourceError;
+use super::oci::Challenge;
 use super::{Access, Patience, Setting};
 use lifecycle::backoff::jitter;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Redirects followed: a hub takes two.
@@ -24,7 +26,9 @@ const IDLE_MAX: usize = 4;
 pub struct Client {
     http: reqwest::Client,
     home: Url,
-    authorization: Option<HeaderValue>,
+    authorization: Mutex<Option<HeaderValue>>,
+    /// How to get another token when the present one has expired.
+    renewal: Option<(Challenge, Access)>,
     pub(super) patience: Patience,
 }
 
@@ -153,19 +157,36 @@ impl Client {
         Ok(Self {
             http,
             home: home.clone(),
-            authorization: authorization(access).map_err(|()| bad("its token is no header value"))?,
+            authorization: Mutex::new(authorization(access).map_err(|()| bad("its token is no header value"))?),
+            renewal: None,
             patience: setting.patience,
         })
     }
 
-    /// The same with another `Authorization`, or none.
-    pub(super) fn with_authorization(&self, authorization: Option<HeaderValue>) -> Self {
+    /// The same with a token that a registry gave, and gives anew when it has expired.
+    pub(super) fn with_token(&self, token: HeaderValue, challenge: Challenge, access: Access) -> Self {
         Self {
             http: self.http.clone(),
             home: self.home.clone(),
-            authorization,
+            authorization: Mutex::new(Some(token)),
+            renewal: Some((challenge, access)),
             patience: self.patience,
         }
+    }
+
+    /// Gets another token after an answer that says that the present one is good no more. Whether there is one.
+    pub(super) async fn renew(&self, response: &Response) -> Result<bool, SourceError> {
+        let ours = response.status() == StatusCode::UNAUTHORIZED && same_host(response.url(), &self.home);
+        let Some((challenge, access)) = self.renewal.as_ref().filter(|_| ours) else {
+            return Ok(false);
+        };
+        let token = challenge.token(self, access, &show(&self.home)).await?;
+        *self.authorization() = Some(token);
+        Ok(true)
+    }
+
+    fn authorization(&self) -> MutexGuard<'_, Option<HeaderValue>> {
+        self.authorization.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For the realm that a registry sends its callers to: the credentials are meant for it, wherever it is.
@@ -174,9 +195,12 @@ impl Client {
             http: self.http.clone(),
             home: realm.clone(),
             // A bearer token was made for the registry; only a user's name and password are what a realm asks for.
-            authorization: authorization(access)
-                .unwrap_or_default()
-                .filter(|_| access.bearer_token.is_none() || same_host(realm, &self.home)),
+            authorization: Mutex::new(
+                authorization(access)
+                    .unwrap_or_default()
+                    .filter(|_| access.bearer_token.is_none() || same_host(realm, &self.home)),
+            ),
+            renewal: None,
             patience: self.patience,
         }
     }
@@ -188,8 +212,9 @@ impl Client {
             let mut request = self.http.get(url.clone()).headers(headers.clone());
             request = request.header(ACCEPT_ENCODING, "identity");
             // Another host is told nothing of ours.
-            if let Some(value) = self.authorization.as_ref().filter(|_| same_host(&url, &self.home)) {
-                request = request.header(AUTHORIZATION, value.clone());
+            let authorization = self.authorization().clone();
+            if let Some(value) = authorization.filter(|_| same_host(&url, &self.home)) {
+                request = request.header(AUTHORIZATION, value);
             }
             let response = match tokio::time::timeout(self.patience.progress, request.send()).await {
                 Err(_) => return Err(Failure::Stalled),
@@ -205,7 +230,7 @@ impl Client {
         Err(Failure::Final(SourceError::malformed(&show(&url), what)))
     }
 
-    /// The whole of a small document, retried; statuses in `accepted` come back without complaint.
+    /// The whole of a small document, retried; statuses in `accepted` come back without complaint, from the home host alone.
     pub(super) async fn get_small(
         &self,
         url: &Url,
@@ -236,7 +261,9 @@ impl Client {
     ) -> Result<(StatusCode, HeaderMap, Vec<u8>), Failure> {
         let mut response = self.send(url, headers).await?;
         let status = response.status();
-        if !status.is_success() && !accepted.contains(&status) {
+        // What a host says to which a redirect led is not obeyed: its challenge would be answered with our password.
+        let accepted = accepted.contains(&status) && same_host(response.url(), &self.home);
+        if !status.is_success() && !accepted {
             return Err(refusal(&show(url), &response));
         }
         let told = response.headers().clone();

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 /// The file that marks a folder as an OCI image layout.
 const LAYOUT_MARK: &str = "oci-layout";
+const LEADS_OUT: &str = "it is a link that leads out of the claim";
 /// An index or manifest has some kilobytes.
 const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 
@@ -24,8 +25,10 @@ pub(super) struct LocalFile {
 }
 
 impl LocalFile {
-    pub async fn open(path: PathBuf) -> Result<Self, SourceError> {
+    /// Opens a file; where a folder is given, only if it lies inside of it once all links were followed.
+    pub async fn open(path: PathBuf, inside: Option<PathBuf>) -> Result<Self, SourceError> {
         blocking(move || {
+            let path = confined(path, inside.as_deref())?;
             let failed = |cause: io::Error| failed("opening", &path, cause);
             // Opening a pipe or a device may block for ever.
             let found = std::fs::metadata(&path).map_err(failed)?;
@@ -71,8 +74,9 @@ impl LocalFile {
     }
 }
 
-/// The path of a claim's file, with no way out of the claim.
-pub(super) async fn in_claim(setting: &Setting, claim: &str, path: &Path) -> Result<PathBuf, SourceError> {
+/// The folder of a claim, without links in it, and the path of the claim's file below it, whose own links are kept: the other
+/// files of a model are found beside a link, not beside what it leads to. Whoever opens one of them checks that it is inside.
+pub(super) async fn in_claim(setting: &Setting, claim: &str, path: &Path) -> Result<(PathBuf, PathBuf), SourceError> {
     let name = format!("pvc://{claim}/{}", path.display());
     let Some(root) = setting.pvc_root.clone() else {
         return Err(SourceError::NotFound {
@@ -94,26 +98,38 @@ pub(super) async fn in_claim(setting: &Setting, claim: &str, path: &Path) -> Res
             },
         };
         let inside = root.join(&claim).canonicalize().map_err(missing)?;
-        let found = inside.join(&path).canonicalize().map_err(missing)?;
-        if found.starts_with(&inside) {
-            Ok(found)
+        let path = inside.join(&path);
+        if path.canonicalize().map_err(missing)?.starts_with(&inside) {
+            Ok((inside, path))
         } else {
-            Err(SourceError::bad(&name, "it is a link that leads out of the claim"))
+            Err(SourceError::bad(&name, LEADS_OUT))
         }
     })
     .await
+}
+
+/// The path with its links followed, if it must lie inside a folder and does; else the path as it is.
+fn confined(path: PathBuf, inside: Option<&Path>) -> Result<PathBuf, SourceError> {
+    let Some(inside) = inside else { return Ok(path) };
+    let found = path.canonicalize().map_err(|cause| failed("finding", &path, cause))?;
+    if found.starts_with(inside) {
+        Ok(found)
+    } else {
+        Err(SourceError::bad(&path.to_string_lossy(), LEADS_OUT))
+    }
 }
 
 /// An OCI image layout in a folder.
 #[derive(Debug)]
 pub(super) struct Layout {
     folder: PathBuf,
+    inside: Option<PathBuf>,
     files: oci::Files,
 }
 
 impl Layout {
-    /// `None` when the path is no such folder.
-    pub async fn open(path: &Path) -> Result<Option<Self>, SourceError> {
+    /// `None` when the path is no such folder. Where another folder is given, nothing outside of it is read.
+    pub async fn open(path: &Path, inside: Option<PathBuf>) -> Result<Option<Self>, SourceError> {
         let folder = path.to_owned();
         blocking(move || {
             if !folder.join(LAYOUT_MARK).is_file() {
@@ -121,21 +137,16 @@ impl Layout {
             }
             let name = folder.display().to_string();
             let blob = |digest: &str| blob_path(&folder, digest, &name);
-            let mut document = read_small(&folder.join("index.json"))?;
-            let files = loop {
-                match oci::Document::parse(&document, &name)? {
-                    oci::Document::Files(files) => break files,
-                    oci::Document::Elsewhere(digest) => {
-                        let next = read_small(&blob(&digest)?)?;
-                        // A document that names itself would never end.
-                        if next == document {
-                            return Err(SourceError::malformed(&name, "an index that names itself"));
-                        }
-                        document = next;
-                    }
-                }
-            };
-            Ok(Some(Self { folder, files }))
+            let mut document = read_small(folder.join("index.json"), inside.as_deref())?;
+            for _ in 0..oci::DEPTH_MAX {
+                let digest = match oci::Document::parse(&document, &name)? {
+                    oci::Document::Elsewhere(digest) => digest,
+                    oci::Document::Files(files) => return Ok(Some(Self { folder, inside, files })),
+                };
+                document = read_small(blob(&digest)?, inside.as_deref())?;
+                oci::check_document(&document, &digest, &name)?;
+            }
+            Err(SourceError::malformed(&name, oci::TOO_DEEP))
         })
         .await
     }
@@ -144,13 +155,16 @@ impl Layout {
         self.files.first()
     }
 
-    pub fn path(&self, name: &str) -> Result<PathBuf, SourceError> {
+    /// The file of this name, and the digest it must have.
+    pub async fn file(&self, name: &str) -> Result<(LocalFile, Option<gguf::Digest>), SourceError> {
         let shown = self.folder.display().to_string();
         let (digest, _) = self.files.find(name).ok_or_else(|| SourceError::NotFound {
             source_name: format!("{name} in {shown}"),
             note: String::new(),
         })?;
-        blob_path(&self.folder, digest, &shown)
+        let path = blob_path(&self.folder, digest, &shown)?;
+        let file = LocalFile::open(path, self.inside.clone()).await?;
+        Ok((file, self.files.expected(name)))
     }
 }
 
@@ -159,10 +173,14 @@ fn blob_path(folder: &Path, digest: &str, shown: &str) -> Result<PathBuf, Source
     Ok(folder.join("blobs").join("sha256").join(hex))
 }
 
-fn read_small(path: &Path) -> Result<Vec<u8>, SourceError> {
-    let length = std::fs::metadata(path)
-        .map_err(|cause| failed("reading", path, cause))?
-        .len();
+fn read_small(path: PathBuf, inside: Option<&Path>) -> Result<Vec<u8>, SourceError> {
+    let path = confined(path, inside)?;
+    let path = path.as_path();
+    let found = std::fs::metadata(path).map_err(|cause| failed("reading", path, cause))?;
+    let length = found.len();
+    if !found.is_file() {
+        return Err(SourceError::bad(&path.to_string_lossy(), "it is not a regular file"));
+    }
     if length > MANIFEST_BYTES_MAX {
         let what = format!("it has {length} bytes, more than a manifest may have");
         return Err(SourceError::bad(&path.to_string_lossy(), what));

@@ -25,6 +25,7 @@ pub use address::Address;
 pub use error::SourceError;
 pub use range::RangeReader;
 
+use gguf::Digest;
 use http::Client;
 use lifecycle::backoff::Policy;
 use local::LocalFile;
@@ -127,7 +128,7 @@ pub struct Source {
 }
 
 enum Place {
-    Folder(PathBuf),
+    Folder(PathBuf, Option<PathBuf>),
     Layout(local::Layout),
     Beside(Arc<Client>, reqwest::Url),
     Registry(oci::Image),
@@ -138,6 +139,7 @@ enum Place {
 pub struct SourceFile {
     content: Content,
     bytes: u64,
+    expected: Option<Digest>,
 }
 
 #[derive(Clone, Debug)]
@@ -156,8 +158,11 @@ impl Source {
         let first = address.file_name();
         let shown = address.to_string();
         let (kind, first, place) = match address {
-            Address::File(path) => local(path).await?,
-            Address::Pvc { claim, path } => local(local::in_claim(setting, &claim, &path).await?).await?,
+            Address::File(path) => local(path, None).await?,
+            Address::Pvc { claim, path } => {
+                let (inside, path) = local::in_claim(setting, &claim, &path).await?;
+                local(path, Some(inside)).await?
+            }
             Address::Https(url) => {
                 let client = Client::new(setting, access, &url)?;
                 (Kind::Https, first, Place::Beside(Arc::new(client), url))
@@ -203,13 +208,22 @@ impl Source {
             return Err(SourceError::bad(&self.shown, format!("{name:?} is no file name")));
         }
         match &self.place {
-            Place::Folder(folder) => SourceFile::local(folder.join(name)).await,
-            Place::Layout(layout) => SourceFile::local(layout.path(name)?).await,
+            Place::Folder(folder, inside) => {
+                let file = LocalFile::open(folder.join(name), inside.clone()).await?;
+                Ok(SourceFile::local(file, None))
+            }
+            Place::Layout(layout) => {
+                let (file, expected) = layout.file(name).await?;
+                Ok(SourceFile::local(file, expected))
+            }
             Place::Beside(client, url) => {
                 let url = address::beside(url, name);
-                SourceFile::remote(Remote::open(Arc::clone(client), url).await?)
+                Ok(SourceFile::remote(Remote::open(Arc::clone(client), url).await?, None))
             }
-            Place::Registry(image) => SourceFile::remote(image.blob(name).await?),
+            Place::Registry(image) => {
+                let (remote, expected) = image.blob(name).await?;
+                Ok(SourceFile::remote(remote, expected))
+            }
         }
     }
 
@@ -230,38 +244,49 @@ impl Source {
     }
 }
 
-async fn local(path: PathBuf) -> Result<(Kind, String, Place), SourceError> {
-    let (first, place) = match local::Layout::open(&path).await? {
+/// An address, as it may be shown to anyone: without user names, queries and fragments, which carry secrets.
+pub fn shown(uri: &str) -> String {
+    Address::parse(uri).map_or_else(|_| "the source".to_owned(), |address| address.to_string())
+}
+
+async fn local(path: PathBuf, inside: Option<PathBuf>) -> Result<(Kind, String, Place), SourceError> {
+    let (first, place) = match local::Layout::open(&path, inside.clone()).await? {
         Some(layout) => (layout.first().to_owned(), Place::Layout(layout)),
         None => {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            (name, Place::Folder(path.parent().unwrap_or(&path).to_owned()))
+            (name, Place::Folder(path.parent().unwrap_or(&path).to_owned(), inside))
         }
     };
     Ok((Kind::File, first, place))
 }
 
 impl SourceFile {
-    async fn local(path: PathBuf) -> Result<Self, SourceError> {
-        let file = LocalFile::open(path).await?;
+    fn local(file: LocalFile, expected: Option<Digest>) -> Self {
         let bytes = file.bytes();
-        Ok(Self {
+        Self {
             content: Content::Local(Arc::new(file)),
             bytes,
-        })
+            expected,
+        }
     }
 
-    fn remote(remote: Remote) -> Result<Self, SourceError> {
+    fn remote(remote: Remote, expected: Option<Digest>) -> Self {
         let bytes = remote.bytes();
-        Ok(Self {
+        Self {
             content: Content::Remote(Arc::new(remote)),
             bytes,
-        })
+            expected,
+        }
     }
 
     /// Length in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// SHA-256 of the whole as the source's manifest says; whoever reads the whole checks it. `None` where no manifest is.
+    pub fn expected(&self) -> Option<Digest> {
+        self.expected
     }
 
     /// What tells this content from a later one under the same name; `None` where the source does not say.

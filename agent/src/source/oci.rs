@@ -20,7 +20,8 @@ const MANIFEST_BYTES_MAX: usize = 4 << 20;
 /// A token and what comes with it.
 const TOKEN_BYTES_MAX: usize = 256 << 10;
 /// An index may name an index: not deeper than this.
-const DEPTH_MAX: usize = 4;
+pub(super) const DEPTH_MAX: usize = 4;
+pub(super) const TOO_DEEP: &str = "indexes that name each other";
 /// Layers of one image.
 const LAYERS_MAX: usize = 2048;
 
@@ -143,6 +144,11 @@ impl Files {
         &self.first
     }
 
+    /// SHA-256 of a file.
+    pub fn expected(&self, name: &str) -> Option<gguf::Digest> {
+        sha256_hex(self.find(name)?.0)?.parse().ok()
+    }
+
     /// Digest and length of a file.
     pub fn find(&self, name: &str) -> Option<(&str, u64)> {
         self.by_name.get(name).map(|(digest, bytes)| (digest.as_str(), *bytes))
@@ -154,6 +160,17 @@ pub(super) fn sha256_hex(digest: &str) -> Option<&str> {
     let hex = digest.strip_prefix("sha256:")?;
     let sound = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     sound.then_some(hex)
+}
+
+/// Makes sure that a manifest or index is the one of this digest; any is one of a tag.
+pub(super) fn check_document(bytes: &[u8], version: &str, shown: &str) -> Result<(), SourceError> {
+    match sha256_hex(version) {
+        Some(hex) if gguf::Digest(Sha256::digest(bytes).into()).to_string() != hex => Err(SourceError::malformed(
+            shown,
+            format!("a manifest that is not {version}"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// As registries write it.
@@ -188,14 +205,7 @@ impl Image {
         for _ in 0..DEPTH_MAX {
             let url = join(&base, &format!("manifests/{version}"), &shown)?;
             let body = manifest(&mut client, &url, access, &shown).await?;
-            if let Some(hex) = sha256_hex(&version)
-                && format!("{}", gguf::Digest(Sha256::digest(&body).into())) != hex
-            {
-                return Err(SourceError::malformed(
-                    &shown,
-                    format!("a manifest that is not {version}"),
-                ));
-            }
+            check_document(&body, &version, &shown)?;
             match Document::parse(&body, &shown)? {
                 Document::Elsewhere(digest) => version = digest,
                 Document::Files(files) => {
@@ -208,15 +218,15 @@ impl Image {
                 }
             }
         }
-        Err(SourceError::malformed(&shown, "indexes that name each other"))
+        Err(SourceError::malformed(&shown, TOO_DEEP))
     }
 
     pub fn first(&self) -> &str {
         self.files.first()
     }
 
-    /// The blob of a file.
-    pub async fn blob(&self, name: &str) -> Result<Remote, SourceError> {
+    /// The blob of a file, and the digest it must have.
+    pub async fn blob(&self, name: &str) -> Result<(Remote, Option<gguf::Digest>), SourceError> {
         let (digest, bytes) = self.files.find(name).ok_or_else(|| SourceError::NotFound {
             source_name: format!("{name} in {}", self.shown),
             note: String::new(),
@@ -224,7 +234,7 @@ impl Image {
         let url = join(&self.base, &format!("blobs/{digest}"), &self.shown)?;
         let remote = Remote::open(Arc::clone(&self.client), url).await?;
         if remote.bytes() == bytes {
-            return Ok(remote);
+            return Ok((remote, self.files.expected(name)));
         }
         Err(SourceError::Changed {
             source_name: format!("{name} in {}", self.shown),
@@ -253,13 +263,13 @@ async fn manifest(client: &mut Client, url: &Url, access: &Access, shown: &str) 
     };
     let challenge = Challenge::of(&headers).ok_or_else(denied)?;
     let token = challenge.token(client, access, shown).await?;
-    *client = client.with_authorization(Some(token));
+    *client = client.with_token(token, challenge, access.clone());
     let (_, _, body) = client.get_small(url, ACCEPT_MANIFESTS, MANIFEST_BYTES_MAX, &[]).await?;
     Ok(body)
 }
 
 /// `WWW-Authenticate: Bearer realm="…",service="…",scope="…"`.
-struct Challenge {
+pub(super) struct Challenge {
     realm: Url,
     service: Option<String>,
     scope: Option<String>,
@@ -298,7 +308,8 @@ impl Challenge {
         })
     }
 
-    async fn token(&self, client: &Client, access: &Access, shown: &str) -> Result<HeaderValue, SourceError> {
+    /// A token for the client's registry.
+    pub async fn token(&self, client: &Client, access: &Access, shown: &str) -> Result<HeaderValue, SourceError> {
         let mut url = self.realm.clone();
         for (key, value) in [("service", &self.service), ("scope", &self.scope)] {
             if let Some(value) = value {

@@ -10,6 +10,9 @@ use tokio_util::bytes::Bytes;
 
 /// A local file is read in steps of this size: few hops between threads, little memory.
 const LOCAL_STEP_BYTES: u64 = 1 << 20;
+/// An attempt that brings so much has not failed, however it ends; one that brings less has, or a source that drips would be
+/// read for ever.
+const ATTEMPT_BYTES_MIN: u64 = 64 << 10;
 
 /// Gives exactly the bytes that were asked for, in order, or an error.
 pub struct RangeReader {
@@ -23,8 +26,12 @@ enum From {
     Remote {
         remote: Arc<Remote>,
         response: Option<Box<Response>>,
-        /// In a row, without a byte between them.
+        /// In a row, without [`ATTEMPT_BYTES_MIN`] between them.
         failures: u32,
+        /// Came since the last failure.
+        since_failure: u64,
+        /// Came since the range was last asked for.
+        since_open: u64,
     },
 }
 
@@ -45,6 +52,8 @@ impl RangeReader {
                 remote,
                 response: None,
                 failures: 0,
+                since_failure: 0,
+                since_open: 0,
             },
         }
     }
@@ -67,21 +76,32 @@ impl RangeReader {
                 remote,
                 response,
                 failures,
+                since_failure,
+                since_open,
             } => loop {
-                match next(remote, response, self.position, self.end).await {
-                    Ok(chunk) => {
-                        *failures = 0;
+                let failure = match next(remote, response, self.position, self.end).await {
+                    Ok(Some(chunk)) => {
+                        *since_failure += chunk.len() as u64;
+                        *since_open += chunk.len() as u64;
+                        if *since_failure >= ATTEMPT_BYTES_MIN {
+                            *failures = 0;
+                        }
                         break chunk;
                     }
-                    Err(failure) => {
-                        *response = None;
-                        *failures += 1;
-                        let place = (self.position, remote.bytes());
-                        failure
-                            .pause(remote.patience(), remote.shown(), *failures, place)
-                            .await?;
+                    // A server may give less than was asked for, and is asked for the rest.
+                    Ok(None) if *since_open >= ATTEMPT_BYTES_MIN => {
+                        (*response, *since_open) = (None, 0);
+                        continue;
                     }
-                }
+                    Ok(None) => Failure::Ended,
+                    Err(failure) => failure,
+                };
+                (*response, *since_open, *since_failure) = (None, 0, 0);
+                *failures += 1;
+                let place = (self.position, remote.bytes());
+                failure
+                    .pause(remote.patience(), remote.shown(), *failures, place)
+                    .await?;
             },
         };
         if chunk.len() as u64 > left {
@@ -99,12 +119,13 @@ impl RangeReader {
     }
 }
 
+/// The next bytes; `None` where the answer ends, as its server meant it to.
 async fn next(
     remote: &Remote,
     response: &mut Option<Box<Response>>,
     position: u64,
     end: u64,
-) -> Result<Bytes, Failure> {
+) -> Result<Option<Bytes>, Failure> {
     let open = match response {
         Some(open) => open,
         None => response.insert(Box::new(remote.range(position, end).await?)),
@@ -112,9 +133,6 @@ async fn next(
     match tokio::time::timeout(remote.patience().progress, open.chunk()).await {
         Err(_) => Err(Failure::Stalled),
         Ok(Err(error)) => Err(Failure::of(error)),
-        // The server announced less than was asked for, which it may.
-        Ok(Ok(None)) => Err(Failure::Ended),
-        Ok(Ok(Some(chunk))) if chunk.is_empty() => Err(Failure::Ended),
-        Ok(Ok(Some(chunk))) => Ok(chunk),
+        Ok(Ok(chunk)) => Ok(chunk.filter(|chunk| !chunk.is_empty())),
     }
 }

@@ -97,7 +97,11 @@ impl Remote {
         let range = format!("bytes={position}-{}", end - 1);
         let value = HeaderValue::try_from(range).expect("digits are a header value");
         headers.insert(RANGE, value);
-        let response = self.client.send(&self.url, &headers).await?;
+        let mut response = self.client.send(&self.url, &headers).await?;
+        // A registry's token lives for minutes, a fetch may take hours.
+        if self.client.renew(&response).await.map_err(Failure::Final)? {
+            response = self.client.send(&self.url, &headers).await?;
+        }
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {}
             StatusCode::OK => {

@@ -167,6 +167,7 @@ fn start(launch: &Launch) -> Result<Child, Fault> {
         // Signals from the agent's terminal are the agent's to pass on.
         .process_group(0)
         .kill_on_drop(true);
+    command.env(HUGE_PAGES.0, HUGE_PAGES.1);
     match launch.vulkan_index {
         Some(index) => command.env("GGML_VK_VISIBLE_DEVICES", index.to_string()),
         None => command.env_remove("GGML_VK_VISIBLE_DEVICES"),
@@ -175,6 +176,10 @@ fn start(launch: &Launch) -> Result<Child, Fault> {
         .spawn()
         .map_err(|error| failed(&format!("the start ({})", launch.executable.display()), &error))
 }
+
+/// Has the C library ask for huge pages: a shard reads all its weights for each token, and with small pages a good part of that
+/// time goes into looking addresses up.
+const HUGE_PAGES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
 
 struct Watch {
     launch: Launch,
@@ -195,8 +200,9 @@ impl Watch {
         let status = loop {
             tokio::select! {
                 biased;
-                status = child.wait() => break status,
+                // First: why a worker ends, and what it measured, is its last answer.
                 () = self.turn() => {}
+                status = child.wait() => break status,
             }
         };
         let last_words = tokio::time::timeout(LAST_WORDS_LIMIT, last_words).await.ok().flatten();

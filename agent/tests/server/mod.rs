@@ -43,6 +43,8 @@ pub enum Manner {
     Mute,
     /// As it should be, but under this ETag.
     Etag(&'static str),
+    /// At most so many bytes of a range, and says so.
+    Cap(u64),
     /// As if the file had so many bytes.
     Length(u64),
     /// With one byte changed.
@@ -212,6 +214,14 @@ async fn request(stream: &mut BufReader<TlsStream<TcpStream>>) -> std::io::Resul
     Ok(Some(seen))
 }
 
+fn plain(status: u16, headers: &[(String, String)], length: usize) -> String {
+    let mut head = format!("HTTP/1.1 {status} x\r\nContent-Length: {length}\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head + "\r\n"
+}
+
 /// Whether the connection may be used again.
 async fn answer(
     stream: &mut TlsStream<TcpStream>,
@@ -219,13 +229,6 @@ async fn answer(
     seen: &Seen,
     manner: Manner,
 ) -> std::io::Result<bool> {
-    let plain = |status: u16, headers: &[(String, String)], length: usize| {
-        let mut head = format!("HTTP/1.1 {status} x\r\nContent-Length: {length}\r\n");
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head + "\r\n"
-    };
     match &manner {
         Manner::Status(status, headers) => {
             stream.write_all(plain(*status, headers, 0).as_bytes()).await?;
@@ -244,13 +247,22 @@ async fn answer(
         Manner::Mute => std::future::pending().await,
         _ => {}
     }
+    send_file(stream, shared, seen, &manner).await
+}
+
+async fn send_file(
+    stream: &mut TlsStream<TcpStream>,
+    shared: &Shared,
+    seen: &Seen,
+    manner: &Manner,
+) -> std::io::Result<bool> {
     let file = shared.files.lock().unwrap().get(&seen.path).cloned();
     let Some(file) = file else {
         stream.write_all(plain(404, &[], 0).as_bytes()).await?;
         return Ok(true);
     };
     let total = if let Manner::Length(total) = manner {
-        total
+        *total
     } else {
         file.len() as u64
     };
@@ -266,7 +278,10 @@ async fn answer(
                 stream.write_all(plain(416, &[], 0).as_bytes()).await?;
                 return Ok(true);
             }
-            let end = (last + 1).min(file.len() as u64);
+            let mut end = (last + 1).min(file.len() as u64);
+            if let Manner::Cap(count) = manner {
+                end = end.min(first + count);
+            }
             headers.push(("Content-Range".to_owned(), format!("bytes {first}-{}/{total}", end - 1)));
             (206, file[first as usize..end as usize].to_vec())
         }
@@ -280,7 +295,7 @@ async fn answer(
     stream.write_all(plain(status, &headers, body.len()).as_bytes()).await?;
     let whole = match manner {
         Manner::Truncate(count) | Manner::Stall(count) => {
-            body.truncate(count);
+            body.truncate(*count);
             false
         }
         _ => true,

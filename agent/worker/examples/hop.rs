@@ -100,6 +100,7 @@ impl Compute for Fixed {
         Facts {
             embedding_length: self.width,
             vocabulary_size: 1,
+            shares_prefixes: true,
         }
     }
 
@@ -165,7 +166,9 @@ fn runtime() -> tokio::runtime::Runtime {
 fn serve(config: &Path, args: &[String]) {
     let plan = Plan::parse(args.iter().cloned());
     let config = Arc::new(WorkerConfig::read(config).unwrap());
-    let exit = runtime().block_on(worker::run::run(config, loader(&plan, true), std::future::pending()));
+    let (_, unmeasured) = worker::memory::observation();
+    let worker = worker::run::run_observed(config, loader(&plan, true), unmeasured, std::future::pending());
+    let exit = runtime().block_on(worker);
     println!("{exit:?}");
 }
 

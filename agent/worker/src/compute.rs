@@ -17,6 +17,8 @@ pub struct Facts {
     pub embedding_length: usize,
     /// Tokens that the embedding has rows for; 0 on stages that are not the head.
     pub vocabulary_size: u64,
+    /// Sequences can begin with positions of others, and be cut back to any length. Models that cannot run as one stage.
+    pub shares_prefixes: bool,
 }
 
 /// Why compute could not do what was asked.
@@ -25,7 +27,7 @@ pub enum ComputeError {
     /// The KV cache has no room for the rows.
     #[error("the KV cache is full: {0}")]
     KvFull(String),
-    /// Anything else; the rows of the call had no effect.
+    /// Anything else; the rows of the call had no effect. Without [`Facts::shares_prefixes`] their sequences are empty now.
     #[error("{0}")]
     Failed(String),
     /// The shard can never compute again; only loading it anew helps.
@@ -38,7 +40,7 @@ pub enum ComputeError {
 pub enum Output {
     /// The residual stream of every row, for the next stage.
     Activations(Vec<f32>),
-    /// The tokens of the rows that sample, in row order; from the tail. See [`choose`].
+    /// The tokens of the rows that sample, in row order; from the tail. See [`choose_token`].
     Tokens(Vec<i32>),
 }
 
@@ -59,27 +61,6 @@ pub trait Compute {
     /// Gives the empty sequence `to` positions `[0, end)` of `from`, which keeps them; no data moves. The caller has checked that
     /// `from` holds them.
     fn copy_prefix(&mut self, from: u32, to: u32, end: u32) -> Result<(), ComputeError>;
-}
-
-/// Samples a token for every row that wants one, from its logits; `logits` come in row order.
-///
-/// # Errors
-/// When there are not as many logits as rows that sample, or one is not a number: such a model has gone astray.
-pub fn choose<'a>(rows: &[Row], mut logits: impl Iterator<Item = &'a [f32]>) -> Result<Vec<i32>, ComputeError> {
-    let mut tokens = Vec::new();
-    for row in rows {
-        if row.sample.is_none() {
-            continue;
-        }
-        let of_row = logits.next().filter(|logits| !logits.is_empty());
-        let missing = || format!("no logits for sequence {} at {}", row.sequence, row.position);
-        let of_row = of_row.ok_or_else(|| ComputeError::Failed(missing()))?;
-        tokens.push(choose_token(row, of_row)?);
-    }
-    if logits.next().is_some() {
-        return Err(ComputeError::Failed("more logits than rows that sample".to_owned()));
-    }
-    Ok(tokens)
 }
 
 /// Samples the token that follows `row`, from its logits; the largest where the row does not say how.

@@ -17,18 +17,21 @@ use crate::config::WorkerConfig;
 use crate::control;
 use crate::head::drive::{Driver, MAX_SUBMISSIONS};
 use crate::head::service::{GenerateService, max_request_bytes};
-use crate::memory::{Observation, observation};
+use crate::memory::Observation;
 use crate::metrics::Metrics;
 use crate::placement::{Fence, FenceError, Installer};
 use crate::shard::Shard;
 use crate::stage::carry::CarryService;
-use crate::stage::link::{MAX_MESSAGE_BYTES, max_step_bytes};
+use crate::stage::link::{MAX_MESSAGE_BYTES, STAGE_STEP_LIMIT, max_step_bytes};
 use crate::stage::thread::{self, ComputeHandle, Loading};
 
 /// How long running sequences may take to finish once the worker drains.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// How often a draining worker looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// How long the engine may be at one job. A stage that takes longer for a step than it may is given up by the head; one that
+/// does not come back even then blocks every attempt to open the pipeline again, and only a new process helps.
+const ENGINE_LIMIT: Duration = STAGE_STEP_LIMIT.saturating_mul(2);
 /// For the last events to leave the process.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// How long a failed worker stays so that its agent can ask why.
@@ -88,23 +91,11 @@ pub enum SetupError {
     },
 }
 
-/// Runs a worker until it has drained or failed. `shutdown` asks for the drain, as the agent may. Nobody measures its
-/// memory; see [`run_observed`].
+/// Runs a worker until it has drained or failed. `shutdown` asks for the drain, as the agent may. `memory` is what the
+/// loader's gauge tells of the shard's memory.
 ///
 /// # Errors
 /// When it cannot begin: the caller tells why and ends with [`Exit::Config`].
-pub async fn run(
-    config: Arc<WorkerConfig>,
-    loader: Loader,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<Exit, SetupError> {
-    run_observed(config, loader, observation().1, shutdown).await
-}
-
-/// As [`run`], with what the loader's gauge tells of the shard's memory.
-///
-/// # Errors
-/// As [`run`].
 pub async fn run_observed(
     config: Arc<WorkerConfig>,
     loader: Loader,
@@ -295,12 +286,13 @@ impl DataPlane<'_> {
         let server = server.serve_with_incoming_shutdown(listener.incoming(), closed);
         let mut server = tokio::spawn(server);
         tracing::info!(%endpoint, "serving");
-        shard.serves(endpoint, compute);
+        shard.serves(endpoint, compute.clone());
 
         let failure = tokio::select! {
             () = drained(shard) => None,
             // Nothing is ever sent: an error says that the thread has ended.
             _ = engine.changed() => Some("the engine ended"),
+            () = compute.stuck(ENGINE_LIMIT) => Some("the engine does not come back from a job"),
             _ = &mut server => Some("the data plane ended"),
         };
         if let Some(message) = failure {

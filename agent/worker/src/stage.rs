@@ -3,6 +3,7 @@
 pub mod activations;
 pub mod carry;
 pub mod executor;
+mod job_clock;
 pub mod link;
 pub(crate) mod patience;
 pub(crate) mod relay;

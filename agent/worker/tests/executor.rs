@@ -318,3 +318,15 @@ fn kept_prefixes_do_not_count_as_active_and_a_reset_forgets_them() {
     let gone = with(&[copy(2, 0, 3)], step(1, &[]));
     assert_eq!(run(&mut executor, &gone), Err(Reason::WrongShape));
 }
+
+#[test]
+fn what_follows_a_first_step_that_failed_is_not_taken_for_the_first() {
+    let first = step(1, &[row(0, 0, POISON)]);
+    let second = step(2, &[row(1, 0, 4)]);
+    let mut executor = whole();
+    assert_eq!(run(&mut executor, &first), Err(Reason::Compute));
+    assert_eq!(run(&mut executor, &second), Err(Reason::OutOfOrder));
+    executor.rollback(1).unwrap();
+    let again = Step { number: 1, ..second };
+    assert_eq!(run(&mut executor, &again), run(&mut whole(), &again));
+}

@@ -44,6 +44,9 @@ async fn a_shard_beyond_its_budget_is_refused_with_the_numbers_unless_its_cache_
     let status = loaded(&worker).await;
     assert_eq!(status.phase, Phase::Failed);
     assert_eq!(status.reason.as_deref(), Some("InsufficientMemory"));
+    let memory = status.memory.expect("what it took, for the next placement");
+    assert_eq!(memory.kv_bytes, CACHE_BYTES, "{memory:?}");
+    assert!(memory.weights_bytes + memory.kv_bytes + memory.compute_bytes > 250 * MIB);
     let message = status.message.unwrap();
     for part in ["180.0 MiB of KV", "the budget of 250.0 MiB", "kvCacheTokens"] {
         assert!(message.contains(part), "{part} in {message}");

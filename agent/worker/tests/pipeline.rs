@@ -479,3 +479,38 @@ async fn a_step_larger_than_the_placement_allows_ends_its_stream_unread() {
     submit(&mut pipeline, &steps(2)).await;
     expect(&mut pipeline, &steps(2), &whole(&steps(2))).await;
 }
+
+#[tokio::test]
+async fn a_pipeline_whose_very_first_step_fails_goes_on() {
+    let step = |number, sequence, token| Step {
+        number,
+        operations: Vec::new(),
+        rows: vec![row(sequence, 0, token)],
+    };
+    let good = [step(1, 1, 4), step(2, 0, 5)];
+    for stage in 0..3 {
+        let prepare = move |at, fake: Fake| if at == stage { fake.poisoned() } else { fake };
+        let line = Line::start_with(&[2, 4, LAYERS], prepare).await;
+        let mut pipeline = line.open().await;
+        submit(&mut pipeline, &[step(1, 0, POISON), step(2, 1, 4)]).await;
+        let completed = within_limit("the failure", pipeline.next()).await;
+        let fault = completed.outcome.unwrap_err();
+        assert_eq!((completed.number, fault.stage), (1, stage as u32));
+        within_limit("the rollback", pipeline.rollback(1)).await.unwrap();
+        submit(&mut pipeline, &good).await;
+        expect(&mut pipeline, &good, &whole(&good)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_come_back_from_a_step_is_noticed() {
+    let gate = Gate::default();
+    let line = Line::start_with(&[LAYERS], |_, fake| fake.gated(gate.clone())).await;
+    let mut pipeline = line.open().await;
+    gate.shut();
+    submit(&mut pipeline, &steps(1)).await;
+    let limit = std::time::Duration::from_millis(10);
+    within_limit("the engine is stuck", line.head.compute.stuck(limit)).await;
+    gate.open();
+    expect(&mut pipeline, &steps(1), &whole(&steps(1))).await;
+}

@@ -5,6 +5,9 @@
 
 mod rig;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use engine::{Sampling, StageMemory};
 use futures::future::join_all;
 use proto::shard::v1 as wire;
@@ -42,6 +45,15 @@ async fn metric(chain: &Chain, stage: usize, line: &str) -> f64 {
         .lines()
         .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("{line} in {text}")).parse().unwrap()
+}
+
+/// Returns once what earlier answers left behind is forgotten too.
+async fn nothing_under_way(chain: &Chain) {
+    wait_for("no step is under way", || async {
+        let in_flight = metric(chain, 0, "shardwright_worker_steps_in_flight").await;
+        (in_flight == 0.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -141,6 +153,92 @@ async fn failures_and_clients_that_go_leave_the_prefixes_true() {
     for worker in &chain.workers {
         worker.agent.idle().await;
     }
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_share_prefixes_serves_without_them_and_outlives_its_faults() {
+    let chain = Chain::start_with(realm(&[LAYERS], 2), |_, fake| fake.recurrent().poisoned()).await;
+    let gateway = &chain.gateway(1).await;
+    for round in 0..4 {
+        let poisoned = [prompt(round % 2, 1), vec![POISON, 1]].concat();
+        let bad = async {
+            let status = gateway.generate(request(1, &poisoned, 5)).await.unwrap_err();
+            assert_eq!(status.code(), Code::Internal, "{status:?}");
+        };
+        let good = async {
+            let prompt = prompt(round % 2, round % 3);
+            let expected = greedy(&prompt, 3);
+            assert!(!expected.contains(&POISON));
+            let reply = gateway.generate(request(1, &prompt, 3)).await.unwrap();
+            assert_eq!((reply.tokens, reply.finished.cached_tokens), (expected, 0));
+        };
+        let both = Box::pin(async { futures::join!(bad, good) });
+        within_limit("two outcomes", both).await;
+    }
+    chain.workers[0].agent.idle().await;
+    assert_eq!(metric(&chain, 0, "shardwright_worker_prefixes_kept").await, 0.0);
+}
+
+#[tokio::test]
+async fn whose_request_failed_is_told_so_even_when_the_pipeline_breaks_over_it() {
+    let clinging = Arc::new(AtomicBool::new(false));
+    let chain = Chain::start_with(realm(&[3, LAYERS], 0), |stage, fake| match stage {
+        0 => fake.clinging(Arc::clone(&clinging)),
+        _ => fake.poisoned(),
+    })
+    .await;
+    let gateway = chain.gateway(1).await;
+    nothing_under_way(&chain).await;
+    clinging.store(true, Ordering::SeqCst);
+    // The head cannot undo its part of the step.
+    let asked = gateway.generate(request(1, &[3, POISON], 5));
+    let status = within_limit("an outcome", asked).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal, "{status:?}");
+    clinging.store(false, Ordering::SeqCst);
+    let reply = within_limit("an answer", gateway.generate_when_ready(request(1, &[3, 4], 5))).await;
+    assert_eq!(reply.tokens, greedy(&[3, 4], 5));
+}
+
+#[tokio::test]
+async fn another_placement_does_not_wait_until_a_step_is_undone() {
+    let gate = Gate::default();
+    let chain = Chain::start_with(realm(&[3, LAYERS], 0), |stage, fake| match stage {
+        0 => fake.gated(gate.clone()),
+        _ => fake.poisoned(),
+    })
+    .await;
+    let gateway = chain.gateway(1).await;
+    nothing_under_way(&chain).await;
+    gate.shut();
+    let poisoned = [vec![POISON], prompt(1, 1)].concat();
+    let mut asked = Vec::new();
+    for (prompt, running) in [(poisoned, 1.0), (prompt(2, 1), 2.0)] {
+        let gateway = gateway.clone();
+        asked.push(tokio::spawn(
+            async move { gateway.generate(request(1, &prompt, 5)).await },
+        ));
+        wait_for("the sequence runs", || async {
+            let active = metric(&chain, 0, "shardwright_worker_active_sequences").await;
+            (active == running).then_some(())
+        })
+        .await;
+    }
+    // The tail fails the first step, while the second one stays in the head's engine.
+    gate.permit(1);
+    wait_for("the step has failed", || async {
+        let text = chain.workers[0].agent.metrics().await;
+        text.contains("outcome=\"Compute\"").then_some(())
+    })
+    .await;
+    let next = chain.endpoint(1).await;
+    let head = &chain.workers[0].agent;
+    head.install(&chain.realm.envelope(2), Some(&next)).await.unwrap();
+    // The other one is not told that anything broke.
+    for (asked, code) in asked.into_iter().zip([Code::Internal, Code::FailedPrecondition]) {
+        let status = within_limit("an outcome", asked).await.unwrap().unwrap_err();
+        assert_eq!(status.code(), code, "{status:?}");
+    }
+    gate.open();
 }
 
 #[tokio::test]
@@ -278,6 +376,11 @@ async fn the_head_tells_how_busy_each_stage_is() {
     chain.workers[0].agent.idle().await;
     for stage in ["0", "1"] {
         let of = |name: &str| format!("shardwright_worker_stage_{name}{{stage=\"{stage}\"}}");
+        wait_for("the work is accounted for", || async {
+            let text = chain.workers[0].agent.metrics().await;
+            text.contains(&of("bubble_seconds_total")).then_some(())
+        })
+        .await;
         assert!(metric(&chain, 0, &of("busy_seconds_total")).await > 0.0);
         assert!(metric(&chain, 0, &of("bubble_seconds_total")).await > 0.0);
     }

@@ -185,6 +185,9 @@ impl Server {
         if length(&file.url, &response)? != file.bytes {
             return Err(changed());
         }
+        if file.etag.is_some() && response.headers().get(ETAG) != file.etag.as_ref() {
+            return Err(changed());
+        }
         if *position > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
             // Either the file is another one now, or the server cannot begin in the middle.
             return Err(changed());

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 
+/// Metadata of a refusal: after how many seconds to ask again.
+const RETRY_AFTER: &str = "retry-after";
+/// Longest time that clients are sent away for, in seconds: a place that is free sooner shall not stay empty.
+const LONGEST_RETRY_S: u32 = 600;
+
 /// Why a request ended without its whole answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GenerateError {
@@ -21,6 +26,8 @@ pub enum GenerateError {
     Busy {
         /// The last head's reason, with its numbers; empty where no head was left to ask.
         message: String,
+        /// When the first of the heads expects a free place, in seconds; `None` where none said.
+        retry_after_s: Option<u32>,
     },
     /// The workers were lost, or moved to another placement.
     #[error("the workers of the model were lost")]
@@ -51,7 +58,11 @@ pub(super) enum Failure {
     /// Another head, or the same one later, may do it.
     Lost(String),
     /// Another head may do it now.
-    Busy(String),
+    Busy {
+        message: String,
+        /// What the head says, in seconds.
+        retry_after_s: Option<u32>,
+    },
     /// No head will.
     Refused(String),
     Stalled(Duration),
@@ -62,7 +73,7 @@ impl Failure {
     pub(super) fn into_error(self) -> GenerateError {
         match self {
             Self::Lost(_) => GenerateError::Lost,
-            Self::Busy(message) => GenerateError::Busy { message },
+            Self::Busy { message, retry_after_s } => GenerateError::Busy { message, retry_after_s },
             Self::Refused(message) => GenerateError::Refused { message },
             Self::Stalled(waited) => GenerateError::Stalled { waited },
             Self::Internal(message) => GenerateError::Internal { message },
@@ -78,7 +89,10 @@ pub(super) fn classify(status: &Status) -> Failure {
         return Failure::Lost(message);
     }
     match status.code() {
-        Code::ResourceExhausted => Failure::Busy(status.message().to_owned()),
+        Code::ResourceExhausted => Failure::Busy {
+            message: status.message().to_owned(),
+            retry_after_s: retry_after_s(status),
+        },
         Code::InvalidArgument => Failure::Refused(status.message().to_owned()),
         Code::Unavailable
         | Code::FailedPrecondition
@@ -89,4 +103,10 @@ pub(super) fn classify(status: &Status) -> Failure {
         | Code::Unauthenticated => Failure::Lost(message),
         _ => Failure::Internal(message),
     }
+}
+
+/// What the head says of when to ask again, within bounds.
+fn retry_after_s(status: &Status) -> Option<u32> {
+    let seconds: u32 = status.metadata().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(seconds.clamp(1, LONGEST_RETRY_S))
 }

@@ -72,7 +72,11 @@ pub async fn answer(
     let model = models::find(&*models::table(gateway)?, &parameters.model)?;
     let (context_length, speech) = ready(gateway, &model)?;
     let place = gateway.enter(&model.uid)?;
-    let fitted = prompt::fit(prompt, &speech, context_length, parameters.max_tokens, kind).await?;
+    let late = || overdue(patience.end_by - started);
+    let fitted = prompt::fit(prompt, &speech, context_length, parameters.max_tokens, kind);
+    let fitted = tokio::time::timeout_at(patience.end_by, fitted)
+        .await
+        .map_err(|_| late())??;
     let memory = RequestMemory {
         model_uid: model.uid.clone(),
         request_id: request_id.clone(),
@@ -87,7 +91,7 @@ pub async fn answer(
     let generation = Generation::start(Arc::clone(&gateway.heads), gateway.tables.clone(), memory);
     let generation = tokio::time::timeout_at(patience.end_by, generation)
         .await
-        .map_err(|_| overdue(patience.end_by - started))?
+        .map_err(|_| late())?
         .map_err(|error| explain(&error, &request_id))?;
     // From here on it is some tokens and a connection.
     drop(preparing);

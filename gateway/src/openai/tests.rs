@@ -274,6 +274,7 @@ fn every_end_of_a_generation_has_its_status() {
         (
             GenerateError::Busy {
                 message: "64 of 64 sequences run, 256 requests wait".into(),
+                retry_after_s: None,
             },
             429,
             Some("queue_full"),
@@ -345,4 +346,15 @@ fn answers_have_openais_shape() {
     assert_eq!(header(Kind::Chat).usage(usage)["choices"], json!([]));
     assert_eq!(header(Kind::Text).text("Hi")["choices"][0]["text"], "Hi");
     assert!(header(Kind::Text).opening().is_none());
+}
+
+#[test]
+fn a_client_is_told_to_come_back_when_the_head_expects_a_place() {
+    for (said, told) in [(Some(17), 17), (None, 1)] {
+        let error = GenerateError::Busy {
+            message: String::new(),
+            retry_after_s: said,
+        };
+        assert_eq!(explain(&error, "req-1").retry_after_s, Some(told));
+    }
 }

@@ -275,15 +275,19 @@ pub fn explain(error: &GenerateError, request_id: &str) -> ApiError {
             retry_after_s: None,
             ..ApiError::interrupted("model_not_found", "the model was deleted")
         },
-        GenerateError::Busy { message } => {
+        GenerateError::Busy { message, retry_after_s } => {
             let numbers = if message.is_empty() {
                 String::new()
             } else {
                 format!(": {message}")
             };
-            ApiError::busy(format!(
+            let busy = ApiError::busy(format!(
                 "every place of this model is taken{numbers}; try again shortly"
-            ))
+            ));
+            ApiError {
+                retry_after_s: retry_after_s.or(busy.retry_after_s),
+                ..busy
+            }
         }
         GenerateError::Lost => ApiError::interrupted(
             "workers_lost",

@@ -14,7 +14,7 @@ use super::{ChatTemplate, MAX_PROMPT_BYTES, MAX_SOURCE_BYTES, Message, SpecialTe
 pub const ARGUMENT: &str = "render-chat-templates";
 
 /// Address space of the process: the longest conversation takes some ten times its 4 MiB, and the program itself some 20 MiB.
-const MAX_MEMORY_BYTES: u64 = 512 << 20;
+const MAX_MEMORY_BYTES: u64 = 192 << 20;
 
 /// Bytes of one line in either direction: the longest text with every byte escaped, and some for its frame.
 pub(super) const MAX_LINE_BYTES: u64 = (6 * MAX_PROMPT_BYTES + 6 * MAX_SOURCE_BYTES) as u64;

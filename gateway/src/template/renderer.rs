@@ -28,8 +28,8 @@ pub struct Renderer {
 
 #[derive(Debug)]
 struct Process {
-    /// Held for its end: dropping it kills the process.
-    _process: tokio::process::Child,
+    /// Dropping it kills the process.
+    process: tokio::process::Child,
     stdin: ChildStdin,
     lines: Lines,
 }
@@ -53,8 +53,10 @@ impl Renderer {
         let mut place = tokio::time::timeout(TURN_LIMIT, self.process.lock())
             .await
             .map_err(|_| TemplateError::Unavailable)?;
-        // Taken out while it is asked: a process whose answer nobody read must not answer the next question with it.
-        let mut process = match place.take() {
+        // Taken out while it is asked: a process whose answer nobody read must not answer the next question with it. One
+        // that ended since it was asked last did not end of this question.
+        let alive = place.take().and_then(Process::alive);
+        let mut process = match alive {
             Some(process) => process,
             None => self.start().await?,
         };
@@ -90,7 +92,7 @@ impl Renderer {
             return Err(unavailable(&"it was started without pipes"));
         };
         let mut started = Process {
-            _process: process,
+            process,
             stdin,
             lines: Lines::new(stdout, MAX_LINE_BYTES),
         };
@@ -103,6 +105,11 @@ impl Renderer {
 }
 
 impl Process {
+    /// The process, unless it has ended.
+    fn alive(mut self) -> Option<Self> {
+        matches!(self.process.try_wait(), Ok(None)).then_some(self)
+    }
+
     /// `None` when the process has ended or speaks nonsense.
     async fn ask(&mut self, question: &Question) -> Option<Answer> {
         self.say(question).await?;
@@ -114,5 +121,23 @@ impl Process {
         let mut line = serde_json::to_vec(what).ok()?;
         line.push(b'\n');
         self.stdin.write_all(&line).await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_ended_between_two_requests_is_replaced() {
+        // Each ends after its first answer.
+        let executable = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fakes/renderer.sh").into();
+        let renderer = Renderer::new(executable, String::new(), SpecialText::default());
+        for _ in 0..2 {
+            assert_eq!(renderer.render(Vec::new(), 0).await.as_deref(), Ok("a prompt"));
+            let mut place = renderer.process.lock().await;
+            let ended = place.as_mut().unwrap().process.wait();
+            tokio::time::timeout(RENDER_LIMIT, ended).await.unwrap().unwrap();
+        }
     }
 }

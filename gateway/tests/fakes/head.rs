@@ -21,6 +21,16 @@ use super::{MODEL_UID, Process, Trust};
 /// Tokens of each prompt that this head claims to have kept.
 pub const CACHED_TOKENS: u32 = 7;
 
+/// Seconds after which every refusal says to ask again.
+pub const RETRY_AFTER_S: &str = "17";
+
+fn refusal(code: Code) -> Status {
+    let mut status = Status::new(code, "as told");
+    let seconds = RETRY_AFTER_S.parse().unwrap();
+    status.metadata_mut().insert("retry-after", seconds);
+    status
+}
+
 /// What to do with one request.
 #[derive(Clone)]
 pub enum Script {
@@ -144,7 +154,7 @@ impl Head for Service {
         let script = self.scripts.lock().unwrap().pop_front();
         let (bytes, last) = match script {
             Some(Script::Send(bytes, last)) => (bytes, last),
-            Some(Script::Refuse(code)) => return Err(Status::new(code, "as told")),
+            Some(Script::Refuse(code)) => return Err(refusal(code)),
             None => return Err(Status::internal("no script for this request")),
         };
         self.open.fetch_add(1, Ordering::SeqCst);
@@ -163,7 +173,7 @@ impl Head for Service {
         let end = futures::stream::once(async move {
             let reason = match last {
                 Last::Finish(reason) => reason,
-                Last::Fail(code) => return Err(Status::new(code, "as told")),
+                Last::Fail(code) => return Err(refusal(code)),
                 Last::Wait => {
                     release.notified().await;
                     FinishReason::Stop

@@ -233,11 +233,13 @@ fn learn(
     state: &ModelState,
 ) -> Option<LearnedMemory> {
     let known = state.learned;
-    let Some((in_force, facts)) = answering(state, source, validated, facts).zip(facts) else {
-        return known.filter(|known| learned::holds(known, &validated.runtime));
-    };
+    // Without facts there is no estimate that it could be held against, and no placement that it could enter.
+    let Some(facts) = facts else { return known };
     let Ok(estimated) = translate::estimated("", validated, facts) else {
         return known;
+    };
+    let Some(in_force) = answering(state, source, validated, Some(facts)) else {
+        return known.filter(|known| learned::holds(known, &estimated, &validated.runtime));
     };
     let sights = stages::look(in_force, world.agents);
     learned::learn(known, &estimated, &validated.runtime, in_force, &sights)
@@ -271,10 +273,12 @@ fn is_valid(world: &World<'_>, uid: &str, known: Known<'_>, in_force: &InForce, 
         return false;
     }
     let Some(facts) = known.facts else { return true };
-    let Ok(problem) = translate::problem("", known.validated, facts, known.learned.as_ref(), topology) else {
+    let sights = stages::look(in_force, world.agents);
+    // What fits is not moved for what was measured of it, however it stands at the moment.
+    let learned = known.learned.filter(|_| sights.iter().any(StageSight::refused_memory));
+    let Ok(problem) = translate::problem("", known.validated, facts, learned.as_ref(), topology) else {
         return false;
     };
-    let sights = stages::look(in_force, world.agents);
     let serves = sights.iter().all(StageSight::serves);
     check(&problem, &translate::plan(in_force))
         .iter()
@@ -330,9 +334,7 @@ fn solve_without(
     let metadata = &model.metadata;
     let name = metadata.name.as_deref().unwrap_or_default();
     let topology = world.topology(metadata.uid.as_deref().unwrap_or_default(), failing, false);
-    let learned = state
-        .learned
-        .filter(|learned| learned::holds(learned, &validated.runtime));
+    let learned = state.learned;
     let problem = translate::problem(name, validated, facts, learned.as_ref(), topology)?;
     if let Some((_, why)) = state.refused.as_ref().filter(|(refused, _)| *refused == problem) {
         return Err(why.clone());

@@ -1,7 +1,7 @@
 //! PURE: whom to ask about a model's source, and what came of it.
 //!
-//! One agent at a time, in the order of their names, until one can read the source. When none can, all are asked again
-//! later; an agent that is new is asked at once.
+//! One agent at a time, until one can read the source. Each model begins with another one, so that many models do not
+//! wait for the same. When none can, all are asked again later; an agent that is new is asked at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,10 +11,23 @@ use crds::ModelSource;
 use crds::conditions::reason;
 
 use super::facts::Facts;
+use crate::agents::registry::INSPECTIONS_MAX;
 use crate::retry;
 
 /// Digesting a file of 500 GB from a slow disk takes less than this.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
+const WHOLE_LIMIT: Duration = Duration::from_secs(3600);
+/// Reading index and headers takes seconds.
+const INDEXED_LIMIT: Duration = Duration::from_secs(600);
+
+/// How long an agent may take to answer. Without a pinned index it reads everything, one source after another, and what
+/// it was asked about before comes first.
+#[must_use]
+pub fn answer_limit(source: &ModelSource) -> Duration {
+    match source.index_sha256 {
+        Some(_) => INDEXED_LIMIT,
+        None => WHOLE_LIMIT * INSPECTIONS_MAX as u32,
+    }
+}
 
 /// Why an agent cannot read a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +70,8 @@ enum Phase {
 #[derive(Debug)]
 pub struct Inspection {
     source: ModelSource,
+    /// Which agent is asked first.
+    start: usize,
     phase: Phase,
     tried: BTreeMap<String, Failure>,
     rounds_failed: u32,
@@ -65,11 +80,15 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Nothing is known.
+    /// Nothing is known. The uid of the model decides which agent is asked first.
     #[must_use]
-    pub fn new(source: ModelSource) -> Self {
+    pub fn new(source: ModelSource, uid: &str) -> Self {
+        let start = uid
+            .bytes()
+            .fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         Self {
             source,
+            start,
             phase: Phase::Idle,
             tried: BTreeMap::new(),
             rounds_failed: 0,
@@ -96,19 +115,21 @@ impl Inspection {
         self.source = source;
     }
 
-    /// The node to ask now, if one is to be asked; follow with [`Inspection::asked`]. `attached`: sessions by node.
-    pub fn next(&mut self, attached: &BTreeMap<String, u64>, now: Instant, jitter: f64) -> Option<String> {
+    /// The nodes that may be asked now, in this order, until one takes the question; follow with [`Inspection::asked`].
+    /// `attached`: sessions by node.
+    pub fn candidates(&mut self, attached: &BTreeMap<String, u64>, now: Instant, jitter: f64) -> Vec<String> {
+        let limit = answer_limit(&self.source);
         match &self.phase {
-            Phase::Resolved(_) => return None,
+            Phase::Resolved(_) => return Vec::new(),
             Phase::Asked {
                 node, session, since, ..
             } => {
                 let there = attached.get(node) == Some(session);
-                if there && now.saturating_duration_since(*since) < ANSWER_TIMEOUT {
-                    return None;
+                if there && now.saturating_duration_since(*since) < limit {
+                    return Vec::new();
                 }
                 if there {
-                    let message = format!("no answer within {} minutes", ANSWER_TIMEOUT.as_secs() / 60);
+                    let message = format!("no answer within {} minutes", limit.as_secs() / 60);
                     self.tried.insert(
                         node.clone(),
                         Failure {
@@ -125,15 +146,23 @@ impl Inspection {
             }
             Phase::AllFailed { .. } | Phase::Idle => {}
         }
-        let untried = attached.keys().find(|node| !self.tried.contains_key(*node));
-        if untried.is_none() && matches!(self.phase, Phase::Idle) && !self.tried.is_empty() {
+        let start = self.start.checked_rem(attached.len()).unwrap_or_default();
+        let untried: Vec<String> = attached
+            .keys()
+            .cycle()
+            .skip(start)
+            .take(attached.len())
+            .filter(|node| !self.tried.contains_key(*node))
+            .cloned()
+            .collect();
+        if untried.is_empty() && matches!(self.phase, Phase::Idle) && !self.tried.is_empty() {
             self.rounds_failed = self.rounds_failed.saturating_add(1);
             self.standing = self.worst();
             self.phase = Phase::AllFailed {
                 retry_at: now + retry::INSPECTION.wait(self.rounds_failed, jitter),
             };
         }
-        untried.cloned()
+        untried
     }
 
     /// The node was asked.
@@ -187,7 +216,7 @@ impl Inspection {
     pub fn wakes_at(&self) -> Option<Instant> {
         match &self.phase {
             Phase::AllFailed { retry_at } => Some(*retry_at),
-            Phase::Asked { since, .. } => Some(*since + ANSWER_TIMEOUT),
+            Phase::Asked { since, .. } => Some(*since + answer_limit(&self.source)),
             Phase::Idle | Phase::Resolved(_) => None,
         }
     }

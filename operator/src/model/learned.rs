@@ -1,5 +1,5 @@
-//! PURE: what loaded stages teach about memory. The estimate of working memory is a rule of thumb; where a stage measured
-//! more, the next placement reckons with what was measured.
+//! PURE: what loaded stages teach about memory. The estimate of working memory is a rule of thumb; where a stage
+//! measured more, the next placement reckons with what was measured.
 
 use crds::LearnedMemory;
 use placement::{Model, text};
@@ -9,8 +9,8 @@ use proto::placement::v1::{Runtime, Stage};
 use super::in_force::InForce;
 use super::stages::StageSight;
 
-/// More than this many times the estimate (and [`LEARNED_SLACK_BYTES`]) is not believed: one wrong report must not make a
-/// model unplaceable.
+/// More than this many times the estimate (and [`LEARNED_SLACK_BYTES`]) is not believed: one wrong report must not make
+/// a model unplaceable.
 const LEARNED_FACTOR: u64 = 4;
 /// Small models have small estimates; backends take some hundred mebibytes whatever the model.
 const LEARNED_SLACK_BYTES: u64 = 1 << 30;
@@ -28,10 +28,12 @@ pub fn cache_tokens(runtime: &Runtime) -> u64 {
     }
 }
 
-/// Whether a figure was measured with the cache that is asked for now.
+/// Whether a figure was measured of what is asked for now: the cache is of the same size, and the same is `estimated`.
 #[must_use]
-pub fn holds(learned: &LearnedMemory, runtime: &Runtime) -> bool {
+pub fn holds(learned: &LearnedMemory, estimated: &Model, runtime: &Runtime) -> bool {
     u64::try_from(learned.kv_cache_tokens) == Ok(cache_tokens(runtime))
+        && learned.estimated_compute_bytes == signed(estimated.compute_buffer_bytes)
+        && learned.estimated_output_bytes == signed(estimated.output_buffer_bytes)
 }
 
 /// The model as the next placement shall reckon with it.
@@ -49,23 +51,28 @@ pub fn learn(
     in_force: &InForce,
     sights: &[StageSight],
 ) -> Option<LearnedMemory> {
-    let known = known.filter(|known| holds(known, runtime));
+    let known = known.filter(|known| holds(known, estimated, runtime));
     let (compute, output) = (estimated.compute_buffer_bytes, estimated.output_buffer_bytes);
     let mut learned = known.unwrap_or_default();
+    let every_stage = |learned: &LearnedMemory| compute.max(unsigned(learned.compute_bytes));
+    let before = every_stage(&learned);
     let stages = in_force.stages();
     let last = stages.len().saturating_sub(1);
     let measured = |(at, sight): (usize, &StageSight)| {
         let (stage, memory) = (stages.get(at)?, sight.memory.as_ref()?);
         Some((at, beside_contents(estimated, stage, memory)))
     };
-    for (at, beside) in sights.iter().enumerate().filter_map(measured) {
-        if at < last {
-            learned.compute_bytes = learned.compute_bytes.max(excess(beside, compute));
-        } else {
-            // Of a last stage only the sum is measured: what is not the output's is taken as reckoned.
-            let others = compute.max(unsigned(learned.compute_bytes));
-            learned.output_bytes = learned.output_bytes.max(excess(beside.saturating_sub(others), output));
-        }
+    let measured: Vec<(usize, u64)> = sights.iter().enumerate().filter_map(measured).collect();
+    for (_, beside) in measured.iter().filter(|(at, _)| *at < last) {
+        learned.compute_bytes = learned.compute_bytes.max(excess(*beside, compute));
+    }
+    // So much of what was taken for the output's proves to be every stage's.
+    let grown = every_stage(&learned).saturating_sub(before);
+    learned.output_bytes = excess(unsigned(learned.output_bytes).saturating_sub(grown), output);
+    for (_, beside) in measured.iter().filter(|(at, _)| *at == last) {
+        // Of a last stage only the sum is measured: what is not the output's is taken as reckoned.
+        let others = every_stage(&learned);
+        learned.output_bytes = learned.output_bytes.max(excess(beside.saturating_sub(others), output));
     }
     let taught = learned.compute_bytes > 0 || learned.output_bytes > 0;
     taught.then(|| LearnedMemory {
@@ -220,6 +227,37 @@ mod tests {
         let found = learned(None, [1, 300 * MIB]).unwrap();
         assert_eq!(found.compute_bytes, 0);
         assert!(found.output_bytes > 290 * MIB as i64);
+    }
+
+    #[test]
+    fn what_every_stage_proves_to_take_is_not_reckoned_as_the_outputs_too() {
+        let known = learned(None, [1, 300 * MIB]).unwrap();
+        let found = learned(Some(known), [100 * MIB, 1]).unwrap();
+        assert_eq!(found.compute_bytes, 100 * MIB as i64);
+        let grown = 100 * MIB - model().compute_buffer_bytes;
+        let left = (known.output_bytes as u64 - grown).div_ceil(MIB) * MIB;
+        assert_eq!(found.output_bytes as u64, left);
+        assert_eq!(
+            learned(Some(found), [100 * MIB, 1]),
+            Some(found),
+            "it is taken off once"
+        );
+    }
+
+    #[test]
+    fn a_figure_holds_for_the_estimate_that_it_corrected() {
+        let (model, known) = (model(), learned(None, [100 * MIB, 1]).unwrap());
+        assert!(holds(&known, &model, &runtime()));
+        let fewer_rows = Model {
+            compute_buffer_bytes: model.compute_buffer_bytes / 2,
+            ..model.clone()
+        };
+        assert!(!holds(&known, &fewer_rows, &runtime()));
+        let smaller_output = Model {
+            output_buffer_bytes: model.output_buffer_bytes / 2,
+            ..model
+        };
+        assert!(!holds(&known, &smaller_output, &runtime()));
     }
 
     #[test]

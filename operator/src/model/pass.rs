@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crds::conditions::{find, is_true, model as kind};
-use crds::{InferenceModel, InferenceModelStatus, StagePhase};
+use crds::{InferenceModel, InferenceModelStatus};
 use identity::PlacementVerifier;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -15,7 +15,6 @@ use super::access::Access;
 use super::apply::{self, Prepared};
 use super::assign::{self, Holding};
 use super::decide::{self, Decided, World};
-use super::failures::Health;
 use super::in_force::InForce;
 use super::observe::Observed;
 use super::publish::{self, Events, Note};
@@ -122,25 +121,25 @@ impl Loop<'_> {
         }
         self.term.reach(&observed.models, &self.secrets);
         self.term.doubt(agents);
-        self.term.learn(
-            inspected,
-            &self.routes.vocabularies,
-            &self.agents.indexes,
-            &self.context.metrics,
-        );
+        // Weight indexes have mebibytes, and each is digested.
+        tokio::task::block_in_place(|| {
+            self.term.learn(
+                inspected,
+                &self.routes.vocabularies,
+                &self.agents.indexes,
+                &self.context.metrics,
+            );
+        });
         let asked = self.agents;
         self.term.ask(&observed.models, agents, now, |node, inspect| {
             asked.inspect(node, inspect)
         });
         for state in self.term.models.values_mut() {
             let Some(in_force) = &state.in_force else { continue };
+            let source = in_force.placement.source.as_ref();
+            let uri = source.map_or("", |source| source.uri.as_str());
             for (stage, sight) in in_force.stages().iter().zip(stages::look(in_force, agents)) {
-                let health = match sight.phase {
-                    StagePhase::Serving => Health::Serving,
-                    StagePhase::Failed => Health::Failed,
-                    _ => Health::Working,
-                };
-                state.failures.observe(&stage.device, health, now);
+                state.failures.observe(&stage.device, sight.health(uri), now);
             }
         }
     }

@@ -24,8 +24,10 @@ const RETRY: Policy = Policy {
 };
 /// Reads under way.
 const CONCURRENT: usize = 8;
-/// Reads in one pass; the rest are due in the next one. With [`CONCURRENT`] it bounds how long a pass waits for them.
+/// Repeated reads in one pass; the rest are due in the next one. With [`CONCURRENT`] it bounds how long a pass waits.
 const READS_MAX: usize = 32;
+/// First reads in one pass: without them a new leader would take access from shards that have it. A few seconds' worth.
+const FIRST_READS_MAX: usize = 1024;
 
 /// Namespace and name.
 pub type Key = (String, String);
@@ -57,9 +59,10 @@ impl Secrets {
     /// Reads what is due of the Secrets that models name, and forgets the others.
     pub async fn refresh(&mut self, context: &Context, wanted: BTreeSet<Key>, now: Instant) {
         self.known.retain(|key, _| wanted.contains(key));
-        let due = |key: &Key| self.known.get(key).is_none_or(|known| known.due <= now);
-        let due: Vec<Key> = wanted.into_iter().filter(due).take(READS_MAX).collect();
-        let reads = due.into_iter().map(|key| async { (read(context, &key).await, key) });
+        let reads = self
+            .due(wanted, now)
+            .into_iter()
+            .map(|key| async { (read(context, &key).await, key) });
         let answers: Vec<(Result<Access, Unread>, Key)> = futures::stream::iter(reads)
             .buffer_unordered(CONCURRENT)
             .collect()
@@ -67,6 +70,14 @@ impl Secrets {
         for (answer, key) in answers {
             self.learn(key, answer, now);
         }
+    }
+
+    /// What to read now: all that was never read, and some of what is due again.
+    fn due(&self, wanted: BTreeSet<Key>, now: Instant) -> Vec<Key> {
+        let (known, unread): (Vec<Key>, Vec<Key>) = wanted.into_iter().partition(|key| self.known.contains_key(key));
+        let due = |key: &Key| self.known.get(key).is_some_and(|known| known.due <= now);
+        let again = known.into_iter().filter(due).take(READS_MAX);
+        unread.into_iter().take(FIRST_READS_MAX).chain(again).collect()
     }
 
     fn learn(&mut self, key: Key, answer: Result<Access, Unread>, now: Instant) {
@@ -220,6 +231,19 @@ mod tests {
         script.finished();
         secrets.refresh(&context, BTreeSet::new(), later).await;
         assert_eq!(secrets.wakes_at(), None, "what nobody names is forgotten");
+    }
+
+    #[test]
+    fn all_secrets_are_read_before_a_new_leader_tells_anybody_and_few_at_a_time_later() {
+        let (mut secrets, now) = (Secrets::default(), Instant::now());
+        let wanted = || (0..100).map(|at| ("default".to_owned(), at.to_string())).collect();
+        let unread = secrets.due(wanted(), now);
+        assert_eq!(unread.len(), 100);
+        for key in unread {
+            secrets.learn(key, Ok(Access::default()), now);
+        }
+        assert!(secrets.due(wanted(), now).is_empty());
+        assert_eq!(secrets.due(wanted(), now + FRESH).len(), READS_MAX);
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use crds::StagePhase;
+use crds::conditions::reason;
 use proto::control::v1::{MemoryUse, ShardPhase, ShardStatus};
 
+use super::failures::Health;
 use super::in_force::InForce;
 use super::progress::Bytes;
 use crate::agents::AgentView;
@@ -24,20 +26,43 @@ pub struct StageSight {
     pub message: String,
     /// Of the present phase.
     pub bytes: Bytes,
-    /// What it took once loaded.
+    /// What it took once loaded, or took before it was given up as too large.
     pub memory: Option<MemoryUse>,
     /// What it does against a shortage of memory; empty without one.
     pub pressure: String,
 }
 
-/// Reasons of a stage that found its budget too small.
-const MEMORY_REASONS: [&str; 3] = ["InsufficientMemory", "MemoryRefused", "OverBudget"];
+/// Why a stage fails that cannot read a source in the network: on another device it would fail alike.
+const OF_THE_SOURCE: [&str; 8] = [
+    reason::ACCESS_DENIED,
+    reason::SOURCE_NOT_FOUND,
+    reason::SOURCE_UNAVAILABLE,
+    reason::SOURCE_STALLED,
+    reason::SOURCE_CHANGED,
+    reason::RANGE_NOT_SUPPORTED,
+    reason::NO_INDEX,
+    reason::DIGEST_MISMATCH,
+];
+/// Sources that each node has by itself: there a missing file is a fault of the node.
+const OF_A_NODE: [&str; 2] = ["file://", "pvc://"];
 
 impl StageSight {
     /// It failed since it needs more memory than its placement allows.
     #[must_use]
     pub fn refused_memory(&self) -> bool {
-        self.phase == StagePhase::Failed && MEMORY_REASONS.contains(&self.reason.as_str())
+        self.phase == StagePhase::Failed && self.reason == reason::INSUFFICIENT_MEMORY
+    }
+
+    /// What it says of its device. A failure to read `uri` that other nodes would share says nothing.
+    #[must_use]
+    pub fn health(&self, uri: &str) -> Health {
+        let shared = !OF_A_NODE.iter().any(|scheme| uri.starts_with(scheme));
+        match self.phase {
+            StagePhase::Serving => Health::Serving,
+            StagePhase::Failed if shared && OF_THE_SOURCE.contains(&self.reason.as_str()) => Health::Working,
+            StagePhase::Failed => Health::Failed,
+            _ => Health::Working,
+        }
     }
 
     /// It serves in the epoch of the placement.
@@ -117,5 +142,25 @@ mod tests {
         assert_eq!((sights[1].phase, sights[1].attached), (StagePhase::Pending, true));
         agents.remove("a");
         assert!(!look(&in_force, &agents)[0].attached);
+    }
+
+    #[test]
+    fn a_source_that_is_down_is_no_fault_of_the_device_unless_it_is_a_file_of_the_node() {
+        let (in_force, mut agents) = (fixture::in_force(1, &["a"]), fixture::agents(&["a"]));
+        fixture::report(&mut agents, "a", 1, 0, ShardPhase::Failed);
+        let mut sight = look(&in_force, &agents).remove(0);
+        let (network, local) = ("https://models.example/m.gguf", "file:///models/m.gguf");
+        assert_eq!(sight.health(network), Health::Failed, "{}", sight.reason);
+        for word in OF_THE_SOURCE {
+            sight.reason = word.into();
+            assert_eq!(sight.health(network), Health::Working, "{word}");
+            assert_eq!(sight.health(local), Health::Failed, "{word}");
+            assert_eq!(sight.health("pvc://models/m.gguf"), Health::Failed, "{word}");
+        }
+        // Another node has another disk.
+        sight.reason = reason::DISK_FULL.into();
+        assert_eq!(sight.health(network), Health::Failed);
+        sight.phase = StagePhase::Serving;
+        assert_eq!(sight.health(network), Health::Serving);
     }
 }

@@ -74,7 +74,10 @@ impl ModelState {
             learned: status.and_then(|status| status.learned).filter(|_| in_force.is_some()),
             in_force,
             status_epoch: epoch_in_status(model),
-            inspection: Inspection::new(model.spec.source.clone()),
+            inspection: Inspection::new(
+                model.spec.source.clone(),
+                model.metadata.uid.as_deref().unwrap_or_default(),
+            ),
             failures: Failures::default(),
             refused: None,
             access: Ok(Access::default()),
@@ -198,13 +201,13 @@ impl Term {
             };
             let state = self
                 .models
-                .entry(uid)
+                .entry(uid.clone())
                 .or_insert_with(|| ModelState::new(model, verifier));
             // A write that seemed to fail may have been carried out.
             state.status_epoch = state.status_epoch.max(epoch_in_status(model));
             let known = state.inspection.source();
             if !known.same_weights(&model.spec.source) {
-                state.inspection = Inspection::new(model.spec.source.clone());
+                state.inspection = Inspection::new(model.spec.source.clone(), &uid);
                 state.refused = None;
                 state.resolved = None;
                 state.learned = None;
@@ -347,9 +350,12 @@ impl Term {
             };
             // Without what the source demands nobody can read it.
             let Ok(access) = &state.access else { continue };
-            let Some(node) = state.inspection.next(&attached, now, lifecycle::backoff::jitter()) else {
+            let candidates = state
+                .inspection
+                .candidates(&attached, now, lifecycle::backoff::jitter());
+            if candidates.is_empty() {
                 continue;
-            };
+            }
             let generation = model.metadata.generation.unwrap_or_default();
             let source = &model.spec.source;
             let inspect = Inspect {
@@ -360,8 +366,11 @@ impl Term {
                 index_sha256: digest(source.index_sha256.as_deref()),
                 access: access.to_message(),
             };
-            if ask(&node, inspect) {
-                state.inspection.asked(node.clone(), attached[&node], generation, now);
+            // One that has enough to do is not waited for.
+            let taker = candidates.into_iter().find(|node| ask(node, inspect.clone()));
+            if let Some(node) = taker {
+                let session = attached[&node];
+                state.inspection.asked(node, session, generation, now);
             }
         }
     }

@@ -22,7 +22,7 @@ pub fn problem(
     topology: Topology,
 ) -> Result<Problem, Why> {
     let mut model = estimated(name, validated, facts)?;
-    if let Some(learned) = learned.filter(|learned| learned::holds(learned, &validated.runtime)) {
+    if let Some(learned) = learned.filter(|learned| learned::holds(learned, &model, &validated.runtime)) {
         learned::correct(&mut model, learned);
     }
     Ok(Problem {

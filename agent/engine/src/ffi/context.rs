@@ -14,7 +14,7 @@ use super::tap::{Tap, take};
 pub(crate) const MAX_SEQUENCES: u32 = 256;
 
 /// llama.cpp rounds its cache up to whole blocks of this many cells.
-const CELL_BLOCK: u32 = 256;
+pub(crate) const CELL_BLOCK: u32 = 256;
 
 /// How to make a context.
 #[derive(Debug)]

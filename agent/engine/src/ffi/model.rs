@@ -44,6 +44,8 @@ pub(crate) struct ModelOptions<'a> {
     pub(crate) vocabulary_only: bool,
     /// Repacked weights: faster on some types, other arithmetic.
     pub(crate) repack: bool,
+    /// A key and the number to read there in place of what the file states.
+    pub(crate) stated: Option<(&'a str, u32)>,
 }
 
 /// What a cache is made of.
@@ -55,6 +57,25 @@ pub(crate) enum CacheKind {
     Windowed(u32),
     /// Some layers keep a state that cannot be cut back or shared.
     Recurrent,
+}
+
+/// An entry of the list of numbers that replace a file's.
+fn number(key: &str, value: u32) -> Result<sys::llama_model_kv_override, String> {
+    let mut entry = sys::llama_model_kv_override {
+        tag: sys::LLAMA_KV_OVERRIDE_TYPE_INT,
+        key: [0; 128],
+        __bindgen_anon_1: sys::llama_model_kv_override__bindgen_ty_1 {
+            val_i64: i64::from(value),
+        },
+    };
+    // The last byte stays the end of the text.
+    if key.len() >= entry.key.len() {
+        return Err(format!("the key {key:?} is too long to be replaced"));
+    }
+    for (to, from) in entry.key.iter_mut().zip(key.bytes()) {
+        *to = from.cast_signed();
+    }
+    Ok(entry)
 }
 
 /// An owned `llama_model`.
@@ -119,6 +140,12 @@ impl Model {
         params.use_extra_bufts = options.repack;
         params.vocab_only = options.vocabulary_only;
         params.progress_callback = Some(go_on);
+        // A list that ends with an empty key.
+        let mut overrides = [number("", 0)?; 2];
+        if let Some((key, value)) = options.stated {
+            overrides[0] = number(key, value)?;
+            params.kv_overrides = overrides.as_ptr();
+        }
 
         // SAFETY: the lists live until the call returns; llama.cpp copies what it keeps. A single
         // file goes through the other entry, which accepts files that are not part of a set.

@@ -53,7 +53,7 @@ pub struct StageConfig {
     /// Sequences that compute at once: ids `0..parallel_sequences`.
     pub parallel_sequences: u32,
     /// Further sequences, with the ids above those: kept prefixes, that others begin with. Both
-    /// together are at most [`PARALLEL_SEQUENCES_LIMIT`].
+    /// together are at most [`PARALLEL_SEQUENCES_LIMIT`]. Models that keep a recurrent state have none.
     pub prefix_sequences: u32,
     /// Cells of the cache, for all sequences and prefixes together; what several share counts once.
     /// 0: as many as let every parallel sequence fill its whole context.

@@ -14,11 +14,15 @@ fn whole_model_stage() -> Option<Stage> {
         println!("SKIPPED: no test model at {}", file.display());
         return None;
     }
-    let device = Device::Cpu { threads: 1 };
-    let runtime = Runtime::load_for(None, &device).unwrap();
-    let config = StageConfig {
-        slice_files: vec![file],
-        device,
+    let config = config(vec![file]);
+    let runtime = Runtime::load_for(None, &config.device).unwrap();
+    Some(Stage::load(&runtime, &config).unwrap())
+}
+
+fn config(slice_files: Vec<PathBuf>) -> StageConfig {
+    StageConfig {
+        slice_files,
+        device: Device::Cpu { threads: 1 },
         context_length: 64,
         parallel_sequences: 2,
         prefix_sequences: 2,
@@ -29,8 +33,7 @@ fn whole_model_stage() -> Option<Stage> {
         last: true,
         first_layer: 0,
         end_layer: 30,
-    };
-    Some(Stage::load(&runtime, &config).unwrap())
+    }
 }
 
 fn step(stage: &mut Stage, rows: &[(u32, u32)]) -> Result<StepOutput, EngineError> {
@@ -88,6 +91,20 @@ fn a_sequence_may_fill_its_context_and_no_more() {
     }
     stage.remove(0, 63, 64).unwrap();
     step(&mut stage, &[(0, 63)]).unwrap();
+}
+
+#[test]
+fn a_recurrent_model_has_no_sequences_for_prefixes_however_many_are_configured() {
+    let Some(stage) = whole_model_stage() else { return };
+    assert!(stage.shares_prefixes());
+    assert_eq!(stage.positions.sequences(), 4);
+    let config = StageConfig {
+        prefix_sequences: 8,
+        ..config(Vec::new())
+    };
+    assert_eq!(sequences(CacheKind::Plain, &config), 10);
+    assert_eq!(sequences(CacheKind::Windowed(16), &config), 10);
+    assert_eq!(sequences(CacheKind::Recurrent, &config), 2);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::weights::{IndexedFile, IndexedTensor, Table, WeightIndexError, within};
 use crate::parse::split::{MAX_FILES, SplitName};
-use crate::parse::{MAX_FILE_BYTES, MAX_TENSOR_NAME_BYTES};
+use crate::parse::{Limits, MAX_FILE_BYTES, MAX_TENSOR_NAME_BYTES};
 
 /// Most tensors of an index: as many as a header may have.
 pub const MAX_TENSORS: u64 = 1 << 16;
@@ -45,7 +45,7 @@ fn check_files(files: &[IndexedFile]) -> Result<(), WeightIndexError> {
             files.len()
         ));
     }
-    let mut total = 0u64;
+    let (mut total, mut headers) = (0u64, 0u64);
     for (number, file) in (1u32..).zip(files) {
         if !is_file_name(&file.name) {
             return malformed(format!("{:?} is no file name", file.name));
@@ -58,7 +58,10 @@ fn check_files(files: &[IndexedFile]) -> Result<(), WeightIndexError> {
             return malformed(format!("the header of {:?} is longer than the file", file.name));
         }
         total = total.saturating_add(file.bytes);
+        headers = headers.saturating_add(file.header_bytes);
     }
+    // Headers are read into memory, all of a model together.
+    within("bytes in all headers", headers, Limits::default().header_bytes)?;
     within("bytes in all files", total, MAX_FILE_BYTES)
 }
 
@@ -100,3 +103,6 @@ fn check_places(table: &Table) -> Result<(), WeightIndexError> {
 fn malformed<T>(what: String) -> Result<T, WeightIndexError> {
     Err(WeightIndexError::Malformed { what })
 }
+
+#[cfg(test)]
+mod tests;

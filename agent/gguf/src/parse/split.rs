@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::{Gguf, ParseError, Tensor};
+use super::{Gguf, MAX_FILE_BYTES, ParseError, Tensor};
 use crate::metadata::{Metadata, MetadataError, optional};
 
 /// Most files of one model. The largest sets published have about 200.
@@ -52,6 +52,9 @@ pub enum SplitError {
         /// The count in the file.
         count: u32,
     },
+    /// Files that state sizes nothing has.
+    #[error("the parts say they have more than {MAX_FILE_BYTES} bytes together; they are damaged")]
+    TooLarge,
     /// A part could not be read.
     #[error("{name}: {source}")]
     Part {
@@ -261,6 +264,11 @@ impl Gguf {
         let mut merged = first;
         for (index, part) in (0u16..).zip(std::iter::once(&merged).chain(&others)) {
             check_part(&merged.metadata, index, part, count, tensors)?;
+        }
+        let sizes = merged.files.iter().chain(others.iter().flat_map(|part| &part.files));
+        let total = sizes.fold(0u64, |sum, file| sum.saturating_add(file.bytes));
+        if total > MAX_FILE_BYTES {
+            return Err(SplitError::TooLarge);
         }
         for (file, part) in (1u16..).zip(others) {
             merged.files.extend(part.files);

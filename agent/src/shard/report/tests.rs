@@ -153,3 +153,31 @@ fn what_a_worker_says_of_its_memory_is_passed_on() {
         (Some(memory), "EvictingPrefixes")
     );
 }
+
+#[test]
+fn what_a_worker_took_before_it_was_refused_is_passed_on_after_its_end() {
+    use super::super::observed::Measured;
+    let memory = proto::control::v1::MemoryUse {
+        weights_bytes: 1,
+        kv_bytes: 2,
+        compute_bytes: 3,
+    };
+    let measured = Measured {
+        memory: Some(memory),
+        pressure: String::new(),
+    };
+    let refused = report(&[
+        Event::Done(Work::Spawn),
+        Event::Measured(measured),
+        Event::Exited(Fault::new("InsufficientMemory", "too large")),
+    ]);
+    assert_eq!(
+        (refused.phase(), refused.reason.as_str(), refused.memory),
+        (ShardPhase::Failed, "InsufficientMemory", Some(memory))
+    );
+    let unmeasured = report(&[
+        Event::Done(Work::Spawn),
+        Event::Exited(Fault::new("InsufficientMemory", "an allocation failed")),
+    ]);
+    assert_eq!((unmeasured.phase(), unmeasured.memory), (ShardPhase::Failed, None));
+}

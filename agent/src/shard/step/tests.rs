@@ -225,6 +225,21 @@ fn a_drain_that_was_begun_is_finished_even_if_the_shard_is_wanted_again() {
 }
 
 #[test]
+fn a_piece_that_is_gone_when_files_are_prepared_is_fetched_again() {
+    let mut bench = Bench::one(1);
+    bench.step();
+    for work in [Work::Fetch, Work::Verify] {
+        assert_eq!(bench.step(), [Action::Start(work)]);
+        bench.event(Event::Done(work));
+    }
+    assert_eq!(bench.step(), [Action::Start(Work::Prepare)]);
+    bench.event(Event::WorkFailed(Work::Prepare, Fault::new("BadSlice", "")));
+    bench.now_ms += 120_000;
+    assert_eq!(bench.step(), [Action::Retry]);
+    assert_eq!(bench.step(), [Action::Start(Work::Fetch)]);
+}
+
+#[test]
 fn a_crashed_worker_is_started_again_later_and_later() {
     let mut bench = Bench::one(1).serving(1);
     let mut waits = Vec::new();

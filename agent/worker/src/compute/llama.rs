@@ -39,7 +39,7 @@ struct LlamaStage {
 impl LlamaStage {
     fn load(config: &WorkerConfig, gauge: Gauge) -> Result<Self, LoadError> {
         let runtime = Runtime::load_for(None, &device(config)).map_err(|e| refused(&e))?;
-        let (stage, pressure) = load_within_budget(&runtime, config)?;
+        let (stage, pressure) = load_within_budget(&runtime, config, &gauge)?;
         let embedding = config
             .embedding
             .as_ref()
@@ -98,6 +98,7 @@ impl Compute for LlamaStage {
         Facts {
             embedding_length: self.stage.embedding_length(),
             vocabulary_size: self.embedding.as_ref().map_or(0, Embedding::vocabulary_size),
+            shares_prefixes: self.stage.shares_prefixes(),
         }
     }
 

@@ -7,15 +7,20 @@ use engine::{Device, EngineError, Fault, Runtime, Stage, StageConfig};
 use super::LoadError;
 use super::llama::device;
 use crate::config::{KvType, WorkerConfig};
-use crate::memory::Pressure;
 use crate::memory::ladder::{Action, Attempt, Limits, Taken, after_loading};
+use crate::memory::{Gauge, Pressure};
 
 /// For the step that proves the compute buffers: a device computes the largest one in a second or two, a renderer in
 /// software would take a minute, and has nothing that could fail later.
 const WARM_UP_LIMIT: Duration = Duration::from_secs(5);
 
-/// The stage with its memory allocated and written to, and what was given up for it.
-pub(super) fn load_within_budget(runtime: &Runtime, config: &WorkerConfig) -> Result<(Stage, Pressure), LoadError> {
+/// The stage with its memory allocated and written to, and what was given up for it. The gauge is told what a stage took
+/// that is refused: the next placement reckons with it.
+pub(super) fn load_within_budget(
+    runtime: &Runtime,
+    config: &WorkerConfig,
+    gauge: &Gauge,
+) -> Result<(Stage, Pressure), LoadError> {
     let limits = limits(config);
     let mut attempt = Attempt {
         kv_type: config.runtime.kv_type,
@@ -43,16 +48,20 @@ pub(super) fn load_within_budget(runtime: &Runtime, config: &WorkerConfig) -> Re
                 drop(stage);
                 attempt = next;
             }
-            (Action::Refuse(why), _) => {
+            (Action::Refuse(why), stage) => {
+                if let Some(stage) = &stage {
+                    gauge.refuse(stage.memory());
+                }
                 let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
                 return Err(LoadError::Memory(format!("{why}{cause}")));
             }
             (Action::Keep, None) => return Err(LoadError::Memory("nothing was loaded".to_owned())),
         }
     };
-    stage
-        .warm_up(WARM_UP_LIMIT)
-        .map_err(|error| LoadError::Memory(format!("the largest step cannot be computed: {error}")))?;
+    stage.warm_up(WARM_UP_LIMIT).map_err(|error| {
+        gauge.refuse(stage.memory());
+        LoadError::Memory(format!("the largest step cannot be computed: {error}"))
+    })?;
     let pressure = Pressure {
         kv_quantised: attempt.kv_type != config.runtime.kv_type,
         host_layers: attempt.host_layers,

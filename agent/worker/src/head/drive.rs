@@ -143,7 +143,11 @@ impl Driver {
     async fn serve(&mut self, pipeline: Pipeline) -> bool {
         let epoch = pipeline.epoch();
         let limits = self.compute.place().limits;
-        let schedule = Schedule::new(limits, Tuning::new(pipeline.stages(), &limits));
+        let tuning = Tuning {
+            restarts: !self.compute.facts().shares_prefixes,
+            ..Tuning::new(pipeline.stages(), &limits)
+        };
+        let schedule = Schedule::new(limits, tuning);
         let (draining, load, metrics) = (self.draining.clone(), self.load.clone(), self.metrics.clone());
         let occupancy = Occupancy::new(pipeline.stages(), metrics.clone());
         let desk = Desk::new(schedule, epoch, draining, load, metrics);
@@ -170,6 +174,9 @@ impl Driver {
             cause = status.message(),
             "the pipeline ends"
         );
+        // Who was done before it ended hears that.
+        let untold = std::mem::take(&mut serving.untold);
+        serving.desk.tell(untold);
         serving.desk.end(&status);
         let Serving { pipeline, .. } = serving;
         // The engine may be in the middle of a long step, or hang: nobody is kept waiting for it.
@@ -284,9 +291,19 @@ impl Serving<'_> {
                 Failure::Broken => Err(Ended::Broken(fault)),
                 Failure::Isolated(events) => {
                     self.untold = events;
-                    self.pipeline.rollback(number).await.map_err(Ended::Broken)
+                    self.rollback(number).await
                 }
             },
+        }
+    }
+
+    /// A stage may be long about it: another placement does not wait for that.
+    async fn rollback(&mut self, number: u64) -> Result<(), Ended> {
+        let epoch = self.pipeline.epoch();
+        tokio::select! {
+            biased;
+            () = superseded(&mut self.driver.installed, epoch) => Err(Ended::Superseded),
+            undone = self.pipeline.rollback(number) => undone.map_err(Ended::Broken),
         }
     }
 }

@@ -24,7 +24,7 @@ mod sequence;
 
 use std::collections::VecDeque;
 
-use crate::step::{Sampled, StepFault};
+use crate::step::{Reason, Sampled, StepFault};
 pub use event::{CellUse, Event, Failure, Finish, Mismatch, Relief, Tally};
 use flight::{Flight, Part};
 pub use prefixes::MIN_PREFIX;
@@ -169,13 +169,18 @@ impl Schedule {
 
     /// The oldest step failed: it and all later ones are rolled back on every stage, and their numbers are used again.
     ///
-    /// A sequence that failed alone is told so; several that failed together run alone until it is known whose fault it was.
+    /// A sequence that failed alone is told so, and kept prefixes that hold what it began with are given up where computing
+    /// failed; several that failed together run alone until it is known whose fault it was.
     pub fn fail(&mut self, number: u64, fault: &StepFault) -> Failure {
         let void: Vec<Flight> = self.under_way.drain(..).collect();
         let Some(failed) = void.first().filter(|flight| flight.number == number) else {
             return Failure::Broken;
         };
         self.next_number = number;
+        let shared = match &failed.parts[..] {
+            [part] => self.sequence_of(part).and_then(|sequence| sequence.shared()),
+            _ => None,
+        };
         for flight in &void {
             self.undo(flight);
         }
@@ -196,7 +201,17 @@ impl Schedule {
                 });
                 self.slots[part.slot].discard();
             } else {
-                sequence.suspect = true;
+                (sequence.suspect, sequence.suspect_from) = (true, part.from);
+                if self.tuning.restarts {
+                    self.slots[part.slot].unsettle();
+                }
+            }
+        }
+        // It may be what another one computed that cannot be gone on from.
+        let blamed = !events.is_empty() && fault.reason == Reason::Compute;
+        if let Some(shared) = shared.filter(|_| blamed) {
+            while let Some(slot) = self.prefixes.holding(&shared) {
+                self.prefixes.unsettle(slot);
             }
         }
         Failure::Isolated(events)
@@ -255,7 +270,8 @@ impl Schedule {
     }
 
     /// Nothing runs, waits or is left to forget; prefixes may be kept.
-    pub fn is_idle(&self) -> bool {
+    #[cfg(test)]
+    fn is_idle(&self) -> bool {
         self.under_way.is_empty()
             && self.queue.len() == 0
             && self.slots.iter().all(|slot| slot.is_free() && !slot.stale)
@@ -272,7 +288,7 @@ impl Schedule {
         let Some(sequence) = self.sequence_of(part) else {
             return;
         };
-        sequence.suspect = false;
+        sequence.suspect &= part.from < sequence.suspect_from;
         let Some(token) = sampled else { return };
         let finish = if sequence.request.stop_tokens.contains(&token) {
             Some(Finish::Stop)

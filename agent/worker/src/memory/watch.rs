@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// What others can see of the shard's memory.
 #[derive(Clone, Debug)]
 pub struct Observation {
-    /// What the loaded stage takes; `None` before.
+    /// What the loaded stage takes, or took before it was refused as too large; `None` before.
     pub measured: watch::Receiver<Option<StageMemory>>,
     /// What gives way at present.
     pub pressure: watch::Receiver<Pressure>,
@@ -44,6 +44,11 @@ impl Gauge {
     pub fn settle(&self, measured: StageMemory, pressure: Pressure) {
         self.measured.send_replace(Some(measured));
         self.pressure.send_replace(pressure);
+    }
+
+    /// The shard was loaded and is given up: what it took.
+    pub fn refuse(&self, measured: StageMemory) {
+        self.measured.send_replace(Some(measured));
     }
 
     /// Whether nobody looks any more.

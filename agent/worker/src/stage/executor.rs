@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::activations;
-use crate::compute::{Compute, ComputeError, Output};
+use crate::compute::{Compute, ComputeError, Facts, Output};
 use crate::head::schedule::Limits;
 use crate::step::{KvOperation, MAX_OPERATIONS_PER_SLOT, PrefixCopy, Reason, Removal, Row, Sampled, Step, StepFault};
 use journal::Journal;
@@ -29,6 +29,14 @@ impl Place {
     /// Embeds tokens and owns the schedule.
     pub fn is_head(self) -> bool {
         self.stage == 0
+    }
+
+    /// The place of what was loaded: no prefixes are kept where none can be shared.
+    pub fn with(mut self, facts: Facts) -> Self {
+        if !facts.shares_prefixes {
+            self.limits.prefix_sequences = 0;
+        }
+        self
     }
 
     /// Samples.
@@ -116,6 +124,8 @@ impl Executor {
     pub fn execute(&mut self, step: &Step, activations: &[u8]) -> Result<Executed, StepFault> {
         let started = Instant::now();
         self.check_order(step)?;
+        // Whatever becomes of it: what comes after a first step that failed may not be taken for the first.
+        self.next.get_or_insert(step.number);
         self.check_shape(step)?;
         let input = self.check_activations(step, activations)?;
         for operation in &step.operations {

@@ -9,6 +9,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::shard::v1 as wire;
@@ -16,6 +17,7 @@ use proto::shard::v1::carry_message::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::executor::{Executor, Place, Yield};
+use super::job_clock::JobClock;
 use super::link::{MAX_IN_FLIGHT, Outgoing};
 use crate::compute::{Facts, LoadError, Loader};
 use crate::step::{Reason, Sampled, Step, StepFault};
@@ -102,6 +104,7 @@ pub struct ComputeHandle {
     active: Arc<AtomicUsize>,
     /// The session that was opened last.
     latest: Arc<AtomicU64>,
+    clock: Arc<JobClock>,
 }
 
 /// One use of the stage; see the module.
@@ -131,18 +134,22 @@ pub fn start(place: Place, loader: Loader) -> std::io::Result<(Loading, watch::R
             }
         };
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let facts = compute.facts();
+        let place = place.with(facts);
         let handle = ComputeHandle {
             place,
-            facts: compute.facts(),
+            facts,
             jobs,
             active: Arc::default(),
             latest: Arc::default(),
+            clock: Arc::new(JobClock::new()),
         };
         let work = Work {
             executor: Executor::new(place, compute),
             current: None,
             active: Arc::clone(&handle.active),
             latest: Arc::clone(&handle.latest),
+            clock: Arc::clone(&handle.clock),
         };
         if loaded.send(Ok(handle)).is_ok() {
             work.run(queue);
@@ -161,6 +168,7 @@ struct Work {
     current: Option<Current>,
     active: Arc<AtomicUsize>,
     latest: Arc<AtomicU64>,
+    clock: Arc<JobClock>,
 }
 
 /// The session whose jobs are done.
@@ -173,7 +181,9 @@ struct Current {
 impl Work {
     fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(job) = queue.blocking_recv() {
+            self.clock.begin();
             self.job(job);
+            self.clock.end();
             if let Some(cause) = self.executor.broken() {
                 tracing::error!(cause, "the engine cannot go on; the worker ends");
                 return;
@@ -337,9 +347,14 @@ impl ComputeHandle {
         self.facts
     }
 
-    /// Where the stage stands.
+    /// Where the stage stands. It has slots for prefixes only where what was loaded can share them.
     pub fn place(&self) -> Place {
         self.place
+    }
+
+    /// Returns once the thread has been at one job for `limit`, at the latest a quarter of it later.
+    pub async fn stuck(&self, limit: Duration) {
+        self.clock.overdue(limit).await;
     }
 
     /// Sequences of which the stage holds anything; kept prefixes do not count.

@@ -2,9 +2,10 @@
 //! repeated or reordered row changes the tokens that follow.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use worker::compute::{Compute, ComputeError, Facts, LoadError, Loader, Output, choose};
+use worker::compute::{Compute, ComputeError, Facts, LoadError, Loader, Output, choose_token};
 use worker::step::Row;
 
 pub const WIDTH: usize = 4;
@@ -48,6 +49,9 @@ pub struct Fake {
     first_layer: u32,
     end_layer: u32,
     poisoned: bool,
+    recurrent: bool,
+    /// Nothing can be forgotten while this is set.
+    clinging: Arc<AtomicBool>,
     gate: Gate,
     /// What each position of each sequence left in each layer.
     cache: BTreeMap<u32, Vec<Vec<u32>>>,
@@ -60,6 +64,8 @@ impl Fake {
             first_layer,
             end_layer,
             poisoned: false,
+            recurrent: false,
+            clinging: Arc::default(),
             gate: Gate::default(),
             cache,
         }
@@ -67,6 +73,18 @@ impl Fake {
 
     pub fn poisoned(mut self) -> Self {
         self.poisoned = true;
+        self
+    }
+
+    /// Keeps no prefixes, cannot cut a sequence back, and loses the sequences of a step that fails.
+    pub fn recurrent(mut self) -> Self {
+        self.recurrent = true;
+        self
+    }
+
+    /// Refuses to forget anything while `clinging` is set.
+    pub fn clinging(mut self, clinging: Arc<AtomicBool>) -> Self {
+        self.clinging = clinging;
         self
     }
 
@@ -134,6 +152,7 @@ impl Compute for Fake {
         Facts {
             embedding_length: WIDTH,
             vocabulary_size,
+            shares_prefixes: !self.recurrent,
         }
     }
 
@@ -145,6 +164,9 @@ impl Compute for Fake {
     fn step(&mut self, rows: &[Row], activations: &[f32]) -> Result<Output, ComputeError> {
         self.gate.pass();
         if self.poisoned && rows.iter().any(|row| row.token == POISON) {
+            for row in rows.iter().filter(|_| self.recurrent) {
+                self.cache.remove(&row.sequence);
+            }
             return Err(ComputeError::Failed("a row cannot be computed".to_owned()));
         }
         let mut streams = Vec::new();
@@ -163,23 +185,31 @@ impl Compute for Fake {
                 streams.iter().flatten().map(|value| *value as f32).collect(),
             ));
         }
-        let logits: Vec<Vec<f32>> = rows
+        let sampled = rows
             .iter()
             .zip(&streams)
             .filter(|(row, _)| row.sample.is_some())
-            .map(|(_, stream)| {
+            .map(|(row, stream)| {
                 let value = stream.iter().fold(1, |sum, value| (sum * 5 + value) % MODULUS);
-                (0..VOCABULARY as u32)
-                    .map(|id| ((value + id * id * 29) % 241) as f32 / 30.0)
-                    .collect()
-            })
-            .collect();
-        Ok(Output::Tokens(choose(rows, logits.iter().map(Vec::as_slice))?))
+                let logits = (0..VOCABULARY as u32).map(|id| ((value + id * id * 29) % 241) as f32 / 30.0);
+                choose_token(row, &logits.collect::<Vec<_>>())
+            });
+        Ok(Output::Tokens(sampled.collect::<Result<_, _>>()?))
     }
 
     fn remove(&mut self, sequence: u32, from: u32, end: Option<u32>) -> Result<(), ComputeError> {
         assert_eq!(end, None, "the workers remove to the end");
+        if self.clinging.load(Ordering::SeqCst) {
+            return Err(ComputeError::Failed("nothing can be forgotten".to_owned()));
+        }
         let mut held = self.cache.get_mut(&sequence);
+        let cut = held
+            .iter()
+            .flat_map(|layers| layers.iter())
+            .any(|layer| layer.len() > from as usize);
+        if self.recurrent && cut && from > 0 {
+            return Err(ComputeError::Broken("a state cannot go back".to_owned()));
+        }
         for layer in held.iter_mut().flat_map(|layers| layers.iter_mut()) {
             layer.truncate(from as usize);
         }
@@ -190,6 +220,7 @@ impl Compute for Fake {
     }
 
     fn copy_prefix(&mut self, from: u32, to: u32, end: u32) -> Result<(), ComputeError> {
+        assert!(!self.recurrent, "no prefix can be shared");
         assert!(!self.cache.contains_key(&to), "a prefix is given to an empty sequence");
         let layers = self.cache.get(&from).cloned().unwrap_or_default();
         assert!(

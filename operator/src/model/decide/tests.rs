@@ -223,7 +223,7 @@ fn a_new_leader_without_facts_keeps_what_is_in_force_and_waits_for_its_agents() 
     let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
     cluster.require_devices(2);
     cluster.place();
-    cluster.state.inspection = Inspection::new(cluster.model.spec.source.clone());
+    cluster.state.inspection = Inspection::new(cluster.model.spec.source.clone(), fixture::UID);
     cluster.keeps();
     cluster.agents.clear();
     cluster.awaited = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
@@ -302,7 +302,7 @@ fn refuse_memory(cluster: &mut Cluster, placed: &InForce, compute_bytes: u64) {
     let agent = cluster.agents.get_mut(&node).unwrap();
     let mut shards = agent.shards.to_vec();
     let shard = shards.last_mut().unwrap();
-    shard.reason = "MemoryRefused".into();
+    shard.reason = "InsufficientMemory".into();
     shard.memory = Some(proto::control::v1::MemoryUse {
         weights_bytes: 70 << 20,
         kv_bytes: 6 << 18,
@@ -358,6 +358,12 @@ fn what_was_learned_moves_nothing_that_serves() {
     agent.shards = shards.into();
     cluster.keeps();
     assert!(cluster.state.learned.is_some(), "the next placement reckons with it");
+    let agent = cluster.agents.get_mut("a").unwrap();
+    let mut shards = agent.shards.to_vec();
+    shards.last_mut().unwrap().phase = ShardPhase::Loading.into();
+    agent.shards = shards.into();
+    // Its worker was started again: it fitted, and fits.
+    cluster.keeps();
 }
 
 #[test]

@@ -1,8 +1,16 @@
 use super::*;
 use crate::model::fixture;
 
+/// Begins with the first of the nodes.
 fn inspection() -> Inspection {
-    Inspection::new(fixture::source("file:///m.gguf"))
+    Inspection::new(fixture::source("file:///m.gguf"), "")
+}
+
+impl Inspection {
+    /// The node to ask first.
+    fn next(&mut self, attached: &BTreeMap<String, u64>, now: Instant, jitter: f64) -> Option<String> {
+        self.candidates(attached, now, jitter).into_iter().next()
+    }
 }
 
 fn attached(nodes: &[&str]) -> BTreeMap<String, u64> {
@@ -110,8 +118,29 @@ fn an_agent_that_leaves_or_stays_silent_is_not_waited_for() {
     assert_eq!(inspection.next(&newer_stream, now, 1.0), Some("a".into()));
 
     inspection.asked("a".into(), nodes["a"], 1, now);
-    let late = now + ANSWER_TIMEOUT;
+    let late = inspection.wakes_at().unwrap();
     assert_eq!(inspection.next(&nodes, late, 1.0), Some("b".into()));
+}
+
+#[test]
+fn models_begin_with_different_nodes_and_come_to_all_of_them() {
+    let (now, nodes) = (Instant::now(), attached(&["a", "b", "c"]));
+    let mut firsts = std::collections::BTreeSet::new();
+    for uid in ["0", "1", "2"] {
+        let mut inspection = Inspection::new(fixture::source("file:///m.gguf"), uid);
+        let candidates = inspection.candidates(&nodes, now, 1.0);
+        assert_eq!(candidates.len(), 3, "{candidates:?}");
+        firsts.insert(candidates[0].clone());
+    }
+    assert_eq!(firsts.len(), 3, "{firsts:?}");
+}
+
+#[test]
+fn the_digests_of_a_whole_file_are_waited_for_behind_those_of_others_and_a_pinned_index_is_not() {
+    let mut source = fixture::source("file:///m.gguf");
+    assert_eq!(answer_limit(&source), WHOLE_LIMIT * 4);
+    source.index_sha256 = Some("07".repeat(32));
+    assert_eq!(answer_limit(&source), INDEXED_LIMIT);
 }
 
 #[test]

@@ -182,7 +182,7 @@ fn the_memory_of_a_loaded_stage_and_its_pressure_are_shown() {
 fn a_stage_that_was_refused_its_memory_tells_both_figures() {
     let mut case = Case::placed([ShardPhase::Serving, ShardPhase::Failed]);
     let sight = &mut case.in_force.as_mut().unwrap().1[1];
-    sight.reason = "MemoryRefused".into();
+    sight.reason = "InsufficientMemory".into();
     sight.memory = Some(proto::control::v1::MemoryUse {
         weights_bytes: 40 << 20,
         ..Default::default()
@@ -190,7 +190,7 @@ fn a_stage_that_was_refused_its_memory_tells_both_figures() {
     let (_, _, message) = condition(&case.status(), kind::LOADED);
     assert_eq!(
         message,
-        "stage 1 on b-cpu0 failed: MemoryRefused (measured 40.0 MiB, the placement allows 30.0 MiB)"
+        "stage 1 on b-cpu0 failed: InsufficientMemory (measured 40.0 MiB, the placement allows 30.0 MiB)"
     );
 }
 

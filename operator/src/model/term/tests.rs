@@ -264,7 +264,7 @@ fn a_reason_that_nobody_knows_is_not_passed_on() {
     let none = ByDigest::new(0);
     term.learn(answer(Answer::Error(error)), &none, &none, &Metrics::new());
     let inspection = &mut term.models.get_mut(fixture::UID).unwrap().inspection;
-    inspection.next(&BTreeMap::from([("a".to_owned(), 0)]), Instant::now(), 0.0);
+    inspection.candidates(&BTreeMap::from([("a".to_owned(), 0)]), Instant::now(), 0.0);
     let Resolution::Failed(failure) = inspection.resolution() else {
         panic!("it failed")
     };
@@ -272,15 +272,25 @@ fn a_reason_that_nobody_knows_is_not_passed_on() {
 }
 
 #[test]
-fn an_agent_that_is_busy_is_asked_later() {
+fn an_agent_that_is_busy_is_asked_later_and_another_at_once() {
     let model = Arc::new(fixture::model());
     let mut term = Term::begin(Instant::now());
     term.recall(
         std::slice::from_ref(&model),
         &verifier(&PlacementSigner::generate().unwrap()),
     );
-    term.ask(&[model], &fixture::agents(&["a"]), Instant::now(), |_, _| false);
+    let models = [model];
+    term.ask(&models, &fixture::agents(&["a"]), Instant::now(), |_, _| false);
     assert_eq!(term.models[fixture::UID].inspection.resolution(), Resolution::NoAgent);
+    for busy in ["a", "b"] {
+        let other = if busy == "a" { "b" } else { "a" };
+        let state = term.models.get_mut(fixture::UID).unwrap();
+        state.inspection = Inspection::new(fixture::model().spec.source, fixture::UID);
+        let agents = fixture::agents(&["a", "b"]);
+        term.ask(&models, &agents, Instant::now(), |node, _| node != busy);
+        let inspecting = term.models[fixture::UID].inspection.resolution();
+        assert_eq!(inspecting, Resolution::Inspecting(other.into()));
+    }
 }
 
 #[test]

@@ -178,3 +178,15 @@ fn a_set_on_disk_is_opened_by_its_first_file_and_cached_by_pieces() {
     let shared = pieces(&single).unwrap();
     assert!(CachedWeights::new(directory.path(), &shared).is_err());
 }
+
+#[test]
+fn parts_that_state_impossible_sizes_are_refused_before_anything_is_added_up() {
+    let mut parts = split(&model(), 3).into_iter().map(|part| part.gguf());
+    let first = parts.next().unwrap();
+    let mut others: Vec<_> = parts.collect();
+    for part in &mut others {
+        part.files[0].bytes = 1 << 62;
+    }
+    let error = Gguf::merge(first, others).unwrap_err();
+    assert!(matches!(error, SplitError::TooLarge), "{error}");
+}

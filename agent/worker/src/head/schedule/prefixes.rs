@@ -119,6 +119,7 @@ impl Prefixes {
         stale.into_iter().collect()
     }
 
+    #[cfg(test)]
     pub(super) fn has_stale(&self) -> bool {
         !self.stale.is_empty()
     }

@@ -57,6 +57,8 @@ pub struct Tuning {
     pub depth: usize,
     /// Rows of prompts in one step while others decode; at least 1.
     pub prompt_rows_beside_decodes: u32,
+    /// A failed step costs its sequences all that they held: they cannot be cut back.
+    pub restarts: bool,
 }
 
 impl Tuning {
@@ -65,6 +67,7 @@ impl Tuning {
         Self {
             depth: (stages as usize).clamp(1, MAX_DEPTH),
             prompt_rows_beside_decodes: limits.max_step_rows.div_ceil(PROMPT_PART),
+            restarts: false,
         }
     }
 }

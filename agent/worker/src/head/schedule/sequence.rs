@@ -21,8 +21,10 @@ pub(super) struct Sequence {
     pub(super) reserved: u32,
     /// Its last turn to have rows in a step; turns are counted over all sequences.
     pub(super) served: u64,
-    /// Took part in a failed step with others: runs alone until one step of its own succeeds or fails.
+    /// Took part in a failed step with others: runs alone until a step of its own from there on succeeds, or one fails.
     pub(super) suspect: bool,
+    /// Its first position in that step.
+    pub(super) suspect_from: u32,
 }
 
 impl Sequence {
@@ -41,6 +43,7 @@ impl Sequence {
             reserved,
             served: 0,
             suspect: false,
+            suspect_from: 0,
         }
     }
 
@@ -93,6 +96,16 @@ impl Sequence {
         if self.composed == 0 {
             self.restart();
         }
+    }
+
+    /// The positions that it took from another sequence.
+    pub(super) fn shared(&self) -> Option<Remains> {
+        let tokens = self
+            .tokens
+            .get(..self.cached as usize)
+            .filter(|tokens| !tokens.is_empty())?;
+        let (scope, tokens) = (self.request.prefix_scope.clone(), tokens.to_vec());
+        Some(Remains { scope, tokens })
     }
 
     /// The tokens whose positions are in the caches.

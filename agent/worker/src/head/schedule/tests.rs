@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use engine::sample::Sampling;
 
 use super::*;
-use crate::step::{KvOperation, PrefixCopy, Reason, Row, Step};
+use crate::step::{KvOperation, PrefixCopy, Row, Step};
 
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,
@@ -36,6 +36,7 @@ fn with_depth(limits: Limits, depth: usize) -> Schedule {
     let tuning = Tuning {
         depth,
         prompt_rows_beside_decodes: limits.max_step_rows,
+        restarts: false,
     };
     Schedule::new(limits, tuning)
 }

@@ -87,3 +87,70 @@ fn a_fault_that_is_not_of_the_step_breaks_the_chain() {
     assert_eq!(schedule.abandon(), [1, 2]);
     assert!(schedule.is_idle());
 }
+
+#[test]
+fn where_sequences_cannot_be_cut_back_those_of_a_failed_step_begin_anew() {
+    let tuning = Tuning {
+        depth: 1,
+        prompt_rows_beside_decodes: 8,
+        restarts: true,
+    };
+    let mut schedule = Schedule::new(LIMITS, tuning);
+    for id in 1..=2 {
+        schedule.admit(request(id, 2, 3), 0).unwrap();
+    }
+    let first = schedule.compose(0).unwrap();
+    done(&mut schedule, &first, 5);
+    let failing = schedule.compose(0).unwrap();
+    assert_eq!(rows_by_sequence(&failing), BTreeMap::from([(0, 1), (1, 1)]));
+    let failed = schedule.fail(failing.number, &fault(Reason::Compute));
+    assert_eq!(failed, Failure::Isolated(vec![]));
+    let (steps, events) = run_out(&mut schedule, 5);
+    assert_eq!(steps[0].operations, [KvOperation::forget(0), KvOperation::forget(1)]);
+    for (sequence, step) in [0, 1].into_iter().zip(&steps) {
+        let rows: Vec<_> = step
+            .rows
+            .iter()
+            .map(|row| (row.sequence, row.position, row.token))
+            .collect();
+        let prompt = 100 * (sequence as i32 + 1);
+        let expected = [(sequence, 0, prompt), (sequence, 1, prompt + 1), (sequence, 2, 5)];
+        assert_eq!(rows, expected);
+    }
+    let finished = events.iter().filter(|event| matches!(event, Event::Finished { .. }));
+    assert_eq!(finished.count(), 2);
+    assert!(schedule.is_idle());
+}
+
+#[test]
+fn a_sequence_that_began_anew_runs_alone_until_it_is_past_the_failure() {
+    let tuning = Tuning {
+        depth: 1,
+        prompt_rows_beside_decodes: 8,
+        restarts: true,
+    };
+    let mut schedule = Schedule::new(LIMITS, tuning);
+    for id in 1..=2 {
+        schedule.admit(request(id, 20, 1), 0).unwrap();
+    }
+    let (mut ended, mut failures) = (Vec::new(), 0);
+    while let Some(step) = schedule.compose(0) {
+        if step.rows.iter().any(|row| row.token == 119) {
+            failures += 1;
+            assert!(failures <= 2, "they fail together again and again");
+            let failed = schedule.fail(step.number, &fault(Reason::Compute));
+            let Failure::Isolated(events) = failed else {
+                panic!("the other can go on")
+            };
+            ended.extend(events);
+        } else {
+            ended.extend(done(&mut schedule, &step, -1));
+        }
+    }
+    assert!(matches!(
+        ended[..],
+        [Event::Failed { id: 1, .. }, Event::Finished { id: 2, .. }]
+            | [Event::Finished { id: 2, .. }, Event::Failed { id: 1, .. }]
+    ));
+    assert!(schedule.is_idle());
+}

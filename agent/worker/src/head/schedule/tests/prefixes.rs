@@ -261,3 +261,31 @@ fn what_a_void_step_kept_or_shared_is_forgotten_and_done_again() {
     );
     assert_eq!(schedule.kept_prefixes(), 1, "what it began with is still there");
 }
+
+#[test]
+fn a_sequence_that_fails_alone_takes_the_prefix_that_it_began_with_along() {
+    let mut schedule = one_at_a_time(KEEPING);
+    for id in 1..=2 {
+        schedule.admit(asking(id, prompt(id as i32, 50, 1, 10), 1), 0).unwrap();
+        run_out(&mut schedule, 5);
+    }
+    schedule.admit(asking(3, prompt(1, 50, 3, 10), 1), 0).unwrap();
+    let step = schedule.compose(0).unwrap();
+    assert_eq!(step.operations, [copy(2, 0, 50)]);
+    let failed = Event::Failed {
+        id: 3,
+        fault: fault(Reason::Compute),
+    };
+    assert_eq!(
+        schedule.fail(step.number, &fault(Reason::Compute)),
+        Failure::Isolated(vec![failed])
+    );
+    assert_eq!(schedule.kept_prefixes(), 1);
+    schedule.admit(asking(4, prompt(1, 50, 4, 10), 1), 0).unwrap();
+    let (steps, events) = run_out(&mut schedule, 5);
+    assert_eq!(steps[0].operations, [KvOperation::forget(0), KvOperation::forget(2)]);
+    assert_eq!(cached(&events), [(4, 0)]);
+    schedule.admit(asking(5, prompt(2, 50, 5, 10), 1), 0).unwrap();
+    let (_, events) = run_out(&mut schedule, 5);
+    assert_eq!(cached(&events), [(5, 50)]);
+}
