@@ -49,9 +49,10 @@ pub(super) fn shares(slots: &[Slot], limits: &Limits, tuning: &Tuning) -> Vec<Sh
         .map(|(slot, _)| Share { slot: *slot, rows: 1 })
         .collect();
     let mut left = limits.max_step_rows - shares.len() as u32;
-    if decoding > 0 {
-        left = left.min(tuning.prompt_rows_beside_decodes);
-    }
+    left = left.min(match decoding {
+        0 => tuning.prompt_rows_alone,
+        _ => tuning.prompt_rows_beside_decodes,
+    });
     // With more prompts than rows, those that were served longest ago take their turn.
     prompts.truncate(left as usize);
     let prompts = prompts.into_iter().map(|(slot, sequence)| (slot, sequence.due()));

@@ -57,9 +57,15 @@ pub struct Tuning {
     pub depth: usize,
     /// Rows of prompts in one step while others decode; at least 1.
     pub prompt_rows_beside_decodes: u32,
+    /// Rows of prompts in one step while nobody decodes; at least 1. Over several stages fewer than a step could have: a prompt
+    /// fills the pipeline the sooner, the more steps it takes, and from 64 rows on a CPU computes each as fast as any.
+    pub prompt_rows_alone: u32,
     /// A failed step costs its sequences all that they held: they cannot be cut back.
     pub restarts: bool,
 }
+
+/// The fewest rows that ggml's attention computes in tiles on a CPU.
+const PIPELINED_PROMPT_ROWS: u32 = 64;
 
 impl Tuning {
     /// For a pipeline of so many stages.
@@ -67,6 +73,10 @@ impl Tuning {
         Self {
             depth: (stages as usize).clamp(1, MAX_DEPTH),
             prompt_rows_beside_decodes: limits.max_step_rows.div_ceil(PROMPT_PART),
+            prompt_rows_alone: match stages {
+                0 | 1 => limits.max_step_rows,
+                _ => limits.max_step_rows.min(PIPELINED_PROMPT_ROWS),
+            },
             restarts: false,
         }
     }

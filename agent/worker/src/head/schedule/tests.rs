@@ -36,6 +36,7 @@ fn with_depth(limits: Limits, depth: usize) -> Schedule {
     let tuning = Tuning {
         depth,
         prompt_rows_beside_decodes: limits.max_step_rows,
+        prompt_rows_alone: limits.max_step_rows,
         restarts: false,
     };
     Schedule::new(limits, tuning)
@@ -104,4 +105,19 @@ fn rows_by_sequence(step: &Step) -> BTreeMap<u32, usize> {
 
 fn copy(from: u32, to: u32, end: u32) -> KvOperation {
     KvOperation::Copy(PrefixCopy { from, to, end })
+}
+
+#[test]
+fn a_prompt_alone_goes_through_several_stages_in_smaller_steps_than_through_one() {
+    let limits = Limits {
+        context_length: 512,
+        max_step_rows: 128,
+        kv_cells: 512,
+        ..LIMITS
+    };
+    for (stages, rows) in [(1, 128), (2, 64)] {
+        let mut schedule = Schedule::new(limits, Tuning::new(stages, &limits));
+        schedule.admit(request(1, 300, 1), 0).unwrap();
+        assert_eq!(schedule.compose(0).unwrap().rows.len(), rows);
+    }
 }

@@ -93,6 +93,7 @@ fn where_sequences_cannot_be_cut_back_those_of_a_failed_step_begin_anew() {
     let tuning = Tuning {
         depth: 1,
         prompt_rows_beside_decodes: 8,
+        prompt_rows_alone: LIMITS.max_step_rows,
         restarts: true,
     };
     let mut schedule = Schedule::new(LIMITS, tuning);
@@ -127,6 +128,7 @@ fn a_sequence_that_began_anew_runs_alone_until_it_is_past_the_failure() {
     let tuning = Tuning {
         depth: 1,
         prompt_rows_beside_decodes: 8,
+        prompt_rows_alone: LIMITS.max_step_rows,
         restarts: true,
     };
     let mut schedule = Schedule::new(LIMITS, tuning);
