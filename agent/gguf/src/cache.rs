@@ -137,25 +137,14 @@ pub fn write_piece(
 pub fn prepare_slice(directory: &Path, gguf: &Gguf, first: u32, end: u32) -> Result<SliceFiles, CacheError> {
     let pieces = pieces(gguf).map_err(SliceError::from)?;
     let plan = SlicePlan::new(&pieces, first, end)?;
-    for piece in plan.needs() {
-        if !is_piece_complete(directory, &pieces, piece) {
-            return Err(CacheError::PieceMissing {
-                piece,
-                path: piece_path(directory, piece),
-            });
-        }
-    }
+    require_pieces(directory, &pieces, &plan)?;
     let mut parts = Vec::new();
     for (number, part) in (1u16..).zip(plan.parts()) {
         let path = piece_path(directory, part);
         replace_header(&path, &plan.part_header(part, number)?)?;
         parts.push(path);
     }
-    let header = directory.join(plan.file_name());
-    let content = plan.first_file();
-    write_atomically(&header, |file| {
-        file.write_all(&content).map_err(failed("writing", &header))
-    })?;
+    let header = write_first_file(directory, &plan)?;
     let looks_up = plan.is_head() && pieces.architecture().embeds_outside();
     let embedding = looks_up.then(|| piece_path(directory, Piece::Embedding));
     Ok(SliceFiles {
@@ -163,6 +152,30 @@ pub fn prepare_slice(directory: &Path, gguf: &Gguf, first: u32, end: u32) -> Res
         parts,
         embedding,
     })
+}
+
+/// Refuses a slice of which a piece is not whole in `directory`.
+fn require_pieces(directory: &Path, pieces: &Pieces<'_>, plan: &SlicePlan<'_>) -> Result<(), CacheError> {
+    let missing = plan
+        .needs()
+        .into_iter()
+        .find(|piece| !is_piece_complete(directory, pieces, *piece));
+    missing.map_or(Ok(()), |piece| {
+        Err(CacheError::PieceMissing {
+            piece,
+            path: piece_path(directory, piece),
+        })
+    })
+}
+
+/// Writes the first file of a split set, which has metadata alone.
+fn write_first_file(directory: &Path, plan: &SlicePlan<'_>) -> Result<PathBuf, CacheError> {
+    let header = directory.join(plan.file_name());
+    let content = plan.first_file();
+    write_atomically(&header, |file| {
+        file.write_all(&content).map_err(failed("writing", &header))
+    })?;
+    Ok(header)
 }
 
 /// Writes a header of unchanged length over the present one. A header torn by a crash is mended by the next call, for

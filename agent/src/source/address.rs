@@ -58,7 +58,7 @@ impl Address {
     /// # Errors
     /// Another scheme, a path that leads elsewhere, user names or passwords in it, or a format that is not GGUF.
     pub fn parse(uri: &str) -> Result<Self, SourceError> {
-        let shown = shown(uri);
+        let shown = show_text(uri);
         let bad = |what: &str| SourceError::bad(&shown, what);
         if uri.len() > URI_BYTES_MAX || uri.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(bad("it is too long for an address, or has spaces in it"));
@@ -137,7 +137,8 @@ pub fn show(url: &Url) -> String {
     format!("{}://{host}{port}{}", url.scheme(), url.path())
 }
 
-fn shown(uri: &str) -> String {
+/// As [`show`], of what may be no URL at all.
+fn show_text(uri: &str) -> String {
     match Url::parse(uri) {
         Ok(url) if url.has_host() => show(&url),
         _ => uri

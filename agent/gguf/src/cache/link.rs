@@ -10,7 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{
-    COPY_BYTES, CacheError, SliceFiles, failed, is_piece_complete, piece_path, replace_header, write_atomically,
+    COPY_BYTES, CacheError, SliceFiles, failed, piece_path, replace_header, require_pieces, write_atomically,
+    write_first_file,
 };
 use crate::parse::Gguf;
 use crate::piece::{Piece, pieces};
@@ -27,14 +28,7 @@ const LINKS_OF_ONE_SLICE: u64 = 2;
 pub fn link_slice(pool: &Path, directory: &Path, gguf: &Gguf, first: u32, end: u32) -> Result<SliceFiles, CacheError> {
     let pieces = pieces(gguf).map_err(SliceError::from)?;
     let plan = SlicePlan::new(&pieces, first, end)?;
-    for piece in plan.needs() {
-        if !is_piece_complete(pool, &pieces, piece) {
-            return Err(CacheError::PieceMissing {
-                piece,
-                path: piece_path(pool, piece),
-            });
-        }
-    }
+    require_pieces(pool, &pieces, &plan)?;
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("emptying", directory)(error)),
         _ => {}
@@ -46,11 +40,7 @@ pub fn link_slice(pool: &Path, directory: &Path, gguf: &Gguf, first: u32, end: u
         place(&piece_path(pool, part), &path, &plan.part_header(part, number)?)?;
         parts.push(path);
     }
-    let header = directory.join(plan.file_name());
-    let content = plan.first_file();
-    write_atomically(&header, |file| {
-        file.write_all(&content).map_err(failed("writing", &header))
-    })?;
+    let header = write_first_file(directory, &plan)?;
     // The embedding's tensor has its own name under every header.
     let embedding = plan.is_head().then(|| piece_path(directory, Piece::Embedding));
     if let Some(path) = embedding.as_ref().filter(|path| !parts.contains(path)) {

@@ -88,15 +88,18 @@ fn a_fault_that_is_not_of_the_step_breaks_the_chain() {
     assert!(schedule.is_idle());
 }
 
+/// One step at a time; a failed one costs its sequences all that they held.
+fn of_a_model_that_cannot_be_cut_back() -> Schedule {
+    let tuning = Tuning {
+        restarts: true,
+        ..Tuning::new(1, &LIMITS)
+    };
+    Schedule::new(LIMITS, tuning)
+}
+
 #[test]
 fn where_sequences_cannot_be_cut_back_those_of_a_failed_step_begin_anew() {
-    let tuning = Tuning {
-        depth: 1,
-        prompt_rows_beside_decodes: 8,
-        prompt_rows_alone: LIMITS.max_step_rows,
-        restarts: true,
-    };
-    let mut schedule = Schedule::new(LIMITS, tuning);
+    let mut schedule = of_a_model_that_cannot_be_cut_back();
     for id in 1..=2 {
         schedule.admit(request(id, 2, 3), 0).unwrap();
     }
@@ -125,13 +128,7 @@ fn where_sequences_cannot_be_cut_back_those_of_a_failed_step_begin_anew() {
 
 #[test]
 fn a_sequence_that_began_anew_runs_alone_until_it_is_past_the_failure() {
-    let tuning = Tuning {
-        depth: 1,
-        prompt_rows_beside_decodes: 8,
-        prompt_rows_alone: LIMITS.max_step_rows,
-        restarts: true,
-    };
-    let mut schedule = Schedule::new(LIMITS, tuning);
+    let mut schedule = of_a_model_that_cannot_be_cut_back();
     for id in 1..=2 {
         schedule.admit(request(id, 20, 1), 0).unwrap();
     }
