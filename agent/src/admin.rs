@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use device::Device;
+use device::GpuDevice;
 use identity::{Credentials, SubjectName, TlsListener, serve_https, tls};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub struct Sources {
     /// Name of the node.
     pub node: String,
     /// Its devices, once probed.
-    pub devices: watch::Receiver<Option<Arc<Vec<Device>>>>,
+    pub devices: watch::Receiver<Option<Arc<Vec<GpuDevice>>>>,
     /// What the shards do.
     pub view: watch::Receiver<Arc<View>>,
     /// Whether the stream to the operator stands.

@@ -3,7 +3,7 @@
 use crate::discovery::report::object_name;
 use crate::models::Counters;
 use crate::shard::drive::View;
-use device::Device;
+use device::GpuDevice;
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use proto::control::v1::ShardPhase;
 
@@ -13,7 +13,7 @@ use proto::control::v1::ShardPhase;
 /// A metric could not be encoded.
 pub fn text(
     node: &str,
-    devices: &[Device],
+    devices: &[GpuDevice],
     view: &View,
     attached: bool,
     fetched: &Counters,
@@ -55,7 +55,7 @@ pub fn text(
 fn device_gauges(
     gauge: &impl Fn(&str, &str, &[&str]) -> Result<IntGaugeVec, prometheus::Error>,
     node: &str,
-    devices: &[Device],
+    devices: &[GpuDevice],
 ) -> Result<(), prometheus::Error> {
     let device_labels = ["device", "kind"];
     let present = gauge(
@@ -84,10 +84,8 @@ fn device_gauges(
         usable
             .with_label_values(&labels)
             .set(signed(device.memory_usable_bytes));
-        if let Some(measured) = device.bandwidth {
-            bandwidth
-                .with_label_values(&labels)
-                .set(signed(measured.bytes_per_second));
+        if let Some(measured) = device.measured.bandwidth_bytes_per_second {
+            bandwidth.with_label_values(&labels).set(signed(measured.value));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Asking for devices: the `probe` subcommand, and the agent's own question at its start.
 
 use crate::args::ProbeArgs;
-use device::{Answer, Backend, Device, Pool, Verification, child, merge};
+use device::{Answer, Backend, GpuDevice, Pool, Verification, child, merge};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -61,7 +61,7 @@ pub async fn ask(executable: &Path, backends: &[Backend]) -> Vec<Answer> {
 }
 
 /// Devices and notes as people like to read them.
-pub fn table(answers: &[Answer], devices: &[Device]) -> String {
+pub fn table(answers: &[Answer], devices: &[GpuDevice]) -> String {
     let mut rows = vec![
         [
             "DEVICE",
@@ -87,11 +87,14 @@ pub fn table(answers: &[Answer], devices: &[Device]) -> String {
             device.model.clone(),
             format!("{}{shared}", gibibytes(device.memory_total_bytes)),
             gibibytes(device.memory_usable_bytes),
-            device.bandwidth.map_or_else(
+            device.measured.bandwidth_bytes_per_second.map_or_else(
                 || "unknown".to_owned(),
-                |measured| format!("{:.1} GB/s", measured.bytes_per_second as f64 / 1e9),
+                |measured| format!("{:.1} GB/s", measured.value as f64 / 1e9),
             ),
-            device.launch_us.map_or_else(|| "-".to_owned(), |us| format!("{us} µs")),
+            device.measured.launch_ns.map_or_else(
+                || "-".to_owned(),
+                |launch| format!("{} µs", launch.value.div_ceil(1000)),
+            ),
             match &device.verification {
                 Verification::Verified => "yes",
                 Verification::Failed { .. } => "FAILED",
@@ -113,7 +116,7 @@ pub fn table(answers: &[Answer], devices: &[Device]) -> String {
     text.trim_end().to_owned()
 }
 
-fn detail(text: &mut String, device: &Device) {
+fn detail(text: &mut String, device: &GpuDevice) {
     let mut facts = Vec::new();
     let mut fact = |name: &str, value: Option<String>| facts.extend(value.map(|value| format!("{name} {value}")));
     fact("cores", device.compute_units.map(|count| count.to_string()));

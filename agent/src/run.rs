@@ -13,7 +13,7 @@ use crate::models::{Counters, Models, serve};
 use crate::probe;
 use crate::shard::drive::{self, View};
 use crate::worker::leftovers;
-use device::{Device, merge};
+use device::{GpuDevice, merge};
 use std::fs::File;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -111,7 +111,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
 
 /// What the parts tell each other.
 struct Wires {
-    devices: watch::Sender<Option<Arc<Vec<Device>>>>,
+    devices: watch::Sender<Option<Arc<Vec<GpuDevice>>>>,
     credentials: watch::Sender<Option<identity::Credentials>>,
     view: watch::Sender<Arc<View>>,
     attached: watch::Sender<bool>,
@@ -144,7 +144,7 @@ impl Wires {
 async fn live(
     settings: &Settings,
     wires: &Wires,
-    devices: Arc<Vec<Device>>,
+    devices: Arc<Vec<GpuDevice>>,
     ledger: Ledger,
     stop: CancellationToken,
     ended: impl Future<Output = ()>,
@@ -216,7 +216,7 @@ async fn live(
 fn publish(
     settings: &Settings,
     wires: &Wires,
-    devices: &Arc<Vec<Device>>,
+    devices: &Arc<Vec<GpuDevice>>,
     stop: &CancellationToken,
 ) -> tokio::task::JoinHandle<()> {
     let publisher = Publisher {
@@ -276,7 +276,7 @@ async fn drain(
     let _ = tokio::time::timeout(LEAVE_LIMIT, attached).await;
 }
 
-fn setting(settings: &Settings, devices: &[Device]) -> drive::Setting {
+fn setting(settings: &Settings, devices: &[GpuDevice]) -> drive::Setting {
     drive::Setting {
         node: settings.node.clone(),
         state_dir: settings.state_dir.clone(),
@@ -313,7 +313,7 @@ fn prepare_state_dir(settings: &Settings) -> Result<File, StartError> {
     }
 }
 
-async fn devices(own: &std::path::Path, settings: &Settings) -> Vec<Device> {
+async fn devices(own: &std::path::Path, settings: &Settings) -> Vec<GpuDevice> {
     let answers = probe::ask(own, &settings.backends).await;
     for answer in &answers {
         if let Some(note) = &answer.note {

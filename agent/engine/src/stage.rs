@@ -6,6 +6,7 @@
 
 mod cells;
 mod compaction;
+mod companion;
 mod config;
 mod memory;
 mod positions;
@@ -25,6 +26,7 @@ use crate::ffi::model::{CacheKind, Model, ModelOptions, Placing};
 use crate::runtime::Runtime;
 
 use cells::{Cells, Packing};
+use companion::Batch;
 pub use config::{KvType, PARALLEL_SEQUENCES_LIMIT, STEP_ROWS, STEP_ROWS_LIMIT, STRICT_STEP_ROWS, StageConfig};
 use config::{check, check_model, has_whole_embedding};
 pub use memory::StageMemory;
@@ -42,8 +44,11 @@ pub struct Stage {
     packing: Packing,
     /// The sequence that takes over what is removed; no row is ever sent to it.
     retired_sequence: u32,
-    /// The sequence by way of which cells are moved; otherwise empty.
+    /// The sequence by way of which cells are moved, and of a lone row's companion; empty between two calls.
     scratch_sequence: u32,
+    /// Whether a row that is alone in its step gets a companion.
+    accompanied: bool,
+    step_rows: usize,
     embedding_length: usize,
     last: bool,
     takes_tokens: bool,
@@ -69,12 +74,13 @@ impl Stage {
     /// As [`Stage::load`].
     pub fn load_beside_host(runtime: &Runtime, config: &StageConfig, host_layers: u32) -> Result<Self, EngineError> {
         let cells = check(config)?;
+        let all_cells = cells + companion::cells(config);
         let accelerator = runtime.accelerator(&config.device)?;
         let pool = runtime.thread_pool(&config.device, Idle::Sleep)?;
         let layers = config.end_layer - config.first_layer;
         let placing = placing(accelerator, layers, host_layers);
         let first_file = config.slice_files.first().cloned().unwrap_or_default();
-        let traits = traits(config, cells)?;
+        let traits = traits(config, all_cells)?;
         let options = ModelOptions {
             files: &config.slice_files,
             placing,
@@ -97,11 +103,14 @@ impl Stage {
         let tap = (!config.last).then(|| format!("l_out-{}", layers - 1));
         let embedding_length = model.embedding_length();
         let kind = model.cache_kind();
+        let accompanied = companion::needed(config, kind, traits.architecture)?;
         let sequences = sequences(kind, config);
+        let step_rows = config.max_step_rows.min(cells);
+        let rows = step_rows.max(1 + u32::from(accompanied));
         let options = ContextOptions {
-            cells,
-            rows: config.max_step_rows.min(cells),
-            micro_rows: config.max_step_rows.min(cells),
+            cells: all_cells,
+            rows,
+            micro_rows: rows,
             sequences: sequences + 2,
             kv_type: config.kv_type.ggml_type(),
             tap: tap.as_deref(),
@@ -116,10 +125,12 @@ impl Stage {
         Ok(Self {
             context,
             positions: Positions::new(sequences, config.context_length),
-            cells: (kind != CacheKind::Recurrent).then(|| Cells::new(cells, sequences)),
+            cells: (!kind.keeps_state()).then(|| Cells::new(cells, sequences)),
             packing: packing(kind),
             retired_sequence: sequences,
             scratch_sequence: sequences + 1,
+            accompanied,
+            step_rows: step_rows as usize,
             embedding_length,
             last: config.last,
             takes_tokens,
@@ -338,7 +349,7 @@ impl Stage {
 
     /// Most rows of a step: as configured, or the whole cache where that is smaller.
     pub fn max_step_rows(&self) -> usize {
-        self.context.rows()
+        self.step_rows
     }
 
     fn usable(&self) -> Result<(), EngineError> {
@@ -379,23 +390,39 @@ impl Stage {
         input: &StepInput<'_>,
         mut show: impl FnMut(usize, &[f32]) -> Result<(), String>,
     ) -> Result<Vec<f32>, String> {
-        let positions: Vec<i32> = input.rows.iter().map(|row| signed(row.position)).collect();
-        let sequences: Vec<i32> = input.rows.iter().map(|row| signed(row.sequence)).collect();
-        let tokens: Vec<i32> = input.rows.iter().map(|row| row.token).collect();
-        let fed = if self.feeds_tokens(input) {
-            Input::Tokens(&tokens)
-        } else {
-            Input::Activations(input.activations)
-        };
-        self.context.decode(fed, &positions, &sequences, input.wants)?;
+        self.decode(input)?;
         if !self.last {
-            return self.context.take_tapped();
+            let mut rows = self.context.take_tapped()?;
+            rows.truncate(input.rows.len() * self.embedding_length);
+            return Ok(rows);
         }
         for row in (0..input.rows.len()).filter(|row| input.wants[*row]) {
             let logits = self.context.logits(row);
             show(row, logits.ok_or_else(|| format!("row {row} gave no logits"))?)?;
         }
         Ok(Vec::new())
+    }
+
+    /// Decodes the rows, in company where a lone one needs it.
+    fn decode(&mut self, input: &StepInput<'_>) -> Result<(), String> {
+        let accompanied = self.accompanied && input.rows.len() == 1;
+        let mut batch = Batch::of(input);
+        if accompanied {
+            batch = batch.with_companion(self.scratch_sequence);
+        }
+        let fed = if self.feeds_tokens(input) {
+            Input::Tokens(&batch.tokens)
+        } else {
+            Input::Activations(&batch.activations)
+        };
+        let decoded = self
+            .context
+            .decode(fed, &batch.positions, &batch.sequences, &batch.wants);
+        if accompanied && !self.context.remove_from(signed(self.scratch_sequence), 0) {
+            let cause = "the row that accompanied a lone one could not be removed".to_owned();
+            return Err(self.broken.insert(cause).clone());
+        }
+        decoded
     }
 }
 
@@ -414,7 +441,7 @@ fn placing(accelerator: Option<DeviceHandle>, layers: u32, host_layers: u32) -> 
 /// Sequences that a stage has. Recurrent states have their size whatever they hold, and no prefix can be kept.
 fn sequences(kind: CacheKind, config: &StageConfig) -> u32 {
     match kind {
-        CacheKind::Recurrent => config.parallel_sequences,
+        CacheKind::Recurrent | CacheKind::Hybrid => config.parallel_sequences,
         CacheKind::Plain | CacheKind::Windowed(_) => config.sequences(),
     }
 }
@@ -425,7 +452,7 @@ fn packing(kind: CacheKind) -> Packing {
         CacheKind::Windowed(window) => Packing::Anew {
             piece: (window / 2).max(1),
         },
-        CacheKind::Plain | CacheKind::Recurrent => Packing::InPlace,
+        CacheKind::Plain | CacheKind::Recurrent | CacheKind::Hybrid => Packing::InPlace,
     }
 }
 

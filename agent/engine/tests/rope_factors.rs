@@ -33,8 +33,14 @@ fn slice(folder: &Path) -> SliceFiles {
     prepare_slice(folder, &gguf, 0, LAYERS).unwrap()
 }
 
-/// The last logits of a prompt in a cache for so many sequences of such a context.
-fn logits(runtime: &Runtime, files: &SliceFiles, context_length: u32, parallel_sequences: u32) -> Vec<f32> {
+/// The last logits of a prompt in a cache for so many sequences of such a context, perhaps of strict steps.
+fn logits(
+    runtime: &Runtime,
+    files: &SliceFiles,
+    context_length: u32,
+    parallel_sequences: u32,
+    strict: bool,
+) -> Vec<f32> {
     let config = StageConfig {
         slice_files: files.splits(),
         device: Device::Cpu { threads: 1 },
@@ -44,6 +50,7 @@ fn logits(runtime: &Runtime, files: &SliceFiles, context_length: u32, parallel_s
         kv_cells: 0,
         kv_type: KvType::F16,
         max_step_rows: STRICT_STEP_ROWS,
+        strict,
         first: true,
         last: true,
         first_layer: 0,
@@ -74,7 +81,9 @@ fn the_factors_are_chosen_by_what_one_sequence_can_hold_and_not_by_the_cache_of_
     let folder = tempfile::tempdir().unwrap();
     let files = slice(folder.path());
     let runtime = Runtime::load_for(None, &Device::Cpu { threads: 1 }).unwrap();
-    let alone = logits(&runtime, &files, ORIGINAL, 1);
-    assert!(logits(&runtime, &files, ORIGINAL, 4) == alone);
-    assert!(logits(&runtime, &files, 2 * ORIGINAL, 1) != alone);
+    let alone = logits(&runtime, &files, ORIGINAL, 1, false);
+    assert!(logits(&runtime, &files, ORIGINAL, 4, false) == alone);
+    // Its cache is larger than the context.
+    assert!(logits(&runtime, &files, ORIGINAL, 1, true) == alone);
+    assert!(logits(&runtime, &files, 2 * ORIGINAL, 1, false) != alone);
 }

@@ -6,7 +6,7 @@ use crate::shard::drive::View;
 use crate::shard::report::Holding;
 use crds::names::{AGENT_FIELD_MANAGER, BACKEND_LABEL, GROUP, NODE_LABEL, VERSION};
 use crds::{DeviceGPUState, DeviceGPUStateStatus};
-use device::{Device, Pool};
+use device::{GpuDevice, Pool};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -31,7 +31,7 @@ pub struct Publisher {
     /// The node.
     pub node: String,
     /// Its devices.
-    pub devices: Arc<Vec<Device>>,
+    pub devices: Arc<Vec<GpuDevice>>,
     /// What they hold.
     pub view: watch::Receiver<Arc<View>>,
 }
@@ -113,7 +113,7 @@ impl Publisher {
         let host_free_bytes = device::cpu::memory(Path::new("/")).ok().map(|memory| memory.free_bytes);
         for device in self.devices.iter() {
             let name = report::object_name(&self.node, device);
-            let free_bytes = match (device.pool, host_free_bytes) {
+            let free_bytes = match (&device.pool, host_free_bytes) {
                 (Pool::Host, Some(free_bytes)) => free_bytes.min(device.memory_total_bytes),
                 _ => device.memory_free_bytes,
             };
@@ -145,7 +145,7 @@ impl Publisher {
         Ok(())
     }
 
-    fn labels(&self, device: &Device) -> BTreeMap<&str, &str> {
+    fn labels(&self, device: &GpuDevice) -> BTreeMap<&str, &str> {
         let mut labels = BTreeMap::from([(BACKEND_LABEL, device.backend.name())]);
         if self.has_label() {
             labels.insert(NODE_LABEL, &self.node);

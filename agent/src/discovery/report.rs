@@ -4,7 +4,7 @@ use crate::probe::gibibytes;
 use crate::shard::report::Holding;
 use crds::conditions::{self, ConditionStatus, NewCondition, reason};
 use crds::{DeviceGPUStateStatus, DeviceKind, HeldShard, Measurement};
-use device::{Backend, Device, Kind, Pool, Verification};
+use device::{Backend, GpuDevice, Kind, Pool, Verification};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
@@ -17,7 +17,7 @@ const SHARDS_MAX: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Seen<'a> {
     /// The device.
-    pub device: &'a Device,
+    pub device: &'a GpuDevice,
     /// Its free memory at present.
     pub free_bytes: u64,
     /// What this node holds, on all devices.
@@ -25,15 +25,16 @@ pub struct Seen<'a> {
 }
 
 /// Name of the device's object.
-pub fn object_name(node: &str, device: &Device) -> String {
-    crds::names::device_name(node, device.backend.name(), device.index)
+pub fn object_name(node: &str, device: &GpuDevice) -> String {
+    crds::names::device_name(node, device.backend.name(), device.ordinal)
 }
 
 /// The memory that the device draws from: its own, or the host's.
-pub fn memory_pool(node: &str, device: &Device) -> String {
-    match device.pool {
+pub fn memory_pool(node: &str, device: &GpuDevice) -> String {
+    match &device.pool {
         Pool::Host => format!("{node}-host"),
         Pool::Own => object_name(node, device),
+        Pool::Named(name) => format!("{node}-{name}"),
     }
 }
 
@@ -66,21 +67,24 @@ pub fn status(
         memory_total_bytes: signed(device.memory_total_bytes),
         memory_free_bytes: signed(seen.free_bytes),
         memory_usable_bytes: signed(device.memory_usable_bytes),
-        bandwidth_bytes_per_second: device.bandwidth.and_then(|measured| {
+        bandwidth_bytes_per_second: device.measured.bandwidth_bytes_per_second.and_then(|measured| {
             Some(Measurement {
-                value: signed(measured.bytes_per_second).max(1),
+                value: signed(measured.value).max(1),
                 measured_at: Time(Timestamp::from_second(signed(measured.measured_unix_s)).ok()?),
                 samples: i32::try_from(measured.samples).unwrap_or(i32::MAX).max(1),
             })
         }),
-        launch_us: device.launch_us.map(signed),
+        launch_us: device
+            .measured
+            .launch_ns
+            .map(|launch| signed(launch.value.div_ceil(1000))),
         shards: own.take(SHARDS_MAX).map(held).collect(),
         conditions: device_conditions(device, before, generation, now),
     }
 }
 
 fn device_conditions(
-    device: &Device,
+    device: &GpuDevice,
     before: Option<&DeviceGPUStateStatus>,
     generation: Option<i64>,
     now: Timestamp,
@@ -175,7 +179,7 @@ fn kind(kind: Kind) -> DeviceKind {
 }
 
 /// Raw indices for the drive, by object name.
-pub fn indices(node: &str, devices: &[Device]) -> std::collections::BTreeMap<String, (Backend, u32)> {
+pub fn indices(node: &str, devices: &[GpuDevice]) -> std::collections::BTreeMap<String, (Backend, u32)> {
     devices
         .iter()
         .map(|device| (object_name(node, device), (device.backend, device.index)))

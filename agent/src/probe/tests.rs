@@ -1,18 +1,11 @@
 use super::*;
 use device::Kind;
 
-fn device(backend: Backend, kind: Kind, pool: Pool) -> Device {
-    Device {
-        backend,
-        index: 0,
+fn device(backend: Backend, kind: Kind, pool: Pool) -> GpuDevice {
+    GpuDevice {
         vendor: "mesa".into(),
         model: "A device".into(),
-        architecture: None,
         driver: Some("llvmpipe 24".into()),
-        pci_address: None,
-        uuid: None,
-        compute_units: None,
-        kind,
         pool,
         memory_total_bytes: 3 << 29,
         memory_free_bytes: 1 << 30,
@@ -20,8 +13,15 @@ fn device(backend: Backend, kind: Kind, pool: Pool) -> Device {
         verification: Verification::Failed {
             reason: "it forgot".into(),
         },
-        bandwidth: None,
-        launch_us: Some(17),
+        measured: device::Measured {
+            launch_ns: Some(device::Figure {
+                value: 16_001,
+                samples: 1,
+                measured_unix_s: 1,
+            }),
+            ..Default::default()
+        },
+        ..GpuDevice::new(backend, 0, kind)
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn launch(
         first_layer: slice.first_layer,
         end_layer: slice.end_layer,
         total_layers: slice.total_layers,
-        backend: backend.name().to_owned(),
+        backend: backend.engine_name().to_owned(),
         device_index: index,
         threads: setting.threads,
         memory_budget_bytes: wanted.memory_budget_bytes,

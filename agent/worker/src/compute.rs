@@ -49,7 +49,8 @@ pub trait Compute {
     /// What was loaded.
     fn facts(&self) -> Facts;
 
-    /// The embedding of each token, one row after another; on the head only.
+    /// The embedding of each token, one row after another; on the head only. Nothing where the shard is a whole model that
+    /// looks up the tokens of a step's rows itself.
     fn embed(&mut self, tokens: &[i32]) -> Result<Vec<f32>, ComputeError>;
 
     /// Runs the rows through the stage's layers in one micro-batch. The caller has checked shape and positions.

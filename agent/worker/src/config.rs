@@ -54,7 +54,8 @@ pub struct WorkerConfig {
     pub memory_budget_bytes: u64,
     /// The weights.
     pub slice: SliceFiles,
-    /// GGUF with the token embedding; on the head only.
+    /// GGUF with the token embedding; on the head only, and not where the slice is a whole model that looks its tokens up
+    /// itself.
     pub embedding: Option<PathBuf>,
     /// Width of the residual stream; must be what the slice says.
     pub embedding_length: u32,
@@ -236,8 +237,10 @@ impl WorkerConfig {
         require(last == (self.end_layer == self.total_layers), "end_layer", || {
             "must be total_layers on the last stage, and only there".to_owned()
         })?;
-        require((self.stage == 0) == self.embedding.is_some(), "embedding", || {
-            "must be set on stage 0, and only there".to_owned()
+        // Models that run whole for their architecture's sake look their tokens up themselves.
+        let embeds = (self.stage == 0) == self.embedding.is_some() || self.stages == 1;
+        require(embeds, "embedding", || {
+            "must be set on the first of several stages, and only there".to_owned()
         })?;
         require(self.embedding_length > 0, "embedding_length", || {
             "must be above 0".to_owned()
@@ -332,6 +335,7 @@ impl WorkerConfig {
             stage: self.stage,
             stages: self.stages,
             limits,
+            deadlines: Deadlines::default(),
         }
     }
 

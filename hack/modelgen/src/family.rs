@@ -1,5 +1,6 @@
 //! What the architectures' models consist of: a table of their differences, and the tensors that follow from it.
 
+pub(crate) mod state;
 mod table;
 
 use gguf::Value;
@@ -101,6 +102,8 @@ pub(crate) enum Tied {
 #[derive(Debug)]
 pub(crate) struct Family {
     pub(crate) name: &'static str,
+    /// Each layer keeps a state instead of keys and values, and has nothing else.
+    pub(crate) recurrent: bool,
     pub(crate) any_head_length: bool,
     /// As many key and value heads as heads.
     pub(crate) all_heads: bool,
@@ -206,6 +209,13 @@ pub(crate) fn tensors(recipe: &Recipe) -> Vec<TensorSpec> {
     }
     for layer in 0..recipe.layers {
         tensors.prefix = format!("blk.{layer}.");
+        for norm in family.norms {
+            tensors.norm(norm, recipe.width);
+        }
+        if family.recurrent {
+            tensors.state();
+            continue;
+        }
         tensors.attention();
         tensors.feed_forward(layer);
     }
@@ -263,9 +273,6 @@ impl Tensors<'_> {
         let (width, head) = (recipe.width, recipe.head());
         let queries = head * recipe.heads;
         let keys = head * recipe.kv_heads;
-        for norm in family.norms {
-            self.norm(norm, width);
-        }
         if family.latent {
             self.latent_attention();
             return;

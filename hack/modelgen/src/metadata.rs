@@ -2,7 +2,7 @@
 
 use gguf::Value;
 
-use crate::family::latent;
+use crate::family::{latent, state};
 use crate::vocabulary;
 use crate::{Feature, Recipe};
 
@@ -37,17 +37,15 @@ fn usual(recipe: &Recipe) -> Vec<(&'static str, Value)> {
         ("block_count", Value::U32(recipe.layers)),
         ("context_length", Value::U32(recipe.context_length)),
         ("embedding_length", Value::U32(recipe.width)),
-        ("feed_forward_length", Value::U32(recipe.feed_forward)),
-        ("attention.head_count", Value::U32(recipe.heads)),
-        (
-            "attention.head_count_kv",
-            Value::U32(if recipe.family.latent { 1 } else { recipe.kv_heads }),
-        ),
         ("attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
         ("attention.layer_norm_epsilon", Value::F32(1e-5)),
-        ("rope.freq_base", Value::F32(10_000.0)),
         ("vocab_size", Value::U32(recipe.vocabulary)),
     ];
+    if recipe.family.recurrent {
+        all.extend(state_keys(recipe));
+    } else {
+        all.extend(attention_keys(recipe));
+    }
     if recipe.family.any_head_length {
         all.push(("attention.key_length", Value::U32(recipe.head())));
         all.push(("attention.value_length", Value::U32(recipe.head())));
@@ -68,6 +66,23 @@ fn usual(recipe: &Recipe) -> Vec<(&'static str, Value)> {
     }
     all.extend(recipe.family.keys.iter().map(|(key, value)| (*key, value.value())));
     all
+}
+
+fn attention_keys(recipe: &Recipe) -> [(&'static str, Value); 4] {
+    let kv_heads = if recipe.family.latent { 1 } else { recipe.kv_heads };
+    [
+        ("feed_forward_length", Value::U32(recipe.feed_forward)),
+        ("attention.head_count", Value::U32(recipe.heads)),
+        ("attention.head_count_kv", Value::U32(kv_heads)),
+        ("rope.freq_base", Value::F32(10_000.0)),
+    ]
+}
+
+/// Such models say that they have neither heads nor a feed-forward network.
+fn state_keys(recipe: &Recipe) -> impl Iterator<Item = (&'static str, Value)> {
+    let none = [("feed_forward_length", 0), ("attention.head_count", 0)];
+    let all = state::keys(recipe).into_iter().chain(none);
+    all.map(|(key, number)| (key, Value::U32(number)))
 }
 
 /// The cache holds what keys and values are computed from: one head's worth.

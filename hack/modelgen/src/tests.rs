@@ -10,8 +10,20 @@ fn every_family_makes_a_model_that_can_be_read() {
         let header = Gguf::open(&path).unwrap();
         let pieces = pieces(&header).unwrap();
         assert_eq!((pieces.architecture().name, pieces.layer_count()), (name, 4));
-        assert_eq!(pieces.whole_because(), None, "{name}");
+        assert_eq!(pieces.whole_because().is_some(), name == "mamba", "{name}");
     }
+}
+
+#[test]
+fn a_model_that_keeps_a_state_has_no_keys_and_values_and_may_not_be_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    Recipe::new("mamba").unwrap().write(&path).unwrap();
+    let facts = gguf::model_facts(&Gguf::open(&path).unwrap()).unwrap();
+    assert_eq!((facts.heads, facts.kv_elements_per_token_per_layer), (0, 0));
+    assert!(facts.allowed_cuts.is_empty());
+    let reason = facts.whole_because.unwrap();
+    assert!(reason.contains("`mamba`"), "{reason}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Does main memory keep what it is given, and how fast is it?
 
-use crate::{Bandwidth, VERIFICATION_BYTES, Verification, verification_pattern};
+use crate::{Figure, VERIFICATION_BYTES, Verification, verification_pattern};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ pub fn verify() -> Verification {
 }
 
 /// Copies with every core at once, and adds up what they moved. Nothing when memory is too short to tell.
-pub fn bandwidth(cores: u32, free_bytes: u64, now_unix_s: u64) -> Option<Bandwidth> {
+pub fn bandwidth(cores: u32, free_bytes: u64, now_unix_s: u64) -> Option<Figure> {
     let threads = cores.clamp(1, 256) as usize;
     let budget = ALL_BLOCKS_BYTES.min(free_bytes / FREE_SHARE) as usize;
     let block = BLOCK_BYTES.min(budget / (2 * threads));
@@ -57,12 +57,12 @@ pub fn bandwidth(cores: u32, free_bytes: u64, now_unix_s: u64) -> Option<Bandwid
         let (bytes_per_second, samples) = part?;
         sum = (sum.0 + bytes_per_second, sum.1 + samples);
     }
-    Some(Bandwidth {
-        bytes_per_second: sum.0 as u64,
+    Some(Figure {
+        value: sum.0 as u64,
         samples: sum.1,
         measured_unix_s: now_unix_s,
     })
-    .filter(|bandwidth| bandwidth.bytes_per_second > 0)
+    .filter(|figure| figure.value > 0)
 }
 
 /// Bytes read and written per second by this thread, and the number of copies.

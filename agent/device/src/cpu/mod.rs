@@ -3,7 +3,7 @@
 pub mod measure;
 pub mod parse;
 
-use crate::{Answer, Backend, Device, Kind, Pool};
+use crate::{Answer, Backend, GpuDevice, Kind, Measured};
 use parse::{CgroupVersion, Level};
 use std::path::{Path, PathBuf};
 
@@ -31,24 +31,20 @@ pub fn probe(root: &Path, now_unix_s: u64) -> Answer {
     let bandwidth = measure::bandwidth(cores, memory.free_bytes, now_unix_s);
     Answer {
         backend: Backend::Cpu,
-        devices: vec![Device {
-            backend: Backend::Cpu,
-            index: 0,
+        devices: vec![GpuDevice {
             vendor: processor.vendor,
             model: processor.model,
             architecture: Some(processor.level.to_string()),
-            driver: None,
-            pci_address: None,
-            uuid: None,
             compute_units: Some(cores),
-            kind: Kind::Cpu,
-            pool: Pool::Host,
             memory_total_bytes: memory.total_bytes,
             memory_free_bytes: memory.free_bytes,
             memory_usable_bytes: memory.free_bytes,
             verification,
-            bandwidth,
-            launch_us: None,
+            measured: Measured {
+                bandwidth_bytes_per_second: bandwidth,
+                ..Measured::default()
+            },
+            ..GpuDevice::new(Backend::Cpu, 0, Kind::Cpu)
         }],
         note: None,
     }

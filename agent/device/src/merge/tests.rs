@@ -2,29 +2,17 @@ use super::*;
 
 const GIB: u64 = 1 << 30;
 
-fn device(backend: Backend, index: u32, kind: Kind, free_bytes: u64) -> Device {
-    Device {
-        backend,
-        index,
-        vendor: "any".into(),
-        model: "any".into(),
-        architecture: None,
-        driver: None,
-        pci_address: None,
-        uuid: None,
-        compute_units: None,
-        kind,
-        pool: if kind == Kind::Discrete { Pool::Own } else { Pool::Host },
+fn device(backend: Backend, index: u32, kind: Kind, free_bytes: u64) -> GpuDevice {
+    GpuDevice {
         memory_total_bytes: 16 * GIB,
         memory_free_bytes: free_bytes,
         memory_usable_bytes: free_bytes,
         verification: Verification::Verified,
-        bandwidth: None,
-        launch_us: None,
+        ..GpuDevice::new(backend, index, kind)
     }
 }
 
-fn answer(devices: Vec<Device>) -> Answer {
+fn answer(devices: Vec<GpuDevice>) -> Answer {
     Answer {
         backend: devices[0].backend,
         devices,
@@ -84,6 +72,6 @@ fn devices_come_in_the_order_of_backends_and_indices() {
         ]),
         answer(vec![device(Backend::Cpu, 0, Kind::Cpu, 1)]),
     ];
-    let names: Vec<_> = merge(&answers, None).iter().map(Device::short_name).collect();
+    let names: Vec<_> = merge(&answers, None).iter().map(GpuDevice::short_name).collect();
     assert_eq!(names, ["cpu0", "vulkan0", "vulkan1"]);
 }

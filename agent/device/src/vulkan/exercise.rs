@@ -3,7 +3,7 @@
 
 use super::call::Loader;
 use super::parse::{Exercise, Facts, main_heap};
-use crate::{Bandwidth, VERIFICATION_BYTES, Verification, verification_pattern};
+use crate::{Figure, Measured, VERIFICATION_BYTES, Verification, verification_pattern};
 use ash::vk;
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,7 @@ fn at(step: &'static str) -> impl Fn(vk::Result) -> StepError {
 pub fn exercise(loader: &Loader, facts: &Facts, now_unix_s: u64) -> Exercise {
     let nothing = |verification| Exercise {
         verification,
-        bandwidth: None,
-        launch_us: None,
+        measured: Measured::default(),
     };
     let session = match Session::open(loader, facts.index) {
         Ok(session) => session,
@@ -58,8 +57,11 @@ pub fn exercise(loader: &Loader, facts: &Facts, now_unix_s: u64) -> Exercise {
     let heap_bytes = main_heap(&facts.heaps).map_or(0, |heap| heap.budget_bytes.unwrap_or(heap.size_bytes));
     Exercise {
         verification: Verification::Verified,
-        bandwidth: session.bandwidth(heap_bytes, now_unix_s),
-        launch_us: session.launch_us(),
+        measured: Measured {
+            bandwidth_bytes_per_second: session.bandwidth(heap_bytes, now_unix_s),
+            launch_ns: session.launch_ns(now_unix_s),
+            ..Measured::default()
+        },
     }
 }
 
@@ -184,7 +186,7 @@ impl<'a> Session<'a> {
     }
 
     /// Copies within the device for a while. Nothing when a buffer could not be had or a copy failed.
-    fn bandwidth(&self, heap_bytes: u64, now_unix_s: u64) -> Option<Bandwidth> {
+    fn bandwidth(&self, heap_bytes: u64, now_unix_s: u64) -> Option<Figure> {
         let size = MEASURE_BYTES.min(heap_bytes / HEAP_SHARE) / 4096 * 4096;
         if size < SMALLEST_MEASURE_BYTES {
             return None;
@@ -203,22 +205,26 @@ impl<'a> Session<'a> {
         }
         let samples = taken.len() as u32;
         let seconds = median(taken)?.as_secs_f64();
-        let bytes_per_second = (2.0 * size as f64 / seconds) as u64;
-        (bytes_per_second > 0).then_some(Bandwidth {
-            bytes_per_second,
+        let value = (2.0 * size as f64 / seconds) as u64;
+        (value > 0).then_some(Figure {
+            value,
             samples,
             measured_unix_s: now_unix_s,
         })
     }
 
-    fn launch_us(&self) -> Option<u64> {
+    fn launch_ns(&self, now_unix_s: u64) -> Option<Figure> {
         let mut taken = Vec::new();
         for _ in 0..LAUNCHES {
             let one = Instant::now();
             self.submit(|_, _| {}).ok()?;
             taken.push(one.elapsed());
         }
-        median(taken).map(|taken| (taken.as_micros() as u64).max(1))
+        median(taken).map(|taken| Figure {
+            value: (taken.as_nanos() as u64).max(1),
+            samples: LAUNCHES as u32,
+            measured_unix_s: now_unix_s,
+        })
     }
 
     fn buffer(&self, size_bytes: u64, wanted: vk::MemoryPropertyFlags) -> Result<Buffer<'_>, StepError> {

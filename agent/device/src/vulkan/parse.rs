@@ -1,6 +1,6 @@
 //! What a Vulkan driver's facts mean. Pure.
 
-use crate::{Backend, Bandwidth, Device, Kind, Pool, Verification};
+use crate::{Backend, GpuDevice, Kind, Measured, Verification};
 use serde::{Deserialize, Serialize};
 
 /// What the driver said of one physical device, uninterpreted.
@@ -48,10 +48,8 @@ pub struct Heap {
 pub struct Exercise {
     /// Of the 1 MiB round trip.
     pub verification: Verification,
-    /// Device to device.
-    pub bandwidth: Option<Bandwidth>,
-    /// Of an empty submission.
-    pub launch_us: Option<u64>,
+    /// Nothing where it was not verified.
+    pub measured: Measured,
 }
 
 const TYPE_INTEGRATED: i32 = 1;
@@ -63,7 +61,7 @@ const TYPE_CPU: i32 = 4;
 const SOFTWARE_NAMES: [&str; 3] = ["llvmpipe", "lavapipe", "swiftshader"];
 
 /// Puts facts and experience together.
-pub fn device(facts: &Facts, exercise: Exercise) -> Device {
+pub fn device(facts: &Facts, exercise: Exercise) -> GpuDevice {
     let kind = kind(facts);
     let heap = main_heap(&facts.heaps);
     let total_bytes = heap.map_or(0, |heap| heap.size_bytes);
@@ -71,24 +69,18 @@ pub fn device(facts: &Facts, exercise: Exercise) -> Device {
     let free_bytes = heap.map_or(0, |heap| {
         heap.budget_bytes.unwrap_or(heap.size_bytes).min(heap.size_bytes)
     });
-    Device {
-        backend: Backend::Vulkan,
-        index: facts.index,
+    GpuDevice {
         vendor: vendor(facts.vendor_id),
         model: facts.name.clone(),
-        architecture: None,
         driver: driver(facts),
         pci_address: facts.pci.map(pci_address),
         uuid: facts.uuid.filter(|uuid| uuid != &[0; 16]).map(hyphenated),
-        compute_units: None,
-        kind,
-        pool: if kind == Kind::Discrete { Pool::Own } else { Pool::Host },
         memory_total_bytes: total_bytes,
         memory_free_bytes: free_bytes,
         memory_usable_bytes: free_bytes,
         verification: exercise.verification,
-        bandwidth: exercise.bandwidth,
-        launch_us: exercise.launch_us,
+        measured: exercise.measured,
+        ..GpuDevice::new(Backend::Vulkan, facts.index, kind)
     }
 }
 

@@ -12,8 +12,8 @@ fn every_device_of_this_machine_is_verified_or_says_why_not() {
         println!("{device:?}");
         match device.verification {
             Verification::Verified => {
-                assert!(device.bandwidth.unwrap().bytes_per_second > 0);
-                assert!(device.launch_us.unwrap() > 0);
+                assert!(device.measured.bandwidth_bytes_per_second.unwrap().value > 0);
+                assert!(device.measured.launch_ns.unwrap().value > 0);
                 assert!(device.memory_total_bytes > 0);
             }
             Verification::Failed { reason } | Verification::CouldNotMeasure { reason } => assert!(!reason.is_empty()),

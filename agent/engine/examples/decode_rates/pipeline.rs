@@ -60,6 +60,7 @@ impl Pipeline {
                 kv_cells: 0,
                 kv_type: KvType::F16,
                 max_step_rows: step_rows,
+                strict: false,
                 first: first_layer == 0,
                 last: end_layer == pieces.layers,
                 first_layer,

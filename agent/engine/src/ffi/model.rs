@@ -55,8 +55,17 @@ pub(crate) enum CacheKind {
     Plain,
     /// The same, of which some layers read only so many last positions.
     Windowed(u32),
-    /// Some layers keep a state that cannot be cut back or shared.
+    /// A state for each layer that cannot be cut back or shared.
     Recurrent,
+    /// Such a state for some layers, keys and values for others.
+    Hybrid,
+}
+
+impl CacheKind {
+    /// Whether any layer keeps a state instead of its positions.
+    pub(crate) fn keeps_state(self) -> bool {
+        matches!(self, Self::Recurrent | Self::Hybrid)
+    }
 }
 
 /// An entry of the list of numbers that replace a file's.
@@ -184,13 +193,16 @@ impl Model {
     /// What the model's cache is made of.
     pub(crate) fn cache_kind(&self) -> CacheKind {
         // SAFETY: a live model.
-        let (recurrent, window) = unsafe {
+        let (recurrent, hybrid, window) = unsafe {
             (
-                sys::llama_model_is_recurrent(self.as_ptr()) || sys::llama_model_is_hybrid(self.as_ptr()),
+                sys::llama_model_is_recurrent(self.as_ptr()),
+                sys::llama_model_is_hybrid(self.as_ptr()),
                 sys::llama_model_n_swa(self.as_ptr()),
             )
         };
         match window {
+            // First: llama.cpp may count a hybrid among the recurrent too.
+            _ if hybrid => CacheKind::Hybrid,
             _ if recurrent => CacheKind::Recurrent,
             1.. => CacheKind::Windowed(window.unsigned_abs()),
             _ => CacheKind::Plain,

@@ -13,7 +13,8 @@ use crate::runtime::Device;
 
 /// The most rows of one step where equal numbers are promised. From 64 rows on, the CPU's flash
 /// attention takes a tiled path whose sums differ from those of smaller steps; below, a row's
-/// numbers do not depend on how many rows travel with it.
+/// numbers do not depend on how many rows travel with it, as long as it is not alone: see
+/// [`StageConfig::strict`].
 pub const STRICT_STEP_ROWS: u32 = 63;
 
 /// The most rows of one step otherwise: the fewest at which prompts are computed as fast as
@@ -62,6 +63,11 @@ pub struct StageConfig {
     pub kv_type: KvType,
     /// Most rows of a step; [`STRICT_STEP_ROWS`] unless the caller gives up equal numbers, then [`STEP_ROWS`].
     pub max_step_rows: u32,
+    /// On the processor, a row's numbers depend on the positions before it in its sequence and on nothing else: not on how
+    /// they came into the cache, the rows of the step, other sequences, or the number of threads. Takes steps of at most
+    /// [`STRICT_STEP_ROWS`], one cell of the cache beyond those that are asked for, and the time of two rows for a step
+    /// of one. Models that keep a recurrent state beside attention cannot promise it. No effect on other devices.
+    pub strict: bool,
     /// Whether the slice begins the model.
     pub first: bool,
     /// Whether the slice ends the model: then it has the output layer, and steps give logits.
@@ -119,11 +125,18 @@ pub(super) fn check(config: &StageConfig) -> Result<u32, EngineError> {
             config.max_step_rows
         ));
     }
+    if config.strict && config.max_step_rows > STRICT_STEP_ROWS {
+        return bad(format!(
+            "strict steps of {} rows: at most {STRICT_STEP_ROWS}",
+            config.max_step_rows
+        ));
+    }
     let cells = match config.kv_cells {
         0 => config.context_length.checked_mul(config.parallel_sequences),
         cells => Some(cells),
     };
-    match cells.filter(|cells| *cells < i32::MAX.unsigned_abs()) {
+    // One less for the companion of a lone row.
+    match cells.filter(|cells| *cells < i32::MAX.unsigned_abs() - 1) {
         Some(cells) => Ok(cells),
         None => bad(format!(
             "{} sequences of {} positions ({} cells): more than a cache can have",

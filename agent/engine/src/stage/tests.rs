@@ -5,6 +5,10 @@ use crate::runtime::Device;
 
 /// The whole test model as one stage, or `None` after saying why the test does not run.
 fn whole_model_stage() -> Option<Stage> {
+    whole_model_stage_with(|_| {})
+}
+
+fn whole_model_stage_with(alter: impl FnOnce(&mut StageConfig)) -> Option<Stage> {
     let named = std::env::var_os("SHARDWRIGHT_TEST_MODEL").map(PathBuf::from);
     let file = named.unwrap_or_else(|| {
         let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
@@ -14,7 +18,8 @@ fn whole_model_stage() -> Option<Stage> {
         println!("SKIPPED: no test model at {}", file.display());
         return None;
     }
-    let config = config(vec![file]);
+    let mut config = config(vec![file]);
+    alter(&mut config);
     let runtime = Runtime::load_for(None, &config.device).unwrap();
     Some(Stage::load(&runtime, &config).unwrap())
 }
@@ -29,6 +34,7 @@ fn config(slice_files: Vec<PathBuf>) -> StageConfig {
         kv_cells: 0,
         kv_type: KvType::default(),
         max_step_rows: STRICT_STEP_ROWS,
+        strict: true,
         first: true,
         last: true,
         first_layer: 0,
@@ -94,6 +100,79 @@ fn a_sequence_may_fill_its_context_and_no_more() {
 }
 
 #[test]
+fn a_lone_rows_companion_takes_no_cell_from_those_that_may_be_filled() {
+    // Whole blocks of llama.cpp's cache, so that none of its cells is there by rounding.
+    let stage = whole_model_stage_with(|config| (config.context_length, config.parallel_sequences) = (256, 1));
+    let Some(mut stage) = stage else { return };
+    for first in (0..248).step_by(62) {
+        let rows: Vec<_> = (first..first + 62).map(|position| (0, position)).collect();
+        step(&mut stage, &rows).unwrap();
+    }
+    for position in 248..256 {
+        step(&mut stage, &[(0, position)]).unwrap();
+    }
+    assert_eq!((stage.kv_cells_free(), stage.sequence_length(0)), (0, 256));
+}
+
+#[test]
+fn a_lone_row_that_fails_leaves_nothing_of_its_companion_either() {
+    let Some(mut stage) = whole_model_stage() else { return };
+    let expected = step(&mut stage, &[(0, 0)]).unwrap();
+    step(&mut stage, &[(0, 1)]).unwrap();
+
+    // As above, llama.cpp refuses position 1: a decode that fails.
+    stage.positions.truncate(0, 1);
+    let error = step(&mut stage, &[(0, 1)]).unwrap_err();
+    assert!(matches!(&error, EngineError::DecodeFailed { rows: 1, .. }), "{error}");
+    // And a decode that goes well, of which nobody wants to hear.
+    let rows = [Row {
+        sequence: 1,
+        position: 0,
+        token: 1000,
+    }];
+    let input = StepInput {
+        rows: &rows,
+        activations: &[],
+        wants: &[true],
+    };
+    let error = stage.step_with(&input, |_, _| Err("no".to_owned())).unwrap_err();
+    assert!(matches!(&error, EngineError::DecodeFailed { rows: 1, .. }), "{error}");
+
+    // Its place is free: the next companion could not be put there otherwise.
+    assert!(step(&mut stage, &[(1, 0)]).unwrap() == expected);
+    stage.remove(0, 0, u32::MAX).unwrap();
+    assert!(step(&mut stage, &[(0, 0)]).unwrap() == expected);
+}
+
+#[test]
+fn strict_steps_are_promised_on_the_processor_and_refused_by_name_where_a_state_is_kept_beside_attention() {
+    let strict = config(Vec::new());
+    let needed = |kind| companion::needed(&strict, kind, "jamba");
+    assert!(needed(CacheKind::Plain).unwrap());
+    assert!(needed(CacheKind::Windowed(16)).unwrap());
+    assert!(!needed(CacheKind::Recurrent).unwrap());
+    let error = needed(CacheKind::Hybrid).unwrap_err();
+    assert!(error.to_string().contains("strict steps: `jamba`"), "{error}");
+    assert_eq!(error.fault(), crate::Fault::Config);
+
+    let relaxed = StageConfig {
+        strict: false,
+        ..strict.clone()
+    };
+    let elsewhere = StageConfig {
+        device: Device::Gpu {
+            backend: "vulkan".to_owned(),
+            index: 0,
+        },
+        ..strict
+    };
+    for config in [relaxed, elsewhere] {
+        assert!(!companion::needed(&config, CacheKind::Hybrid, "jamba").unwrap());
+        assert_eq!(companion::cells(&config), 0);
+    }
+}
+
+#[test]
 fn a_recurrent_model_has_no_sequences_for_prefixes_however_many_are_configured() {
     let Some(stage) = whole_model_stage() else { return };
     assert!(stage.shares_prefixes());
@@ -118,6 +197,7 @@ fn a_configuration_that_contradicts_itself_is_refused_before_anything_is_loaded(
         kv_cells: 0,
         kv_type: KvType::Q8_0,
         max_step_rows: STRICT_STEP_ROWS,
+        strict: true,
         first: false,
         last: false,
         first_layer: 4,
@@ -147,6 +227,10 @@ fn a_configuration_that_contradicts_itself_is_refused_before_anything_is_loaded(
         },
         StageConfig {
             max_step_rows: 0,
+            ..good.clone()
+        },
+        StageConfig {
+            max_step_rows: STRICT_STEP_ROWS + 1,
             ..good.clone()
         },
         StageConfig {

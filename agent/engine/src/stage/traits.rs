@@ -12,6 +12,8 @@ use crate::ffi::context::CELL_BLOCK;
 /// Facts of a slice that decide how it is loaded.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Traits {
+    /// The architecture's name.
+    pub(super) architecture: &'static str,
     /// The tensor into which fed rows must be written anew, because the architecture's graph multiplies whatever it is fed
     /// as if it were looked-up embeddings. Only the first slice is fed those.
     pub(super) overwritten: Option<&'static str>,
@@ -34,6 +36,7 @@ pub(super) fn traits(config: &StageConfig, cells: u32) -> Result<Traits, EngineE
     let name = name.map_err(|error| refused(file, &error))?;
     let known = architecture(name).map_err(|error| refused(file, &error))?;
     Ok(Traits {
+        architecture: known.name,
         overwritten: known.overwritten_input().filter(|_| !config.first),
         stated: original_context(&header.metadata, name, config.context_length, cells),
     })

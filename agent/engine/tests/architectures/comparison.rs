@@ -211,6 +211,7 @@ impl Sliced {
                 kv_cells: 0,
                 kv_type: KvType::F16,
                 max_step_rows: STRICT_STEP_ROWS,
+                strict: true,
                 first: first == 0,
                 last: end == self.layers,
                 first_layer: first,

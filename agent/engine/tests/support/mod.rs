@@ -96,6 +96,12 @@ impl Pieces {
         files.splits()
     }
 
+    /// Where the embedding of layers `first..end` is, if they are the first.
+    pub fn embedding(&self, layers: (u32, u32)) -> Option<PathBuf> {
+        let files = prepare_slice(self.folder.path(), &self.gguf, layers.0, layers.1).unwrap();
+        files.embedding
+    }
+
     pub fn load_with(
         &self,
         runtime: &Runtime,
@@ -159,6 +165,7 @@ pub fn stage_config(
         kv_cells: 0,
         kv_type: KvType::F16,
         max_step_rows: STRICT_STEP_ROWS,
+        strict: true,
         first: layers.0 == 0,
         last: layers.1 == LAYERS,
         first_layer: layers.0,

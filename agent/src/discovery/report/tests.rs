@@ -1,28 +1,22 @@
 use super::*;
 
-fn gpu() -> Device {
-    Device {
-        backend: Backend::Vulkan,
-        index: 1,
+fn gpu() -> GpuDevice {
+    GpuDevice {
         vendor: "mesa".into(),
         model: "llvmpipe".into(),
-        architecture: None,
-        driver: None,
-        pci_address: None,
-        uuid: None,
-        compute_units: None,
-        kind: Kind::Software,
-        pool: Pool::Host,
         memory_total_bytes: 1000,
         memory_free_bytes: 900,
         memory_usable_bytes: 800,
         verification: Verification::Verified,
-        bandwidth: Some(device::Bandwidth {
-            bytes_per_second: 5,
-            samples: 2,
-            measured_unix_s: 100,
-        }),
-        launch_us: None,
+        measured: device::Measured {
+            bandwidth_bytes_per_second: Some(device::Figure {
+                value: 5,
+                samples: 2,
+                measured_unix_s: 100,
+            }),
+            ..Default::default()
+        },
+        ..GpuDevice::new(Backend::Vulkan, 1, Kind::Software)
     }
 }
 
@@ -30,7 +24,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn seen<'a>(device: &'a Device, free_bytes: u64, holdings: &'a [Holding]) -> Seen<'a> {
+fn seen<'a>(device: &'a GpuDevice, free_bytes: u64, holdings: &'a [Holding]) -> Seen<'a> {
     Seen {
         device,
         free_bytes,
@@ -56,7 +50,7 @@ fn a_verified_device_is_ready_and_shares_its_hosts_memory() {
 
 #[test]
 fn a_card_has_a_pool_of_its_own() {
-    let card = Device {
+    let card = GpuDevice {
         pool: Pool::Own,
         kind: Kind::Discrete,
         ..gpu()
@@ -66,7 +60,7 @@ fn a_card_has_a_pool_of_its_own() {
 
 #[test]
 fn a_device_that_failed_is_neither_healthy_nor_ready_and_one_that_could_not_be_asked_is_unknown() {
-    let failed = Device {
+    let failed = GpuDevice {
         verification: Verification::Failed {
             reason: "changed".into(),
         },
@@ -75,7 +69,7 @@ fn a_device_that_failed_is_neither_healthy_nor_ready_and_one_that_could_not_be_a
     let told = status("n", &seen(&failed, 1, &[]), None, None, at(1));
     assert_eq!(condition(&told, "Healthy"), ("False", "RoundTripDiffered"));
     assert_eq!(condition(&told, "Ready"), ("False", "NotVerified"));
-    let silent = Device {
+    let silent = GpuDevice {
         verification: Verification::CouldNotMeasure { reason: "busy".into() },
         ..gpu()
     };

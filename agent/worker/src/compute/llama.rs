@@ -57,6 +57,10 @@ impl LlamaStage {
             let message = format!("the embedding is not {found} wide, as the slice is");
             return Err(LoadError::Weights(message));
         }
+        if config.first_layer == 0 && embedding.is_none() && !stage.takes_tokens() {
+            let message = "the head has an embedding neither beside its slice nor in it".to_owned();
+            return Err(LoadError::Weights(message));
+        }
         gauge.settle(stage.memory(), pressure);
         watch_memory(&runtime, config, gauge);
         Ok(Self {
@@ -97,17 +101,23 @@ impl Compute for LlamaStage {
     fn facts(&self) -> Facts {
         Facts {
             embedding_length: self.stage.embedding_length(),
-            vocabulary_size: self.embedding.as_ref().map_or(0, Embedding::vocabulary_size),
+            vocabulary_size: match &self.embedding {
+                Some(embedding) => embedding.vocabulary_size(),
+                None if self.stage.takes_tokens() => self.stage.vocabulary_size() as u64,
+                None => 0,
+            },
             shares_prefixes: self.stage.shares_prefixes(),
         }
     }
 
     fn embed(&mut self, tokens: &[i32]) -> Result<Vec<f32>, ComputeError> {
-        let embedding = self.embedding.as_ref();
-        let embedding = embedding.ok_or(ComputeError::Failed("this stage has no embedding".into()))?;
-        embedding
-            .rows(tokens)
-            .map_err(|error| ComputeError::Failed(error.to_string()))
+        match &self.embedding {
+            Some(embedding) => embedding
+                .rows(tokens)
+                .map_err(|error| ComputeError::Failed(error.to_string())),
+            None if self.stage.takes_tokens() => Ok(Vec::new()),
+            None => Err(ComputeError::Failed("this stage has no embedding".into())),
+        }
     }
 
     fn step(&mut self, rows: &[Row], activations: &[f32]) -> Result<Output, ComputeError> {

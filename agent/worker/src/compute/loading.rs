@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::{Device, EngineError, Fault, Runtime, Stage, StageConfig};
+use engine::{Device, EngineError, Fault, Runtime, STRICT_STEP_ROWS, Stage, StageConfig};
 
 use super::LoadError;
 use super::llama::device;
@@ -107,6 +107,8 @@ fn stage_config(config: &WorkerConfig, kv_type: KvType) -> StageConfig {
             KvType::Q8_0 => engine::KvType::Q8_0,
         },
         max_step_rows: runtime.max_step_rows,
+        // Only those who want equal numbers ask for so small steps.
+        strict: runtime.max_step_rows <= STRICT_STEP_ROWS,
         first: config.first_layer == 0,
         last: config.end_layer == config.total_layers,
         first_layer: config.first_layer,

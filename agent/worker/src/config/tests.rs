@@ -65,6 +65,20 @@ fn a_value_that_cannot_work_is_refused_by_the_name_of_its_field() {
 }
 
 #[test]
+fn only_a_whole_model_may_do_without_an_embedding_beside_it() {
+    let mut head = valid();
+    (head.stage, head.first_layer, head.embedding) = (0, 0, None);
+    assert!(matches!(
+        head.validate(),
+        Err(ConfigError::Invalid { field: "embedding", .. })
+    ));
+    (head.stages, head.end_layer) = (1, head.total_layers);
+    head.validate().unwrap();
+    head.embedding = Some("/s/e.gguf".into());
+    head.validate().unwrap();
+}
+
+#[test]
 fn unknown_fields_are_refused_and_an_unknown_backend_by_the_names_there_are() {
     let mut json = serde_json::to_value(valid()).unwrap();
     for backend in [

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use crate::metrics::Metrics;
 use crate::placement::Installed;
 use crate::stage::executor::elapsed_us;
-use crate::stage::link::{Link, LinkError, MAX_IN_FLIGHT, STAGE_STEP_LIMIT, answer_limit};
+use crate::stage::link::{Link, LinkError, MAX_IN_FLIGHT, answer_limit};
 use crate::stage::patience::{Alarm, Patience};
 use crate::stage::thread::{ComputeHandle, Done, Left, Session, StepDone};
 use crate::step::{Reason, Sampled, Step, StepFault};
@@ -96,7 +96,7 @@ impl Pipeline {
         installed: &Arc<Installed>,
         metrics: Metrics,
     ) -> Result<Self, String> {
-        let opened = timeout(STAGE_STEP_LIMIT, compute.open(installed.epoch)).await;
+        let opened = timeout(compute.place().deadlines.step, compute.open(installed.epoch)).await;
         let opened = opened.map_err(|_| "the head's engine does not answer".to_owned())?;
         let session = opened.map_err(|fault| fault.to_string())?;
         let place = session.place();
@@ -114,7 +114,7 @@ impl Pipeline {
             metrics,
             flights: VecDeque::with_capacity(MAX_IN_FLIGHT),
             next_number: None,
-            own: Patience::new(STAGE_STEP_LIMIT),
+            own: Patience::new(place.deadlines.step),
             later: Patience::new(answer_limit(place)),
             alarm: Alarm::new(),
             undoing: false,
@@ -366,5 +366,5 @@ fn unreachable(stage: u32, message: String) -> StepFault {
 }
 
 fn late(patience: &Patience) -> String {
-    format!("no answer within {} s", patience.limit().as_secs())
+    format!("no answer within {:?}", patience.limit())
 }

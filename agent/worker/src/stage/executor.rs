@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::activations;
+use super::link::Deadlines;
 use crate::compute::{Compute, ComputeError, Facts, Output};
 use crate::head::schedule::Limits;
 use crate::step::{KvOperation, MAX_OPERATIONS_PER_SLOT, PrefixCopy, Reason, Removal, Row, Sampled, Step, StepFault};
@@ -23,6 +24,8 @@ pub struct Place {
     pub stages: u32,
     /// Slots, context and rows.
     pub limits: Limits,
+    /// How long other stages are waited for.
+    pub deadlines: Deadlines,
 }
 
 impl Place {

@@ -50,8 +50,27 @@ pub type Outgoing = mpsc::WeakSender<wire::CarryMessage>;
 /// How long one stage may compute on one step. A prefill step on a software renderer takes some ten seconds.
 pub const STAGE_STEP_LIMIT: Duration = Duration::from_secs(30);
 
-/// Time for one dial, handshake and reset of the stage behind it.
+/// Time for one dial, handshake and reset of the stage behind it: an attempt to connect is given up after five seconds.
 const HOP_OPEN_LIMIT: Duration = Duration::from_secs(7);
+
+/// How long a stage waits for another one. A stage that lives and does not answer is given up; one whose process or node is
+/// gone, or that does not read what it is sent, is noticed by the connection's keepalive within seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For one stage to compute one step.
+    pub step: Duration,
+    /// For one dial, handshake and reset of the stage behind it.
+    pub open: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            step: STAGE_STEP_LIMIT,
+            open: HOP_OPEN_LIMIT,
+        }
+    }
+}
 
 /// Why there is no stream to the next stage.
 #[derive(Debug, Error)]
@@ -129,9 +148,9 @@ impl Link {
     /// When the next stage is not known, not there, not the one that the placement names, or refuses.
     pub async fn open(credentials: &Credentials, installed: &Installed, place: Place) -> Result<Self, LinkError> {
         let stage = place.stage + 1;
-        let limit = HOP_OPEN_LIMIT * (place.stages - stage);
+        let limit = place.deadlines.open * (place.stages - stage);
         let opened = tokio::time::timeout(limit, Self::dial(credentials, installed, stage)).await;
-        let late = || LinkError::unreachable(stage, format!("no answer within {} s", limit.as_secs()));
+        let late = || LinkError::unreachable(stage, format!("no answer within {limit:?}"));
         opened.unwrap_or_else(|_| Err(late()))
     }
 
@@ -194,5 +213,5 @@ impl Link {
 
 /// How long the stages after this one may take for a step.
 pub fn answer_limit(place: Place) -> Duration {
-    STAGE_STEP_LIMIT * (place.stages - 1 - place.stage)
+    place.deadlines.step * (place.stages - 1 - place.stage)
 }

@@ -105,7 +105,7 @@ impl Relay {
             session,
             ..
         } = self;
-        let epoch = session.epoch();
+        let (epoch, next) = (session.epoch(), session.place().stage + 1);
         let returned = async {
             match link {
                 Some(link) => link.result().await,
@@ -130,7 +130,8 @@ impl Relay {
             }
             message = upstream.message(), if steps.has_room() => Ok(Happened::Message(message?)),
             () = alarm.at(steps.later.deadline()) => {
-                Err(Status::unavailable("the stages after this one did not answer in time"))
+                let limit = steps.later.limit();
+                Err(Status::unavailable(format!("stage {next} gave no answer within {limit:?}")))
             }
         }
     }

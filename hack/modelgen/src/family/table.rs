@@ -7,6 +7,7 @@ const BEFORE: &[&str] = &["attn_norm", "ffn_norm"];
 
 const LLAMA: Family = Family {
     name: "llama",
+    recurrent: false,
     any_head_length: true,
     all_heads: false,
     packed_attention: false,
@@ -299,6 +300,13 @@ pub(super) static FAMILIES: &[Family] = &[
         expert_bias: true,
         tied: Tied::Never,
         windowed: true,
+        ..LLAMA
+    },
+    Family {
+        name: "mamba",
+        recurrent: true,
+        any_head_length: false,
+        norms: &["attn_norm"],
         ..LLAMA
     },
 ];

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Pool;
 
 fn captured(text: &str) -> Vec<Facts> {
     serde_json::from_str(text).unwrap()
@@ -7,8 +8,7 @@ fn captured(text: &str) -> Vec<Facts> {
 fn verified() -> Exercise {
     Exercise {
         verification: Verification::Verified,
-        bandwidth: None,
-        launch_us: Some(9),
+        measured: Measured::default(),
     }
 }
 

@@ -1,0 +1,286 @@
+//! Every backend behind the one face: a thread of its own makes a driver's calls in the order in which they were asked,
+//! and the book of handles is kept in one place for all of them.
+
+mod book;
+
+use crate::driver::{Driver, Span};
+use crate::{Backend, BackendError, GpuBackend, GpuDevice, MemoryHandle, MemoryInfo};
+use book::Book;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use tokio::sync::oneshot;
+
+/// Calls that wait for a driver. A caller that finds the queue full waits too: more would only hide a stuck driver.
+const QUEUE_MAX: usize = 64;
+
+/// A call: the driver, and the book of what was allocated.
+type Call = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// What the thread owns.
+struct Worker {
+    driver: Box<dyn Driver>,
+    book: Book,
+    open: bool,
+}
+
+/// A driver with a thread of its own. The thread ends, and frees everything, when this is dropped.
+pub struct Queued {
+    backend: Backend,
+    calls: SyncSender<Call>,
+}
+
+impl Queued {
+    /// Starts the driver's thread; the library is loaded by [`GpuBackend::initialize`].
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn new(driver: Box<dyn Driver>) -> Result<Self, BackendError> {
+        let backend = driver.backend();
+        let (calls, queue) = sync_channel::<Call>(QUEUE_MAX);
+        let mut worker = Worker {
+            driver,
+            book: Book::new(backend),
+            open: false,
+        };
+        std::thread::Builder::new()
+            .name(format!("device-{}", backend.name()))
+            .spawn(move || {
+                while let Ok(call) = queue.recv() {
+                    call(&mut worker);
+                }
+                // Nobody is left to tell.
+                let _ = worker.close();
+            })
+            .map_err(|error| BackendError::Unavailable {
+                backend,
+                reason: format!("no thread for its driver: {error}"),
+            })?;
+        Ok(Self { backend, calls })
+    }
+
+    /// Has `call` made on the driver's thread. `undo` gets a result that nobody waits for any more.
+    async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut Worker) -> Result<T, BackendError> + Send + 'static,
+        undo: impl FnOnce(&mut Worker, T) + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let gone = || BackendError::Unavailable {
+            backend: self.backend,
+            reason: "its driver's thread has ended".to_owned(),
+        };
+        let (answer, answered) = oneshot::channel();
+        let mut job: Call = Box::new(move |worker| {
+            let outcome = call(worker);
+            if let Err(Ok(unwanted)) = answer.send(outcome) {
+                undo(worker, unwanted);
+            }
+        });
+        // A full queue is waited for without blocking the runtime's thread.
+        loop {
+            match self.calls.try_send(job) {
+                Ok(()) => break,
+                Err(std::sync::mpsc::TrySendError::Full(back)) => {
+                    job = back;
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+                Err(std::sync::mpsc::TrySendError::Disconnected(_)) => return Err(gone()),
+            }
+        }
+        answered.await.map_err(|_| gone())?
+    }
+
+    async fn open<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut Worker) -> Result<T, BackendError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let backend = self.backend;
+        self.call(
+            move |worker| {
+                if worker.open {
+                    call(worker)
+                } else {
+                    Err(BackendError::NotInitialised { backend })
+                }
+            },
+            |_, _| {},
+        )
+        .await
+    }
+}
+
+impl Worker {
+    fn close(&mut self) -> Result<(), BackendError> {
+        if !self.open {
+            return Ok(());
+        }
+        self.open = false;
+        let mut outcome = Ok(());
+        for (device, block) in self.book.empty() {
+            outcome = outcome.and(self.driver.free(device, block));
+        }
+        outcome.and(self.driver.close())
+    }
+
+    fn allocate(&mut self, device: u32, size_bytes: u64) -> Result<MemoryHandle, BackendError> {
+        let count = self.driver.devices()?.len();
+        if device as usize >= count {
+            return Err(BackendError::NoSuchDevice {
+                backend: self.driver.backend(),
+                device,
+                count,
+            });
+        }
+        // Drivers differ about nothing; here it is a handle without a block.
+        let block = match size_bytes {
+            0 => None,
+            bytes => Some(self.driver.allocate(device, bytes)?),
+        };
+        Ok(self.book.enter(device, size_bytes, block))
+    }
+
+    fn deallocate(&mut self, handle: &MemoryHandle) -> Result<(), BackendError> {
+        match self.book.strike(handle)? {
+            Some(block) => self.driver.free(handle.device, block),
+            None => Ok(()),
+        }
+    }
+
+    fn copy(&mut self, from: (&MemoryHandle, u64), to: (&MemoryHandle, u64), bytes: u64) -> Result<(), BackendError> {
+        let source = self.book.span(from.0, from.1, bytes)?;
+        let target = self.book.span(to.0, to.1, bytes)?;
+        match (source, target) {
+            (Some(source), Some(target)) => self.driver.copy(source, target, bytes),
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&mut self, span: Option<Span>, bytes: u64) -> Result<Vec<u8>, BackendError> {
+        let Some(span) = span else { return Ok(Vec::new()) };
+        // Bounded by the allocation that the span lies in.
+        let mut content = Vec::new();
+        content
+            .try_reserve_exact(bytes as usize)
+            .map_err(|_| BackendError::OutOfMemory {
+                device: "main memory".to_owned(),
+                wanted_bytes: bytes,
+                free_bytes: 0,
+            })?;
+        content.resize(bytes as usize, 0);
+        self.driver.read(span, &mut content)?;
+        Ok(content)
+    }
+}
+
+#[async_trait::async_trait]
+impl GpuBackend for Queued {
+    async fn initialize(&self) -> Result<(), BackendError> {
+        self.call(
+            |worker| {
+                if !worker.open {
+                    worker.driver.open()?;
+                    worker.open = true;
+                }
+                Ok(())
+            },
+            |_, ()| {},
+        )
+        .await
+    }
+
+    async fn shutdown(&self) -> Result<(), BackendError> {
+        self.call(Worker::close, |_, ()| {}).await
+    }
+
+    async fn list_devices(&self) -> Result<Vec<GpuDevice>, BackendError> {
+        self.open(|worker| worker.driver.devices()).await
+    }
+
+    async fn get_device(&self, device: u32) -> Result<GpuDevice, BackendError> {
+        let backend = self.backend;
+        self.open(move |worker| {
+            let devices = worker.driver.devices()?;
+            let count = devices.len();
+            devices
+                .into_iter()
+                .nth(device as usize)
+                .ok_or(BackendError::NoSuchDevice { backend, device, count })
+        })
+        .await
+    }
+
+    async fn allocate(&self, device: u32, size_bytes: u64) -> Result<MemoryHandle, BackendError> {
+        let backend = self.backend;
+        self.call(
+            move |worker| {
+                if worker.open {
+                    worker.allocate(device, size_bytes)
+                } else {
+                    Err(BackendError::NotInitialised { backend })
+                }
+            },
+            |worker, handle| {
+                // The driver's complaint has no reader.
+                let _ = worker.deallocate(&handle);
+            },
+        )
+        .await
+    }
+
+    async fn deallocate(&self, handle: &MemoryHandle) -> Result<(), BackendError> {
+        let handle = handle.clone();
+        self.open(move |worker| worker.deallocate(&handle)).await
+    }
+
+    async fn copy_to_device(&self, handle: &MemoryHandle, offset: u64, bytes: Arc<[u8]>) -> Result<(), BackendError> {
+        let handle = handle.clone();
+        self.open(
+            move |worker| match worker.book.span(&handle, offset, bytes.len() as u64)? {
+                Some(span) => worker.driver.write(span, &bytes),
+                None => Ok(()),
+            },
+        )
+        .await
+    }
+
+    async fn copy_from_device(&self, handle: &MemoryHandle, offset: u64, bytes: u64) -> Result<Vec<u8>, BackendError> {
+        let handle = handle.clone();
+        self.open(move |worker| {
+            let span = worker.book.span(&handle, offset, bytes)?;
+            worker.read(span, bytes)
+        })
+        .await
+    }
+
+    async fn copy_device_to_device(
+        &self,
+        from: &MemoryHandle,
+        from_offset: u64,
+        to: &MemoryHandle,
+        to_offset: u64,
+        bytes: u64,
+    ) -> Result<(), BackendError> {
+        let (from, to) = (from.clone(), to.clone());
+        self.open(move |worker| worker.copy((&from, from_offset), (&to, to_offset), bytes))
+            .await
+    }
+
+    async fn synchronize(&self, device: u32) -> Result<(), BackendError> {
+        self.open(move |worker| worker.driver.synchronize(device)).await
+    }
+
+    async fn memory_info(&self, device: u32) -> Result<MemoryInfo, BackendError> {
+        self.open(move |worker| worker.driver.memory(device)).await
+    }
+
+    async fn temperature(&self, device: u32) -> Result<Option<f32>, BackendError> {
+        self.open(move |worker| worker.driver.temperature(device)).await
+    }
+
+    async fn power_usage(&self, device: u32) -> Result<Option<f32>, BackendError> {
+        self.open(move |worker| worker.driver.power(device)).await
+    }
+
+    async fn clock_rate(&self, device: u32) -> Result<Option<u32>, BackendError> {
+        self.open(move |worker| worker.driver.clock(device)).await
+    }
+}

@@ -1,0 +1,78 @@
+//! What travels with a row that would be alone in its step.
+//!
+//! llama.cpp computes the attention of a lone row otherwise than that of several: over more than 256 cells each thread takes
+//! a part of them, and the parts' sums differ in the last bits from a sum over all. A row that is computed again after a
+//! fault rarely is alone again. So a stage that promises equal numbers gives it a companion: the same row once more, as the
+//! first position of the scratch sequence, which is emptied before the step ends. No sequence reads another one's cells,
+//! nothing of the companion is taken out, and its cell is beyond those that callers may fill.
+
+use std::borrow::Cow;
+
+use super::{StageConfig, StepInput, signed};
+use crate::error::EngineError;
+use crate::ffi::model::CacheKind;
+use crate::runtime::Device;
+
+/// Cells of the cache that callers cannot fill.
+pub(super) fn cells(config: &StageConfig) -> u32 {
+    u32::from(promises_equal_numbers(config))
+}
+
+/// Whether lone rows of the model get a companion.
+///
+/// # Errors
+/// `BadConfig` where equal numbers are asked for and cannot be had.
+pub(super) fn needed(config: &StageConfig, kind: CacheKind, architecture: &str) -> Result<bool, EngineError> {
+    if !promises_equal_numbers(config) {
+        return Ok(false);
+    }
+    match kind {
+        CacheKind::Plain | CacheKind::Windowed(_) => Ok(true),
+        // Without attention: a state takes in one row after the other, however many come.
+        CacheKind::Recurrent => Ok(false),
+        // llama.cpp divides their steps itself, and may leave a row alone in a part.
+        CacheKind::Hybrid => Err(EngineError::BadConfig {
+            cause: format!(
+                "strict steps: `{architecture}` keeps a recurrent state beside attention, and its numbers depend on \
+                 what is computed with them"
+            ),
+        }),
+    }
+}
+
+fn promises_equal_numbers(config: &StageConfig) -> bool {
+    config.strict && matches!(config.device, Device::Cpu { .. })
+}
+
+/// A step as llama.cpp takes it.
+#[derive(Debug)]
+pub(super) struct Batch<'a> {
+    pub(super) positions: Vec<i32>,
+    pub(super) sequences: Vec<i32>,
+    pub(super) tokens: Vec<i32>,
+    pub(super) activations: Cow<'a, [f32]>,
+    pub(super) wants: Cow<'a, [bool]>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn of(input: &StepInput<'a>) -> Self {
+        Self {
+            positions: input.rows.iter().map(|row| signed(row.position)).collect(),
+            sequences: input.rows.iter().map(|row| signed(row.sequence)).collect(),
+            tokens: input.rows.iter().map(|row| row.token).collect(),
+            activations: Cow::Borrowed(input.activations),
+            wants: Cow::Borrowed(input.wants),
+        }
+    }
+
+    /// Adds the only row once more, as the first of the empty sequence `scratch`.
+    pub(super) fn with_companion(mut self, scratch: u32) -> Self {
+        self.positions.push(0);
+        self.sequences.push(signed(scratch));
+        self.tokens.extend_from_within(..);
+        let values = self.activations.len();
+        self.activations.to_mut().extend_from_within(..values);
+        self.wants.to_mut().push(false);
+        self
+    }
+}

@@ -1,0 +1,148 @@
+//! Vendor libraries that answer from a script: shared objects with the symbols of NVML, CUDA and their like, loaded by
+//! the very code that loads the real ones. They are for faults that cannot be made for real: a card that falls off the
+//! bus, a driver that hangs, memory that forgets.
+//!
+//! ```text
+//!  LD_LIBRARY_PATH=<folder>  SHARDWRIGHT_FAKE_GPU=<script>  shardwright-agent probe
+//! ```
+//!
+//! The script is lines of `key=value`, read again whenever the file changes: `cards=2`, `0.name=NVIDIA H100`,
+//! `hang=nvmlDeviceGetTemperature`. Each library's C source says which keys it knows.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the libraries read their script from.
+pub const SCRIPT_VARIABLE: &str = "SHARDWRIGHT_FAKE_GPU";
+
+/// A library that can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Library {}
+
+impl Library {
+    /// All of them.
+    pub const ALL: [Library; 0] = [];
+
+    fn file_name(self) -> &'static str {
+        match self {}
+    }
+
+    fn source(self) -> &'static str {
+        match self {}
+    }
+}
+
+/// Why a library could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A file could not be written, or the compiler not be started.
+    #[error("{what}: {cause}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        cause: std::io::Error,
+    },
+    /// The compiler refused.
+    #[error("cc refused {library}: {complaint}")]
+    Refused {
+        /// Which one.
+        library: &'static str,
+        /// What it said.
+        complaint: String,
+    },
+}
+
+fn trying(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BuildError {
+    let what = what.into();
+    move |cause| BuildError::Io { what, cause }
+}
+
+/// Compiles the libraries into `folder`, under the names that the vendors' have.
+///
+/// # Errors
+/// No C compiler, or no space.
+pub fn build(folder: &Path, libraries: &[Library]) -> Result<(), BuildError> {
+    for library in libraries {
+        let object = folder.join(library.file_name());
+        let source = folder.join(format!("{}.c", library.file_name()));
+        // One file per library, so that a folder is all that the compiler needs.
+        let text = format!("{}\n{}", include_str!("../c/script.h"), library.source());
+        std::fs::write(&source, text).map_err(trying(format!("writing {}", source.display())))?;
+        let output = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+            .arg(&object)
+            .arg(&source)
+            .arg("-lm")
+            .output()
+            .map_err(trying("starting cc"))?;
+        if !output.status.success() {
+            return Err(BuildError::Refused {
+                library: library.file_name(),
+                complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A script on disk. What is set is there for the libraries' next call.
+#[derive(Debug)]
+pub struct Script {
+    path: PathBuf,
+    values: BTreeMap<String, String>,
+}
+
+impl Script {
+    /// An empty script at `path`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn create(path: impl Into<PathBuf>) -> std::io::Result<Self> {
+        let script = Self {
+            path: path.into(),
+            values: BTreeMap::new(),
+        };
+        script.write()?;
+        Ok(script)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sets keys, all at once.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set<'a>(&mut self, values: impl IntoIterator<Item = (&'a str, String)>) -> std::io::Result<()> {
+        for (key, value) in values {
+            self.values.insert(key.to_owned(), value);
+        }
+        self.write()
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn unset(&mut self, key: &str) -> std::io::Result<()> {
+        self.values.remove(key);
+        self.write()
+    }
+
+    /// Another file is put in its place, so that no library reads half of it.
+    fn write(&self) -> std::io::Result<()> {
+        let mut text = String::new();
+        for (key, value) in &self.values {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{key}={value}");
+        }
+        let beside = self.path.with_extension("new");
+        std::fs::write(&beside, text)?;
+        std::fs::rename(&beside, &self.path)
+    }
+}
