@@ -36,6 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("localplane", &[]),
     ("modelgen", &["gguf"]),
     ("fakegpu", &[]),
+    ("origin", &[]),
     (
         "bench",
         &[

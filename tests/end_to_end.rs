@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use engine::reference::{WholeConfig, WholeModel};
 use engine::{Device, Runtime};
 use localplane::chat::{Chat, rendered};
-use localplane::origin::{Origin, folder_bytes};
+use localplane::folder;
 use localplane::stack::{AgentSpec, Stack, condition_of, run};
 use localplane::wait::{Seen, until};
 use localplane::{assets, demo};
@@ -185,14 +185,12 @@ async fn a_model_behind_a_token_and_an_own_authority_is_served_and_each_node_rea
     let mut here = installation(&["cpu", "cpu", "cpu"]).await;
     let index_file = here.dir.path().join("model.index.json");
     let digest = index(&model(), &index_file);
-    let files = [
-        ("/m/model.gguf", model()),
-        ("/m/model.gguf.index.json", index_file.clone()),
-    ];
-    let files = files.map(|(path, file)| (path.to_owned(), file)).into();
-    let origin = Origin::start(files, "the-token").await.expect("a source");
+    let origin = origin::Server::start().expect("a source");
+    origin.put_file("/m/model.gguf", model());
+    origin.put_file("/m/model.gguf.index.json", &index_file);
+    origin.demand("the-token");
     let source =
-        json!({ "uri": origin.uri("/m/model.gguf"), "indexSha256": digest, "secretRef": { "name": "access" } });
+        json!({ "uri": origin.url("/m/model.gguf"), "indexSha256": digest, "secretRef": { "name": "access" } });
     here.apply("remote", &json!({ "source": source, "placement": { "minDevices": 3 } }));
     let (reason, message) = here.refused("remote", "Resolved").await;
     assert_eq!(reason, "SecretNotFound", "{message}");
@@ -200,31 +198,28 @@ async fn a_model_behind_a_token_and_an_own_authority_is_served_and_each_node_rea
 
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "access", "namespace": "default" },
-        "stringData": { "token": "the-token", "ca.crt": origin.authority_pem() },
+        "stringData": { "token": "the-token", "ca.crt": origin.ca_pem },
     });
     here.stack.apply(&secret).expect("applied");
     let served = here.ready("remote").await;
     assert!(!served.to_string().contains("the-token"), "no object shows the token");
-    assert_eq!(origin.refused(), 0, "nobody asked without the token");
+    let with_token = |seen: &origin::Seen| seen.authorization.as_deref() == Some("Bearer the-token");
+    assert!(origin.seen().iter().all(with_token), "nobody asked without the token");
 
     let overhead = header_and_index_bytes(&index_file);
     let allowed = |bytes: u64| bytes + bytes / 20 + overhead;
     let mut all = overhead;
     for stage in stages(&served) {
         let (node, bytes) = (stage["node"].as_str().expect("a node"), stage["weightBytes"].as_u64());
-        let kept = folder_bytes(&here.stack.state_dir(node).join("models")).expect("a folder");
+        let kept = folder::bytes(&here.stack.state_dir(node).join("models")).expect("a folder");
         let allowed = allowed(bytes.expect("bytes"));
         println!("{node}: {kept} bytes on disk, {allowed} allowed");
         // A slice has a header of its own.
         assert!(kept <= allowed + overhead, "{node} keeps {kept} bytes of {allowed}");
         all += allowed;
     }
-    println!("the source sent {} bytes, {all} allowed", origin.sent_bytes());
-    assert!(
-        origin.sent_bytes() <= all,
-        "the source sent {} of {all}",
-        origin.sent_bytes()
-    );
+    println!("the source sent {} bytes, {all} allowed", origin.sent());
+    assert!(origin.sent() <= all, "the source sent {} of {all}", origin.sent());
 
     let answer = here
         .chat()

@@ -2,14 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod rig;
-mod server;
 mod tiny_model;
 
 use agent::shard::weights::{Gauge, Weights};
 use agent::source::Kind;
 use proto::control::v1::{ModelFacts, SourceAccess};
 use rig::{Node, fetched_and_verified, pieces, wanted, weights};
-use server::{Manner, Server};
+use origin::{Manner, Seen, Server};
 use tokio::runtime::Runtime;
 
 /// Matrices of 80 kB: headers are small beside them.
@@ -27,7 +26,7 @@ impl Bench {
     /// Inspected by another node, so that this one has nothing yet but the index that an operator would give it.
     fn new() -> Self {
         let runtime = rig::runtime();
-        let server = Server::start(&runtime);
+        let server = Server::start().unwrap();
         server.put(PATH, tiny_model::bytes(ROWS));
         let other = Node::new(&runtime);
         let facts = rig::inspect(&runtime, &other.models, &server.url(PATH), Some(access(&server)), &[]).unwrap();
@@ -59,7 +58,7 @@ fn access(server: &Server) -> SourceAccess {
 #[test]
 fn an_inspection_reads_the_source_once() {
     let runtime = rig::runtime();
-    let server = Server::start(&runtime);
+    let server = Server::start().unwrap();
     let bytes = tiny_model::bytes(ROWS);
     server.put(PATH, bytes.clone());
     let node = Node::new(&runtime);
@@ -102,7 +101,7 @@ fn the_neighbouring_tensors_of_a_layer_are_read_in_one_range() {
     let bench = Bench::new();
     let weights = bench.weights(2, 4);
     weights.fetch(&Gauge::default()).unwrap();
-    let large = |seen: &&server::Seen| seen.range.is_some_and(|(first, last)| last - first > 100_000);
+    let large = |seen: &&Seen| seen.range.is_some_and(|(first, last)| last - first > 100_000);
     let ranges = bench.server.seen();
     assert_eq!(ranges.iter().filter(large).count(), 2, "{ranges:?}");
 }
@@ -216,7 +215,7 @@ fn two_shards_of_one_model_fetch_what_both_need_once() {
 #[test]
 fn a_model_in_two_files_is_fetched_like_one() {
     let runtime = rig::runtime();
-    let server = Server::start(&runtime);
+    let server = Server::start().unwrap();
     let [first, second] = tiny_model::split(ROWS);
     server.put("/s/m-00001-of-00002.gguf", first);
     server.put("/s/m-00002-of-00002.gguf", second);

@@ -2,13 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod rig;
-mod server;
 mod tiny_model;
 
 use gguf::index::WeightIndex;
 use proto::control::v1::{ModelFacts, SourceAccess};
 use rig::{Node, wanted, weights};
-use server::Server;
+use origin::Server;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -73,7 +72,7 @@ fn start(state: &Path, uri: &str) -> Child {
 #[test]
 fn killed_a_hundred_times_a_fetch_never_leaves_a_bad_file_and_comes_to_its_end() {
     let runtime = rig::runtime();
-    let server = Server::start(&runtime);
+    let server = Server::start().unwrap();
     server.put(PATH, tiny_model::bytes(ROWS));
     let uri = server.url(PATH);
     let access = SourceAccess {

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod rig;
-mod server;
 mod tiny_model;
 
 use agent::models::serve::{self, Server as Serving};
@@ -14,7 +13,7 @@ use proto::control::v1::weights_client::WeightsClient;
 use proto::control::v1::weights_server::{Weights, WeightsServer};
 use proto::control::v1::{ModelFacts, ReadTensorRequest, SourceAccess, TensorPiece};
 use rig::{Node, fetched_and_verified, wanted, weights};
-use server::Server;
+use origin::Server;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +36,7 @@ impl Bench {
     fn new() -> Self {
         let runtime = rig::runtime();
         let authority = Authority::generate("shardwright", SystemTime::now()).unwrap();
-        let server = Server::start(&runtime);
+        let server = Server::start().unwrap();
         server.put(PATH, tiny_model::bytes(ROWS));
         let holder = Node::new(&runtime);
         let facts = rig::inspect(&runtime, &holder.models, &server.url(PATH), Some(access(&server)), &[]).unwrap();

@@ -2,13 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod rig;
-mod server;
 mod tiny_model;
 
 use agent::source::{Access, Kind, Setting, Source, SourceError};
 use proto::control::v1::SourceAccess;
 use rig::hasty;
-use server::{Manner, Server};
+use origin::{Manner, Script, Seen, Server};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,7 +25,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let runtime = rig::runtime();
-        let server = Server::start(&runtime);
+        let server = Server::start().unwrap();
         server.put(PATH, content());
         let setting = Setting {
             patience: hasty(),
@@ -78,7 +77,7 @@ fn content() -> Vec<u8> {
     (0..BYTES).map(|place| (place * 7 + place / 251) as u8).collect()
 }
 
-fn is_long(seen: &server::Seen) -> bool {
+fn is_long(seen: &Seen) -> bool {
     seen.range.is_some_and(|(first, last)| last - first > 1)
 }
 
@@ -135,7 +134,7 @@ fn a_server_that_gives_less_than_asked_for_is_asked_for_the_rest() {
 #[test]
 fn every_way_of_misbehaving_has_a_reason_of_its_own() {
     let bench = Bench::new();
-    let cases: Vec<(&str, server::Script)> = vec![
+    let cases: Vec<(&str, Script)> = vec![
         ("RangeNotSupported", Box::new(|_| Manner::IgnoreRange)),
         ("SourceNotFound", Box::new(|_| Manner::Status(404, vec![]))),
         ("AccessDenied", Box::new(|_| Manner::Status(403, vec![]))),

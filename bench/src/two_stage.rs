@@ -24,6 +24,8 @@ const SHORT_PROMPT: usize = 16;
 const STREAM_TOKENS: usize = 64;
 const PREFILL_TOKENS: usize = 1024;
 const ONE_TOKENS: usize = 128;
+/// A token goes to the tail as activations and comes back as a number.
+const CROSSINGS: f64 = 2.0;
 /// Tokens that wake everybody up before the first round.
 const WARM_UP_TOKENS: usize = 8;
 
@@ -222,11 +224,19 @@ fn note(report: &mut Report, samples: &Samples) {
     report.set("two_stage.one_vs_rpc", against(Work::One, "rpc"));
     report.set("two_stage.eight_vs_rpc", against(Work::Eight, "rpc"));
     report.set("two_stage.prefill_vs_rpc", against(Work::Prefill, "rpc"));
-    let delayed = samples.best(Work::OneDelayed, "two_stages_1ms");
+    let delayed = |rate| ratio(rate, samples.best_of(Work::OneDelayed, "rpc"));
     report.set(
         "two_stage.one_vs_rpc_1ms",
-        ratio(delayed, samples.best_of(Work::OneDelayed, "rpc")),
+        delayed(samples.best(Work::OneDelayed, "two_stages_1ms")),
     );
+    let ceiling = with_wire(samples.best_of(Work::One, "whole"), CROSSINGS * DELAY_US as f64);
+    report.set("two_stage.one_vs_rpc_1ms_ceiling", delayed(ceiling));
+}
+
+/// The rate of a stream whose every token takes `wire_us` more than at `rate`: what two stages over slow links would reach
+/// if nothing but the links were added to the whole model's computing.
+fn with_wire(rate: f64, wire_us: f64) -> f64 {
+    1.0 / (1.0 / rate + wire_us / 1e6)
 }
 
 /// What a token takes beside the two stages' computing: wire, queues and the driver, both ways; `None` where it is not counted.
@@ -251,7 +261,13 @@ async fn compute_seconds(contestant: &Contestant) -> Result<Option<f64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Samples, Work};
+    use super::{Samples, Work, with_wire};
+
+    #[test]
+    fn slow_links_cost_a_stream_their_latency_at_every_token() {
+        // 8 ms of computing and 2 ms of wire.
+        assert!((with_wire(125.0, 2000.0) - 100.0).abs() < 1e-9);
+    }
 
     #[test]
     fn only_the_clearly_slower_of_a_family_retires_and_only_from_that_work() {

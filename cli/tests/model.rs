@@ -4,13 +4,11 @@
 
 mod rig;
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use gguf::{FileSet, WeightIndex};
-use rig::server::{Manner, serve};
+use origin::{Manner, Server};
 use rig::{fail, model, names, run, succeed, write};
 use serde_json::Value;
 
@@ -185,10 +183,14 @@ fn mistakes_end_with_the_codes_of_sysexits() {
     assert!(message.contains("no weight index"), "{message}");
 }
 
-/// Files of a model by their paths on a server.
-fn served(folder: &str, parts: usize) -> HashMap<String, Vec<u8>> {
-    let paths = names(parts).into_iter().map(|name| format!("{folder}/{name}"));
-    paths.zip(model(parts, 7)).collect()
+/// A server of a model's files, whose authority is written to `ca`.
+fn serve(folder: &str, parts: usize, ca: &Path) -> Server {
+    let server = Server::start().unwrap();
+    for (name, content) in names(parts).into_iter().zip(model(parts, 7)) {
+        server.put(&format!("{folder}/{name}"), content);
+    }
+    fs::write(ca, &server.ca_pem).unwrap();
+    server
 }
 
 #[test]
@@ -198,14 +200,17 @@ fn a_model_on_a_server_has_the_same_index_as_on_disk() {
     write(at, 3);
     succeed(at, &["model", "index", &names(3)[0], "-o", "local.json"]);
     let ca = at.join("ca.pem");
-    for (ranges, breaks_after) in [(true, None), (false, None), (true, Some(1500))] {
-        let manner = Manner {
-            token: Some("secret"),
-            ranges,
-            breaks_after,
-        };
-        let server = serve(served("/org/repo/resolve/main", 3), manner, &ca);
-        let endpoint = format!("https://localhost:{}", server.port);
+    for (manner, least) in [
+        (Manner::Serve, 6),
+        (Manner::IgnoreRange, 6),
+        (Manner::Truncate(1500), 7),
+    ] {
+        let server = serve("/org/repo/resolve/main", 3, &ca);
+        server.behave(move |seen| match seen.authorization.as_deref() {
+            Some("Bearer secret") => manner.clone(),
+            _ => Manner::Status(401, vec![]),
+        });
+        let endpoint = server.url("");
         let uri = format!("hf://org/repo/{}", names(3)[0]);
         let args = [
             "model",
@@ -225,8 +230,7 @@ fn a_model_on_a_server_has_the_same_index_as_on_disk() {
             fs::read(at.join(index)).unwrap(),
             fs::read(at.join("local.json")).unwrap()
         );
-        let least = if breaks_after.is_some() { 7 } else { 6 };
-        assert!(server.requests.load(Ordering::SeqCst) >= least);
+        assert!(server.seen().len() >= least);
     }
 }
 
@@ -235,13 +239,9 @@ fn a_server_that_will_not_or_cannot_serve_is_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let ca = at.join("ca.pem");
-    let manner = Manner {
-        token: Some("secret"),
-        ranges: true,
-        breaks_after: None,
-    };
-    let server = serve(served("/m", 1), manner, &ca);
-    let uri = |name: &str| format!("https://localhost:{}/m/{name}?signature=abc", server.port);
+    let server = serve("/m", 1, &ca);
+    server.demand("secret");
+    let uri = |name: &str| server.url(&format!("/m/{name}?signature=abc"));
     let index = |uri: &str, more: &[&str], code| {
         let mut args = vec!["model", "index", uri];
         args.extend(more);

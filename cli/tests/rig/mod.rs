@@ -1,7 +1,5 @@
 //! Small models, and the tool run on them.
 
-pub mod server;
-
 use std::path::Path;
 use std::process::{Command, Output};
 
