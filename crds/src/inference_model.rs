@@ -120,8 +120,9 @@ pub enum Determinism {
     /// Prompts are computed at full speed; the last bits of a number may depend on how many rows are computed with it.
     #[default]
     Relaxed,
-    /// On CPUs, numbers do not depend on how many rows are computed with them, as long as the cache holds at most 256 tokens;
-    /// prompts take about a fifth longer.
+    /// On CPUs, numbers depend on the tokens before and on nothing else that is computed, so that an answer goes on as it would
+    /// have when its tokens are computed anew after a fault. Prompts take about a fifth longer, a stream that runs alone
+    /// computes two rows for each token, and models that keep a recurrent state beside attention are refused.
     Strict,
 }
 

@@ -7,6 +7,7 @@
 mod cells;
 mod compaction;
 mod companion;
+mod compute;
 mod config;
 mod memory;
 mod positions;
@@ -14,19 +15,18 @@ mod rows;
 #[cfg(test)]
 mod tests;
 mod traits;
+mod warm_up;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::error::EngineError;
 use crate::ffi::backend::{DeviceHandle, Idle};
-use crate::ffi::context::{Context, ContextOptions, Input};
+use crate::ffi::context::{Context, ContextOptions};
 use crate::ffi::log;
 use crate::ffi::model::{CacheKind, Model, ModelOptions, Placing};
 use crate::runtime::Runtime;
 
 use cells::{Cells, Packing};
-use companion::Batch;
 pub use config::{KvType, PARALLEL_SEQUENCES_LIMIT, STEP_ROWS, STEP_ROWS_LIMIT, STRICT_STEP_ROWS, StageConfig};
 use config::{check, check_model, has_whole_embedding};
 pub use memory::StageMemory;
@@ -209,47 +209,6 @@ impl Stage {
         }
     }
 
-    /// Runs the largest step that there may be on an unused stage and forgets it: what llama.cpp allocates only when it
-    /// computes is allocated then, and its buffers are written to. A device that would need longer than `limit` for it, as
-    /// renderers in software do, gets as many rows as it can compute meanwhile, at least one.
-    ///
-    /// # Errors
-    /// As [`Stage::step`].
-    pub fn warm_up(&mut self, limit: Duration) -> Result<(), EngineError> {
-        // The first step also compiles what the device runs; the second tells how fast it is.
-        self.run_and_forget(1)?;
-        let started = Instant::now();
-        self.run_and_forget(1)?;
-        let affordable = limit.as_micros() / started.elapsed().as_micros().max(1);
-        let rows = self.max_step_rows().min(self.positions.context_length() as usize);
-        self.run_and_forget(rows.min(usize::try_from(affordable).unwrap_or(usize::MAX)).max(1))
-    }
-
-    /// One step of so many rows on sequence 0, which is empty before and after.
-    fn run_and_forget(&mut self, count: usize) -> Result<(), EngineError> {
-        let row = |position: u32| Row {
-            sequence: 0,
-            position,
-            token: 0,
-        };
-        let rows: Vec<Row> = (0u32..).take(count).map(row).collect();
-        let wants: Vec<bool> = (0..count).map(|row| row < self.positions.sequences()).collect();
-        let values = if self.takes_tokens {
-            0
-        } else {
-            count * self.embedding_length
-        };
-        // Any numbers but zero, whose scale would be lost in the norm.
-        let activations = vec![1.0; values];
-        let input = StepInput {
-            rows: &rows,
-            activations: &activations,
-            wants: &wants,
-        };
-        self.step_with(&input, |_, _| Ok(()))?;
-        self.remove(0, 0, u32::MAX)
-    }
-
     /// What the stage takes; see [`StageMemory`].
     pub fn memory(&self) -> StageMemory {
         self.memory
@@ -379,50 +338,6 @@ impl Stage {
             }
         }
         Ok(())
-    }
-
-    fn feeds_tokens(&self, input: &StepInput<'_>) -> bool {
-        self.takes_tokens && input.activations.is_empty()
-    }
-
-    fn compute(
-        &mut self,
-        input: &StepInput<'_>,
-        mut show: impl FnMut(usize, &[f32]) -> Result<(), String>,
-    ) -> Result<Vec<f32>, String> {
-        self.decode(input)?;
-        if !self.last {
-            let mut rows = self.context.take_tapped()?;
-            rows.truncate(input.rows.len() * self.embedding_length);
-            return Ok(rows);
-        }
-        for row in (0..input.rows.len()).filter(|row| input.wants[*row]) {
-            let logits = self.context.logits(row);
-            show(row, logits.ok_or_else(|| format!("row {row} gave no logits"))?)?;
-        }
-        Ok(Vec::new())
-    }
-
-    /// Decodes the rows, in company where a lone one needs it.
-    fn decode(&mut self, input: &StepInput<'_>) -> Result<(), String> {
-        let accompanied = self.accompanied && input.rows.len() == 1;
-        let mut batch = Batch::of(input);
-        if accompanied {
-            batch = batch.with_companion(self.scratch_sequence);
-        }
-        let fed = if self.feeds_tokens(input) {
-            Input::Tokens(&batch.tokens)
-        } else {
-            Input::Activations(&batch.activations)
-        };
-        let decoded = self
-            .context
-            .decode(fed, &batch.positions, &batch.sequences, &batch.wants);
-        if accompanied && !self.context.remove_from(signed(self.scratch_sequence), 0) {
-            let cause = "the row that accompanied a lone one could not be removed".to_owned();
-            return Err(self.broken.insert(cause).clone());
-        }
-        decoded
     }
 }
 

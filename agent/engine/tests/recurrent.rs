@@ -19,8 +19,8 @@ const CONTEXT_LENGTH: u32 = 256;
 /// Greedy tokens compared.
 const ANSWER_TOKENS: usize = 40;
 
-fn device() -> Device {
-    Device::Cpu { threads: 2 }
+fn cpu(threads: u32) -> Device {
+    Device::Cpu { threads }
 }
 
 fn recipe() -> Recipe {
@@ -39,22 +39,22 @@ impl Model {
     fn write() -> Self {
         let folder = tempfile::tempdir().unwrap();
         recipe().write(&folder.path().join("model.gguf")).unwrap();
-        let runtime = Runtime::load_for(None, &device()).unwrap();
+        let runtime = Runtime::load_for(None, &cpu(1)).unwrap();
         Self { folder, runtime }
     }
 
     fn whole(&self) -> WholeModel {
-        let config = WholeConfig::like_a_stage(device(), CONTEXT_LENGTH);
+        let config = WholeConfig::like_a_stage(cpu(1), CONTEXT_LENGTH);
         WholeModel::load(&self.runtime, &self.folder.path().join("model.gguf"), &config).unwrap()
     }
 
-    fn stage(&self) -> Stage {
+    fn stage(&self, threads: u32) -> Stage {
         let folder = self.folder.path();
         let files = slice(&folder.join("model.gguf"), folder);
         assert_eq!(files.embedding, None, "it looks its tokens up itself");
         let config = StageConfig {
             slice_files: files.splits(),
-            device: device(),
+            device: cpu(threads),
             context_length: CONTEXT_LENGTH,
             parallel_sequences: 3,
             prefix_sequences: 2,
@@ -113,7 +113,7 @@ fn step(stage: &mut Stage, rows: &[Row]) -> Result<Vec<Vec<f32>>, EngineError> {
 #[test]
 fn a_recurrent_model_as_a_stage_gives_the_tokens_of_llama_cpps_own_loop_over_its_file() {
     let model = Model::write();
-    let (mut whole, mut stage) = (model.whole(), model.stage());
+    let (mut whole, mut stage) = (model.whole(), model.stage(1));
     assert!(stage.takes_tokens());
     for nth in 0..3 {
         let prompt = prompt(nth, 30 + 50 * nth);
@@ -150,8 +150,8 @@ fn a_cut_through_a_recurrent_model_is_refused_by_the_architectures_name() {
 #[test]
 fn its_strict_steps_give_the_same_numbers_alone_in_large_steps_and_beside_other_sequences() {
     let model = Model::write();
-    let mut stage = model.stage();
-    let tokens = prompt(0, 120);
+    let mut stage = model.stage(2);
+    let tokens = prompt(0, 70);
     let alone: Vec<_> = (0..)
         .zip(&tokens)
         .map(|(position, token)| step(&mut stage, &rows(0, position, &[*token])).unwrap().remove(0))
@@ -192,7 +192,7 @@ fn its_strict_steps_give_the_same_numbers_alone_in_large_steps_and_beside_other_
 #[test]
 fn a_failed_step_empties_its_sequences_and_leaves_the_state_of_others_alone() {
     let model = Model::write();
-    let mut stage = model.stage();
+    let mut stage = model.stage(1);
     assert!(!stage.shares_prefixes());
     let error = stage.copy_prefix(0, 3, 1).unwrap_err();
     assert!(

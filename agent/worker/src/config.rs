@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::head::schedule::Limits;
 use crate::stage::executor::Place;
-use crate::stage::link::MAX_MESSAGE_BYTES;
+use crate::stage::link::{Deadlines, MAX_MESSAGE_BYTES};
 
 /// Bytes of a configuration that are read: hundreds of paths fit, a wrong file is noticed.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;

@@ -10,6 +10,7 @@ use rig::fake::{Fake, LAYERS, POISON, WIDTH};
 use worker::head::schedule::Limits;
 use worker::stage::activations;
 use worker::stage::executor::{Executor, Place, Yield};
+use worker::stage::link::Deadlines;
 use worker::step::{KvOperation, MAX_OPERATIONS_PER_SLOT, PrefixCopy, Reason, Removal, Row, Step};
 
 const LIMITS: Limits = Limits {
@@ -26,6 +27,7 @@ fn whole() -> Executor {
             stage: 0,
             stages: 1,
             limits: LIMITS,
+            deadlines: Deadlines::default(),
         },
         Box::new(Fake::new(0, LAYERS).poisoned()),
     )
@@ -37,6 +39,7 @@ fn middle() -> Executor {
             stage: 1,
             stages: 3,
             limits: LIMITS,
+            deadlines: Deadlines::default(),
         },
         Box::new(Fake::new(2, 4)),
     )

@@ -13,8 +13,9 @@ use worker::config::{Backend, PressureConfig, WorkerConfig};
 use worker::control::{Phase, Status};
 
 const MIB: u64 = 1 << 20;
-/// 30 layers keep 3 heads of 64 keys and values: 180 MiB for so many positions in 16 bits.
-const CELLS: u32 = 8192;
+/// 30 layers keep 3 heads of 64 keys and values: 180 MiB for so many positions in 16 bits and the one that steps of few rows
+/// need beyond them.
+const CELLS: u32 = 8191;
 const CACHE_BYTES: u64 = 180 * MIB;
 
 /// The whole model in one worker with that budget.
