@@ -71,6 +71,10 @@ bench: build ## Everything that has a bar, against llama.cpp on this machine, so
 	cargo build -q -p worker --example hop --locked
 	$(BIN)/bench-engine $(BENCH)
 
+.PHONY: bench-devices
+bench-devices: build ## Devices ready, read and copied, on fake cards, two minutes: target/bench/devices.json
+	$(BIN)/bench-devices
+
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt --all

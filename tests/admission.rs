@@ -5,7 +5,12 @@ use std::process::Command;
 
 use localplane::plane::Plane;
 use localplane::stack::{NAMESPACE, RELEASE, install_chart, install_chart_with, run};
+use localplane::wait::{Seen, until};
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// The API server takes a moment to apply a policy that was just installed.
+const POLICY_LIMIT: Duration = Duration::from_secs(30);
 
 async fn plane_with_chart(dir: &Path) -> Plane {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -284,6 +289,89 @@ async fn every_account_has_the_rights_it_needs_and_none_that_would_give_it_more(
         "secrets of other namespaces are not ours"
     );
     assert!(!can(&plane, "shardwright-gateway", "get", "pods", None));
+}
+
+/// A pod as the operator makes them to hold a device.
+fn reservation(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": NAMESPACE, "labels": { "app.kubernetes.io/component": "reservation" } },
+        "spec": {
+            "automountServiceAccountToken": false,
+            "priorityClassName": "shardwright-reserve",
+            "containers": [{
+                "name": "reserve", "image": "registry.k8s.io/pause:3.10.1",
+                "lifecycle": { "preStop": { "sleep": { "seconds": 10 } } },
+                "resources": { "limits": { "nvidia.com/gpu": "1" } },
+                "securityContext": { "allowPrivilegeEscalation": false },
+            }],
+        },
+    })
+}
+
+/// `kubectl apply` with the operator's rights.
+fn apply_as_operator(plane: &Plane, manifest: &Value) -> Result<(), String> {
+    let path = plane.dir().join("pod.json");
+    std::fs::write(&path, manifest.to_string()).expect("written");
+    let mut kubectl = plane.kubectl().expect("kubectl");
+    let account = format!("system:serviceaccount:{NAMESPACE}:shardwright-operator");
+    run(kubectl
+        .args(["apply", "--server-side", "--as", &account, "-f"])
+        .arg(&path))
+    .map(drop)
+    .map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn the_operator_makes_no_pods_but_those_that_hold_devices() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let plane = plane_with_chart(dir.path()).await;
+    let name = "shardwright-reserve-a-nvidia-com-gpu-0";
+    let changed = |pointer: &str, value: Value| {
+        let mut pod = reservation("shardwright-reserve-b-nvidia-com-gpu-0");
+        let (parent, key) = pointer.rsplit_once('/').expect("a path");
+        pod.pointer_mut(parent).expect("it is there")[key] = value;
+        pod
+    };
+    until("the policy is in force", POLICY_LIMIT, || {
+        let tried = apply_as_operator(&plane, &changed("/spec/hostPID", json!(true)));
+        std::future::ready(Ok(match tried {
+            Err(_) => Seen::Done(()),
+            Ok(()) => Seen::Not("a pod with the node's processes was let in".to_owned()),
+        }))
+    })
+    .await
+    .expect("it is in force");
+    for (pointer, value) in [
+        ("/metadata/name", json!("something")),
+        ("/metadata/labels", json!({})),
+        ("/spec/hostNetwork", json!(true)),
+        ("/spec/automountServiceAccountToken", json!(true)),
+        (
+            "/spec/volumes",
+            json!([{ "name": "root", "hostPath": { "path": "/" } }]),
+        ),
+        (
+            "/spec/initContainers",
+            json!([{ "name": "i", "image": "registry.k8s.io/pause:3.10.1" }]),
+        ),
+        ("/spec/containers/0/image", json!("busybox")),
+        ("/spec/containers/0/command", json!(["sh"])),
+        ("/spec/containers/0/securityContext", json!({ "privileged": true })),
+    ] {
+        let refused = apply_as_operator(&plane, &changed(pointer, value)).expect_err(pointer);
+        assert!(refused.contains("shardwright-operator"), "{pointer}: {refused}");
+    }
+    apply_as_operator(&plane, &reservation(name)).expect("a reservation is made");
+    let mut kubectl = plane.kubectl().expect("kubectl");
+    let made = run(kubectl.args(["get", "pod", name, "-n", NAMESPACE, "-o", "json"])).expect("it is there");
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    assert_eq!(made["spec"]["priority"], -1000);
+    assert_eq!(made["spec"]["preemptionPolicy"], "Never");
+    assert_eq!(
+        made["spec"]["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"],
+        10
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Health, readiness and metrics over HTTPS.
 
+use crate::devices::Devices;
 use crate::metrics;
 use crate::models::Counters;
 use crate::shard::drive::View;
@@ -7,7 +8,6 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use device::GpuDevice;
 use identity::{Credentials, SubjectName, TlsListener, serve_https, tls};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,14 +20,16 @@ use tokio_util::sync::CancellationToken;
 pub struct Sources {
     /// Name of the node.
     pub node: String,
-    /// Its devices, once probed.
-    pub devices: watch::Receiver<Option<Arc<Vec<GpuDevice>>>>,
+    /// Its devices.
+    pub devices: watch::Receiver<Arc<Devices>>,
     /// What the shards do.
     pub view: watch::Receiver<Arc<View>>,
     /// Whether the stream to the operator stands.
     pub attached: watch::Receiver<bool>,
     /// What was fetched.
     pub fetched: Counters,
+    /// Whether metrics have NVIDIA's names, too.
+    pub dcgm_metrics: bool,
 }
 
 /// Why the port cannot be served.
@@ -88,7 +90,7 @@ fn router(sources: Sources) -> Router {
 
 /// Ready when the devices are known and the operator can reach the node.
 async fn readyz(State(sources): State<Sources>) -> (StatusCode, &'static str) {
-    if sources.devices.borrow().is_none() {
+    if !sources.devices.borrow().ready {
         return (StatusCode::SERVICE_UNAVAILABLE, "devices are being probed\n");
     }
     if !*sources.attached.borrow() {
@@ -98,10 +100,17 @@ async fn readyz(State(sources): State<Sources>) -> (StatusCode, &'static str) {
 }
 
 async fn scrape(State(sources): State<Sources>) -> (StatusCode, String) {
-    let devices = sources.devices.borrow().clone().unwrap_or_default();
+    let devices = sources.devices.borrow().clone();
     let view = sources.view.borrow().clone();
     let attached = *sources.attached.borrow();
-    match metrics::text(&sources.node, &devices, &view, attached, &sources.fetched) {
+    match metrics::text(
+        &sources.node,
+        &devices,
+        &view,
+        attached,
+        &sources.fetched,
+        sources.dcgm_metrics,
+    ) {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }

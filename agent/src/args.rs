@@ -1,12 +1,13 @@
 //! The command line and the environment, read once and validated; nothing else reads either.
 
-use crate::{models, source};
+use crate::{models, neighbours, source};
 use clap::{Parser, Subcommand};
-use device::Backend;
+use device::{Backend, Platform};
 use lifecycle::log;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// `EX_USAGE` of sysexits.h: the configuration is wrong and a restart will not mend it.
 pub const EXIT_BAD_CONFIGURATION: u8 = 64;
@@ -18,6 +19,8 @@ const DNS_NAME_MAX: usize = 253;
 const DNS_LABEL_MAX: usize = 63;
 /// More compute threads than any machine has cores.
 const THREADS_MAX: u32 = 1024;
+/// Between readings of a device: faster than that no driver averages, and slower a fault is seen too late.
+const DEVICE_POLL_MS: std::ops::RangeInclusive<u64> = 100..=4000;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -32,14 +35,20 @@ struct Args {
     command: Option<SubCommand>,
     #[command(flatten)]
     run: Option<RunArgs>,
+    // Not within `run`: clap does not see that `run` is there when it has parts of its own.
     #[command(flatten)]
     models: ModelArgs,
+    #[command(flatten)]
+    neighbours: neighbours::Flags,
 }
 
 #[derive(Debug, Subcommand)]
 enum SubCommand {
     /// Shows the devices of this machine, verified and measured.
     Probe(ProbeArgs),
+    /// Reads a backend's devices again and again, as JSON, until its input closes.
+    #[command(hide = true)]
+    Watch(WatchArgs),
 }
 
 /// What `probe` shall look at, and how it shall say it.
@@ -48,12 +57,45 @@ pub struct ProbeArgs {
     /// Answers as JSON, asked in this very process.
     #[arg(long)]
     pub json: bool,
-    /// Backends to ask, comma separated: cpu, vulkan.
-    #[arg(long, value_delimiter = ',', default_value = "cpu,vulkan")]
+    /// Tells of backends that have nothing to say, too.
+    #[arg(long)]
+    pub all: bool,
+    /// Backends to ask, comma separated: cuda, rocm, intel, vulkan, cpu; default: all of this platform.
+    #[arg(long, value_delimiter = ',', default_values_t = default_backends())]
     pub backends: Vec<Backend>,
     /// Bytes of main memory that shards may take at most.
     #[arg(long)]
     pub memory_limit_bytes: Option<u64>,
+    /// How long each backend may measure.
+    #[arg(long, default_value_t = 10_000)]
+    pub measure_budget_ms: u64,
+    /// A registry file whose figures are not measured again.
+    #[arg(long)]
+    pub known: Option<PathBuf>,
+    /// Folder that is looked at in the place of /, such as a recorded tree.
+    #[arg(long, default_value = "/")]
+    pub sysfs_root: PathBuf,
+    /// Ends when the standard input closes.
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
+}
+
+/// What `watch` shall read.
+#[derive(Debug, Clone, clap::Args)]
+pub struct WatchArgs {
+    /// Whose devices.
+    #[arg(long)]
+    pub backend: Backend,
+    /// From one reading to the next.
+    #[arg(long, default_value_t = 2000)]
+    pub interval_ms: u64,
+    /// Folder that is looked at in the place of /, such as a recorded tree.
+    #[arg(long, default_value = "/")]
+    pub sysfs_root: PathBuf,
+}
+
+fn default_backends() -> Vec<Backend> {
+    Platform::current().order().to_vec()
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,9 +130,15 @@ struct RunArgs {
     /// The worker's executable; default: shardwright-worker beside this one.
     #[arg(long)]
     worker: Option<PathBuf>,
-    /// Backends to use, comma separated: cpu, vulkan.
-    #[arg(long, value_delimiter = ',', default_value = "cpu,vulkan")]
+    /// Backends to use, comma separated: cuda, rocm, intel, vulkan, cpu; default: all of this platform.
+    #[arg(long, value_delimiter = ',', default_values_t = default_backends())]
     backends: Vec<Backend>,
+    /// Folder in which devices are looked for in the place of /, such as a recorded tree.
+    #[arg(long, default_value = "/")]
+    sysfs_root: PathBuf,
+    /// Milliseconds from one reading of the devices to the next.
+    #[arg(long, default_value_t = 2000)]
+    device_poll_ms: u64,
     /// Address the workers' data plane binds.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     listen_ip: IpAddr,
@@ -106,6 +154,9 @@ struct RunArgs {
     /// Health, readiness and metrics (HTTPS).
     #[arg(long, default_value = "0.0.0.0:9444")]
     admin_listen: SocketAddr,
+    /// Tells of NVIDIA's cards once more under the names of NVIDIA's exporter (DCGM_FI_DEV_…), for dashboards that know those.
+    #[arg(long)]
+    dcgm_metrics: bool,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
     log_format: log::Format,
@@ -145,6 +196,8 @@ struct ModelArgs {
 pub enum Command {
     /// Show devices and end.
     Probe(ProbeArgs),
+    /// Read devices until the parent ends.
+    Watch(WatchArgs),
     /// Be the node's agent.
     Run(Box<Settings>),
 }
@@ -172,8 +225,14 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Executable of the workers.
     pub worker: PathBuf,
-    /// Backends to use.
+    /// Backends to use, each once.
     pub backends: Vec<Backend>,
+    /// "/" but in tests.
+    pub sysfs_root: PathBuf,
+    /// From one reading of the devices to the next.
+    pub device_poll: Duration,
+    /// How devices are used that the cluster gives out, and who tells to whom it gave them.
+    pub neighbours: neighbours::Flags,
     /// Address the workers bind.
     pub listen_ip: IpAddr,
     /// Address the workers are reached at.
@@ -184,6 +243,8 @@ pub struct Settings {
     pub threads: u32,
     /// Health and metrics port.
     pub admin_listen: SocketAddr,
+    /// Whether metrics have NVIDIA's names, too.
+    pub dcgm_metrics: bool,
     /// Where models come from, and what they may take.
     pub models: models::Setting,
     /// Where pieces are served to other agents.
@@ -218,7 +279,14 @@ pub fn from_process() -> Result<Command, ExitCode> {
 fn command(args: Args) -> Result<Command, String> {
     match (args.command, args.run) {
         (Some(SubCommand::Probe(probe)), _) => Ok(Command::Probe(probe)),
-        (None, Some(run)) => Settings::validate(run, &args.models).map(|settings| Command::Run(Box::new(settings))),
+        (Some(SubCommand::Watch(watch)), _) => {
+            device_poll("--interval-ms", watch.interval_ms)?;
+            Ok(Command::Watch(watch))
+        }
+        (None, Some(run)) => {
+            let settings = Settings::validate(run, &args.models, args.neighbours)?;
+            Ok(Command::Run(Box::new(settings)))
+        }
         (None, None) => {
             Err("--node-name (or NODE_NAME) is missing; it names the Node this agent speaks for".to_owned())
         }
@@ -226,7 +294,7 @@ fn command(args: Args) -> Result<Command, String> {
 }
 
 impl Settings {
-    fn validate(args: RunArgs, models: &ModelArgs) -> Result<Self, String> {
+    fn validate(args: RunArgs, models: &ModelArgs, neighbours: neighbours::Flags) -> Result<Self, String> {
         dns_name("--node-name", &args.node_name)?;
         dns_name("--namespace", &args.namespace)?;
         dns_name("--trust-domain", &args.trust_domain)?;
@@ -251,8 +319,17 @@ impl Settings {
                 state_dir.display()
             ));
         }
-        if args.backends.is_empty() {
-            return Err("--backends names none; use cpu, vulkan or both".to_owned());
+        let mut backends = args.backends;
+        backends.sort();
+        backends.dedup();
+        if backends.is_empty() {
+            return Err("--backends names none; cpu is always there".to_owned());
+        }
+        if !args.sysfs_root.is_absolute() {
+            return Err(format!(
+                "--sysfs-root is {}; use an absolute path",
+                args.sysfs_root.display()
+            ));
         }
         let threads = args
             .threads
@@ -274,12 +351,16 @@ impl Settings {
             weights_bytes_per_second: models.weights_bytes_per_second,
             state_dir,
             worker: args.worker.map_or_else(worker_beside_us, Ok)?,
-            backends: args.backends,
+            backends,
+            sysfs_root: args.sysfs_root,
+            device_poll: device_poll("--device-poll-ms", args.device_poll_ms)?,
+            neighbours,
             listen_ip: args.listen_ip,
             advertise_ip: args.advertise_ip,
             memory_limit_bytes: args.memory_limit_bytes,
             threads,
             admin_listen: args.admin_listen,
+            dcgm_metrics: args.dcgm_metrics,
             log_format: args.log_format,
         })
     }
@@ -314,6 +395,15 @@ fn worker_beside_us() -> Result<PathBuf, String> {
     std::env::current_exe()
         .map(|own| own.with_file_name("shardwright-worker"))
         .map_err(|error| format!("--worker is not given and our own path is unknown: {error}"))
+}
+
+fn device_poll(flag: &str, milliseconds: u64) -> Result<Duration, String> {
+    if DEVICE_POLL_MS.contains(&milliseconds) {
+        Ok(Duration::from_millis(milliseconds))
+    } else {
+        let (least, most) = (DEVICE_POLL_MS.start(), DEVICE_POLL_MS.end());
+        Err(format!("{flag} is {milliseconds}; use {least} to {most}"))
+    }
 }
 
 fn host_port(flag: &str, text: &str) -> Result<(), String> {

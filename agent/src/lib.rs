@@ -1,7 +1,7 @@
 //! The node's agent: reports its devices, and runs the shards that the operator places on them.
 //!
 //! ```text
-//!  probe ─▶ device::merge ─▶ discovery (report, publish) ─▶ DeviceGPUState, Lease          (Kubernetes)
+//!  devices (probe, watch, decide) ─▶ discovery (report, publish) ─▶ DeviceGPUState, Lease  (Kubernetes)
 //!                                   ▲ what devices hold
 //!  enrolment ─▶ control ◀─────▶ operator                                                   (one stream, mutual TLS)
 //!                 │   ▲ what shards do
@@ -19,12 +19,14 @@ pub mod admin;
 pub mod args;
 pub mod assignment;
 pub mod control;
+pub mod devices;
 pub mod discovery;
 pub mod enrolment;
 pub mod inspect;
 pub mod leaves;
 pub mod metrics;
 pub mod models;
+pub mod neighbours;
 pub mod probe;
 pub mod retry;
 pub mod run;

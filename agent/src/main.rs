@@ -7,6 +7,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match agent::args::from_process() {
         Ok(agent::args::Command::Probe(probe)) => agent::probe::run(&probe),
+        Ok(agent::args::Command::Watch(watch)) => agent::devices::readings::run(&watch),
         Ok(agent::args::Command::Run(settings)) => agent::run::start(*settings),
         Err(code) => code,
     }

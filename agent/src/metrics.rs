@@ -1,22 +1,27 @@
 //! Prometheus metrics, computed from what is known at the moment they are asked for.
 
-use crate::discovery::report::object_name;
+mod dcgm;
+mod family;
+mod gpu;
+
+use crate::devices::Devices;
 use crate::models::Counters;
 use crate::shard::drive::View;
-use device::GpuDevice;
+use family::{Family, Type};
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use proto::control::v1::ShardPhase;
 
-/// The text of a scrape.
+/// The text of a scrape. `dcgm`: NVIDIA's cards are told of once more, under the names of NVIDIA's exporter.
 ///
 /// # Errors
 /// A metric could not be encoded.
 pub fn text(
     node: &str,
-    devices: &[GpuDevice],
+    devices: &Devices,
     view: &View,
     attached: bool,
     fetched: &Counters,
+    dcgm: bool,
 ) -> Result<String, prometheus::Error> {
     let registry = Registry::new();
     fetched.register(&registry)?;
@@ -28,7 +33,11 @@ pub fn text(
     gauge("attached", "Whether the stream to the operator stands.", &[])?
         .with_label_values::<&str>(&[])
         .set(i64::from(attached));
-    device_gauges(&gauge, node, devices)?;
+    gpu::collect(&registry, node, devices)?;
+    if dcgm {
+        dcgm::collect(&registry, node, devices)?;
+    }
+    asking(&registry, devices)?;
     let shards = gauge("shards", "Shards of this node by phase.", &["phase"])?;
     for phase in ["fetching", "verifying", "loading", "serving", "draining", "failed"] {
         shards.with_label_values(&[phase]).set(0);
@@ -51,42 +60,42 @@ pub fn text(
     String::from_utf8(bytes).map_err(|error| prometheus::Error::Msg(error.to_string()))
 }
 
-/// What is known of the devices, through `gauge`, which registers a metric.
-fn device_gauges(
-    gauge: &impl Fn(&str, &str, &[&str]) -> Result<IntGaugeVec, prometheus::Error>,
-    node: &str,
-    devices: &[GpuDevice],
-) -> Result<(), prometheus::Error> {
-    let device_labels = ["device", "kind"];
-    let present = gauge(
-        "device_verified",
-        "Devices of this node; 1 when verified.",
-        &device_labels,
-    )?;
-    let total = gauge("device_memory_bytes", "Memory the device has.", &device_labels)?;
-    let usable = gauge(
-        "device_memory_usable_bytes",
-        "Memory that shards may use.",
-        &device_labels,
-    )?;
-    let bandwidth = gauge(
-        "device_bandwidth_bytes_per_second",
-        "Measured memory bandwidth.",
-        &device_labels,
-    )?;
-    for device in devices {
-        let (name, kind) = (object_name(node, device), format!("{:?}", device.kind).to_lowercase());
-        let labels = [name.as_str(), kind.as_str()];
-        present
-            .with_label_values(&labels)
-            .set(i64::from(device.verification == device::Verification::Verified));
-        total.with_label_values(&labels).set(signed(device.memory_total_bytes));
-        usable
-            .with_label_values(&labels)
-            .set(signed(device.memory_usable_bytes));
-        if let Some(measured) = device.measured.bandwidth_bytes_per_second {
-            bandwidth.with_label_values(&labels).set(signed(measured.value));
+/// How the drivers were asked, and how often that failed.
+fn asking(registry: &Registry, devices: &Devices) -> Result<(), prometheus::Error> {
+    let counters = &devices.counters;
+    for (name, help, counts) in [
+        ("probes_total", "Probes of drivers that were started.", &counters.probes),
+        (
+            "probe_failures_total",
+            "Probes that did not answer, or ended badly.",
+            &counters.probes_failed,
+        ),
+        (
+            "watcher_restarts_total",
+            "Readers of drivers that had to be started again.",
+            &counters.watchers_restarted,
+        ),
+    ] {
+        let name = format!("shardwright_agent_device_{name}");
+        let family = Family::register(registry, Type::Counter, &name, help, &["backend"])?;
+        for (backend, count) in counts {
+            family.set(&[backend.name()], Some(*count as f64));
         }
+    }
+    for (name, help, count) in [
+        (
+            "device_readings_total",
+            "Readings of devices that came.",
+            counters.readings,
+        ),
+        (
+            "kmsg_spoofed_total",
+            "Lines in the kernel's log that read like a driver's and were written by a process.",
+            counters.spoofed_events,
+        ),
+    ] {
+        let family = Family::register(registry, Type::Counter, &format!("shardwright_agent_{name}"), help, &[])?;
+        family.set(&[], Some(count as f64));
     }
     Ok(())
 }
@@ -117,38 +126,6 @@ fn signed(number: u64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proto::control::v1::ShardStatus;
-
-    #[test]
-    fn a_scrape_has_every_phase_and_the_epochs() {
-        let status = ShardStatus {
-            model_uid: "uid".into(),
-            epoch: 7,
-            phase: ShardPhase::Serving.into(),
-            ..Default::default()
-        };
-        let view = View {
-            statuses: vec![status],
-            holdings: vec![],
-            worker_failures: 3,
-        };
-        let fetched = Counters::new();
-        fetched.received(crate::source::Kind::Hf, 12);
-        let text = text("node-a", &[], &view, true, &fetched).unwrap();
-        for line in [
-            "shardwright_agent_attached 1",
-            "shardwright_agent_shards{phase=\"serving\"} 1",
-            "shardwright_agent_shards{phase=\"failed\"} 0",
-            "shardwright_agent_shard_epoch{model_uid=\"uid\",pipeline=\"0\",stage=\"0\"} 7",
-            "shardwright_agent_worker_failures_total 3",
-            "shardwright_agent_fetch_bytes_total{source=\"hf\"} 12",
-            "shardwright_agent_fetch_bytes_total{source=\"peer\"} 0",
-            "shardwright_agent_fetch_seconds_count 0",
-            "shardwright_agent_cache_bytes 0",
-        ] {
-            assert!(text.contains(line), "{line} is missing in\n{text}");
-        }
-    }
-}
+mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,27 @@
-//! Asking for devices: the `probe` subcommand, and the agent's own question at its start.
+//! The `probe` subcommand: as JSON it asks in this very process, which is what the agent's children do; else it asks in
+//! children, one per backend, and prints what people like to read.
+
+mod table;
+
+pub use table::{Shown, gibibytes, table};
 
 use crate::args::ProbeArgs;
-use device::{Answer, Backend, GpuDevice, Pool, Verification, child, merge};
-use std::fmt::Write as _;
+use crate::devices::bus::{self, Card};
+use crate::devices::readings;
+use device::child::Quota;
+use device::child::probe::{self, PROBE_LIMIT};
+use device::child::watch::{self, Heard, WatchChild};
+use device::telemetry::Sample;
+use device::{Answer, Backend, merge};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Carries out `probe`: as JSON it asks in this process, else in children, one per backend.
+/// For one reading beside the answer: nice to have, so not worth a wait.
+const READING_LIMIT: Duration = Duration::from_secs(2);
+
+/// Carries out `probe`.
 pub fn run(args: &ProbeArgs) -> ExitCode {
     let outcome = if args.json { json(args) } else { table_of(args) };
     match outcome {
@@ -23,15 +37,24 @@ pub fn run(args: &ProbeArgs) -> ExitCode {
 }
 
 fn json(args: &ProbeArgs) -> Result<String, String> {
+    if args.with_parent {
+        readings::end_with_parent();
+    }
     let now_unix_s = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let answers: Vec<Answer> = args
         .backends
         .iter()
-        .map(|backend| device::probe(*backend, now_unix_s))
+        .map(|backend| ask_here(*backend, args, now_unix_s))
         .collect();
     serde_json::to_string_pretty(&answers).map_err(|error| error.to_string())
+}
+
+/// Asks one backend in this process.
+fn ask_here(backend: Backend, args: &ProbeArgs, now_unix_s: u64) -> Answer {
+    let _ = (args.measure_budget_ms, &args.known, &args.sysfs_root);
+    device::probe(backend, now_unix_s)
 }
 
 fn table_of(args: &ProbeArgs) -> Result<String, String> {
@@ -39,8 +62,60 @@ fn table_of(args: &ProbeArgs) -> Result<String, String> {
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
-    let answers = runtime.block_on(ask(&own_executable()?, &args.backends));
-    Ok(table(&answers, &merge::merge(&answers, args.memory_limit_bytes)))
+    let own = own_executable()?;
+    let (answers, useful, samples) = runtime.block_on(ask_all(&own, args));
+    let devices = merge::merge(&answers, args.memory_limit_bytes);
+    Ok(table(&Shown {
+        answers: &answers,
+        useful: &useful,
+        devices: &devices,
+        samples: &samples,
+        all: args.all,
+    }))
+}
+
+/// Asks each backend in a child process, one after the other: measurements must not disturb each other. Gives the answers,
+/// the backends whose notes are worth reading, and one reading of what can be read.
+async fn ask_all(own: &Path, args: &ProbeArgs) -> (Vec<Answer>, BTreeSet<Backend>, Vec<Sample>) {
+    let order = probe::Order {
+        measure_budget: Duration::from_millis(args.measure_budget_ms),
+        known: args.known.clone(),
+        root: args.sysfs_root.clone(),
+        limit: PROBE_LIMIT,
+    };
+    let cards = bus::cards(&args.sysfs_root);
+    let (mut answers, mut useful, mut samples) = (Vec::new(), BTreeSet::new(), Vec::new());
+    for backend in args.backends.iter().copied() {
+        let quota = Quota::new(backend);
+        let asked = probe::ask(own, backend, &order, &quota).await;
+        if asked.is_err() || is_useful(backend, asked.as_ref().ok(), &cards) {
+            useful.insert(backend);
+        }
+        answers.push(asked.unwrap_or_else(|fault| Answer::nothing(backend, fault.to_string())));
+        samples.extend(read_once(own, backend, args, &quota).await);
+    }
+    (answers, useful, samples)
+}
+
+/// A driver that is missing for a card that is there, or a remark beside devices; not a driver that nobody needs.
+fn is_useful(backend: Backend, answer: Option<&Answer>, cards: &BTreeSet<Card>) -> bool {
+    backend == Backend::Cpu
+        || answer.is_some_and(|answer| !answer.devices.is_empty())
+        || cards.iter().any(|card| card.is_for(backend))
+}
+
+async fn read_once(own: &Path, backend: Backend, args: &ProbeArgs, quota: &Quota) -> Vec<Sample> {
+    let order = watch::Order {
+        interval: READING_LIMIT,
+        root: args.sysfs_root.clone(),
+    };
+    match WatchChild::start(own, backend, &order, quota) {
+        Ok(mut child) => match child.next(READING_LIMIT).await {
+            Heard::Reading(reading) => reading.samples,
+            Heard::Silence | Heard::Finished | Heard::Broken(_) => Vec::new(),
+        },
+        Err(_) => Vec::new(),
+    }
 }
 
 /// This very executable, for children.
@@ -50,108 +125,3 @@ fn table_of(args: &ProbeArgs) -> Result<String, String> {
 pub fn own_executable() -> Result<std::path::PathBuf, String> {
     std::env::current_exe().map_err(|error| format!("our own path is unknown: {error}"))
 }
-
-/// Asks each backend in a child process, one after the other: measurements must not disturb each other.
-pub async fn ask(executable: &Path, backends: &[Backend]) -> Vec<Answer> {
-    let mut answers = Vec::new();
-    for backend in backends {
-        answers.push(child::probe_in_child(executable, *backend, child::PROBE_LIMIT).await);
-    }
-    answers
-}
-
-/// Devices and notes as people like to read them.
-pub fn table(answers: &[Answer], devices: &[GpuDevice]) -> String {
-    let mut rows = vec![
-        [
-            "DEVICE",
-            "KIND",
-            "MODEL",
-            "MEMORY",
-            "USABLE",
-            "BANDWIDTH",
-            "LAUNCH",
-            "VERIFIED",
-        ]
-        .map(str::to_owned),
-    ];
-    for device in devices {
-        let shared = if device.pool == Pool::Host && device.backend != Backend::Cpu {
-            " (host)"
-        } else {
-            ""
-        };
-        rows.push([
-            device.short_name(),
-            format!("{:?}", device.kind).to_lowercase(),
-            device.model.clone(),
-            format!("{}{shared}", gibibytes(device.memory_total_bytes)),
-            gibibytes(device.memory_usable_bytes),
-            device.measured.bandwidth_bytes_per_second.map_or_else(
-                || "unknown".to_owned(),
-                |measured| format!("{:.1} GB/s", measured.value as f64 / 1e9),
-            ),
-            device.measured.launch_ns.map_or_else(
-                || "-".to_owned(),
-                |launch| format!("{} µs", launch.value.div_ceil(1000)),
-            ),
-            match &device.verification {
-                Verification::Verified => "yes",
-                Verification::Failed { .. } => "FAILED",
-                Verification::CouldNotMeasure { .. } => "unknown",
-            }
-            .to_owned(),
-        ]);
-    }
-    let mut text = aligned(&rows);
-    for device in devices {
-        detail(&mut text, device);
-    }
-    for answer in answers {
-        if let Some(note) = &answer.note {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{}: {note}", answer.backend.name());
-        }
-    }
-    text.trim_end().to_owned()
-}
-
-fn detail(text: &mut String, device: &GpuDevice) {
-    let mut facts = Vec::new();
-    let mut fact = |name: &str, value: Option<String>| facts.extend(value.map(|value| format!("{name} {value}")));
-    fact("cores", device.compute_units.map(|count| count.to_string()));
-    fact("architecture", device.architecture.clone());
-    fact("driver", device.driver.clone());
-    fact("PCI", device.pci_address.clone());
-    fact("UUID", device.uuid.clone());
-    match &device.verification {
-        Verification::Verified => {}
-        Verification::Failed { reason } | Verification::CouldNotMeasure { reason } => facts.push(reason.clone()),
-    }
-    if !facts.is_empty() {
-        let _ = writeln!(text, "{}: {}", device.short_name(), facts.join(", "));
-    }
-}
-
-fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
-    let widths: [usize; COLUMNS] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// One decimal place is what people compare.
-pub fn gibibytes(bytes: u64) -> String {
-    format!("{:.1} GiB", bytes as f64 / f64::from(1_u32 << 30))
-}
-
-#[cfg(test)]
-mod tests;

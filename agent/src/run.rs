@@ -5,15 +5,16 @@ use crate::admin;
 use crate::args::{EXIT_BAD_CONFIGURATION, Settings};
 use crate::assignment::Ledger;
 use crate::control::{self, Control};
+use crate::devices::{self, Devices};
+use crate::discovery::lease;
 use crate::discovery::publish::Publisher;
-use crate::discovery::{lease, report};
 use crate::enrolment::Enrolment;
 use crate::leaves::{OperatorLeaves, PlacementKeys};
 use crate::models::{Counters, Models, serve};
+use crate::neighbours::{self, Neighbours};
 use crate::probe;
 use crate::shard::drive::{self, View};
 use crate::worker::leftovers;
-use device::{GpuDevice, merge};
 use std::fs::File;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -92,18 +93,27 @@ async fn run(settings: Settings) -> Result<(), StartError> {
             wires.credentials.subscribe(),
             stop.clone(),
         ));
-        let devices = Arc::new(devices(&own, &settings).await);
-        wires.devices.send_replace(Some(Arc::clone(&devices)));
-        live(&settings, &wires, devices, ledger, stop.clone(), async {
+        let watching = watch_devices(&settings, own, &wires, &stop);
+        let mut devices = wires.devices.subscribe();
+        let ended = async {
             tokio::select! {
                 _ = terminate.recv() => tracing::info!("terminated; draining"),
                 _ = interrupt.recv() => tracing::info!("interrupted; draining"),
             }
-        })
-        .await;
+        };
+        tokio::pin!(ended);
+        tokio::select! {
+            // Its sender is ours.
+            _ = devices.wait_for(|devices| devices.ready) => {
+                live(&settings, &wires, ledger, stop.clone(), ended).await;
+            }
+            () = &mut ended => {}
+        }
         stop.cancel();
         // What it served last does not matter any more.
         let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
+        // Cancelled just now; its children end with it.
+        let _ = watching.await;
     };
     life.await;
     Ok(())
@@ -111,7 +121,8 @@ async fn run(settings: Settings) -> Result<(), StartError> {
 
 /// What the parts tell each other.
 struct Wires {
-    devices: watch::Sender<Option<Arc<Vec<GpuDevice>>>>,
+    devices: watch::Sender<Arc<Devices>>,
+    neighbours: watch::Sender<Option<Arc<Neighbours>>>,
     credentials: watch::Sender<Option<identity::Credentials>>,
     view: watch::Sender<Arc<View>>,
     attached: watch::Sender<bool>,
@@ -121,7 +132,8 @@ struct Wires {
 impl Wires {
     fn new() -> Self {
         Self {
-            devices: watch::Sender::new(None),
+            devices: watch::Sender::new(Arc::default()),
+            neighbours: watch::Sender::new(None),
             credentials: watch::Sender::new(None),
             view: watch::Sender::new(Arc::default()),
             attached: watch::Sender::new(false),
@@ -136,6 +148,7 @@ impl Wires {
             view: self.view.subscribe(),
             attached: self.attached.subscribe(),
             fetched: self.fetched.clone(),
+            dcgm_metrics: settings.dcgm_metrics,
         }
     }
 }
@@ -144,12 +157,11 @@ impl Wires {
 async fn live(
     settings: &Settings,
     wires: &Wires,
-    devices: Arc<Vec<GpuDevice>>,
     ledger: Ledger,
     stop: CancellationToken,
     ended: impl Future<Output = ()>,
 ) {
-    let publishing = publish(settings, wires, &devices, &stop);
+    let publishing = publish(settings, wires, &stop);
     tokio::pin!(ended);
     let keys = PlacementKeys::default();
     let enrolment = Arc::new(Enrolment::new(settings));
@@ -184,7 +196,7 @@ async fn live(
     };
     let (desired, unload) = (watch::Sender::new(Arc::default()), CancellationToken::new());
     let driving = tokio::spawn(drive::run(
-        setting(settings, &devices),
+        setting(settings, wires),
         Arc::new(leaves),
         Arc::clone(&models),
         drive::Lines {
@@ -213,15 +225,11 @@ async fn live(
 }
 
 /// Keeps the devices' objects and the node's Lease until `stop`.
-fn publish(
-    settings: &Settings,
-    wires: &Wires,
-    devices: &Arc<Vec<GpuDevice>>,
-    stop: &CancellationToken,
-) -> tokio::task::JoinHandle<()> {
+fn publish(settings: &Settings, wires: &Wires, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
     let publisher = Publisher {
         node: settings.node.clone(),
-        devices: Arc::clone(devices),
+        pod: settings.pod.clone(),
+        devices: wires.devices.subscribe(),
         view: wires.view.subscribe(),
     };
     let (node, pod, namespace) = (settings.node.clone(), settings.pod.clone(), settings.namespace.clone());
@@ -276,7 +284,7 @@ async fn drain(
     let _ = tokio::time::timeout(LEAVE_LIMIT, attached).await;
 }
 
-fn setting(settings: &Settings, devices: &[GpuDevice]) -> drive::Setting {
+fn setting(settings: &Settings, wires: &Wires) -> drive::Setting {
     drive::Setting {
         node: settings.node.clone(),
         state_dir: settings.state_dir.clone(),
@@ -285,7 +293,7 @@ fn setting(settings: &Settings, devices: &[GpuDevice]) -> drive::Setting {
         listen_ip: settings.listen_ip,
         advertise_ip: settings.advertise_ip,
         threads: settings.threads,
-        devices: report::indices(&settings.node, devices),
+        devices: wires.devices.subscribe(),
     }
 }
 
@@ -313,18 +321,50 @@ fn prepare_state_dir(settings: &Settings) -> Result<File, StartError> {
     }
 }
 
-async fn devices(own: &std::path::Path, settings: &Settings) -> Vec<GpuDevice> {
-    let answers = probe::ask(own, &settings.backends).await;
-    for answer in &answers {
-        if let Some(note) = &answer.note {
-            tracing::info!(backend = answer.backend.name(), note, "no devices");
-        }
-    }
-    let devices = merge::merge(&answers, settings.memory_limit_bytes);
-    for device in &devices {
-        tracing::info!(device = device.short_name(), model = device.model, kind = ?device.kind, verification = ?device.verification, "device");
-    }
-    devices
+/// Finds and watches the devices, and who else holds them, until `stop`.
+fn watch_devices(
+    settings: &Settings,
+    own: std::path::PathBuf,
+    wires: &Wires,
+    stop: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let setting = devices::drive::Setting {
+        executable: own,
+        backends: settings.backends.clone(),
+        root: settings.sysfs_root.clone(),
+        poll: settings.device_poll,
+        memory_limit_bytes: settings.memory_limit_bytes,
+        registry: settings.state_dir.join("devices.json"),
+        patience: devices::watcher::Patience::default(),
+    };
+    let lines = devices::drive::Lines {
+        devices: wires.devices.clone(),
+        view: wires.view.subscribe(),
+        neighbours: wires.neighbours.subscribe(),
+    };
+    let neighbour_setting = neighbours::Setting {
+        node: settings.node.clone(),
+        pod: settings.pod.clone(),
+        namespace: settings.namespace.clone(),
+        socket: settings.neighbours.pod_resources_socket.clone(),
+        sharing: settings.neighbours.device_sharing,
+        root: settings.sysfs_root.clone(),
+    };
+    let seen = watch::Sender::new(Arc::default());
+    let (listed, told) = (seen.subscribe(), wires.neighbours.clone());
+    let devices = wires.devices.subscribe();
+    let all = async move {
+        tokio::join!(
+            devices::drive::run(setting, lines),
+            devices::seen::tell(devices, seen),
+            neighbours::watch(neighbour_setting, listed, told),
+        );
+    };
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        // Cancelled at the agent's end.
+        let _ = stop.run_until_cancelled_owned(all).await;
+    })
 }
 
 async fn serve_admin(

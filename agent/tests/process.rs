@@ -1,7 +1,7 @@
 //! The executable itself: configuration, probing, and a life without operator and API server.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use device::{Answer, Backend};
+use device::{Answer, Backend, Platform};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -106,9 +106,10 @@ fn probing_as_json_answers_for_every_backend_that_was_asked_for() {
     let answers: Vec<Answer> = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         answers.iter().map(|answer| answer.backend).collect::<Vec<_>>(),
-        Backend::ALL
+        Platform::current().order()
     );
-    assert_eq!(answers[0].devices.len(), 1);
+    let processors = answers.iter().find(|answer| answer.backend == Backend::Cpu).unwrap();
+    assert_eq!(processors.devices.len(), 1);
     for answer in answers {
         assert!(
             !answer.devices.is_empty() || answer.note.is_some(),
@@ -125,6 +126,36 @@ fn probing_prints_a_table_within_three_seconds_and_a_limit_is_seen_in_it() {
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     let device = text.lines().find(|line| line.starts_with("cpu0")).unwrap();
     assert!(device.contains("1.0 GiB") && device.ends_with("yes"), "{text}");
+}
+
+#[test]
+fn a_watcher_ends_when_its_input_closes() {
+    for backend in Backend::ALL {
+        let mut watcher = agent()
+            .args(["watch", "--backend", backend.name(), "--interval-ms", "100"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        drop(watcher.stdin.take());
+        let start = Instant::now();
+        while watcher.try_wait().unwrap().is_none() {
+            assert!(start.elapsed() < LIMIT, "{backend}: it did not end");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn the_devices_are_remembered_in_the_state_directory() {
+    let state_dir = tempfile::tempdir().unwrap();
+    Lonely::start(state_dir.path()).until("not enrolled yet");
+    let registry = std::fs::read_to_string(state_dir.path().join("devices.json")).unwrap();
+    assert!(
+        registry.contains("\"cpu:0\"") || registry.contains("\"backend\""),
+        "{registry}"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod fake_worker;
 mod rig;
 mod tiny_model;
 
+use agent::devices::Devices;
 use agent::leaves::WorkerLeaves;
 use agent::models::{Counters, Models};
 use agent::shard::drive::{self, Lines, Setting, View};
@@ -270,6 +271,7 @@ impl Node {
         std::fs::write(state.path().join("tiny.gguf.index.json"), index.to_bytes()).unwrap();
         let operator = watch::Sender::new(None).subscribe();
         let models = Models::open(rig::setting(state.path()), operator, None, Counters::new());
+        let cpu = device::GpuDevice::new(device::Backend::Cpu, 0, device::Kind::Cpu);
         let setting = Setting {
             node: "node".into(),
             state_dir: state.path().to_owned(),
@@ -278,7 +280,7 @@ impl Node {
             listen_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertise_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             threads: 1,
-            devices: [("node-cpu0".to_owned(), (device::Backend::Cpu, 0))].into(),
+            devices: watch::Sender::new(Arc::new(Devices::of([cpu]))).subscribe(),
         };
         let (desired, view) = (watch::Sender::new(Arc::default()), watch::Sender::new(Arc::default()));
         let unload = CancellationToken::new();

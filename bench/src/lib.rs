@@ -8,13 +8,16 @@
 //! | [`hop`] | a raw TLS connection |
 //! | [`prefix`] | the same prompt without a kept prefix |
 //! | [`gateway`] | none: memory of idle streams, time per token |
+//! | [`devices`] | none: readiness, cost of reading, memory; memcpy for copies |
 //! | [`stack`] | llama.cpp's own loop, against everything from the gateway down on a real control plane |
 //!
 //! The rest is what they stand on: [`realm`] and [`worker_rig`] start real workers, [`peer`] the other side, [`netns`],
 //! [`pinning`] and [`linkemu`] give them hosts, cores and links, [`driver`] asks, [`timing`] and [`report`] make numbers of it.
 
+pub mod bars;
 pub mod child;
 pub mod cut;
+pub mod devices;
 pub mod driver;
 mod error;
 pub mod gateway;

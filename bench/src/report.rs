@@ -23,84 +23,8 @@ impl Bar {
     }
 }
 
-/// Every figure that has a bar: its place in the file, what it is, the bar.
-const BARS: &[(&str, &str, Bar)] = &[
-    (
-        "one_stage.decode_ratio",
-        "one stage / llama.cpp's own loop: decode",
-        Bar::AtLeast(0.97),
-    ),
-    (
-        "one_stage.prefill_ratio",
-        "one stage / llama.cpp's own loop: prefill",
-        Bar::AtLeast(0.95),
-    ),
-    (
-        "two_stage.eight_vs_one_core",
-        "two stages / whole on one core: 8 streams",
-        Bar::AtLeast(1.6),
-    ),
-    (
-        "two_stage.prefill_vs_one_core",
-        "two stages / whole on one core: prefill",
-        Bar::AtLeast(1.7),
-    ),
-    (
-        "two_stage.one_vs_one_core",
-        "two stages / whole on one core: 1 stream",
-        Bar::AtLeast(0.95),
-    ),
-    (
-        "two_stage.one_vs_rpc",
-        "two stages / llama.cpp RPC: 1 stream",
-        Bar::AtLeast(1.0),
-    ),
-    (
-        "two_stage.one_vs_rpc_1ms",
-        "two stages / llama.cpp RPC: 1 stream, 1 ms links",
-        Bar::AtLeast(1.2),
-    ),
-    (
-        "two_stage.eight_vs_rpc",
-        "two stages / llama.cpp RPC: 8 streams",
-        Bar::AtLeast(1.6),
-    ),
-    (
-        "two_stage.prefill_vs_rpc",
-        "two stages / llama.cpp RPC: prefill",
-        Bar::AtLeast(1.25),
-    ),
-    (
-        "hop_us_p50",
-        "added per hop, one token's activations, us",
-        Bar::AtMost(150.0),
-    ),
-    (
-        "hop_throughput_ratio",
-        "prefill blocks / raw TLS throughput",
-        Bar::AtLeast(0.6),
-    ),
-    (
-        "prefix_ttft_ratio",
-        "time to first token: 2k shared prefix / cold",
-        Bar::AtMost(0.125),
-    ),
-    (
-        "gateway.idle_streams",
-        "gateway: idle streams held open",
-        Bar::AtLeast(500.0),
-    ),
-    (
-        "gateway.idle_rss_mib",
-        "gateway: memory with them, MiB",
-        Bar::AtMost(200.0),
-    ),
-    (
-        "gateway.added_us_p99",
-        "gateway: added per token at 50 streams, us, p99",
-        Bar::AtMost(1000.0),
-    ),
-];
+/// A figure that has a bar: its place in the file, what it is, the bar.
+pub type Barred = (&'static str, &'static str, Bar);
 
 /// `numerator / denominator`; `None` where either was not measured.
 pub fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
@@ -109,8 +33,9 @@ pub fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
 }
 
 /// All that one run has found.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Report {
+    bars: &'static [Barred],
     values: Map<String, Value>,
     figures: Map<String, Value>,
     skipped: Vec<String>,
@@ -118,6 +43,17 @@ pub struct Report {
 }
 
 impl Report {
+    /// Nothing found yet, and what is asked.
+    pub fn new(bars: &'static [Barred]) -> Self {
+        Self {
+            bars,
+            values: Map::new(),
+            figures: Map::new(),
+            skipped: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
     /// Notes a headline value at a dotted place, rounded to three digits behind the point; `None` stands as null.
     pub fn set(&mut self, place: &str, value: Option<f64>) {
         let value = value.map_or(Value::Null, |value| json!((value * 1000.0).round() / 1000.0));
@@ -166,14 +102,14 @@ impl Report {
 
     /// Places of the figures that were measured and miss their bar.
     pub fn missed(&self) -> Vec<&'static str> {
-        let missed = |(place, _, bar): &&(&str, &str, Bar)| self.value(place).is_some_and(|value| !bar.is_met(value));
-        BARS.iter().filter(missed).map(|(place, ..)| *place).collect()
+        let missed = |(place, _, bar): &&Barred| self.value(place).is_some_and(|value| !bar.is_met(value));
+        self.bars.iter().filter(missed).map(|(place, ..)| *place).collect()
     }
 
     /// The file's content: every figure with a bar is there, null where it was not measured.
     pub fn to_json(&self) -> Value {
         let mut complete = self.clone();
-        for (place, ..) in BARS {
+        for (place, ..) in self.bars {
             if complete.value(place).is_none() {
                 complete.set(place, None);
             }
@@ -190,7 +126,7 @@ impl Report {
     /// The table: one line per figure with a bar.
     pub fn table(&self) -> String {
         let mut table = format!("{:<50} {:>9} {:>9}  {}\n", "", "measured", "bar", "met");
-        for (place, name, bar) in BARS {
+        for (place, name, bar) in self.bars {
             let (sign, limit) = match bar {
                 Bar::AtLeast(limit) => (">=", limit),
                 Bar::AtMost(limit) => ("<=", limit),
@@ -234,7 +170,8 @@ fn digits(value: f64) -> String {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{BARS, Bar, Report, digits, ratio};
+    use super::{Bar, Report, digits, ratio};
+    use crate::bars::ENGINE;
 
     #[test]
     fn a_bar_is_met_on_its_own_side_and_on_the_line() {
@@ -251,13 +188,13 @@ mod tests {
 
     #[test]
     fn the_file_has_every_figure_and_null_where_there_is_none() {
-        let mut report = Report::default();
+        let mut report = Report::new(ENGINE);
         report.set("one_stage.decode_ratio", Some(0.987_654));
         report.figures("one_stage", json!({ "whole_tok_s": 80.5 }));
         let file = report.to_json();
         assert_eq!(file["one_stage"]["decode_ratio"], json!(0.988));
         assert_eq!(file["figures"]["one_stage"]["whole_tok_s"], json!(80.5));
-        for (place, ..) in BARS {
+        for (place, ..) in ENGINE {
             let pointer = format!("/{}", place.replace('.', "/"));
             assert!(file.pointer(&pointer).is_some(), "{place}");
         }
@@ -266,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_failure_stands_in_the_file() {
-        let mut report = Report::default();
+        let mut report = Report::new(ENGINE);
         assert!(report.is_sound());
         report.fail("hop", "no example");
         assert!(!report.is_sound());
@@ -275,7 +212,7 @@ mod tests {
 
     #[test]
     fn the_table_says_what_is_missed_and_what_was_not_measured() {
-        let mut report = Report::default();
+        let mut report = Report::new(ENGINE);
         report.set("one_stage.decode_ratio", Some(0.96));
         report.set("hop_us_p50", Some(90.0));
         assert_eq!(report.missed(), ["one_stage.decode_ratio"]);
@@ -290,7 +227,7 @@ mod tests {
         assert!(line("one stage / llama.cpp's own loop: decode").ends_with("0.96 >= 0.97 NO"));
         assert!(line("added per hop").ends_with("90 <= 150 yes"));
         assert!(line("gateway: idle streams").ends_with("- >= 500 not measured"));
-        assert_eq!(table.lines().count(), BARS.len() + 1);
+        assert_eq!(table.lines().count(), ENGINE.len() + 1);
     }
 
     #[test]

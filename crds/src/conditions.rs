@@ -1,6 +1,7 @@
 //! Condition types and reasons, and the one way to set a condition.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Status of a condition, as Kubernetes writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +44,11 @@ pub mod device {
     pub const READY: &str = "Ready";
     /// No fault is known.
     pub const HEALTHY: &str = "Healthy";
-    /// What was copied to the device came back unchanged.
+    /// What was copied to the device came back unchanged, and what it computed was right.
     pub const VERIFIED: &str = "Verified";
-    /// Every type above.
+    /// The device runs slower than it could.
+    pub const THROTTLED: &str = "Throttled";
+    /// Those that a device must have to take layers.
     pub const ALL: [&str; 3] = [READY, HEALTHY, VERIFIED];
 }
 
@@ -106,14 +109,46 @@ pub mod reason {
     pub const AS_EXPECTED: &str = "AsExpected";
     pub const STAGE_LOST: &str = "StageLost";
 
-    // Devices.
+    // Devices: Ready.
     pub const AVAILABLE: &str = "Available";
     pub const CORDONED: &str = "Cordoned";
     pub const NOT_VERIFIED: &str = "NotVerified";
+    /// Its temperature cannot be believed, so it counts as hot.
+    pub const SENSOR_INVALID: &str = "SensorInvalid";
+    /// The container runtime gave the device to a pod that is not ours.
+    pub const FOREIGN: &str = "Foreign";
+    /// The cluster gives such devices out, and has given this one to nobody.
+    pub const UNCLAIMED: &str = "Unclaimed";
+    /// It is reached only by what cannot compute layers.
+    pub const DESCRIBED_ONLY: &str = "DescribedOnly";
+    /// Event: a device that held layers was given to somebody else.
+    pub const DEVICE_PREEMPTED: &str = "DevicePreempted";
+
+    // Devices: Healthy. The other reasons are those of the fault, which `device::health` and its table of Xids name.
     pub const NO_FAULT: &str = "NoFault";
-    pub const ROUND_TRIP_MATCHED: &str = "RoundTripMatched";
-    pub const ROUND_TRIP_DIFFERED: &str = "RoundTripDiffered";
+    /// A fault whose name is not a word.
+    pub const FAULT: &str = "Fault";
+    /// It passed a verification after a fault, and is watched for a while.
+    pub const RECOVERING: &str = "Recovering";
+    /// Event: it takes layers again after a fault.
+    pub const RECOVERED: &str = "Recovered";
+    /// It failed again and again, and is left alone for a while.
+    pub const HELD_DOWN: &str = "HeldDown";
+    pub const UNPROVEN: &str = "Unproven";
+
+    // Devices: Verified.
+    pub const SELF_TEST_PASSED: &str = "SelfTestPassed";
+    pub const SELF_TEST_FAILED: &str = "SelfTestFailed";
     pub const COULD_NOT_MEASURE: &str = "CouldNotMeasure";
+
+    // Devices: Throttled. The other reasons are those of the device.
+    pub const FULL_SPEED: &str = "FullSpeed";
+    /// It runs at the power limit or the clock that is set for it.
+    pub const WITHIN_LIMITS: &str = "WithinLimits";
+    /// Event: it began to run slower than it could.
+    pub const DEVICE_THROTTLED: &str = "DeviceThrottled";
+    pub const NOT_REPORTED: &str = "NotReported";
+
     pub const AGENT_LOST: &str = "AgentLost";
 }
 

@@ -15,7 +15,8 @@ pub mod manifest;
 pub mod names;
 
 pub use device_gpu_state::{
-    DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, HeldShard, Measurement,
+    BandwidthPrior, DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, DeviceTaint, HeldShard,
+    Measurement, SupportLevel, TaintEffect,
 };
 pub use inference_model::{
     Determinism, InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, LearnedMemory, MemoryPressure,

@@ -52,6 +52,14 @@ pub const API_KEYS_KEY: &str = "keys";
 pub const NODE_LABEL: &str = "shardwright.dev/node";
 /// Label of a DeviceGPUState: its backend.
 pub const BACKEND_LABEL: &str = "shardwright.dev/backend";
+/// Label of a DeviceGPUState whose device is used beside other pods: [`SHARED`].
+pub const SHARING_LABEL: &str = "shardwright.dev/sharing";
+/// The one value of [`SHARING_LABEL`].
+pub const SHARED: &str = "share";
+/// Prefix of the pods in the install namespace that hold devices for the node's agent.
+pub const RESERVATION_PREFIX: &str = "shardwright-reserve-";
+/// Component label of those pods.
+pub const RESERVATION_COMPONENT: &str = "reservation";
 /// Finalizer of an InferenceModel: its shards are unloaded before it goes.
 pub const MODEL_FINALIZER: &str = "shardwright.dev/unload";
 
@@ -68,6 +76,15 @@ pub fn device_name(node: &str, backend: &str, index: u32) -> String {
 /// Name of the Lease that an agent renews for its node, in the install namespace.
 pub fn agent_lease(node: &str) -> String {
     bounded("shardwright-agent-", node, "")
+}
+
+/// Name of one of the pods that hold devices of a node, in the install namespace.
+pub fn reservation_pod(node: &str, resource: &str, index: u32) -> String {
+    let slug: String = resource
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    bounded(RESERVATION_PREFIX, node, &format!("-{slug}-{index}"))
 }
 
 fn bounded(prefix: &str, node: &str, suffix: &str) -> String {

@@ -8,6 +8,8 @@ use clap::Parser;
 use identity::SubjectName;
 use lifecycle::log;
 
+use crate::reservation::{self, Count};
+
 /// `EX_USAGE` of sysexits.h: the configuration is wrong and a restart will not mend it.
 pub const EXIT_BAD_CONFIGURATION: u8 = 64;
 
@@ -54,9 +56,37 @@ struct Args {
     /// Seconds after which a silent leader may be replaced.
     #[arg(long, default_value_t = 15)]
     lease_seconds: u64,
+    #[command(flatten)]
+    reservation: ReservationArgs,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
     log_format: log::Format,
+}
+
+/// How devices are had on nodes where a device plugin gives them out.
+#[derive(Debug, clap::Args)]
+struct ReservationArgs {
+    /// reserve: pods of ours hold devices for the agents. share: agents use what no pod was given, and no pod holds any.
+    #[arg(long, value_enum, default_value = "reserve")]
+    device_sharing: Sharing,
+    /// Devices of each resource that are held on each node: all, or a number.
+    #[arg(long, default_value = "all")]
+    device_reserve: Count,
+    /// Image of a process that does nothing, for the pods that hold devices.
+    #[arg(long, default_value = "registry.k8s.io/pause:3.10.1")]
+    reservation_image: String,
+    /// PriorityClass of those pods, below every ordinary pod's.
+    #[arg(long, default_value = "")]
+    reservation_priority_class: String,
+    /// The operator's own Deployment, which owns those pods.
+    #[arg(long, default_value = "shardwright-operator")]
+    deployment: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Sharing {
+    Reserve,
+    Share,
 }
 
 /// Everything the operator was told, validated.
@@ -80,6 +110,8 @@ pub struct Settings {
     pub gateway_names: Vec<SubjectName>,
     /// How long a lease holds without being renewed.
     pub lease: Duration,
+    /// Pods that hold devices.
+    pub reservation: reservation::Settings,
     /// How log lines look.
     pub log_format: log::Format,
 }
@@ -114,6 +146,7 @@ impl Settings {
             server_names,
             gateway_names,
             lease_seconds,
+            reservation,
             log_format,
         } = args;
         dns_name("--namespace", &namespace, DNS_LABEL_MAX)?;
@@ -128,6 +161,7 @@ impl Settings {
             server_names: names("--server-names", server_names, "shardwright-operator", &namespace)?,
             gateway_names: names("--gateway-names", gateway_names, "shardwright-gateway", &namespace)?,
             lease: Duration::from_secs(lease_seconds),
+            reservation: reserving(reservation, &namespace)?,
             namespace,
             pod_name,
             enrol_listen,
@@ -137,6 +171,28 @@ impl Settings {
             log_format,
         })
     }
+}
+
+fn reserving(args: ReservationArgs, namespace: &str) -> Result<reservation::Settings, String> {
+    dns_name("--deployment", &args.deployment, DNS_NAME_MAX)?;
+    if !args.reservation_priority_class.is_empty() {
+        dns_name(
+            "--reservation-priority-class",
+            &args.reservation_priority_class,
+            DNS_NAME_MAX,
+        )?;
+    }
+    if args.reservation_image.is_empty() {
+        return Err("--reservation-image is empty; name an image of a process that does nothing".to_owned());
+    }
+    Ok(reservation::Settings {
+        enabled: args.device_sharing == Sharing::Reserve,
+        count: args.device_reserve,
+        namespace: namespace.to_owned(),
+        image: args.reservation_image,
+        priority_class: args.reservation_priority_class,
+        deployment: args.deployment,
+    })
 }
 
 fn names(flag: &str, given: Vec<String>, service: &str, namespace: &str) -> Result<Vec<SubjectName>, String> {

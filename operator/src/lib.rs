@@ -7,6 +7,7 @@
 //!  InferenceModel.status ◀──apply───────────────── │        → assign → sign → apply → publish      │
 //!  agents ◀──Assignments   gateways ◀──RouteTable─ └───────────────────────────────────────────────┘
 //!  new processes ──token──▶ enrolment ──leaf──▶
+//!  Nodes, agents' pods ──watch──▶ reservation ──apply──▶ pods that hold devices for agents
 //! ```
 //!
 //! One replica leads ([`lease`]); it alone serves [`enrolment`], [`agents`] and [`routes`] and runs the control loop in
@@ -25,6 +26,7 @@ mod fixture;
 pub mod lease;
 pub mod metrics;
 pub mod model;
+pub mod reservation;
 pub mod retry;
 pub mod routes;
 pub mod run;

@@ -24,6 +24,7 @@ use crate::enrolment::{self, EnrolmentService};
 use crate::lease::Elector;
 use crate::metrics::Metrics;
 use crate::model;
+use crate::reservation;
 use crate::retry;
 use crate::routes::{Routes, RoutesService};
 use lifecycle::backoff::Backoff;
@@ -94,6 +95,7 @@ struct Parts {
     routes: Arc<Routes>,
     health: Arc<Health>,
     leadership: Leadership,
+    reservation: reservation::Settings,
     stop: CancellationToken,
 }
 
@@ -125,6 +127,7 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         routes: Arc::default(),
         health: Arc::default(),
         leadership: Leadership::new(leadership),
+        reservation: settings.reservation.clone(),
         stop: stop.clone(),
     };
     let mut servers = serve(&parts, &settings, &credentials).await?;
@@ -259,6 +262,7 @@ async fn serve(
         health,
         leadership,
         stop,
+        ..
     } = parts;
     let enrolment = EnrolmentService::new(context.clone(), leadership.clone()).into_server();
     let agents = ControlService::new(context.clone(), leadership.clone(), agents.clone(), stop.clone()).into_server();
@@ -299,6 +303,7 @@ async fn control(parts: Parts) {
         routes,
         health,
         leadership,
+        reservation,
         stop,
     } = &parts;
     let mut leadership = leadership.clone();
@@ -313,6 +318,7 @@ async fn control(parts: Parts) {
             () = stop.cancelled() => {}
             () = leadership.ends() => {}
             () = model::lead(context, agents, routes, health) => {}
+            () = reservation::lead(context, reservation) => {}
         }
         context.metrics.leader.set(0);
         health.beat(None);

@@ -65,3 +65,11 @@ pub mod shard {
         tonic::include_proto!("shardwright.shard.v1");
     }
 }
+
+/// What the kubelet tells of the devices that pods hold; its API, not ours.
+pub mod kubelet {
+    /// `PodResourcesLister`, version 1.
+    pub mod podresources {
+        tonic::include_proto!("v1");
+    }
+}

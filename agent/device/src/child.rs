@@ -1,60 +1,106 @@
 //! Asking a backend in a process of its own, because a driver may hang or crash.
+//!
+//! Two kinds of children: one that [`probe`]s and ends, one that [`watch`]es and stays. Both end when their standard
+//! input closes, which is when the process that started them has ended, however it ended.
 
-use crate::{Answer, Backend};
+pub mod probe;
+pub mod watch;
+
+pub use probe::{PROBE_LIMIT, probe_in_child};
+
+use crate::Backend;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A driver of a healthy card answers within two seconds even when it has to wake the card first.
-pub const PROBE_LIMIT: Duration = Duration::from_secs(8);
-/// An answer is about a kibibyte per device.
-const ANSWER_LIMIT_BYTES: u64 = 1 << 20;
 /// Of what the driver wrote to stderr, as much as helps a person.
 const COMPLAINT_LIMIT_BYTES: u64 = 4 << 10;
+/// Processes of one backend at once: a watcher, a probe, and a few that hang in the kernel and cannot be killed.
+const PROCESSES_MAX: usize = 6;
 
-/// Runs `executable probe --json --backends <backend>` and reads one [`Answer`] from its stdout. Whatever goes wrong is
-/// an answer without devices that says so.
-pub async fn probe_in_child(executable: &Path, backend: Backend, limit: Duration) -> Answer {
-    let outcome = ask(executable, backend, limit).await;
-    outcome.unwrap_or_else(|note| Answer::nothing(backend, note))
+/// How many processes may be at a backend's driver at once. One that hangs in the kernel survives its killing; it counts
+/// until it is gone, so that a wedged driver costs a handful of processes and not one more every few seconds.
+#[derive(Clone, Debug)]
+pub struct Quota {
+    permits: Arc<Semaphore>,
+    backend: Backend,
 }
 
-async fn ask(executable: &Path, backend: Backend, limit: Duration) -> Result<Answer, String> {
-    let name = backend.name();
-    let mut child = tokio::process::Command::new(executable)
-        .args(["probe", "--json", "--backends", name])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| format!("the {name} probe could not be started: {error}"))?;
-    let stdout = read_to_limit(child.stdout.take(), ANSWER_LIMIT_BYTES);
-    let stderr = read_to_limit(child.stderr.take(), COMPLAINT_LIMIT_BYTES);
-    let ended = tokio::time::timeout(limit, async {
-        let (answer, complaint) = tokio::join!(stdout, stderr);
-        (child.wait().await, answer, complaint)
-    })
-    .await;
-    let (status, answer, complaint) = ended.map_err(|_| {
-        format!(
-            "the {name} driver did not answer within {} s and was left alone; check the kernel's log for it",
-            limit.as_secs()
-        )
-    })?;
-    let status = status.map_err(|error| format!("the {name} probe could not be waited for: {error}"))?;
-    if !status.success() {
-        let complaint = String::from_utf8_lossy(&complaint);
-        let last = complaint.lines().last().unwrap_or("it said nothing");
-        return Err(format!("the {name} driver took its probe down ({status}): {last}"));
+impl Quota {
+    /// With nobody at the driver.
+    pub fn new(backend: Backend) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(PROCESSES_MAX)),
+            backend,
+        }
     }
-    let answers: Vec<Answer> = serde_json::from_slice(&answer)
-        .map_err(|error| format!("the {name} probe's answer cannot be read: {error}"))?;
-    answers
-        .into_iter()
-        .find(|answer| answer.backend == backend)
-        .ok_or_else(|| format!("the {name} probe answered for another backend"))
+
+    fn take(&self) -> Result<OwnedSemaphorePermit, String> {
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
+            format!(
+                "{PROCESSES_MAX} processes hang in the {} driver and cannot be ended; the node needs a restart",
+                self.backend.name()
+            )
+        })
+    }
+}
+
+/// A child and its place in the quota. When it is dropped the child is killed, and its place is free when it is gone.
+#[derive(Debug)]
+struct Guarded {
+    child: Option<Child>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Guarded {
+    /// Starts `executable <arguments>` with pipes for all three streams.
+    fn start<S: AsRef<OsStr>>(
+        executable: &Path,
+        arguments: impl IntoIterator<Item = S>,
+        quota: &Quota,
+    ) -> Result<Self, String> {
+        let permit = quota.take()?;
+        let child = tokio::process::Command::new(executable)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A signal from the terminal is the agent's to hear; the children end when their input closes.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("{} could not be started: {error}", executable.display()))?;
+        Ok(Self {
+            child: Some(child),
+            permit: Some(permit),
+        })
+    }
+
+    /// Present until it is dropped.
+    fn child(&mut self) -> Option<&mut Child> {
+        self.child.as_mut()
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let (Some(mut child), permit) = (self.child.take(), self.permit.take()) else {
+            return;
+        };
+        // It may have ended already; then there is nothing to kill, and waiting for it returns at once.
+        let _ = child.start_kill();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                // Whatever the status: it is gone, and its place is free.
+                let _ = child.wait().await;
+                drop(permit);
+            });
+        }
+    }
 }
 
 /// The first `limit` bytes; the rest is read and dropped, so that the child never blocks on a full pipe.
@@ -67,6 +113,20 @@ async fn read_to_limit(pipe: Option<impl AsyncRead + Unpin>, limit: u64) -> Vec<
     }
     kept
 }
+
+/// The last line of what a child complained, in printable characters.
+fn last_words(complaint: &[u8]) -> String {
+    let text = String::from_utf8_lossy(complaint);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    last.unwrap_or("it said nothing")
+        .chars()
+        .filter(|character| !character.is_control())
+        .take(LAST_WORDS_CHARACTERS)
+        .collect()
+}
+
+/// Of a line that a driver wrote, as much as a message has room for.
+const LAST_WORDS_CHARACTERS: usize = 300;
 
 #[cfg(test)]
 mod tests;

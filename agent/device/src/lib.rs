@@ -18,11 +18,15 @@ pub mod cpu;
 pub mod driver;
 pub mod factory;
 mod gpu;
+pub mod health;
+pub mod kmsg;
 pub mod merge;
 mod name;
 pub mod queued;
+pub mod registry;
 pub mod telemetry;
 pub mod vulkan;
+pub mod xid;
 
 pub use backend::{BackendError, GpuBackend, MemoryHandle, MemoryInfo};
 pub use gpu::{Figure, GpuDevice, Kind, Measured, PeerCopy, Pool, Prior, Reach, SupportLevel, Verification};

@@ -108,6 +108,33 @@ pub struct DeviceEvent {
     pub text: String,
 }
 
+/// Something that the kernel's driver told of a device that has no numbers for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelFault {
+    /// Bus address, where the message has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pci_address: Option<String>,
+    /// What happened.
+    pub kind: KernelFaultKind,
+    /// The message, as found.
+    pub text: String,
+}
+
+/// Kinds of [`KernelFault`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum KernelFaultKind {
+    /// Work did not end and was thrown away.
+    Hang,
+    /// The driver resets the device.
+    Reset,
+    /// The driver gave the device up.
+    Dead,
+    /// Memory lost what was in it.
+    UncorrectedMemory,
+}
+
 /// A reader of samples. It lives in a child process, because a driver may hang.
 pub trait Sampler: Send {
     /// Which devices it reads.
@@ -148,9 +175,19 @@ pub struct Reading {
     /// Since the last reading.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<DeviceEvent>,
+    /// Since the last reading, of drivers that do not number their events.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel_faults: Vec<KernelFault>,
+    /// Lines in the kernel's log, since the last reading, that read like a driver's and were written by a process.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spoofed: u64,
     /// Why there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A temperature that can be believed: sensors that fail say 0, -40, 255, or nothing that is a number

@@ -13,7 +13,7 @@ fn settings(arguments: &[&str]) -> Result<Settings, String> {
         .collect::<Vec<_>>();
     match parse(&node)? {
         Command::Run(settings) => Ok(*settings),
-        Command::Probe(_) => Err("probe".to_owned()),
+        Command::Probe(_) | Command::Watch(_) => Err("another command".to_owned()),
     }
 }
 
@@ -47,7 +47,9 @@ fn what_models_may_take_and_where_they_come_from_is_told_by_flags() {
 fn the_defaults_are_those_of_a_pod() {
     let settings = settings(&[]).unwrap();
     assert_eq!(settings.node, "node-a");
-    assert_eq!(settings.backends, [Backend::Cpu, Backend::Vulkan]);
+    assert_eq!(settings.backends, Backend::ALL);
+    assert_eq!(settings.sysfs_root, PathBuf::from("/"));
+    assert_eq!(settings.device_poll, Duration::from_secs(2));
     assert_eq!(settings.listen_ip, IpAddr::V4(Ipv4Addr::LOCALHOST));
     assert!(settings.threads >= 1);
     assert_eq!(settings.worker.file_name().unwrap(), "shardwright-worker");
@@ -63,6 +65,33 @@ fn probing_needs_no_node() {
 }
 
 #[test]
+fn probing_asks_every_backend_of_the_platform_the_best_first() {
+    let Command::Probe(probe) = parse(&["probe"]).unwrap() else {
+        panic!("probe")
+    };
+    assert_eq!(probe.backends, Platform::current().order());
+}
+
+#[test]
+fn a_backend_that_is_named_twice_is_asked_once() {
+    assert_eq!(
+        settings(&["--backends", "vulkan,cpu,vulkan"]).unwrap().backends,
+        [Backend::Cpu, Backend::Vulkan]
+    );
+}
+
+#[test]
+fn watching_needs_a_backend_and_a_sane_interval() {
+    let Command::Watch(watch) = parse(&["watch", "--backend", "cuda", "--interval-ms", "1000"]).unwrap() else {
+        panic!("watch")
+    };
+    assert_eq!((watch.backend, watch.interval_ms), (Backend::Cuda, 1000));
+    assert!(parse(&["watch"]).unwrap_err().contains("--backend"));
+    let error = parse(&["watch", "--backend", "cuda", "--interval-ms", "0"]).unwrap_err();
+    assert!(error.contains("--interval-ms"), "{error}");
+}
+
+#[test]
 fn nonsense_is_refused_with_the_name_of_the_flag() {
     let long = format!("/{}", "x".repeat(100));
     for (flag, value) in [
@@ -74,6 +103,9 @@ fn nonsense_is_refused_with_the_name_of_the_flag() {
         ("--state-dir", long.as_str()),
         ("--backends", "abacus"),
         ("--threads", "0"),
+        ("--sysfs-root", "tree"),
+        ("--device-poll-ms", "5"),
+        ("--device-poll-ms", "60000"),
         ("--listen-ip", "nowhere"),
     ] {
         let error = settings(&[flag, value]).unwrap_err();

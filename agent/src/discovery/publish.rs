@@ -1,16 +1,19 @@
 //! Writing `DeviceGPUState`: server-side apply under this agent's field manager, only when there is news.
 
+use super::events::{self, Events};
 use super::report::{self, Seen};
+use super::thresholds::{self, News};
+use crate::devices::{DeviceState, Devices};
 use crate::retry;
 use crate::shard::drive::View;
 use crate::shard::report::Holding;
 use crds::names::{AGENT_FIELD_MANAGER, BACKEND_LABEL, GROUP, NODE_LABEL, VERSION};
-use crds::{DeviceGPUState, DeviceGPUStateStatus};
-use device::{GpuDevice, Pool};
-use k8s_openapi::api::core::v1::Node;
+use crds::{DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus};
+use device::GpuDevice;
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use lifecycle::backoff::Backoff;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -18,10 +21,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Longest value of a label.
 const LABEL_VALUE_MAX: usize = 63;
-/// How often free memory is looked at. Reading it costs one small file; writing it depends on the threshold.
+/// How often free main memory is looked at when nothing else happens. Reading it costs one small file.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// An object that someone else changed or removed is noticed and mended within this.
 const REFRESH_EVERY: Duration = Duration::from_secs(300);
@@ -30,10 +34,54 @@ const REFRESH_EVERY: Duration = Duration::from_secs(300);
 pub struct Publisher {
     /// The node.
     pub node: String,
-    /// Its devices.
-    pub devices: Arc<Vec<GpuDevice>>,
+    /// The agent's pod: who tells of events.
+    pub pod: String,
+    /// The node's devices.
+    pub devices: watch::Receiver<Arc<Devices>>,
     /// What they hold.
     pub view: watch::Receiver<Arc<View>>,
+}
+
+/// What the API server has of one device.
+struct Written {
+    about: ObjectReference,
+    spec: DeviceGPUStateSpec,
+    generation: Option<i64>,
+    status: Option<DeviceGPUStateStatus>,
+    /// When this agent wrote last.
+    at: Option<Instant>,
+}
+
+impl Written {
+    fn of(object: &DeviceGPUState) -> Self {
+        Self {
+            about: object.object_ref(&()),
+            spec: object.spec.clone(),
+            generation: object.metadata.generation,
+            status: object.status.clone(),
+            at: None,
+        }
+    }
+
+    /// Whether a status is worth a write now.
+    fn wants(&self, status: &DeviceGPUStateStatus) -> bool {
+        let Some(before) = &self.status else { return true };
+        match thresholds::news(before, status) {
+            News::Urgent => true,
+            News::CanWait => self.at.is_none_or(|at| at.elapsed() >= thresholds::CALM),
+            News::None => false,
+        }
+    }
+}
+
+/// One connection to the API server.
+struct Session {
+    api: Api<DeviceGPUState>,
+    node_uid: String,
+    events: Events,
+    /// As listed when it began; by name.
+    objects: BTreeMap<String, DeviceGPUState>,
+    written: BTreeMap<String, Written>,
 }
 
 /// Why the API server does not have what it should.
@@ -66,8 +114,9 @@ impl Publisher {
     /// Publishes for as long as it is polled.
     pub async fn run(mut self) {
         let mut backoff = Backoff::new(retry::API);
+        let mut events = None;
         loop {
-            let outcome = self.session(&mut backoff).await;
+            let outcome = self.session(&mut events, &mut backoff).await;
             let wait = backoff.failed();
             if let Err(error) = outcome {
                 tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "devices are not published; trying again");
@@ -77,23 +126,24 @@ impl Publisher {
     }
 
     /// Writes everything once and then the news; returns at the first error, and regularly to look at everything again.
-    async fn session(&mut self, backoff: &mut Backoff) -> Result<(), PublishError> {
-        let client = client().await?;
-        let node: Node = Api::all(client.clone()).get(&self.node).await?;
-        let uid = node
-            .metadata
-            .uid
-            .ok_or_else(|| PublishError::NoUid(self.node.clone()))?;
-        let api: Api<DeviceGPUState> = Api::all(client);
-        let present = self.remove_stale(&api).await?;
-        let mut written: BTreeMap<String, DeviceGPUStateStatus> = BTreeMap::new();
-        let refresh_at = tokio::time::Instant::now() + REFRESH_EVERY;
-        while tokio::time::Instant::now() < refresh_at {
+    async fn session(&mut self, events: &mut Option<Events>, backoff: &mut Backoff) -> Result<(), PublishError> {
+        let mut session = self.begin(events).await?;
+        let refresh_at = Instant::now() + REFRESH_EVERY;
+        while Instant::now() < refresh_at {
+            let devices = Arc::clone(&self.devices.borrow_and_update());
             let holdings = self.view.borrow_and_update().holdings.clone();
-            self.write_news(&api, &uid, &present, &holdings, &mut written).await?;
+            if devices.complete {
+                self.remove_stale(&mut session, &devices).await?;
+            }
+            if devices.ready {
+                self.write_news(&mut session, &devices, &holdings).await?;
+            }
             backoff.succeeded();
             tokio::select! {
                 changed = self.view.changed() => if changed.is_err() {
+                    return Ok(());
+                },
+                changed = self.devices.changed() => if changed.is_err() {
                     return Ok(());
                 },
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -102,47 +152,84 @@ impl Publisher {
         Ok(())
     }
 
+    async fn begin(&self, events: &mut Option<Events>) -> Result<Session, PublishError> {
+        let client = client().await?;
+        let node: Node = Api::all(client.clone()).get(&self.node).await?;
+        let node_uid = node
+            .metadata
+            .uid
+            .ok_or_else(|| PublishError::NoUid(self.node.clone()))?;
+        let events = events
+            .get_or_insert_with(|| Events::start(client.clone(), &self.pod))
+            .clone();
+        let api: Api<DeviceGPUState> = Api::all(client);
+        let ours = if self.has_label() {
+            ListParams::default().labels(&format!("{NODE_LABEL}={}", self.node))
+        } else {
+            ListParams::default()
+        };
+        let listed = api.list(&ours).await?.items;
+        let named = |object: DeviceGPUState| Some((object.metadata.name.clone()?, object));
+        Ok(Session {
+            api,
+            node_uid,
+            events,
+            objects: listed.into_iter().filter_map(named).collect(),
+            written: BTreeMap::new(),
+        })
+    }
+
     async fn write_news(
         &self,
-        api: &Api<DeviceGPUState>,
-        node_uid: &str,
-        present: &[DeviceGPUState],
+        session: &mut Session,
+        devices: &Devices,
         holdings: &[Holding],
-        written: &mut BTreeMap<String, DeviceGPUStateStatus>,
     ) -> Result<(), PublishError> {
         let host_free_bytes = device::cpu::memory(Path::new("/")).ok().map(|memory| memory.free_bytes);
-        for device in self.devices.iter() {
-            let name = report::object_name(&self.node, device);
-            let free_bytes = match (&device.pool, host_free_bytes) {
-                (Pool::Host, Some(free_bytes)) => free_bytes.min(device.memory_total_bytes),
-                _ => device.memory_free_bytes,
+        for state in &devices.states {
+            let name = report::object_name(&self.node, &state.device);
+            if !session.written.contains_key(&name) {
+                let written = self.present(session, &name, state).await?;
+                session.written.insert(name.clone(), written);
+            }
+            let Some(written) = session.written.get_mut(&name) else {
+                continue;
             };
             let seen = Seen {
-                device,
-                free_bytes,
+                state,
+                spec: Some(&written.spec),
+                host_free_bytes,
                 holdings,
             };
-            let (before, generation) = match written.get(&name) {
-                Some(before) => (Some(before.clone()), before.observed_generation),
-                None => {
-                    let labels = self.labels(device);
-                    let as_applied = |object: &&DeviceGPUState| is_as_applied(object, &name, &labels, node_uid);
-                    let object = match present.iter().find(as_applied) {
-                        Some(object) => object.clone(),
-                        None => self.apply_object(api, node_uid, &name, &labels).await?,
-                    };
-                    (object.status, object.metadata.generation)
-                }
-            };
-            let status = report::status(&self.node, &seen, before.as_ref(), generation, Timestamp::now());
-            let news = before.as_ref().is_none_or(|before| report::is_news(before, &status));
-            if news {
-                self.apply_status(api, &name, &status).await?;
-                tracing::debug!(device = name, "device state written");
+            let before = written.status.as_ref();
+            let status = report::status(&self.node, &seen, before, written.generation, Timestamp::now());
+            if !written.wants(&status) {
+                continue;
             }
-            written.insert(name, if news { status } else { before.unwrap_or(status) });
+            apply_status(&session.api, &name, &status).await?;
+            tracing::debug!(device = name, "device state written");
+            session
+                .events
+                .publish(&written.about, events::transitions(written.status.as_ref(), &status));
+            written.status = Some(status);
+            written.at = Some(Instant::now());
         }
         Ok(())
+    }
+
+    /// What the API server has of a device, whose object is made where it is not as it should be.
+    async fn present(&self, session: &Session, name: &str, state: &DeviceState) -> Result<Written, PublishError> {
+        let labels = self.labels(&state.device);
+        let object = session.objects.get(name);
+        match object.filter(|object| is_as_applied(object, name, &labels, &session.node_uid)) {
+            Some(object) => Ok(Written::of(object)),
+            None => {
+                let applied = self
+                    .apply_object(&session.api, &session.node_uid, name, &labels)
+                    .await?;
+                Ok(Written::of(&applied))
+            }
+        }
     }
 
     fn labels(&self, device: &GpuDevice) -> BTreeMap<&str, &str> {
@@ -178,57 +265,45 @@ impl Publisher {
         Ok(api.patch(name, &parameters(), &Patch::Apply(object)).await?)
     }
 
-    async fn apply_status(
-        &self,
-        api: &Api<DeviceGPUState>,
-        name: &str,
-        status: &DeviceGPUStateStatus,
-    ) -> Result<(), PublishError> {
-        let object = json!({
-            "apiVersion": format!("{GROUP}/{VERSION}"),
-            "kind": "DeviceGPUState",
-            "metadata": { "name": name },
-            "status": status,
-        });
-        api.patch_status(name, &parameters(), &Patch::Apply(object)).await?;
-        Ok(())
-    }
-
-    /// Removes the objects of devices that are gone; gives all that were there before.
-    async fn remove_stale(&self, api: &Api<DeviceGPUState>) -> Result<Vec<DeviceGPUState>, PublishError> {
-        let ours = if self.has_label() {
-            ListParams::default().labels(&format!("{NODE_LABEL}={}", self.node))
-        } else {
-            ListParams::default()
-        };
-        let present: Vec<String> = self
-            .devices
-            .iter()
-            .map(|device| report::object_name(&self.node, device))
-            .collect();
-        let objects = api.list(&ours).await?.items;
-        for object in &objects {
-            // Without a label the list is of all nodes: an object that says nothing yet may be another's.
+    /// Removes the objects of devices that are gone.
+    async fn remove_stale(&self, session: &mut Session, devices: &Devices) -> Result<(), PublishError> {
+        let present = |name: &String| devices.named(&self.node, name).is_some();
+        // Without a label the list is of all nodes: an object that says nothing yet may be another's.
+        let of_this_node = |object: &DeviceGPUState| {
             let node = object.status.as_ref().map(|status| &status.node);
-            let of_this_node = node.map_or(self.has_label(), |node| *node == self.node);
-            let Some(name) = object
-                .metadata
-                .name
-                .as_ref()
-                .filter(|name| of_this_node && !present.contains(name))
-            else {
-                continue;
-            };
+            node.map_or(self.has_label(), |node| *node == self.node)
+        };
+        let listed = session.objects.iter().filter(|(_, object)| of_this_node(object));
+        let known = listed.map(|(name, _)| name).chain(session.written.keys());
+        let stale: Vec<String> = known.filter(|name| !present(name)).cloned().collect();
+        for name in stale {
             tracing::info!(device = name, "the device is gone; removing its object");
-            match api.delete(name, &DeleteParams::default()).await {
+            match session.api.delete(&name, &DeleteParams::default()).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 outcome => {
                     outcome?;
                 }
             }
+            session.objects.remove(&name);
+            session.written.remove(&name);
         }
-        Ok(objects)
+        Ok(())
     }
+}
+
+async fn apply_status(
+    api: &Api<DeviceGPUState>,
+    name: &str,
+    status: &DeviceGPUStateStatus,
+) -> Result<(), PublishError> {
+    let object = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": "DeviceGPUState",
+        "metadata": { "name": name },
+        "status": status,
+    });
+    api.patch_status(name, &parameters(), &Patch::Apply(object)).await?;
+    Ok(())
 }
 
 /// Whether an object says already what would be applied: a regular look at everything is no reason to write.

@@ -1,25 +1,32 @@
 //! From a device to its `DeviceGPUState`. Pure.
 
+mod conditions;
+
+use crate::devices::DeviceState;
 use crate::probe::gibibytes;
 use crate::shard::report::Holding;
-use crds::conditions::{self, ConditionStatus, NewCondition, reason};
-use crds::{DeviceGPUStateStatus, DeviceKind, HeldShard, Measurement};
-use device::{Backend, GpuDevice, Kind, Pool, Verification};
+use crds::{
+    BandwidthPrior, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, HeldShard, Measurement, SupportLevel,
+};
+use device::telemetry::{Sample, Throttle};
+use device::{Backend, Figure, GpuDevice, Kind, Pool};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-/// Free memory is worth a write when it has changed by this share of the total. Everything else is, whenever it changes.
-const FREE_MEMORY_THRESHOLD_PERCENT: i64 = 10;
-/// The schema's own limit.
+/// The schema's own limits.
 const SHARDS_MAX: usize = 256;
+const BACKENDS_MAX: usize = 8;
+const CELSIUS_MAX: f32 = 150.0;
 
 /// What is reported of one device.
 #[derive(Clone, Debug)]
 pub struct Seen<'a> {
     /// The device.
-    pub device: &'a GpuDevice,
-    /// Its free memory at present.
-    pub free_bytes: u64,
+    pub state: &'a DeviceState,
+    /// What the administrator wants of it, where that was read.
+    pub spec: Option<&'a DeviceGPUStateSpec>,
+    /// Free main memory at present, where the system says.
+    pub host_free_bytes: Option<u64>,
     /// What this node holds, on all devices.
     pub holdings: &'a [Holding],
 }
@@ -46,118 +53,137 @@ pub fn status(
     generation: Option<i64>,
     now: Timestamp,
 ) -> DeviceGPUStateStatus {
-    let device = seen.device;
+    let device = &seen.state.device;
+    let measured = &device.measured;
+    let sample = seen.state.sample.as_ref();
     let name = object_name(node, device);
-    let own = seen.holdings.iter().filter(|holding| holding.device == name);
+    let own = || seen.holdings.iter().filter(|holding| holding.device == name);
+    let memory = Memory::of(seen, own().map(|holding| holding.memory_bytes).sum());
+    let power_limit_watts = power_limit_watts(device, sample);
     DeviceGPUStateStatus {
         observed_generation: generation,
         node: node.to_owned(),
         vendor: cut(&device.vendor, 64),
         model: cut(&device.model, 256),
         backend: device.backend.name().to_owned(),
-        backend_index: i32::try_from(device.index).unwrap_or(i32::MAX),
+        backend_index: counted(device.index),
+        backends: backends(device),
+        support_level: Some(support_level(device.support)),
         architecture: device.architecture.as_deref().map(|text| cut(text, 64)),
         driver: device.driver.as_deref().map(|text| cut(text, 256)),
-        pci_address: device.pci_address.clone(),
-        uuid: device.uuid.clone(),
-        compute_units: device.compute_units.and_then(|count| i32::try_from(count).ok()),
+        pci_address: device.pci_address.as_deref().map(|text| cut(text, 32)),
+        uuid: device.uuid.as_deref().map(|text| cut(text, 64)),
+        compute_units: device.compute_units.map(counted),
+        clock_mhz: device.clock_mhz.map(counted),
+        power_limit_watts,
         kind: kind(device.kind),
         memory_pool: memory_pool(node, device),
         memory: Some(gibibytes(device.memory_total_bytes)),
         memory_total_bytes: signed(device.memory_total_bytes),
-        memory_free_bytes: signed(seen.free_bytes),
+        memory_free_bytes: signed(memory.free_bytes),
         memory_usable_bytes: signed(device.memory_usable_bytes),
-        bandwidth_bytes_per_second: device.measured.bandwidth_bytes_per_second.and_then(|measured| {
-            Some(Measurement {
-                value: signed(measured.value).max(1),
-                measured_at: Time(Timestamp::from_second(signed(measured.measured_unix_s)).ok()?),
-                samples: i32::try_from(measured.samples).unwrap_or(i32::MAX).max(1),
+        memory_used_by_us_bytes: memory.used.map(|(ours, _)| signed(ours)),
+        memory_used_by_others_bytes: memory.used.map(|(_, others)| signed(others)),
+        temperature_celsius: sample.and_then(|sample| whole(sample.temperature_celsius, CELSIUS_MAX)),
+        power_watts: sample.and_then(|sample| whole(sample.power_watts, f32::MAX)),
+        utilisation_percent: sample
+            .and_then(|sample| whole(sample.utilisation_ratio.map(|ratio| ratio * 100.0), 100.0)),
+        throttle_reasons: throttle_reasons(sample),
+        ecc_uncorrected: sample.and_then(|sample| sample.ecc_uncorrected).map(signed),
+        bandwidth_bytes_per_second: measurement(measured.bandwidth_bytes_per_second),
+        bandwidth_prior: device.prior.as_ref().and_then(|prior| {
+            (prior.bandwidth_bytes_per_second > 0).then(|| BandwidthPrior {
+                bytes_per_second: signed(prior.bandwidth_bytes_per_second),
+                source: cut(&prior.source, 256),
             })
         }),
-        launch_us: device
-            .measured
-            .launch_ns
-            .map(|launch| signed(launch.value.div_ceil(1000))),
-        shards: own.take(SHARDS_MAX).map(held).collect(),
-        conditions: device_conditions(device, before, generation, now),
+        f32_flops_per_second: measurement(measured.f32_flops_per_second),
+        f16_flops_per_second: measurement(measured.f16_flops_per_second),
+        to_device_bytes_per_second: measurement(measured.to_device_bytes_per_second),
+        from_device_bytes_per_second: measurement(measured.from_device_bytes_per_second),
+        launch_ns: measurement(measured.launch_ns),
+        shards: own().take(SHARDS_MAX).map(held).collect(),
+        conditions: conditions::of(seen, power_limit_watts, before, generation, now),
     }
 }
 
-fn device_conditions(
-    device: &GpuDevice,
-    before: Option<&DeviceGPUStateStatus>,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
-    let mut list = before.map(|before| before.conditions.clone()).unwrap_or_default();
-    let mut set = |kind, status, reason, message: &str| {
-        conditions::set_condition(
-            &mut list,
-            NewCondition {
-                kind,
-                status,
-                reason,
-                message,
-            },
-            generation,
-            &Time(now),
-        );
-    };
-    let (verified, why, message) = match &device.verification {
-        Verification::Verified => (
-            ConditionStatus::True,
-            reason::ROUND_TRIP_MATCHED,
-            "1 MiB was copied in and out and came back unchanged",
-        ),
-        Verification::Failed { reason: cause } => (ConditionStatus::False, reason::ROUND_TRIP_DIFFERED, cause.as_str()),
-        Verification::CouldNotMeasure { reason: cause } => {
-            (ConditionStatus::Unknown, reason::COULD_NOT_MEASURE, cause.as_str())
+/// Who has the device's memory.
+struct Memory {
+    free_bytes: u64,
+    /// By our shards, by everybody else; nothing where the device does not say.
+    used: Option<(u64, u64)>,
+}
+
+impl Memory {
+    /// `budget_bytes`: what our shards may use. What they do use is not told apart, and is at most that.
+    fn of(seen: &Seen<'_>, budget_bytes: u64) -> Self {
+        let device = &seen.state.device;
+        let total_bytes = device.memory_total_bytes;
+        let sampled = seen.state.sample.as_ref().and_then(|sample| sample.memory_used_bytes);
+        let free_bytes = match (&device.pool, sampled, seen.host_free_bytes) {
+            (Pool::Host, _, Some(free_bytes)) => free_bytes.min(total_bytes),
+            (_, Some(used_bytes), _) => total_bytes.saturating_sub(used_bytes),
+            _ => device.memory_free_bytes,
+        };
+        let ours = |used_bytes: u64| {
+            let ours = budget_bytes.min(used_bytes);
+            (ours, used_bytes - ours)
+        };
+        Self {
+            free_bytes,
+            used: sampled.map(ours),
         }
-    };
-    set(conditions::device::VERIFIED, verified, why, message);
-    let failed = matches!(device.verification, Verification::Failed { .. });
-    if failed {
-        set(
-            conditions::device::HEALTHY,
-            ConditionStatus::False,
-            reason::ROUND_TRIP_DIFFERED,
-            message,
-        );
-    } else {
-        set(
-            conditions::device::HEALTHY,
-            ConditionStatus::True,
-            reason::NO_FAULT,
-            "no fault is known",
-        );
     }
-    if verified == ConditionStatus::True {
-        set(
-            conditions::device::READY,
-            ConditionStatus::True,
-            reason::AVAILABLE,
-            "the device takes layers",
-        );
-    } else {
-        set(
-            conditions::device::READY,
-            ConditionStatus::False,
-            reason::NOT_VERIFIED,
-            message,
-        );
-    }
-    list
 }
 
-/// Whether a status is worth a write over the one that was written last.
-pub fn is_news(written: &DeviceGPUStateStatus, now: &DeviceGPUStateStatus) -> bool {
-    let moved = (written.memory_free_bytes - now.memory_free_bytes).abs();
-    let far = moved.saturating_mul(100) >= now.memory_total_bytes.saturating_mul(FREE_MEMORY_THRESHOLD_PERCENT);
-    let alike = DeviceGPUStateStatus {
-        memory_free_bytes: now.memory_free_bytes,
-        ..written.clone()
-    };
-    far || alike != *now
+fn backends(device: &GpuDevice) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for backend in std::iter::once(device.backend).chain(device.also.iter().map(|reach| reach.backend)) {
+        if !names.iter().any(|name| name == backend.name()) {
+            names.push(backend.name().to_owned());
+        }
+    }
+    names.truncate(BACKENDS_MAX);
+    names
+}
+
+/// The limit in force now, else the one that was in force when the device was found.
+fn power_limit_watts(device: &GpuDevice, sample: Option<&Sample>) -> Option<i32> {
+    let sampled = sample.and_then(|sample| whole(sample.power_limit_watts, f32::MAX));
+    sampled.or_else(|| device.power_limit_watts.map(counted))
+}
+
+fn throttle_reasons(sample: Option<&Sample>) -> Vec<String> {
+    let mut reasons = sample
+        .and_then(|sample| sample.throttled_by.clone())
+        .unwrap_or_default();
+    reasons.sort_unstable();
+    reasons.dedup();
+    reasons
+        .into_iter()
+        .map(|reason| throttle_name(reason).to_owned())
+        .collect()
+}
+
+/// One CamelCase word for each cause, for conditions, events and metrics.
+pub fn throttle_name(reason: Throttle) -> &'static str {
+    match reason {
+        Throttle::Thermal => "Thermal",
+        Throttle::ThermalHardware => "ThermalHardware",
+        Throttle::Power => "Power",
+        Throttle::PowerBrake => "PowerBrake",
+        Throttle::Setting => "Setting",
+        Throttle::Other => "Other",
+    }
+}
+
+fn measurement(figure: Option<Figure>) -> Option<Measurement> {
+    let figure = figure?;
+    Some(Measurement {
+        value: signed(figure.value).max(1),
+        measured_at: Time(Timestamp::from_second(signed(figure.measured_unix_s)).ok()?),
+        samples: counted(figure.samples).max(1),
+    })
 }
 
 fn held(holding: &Holding) -> HeldShard {
@@ -178,6 +204,14 @@ fn kind(kind: Kind) -> DeviceKind {
     }
 }
 
+fn support_level(support: device::SupportLevel) -> SupportLevel {
+    match support {
+        device::SupportLevel::Unsupported => SupportLevel::Unsupported,
+        device::SupportLevel::Untried => SupportLevel::Untried,
+        device::SupportLevel::Tried => SupportLevel::Tried,
+    }
+}
+
 /// Raw indices for the drive, by object name.
 pub fn indices(node: &str, devices: &[GpuDevice]) -> std::collections::BTreeMap<String, (Backend, u32)> {
     devices
@@ -188,6 +222,17 @@ pub fn indices(node: &str, devices: &[GpuDevice]) -> std::collections::BTreeMap<
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn counted(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// A reading as a whole number, where it is one that the schema accepts.
+fn whole(reading: Option<f32>, most: f32) -> Option<i32> {
+    let reading = reading.filter(|reading| reading.is_finite() && (0.0..=most).contains(reading))?;
+    // Saturates.
+    Some(reading.round() as i32)
 }
 
 /// At most so many characters, as the schema counts.

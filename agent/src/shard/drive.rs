@@ -6,6 +6,8 @@ use super::report::{self, Done, Holding};
 use super::step::{self, Action, DesiredShards, ObservedShards};
 use super::weights::{Gauge, Prepared, Weights};
 use super::{Desired, Slot};
+use crate::devices::Devices;
+use crate::discovery::report::object_name;
 use crate::leaves::WorkerLeaves;
 use crate::models::{Models, Wanted};
 use crate::worker::config::Places;
@@ -47,8 +49,8 @@ pub struct Setting {
     pub advertise_ip: IpAddr,
     /// Compute threads of a CPU worker.
     pub threads: u32,
-    /// Raw enumeration index of each device, by the name of its DeviceGPUState.
-    pub devices: BTreeMap<String, (device::Backend, u32)>,
+    /// The node's devices at this moment: a worker is started with the index that its device has then.
+    pub devices: watch::Receiver<Arc<Devices>>,
 }
 
 /// What others see of the shards.
@@ -85,6 +87,7 @@ pub async fn run<L: WorkerLeaves>(setting: Setting, leaves: Arc<L>, models: Arc<
         held: BTreeMap::new(),
         started: Instant::now(),
         worker_failures: 0,
+        restarts_heeded: BTreeMap::new(),
         view: lines.view,
     };
     drive.run(inbox, lines.desired, lines.unload).await;
@@ -112,6 +115,8 @@ struct Drive<L> {
     held: BTreeMap<Slot, Held>,
     started: Instant,
     worker_failures: u64,
+    /// By device, of how many requests to start its workers again we know.
+    restarts_heeded: BTreeMap<String, u32>,
     view: watch::Sender<Arc<View>>,
 }
 
@@ -127,6 +132,7 @@ impl<L: WorkerLeaves> Drive<L> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renewal = tokio::time::interval(RENEW_LEAVES_EVERY);
         self.desired = desires.borrow_and_update().clone();
+        self.heed_devices();
         loop {
             self.advance();
             self.publish();
@@ -140,8 +146,28 @@ impl<L: WorkerLeaves> Drive<L> {
                 }
                 Ok(()) = desires.changed(), if !ending => self.desired = desires.borrow_and_update().clone(),
                 Some((slot, event)) = inbox.recv() => self.take(&slot, event),
+                Ok(()) = self.setting.devices.changed() => self.heed_devices(),
                 _ = tick.tick(), if !self.observed.is_empty() => {}
                 _ = renewal.tick() => self.renew_leaves(),
+            }
+        }
+    }
+
+    /// Ends the workers of devices on which an application failed; they are started again as after any other failure.
+    fn heed_devices(&mut self) {
+        let devices = Arc::clone(&self.setting.devices.borrow_and_update());
+        for state in &devices.states {
+            let name = object_name(&self.setting.node, &state.device);
+            let asked = state.restart_shards;
+            let heeded = self.restarts_heeded.insert(name.clone(), asked).unwrap_or(asked);
+            if asked <= heeded {
+                continue;
+            }
+            for (slot, seen) in &self.observed {
+                if seen.slice.device == name && seen.running().is_some() {
+                    tracing::warn!(shard = %slot, device = name, "an application failed on the device; starting the worker again");
+                    self.order(slot, Order::Kill);
+                }
             }
         }
     }

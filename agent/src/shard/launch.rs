@@ -75,15 +75,23 @@ pub(super) fn launch(
     })
 }
 
+/// The device as it is reached now.
 fn device_of(setting: &Setting, slice: &Slice) -> Result<(Backend, u32), Fault> {
-    let missing = |what: String| Fault::new("DeviceMissing", format!("device {} is {what}", slice.device));
-    match setting.devices.get(&slice.device) {
-        None => Err(missing("not on this node any more".to_owned())),
-        Some((backend, _)) if backend.name() != slice.backend => Err(missing(format!(
-            "reached by {}, the placement says {}",
-            backend.name(),
-            slice.backend
-        ))),
-        Some(found) => Ok(*found),
+    let missing = |what: &str| Fault::new("DeviceMissing", format!("device {} is {what}", slice.device));
+    let devices = setting.devices.borrow();
+    let state = devices
+        .named(&setting.node, &slice.device)
+        .ok_or_else(|| missing("not on this node any more"))?;
+    let device = &state.device;
+    if device.backend.name() != slice.backend {
+        let (now, then) = (device.backend.name(), &slice.backend);
+        return Err(missing(&format!("reached by {now}, the placement says {then}")));
+    }
+    match state.obstacle() {
+        Some(why) => Err(Fault::new(
+            "DeviceNotReady",
+            format!("device {} takes no layers: {why}", slice.device),
+        )),
+        None => Ok((device.backend, device.index)),
     }
 }

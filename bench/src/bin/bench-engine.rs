@@ -6,7 +6,7 @@ use bench::netns::{Hosts, Network};
 use bench::report::Report;
 use bench::session::Session;
 use bench::two_stage::contestants::{HEAD_CORE, TAIL_CORE};
-use bench::{Result, gateway, hop, one_stage, pinning, prefix, stack, trying, two_stage};
+use bench::{Result, bars, gateway, hop, one_stage, pinning, prefix, stack, trying, two_stage};
 use clap::{Parser, ValueEnum};
 use localplane::assets;
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,7 +53,7 @@ async fn main() -> ExitCode {
     // Taken already means that something chose it before us, which nothing does.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let flags = Flags::parse();
-    let mut report = Report::default();
+    let mut report = Report::new(bars::ENGINE);
     let outcome = tokio::select! {
         outcome = measure(&flags, &mut report) => outcome,
         outcome = interrupted() => outcome,

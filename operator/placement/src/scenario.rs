@@ -3,9 +3,11 @@
 use std::fmt::Write as _;
 
 use serde::Deserialize;
-use topology::Input;
+use topology::{Input, Origin};
 
-use crate::{Budget, Constraints, Figures, FiguresError, Objective, Problem, check, estimate, explain, solve, text};
+use crate::{
+    Budget, Constraints, Figures, FiguresError, Objective, Plan, Problem, check, estimate, explain, solve, text,
+};
 
 /// What the file says.
 #[derive(Clone, Debug, Deserialize)]
@@ -59,6 +61,12 @@ fn answer(problem: &Problem, budget: Budget) -> String {
     match solve(problem, budget) {
         Ok(solution) => {
             let _ = writeln!(answer, "{}verdict: {}", solution.plan, solution.verdict);
+            for device in unmeasured(problem, &solution.plan) {
+                let _ = writeln!(
+                    answer,
+                    "prior: the speed of {device} is from a table and was never measured"
+                );
+            }
             if let Some(other) = &solution.runner_up {
                 let _ = writeln!(answer, "runner-up: {}", other.summary());
             }
@@ -72,4 +80,13 @@ fn answer(problem: &Problem, budget: Budget) -> String {
         }
     }
     answer
+}
+
+/// Devices of a plan whose predicted times rest on what their maker promises.
+fn unmeasured<'p>(problem: &Problem, plan: &'p Plan) -> impl Iterator<Item = &'p str> {
+    let stages = plan.stages.iter().map(|stage| stage.device.as_str());
+    stages.filter(|name| {
+        let device = problem.topology.device(name);
+        device.is_some_and(|device| device.bandwidth.origin == Origin::Prior)
+    })
 }

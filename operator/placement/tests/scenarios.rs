@@ -54,6 +54,7 @@ scenarios!(
     software_is_not_allowed,
     too_few_devices,
     too_large_for_two_devices,
+    what_was_never_measured_is_taken_from_a_table,
 );
 
 #[test]

@@ -108,13 +108,17 @@ impl<'a> World<'a> {
         placements.for_each(|(uid, in_force)| self.hold(uid, in_force));
     }
 
-    /// The graph for one model: what others hold is taken, and what it holds itself is free for it.
-    fn topology(&self, uid: &str, failing: &BTreeSet<String>, with_awaited: bool) -> Topology {
+    /// The graph for one model: what others hold is taken, and what it holds itself is free for it. For a placement in
+    /// force more counts than for a new one: agents that are awaited, and devices that get nothing new.
+    fn topology(&self, uid: &str, failing: &BTreeSet<String>, in_force: bool) -> Topology {
         let mut devices = self.reports.clone();
+        if in_force {
+            devices = devices.into_iter().map(DeviceReport::for_what_it_holds).collect();
+        }
         for device in devices.iter_mut().filter(|device| failing.contains(&device.name)) {
             device.fault = Some("shards of this model keep failing on it".to_owned());
         }
-        let awaited = self.awaited.iter().filter(|_| with_awaited);
+        let awaited = self.awaited.iter().filter(|_| in_force);
         topology::build(&Input {
             devices,
             attached_nodes: self.agents.keys().chain(awaited).cloned().collect(),

@@ -45,7 +45,8 @@ pub struct LinkReport {
 
 /// Builds the graph.
 ///
-/// A device takes layers if it is not cordoned, its agent is connected, it is healthy and verified and has memory left.
+/// A device takes layers if it is not cordoned, its agent is connected, it is healthy and verified, nothing bars it and it
+/// has memory left.
 /// Devices of one pool share its budget: the CPU's figure where a CPU is among them (the memory is its own), else the
 /// largest; devices that take no layers still count there, with what they hold.
 pub fn build(input: &Input) -> Topology {
@@ -97,6 +98,8 @@ fn exclusion(input: &Input, report: &DeviceReport, usable_bytes: u64, held_bytes
         Some(Exclusion::Faulty { fault: fault.clone() })
     } else if !report.verified {
         Some(Exclusion::NotVerified)
+    } else if let Some(why) = report.barred.as_ref().or(report.no_new_layers.as_ref()) {
+        Some(Exclusion::Barred { why: why.clone() })
     } else if usable_bytes == 0 {
         Some(Exclusion::NoMemory { held_bytes })
     } else {
@@ -128,23 +131,40 @@ fn limit_bytes(report: &DeviceReport) -> u64 {
     u64::try_from(bytes).unwrap_or(report.memory_usable_bytes)
 }
 
-/// The measured rate, but for software renderers: a copy measures the machine's memory, and their arithmetic is what takes the time.
+/// The measured rate, else what a table says of such devices, else what is assumed of their kind; less while the device is
+/// throttled. Software renderers are told by their kind: a copy measures the machine's memory, and their arithmetic is
+/// what takes the time.
 fn bandwidth(report: &DeviceReport) -> Rate {
-    let assumed = prior::bandwidth_bytes_per_second(report.kind);
-    match report.bandwidth_bytes_per_second {
-        Some(measured) if report.kind == Kind::Software && measured > assumed => Rate {
-            bytes_per_second: assumed,
-            origin: Origin::Assumed,
-        },
-        Some(measured) if measured >= prior::LEAST_DEVICE_BYTES_PER_SECOND => Rate {
-            bytes_per_second: measured,
-            origin: Origin::Measured,
-        },
-        _ => Rate {
-            bytes_per_second: assumed,
-            origin: Origin::Assumed,
-        },
+    let mut rate = full_bandwidth(report);
+    if report.throttled {
+        rate.bytes_per_second = hundredths(rate.bytes_per_second, prior::THROTTLED_PERCENT);
     }
+    rate
+}
+
+fn full_bandwidth(report: &DeviceReport) -> Rate {
+    let assumed = prior::bandwidth_bytes_per_second(report.kind);
+    let (bytes_per_second, origin) = match (
+        report.bandwidth_bytes_per_second,
+        report.prior_bandwidth_bytes_per_second,
+    ) {
+        (Some(measured), _) if report.kind == Kind::Software && measured > assumed => (assumed, Origin::Assumed),
+        (Some(measured), _) if measured >= prior::LEAST_DEVICE_BYTES_PER_SECOND => (measured, Origin::Measured),
+        (_, Some(promised)) if report.kind != Kind::Software && promised >= prior::LEAST_DEVICE_BYTES_PER_SECOND => {
+            (hundredths(promised, prior::REACHED_PERCENT), Origin::Prior)
+        }
+        _ => (assumed, Origin::Assumed),
+    };
+    Rate {
+        bytes_per_second,
+        origin,
+    }
+}
+
+/// Never zero.
+fn hundredths(of: u64, percent: u64) -> u64 {
+    let product = u128::from(of) * u128::from(percent) / 100;
+    u64::try_from(product).unwrap_or(of).max(1)
 }
 
 fn build_pools(reports: &BTreeMap<&str, &DeviceReport>, held: &BTreeMap<&str, u64>) -> Vec<Pool> {
@@ -168,11 +188,17 @@ fn pool(name: &str, devices: &[&DeviceReport], held: &BTreeMap<&str, u64>) -> Po
         .iter()
         .filter_map(|d| held.get(d.name.as_str()))
         .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
-    // A measured rate says more about the memory than an assumed one, even where it is lower.
+    // A measured rate says more about the memory than one from a table, and that more than an assumed one, even where it
+    // is lower. Heat slows the processor before it slows the memory.
+    let certainty = |origin| match origin {
+        Origin::Measured => 2,
+        Origin::Prior => 1,
+        Origin::Assumed => 0,
+    };
     let fastest = devices
         .iter()
-        .map(|d| bandwidth(d))
-        .max_by_key(|rate| (rate.origin == Origin::Measured, rate.bytes_per_second));
+        .map(|d| full_bandwidth(d))
+        .max_by_key(|rate| (certainty(rate.origin), rate.bytes_per_second));
     Pool {
         name: name.to_owned(),
         usable_bytes: budget_bytes.saturating_sub(held_bytes),

@@ -8,7 +8,9 @@ use crate::{Kind, prior};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     Measured,
-    /// Assumed for want of a measurement; see [`prior`].
+    /// A table's, for want of a measurement: what the maker promises of such devices, less what is never reached.
+    Prior,
+    /// Assumed for want of both; see [`prior`].
     Assumed,
 }
 
@@ -75,6 +77,10 @@ pub enum Exclusion {
     Faulty {
         fault: String,
     },
+    /// It must be left, or gets nothing new: reads on after the device's name.
+    Barred {
+        why: String,
+    },
     NoMemory {
         held_bytes: u64,
     },
@@ -87,6 +93,7 @@ impl fmt::Display for Exclusion {
             Self::AgentGone { node } => write!(f, "is on node {node}, whose agent is not connected"),
             Self::NotVerified => f.write_str("is not verified"),
             Self::Faulty { fault } => write!(f, "is not healthy ({fault})"),
+            Self::Barred { why } => f.write_str(why),
             Self::NoMemory { held_bytes: 0 } => f.write_str("has no usable memory"),
             Self::NoMemory { .. } => f.write_str("has no memory left beside other models"),
         }

@@ -15,6 +15,13 @@ pub fn bandwidth_bytes_per_second(kind: Kind) -> u64 {
     }
 }
 
+/// Of the bandwidth that a maker promises, what reading weights is taken to reach: no card reaches all of it.
+pub const REACHED_PERCENT: u64 = 70;
+
+/// Of its bandwidth, what a device is taken to reach while it is throttled for heat. Its clocks may be anywhere below that;
+/// no more than the order of devices depends on it, and layers are not moved for it.
+pub const THROTTLED_PERCENT: u64 = 60;
+
 /// Fixed cost of one step on a device of this kind, microseconds.
 pub fn launch_us(kind: Kind) -> u64 {
     match kind {

@@ -1,6 +1,7 @@
 //! What an agent reports of one device, freed from Kubernetes.
 
-use crds::{DeviceGPUState, DeviceKind, conditions};
+use crds::conditions::{self, Condition, ConditionStatus, device as kind, reason};
+use crds::{DeviceGPUState, DeviceKind, Measurement, TaintEffect};
 use serde::{Deserialize, Serialize};
 
 /// What kind of hardware a device is.
@@ -53,17 +54,29 @@ pub struct DeviceReport {
     /// Measured; absent when it never was.
     #[serde(default)]
     pub bandwidth_bytes_per_second: Option<u64>,
+    /// What a table says of such devices; counts where nothing was measured.
+    #[serde(default)]
+    pub prior_bandwidth_bytes_per_second: Option<u64>,
     /// Measured; absent when it never was.
     #[serde(default)]
     pub launch_us: Option<u64>,
+    /// It runs slower at present than was measured.
+    #[serde(default)]
+    pub throttled: bool,
     #[serde(default)]
     pub cordoned: bool,
-    /// What was copied to the device came back unchanged.
+    /// No test of the device failed. One that has yet to be passed is in `no_new_layers`.
     #[serde(default = "yes")]
     pub verified: bool,
     /// Why the device is not healthy; absent when it is.
     #[serde(default)]
     pub fault: Option<String>,
+    /// Why neither new layers nor those that it has may be on the device, though it is healthy: reads on after its name.
+    #[serde(default)]
+    pub barred: Option<String>,
+    /// Why it gets no further layers and keeps those that it has: reads on after its name.
+    #[serde(default)]
+    pub no_new_layers: Option<String>,
 }
 
 fn yes() -> bool {
@@ -73,11 +86,21 @@ fn yes() -> bool {
 impl DeviceReport {
     /// Reads a report out of an object; `None` while its agent has not written a status.
     ///
-    /// A device counts as verified only where the condition says so; it counts as healthy unless the condition denies it.
+    /// * Healthy `False` is a fault. A device whose agent says nothing of its health is taken to be healthy.
+    /// * Verified must have been said. `False` is a failed test; `Unknown` leaves the device what it has.
+    /// * Ready `False` for any other reason keeps new layers away; a device that was given to somebody else must be left.
+    /// * The administrator's taints do what their effect says.
     pub fn from_state(state: &DeviceGPUState) -> Option<Self> {
         let name = state.metadata.name.clone()?;
         let status = state.status.as_ref()?;
-        let healthy = conditions::find(&status.conditions, conditions::device::HEALTHY);
+        let found = |kind: &str| conditions::find(&status.conditions, kind);
+        let fault = found(kind::HEALTHY).filter(|c| is(c, ConditionStatus::False)).map(said);
+        let open = found(kind::VERIFIED).filter(|c| is(c, ConditionStatus::Unknown));
+        let unready = found(kind::READY).filter(|c| is(c, ConditionStatus::False));
+        let away = unready.filter(|c| [reason::FOREIGN, reason::UNCLAIMED].contains(&c.reason.as_str()));
+        let idle = open.or(unready).filter(|_| fault.is_none() && away.is_none());
+        let barred = away.map(|c| format!("is not ours to use ({})", said(c)));
+        let no_new_layers = idle.map(|c| format!("is not ready ({})", said(c)));
         Some(Self {
             name,
             node: status.node.clone(),
@@ -91,25 +114,57 @@ impl DeviceReport {
                 .spec
                 .max_memory_percent
                 .map(|percent| u8::try_from(percent.clamp(0, 100)).unwrap_or(100)),
-            bandwidth_bytes_per_second: status
-                .bandwidth_bytes_per_second
+            bandwidth_bytes_per_second: value(status.bandwidth_bytes_per_second.as_ref()),
+            prior_bandwidth_bytes_per_second: status
+                .bandwidth_prior
                 .as_ref()
-                .and_then(|m| u64::try_from(m.value).ok())
-                .filter(|value| *value > 0),
-            launch_us: status.launch_us.and_then(|us| u64::try_from(us).ok()),
+                .and_then(|prior| u64::try_from(prior.bytes_per_second).ok())
+                .filter(|rate| *rate > 0),
+            launch_us: value(status.launch_ns.as_ref()).map(|ns| ns.div_ceil(1000)),
+            throttled: conditions::is_true(&status.conditions, kind::THROTTLED),
             cordoned: state.spec.cordoned.unwrap_or(false),
-            verified: conditions::is_true(&status.conditions, conditions::device::VERIFIED),
-            fault: healthy
-                .filter(|c| c.status == conditions::ConditionStatus::False.as_str())
-                .map(|c| {
-                    if c.message.is_empty() {
-                        c.reason.clone()
-                    } else {
-                        c.message.clone()
-                    }
-                }),
+            verified: open.is_some() || conditions::is_true(&status.conditions, kind::VERIFIED),
+            fault,
+            barred: barred.or_else(|| tainted(state, TaintEffect::Evict)),
+            no_new_layers: no_new_layers.or_else(|| tainted(state, TaintEffect::NoPlace)),
         })
     }
+
+    /// The same device as it counts for layers that it already has.
+    pub fn for_what_it_holds(mut self) -> Self {
+        self.no_new_layers = None;
+        self
+    }
+}
+
+fn is(condition: &Condition, status: ConditionStatus) -> bool {
+    condition.status == status.as_str()
+}
+
+/// What a condition says, for a person.
+fn said(condition: &Condition) -> String {
+    if condition.message.is_empty() {
+        condition.reason.clone()
+    } else {
+        format!("{}: {}", condition.reason, condition.message)
+    }
+}
+
+fn value(measurement: Option<&Measurement>) -> Option<u64> {
+    let value = measurement.and_then(|measurement| u64::try_from(measurement.value).ok());
+    value.filter(|value| *value > 0)
+}
+
+/// The first taint with this effect.
+fn tainted(state: &DeviceGPUState, effect: TaintEffect) -> Option<String> {
+    let mut taints = state.spec.taints.iter().flatten();
+    let taint = taints.find(|taint| taint.effect == effect)?;
+    let value = taint
+        .value
+        .as_ref()
+        .map(|value| format!("={value}"))
+        .unwrap_or_default();
+    Some(format!("is tainted {}{value}:{}", taint.key, effect.as_str()))
 }
 
 #[cfg(test)]

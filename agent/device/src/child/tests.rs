@@ -1,9 +1,16 @@
+use super::probe::{Order, PROBE_LIMIT, ProbeFault, ask, probe_in_child};
+use super::watch::{self, Heard, WatchChild};
 use super::*;
+use crate::Answer;
+use std::time::Duration;
 
-/// An executable that answers a probe as a shell script says.
-fn probe_that(script: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+/// Longer than any of the scripts that end need.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An executable that does as a shell script says.
+fn child_that(script: &str) -> (tempfile::TempDir, std::path::PathBuf) {
     let directory = tempfile::tempdir().unwrap();
-    let (text, path) = (directory.path().join("text"), directory.path().join("probe"));
+    let (text, path) = (directory.path().join("text"), directory.path().join("child"));
     std::fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
     // Written by another process: a child that a test beside this one forks would inherit our descriptor, and nothing that is
     // open for writing can be executed.
@@ -15,9 +22,16 @@ fn probe_that(script: &str) -> (tempfile::TempDir, std::path::PathBuf) {
     (directory, path)
 }
 
+fn within(limit: Duration) -> Order {
+    Order {
+        limit,
+        ..Order::default()
+    }
+}
+
 async fn note_of(script: &str, limit: Duration) -> String {
-    let (_directory, path) = probe_that(script);
-    let answer = probe_in_child(&path, Backend::Vulkan, limit).await;
+    let (_directory, path) = child_that(script);
+    let answer = probe_in_child(&path, Backend::Vulkan, &within(limit)).await;
     assert!(answer.devices.is_empty());
     answer.note.unwrap()
 }
@@ -51,13 +65,117 @@ async fn an_endless_answer_is_cut_and_refused() {
 
 #[tokio::test]
 async fn an_executable_that_is_missing_costs_a_note() {
-    let answer = probe_in_child(Path::new("/nonexistent"), Backend::Cpu, PROBE_LIMIT).await;
+    let answer = probe_in_child(Path::new("/nonexistent"), Backend::Cpu, &Order::default()).await;
     assert!(answer.note.unwrap().contains("could not be started"));
 }
 
 #[tokio::test]
 async fn an_answer_comes_back_as_it_was_given() {
-    let (_directory, path) = probe_that(r#"echo '[{"backend":"vulkan","devices":[],"note":"no card"}]'"#);
-    let answer = probe_in_child(&path, Backend::Vulkan, PROBE_LIMIT).await;
+    let (_directory, path) = child_that(r#"echo '[{"backend":"vulkan","devices":[],"note":"no card"}]'"#);
+    let answer = probe_in_child(&path, Backend::Vulkan, &Order::default()).await;
     assert_eq!(answer, Answer::nothing(Backend::Vulkan, "no card"));
+}
+
+#[tokio::test]
+async fn a_child_is_told_what_to_measure_what_is_known_and_where_to_look() {
+    let (_directory, path) = child_that(r#"echo "[{\"backend\":\"rocm\",\"devices\":[],\"note\":\"$*\"}]""#);
+    let order = Order {
+        measure_budget: Duration::from_millis(1500),
+        known: Some("/state/devices.json".into()),
+        root: "/tree".into(),
+        ..Order::default()
+    };
+    let note = probe_in_child(&path, Backend::Rocm, &order).await.note.unwrap();
+    assert_eq!(
+        note,
+        "probe --json --with-parent --backends rocm --measure-budget-ms 1500 --sysfs-root /tree --known /state/devices.json"
+    );
+}
+
+#[tokio::test]
+async fn processes_that_cannot_be_ended_are_counted_and_no_more_are_made() {
+    let (_directory, path) = child_that("exec sleep 60");
+    let quota = Quota::new(Backend::Cuda);
+    let held: Vec<_> = (0..PROCESSES_MAX).map(|_| quota.take().unwrap()).collect();
+    let refused = ask(&path, Backend::Cuda, &Order::default(), &quota).await.unwrap_err();
+    assert!(
+        matches!(&refused, ProbeFault::Broken(message) if message.contains("hang in the cuda driver")),
+        "{refused}"
+    );
+    drop(held);
+    let hung = ask(&path, Backend::Cuda, &within(Duration::from_millis(50)), &quota).await;
+    assert!(matches!(hung, Err(ProbeFault::Hung(_))));
+}
+
+#[tokio::test]
+async fn a_child_that_was_ended_gives_its_place_back() {
+    let (_directory, path) = child_that("exec sleep 60");
+    let quota = Quota::new(Backend::Cuda);
+    for _ in 0..3 {
+        let hung = ask(&path, Backend::Cuda, &within(Duration::from_millis(20)), &quota).await;
+        assert!(matches!(hung, Err(ProbeFault::Hung(_))));
+    }
+    let all = u32::try_from(PROCESSES_MAX).unwrap();
+    let returned = tokio::time::timeout(PATIENCE, quota.permits.acquire_many(all)).await;
+    assert!(returned.is_ok_and(|permits| permits.is_ok()));
+}
+
+const LINE: &str = r#"echo '{"backend":"cuda","samples":[{"device":"uuid:a","temperatureCelsius":41.5}]}'"#;
+
+async fn first_two(script: &str, silence: Duration) -> [Heard; 2] {
+    let (_directory, path) = child_that(script);
+    let order = watch::Order {
+        interval: Duration::from_secs(1),
+        root: "/".into(),
+    };
+    let mut child = WatchChild::start(&path, Backend::Cuda, &order, &Quota::new(Backend::Cuda)).unwrap();
+    [child.next(PATIENCE).await, child.next(silence).await]
+}
+
+#[tokio::test]
+async fn readings_come_line_by_line_and_a_good_end_is_no_fault() {
+    let [Heard::Reading(reading), end] = first_two(LINE, PATIENCE).await else {
+        panic!("no reading");
+    };
+    assert_eq!(reading.samples[0].temperature_celsius, Some(41.5));
+    assert_eq!(end, Heard::Finished);
+}
+
+#[tokio::test]
+async fn a_watcher_that_says_nothing_more_is_silent() {
+    let [first, second] = first_two(&format!("{LINE}; exec sleep 60"), Duration::from_millis(50)).await;
+    assert!(matches!(first, Heard::Reading(_)));
+    assert_eq!(second, Heard::Silence);
+}
+
+#[tokio::test]
+async fn a_watcher_that_crashes_leaves_its_last_words() {
+    let [_, end] = first_two(&format!("{LINE}; echo one >&2; echo two >&2; kill -SEGV $$"), PATIENCE).await;
+    let Heard::Broken(reason) = end else {
+        panic!("{end:?}");
+    };
+    assert!(
+        reason.contains("took its watcher down") && reason.ends_with("two"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn a_watcher_that_talks_nonsense_is_broken() {
+    for nonsense in [
+        "echo hello",
+        r#"echo '{"backend":"rocm","samples":[]}'"#,
+        "head -c 3000000 /dev/zero",
+    ] {
+        let [_, second] = first_two(&format!("{LINE}; {nonsense}"), PATIENCE).await;
+        assert!(matches!(second, Heard::Broken(_)), "{nonsense}: {second:?}");
+    }
+}
+
+#[test]
+fn last_words_are_short_and_printable() {
+    let loud = format!("first\n{}\u{1b}[31m\n\n", "x".repeat(2 * LAST_WORDS_CHARACTERS));
+    assert_eq!(last_words(loud.as_bytes()).len(), LAST_WORDS_CHARACTERS);
+    assert_eq!(last_words("a\u{7}b".as_bytes()), "ab");
+    assert_eq!(last_words(b""), "it said nothing");
 }

@@ -75,3 +75,176 @@ fn devices_come_in_the_order_of_backends_and_indices() {
     let names: Vec<_> = merge(&answers, None).iter().map(GpuDevice::short_name).collect();
     assert_eq!(names, ["cpu0", "vulkan0", "vulkan1"]);
 }
+
+fn card(backend: Backend, index: u32, address: &str) -> GpuDevice {
+    GpuDevice {
+        pci_address: Some(address.into()),
+        ..device(backend, index, Kind::Discrete, 8 * GIB)
+    }
+}
+
+fn unverified(mut device: GpuDevice) -> GpuDevice {
+    device.verification = Verification::CouldNotMeasure { reason: "no".into() };
+    device
+}
+
+#[test]
+fn a_card_behind_three_backends_is_the_maker_s_and_says_how_else_it_is_reached() {
+    let address = "0000:65:00.0";
+    for turned in [false, true] {
+        let mut answers = vec![
+            answer(vec![card(Backend::Vulkan, 3, address)]),
+            answer(vec![card(Backend::Cuda, 1, address)]),
+        ];
+        if turned {
+            answers.reverse();
+        }
+        let merged = merge(&answers, None);
+        assert_eq!(merged.len(), 1);
+        assert_eq!((merged[0].backend, merged[0].index), (Backend::Cuda, 1));
+        let vulkan = Reach {
+            backend: Backend::Vulkan,
+            index: 3,
+        };
+        assert_eq!(merged[0].also, [vulkan]);
+    }
+}
+
+#[test]
+fn a_backend_that_verified_the_card_comes_before_the_maker_s_that_did_not() {
+    let address = "0000:65:00.0";
+    let answers = [
+        answer(vec![unverified(card(Backend::Cuda, 0, address))]),
+        answer(vec![card(Backend::Vulkan, 0, address)]),
+    ];
+    assert_eq!(merge(&answers, None)[0].backend, Backend::Vulkan);
+    let both = answers.map(|mut answer| {
+        answer.devices = answer.devices.into_iter().map(unverified).collect();
+        answer
+    });
+    assert_eq!(merge(&both, None)[0].backend, Backend::Cuda);
+}
+
+#[test]
+fn what_the_chosen_backend_does_not_know_is_learnt_from_the_others() {
+    let address = "0000:03:00.0";
+    let mut vulkan = card(Backend::Vulkan, 0, address);
+    vulkan.model = "AMD Radeon RX 7900 XTX (RADV NAVI31)".into();
+    vulkan.uuid = Some("vulkan's".into());
+    let mut rocm = unverified(card(Backend::Rocm, 2, address));
+    rocm.model = "Radeon RX 7900 XTX".into();
+    rocm.architecture = Some("gfx1100".into());
+    rocm.uuid = Some("GPU-1".into());
+    rocm.compute_units = Some(96);
+    rocm.clock_mhz = Some(2_500);
+    rocm.power_limit_watts = Some(339);
+    rocm.measured.launch_ns = Some(crate::Figure {
+        value: 1,
+        samples: 1,
+        measured_unix_s: 1,
+    });
+    rocm.prior = Some(crate::Prior {
+        bandwidth_bytes_per_second: 960_000_000_000,
+        source: "a table".into(),
+    });
+    vulkan.uuid = None;
+    let merged = merge(&[answer(vec![vulkan.clone()]), answer(vec![rocm.clone()])], None);
+    let device = &merged[0];
+    assert_eq!((device.backend, &device.model), (Backend::Vulkan, &vulkan.model));
+    assert_eq!((&device.architecture, &device.uuid), (&rocm.architecture, &rocm.uuid));
+    assert_eq!(device.compute_units, rocm.compute_units);
+    assert_eq!(
+        (device.clock_mhz, device.power_limit_watts),
+        (rocm.clock_mhz, rocm.power_limit_watts)
+    );
+    assert_eq!(device.prior, rocm.prior);
+    assert_eq!(device.measured, crate::Measured::default(), "another way was measured");
+}
+
+#[test]
+fn the_identity_of_a_card_does_not_change_when_vulkan_joins_or_leaves() {
+    let address = "0000:03:00.0";
+    let rocm = card(Backend::Rocm, 0, address);
+    let mut vulkan = card(Backend::Vulkan, 0, address);
+    vulkan.uuid = Some("of this driver".into());
+    let alone = merge(&[answer(vec![rocm.clone()])], None);
+    let both = merge(&[answer(vec![vulkan]), answer(vec![rocm])], None);
+    assert_eq!(alone[0].identity(), both[0].identity());
+}
+
+#[test]
+fn a_card_that_is_only_described_is_listed_and_holds_nothing() {
+    let merged = merge(&[answer(vec![card(Backend::Intel, 0, "0000:03:00.0")])], None);
+    assert_eq!(merged.len(), 1);
+    let Verification::CouldNotMeasure { reason } = &merged[0].verification else {
+        panic!("{:?}", merged[0].verification);
+    };
+    assert!(reason.contains("install a Vulkan driver"), "{reason}");
+}
+
+#[test]
+fn a_card_that_intel_s_files_describe_is_reached_by_vulkan() {
+    let mut described = card(Backend::Intel, 0, "0000:03:00.0");
+    described.architecture = Some("Xe2".into());
+    let reached = unverified(card(Backend::Vulkan, 1, "0000:03:00.0"));
+    let merged = merge(&[answer(vec![described]), answer(vec![reached])], None);
+    assert_eq!(merged.len(), 1);
+    assert_eq!(merged[0].backend, Backend::Vulkan);
+    assert_eq!(merged[0].architecture.as_deref(), Some("Xe2"));
+}
+
+#[test]
+fn slices_of_one_card_stay_apart_and_the_whole_card_is_not_offered_beside_them() {
+    let slice = |index: u32| GpuDevice {
+        uuid: Some(format!("MIG-{index}")),
+        pool: Pool::Named("GPU-1".into()),
+        ..card(Backend::Cuda, index, "0000:65:00.0")
+    };
+    let answers = [
+        answer(vec![slice(0), slice(1)]),
+        answer(vec![
+            card(Backend::Vulkan, 0, "0000:65:00.0"),
+            card(Backend::Vulkan, 1, "0000:66:00.0"),
+        ]),
+    ];
+    let merged = merge(&answers, None);
+    let names: Vec<_> = merged.iter().map(GpuDevice::short_name).collect();
+    assert_eq!(names, ["vulkan1", "cuda0", "cuda1"]);
+    assert!(merged[1].memory_usable_bytes > 0);
+}
+
+#[test]
+fn partitions_that_name_their_card_by_their_pool_hide_it_as_well() {
+    let mut partition = device(Backend::Rocm, 0, Kind::Discrete, GIB);
+    partition.pool = Pool::Named("0000:65:00.0".into());
+    let answers = [
+        answer(vec![partition]),
+        answer(vec![card(Backend::Vulkan, 0, "0000:65:00.0")]),
+    ];
+    let merged = merge(&answers, None);
+    assert_eq!(merged.len(), 1);
+    assert_eq!(merged[0].backend, Backend::Rocm);
+}
+
+#[test]
+fn two_views_that_a_third_joins_are_one_card() {
+    let mut by_uuid = device(Backend::Vulkan, 0, Kind::Discrete, 8 * GIB);
+    by_uuid.uuid = Some("u".into());
+    let by_address = card(Backend::Rocm, 0, "0000:03:00.0");
+    let mut by_both = card(Backend::Vulkan, 1, "0000:03:00.0");
+    by_both.uuid = Some("u".into());
+    let merged = merge(
+        &[answer(vec![by_uuid]), answer(vec![by_address]), answer(vec![by_both])],
+        None,
+    );
+    assert_eq!(merged.len(), 1);
+    assert_eq!(merged[0].also.len(), 2);
+}
+
+#[test]
+fn the_processors_and_a_software_driver_on_them_are_two_devices() {
+    let mut software = device(Backend::Vulkan, 0, Kind::Software, GIB);
+    software.uuid = Some("same on every machine".into());
+    let cpu = device(Backend::Cpu, 0, Kind::Cpu, GIB);
+    assert_eq!(merge(&[answer(vec![cpu]), answer(vec![software])], None).len(), 2);
+}

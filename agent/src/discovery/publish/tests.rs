@@ -23,3 +23,28 @@ fn an_object_that_says_what_would_be_applied_is_not_written_again() {
     assert!(!is_as_applied(&object("n-cpu0", "vulkan", "7")), "a label was changed");
     assert!(!is_as_applied(&object("n-cpu0", "cpu", "6")), "the Node was made anew");
 }
+
+#[test]
+fn a_drift_waits_for_calm_after_the_last_write_and_a_fault_does_not() {
+    let state = |celsius: i32, ready: &str| -> DeviceGPUStateStatus {
+        serde_json::from_value(json!({
+            "node": "n", "vendor": "v", "model": "m", "backend": "cuda", "backendIndex": 0, "kind": "Discrete",
+            "memoryPool": "p", "memoryTotalBytes": 0, "memoryFreeBytes": 0, "memoryUsableBytes": 0,
+            "temperatureCelsius": celsius,
+            "conditions": [{
+                "type": "Ready", "status": ready, "reason": "R", "message": "m",
+                "lastTransitionTime": "2026-01-02T03:04:05Z",
+            }],
+        }))
+        .unwrap()
+    };
+    let mut written = Written::of(&object("n-cuda0", "cuda", "7"));
+    assert!(written.wants(&state(40, "True")), "nothing was written yet");
+    written.status = Some(state(40, "True"));
+    written.at = Some(Instant::now());
+    assert!(!written.wants(&state(40, "True")));
+    assert!(!written.wants(&state(60, "True")), "it was written just now");
+    assert!(written.wants(&state(60, "False")));
+    written.at = None;
+    assert!(written.wants(&state(60, "True")), "in an earlier life");
+}

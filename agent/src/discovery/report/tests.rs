@@ -1,4 +1,10 @@
 use super::*;
+use crate::devices::Availability;
+use crds::conditions;
+use device::Verification;
+use device::health::{Action, Fault, Standing};
+use device::telemetry::Throttle;
+use device::{Prior, Reach};
 
 fn gpu() -> GpuDevice {
     GpuDevice {
@@ -9,14 +15,50 @@ fn gpu() -> GpuDevice {
         memory_usable_bytes: 800,
         verification: Verification::Verified,
         measured: device::Measured {
-            bandwidth_bytes_per_second: Some(device::Figure {
-                value: 5,
-                samples: 2,
-                measured_unix_s: 100,
-            }),
+            bandwidth_bytes_per_second: Some(figure(5)),
+            launch_ns: Some(figure(700)),
             ..Default::default()
         },
         ..GpuDevice::new(Backend::Vulkan, 1, Kind::Software)
+    }
+}
+
+fn figure(value: u64) -> Figure {
+    Figure {
+        value,
+        samples: 2,
+        measured_unix_s: 100,
+    }
+}
+
+fn card() -> DeviceState {
+    let device = GpuDevice {
+        vendor: "nvidia".into(),
+        model: "NVIDIA H100".into(),
+        pci_address: Some("0000:01:00.0".into()),
+        power_limit_watts: Some(700),
+        clock_mhz: Some(1980),
+        support: device::SupportLevel::Tried,
+        prior: Some(Prior {
+            bandwidth_bytes_per_second: 3_350_000_000_000,
+            source: "data sheet".into(),
+        }),
+        also: [Backend::Vulkan, Backend::Vulkan]
+            .map(|backend| Reach { backend, index: 0 })
+            .into(),
+        pool: Pool::Own,
+        verification: Verification::Verified,
+        memory_total_bytes: 1000,
+        memory_free_bytes: 900,
+        ..GpuDevice::new(Backend::Cuda, 0, Kind::Discrete)
+    };
+    DeviceState::new(device, Standing::Ready)
+}
+
+fn sampled(sample: Sample) -> DeviceState {
+    DeviceState {
+        sample: Some(sample),
+        ..card()
     }
 }
 
@@ -24,83 +66,310 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn seen<'a>(device: &'a GpuDevice, free_bytes: u64, holdings: &'a [Holding]) -> Seen<'a> {
+fn seen<'a>(state: &'a DeviceState, holdings: &'a [Holding]) -> Seen<'a> {
     Seen {
-        device,
-        free_bytes,
+        state,
+        spec: None,
+        host_free_bytes: Some(500),
         holdings,
     }
 }
 
-fn condition<'a>(status: &'a DeviceGPUStateStatus, kind: &str) -> (&'a str, &'a str) {
+fn told(state: &DeviceState) -> DeviceGPUStateStatus {
+    status("node-a", &seen(state, &[]), None, Some(1), at(7))
+}
+
+fn condition(status: &DeviceGPUStateStatus, kind: &str) -> (String, String) {
     let found = conditions::find(&status.conditions, kind).unwrap();
-    (found.status.as_str(), found.reason.as_str())
+    (found.status.clone(), found.reason.clone())
+}
+
+fn says(status: &str, reason: &str) -> (String, String) {
+    (status.to_owned(), reason.to_owned())
+}
+
+fn message(status: &DeviceGPUStateStatus, kind: &str) -> String {
+    conditions::find(&status.conditions, kind).unwrap().message.clone()
+}
+
+fn off_the_bus() -> Fault {
+    Fault {
+        xid: Some(79),
+        ..Fault::new("FellOffBus", "the GPU has fallen off the bus", Action::RebootNode)
+    }
 }
 
 #[test]
 fn a_verified_device_is_ready_and_shares_its_hosts_memory() {
-    let device = gpu();
-    let status = status("node-a", &seen(&device, 900, &[]), None, Some(1), at(7));
-    assert_eq!(object_name("node-a", &device), "node-a-vulkan1");
+    let state = DeviceState::new(gpu(), Standing::Ready);
+    let status = told(&state);
+    assert_eq!(object_name("node-a", &state.device), "node-a-vulkan1");
     assert_eq!(status.memory_pool, "node-a-host");
-    assert_eq!(condition(&status, "Ready"), ("True", "Available"));
-    assert_eq!(condition(&status, "Verified"), ("True", "RoundTripMatched"));
+    assert_eq!(condition(&status, "Ready"), says("True", "Available"));
+    assert_eq!(condition(&status, "Healthy"), says("True", "NoFault"));
+    assert_eq!(condition(&status, "Verified"), says("True", "SelfTestPassed"));
+    assert_eq!(condition(&status, "Throttled"), says("Unknown", "NotReported"));
     assert_eq!(status.bandwidth_bytes_per_second.unwrap().samples, 2);
+    assert_eq!(status.launch_ns.unwrap().value, 700);
+    assert_eq!(status.memory_free_bytes, 500, "what the host has");
 }
 
 #[test]
-fn a_card_has_a_pool_of_its_own() {
-    let card = GpuDevice {
-        pool: Pool::Own,
-        kind: Kind::Discrete,
-        ..gpu()
+fn a_card_has_a_pool_of_its_own_and_what_a_table_says_is_marked_as_such() {
+    let status = told(&card());
+    assert_eq!(status.memory_pool, "node-a-cuda0");
+    assert_eq!(status.backends, ["cuda", "vulkan"]);
+    assert_eq!(status.support_level, Some(SupportLevel::Tried));
+    assert_eq!((status.clock_mhz, status.power_limit_watts), (Some(1980), Some(700)));
+    assert_eq!(status.bandwidth_bytes_per_second, None, "nothing was measured");
+    assert_eq!(status.bandwidth_prior.unwrap().source, "data sheet");
+}
+
+#[test]
+fn readings_are_whole_numbers_and_what_is_not_said_or_not_to_be_believed_is_absent() {
+    let status = told(&sampled(Sample {
+        memory_used_bytes: Some(300),
+        temperature_celsius: Some(71.4),
+        power_watts: Some(350.6),
+        power_limit_watts: Some(600.0),
+        utilisation_ratio: Some(0.987),
+        throttled_by: Some(vec![Throttle::Power, Throttle::Thermal, Throttle::Power]),
+        ecc_uncorrected: Some(2),
+        ..Sample::default()
+    }));
+    assert_eq!(status.temperature_celsius, Some(71));
+    assert_eq!((status.power_watts, status.power_limit_watts), (Some(351), Some(600)));
+    assert_eq!(
+        (status.utilisation_percent, status.ecc_uncorrected),
+        (Some(99), Some(2))
+    );
+    assert_eq!(status.throttle_reasons, ["Thermal", "Power"]);
+    assert_eq!(status.memory_free_bytes, 700);
+    let status = told(&sampled(Sample {
+        temperature_celsius: Some(f32::NAN),
+        power_watts: Some(-1.0),
+        utilisation_ratio: Some(3.0),
+        ..Sample::default()
+    }));
+    assert_eq!((status.temperature_celsius, status.power_watts), (None, None));
+    assert_eq!((status.utilisation_percent, status.ecc_uncorrected), (None, None));
+    assert_eq!((status.memory_used_by_us_bytes, status.memory_free_bytes), (None, 900));
+}
+
+#[test]
+fn a_fault_is_told_with_its_number_its_place_and_its_remedy() {
+    let lost = DeviceState {
+        standing: Standing::Failed { fault: off_the_bus() },
+        ..card()
     };
-    assert_eq!(memory_pool("node-a", &card), "node-a-vulkan1");
+    let status = told(&lost);
+    assert_eq!(condition(&status, "Healthy"), says("False", "FellOffBus"));
+    assert_eq!(condition(&status, "Ready"), says("False", "FellOffBus"));
+    assert_eq!(
+        message(&status, "Ready"),
+        "Xid 79 at 0000:01:00.0: the GPU has fallen off the bus (RebootNode: restart the node)"
+    );
 }
 
 #[test]
-fn a_device_that_failed_is_neither_healthy_nor_ready_and_one_that_could_not_be_asked_is_unknown() {
-    let failed = GpuDevice {
-        verification: Verification::Failed {
-            reason: "changed".into(),
+fn a_device_that_comes_back_is_watched_first_and_one_that_flaps_is_held_down() {
+    let standing = |standing| told(&DeviceState { standing, ..card() });
+    let recovering = standing(Standing::Recovering {
+        fault: off_the_bus(),
+        ready_at_ms: 60_999,
+    });
+    assert_eq!(condition(&recovering, "Ready"), says("False", "Recovering"));
+    assert_eq!(condition(&recovering, "Verified"), says("True", "SelfTestPassed"));
+    let text = message(&recovering, "Healthy");
+    assert!(
+        text.contains("FellOffBus") && text.contains("1970-01-01T00:01:00Z"),
+        "{text}"
+    );
+    let held_down = standing(Standing::HeldDown {
+        fault: off_the_bus(),
+        until_ms: u64::MAX,
+    });
+    assert_eq!(condition(&held_down, "Healthy"), says("False", "HeldDown"));
+}
+
+#[test]
+fn a_device_that_failed_its_test_is_sick_and_one_that_could_not_be_asked_is_unknown() {
+    let verification = |standing, verification| {
+        let mut state = DeviceState { standing, ..card() };
+        state.device.verification = verification;
+        told(&state)
+    };
+    let failed = Verification::Failed {
+        reason: "changed".into(),
+    };
+    let status = verification(Standing::Ready, failed);
+    assert_eq!(condition(&status, "Healthy"), says("False", "SelfTestFailed"));
+    assert_eq!(condition(&status, "Ready"), says("False", "SelfTestFailed"));
+    let unproven = || Standing::Unproven { reason: "busy".into() };
+    let silent = Verification::CouldNotMeasure { reason: "busy".into() };
+    let status = verification(unproven(), silent);
+    assert_eq!(condition(&status, "Verified"), says("Unknown", "CouldNotMeasure"));
+    assert_eq!(condition(&status, "Healthy"), says("Unknown", "Unproven"));
+    assert_eq!(condition(&status, "Ready"), says("False", "NotVerified"));
+    let status = verification(unproven(), Verification::Verified);
+    assert_eq!(
+        condition(&status, "Ready"),
+        says("False", "NotVerified"),
+        "of another life"
+    );
+}
+
+#[test]
+fn a_sensor_that_cannot_be_believed_counts_as_hot() {
+    let status = told(&DeviceState {
+        standing: Standing::Unproven {
+            reason: "SensorInvalid: the sensor says -40 °C".into(),
         },
-        ..gpu()
-    };
-    let told = status("n", &seen(&failed, 1, &[]), None, None, at(1));
-    assert_eq!(condition(&told, "Healthy"), ("False", "RoundTripDiffered"));
-    assert_eq!(condition(&told, "Ready"), ("False", "NotVerified"));
-    let silent = GpuDevice {
-        verification: Verification::CouldNotMeasure { reason: "busy".into() },
-        ..gpu()
-    };
-    let told = status("n", &seen(&silent, 1, &[]), None, None, at(1));
-    assert_eq!(condition(&told, "Verified"), ("Unknown", "CouldNotMeasure"));
-    assert_eq!(condition(&told, "Ready"), ("False", "NotVerified"));
+        ..card()
+    });
+    assert_eq!(condition(&status, "Healthy"), says("Unknown", "SensorInvalid"));
+    assert_eq!(condition(&status, "Ready"), says("False", "SensorInvalid"));
+    assert!(message(&status, "Ready").contains("-40 °C"));
 }
 
 #[test]
-fn only_shards_on_the_device_are_shown() {
-    let device = gpu();
+fn a_device_of_somebody_elses_is_healthy_and_not_ready() {
+    let available = |availability| told(&DeviceState { availability, ..card() });
+    let foreign = available(Availability::Foreign {
+        by: "team/train".into(),
+    });
+    assert_eq!(condition(&foreign, "Ready"), says("False", "Foreign"));
+    assert_eq!(condition(&foreign, "Healthy"), says("True", "NoFault"));
+    assert!(message(&foreign, "Ready").contains("team/train"));
+    assert_eq!(
+        condition(
+            &available(Availability::Unclaimed {
+                reason: "given to nobody".into()
+            }),
+            "Ready"
+        ),
+        says("False", "Unclaimed")
+    );
+    assert_eq!(
+        condition(&available(Availability::Shared), "Ready"),
+        says("True", "Available")
+    );
+}
+
+#[test]
+fn a_strangers_memory_is_told_and_takes_no_device_away() {
+    let status = told(&DeviceState {
+        stranger: Some("pid 42 uses 3 GiB".into()),
+        ..card()
+    });
+    assert_eq!(condition(&status, "Ready"), says("True", "Available"));
+    assert_eq!(message(&status, "Ready"), "the device takes layers; pid 42 uses 3 GiB");
+}
+
+#[test]
+fn what_a_person_should_know_of_a_device_in_use_is_told_without_taking_it_out_of_use() {
+    let note = Fault::new("UnknownXid", "nobody knows 9999", Action::None);
+    let status = told(&DeviceState {
+        note: Some(note),
+        ..card()
+    });
+    assert_eq!(condition(&status, "Healthy"), says("True", "UnknownXid"));
+    assert_eq!(condition(&status, "Ready"), says("True", "Available"));
+    let status = told(&DeviceState {
+        last_fault: Some(off_the_bus()),
+        ..card()
+    });
+    assert_eq!(condition(&status, "Healthy"), says("True", "NoFault"));
+    assert!(message(&status, "Healthy").contains("Xid 79"));
+}
+
+#[test]
+fn a_reason_that_is_no_word_never_reaches_the_api_server() {
+    let fault = Fault::new("no word: \"x\"", "m", Action::None);
+    let status = told(&DeviceState {
+        standing: Standing::Failed { fault },
+        ..card()
+    });
+    assert_eq!(condition(&status, "Healthy"), says("False", "Fault"));
+}
+
+#[test]
+fn heat_throttles_and_the_devices_own_limits_do_not() {
+    let throttled = |by: Option<Vec<Throttle>>| {
+        let status = told(&sampled(Sample {
+            throttled_by: by,
+            ..Sample::default()
+        }));
+        condition(&status, "Throttled")
+    };
+    assert_eq!(throttled(None), says("Unknown", "NotReported"));
+    assert_eq!(throttled(Some(vec![])), says("False", "FullSpeed"));
+    assert_eq!(throttled(Some(vec![Throttle::Power])), says("False", "WithinLimits"));
+    let hot = vec![Throttle::Power, Throttle::ThermalHardware];
+    assert_eq!(throttled(Some(hot)), says("True", "ThermalHardware"));
+}
+
+#[test]
+fn a_power_limit_above_what_is_wished_is_told() {
+    let spec = DeviceGPUStateSpec {
+        power_limit_watts: Some(500),
+        ..Default::default()
+    };
+    let ready = |state: &DeviceState, spec: &DeviceGPUStateSpec| {
+        let seen = Seen {
+            spec: Some(spec),
+            ..seen(state, &[])
+        };
+        message(&status("n", &seen, None, None, at(1)), "Ready")
+    };
+    assert!(ready(&card(), &spec).contains("limit is 700 W"));
+    let unlimited = DeviceGPUStateSpec::default();
+    assert!(!ready(&card(), &unlimited).contains(" W"));
+    let lower = sampled(Sample {
+        power_limit_watts: Some(500.0),
+        ..Sample::default()
+    });
+    assert!(!ready(&lower, &spec).contains(" W"));
+}
+
+#[test]
+fn only_shards_on_the_device_are_shown_and_counted() {
     let holding = |device: &str| Holding {
         device: device.into(),
         namespace: "ns".into(),
         model: "m".into(),
         layers: "0-9".into(),
-        memory_bytes: 3,
+        memory_bytes: 300,
     };
-    let holdings = [holding("n-vulkan1"), holding("n-cpu0")];
-    let told = status("n", &seen(&device, 1, &holdings), None, None, at(1));
-    assert_eq!(told.shards.len(), 1);
-    assert_eq!(told.shards[0].layers, "0-9");
+    let holdings = [holding("n-cuda0"), holding("n-cpu0")];
+    let used = |used: u64| {
+        let state = sampled(Sample {
+            memory_used_bytes: Some(used),
+            ..Sample::default()
+        });
+        let status = status("n", &seen(&state, &holdings), None, None, at(1));
+        assert_eq!(status.shards.len(), 1);
+        (status.memory_used_by_us_bytes, status.memory_used_by_others_bytes)
+    };
+    assert_eq!(used(700), (Some(300), Some(400)));
+    assert_eq!(used(200), (Some(200), Some(0)), "a budget is not a use");
 }
 
 #[test]
-fn small_moves_of_free_memory_are_no_news_and_all_else_is() {
-    let device = gpu();
-    let before = status("n", &seen(&device, 900, &[]), None, Some(1), at(1));
-    let again = |free, generation, now| status("n", &seen(&device, free, &[]), Some(&before), generation, at(now));
-    assert!(!is_news(&before, &again(900, Some(1), 50)), "time alone is no news");
-    assert!(!is_news(&before, &again(801, Some(1), 50)));
-    assert!(is_news(&before, &again(800, Some(1), 50)));
-    assert!(is_news(&before, &again(900, Some(2), 50)));
+fn conditions_keep_the_time_of_their_last_transition() {
+    let before = told(&card());
+    let again = status("node-a", &seen(&card(), &[]), Some(&before), Some(1), at(90));
+    assert_eq!(again, before);
+    let lost = DeviceState {
+        standing: Standing::Failed { fault: off_the_bus() },
+        ..card()
+    };
+    let after = status("node-a", &seen(&lost, &[]), Some(&before), Some(1), at(90));
+    let since = |kind: &str| {
+        conditions::find(&after.conditions, kind)
+            .unwrap()
+            .last_transition_time
+            .0
+    };
+    assert_eq!((since("Ready"), since("Verified")), (at(90), at(7)));
 }

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
+use crds::conditions::{ConditionStatus, device as kind};
 use identity::PlacementVerifier;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proto::control::v1::ShardPhase;
 
 use super::*;
@@ -139,6 +141,104 @@ fn a_node_that_is_gone_moves_its_layers_under_a_higher_epoch() {
     let after = cluster.place();
     assert_eq!(after.placement.epoch, 2);
     assert!(after.stages().iter().all(|stage| stage.node != lost));
+}
+
+/// Changes the object of one device.
+fn change(cluster: &mut Cluster, device: &str, change: impl FnOnce(&mut crds::DeviceGPUState)) {
+    let objects = &mut cluster.observed.devices;
+    let object = objects
+        .iter_mut()
+        .find(|object| object.metadata.name.as_deref() == Some(device));
+    change(Arc::make_mut(object.expect("the device")));
+}
+
+/// What the device's agent says of it.
+fn says(cluster: &mut Cluster, device: &str, kind: &str, status: ConditionStatus, reason: &str) {
+    change(cluster, device, |object| {
+        let new = crds::conditions::NewCondition {
+            kind,
+            status,
+            reason,
+            message: "m",
+        };
+        let conditions = &mut object.status.as_mut().expect("a status").conditions;
+        let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+        crds::conditions::set_condition(conditions, new, Some(1), &Time(now));
+    });
+}
+
+fn placed_on_two_of_three() -> (Cluster, String) {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB)]);
+    cluster.require_devices(2);
+    let device = cluster.place().stages()[0].device.clone();
+    (cluster, device)
+}
+
+#[test]
+fn a_device_in_trouble_or_in_other_hands_loses_its_layers() {
+    let away = [
+        (kind::HEALTHY, "FellOffBus"),
+        (kind::HEALTHY, "Recovering"),
+        (kind::HEALTHY, "HeldDown"),
+        (kind::VERIFIED, "SelfTestFailed"),
+        (kind::READY, "Foreign"),
+    ];
+    for (kind, reason) in away {
+        let (mut cluster, lost) = placed_on_two_of_three();
+        says(&mut cluster, &lost, kind, ConditionStatus::False, reason);
+        let after = cluster.place();
+        assert!(!devices(&after).contains(&lost.as_str()), "{reason}");
+    }
+}
+
+#[test]
+fn a_device_that_is_hot_or_open_to_doubt_keeps_its_layers_and_gets_no_others() {
+    let doubts = [
+        (kind::READY, ConditionStatus::False, "SensorInvalid"),
+        (kind::READY, ConditionStatus::False, "NotVerified"),
+        (kind::VERIFIED, ConditionStatus::Unknown, "CouldNotMeasure"),
+    ];
+    for (kind, status, reason) in doubts {
+        let (mut cluster, doubtful) = placed_on_two_of_three();
+        says(&mut cluster, &doubtful, kind, status, reason);
+        cluster.keeps();
+        cluster.state.in_force = None;
+        let anew = cluster.place();
+        assert!(!devices(&anew).contains(&doubtful.as_str()), "{reason}");
+    }
+    let (mut cluster, hot) = placed_on_two_of_three();
+    says(&mut cluster, &hot, kind::THROTTLED, ConditionStatus::True, "Thermal");
+    cluster.keeps();
+}
+
+#[test]
+fn a_taint_does_to_layers_what_its_effect_says() {
+    let taint = |effect| crds::DeviceTaint {
+        key: "repair".into(),
+        value: None,
+        effect,
+    };
+    let (mut cluster, device) = placed_on_two_of_three();
+    change(&mut cluster, &device, |object| {
+        object.spec.taints = Some(vec![taint(crds::TaintEffect::NoPlace)]);
+    });
+    cluster.keeps();
+    change(&mut cluster, &device, |object| {
+        object.spec.taints = Some(vec![taint(crds::TaintEffect::Evict)]);
+    });
+    assert!(!devices(&cluster.place()).contains(&device.as_str()));
+}
+
+#[test]
+fn where_no_other_device_is_there_the_message_says_what_keeps_this_one_away() {
+    let mut cluster = Cluster::of(&[("a", GIB)]);
+    says(&mut cluster, "a-cpu0", kind::READY, ConditionStatus::False, "Foreign");
+    let why = cluster.refuses();
+    assert!(
+        why.message.contains("a-cpu0 is not ours to use (Foreign: m)"),
+        "{}",
+        why.message
+    );
 }
 
 #[test]

@@ -17,10 +17,14 @@ fn report(name: &str, node: &str, kind: Kind, pool: &str, usable_bytes: u64) -> 
         memory_usable_bytes: usable_bytes,
         max_memory_percent: None,
         bandwidth_bytes_per_second: None,
+        prior_bandwidth_bytes_per_second: None,
         launch_us: None,
+        throttled: false,
         cordoned: false,
         verified: true,
         fault: None,
+        barred: None,
+        no_new_layers: None,
     }
 }
 
@@ -102,7 +106,7 @@ fn the_administrators_share_limits_the_device_and_not_its_neighbour() {
 
 #[test]
 fn every_device_that_takes_no_layers_keeps_its_reason() {
-    let mut devices: Vec<DeviceReport> = ["a", "b", "c", "d", "e"]
+    let mut devices: Vec<DeviceReport> = ["a", "b", "c", "d", "e", "f", "g"]
         .iter()
         .map(|node| report(&format!("{node}-cpu0"), node, Kind::Cpu, node, GIB))
         .collect();
@@ -110,6 +114,8 @@ fn every_device_that_takes_no_layers_keeps_its_reason() {
     devices[2].fault = Some("fell off the bus".to_owned());
     devices[3].verified = false;
     devices[4].memory_usable_bytes = 0;
+    devices[5].barred = Some("is tainted repair:Evict".to_owned());
+    devices[6].no_new_layers = Some("is not ready (SensorInvalid)".to_owned());
     let mut input = input(devices);
     input.attached_nodes.remove("b");
     let told: Vec<String> = build(&input)
@@ -125,6 +131,8 @@ fn every_device_that_takes_no_layers_keeps_its_reason() {
             "c-cpu0 is not healthy (fell off the bus)",
             "d-cpu0 is not verified",
             "e-cpu0 has no usable memory",
+            "f-cpu0 is tainted repair:Evict",
+            "g-cpu0 is not ready (SensorInvalid)",
         ]
     );
 }
@@ -147,6 +155,40 @@ fn what_was_not_measured_is_assumed_and_says_so() {
     assert_eq!(unknown.rate.origin, Origin::Assumed);
     assert!(unknown.latency_us > topology.link("a", "a").latency_us);
     assert!(topology.link("a", "a").latency_us > 0);
+}
+
+#[test]
+fn what_a_table_promises_counts_until_something_was_measured_and_is_marked() {
+    let mut card = report("a-cuda0", "a", Kind::Discrete, "a-cuda0", GIB);
+    card.prior_bandwidth_bytes_per_second = Some(1_000_000_000_000);
+    let rate = |card: &DeviceReport| build(&input(vec![card.clone()])).devices[0].bandwidth;
+    let promised = rate(&card);
+    assert_eq!(
+        (promised.origin, promised.bytes_per_second),
+        (Origin::Prior, 700_000_000_000)
+    );
+    card.bandwidth_bytes_per_second = Some(3_000_000_000);
+    let measured = rate(&card);
+    assert_eq!(
+        (measured.origin, measured.bytes_per_second),
+        (Origin::Measured, 3_000_000_000)
+    );
+    card.bandwidth_bytes_per_second = None;
+    card.prior_bandwidth_bytes_per_second = Some(5);
+    assert_eq!(rate(&card).origin, Origin::Assumed, "five bytes per second");
+    let mut renderer = report("a-vulkan0", "a", Kind::Software, "a-host", GIB);
+    renderer.prior_bandwidth_bytes_per_second = Some(1_000_000_000_000);
+    assert_eq!(rate(&renderer).origin, Origin::Assumed, "its arithmetic takes the time");
+}
+
+#[test]
+fn heat_makes_a_device_slower_and_leaves_it_in_place() {
+    let mut card = report("a-cuda0", "a", Kind::Discrete, "a-cuda0", GIB);
+    card.bandwidth_bytes_per_second = Some(100_000_000_000);
+    card.throttled = true;
+    let topology = build(&input(vec![card]));
+    assert_eq!(topology.devices[0].bandwidth.bytes_per_second, 60_000_000_000);
+    assert_eq!(topology.pools[0].bandwidth.bytes_per_second, 100_000_000_000);
 }
 
 #[test]

@@ -13,7 +13,8 @@ fn state(spec: &Value, conditions: &Value) -> DeviceGPUState {
             "kind": "Software", "memoryPool": "node-a-host",
             "memoryTotalBytes": 1000, "memoryFreeBytes": 900, "memoryUsableBytes": 800,
             "bandwidthBytesPerSecond": {"value": 5, "measuredAt": "2026-01-02T03:04:05Z", "samples": 3},
-            "launchUs": 7,
+            "bandwidthPrior": {"bytesPerSecond": 9, "source": "a table"},
+            "launchNs": {"value": 6_001, "measuredAt": "2026-01-02T03:04:05Z", "samples": 3},
             "conditions": conditions,
         },
     }))
@@ -43,20 +44,91 @@ fn what_the_agent_and_the_administrator_wrote_is_taken_over() {
         (report.bandwidth_bytes_per_second, report.launch_us),
         (Some(5), Some(7))
     );
+    assert_eq!(report.prior_bandwidth_bytes_per_second, Some(9));
     assert_eq!((report.cordoned, report.max_memory_percent), (true, Some(50)));
-    assert_eq!((report.verified, report.fault), (true, None));
+    assert_eq!((report.verified, report.fault, report.throttled), (true, None, false));
+    assert_eq!((report.barred, report.no_new_layers), (None, None));
+}
+
+fn report(conditions: &Value) -> DeviceReport {
+    DeviceReport::from_state(&state(&json!({}), conditions)).expect("a report")
 }
 
 #[test]
 fn a_device_is_verified_only_where_a_condition_says_so() {
-    let silent = DeviceReport::from_state(&state(&json!({}), &json!([]))).expect("a report");
+    let silent = report(&json!([]));
     assert_eq!((silent.verified, silent.fault), (false, None));
-    let conditions = json!([
+    let failed = report(&json!([condition("Verified", "False", "changed")]));
+    assert!(!failed.verified);
+}
+
+#[test]
+fn a_device_that_has_yet_to_be_verified_keeps_what_it_has() {
+    let open = report(&json!([condition("Verified", "Unknown", "busy")]));
+    assert_eq!((open.verified, open.fault.as_deref()), (true, None));
+    assert_eq!(open.no_new_layers.as_deref(), Some("is not ready (R: busy)"));
+    assert_eq!(open.for_what_it_holds().no_new_layers, None);
+}
+
+#[test]
+fn a_fault_drives_layers_away_and_says_why() {
+    let sick = report(&json!([
         condition("Verified", "Unknown", ""),
-        condition("Healthy", "False", "ECC")
-    ]);
-    let sick = DeviceReport::from_state(&state(&json!({}), &conditions)).expect("a report");
-    assert_eq!((sick.verified, sick.fault.as_deref()), (false, Some("ECC")));
+        condition("Healthy", "False", "ECC"),
+        condition("Ready", "False", "ECC"),
+    ]));
+    assert_eq!((sick.fault.as_deref(), sick.no_new_layers), (Some("R: ECC"), None));
+}
+
+#[test]
+fn a_device_that_was_given_away_must_be_left_and_one_that_is_unready_gets_nothing_new() {
+    let ready = |reason: &str| {
+        report(&json!([
+            condition("Verified", "True", ""),
+            condition("Healthy", "True", ""),
+            {
+                "type": "Ready", "status": "False", "reason": reason, "message": "m",
+                "lastTransitionTime": "2026-01-02T03:04:05Z",
+            },
+        ]))
+    };
+    for away in ["Foreign", "Unclaimed"] {
+        let told = ready(away);
+        assert_eq!(told.barred, Some(format!("is not ours to use ({away}: m)")));
+        assert_eq!((told.fault, told.no_new_layers), (None, None));
+    }
+    let hot = ready("SensorInvalid");
+    assert_eq!(hot.no_new_layers.as_deref(), Some("is not ready (SensorInvalid: m)"));
+    assert_eq!((hot.fault, hot.barred), (None, None));
+}
+
+#[test]
+fn heat_is_no_fault() {
+    let hot = report(&json!([
+        condition("Verified", "True", ""),
+        condition("Throttled", "True", "hot")
+    ]));
+    assert_eq!(
+        (hot.throttled, hot.fault, hot.barred, hot.no_new_layers),
+        (true, None, None, None)
+    );
+    let open = report(&json!([condition("Throttled", "Unknown", "")]));
+    assert!(!open.throttled);
+}
+
+#[test]
+fn taints_do_what_their_effect_says() {
+    let well = json!([condition("Verified", "True", "")]);
+    let tainted = |effect: &str| {
+        let taints = json!({"taints": [{"key": "repair", "value": "fan", "effect": effect}]});
+        DeviceReport::from_state(&state(&taints, &well)).expect("a report")
+    };
+    let kept = tainted("NoPlace");
+    assert_eq!(kept.no_new_layers.as_deref(), Some("is tainted repair=fan:NoPlace"));
+    assert_eq!((kept.barred, kept.fault), (None, None));
+    let left = tainted("Evict");
+    assert_eq!(left.barred.as_deref(), Some("is tainted repair=fan:Evict"));
+    assert_eq!(left.no_new_layers, None);
 }
 
 #[test]

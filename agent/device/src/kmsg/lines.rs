@@ -1,0 +1,109 @@
+//! The lines of each driver.
+
+use super::{DriverFault, DriverTrouble, tidy};
+use crate::telemetry::DeviceEvent;
+
+/// The Xid of a card that left the bus, which newer drivers also tell in words alone.
+const FELL_OFF_BUS: u32 = 79;
+
+/// `NVRM: Xid (PCI:0000:65:00): 79, pid=…`; old drivers wrote the address without `PCI:`.
+pub(super) fn xid(message: &str) -> Option<DeviceEvent> {
+    let words = message.trim_start().strip_prefix("NVRM: ")?;
+    let Some(rest) = words.strip_prefix("Xid (") else {
+        return words.contains("fallen off the bus").then(|| DeviceEvent {
+            pci_address: words.split([' ', '\\', '(', ')']).find_map(nvidia_address),
+            xid: FELL_OFF_BUS,
+            text: tidy(message),
+        });
+    };
+    let (place, rest) = rest.split_once("): ")?;
+    let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    Some(DeviceEvent {
+        pci_address: nvidia_address(place),
+        xid: rest[..digits].parse().ok()?,
+        text: tidy(message),
+    })
+}
+
+/// `PCI:0000:65:00`, and of a slice `PCI:0000:65:00 GPU-I:05`: the slice is left out.
+fn nvidia_address(place: &str) -> Option<String> {
+    let card = place.split(' ').next()?;
+    address(card.strip_prefix("PCI:").unwrap_or(card).trim_end_matches(':'))
+}
+
+/// Lines of AMD's and Intel's drivers, which start with the driver's name and, mostly, the bus address.
+pub(super) fn driver(message: &str, device: Option<&str>) -> Option<DriverFault> {
+    let message = message.trim_start();
+    let (name, rest) = message.split_once(' ')?;
+    let trouble = match name {
+        "amdgpu" => amd(rest),
+        "[drm:amdgpu_job_timedout" => amd(rest),
+        "i915" | "xe" => intel(rest),
+        _ => None,
+    }?;
+    let (place, _) = rest.split_once(": ").unwrap_or_default();
+    Some(DriverFault {
+        pci_address: address(place).or_else(|| device.map(str::to_owned)),
+        trouble,
+        text: tidy(message),
+    })
+}
+
+/// The words of amdgpu_device.c, amdgpu_job.c and amdgpu_ras.c.
+fn amd(text: &str) -> Option<DriverTrouble> {
+    let says = |words: &str| text.contains(words);
+    if says("GPU reset end with ret = -") || says("GPU Recovery Failed") {
+        return Some(DriverTrouble::Dead);
+    }
+    if lost_memory(text) {
+        return Some(DriverTrouble::UncorrectableEcc);
+    }
+    if says("GPU reset begin!") {
+        return Some(DriverTrouble::Reset);
+    }
+    (says("ring ") && says(" timeout, signaled seq=")).then_some(DriverTrouble::Hang)
+}
+
+/// `<count> uncorrectable hardware errors detected in <block> block`, or `<count> new uncorrectable …`. The driver also
+/// says `no uncorrectable …`, and repeats the total whenever somebody asks for it.
+fn lost_memory(text: &str) -> bool {
+    let Some((before, after)) = text.split_once("uncorrectable hardware errors detected in ") else {
+        return false;
+    };
+    let before = before.trim_end();
+    let count = before.strip_suffix(" new").unwrap_or(before).rsplit(' ').next();
+    let some = count
+        .and_then(|count| count.parse::<u64>().ok())
+        .is_some_and(|count| count > 0);
+    some && !after.starts_with("total ")
+}
+
+/// The words of i915_gpu_error.c, intel_reset.c, xe_device.c and xe_guc_submit.c.
+fn intel(text: &str) -> Option<DriverTrouble> {
+    let says = |words: &str| text.contains(words);
+    if says("declared device") && says("as wedged") || says("GPU recovery failed") || says("declaring it wedged") {
+        return Some(DriverTrouble::Dead);
+    }
+    if says("Resetting chip for") {
+        return Some(DriverTrouble::Reset);
+    }
+    (says("GPU HANG: ecode") || says("Timedout job: seqno=")).then_some(DriverTrouble::Hang)
+}
+
+/// `0000:65:00.0` of `0000:65:00`, `0000:65:00.0` or `00000000:65:00.0`: lower case, a domain of four digits where that
+/// is enough, function 0 where none is named.
+pub(super) fn address(text: &str) -> Option<String> {
+    let mut parts = text.trim().split(':');
+    let (domain, bus, rest) = (parts.next()?, parts.next()?, parts.next()?);
+    let (device, function) = rest.split_once('.').unwrap_or((rest, "0"));
+    let number = |digits: &str, most: usize| {
+        let sane = !digits.is_empty() && digits.len() <= most && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        sane.then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+    };
+    let (domain, bus) = (number(domain, 8)?, number(bus, 2)?);
+    let (device, function) = (number(device, 2)?, number(function, 1)?);
+    parts
+        .next()
+        .is_none()
+        .then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"))
+}

@@ -1,0 +1,143 @@
+//! The weaker sign: memory of a device that processes use which are not ours. Pure but for reading `/proc`.
+
+use super::vendor::Vendor;
+use super::{Claim, Seen, Sharing};
+use device::telemetry::ProcessMemory;
+use std::path::Path;
+
+/// From here on a process is at work on the device, and not merely showing a desktop on it.
+const AT_WORK_BYTES: u64 = 1 << 30;
+/// Deeper nesting than any container has.
+const ANCESTORS_MAX: usize = 64;
+/// The kernel's own name of the first PID namespace (`PROC_PID_INIT_INO`).
+const HOST_NAMESPACE: &str = "pid:[4026531836]";
+
+/// What others use of one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strangers {
+    /// How many processes.
+    pub count: usize,
+    /// What they use together, where the driver counts it.
+    pub memory_bytes: u64,
+}
+
+/// Whether the numbers that drivers give to processes are the numbers that this process sees. In a container they are not, and no
+/// process can be told from any other.
+pub fn numbers_are_ours(root: &Path) -> bool {
+    std::fs::read_link(root.join("proc/self/ns/pid")).is_ok_and(|name| name.as_os_str() == HOST_NAMESPACE)
+}
+
+/// Processes on a device that `own` did not start. `parent_of` gives a process's parent, if it is still there.
+pub fn strangers(processes: &[ProcessMemory], own: u32, parent_of: impl Fn(u32) -> Option<u32>) -> Option<Strangers> {
+    let descends = |pid: u32| {
+        let ancestors = std::iter::successors(Some(pid), |pid| parent_of(*pid));
+        ancestors.take(ANCESTORS_MAX).any(|pid| pid == own)
+    };
+    let others: Vec<&ProcessMemory> = processes.iter().filter(|process| !descends(process.pid)).collect();
+    let bytes = others.iter().filter_map(|process| process.memory_bytes);
+    (!others.is_empty()).then(|| Strangers {
+        count: others.len(),
+        memory_bytes: bytes.fold(0, u64::saturating_add),
+    })
+}
+
+impl Strangers {
+    /// For a person.
+    pub fn describe(self) -> String {
+        let mebibytes = self.memory_bytes >> 20;
+        format!(
+            "{} processes that are not ours use {mebibytes} MiB of its memory",
+            self.count
+        )
+    }
+}
+
+/// What a claim becomes in the light of strangers: only where nobody keeps books, and only where they are at work.
+pub fn weigh(claim: Claim, seen: &Seen, strangers: Option<Strangers>, sharing: Sharing) -> Claim {
+    match strangers {
+        Some(found)
+            if sharing == Sharing::Share
+                && claim.allows_layers()
+                && found.memory_bytes >= AT_WORK_BYTES
+                && Vendor::of_device(&seen.device).is_some() =>
+        {
+            Claim::Foreign { by: found.describe() }
+        }
+        _ => claim,
+    }
+}
+
+/// The parent of a process, by `/proc/<pid>/stat`.
+pub fn parent(root: &Path, pid: u32) -> Option<u32> {
+    let text = std::fs::read_to_string(root.join(format!("proc/{pid}/stat"))).ok()?;
+    // The name stands in parentheses and may hold any character, parentheses too.
+    let (_, rest) = text.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use device::{Backend, GpuDevice, Kind};
+
+    fn process(pid: u32, mebibytes: u64) -> ProcessMemory {
+        ProcessMemory {
+            pid,
+            memory_bytes: Some(mebibytes << 20),
+        }
+    }
+
+    fn card() -> Seen {
+        Seen {
+            device: GpuDevice {
+                vendor: "nvidia".to_owned(),
+                ..GpuDevice::new(Backend::Cuda, 0, Kind::Discrete)
+            },
+            processes: Vec::new(),
+        }
+    }
+
+    /// 10 is the agent, 11 its worker, 12 the worker's child.
+    fn parent_of(pid: u32) -> Option<u32> {
+        match pid {
+            12 => Some(11),
+            11 => Some(10),
+            10 | 20 => Some(1),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn workers_and_what_they_start_are_not_strangers() {
+        assert_eq!(strangers(&[process(11, 500), process(12, 500)], 10, parent_of), None);
+        let found = strangers(&[process(11, 500), process(20, 300), process(99, 200)], 10, parent_of).unwrap();
+        assert_eq!((found.count, found.memory_bytes >> 20), (2, 500));
+    }
+
+    #[test]
+    fn a_loop_of_parents_ends() {
+        assert!(strangers(&[process(5, 1)], 10, Some).is_some());
+    }
+
+    #[test]
+    fn a_desktop_takes_no_device_away_and_a_job_does_where_devices_are_shared() {
+        let found = |mebibytes| strangers(&[process(20, mebibytes)], 10, parent_of);
+        let weigh = |mebibytes, sharing| weigh(Claim::Shared, &card(), found(mebibytes), sharing);
+        assert_eq!(weigh(200, Sharing::Share), Claim::Shared);
+        assert!(matches!(weigh(8192, Sharing::Share), Claim::Foreign { .. }));
+        assert_eq!(
+            weigh(8192, Sharing::Reserve),
+            Claim::Shared,
+            "the kubelet's word is the better one"
+        );
+    }
+
+    #[test]
+    fn a_process_whose_name_looks_like_its_status_still_has_its_parent() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("proc/7")).unwrap();
+        std::fs::write(root.path().join("proc/7/stat"), "7 (a) S 1 (b) R 42 7 7").unwrap();
+        assert_eq!(parent(root.path(), 7), Some(42));
+        assert_eq!(parent(root.path(), 8), None);
+    }
+}
