@@ -288,7 +288,12 @@ impl Library {
     }
 
     /// Copies from one device to another and waits for both.
-    pub(super) fn copy_between(&self, from: (Context, Address), to: (Context, Address), bytes: u64) -> Result<(), Code> {
+    pub(super) fn copy_between(
+        &self,
+        from: (Context, Address),
+        to: (Context, Address),
+        bytes: u64,
+    ) -> Result<(), Code> {
         self.enter(to.0)?;
         // SAFETY: each span lies in an allocation of its context, by the caller's book.
         done(unsafe { (self.functions.copy_peer)(to.1, to.0.raw, from.1, from.0.raw, bytes as usize) })?;
@@ -385,11 +390,25 @@ impl Library {
     ) -> Result<(), Code> {
         self.enter(context)?;
         let none: *mut c_void = std::ptr::null_mut();
-        let parameters = if parameters.is_empty() { none.cast() } else { parameters.as_mut_ptr() };
+        let parameters = if parameters.is_empty() {
+            none.cast()
+        } else {
+            parameters.as_mut_ptr()
+        };
         // SAFETY: the parameters are those that the kernel's text declares, and are copied before the call returns.
         done(unsafe {
             (self.functions.launch)(
-                kernel.0, grid.0, grid.1, 1, block.0, block.1, 1, 0, none, parameters, none.cast(),
+                kernel.0,
+                grid.0,
+                grid.1,
+                1,
+                block.0,
+                block.1,
+                1,
+                0,
+                none,
+                parameters,
+                none.cast(),
             )
         })
     }

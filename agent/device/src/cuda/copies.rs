@@ -56,7 +56,11 @@ impl Open {
         let mut piece = vec![0u8; bytes.min(PIECE_BYTES) as usize];
         let backwards = from.device == to.device && from.block == to.block && to.offset > from.offset;
         for step in 0..bytes.div_ceil(PIECE_BYTES) {
-            let number = if backwards { bytes.div_ceil(PIECE_BYTES) - 1 - step } else { step };
+            let number = if backwards {
+                bytes.div_ceil(PIECE_BYTES) - 1 - step
+            } else {
+                step
+            };
             let start = number * PIECE_BYTES;
             let part = &mut piece[..(bytes - start).min(PIECE_BYTES) as usize];
             let at = |span: Span| Span {
@@ -93,7 +97,9 @@ impl Open {
     }
 
     fn proves(&mut self, from: u32, to: u32) -> Result<bool, BackendError> {
-        let sent: Vec<u8> = (0..PROOF_BYTES as u32).map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8).collect();
+        let sent: Vec<u8> = (0..PROOF_BYTES as u32)
+            .map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8)
+            .collect();
         let source = self.allocate(from, PROOF_BYTES as u64)?;
         let target = match self.allocate(to, PROOF_BYTES as u64) {
             Ok(target) => target,

@@ -64,7 +64,9 @@ pub(super) fn join(reached: &[Facts], described: &[Described], around: &Surround
         if joined.iter().any(|known| known.described == Some(place)) {
             continue;
         }
-        let Some(why) = unreached(candidate, around) else { continue };
+        let Some(why) = unreached(candidate, around) else {
+            continue;
+        };
         joined.push(Joined {
             device: described_device(joined.len() as u32, candidate, around),
             ordinal: Err(why),
@@ -132,7 +134,9 @@ fn reached_device(index: u32, facts: &Facts, described: Option<&Described>, arou
     }
     device.architecture = facts.capability.map(|(major, minor)| format!("sm_{major}{minor}"));
     device.compute_units = facts.multiprocessors;
-    device.clock_mhz = device.clock_mhz.or(megahertz(facts.clock_khz.map(|clock| clock / 1000)));
+    device.clock_mhz = device
+        .clock_mhz
+        .or(megahertz(facts.clock_khz.map(|clock| clock / 1000)));
     // What CUDA can allocate from; NVML counts what firmware and driver keep for themselves as well.
     device.memory_total_bytes = facts.memory_bytes;
     device.memory_free_bytes = device.memory_free_bytes.min(facts.memory_bytes);

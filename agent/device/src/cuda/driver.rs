@@ -49,7 +49,9 @@ impl CudaDriver {
     }
 
     fn open_mut(&mut self) -> Result<&mut Open, BackendError> {
-        self.open.as_mut().ok_or(BackendError::NotInitialised { backend: Backend::Cuda })
+        self.open
+            .as_mut()
+            .ok_or(BackendError::NotInitialised { backend: Backend::Cuda })
     }
 }
 
@@ -116,7 +118,11 @@ fn gather() -> Result<Open, String> {
     let (cuda, reached, no_cuda): (Option<Library>, Vec<Facts>, Option<String>) = match Library::open() {
         Ok(library) => match library.devices() {
             Ok(reached) => (Some(library), reached, None),
-            Err(code) => (None, Vec::new(), Some(format!("cuDeviceGetCount failed: {}", code.text()))),
+            Err(code) => (
+                None,
+                Vec::new(),
+                Some(format!("cuDeviceGetCount failed: {}", code.text())),
+            ),
         },
         Err(fault) => (None, Vec::new(), Some(fault.to_string())),
     };
@@ -129,12 +135,18 @@ fn gather() -> Result<Open, String> {
     let (described, handles): (Vec<Described>, Vec<_>) = described.into_iter().unzip();
     let slots: Vec<Slot> = join(&reached, &described, &around)
         .into_iter()
-        .map(|Joined { device, ordinal, described }| Slot {
-            device,
-            ordinal,
-            handle: described.and_then(|place| handles[place]),
-            used: None,
-        })
+        .map(
+            |Joined {
+                 device,
+                 ordinal,
+                 described,
+             }| Slot {
+                device,
+                ordinal,
+                handle: described.and_then(|place| handles[place]),
+                used: None,
+            },
+        )
         .collect();
     if slots.is_empty() {
         let cuda = no_cuda.unwrap_or_else(|| "CUDA shows no device".to_owned());
@@ -180,7 +192,9 @@ impl Open {
 
     /// The library; every device that is reached is reached by it.
     pub(super) fn library(&self) -> Result<&Library, BackendError> {
-        self.cuda.as_ref().ok_or(BackendError::NotInitialised { backend: Backend::Cuda })
+        self.cuda
+            .as_ref()
+            .ok_or(BackendError::NotInitialised { backend: Backend::Cuda })
     }
 
     /// The device's context, made now if this is its first use.
@@ -280,7 +294,9 @@ impl Open {
     /// A kernel on a device, compiled at its first use.
     pub(super) fn kernel(&mut self, device: u32, source: &super::product::Source) -> Result<Kernel, BackendError> {
         let context = self.context(device)?;
-        let known = self.used_mut(device).and_then(|used| used.kernels.get(source.name).copied());
+        let known = self
+            .used_mut(device)
+            .and_then(|used| used.kernels.get(source.name).copied());
         if let Some((_, kernel)) = known {
             return Ok(kernel);
         }
@@ -339,7 +355,11 @@ impl Open {
                 && slot.ordinal.is_ok()
                 && let Ok(context) = self.context(index)
             {
-                free = self.library().ok().and_then(|library| library.memory(context).ok()).map(|(free, _)| free);
+                free = self
+                    .library()
+                    .ok()
+                    .and_then(|library| library.memory(context).ok())
+                    .map(|(free, _)| free);
             }
             if let (Some(free), Some(slot)) = (free, self.slots.get_mut(index as usize)) {
                 slot.device.memory_free_bytes = free.min(slot.device.memory_total_bytes);
@@ -353,7 +373,9 @@ impl Open {
     }
 
     fn readings(&self, device: u32) -> Result<Option<super::nvml::parse::Raw>, BackendError> {
-        let Some((library, card)) = self.card(device)? else { return Ok(None) };
+        let Some((library, card)) = self.card(device)? else {
+            return Ok(None);
+        };
         library.readings(card).map(Some).map_err(|code| BackendError::Lost {
             device: self.name(device),
             reason: code.text(),
@@ -378,7 +400,9 @@ impl Driver for CudaDriver {
     }
 
     fn close(&mut self) -> Result<(), BackendError> {
-        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let Some(mut open) = self.open.take() else {
+            return Ok(());
+        };
         let mut outcome = Ok(());
         for device in 0..open.slots.len() as u32 {
             outcome = outcome.and(open.let_go(device));
@@ -447,7 +471,9 @@ impl Driver for CudaDriver {
 
     fn temperature(&mut self, device: u32) -> Result<Option<f32>, BackendError> {
         let readings = self.open_mut()?.readings(device)?;
-        Ok(readings.and_then(|raw| raw.temperature).and_then(|value| celsius(value).ok()))
+        Ok(readings
+            .and_then(|raw| raw.temperature)
+            .and_then(|value| celsius(value).ok()))
     }
 
     fn power(&mut self, device: u32) -> Result<Option<f32>, BackendError> {
@@ -455,6 +481,8 @@ impl Driver for CudaDriver {
     }
 
     fn clock(&mut self, device: u32) -> Result<Option<u32>, BackendError> {
-        Ok(megahertz(self.open_mut()?.readings(device)?.and_then(|raw| raw.clock_mhz)))
+        Ok(megahertz(
+            self.open_mut()?.readings(device)?.and_then(|raw| raw.clock_mhz),
+        ))
     }
 }

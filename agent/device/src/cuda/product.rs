@@ -93,7 +93,9 @@ impl Open {
             }
         }
         let multiplied = outcome.and_then(|()| {
-            let [a, b, c] = blocks[..] else { return Err(unheard(device)) };
+            let [a, b, c] = blocks[..] else {
+                return Err(unheard(device));
+            };
             self.multiply_in(device, source, product, &bytes, [a, b, c])
         });
         let mut freed = Ok(());

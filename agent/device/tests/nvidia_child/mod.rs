@@ -51,7 +51,9 @@ fn sample(task: &str) -> Value {
 }
 
 fn events() -> Value {
-    let mut sampler = device::telemetry::sampler(Backend::Cuda, Path::new("/")).unwrap().unwrap();
+    let mut sampler = device::telemetry::sampler(Backend::Cuda, Path::new("/"))
+        .unwrap()
+        .unwrap();
     json!({"first": sampler.events(), "second": sampler.events()})
 }
 
@@ -83,12 +85,17 @@ fn at(device: u32, block: Block, offset: u64) -> Span {
 }
 
 fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes as u32).map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8).collect()
+    (0..bytes as u32)
+        .map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8)
+        .collect()
 }
 
 fn exercise(driver: &mut dyn Driver) -> Result<Value, BackendError> {
     let sent = pattern((1 << 20) + 3);
-    let (first, second) = (driver.allocate(0, sent.len() as u64)?, driver.allocate(0, sent.len() as u64)?);
+    let (first, second) = (
+        driver.allocate(0, sent.len() as u64)?,
+        driver.allocate(0, sent.len() as u64)?,
+    );
     let mut came = vec![0; sent.len()];
     driver.write(at(0, first, 0), &sent)?;
     driver.read(at(0, first, 0), &mut came)?;

@@ -116,14 +116,20 @@ impl Library {
 
     /// The slices of a card; none where it is not divided.
     pub(in crate::cuda) fn slices(&self, card: Handle) -> Vec<Handle> {
-        let Ok(current) = self.mig_mode(card) else { return Vec::new() };
+        let Ok(current) = self.mig_mode(card) else {
+            return Vec::new();
+        };
         if current != 1 {
             return Vec::new();
         }
         let most = ask!(self.nvmlDeviceGetMaxMigDeviceCount(card.0), 0).unwrap_or(0);
         (0..most.min(SLICE_LIMIT))
             .filter_map(|index| {
-                ask!(self.nvmlDeviceGetMigDeviceHandleByIndex(card.0, index), std::ptr::null_mut()).ok()
+                ask!(
+                    self.nvmlDeviceGetMigDeviceHandleByIndex(card.0, index),
+                    std::ptr::null_mut()
+                )
+                .ok()
             })
             .map(Handle)
             .collect()
@@ -153,7 +159,11 @@ impl Library {
             pci_address: self.pci_address(device),
             memory: self.memory(device),
             power_limit_mw: ask!(self.nvmlDeviceGetEnforcedPowerLimit(device.0), 0).ok(),
-            clock_mhz: ask!(self.nvmlDeviceGetMaxClockInfo(device.0, sys::nvmlClockType_enum_NVML_CLOCK_SM), 0).ok(),
+            clock_mhz: ask!(
+                self.nvmlDeviceGetMaxClockInfo(device.0, sys::nvmlClockType_enum_NVML_CLOCK_SM),
+                0
+            )
+            .ok(),
             slice,
         })
     }
@@ -231,9 +241,16 @@ impl Library {
             power_mw: ask!(self.nvmlDeviceGetPowerUsage(device.0), 0).ok(),
             power_limit_mw: ask!(self.nvmlDeviceGetEnforcedPowerLimit(device.0), 0).ok(),
             energy_mj: ask!(self.nvmlDeviceGetTotalEnergyConsumption(device.0), 0).ok(),
-            clock_mhz: ask!(self.nvmlDeviceGetClockInfo(device.0, sys::nvmlClockType_enum_NVML_CLOCK_SM), 0).ok(),
-            memory_clock_mhz: ask!(self.nvmlDeviceGetClockInfo(device.0, sys::nvmlClockType_enum_NVML_CLOCK_MEM), 0)
-                .ok(),
+            clock_mhz: ask!(
+                self.nvmlDeviceGetClockInfo(device.0, sys::nvmlClockType_enum_NVML_CLOCK_SM),
+                0
+            )
+            .ok(),
+            memory_clock_mhz: ask!(
+                self.nvmlDeviceGetClockInfo(device.0, sys::nvmlClockType_enum_NVML_CLOCK_MEM),
+                0
+            )
+            .ok(),
             throttle: ask!(self.nvmlDeviceGetCurrentClocksThrottleReasons(device.0), 0).ok(),
             ecc_corrected: ask!(self.nvmlDeviceGetTotalEccErrors(device.0, 0, 0), 0).ok(),
             ecc_uncorrected: ask!(self.nvmlDeviceGetTotalEccErrors(device.0, 1, 0), 0).ok(),
@@ -316,7 +333,9 @@ impl Library {
     pub(super) fn take(&self, events: &Events) -> Vec<Xid> {
         let mut taken = Vec::new();
         while taken.len() < EVENT_LIMIT {
-            let Ok(wait) = self.nvml.lib().nvmlEventSetWait_v2.as_ref() else { break };
+            let Ok(wait) = self.nvml.lib().nvmlEventSetWait_v2.as_ref() else {
+                break;
+            };
             // SAFETY: the structure is plain numbers and a pointer, of which zero is one.
             let mut data: sys::nvmlEventData_t = unsafe { std::mem::zeroed() };
             // SAFETY: the set is this library's, and `data` outlives the call. No time to wait: it returns at once.

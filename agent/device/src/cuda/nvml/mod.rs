@@ -103,8 +103,14 @@ impl NvmlSampler {
 
     /// The identity that the card at this place had before it was lost.
     fn remembered(&self, index: u32) -> String {
-        let here = self.known.get(index as usize).filter(|_| self.known.len() == self.count as usize);
-        here.map_or_else(|| format!("{}:{index}", Backend::Cuda.name()), |known| known.identity.clone())
+        let here = self
+            .known
+            .get(index as usize)
+            .filter(|_| self.known.len() == self.count as usize);
+        here.map_or_else(
+            || format!("{}:{index}", Backend::Cuda.name()),
+            |known| known.identity.clone(),
+        )
     }
 
     fn read(&self, known: &Known) -> Result<Sample, NvmlCode> {
@@ -151,7 +157,10 @@ impl Sampler for NvmlSampler {
         let Some(events) = &self.events else { return Vec::new() };
         let address = |handle: Handle| {
             let known = |known: &&Known| known.handle == Ok(handle) || known.card == Some(handle);
-            self.known.iter().find(known).and_then(|known| known.pci_address.clone())
+            self.known
+                .iter()
+                .find(known)
+                .and_then(|known| known.pci_address.clone())
         };
         self.library
             .take(events)

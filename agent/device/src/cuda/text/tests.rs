@@ -40,7 +40,14 @@ fn bus_addresses_of_both_libraries_become_the_kernels() {
     assert_eq!(pci_address(b"00000000:65:00.0\0"), Some("0000:65:00.0".to_owned()));
     assert_eq!(pci_address(b"0000:C1:1F.7\0"), Some("0000:c1:1f.7".to_owned()));
     assert_eq!(pci_address(b"00010000:01:00.0\0"), Some("10000:01:00.0".to_owned()));
-    for wrong in [&b"0000:00:00.0\0"[..], b"\0", b"0000:65:20.0\0", b"65:00.0\0", b"x:y:z.w\0", b"0:100:0.0\0"] {
+    for wrong in [
+        &b"0000:00:00.0\0"[..],
+        b"\0",
+        b"0000:65:20.0\0",
+        b"65:00.0\0",
+        b"x:y:z.w\0",
+        b"0:100:0.0\0",
+    ] {
         assert_eq!(pci_address(wrong), None, "{wrong:?}");
     }
 }
