@@ -30,12 +30,7 @@ const DECORATION: &[&str] = &[
 
 /// Data centre, then workstation, then consumer; the newest last.
 const TABLE: &[Row] = &[
-    // Kepler, Maxwell.
-    row(
-        "K10",
-        320,
-        "NVIDIA Tesla K10 GPU accelerator board specification (2 x 160 GB/s)",
-    ),
+    // Kepler, Maxwell. Where a board has several GPUs the row is for one, which is what a driver shows.
     row("K20X", 250, "NVIDIA Tesla K20X GPU accelerator board specification"),
     row("K20Xm", 250, "NVIDIA Tesla K20X GPU accelerator board specification"),
     row("K20m", 208, "NVIDIA Tesla K20 GPU accelerator board specification"),
@@ -94,7 +89,6 @@ const TABLE: &[Row] = &[
         3900,
         "NVIDIA H100 Tensor Core GPU datasheet (NVL, 3.9 TB/s)",
     ),
-    row("H800", 3350, "NVIDIA H800 Tensor Core GPU datasheet (SXM, 3.35 TB/s)"),
     row("H20", 4000, "NVIDIA H20 Tensor Core GPU datasheet (4.0 TB/s)"),
     row("H200", 4800, "NVIDIA H200 Tensor Core GPU datasheet (4.8 TB/s)"),
     row("H200 NVL", 4800, "NVIDIA H200 Tensor Core GPU datasheet (4.8 TB/s)"),
@@ -160,7 +154,6 @@ const TABLE: &[Row] = &[
     row("RTX 2070", 448, "NVIDIA GeForce RTX 2070 specifications"),
     row("RTX 2080", 448, "NVIDIA GeForce RTX 2080 specifications"),
     row("RTX 2080 Ti", 616, "NVIDIA GeForce RTX 2080 Ti specifications"),
-    row("RTX 3060 Ti", 448, "NVIDIA GeForce RTX 3060 Ti specifications (GDDR6)"),
     row("RTX 3070", 448, "NVIDIA GeForce RTX 3070 specifications"),
     row("RTX 3070 Ti", 608, "NVIDIA GeForce RTX 3070 Ti specifications"),
     row("RTX 3090", 936, "NVIDIA GeForce RTX 3090 specifications"),

@@ -2,7 +2,7 @@
 //! a copy has proved it: behind some bridges the answer is yes and the bytes are wrong. Else they go through main memory
 //! in pieces, so that no copy needs more of it than one piece.
 
-use super::driver::Open;
+use super::open::Open;
 use crate::BackendError;
 use crate::driver::Span;
 

@@ -13,8 +13,10 @@ mod copies;
 mod devices;
 mod driver;
 mod fault;
+mod gather;
 mod half;
 mod nvml;
+mod open;
 mod product;
 mod text;
 

@@ -1,7 +1,7 @@
 //! The device's own arithmetic: the empty kernel, and square products of which the processor knows the result.
 
-use super::driver::Open;
 use super::half;
+use super::open::Open;
 use crate::BackendError;
 use crate::driver::{Block, Multiplied, Precision, Product, Span};
 use std::ffi::CStr;
@@ -68,42 +68,48 @@ impl Open {
     }
 
     pub(super) fn multiply(&mut self, device: u32, product: &Product<'_>) -> Result<Multiplied, BackendError> {
-        let source = match product.precision {
-            Precision::F32 => &PRODUCT_F32,
-            Precision::F16 if self.architecture(device).is_some_and(|level| level >= TENSOR_SINCE) => {
-                &PRODUCT_F16_TENSOR
-            }
-            Precision::F16 => &PRODUCT_F16,
-        };
-        let bytes = [
+        let source = self.source(device, product.precision);
+        let inputs = [
             encoded(product.precision, product.a),
             encoded(product.precision, product.b),
         ];
         let result_bytes = (product.size * product.size * size_of::<f32>()) as u64;
-        let sizes = [bytes[0].len() as u64, bytes[1].len() as u64, result_bytes];
-        let mut blocks = Vec::new();
-        let mut outcome = Ok(());
-        for size in sizes {
+        let sizes = [inputs[0].len() as u64, inputs[1].len() as u64, result_bytes];
+        let mut matrices: [Block; 3] = [0; 3];
+        let mut multiplied = Ok(());
+        let mut given = 0;
+        for (matrix, size) in matrices.iter_mut().zip(sizes) {
             match self.allocate(device, size) {
-                Ok(block) => blocks.push(block),
+                Ok(block) => *matrix = block,
                 Err(error) => {
-                    outcome = Err(error);
+                    multiplied = Err(error);
                     break;
                 }
             }
+            given += 1;
         }
-        let multiplied = outcome.and_then(|()| {
-            let [a, b, c] = blocks[..] else {
-                return Err(unheard(device));
-            };
-            self.multiply_in(device, source, product, &bytes, [a, b, c])
-        });
+        let multiplied = multiplied.and_then(|()| self.multiply_in(device, source, product, &inputs, matrices));
         let mut freed = Ok(());
-        for block in blocks {
-            freed = freed.and(self.free(device, block));
+        for block in &matrices[..given] {
+            freed = freed.and(self.free(device, *block));
         }
         // What went wrong first says more.
         multiplied.and_then(|result| freed.map(|()| result))
+    }
+
+    /// The fastest kernel that the card has. One that its driver cannot compile is as good as none.
+    fn source(&mut self, device: u32, precision: Precision) -> &'static Source {
+        match precision {
+            Precision::F32 => &PRODUCT_F32,
+            Precision::F16 => {
+                let has_cores = self.architecture(device).is_some_and(|level| level >= TENSOR_SINCE);
+                if has_cores && self.kernel(device, &PRODUCT_F16_TENSOR).is_ok() {
+                    &PRODUCT_F16_TENSOR
+                } else {
+                    &PRODUCT_F16
+                }
+            }
+        }
     }
 
     fn multiply_in(
@@ -142,13 +148,6 @@ impl Open {
             c: numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
             elapsed,
         })
-    }
-}
-
-fn unheard(device: u32) -> BackendError {
-    BackendError::Unsupported {
-        what: "a product without its three matrices",
-        device: format!("cuda{device}"),
     }
 }
 

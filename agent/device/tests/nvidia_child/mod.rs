@@ -1,7 +1,6 @@
 //! What the child does with NVIDIA's libraries, and how it answers: one line of JSON.
 
 use device::driver::{Block, Driver, Precision, Product, Span};
-use device::telemetry::Sampler as _;
 use device::{Backend, BackendError};
 use serde_json::{Value, json};
 use std::path::Path;

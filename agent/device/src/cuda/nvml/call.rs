@@ -265,8 +265,11 @@ impl Library {
         field.fieldId = FIELD_MEMORY_TEMPERATURE;
         let field = ask!(self.nvmlDeviceGetFieldValues(device.0, 1), field).ok()?;
         let single = field.valueType == sys::nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT;
+        if field.nvmlReturn != 0 || !single {
+            return None;
+        }
         // SAFETY: the field's type says which member of the union is set, and every bit pattern is a number.
-        (field.nvmlReturn == 0 && single).then(|| unsafe { field.value.uiVal })
+        Some(unsafe { field.value.uiVal })
     }
 
     fn processes(&self, device: Handle) -> Vec<RawProcess> {
@@ -322,10 +325,10 @@ impl Library {
     }
 
     /// Lets a queue go.
-    pub(super) fn unwatch(&self, events: Events) {
+    pub(super) fn unwatch(&self, Events(set): Events) {
         if let Ok(function) = self.nvml.lib().nvmlEventSetFree.as_ref() {
             // SAFETY: the set was made by this library and is not used again. A refusal has no reader.
-            let _ = unsafe { function(events.0) };
+            let _ = unsafe { function(set) };
         }
     }
 
