@@ -70,6 +70,19 @@ fn without_libraries_the_backend_says_what_is_missing() {
 }
 
 #[test]
+fn where_only_the_utilities_are_given_cards_are_read_and_not_used() {
+    let machine = Machine::new(&[]).with_libraries(&fakes().utilities);
+    assert_eq!(machine.ask("sample")[0]["temperatureCelsius"], 41.0);
+    let answer = machine.ask("list");
+    if answer.is_array() {
+        println!("SKIPPED: this machine has a libcuda of its own");
+        return;
+    }
+    assert_eq!(answer["kind"], "Unavailable");
+    assert!(text(&answer["error"]).contains("libcuda.so.1"), "{answer}");
+}
+
+#[test]
 fn a_copy_comes_back_whole_and_products_agree_with_the_processor() {
     let answer = Machine::new(&[]).ask("exercise");
     let expected = json!({"copied": true, "moved": true, "launched": true, "f32": true, "f16": true});

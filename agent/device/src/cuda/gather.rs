@@ -85,14 +85,16 @@ pub(super) fn gather() -> Result<Open, String> {
             Slot::new(joined.device, joined.ordinal, handle)
         })
         .collect();
-    if slots.is_empty() {
-        let cuda = no_cuda.unwrap_or_else(|| "CUDA shows no device".to_owned());
-        return Err(match &nvml {
-            Err(fault) => format!("{cuda}; {fault}"),
-            Ok(_) => cuda,
-        });
+    let fault = nvml.as_ref().err().map(ToString::to_string);
+    let open = Open::new(cuda, nvml.ok(), slots);
+    if open.is_worth_opening() {
+        return Ok(open);
     }
-    Ok(Open::new(cuda, nvml.ok(), slots))
+    let cuda = no_cuda.unwrap_or_else(|| "CUDA shows no device".to_owned());
+    Err(match fault {
+        Some(fault) => format!("{cuda}; {fault}"),
+        None => cuda,
+    })
 }
 
 fn version(nvml: Option<&nvml::Library>, cuda: Option<&Library>) -> Option<String> {

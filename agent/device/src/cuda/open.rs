@@ -31,8 +31,10 @@ pub(super) struct Slot {
 
 /// A device that was used.
 struct Used {
-    pub(super) context: Context,
-    kernels: HashMap<&'static str, (Module, Kernel)>,
+    context: Context,
+    /// By the name of their text, and by their own.
+    modules: HashMap<&'static str, Module>,
+    kernels: HashMap<&'static str, Kernel>,
     blocks: HashMap<Block, u64>,
 }
 
@@ -93,10 +95,16 @@ impl Open {
         }
         let ordinal = match &slot.ordinal {
             Ok(ordinal) => *ordinal,
-            Err(Unreached::Lost(reason) | Unreached::Hidden(reason)) => {
+            Err(Unreached::Lost(reason)) => {
                 return Err(BackendError::Lost {
                     device: self.name(device),
                     reason: reason.clone(),
+                });
+            }
+            Err(Unreached::Hidden(reason)) => {
+                return Err(BackendError::Unavailable {
+                    backend: Backend::Cuda,
+                    reason: format!("{}: {reason}", self.name(device)),
                 });
             }
             Err(Unreached::OtherSlice) => {
@@ -113,6 +121,7 @@ impl Open {
         if let Some(slot) = self.slots.get_mut(device as usize) {
             slot.used = Some(Used {
                 context,
+                modules: HashMap::new(),
                 kernels: HashMap::new(),
                 blocks: HashMap::new(),
             });
@@ -179,25 +188,33 @@ impl Open {
         self.slots.get_mut(device as usize).and_then(|slot| slot.used.as_mut())
     }
 
-    /// A kernel on a device, compiled at its first use.
+    /// A kernel on a device; its module is compiled at the first use of any of its kernels.
     pub(super) fn kernel(&mut self, device: u32, source: &Source) -> Result<Kernel, BackendError> {
         let context = self.context(device)?;
-        let known = self
-            .used_mut(device)
-            .and_then(|used| used.kernels.get(source.name).copied());
-        if let Some((_, kernel)) = known {
+        let used = self.used_mut(device);
+        let (module, kernel) = used.map_or((None, None), |used| {
+            (
+                used.modules.get(source.module).copied(),
+                used.kernels.get(source.name).copied(),
+            )
+        });
+        if let Some(kernel) = kernel {
             return Ok(kernel);
         }
-        let module = self
-            .library()?
-            .load(context, source.ptx)
-            .map_err(|code| self.fault("cuModuleLoadData", code, device))?;
-        let kernel = self
-            .library()?
-            .kernel(context, module, source.symbol)
-            .map_err(|code| self.fault("cuModuleGetFunction", code, device))?;
+        let library = self.library()?;
+        let module = match module {
+            Some(module) => module,
+            None => library
+                .load(context, source.ptx)
+                .map_err(|code| self.fault("cuModuleLoadData", code, device))?,
+        };
+        let kernel = library.kernel(context, module, source.symbol);
         if let Some(used) = self.used_mut(device) {
-            used.kernels.insert(source.name, (module, kernel));
+            used.modules.insert(source.module, module);
+        }
+        let kernel = kernel.map_err(|code| self.fault("cuModuleGetFunction", code, device))?;
+        if let Some(used) = self.used_mut(device) {
+            used.kernels.insert(source.name, kernel);
         }
         Ok(kernel)
     }
@@ -228,7 +245,7 @@ impl Open {
             let freed = library.free(used.context, *block);
             outcome = outcome.and(freed.map_err(|code| self.fault("cuMemFree", code, device)));
         }
-        for (module, _) in used.kernels.values() {
+        for module in used.modules.values() {
             let unloaded = library.unload(used.context, *module);
             outcome = outcome.and(unloaded.map_err(|code| self.fault("cuModuleUnload", code, device)));
         }
@@ -241,6 +258,12 @@ impl Open {
         let (handle, _) = slot.handle?;
         let memory = self.nvml.as_ref()?.memory(handle);
         believable_memory(memory).map(|(_, free)| free)
+    }
+
+    /// Whether there is anything to tell: a device that can be used, or one that is lost and must be told of.
+    pub(super) fn is_worth_opening(&self) -> bool {
+        let tells = |slot: &Slot| matches!(slot.ordinal, Ok(_) | Err(Unreached::Lost(_)));
+        self.slots.iter().any(tells)
     }
 
     /// The devices, with what is free now.

@@ -20,6 +20,8 @@ pub(super) struct Source {
     /// For the book of compiled kernels.
     pub(super) name: &'static str,
     pub(super) symbol: &'static CStr,
+    /// For the book of compiled modules.
+    pub(super) module: &'static str,
     pub(super) ptx: &'static CStr,
     threads: (u32, u32),
 }
@@ -27,24 +29,28 @@ pub(super) struct Source {
 const EMPTY: Source = Source {
     name: "empty",
     symbol: c"empty",
+    module: "kernels",
     ptx: KERNELS,
     threads: (1, 1),
 };
 const PRODUCT_F32: Source = Source {
     name: "product_f32",
     symbol: c"product_f32",
+    module: "kernels",
     ptx: KERNELS,
     threads: (16, 16),
 };
 const PRODUCT_F16: Source = Source {
     name: "product_f16",
     symbol: c"product_f16",
+    module: "kernels",
     ptx: KERNELS,
     threads: (16, 16),
 };
 const PRODUCT_F16_TENSOR: Source = Source {
     name: "product_f16_tensor",
     symbol: c"product_f16_tensor",
+    module: "tensor",
     ptx: TENSOR,
     threads: (128, 1),
 };

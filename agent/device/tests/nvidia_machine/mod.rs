@@ -15,6 +15,8 @@ pub struct Fakes {
     all: PathBuf,
     /// Of a board that has no NVML.
     pub jetson: PathBuf,
+    /// Of a container that was given the utilities only.
+    pub utilities: PathBuf,
     pub none: PathBuf,
 }
 
@@ -31,6 +33,7 @@ pub fn fakes() -> &'static Fakes {
         Fakes {
             all: folder("all", &[Library::Nvml, Library::Cuda]),
             jetson: folder("jetson", &[Library::Cuda]),
+            utilities: folder("utilities", &[Library::Nvml]),
             none: folder("none", &[]),
         }
     })
