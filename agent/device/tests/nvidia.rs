@@ -121,7 +121,11 @@ fn closing_frees_what_was_left() {
     let (answer, said) = Machine::new(&[]).ask_with_complaints("close");
     assert_eq!(answer, json!({"heldBytes": 0}));
     // Once when it was asked to close, and once when the driver was dropped.
-    assert_eq!(said.matches("cuDevicePrimaryCtxRelease 0 with 0 blocks").count(), 2, "{said}");
+    assert_eq!(
+        said.matches("cuDevicePrimaryCtxRelease 0 with 0 blocks").count(),
+        2,
+        "{said}"
+    );
 }
 
 #[test]

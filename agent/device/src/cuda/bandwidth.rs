@@ -89,6 +89,12 @@ const TABLE: &[Row] = &[
         3900,
         "NVIDIA H100 Tensor Core GPU datasheet (NVL, 3.9 TB/s)",
     ),
+    row("H800", 3350, "NVIDIA H800 Tensor Core GPU datasheet (SXM, 3.35 TB/s)"),
+    row(
+        "H800 PCIe",
+        2000,
+        "NVIDIA H800 Tensor Core GPU datasheet (PCIe, 2 TB/s)",
+    ),
     row("H20", 4000, "NVIDIA H20 Tensor Core GPU datasheet (4.0 TB/s)"),
     row("H200", 4800, "NVIDIA H200 Tensor Core GPU datasheet (4.8 TB/s)"),
     row("H200 NVL", 4800, "NVIDIA H200 Tensor Core GPU datasheet (4.8 TB/s)"),

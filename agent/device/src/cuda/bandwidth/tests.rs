@@ -67,3 +67,12 @@ fn every_row_is_one_board_with_a_figure_and_a_source() {
         assert!(!words(row.name).is_empty());
     }
 }
+
+#[test]
+fn names_that_drivers_give_are_the_boards_they_name_and_no_others() {
+    for line in include_str!("../../../fixtures/nvidia-names.txt").lines() {
+        if let Some((name, figure)) = line.split_once(" | ") {
+            assert_eq!(gigabytes(name), figure.parse().ok(), "{name}");
+        }
+    }
+}
