@@ -158,6 +158,17 @@ fn a_card_lost_before_the_start_is_listed_and_says_so_when_it_is_used() {
 }
 
 #[test]
+fn a_card_that_this_process_was_not_given_is_neither_listed_nor_read() {
+    let machine = Machine::new(&[
+        ("cards", "2"),
+        ("cuda.order", "1"),
+        ("nvml.fails", "nvmlDeviceGetHandleByIndex_v2:4"),
+    ]);
+    assert_eq!(machine.ask("list").as_array().map(Vec::len), Some(1));
+    assert_eq!(machine.ask("sample"), json!([]));
+}
+
+#[test]
 fn when_every_card_is_lost_they_are_still_listed() {
     let devices = Machine::new(&[("0.lost", "1")]).ask("list");
     assert_eq!(devices.as_array().map(Vec::len), Some(1), "{devices}");

@@ -103,6 +103,11 @@ impl NvmlCode {
         }
     }
 
+    /// Whether the card is not this process's business: NVML counts cards that a container was not given.
+    pub(super) fn hides(self) -> bool {
+        matches!(self.0, 2 | 4 | 6)
+    }
+
     /// For a person, with what would mend it.
     pub(super) fn text(self) -> String {
         if let Some(reason) = self.lost() {

@@ -20,6 +20,7 @@ fn describe(library: &nvml::Library) -> DescribedList {
         };
         let card = match library.handle(index) {
             Ok(card) => card,
+            Err(code) if code.hides() => continue,
             Err(code) => {
                 list.push((lost(code, RawFacts::default()), None));
                 continue;

@@ -60,6 +60,7 @@ impl NvmlSampler {
                     self.find_at(index, card, &mut known);
                 }
                 Err(NvmlCode::VERSION_MISMATCH) => return Err(gone(NvmlCode::VERSION_MISMATCH)),
+                Err(code) if code.hides() => {}
                 Err(code) => known.push(Known {
                     identity: self.remembered(index),
                     pci_address: None,
