@@ -30,7 +30,8 @@ pub struct Chosen {
 pub fn driver(backend: Backend, root: &Path) -> Option<Box<dyn Driver>> {
     let _ = root;
     match backend {
-        Backend::Cpu | Backend::Vulkan | Backend::Cuda | Backend::Rocm | Backend::Intel => None,
+        Backend::Cuda => Some(Box::new(crate::cuda::CudaDriver::new())),
+        Backend::Cpu | Backend::Vulkan | Backend::Rocm | Backend::Intel => None,
     }
 }
 

@@ -15,6 +15,7 @@
 mod backend;
 pub mod child;
 pub mod cpu;
+pub mod cuda;
 pub mod driver;
 pub mod factory;
 mod gpu;

@@ -133,7 +133,8 @@ pub trait Sampler: Send {
 pub fn sampler(backend: Backend, root: &Path) -> Result<Option<Box<dyn Sampler>>, String> {
     let _ = root;
     match backend {
-        Backend::Cpu | Backend::Vulkan | Backend::Cuda | Backend::Rocm | Backend::Intel => Ok(None),
+        Backend::Cuda => crate::cuda::sampler().map(Some),
+        Backend::Cpu | Backend::Vulkan | Backend::Rocm | Backend::Intel => Ok(None),
     }
 }
 
