@@ -131,9 +131,9 @@ pub trait Sampler: Send {
 /// # Errors
 /// What is missing, as a sentence.
 pub fn sampler(backend: Backend, root: &Path) -> Result<Option<Box<dyn Sampler>>, String> {
-    let _ = root;
     match backend {
-        Backend::Cpu | Backend::Vulkan | Backend::Cuda | Backend::Rocm | Backend::Intel => Ok(None),
+        Backend::Cpu => Ok(Some(crate::cpu::sampler(root))),
+        Backend::Vulkan | Backend::Cuda | Backend::Rocm | Backend::Intel => Ok(None),
     }
 }
 
