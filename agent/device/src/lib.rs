@@ -17,6 +17,8 @@ pub mod child;
 pub mod cpu;
 pub mod driver;
 pub mod factory;
+#[cfg(test)]
+mod fake;
 mod gpu;
 pub mod half;
 mod held;

@@ -3,14 +3,18 @@
 use crate::driver::{Driver, Precision, Product, Span};
 use crate::held::Held;
 use crate::verify::random;
-use crate::{Figure, GpuDevice, Measured, PeerCopy};
+use crate::{Backend, Figure, GpuDevice, Measured, PeerCopy};
 use std::time::{Duration, Instant};
 
 /// What [`measure`] takes for a device, about: a run that has begun is finished.
 pub const DEVICE_BUDGET: Duration = Duration::from_millis(500);
 
-/// Larger than most caches: a card's reach 256 MiB, most have 32 MiB or less.
+/// Larger than most cards' caches: the largest have 256 MiB, most 32 MiB or less. Two blocks of this size are used.
 const COPY_BYTES: u64 = 128 << 20;
+/// Of processors, for each of them: larger than its share of the last-level cache.
+const COPY_BYTES_PER_CORE: u64 = 16 << 20;
+/// Of processors, all together: pages of main memory have to be touched first, which takes longer than the copies.
+const COPY_BYTES_CORES: std::ops::RangeInclusive<u64> = (32 << 20)..=(512 << 20);
 /// Of free memory, what one of two blocks may take.
 const FREE_SHARE: u64 = 16;
 /// Below this, caches are measured and not memory.
@@ -32,18 +36,14 @@ pub fn measure(driver: &mut dyn Driver, device: u32, now_unix_s: u64) -> Measure
 
 /// Measures what `budget` lasts for, what placement needs most first. All memory is given back. A figure is never zero.
 pub fn measure_within(driver: &mut dyn Driver, device: u32, budget: Duration, now_unix_s: u64) -> Measured {
-    let mut clock = Clock {
-        start: Instant::now(),
-        budget,
-        now_unix_s,
-    };
+    let mut clock = Clock::new(budget, 6, now_unix_s);
     Measured {
-        bandwidth_bytes_per_second: clock.part(0.3, |until| bandwidth(driver, device, until)),
-        launch_ns: clock.part(0.35, |until| launch(driver, device, until)),
-        f32_flops_per_second: clock.part(0.55, |until| flops(driver, device, Precision::F32, until)),
-        to_device_bytes_per_second: clock.part(0.65, |until| to_device(driver, device, until)),
-        from_device_bytes_per_second: clock.part(0.75, |until| from_device(driver, device, until)),
-        f16_flops_per_second: clock.part(1.0, |until| flops(driver, device, Precision::F16, until)),
+        bandwidth_bytes_per_second: clock.part(|until| bandwidth(driver, device, until)),
+        launch_ns: clock.part(|until| launch(driver, device, until)),
+        f32_flops_per_second: clock.part(|until| flops(driver, device, Precision::F32, until)),
+        to_device_bytes_per_second: clock.part(|until| to_device(driver, device, until)),
+        from_device_bytes_per_second: clock.part(|until| from_device(driver, device, until)),
+        f16_flops_per_second: clock.part(|until| flops(driver, device, Precision::F16, until)),
         peers: Vec::new(),
     }
 }
@@ -57,15 +57,10 @@ pub fn peers(
     now_unix_s: u64,
 ) -> Vec<PeerCopy> {
     let others: Vec<&GpuDevice> = others.iter().filter(|other| other.index != device).collect();
-    let mut clock = Clock {
-        start: Instant::now(),
-        budget,
-        now_unix_s,
-    };
+    let mut clock = Clock::new(budget, others.len() as u32, now_unix_s);
     let mut peers = Vec::new();
-    for (position, other) in others.iter().enumerate() {
-        let share = (position + 1) as f64 / others.len() as f64;
-        let figure = clock.part(share, |until| between(driver, device, other.index, until));
+    for other in others {
+        let figure = clock.part(|until| between(driver, device, other.index, until));
         if let Some(bytes_per_second) = figure {
             peers.push(PeerCopy {
                 to: other.identity(),
@@ -77,10 +72,11 @@ pub fn peers(
     peers
 }
 
-/// A budget that parts are measured within, one after the other.
+/// A budget that parts are measured within, one after the other. What one leaves the next ones have, and what one takes
+/// too much they all lack.
 struct Clock {
-    start: Instant,
-    budget: Duration,
+    end: Instant,
+    parts: u32,
     now_unix_s: u64,
 }
 
@@ -88,13 +84,24 @@ struct Clock {
 type Samples = Option<Vec<f64>>;
 
 impl Clock {
-    /// The median of what `run` measures until `share` of the budget is spent; nothing where it is spent already.
-    fn part(&mut self, share: f64, run: impl FnOnce(Instant) -> Samples) -> Option<Figure> {
-        let until = self.start + self.budget.mul_f64(share);
-        if Instant::now() >= until {
+    fn new(budget: Duration, parts: u32, now_unix_s: u64) -> Self {
+        Self {
+            end: Instant::now() + budget,
+            parts,
+            now_unix_s,
+        }
+    }
+
+    /// The median of what `run` measures within its part of what is left; nothing where nothing is.
+    fn part(&mut self, run: impl FnOnce(Instant) -> Samples) -> Option<Figure> {
+        let now = Instant::now();
+        let left = self.end.saturating_duration_since(now);
+        let share = left / self.parts.max(1);
+        self.parts = self.parts.saturating_sub(1);
+        if left.is_zero() {
             return None;
         }
-        figure(run(until)?, self.now_unix_s)
+        figure(run(now + share)?, self.now_unix_s)
     }
 }
 
@@ -122,10 +129,17 @@ fn rates(amount: f64, until: Instant, mut run: impl FnMut() -> Option<()>) -> Sa
     Some(samples)
 }
 
-/// What a copy within a device takes: as much as its memory and its processors ask for.
+/// What a copy within a device takes: beyond its caches, and a small part of its memory.
 fn copy_bytes(driver: &mut dyn Driver, device: u32) -> Option<u64> {
     let free_bytes = driver.memory(device).ok()?.free_bytes;
-    let bytes = COPY_BYTES.min(free_bytes / FREE_SHARE) / 4096 * 4096;
+    let wanted_bytes = match driver.backend() {
+        Backend::Cpu => {
+            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+            (cores * COPY_BYTES_PER_CORE).clamp(*COPY_BYTES_CORES.start(), *COPY_BYTES_CORES.end())
+        }
+        _ => COPY_BYTES,
+    };
+    let bytes = wanted_bytes.min(free_bytes / FREE_SHARE) / 4096 * 4096;
     (bytes >= COPY_BYTES_MIN).then_some(bytes)
 }
 
