@@ -20,6 +20,9 @@ pub(crate) enum Fault {
     GivesNoNumbers,
     /// The call of that number.
     FailsAt(u32),
+    FailsToList,
+    /// When it is asked to wait.
+    Panics,
 }
 
 pub(crate) struct Fake {
@@ -57,16 +60,20 @@ impl Fake {
     fn call(&mut self) -> Result<(), BackendError> {
         self.calls += 1;
         match self.fault {
-            Fault::FailsAt(call) if call + 1 == self.calls => Err(BackendError::Lost {
-                device: "cuda0".to_owned(),
-                reason: "the card is gone".to_owned(),
-            }),
+            Fault::FailsAt(call) if call + 1 == self.calls => Err(gone()),
             _ => Ok(()),
         }
     }
 
     fn part(&mut self, span: Span, bytes: usize) -> &mut [u8] {
         &mut self.blocks.get_mut(&span.block).expect("a block that lives")[span.offset as usize..][..bytes]
+    }
+}
+
+fn gone() -> BackendError {
+    BackendError::Lost {
+        device: "cuda0".to_owned(),
+        reason: "the card is gone".to_owned(),
     }
 }
 
@@ -84,7 +91,10 @@ impl Driver for Fake {
     }
 
     fn devices(&mut self) -> Result<Vec<GpuDevice>, BackendError> {
-        Ok(self.found.clone())
+        match self.fault {
+            Fault::FailsToList => Err(gone()),
+            _ => Ok(self.found.clone()),
+        }
     }
 
     fn allocate(&mut self, _device: u32, bytes: u64) -> Result<Block, BackendError> {
@@ -128,6 +138,7 @@ impl Driver for Fake {
     }
 
     fn synchronize(&mut self, _device: u32) -> Result<(), BackendError> {
+        assert!(!matches!(self.fault, Fault::Panics), "a fault of the driver");
         self.call()
     }
 

@@ -71,8 +71,10 @@ impl Queued {
             reason: "its driver's thread has ended".to_owned(),
         };
         let (answer, answered) = oneshot::channel();
-        // Those who wait for a place get it in the order in which they came.
-        let place = self.calls.reserve().await.map_err(|_| gone())?;
+        // Those who wait for a place get it in the order in which they came. Without "unconstrained" the runtime sends a
+        // caller who asks for much at once away before it is in that order.
+        let place = tokio::task::unconstrained(self.calls.reserve()).await;
+        let place = place.map_err(|_| gone())?;
         place.send(Box::new(move |worker| {
             let outcome = call(worker);
             if let Err(Ok(unwanted)) = answer.send(outcome) {

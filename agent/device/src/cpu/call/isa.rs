@@ -180,3 +180,18 @@ mod x86 {
         sums == [64 * -6; 256]
     }
 }
+
+/// An instruction that no processor has, for tests.
+#[cfg(test)]
+pub(crate) fn trap() {
+    // SAFETY: it ends the process, which is what it is for.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!("ud2", options(nomem, nostack));
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("udf #0", options(nomem, nostack));
+    }
+}

@@ -234,6 +234,7 @@ impl Session {
     }
 
     /// Frees a buffer.
+    #[expect(clippy::needless_pass_by_value, reason = "what was freed cannot be used any more")]
     pub(in crate::vulkan) fn destroy(&self, buffer: Buffer) {
         if self.stuck {
             return;
