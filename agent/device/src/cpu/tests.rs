@@ -235,3 +235,15 @@ fn a_copy_by_all_cores_is_the_same_copy() {
         assert!(from == to, "{length}");
     }
 }
+
+#[test]
+fn copies_are_compared_with_the_plain_one() {
+    let (ours, memcpy) = copy_vs_memcpy(std::path::Path::new("/")).unwrap();
+    println!("{ours} and {memcpy} bytes a second, {:.2}", ours as f64 / memcpy as f64);
+    assert!(ours > 0 && memcpy > 0);
+    let short = machine(&[("proc/meminfo", "MemTotal: 4096 kB\nMemAvailable: 4096 kB\n")]);
+    assert!(matches!(
+        copy_vs_memcpy(short.path()),
+        Err(BackendError::OutOfMemory { .. })
+    ));
+}

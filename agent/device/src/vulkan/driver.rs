@@ -174,7 +174,7 @@ impl Devices {
     }
 
     /// Through main memory, a bounded part at a time.
-    fn copy_between(&mut self, from: Span, to: Span, bytes: u64) -> Result<(), BackendError> {
+    pub(super) fn copy_between(&mut self, from: Span, to: Span, bytes: u64) -> Result<(), BackendError> {
         let mut bridge = vec![0; BRIDGE_BYTES.min(bytes as usize)];
         let mut done = 0;
         while done < bytes {

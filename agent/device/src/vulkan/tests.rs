@@ -93,3 +93,23 @@ fn a_product_of_any_size_is_the_processors_in_both_precisions() {
         }
     }
 }
+
+#[test]
+fn what_goes_through_main_memory_arrives_whole_part_by_part() {
+    let Some(mut driver) = opened() else { return };
+    let bytes = (20 << 20) + 3;
+    let mut span = || Span {
+        device: 0,
+        block: driver.allocate(0, bytes + 5).unwrap(),
+        offset: 5,
+    };
+    let (from, to) = (span(), span());
+    let sent: Vec<u8> = (0..bytes as u32)
+        .map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8)
+        .collect();
+    driver.write(from, &sent).unwrap();
+    driver.copy_between(from, to, bytes).unwrap();
+    let mut back = vec![0; bytes as usize];
+    driver.read(to, &mut back).unwrap();
+    assert!(back == sent);
+}

@@ -4,7 +4,7 @@ use device::queued::Queued;
 use device::{Backend, BackendError, GpuBackend, GpuDevice, Kind, factory};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
 
 /// What a recorded machine has free.
 pub const RECORDED_FREE_BYTES: u64 = 256 << 20;
@@ -28,14 +28,12 @@ pub struct Stage {
     pub devices: Vec<GpuDevice>,
     pub root: PathBuf,
     _recorded: tempfile::TempDir,
-    _alone: MutexGuard<'static, ()>,
 }
 
 impl Stage {
     /// A backend on a machine whose main memory stands still: what a real kernel calls free changes with every other
     /// process, so exactly that much cannot be asked for. Cards are the real ones.
     async fn set(backend: Backend) -> Result<Self, String> {
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let recorded = machine();
         let root = match backend {
             Backend::Cpu | Backend::Vulkan => recorded.path().to_owned(),
@@ -48,7 +46,6 @@ impl Stage {
             devices,
             root,
             _recorded: recorded,
-            _alone: alone,
         })
     }
 
@@ -119,6 +116,7 @@ type Body = for<'a> fn(&'a Stage) -> Pin<Box<dyn Future<Output = Played> + 'a>>;
 
 /// Plays a body on a backend and prints its line of the matrix, whatever happens.
 pub fn run(backend: Backend, name: &'static str, body: Body) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut line = Line {
         backend,
         name,
