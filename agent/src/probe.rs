@@ -1,11 +1,11 @@
 //! Asking for devices: the `probe` subcommand, and the agent's own question at its start.
 
 use crate::args::ProbeArgs;
-use device::{Answer, Backend, GpuDevice, Pool, Verification, child, merge};
+use device::{Answer, Backend, GpuDevice, Pool, ProbeRequest, Verification, child, merge};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Carries out `probe`: as JSON it asks in this process, else in children, one per backend.
 pub fn run(args: &ProbeArgs) -> ExitCode {
@@ -26,10 +26,14 @@ fn json(args: &ProbeArgs) -> Result<String, String> {
     let now_unix_s = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
+    let request = ProbeRequest {
+        measure_budget: Duration::from_secs(1),
+        known: Vec::new(),
+    };
     let answers: Vec<Answer> = args
         .backends
         .iter()
-        .map(|backend| device::probe(*backend, now_unix_s))
+        .map(|backend| device::probe(*backend, Path::new("/"), &request, now_unix_s))
         .collect();
     serde_json::to_string_pretty(&answers).map_err(|error| error.to_string())
 }

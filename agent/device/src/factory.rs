@@ -2,7 +2,7 @@
 
 use crate::driver::Driver;
 use crate::queued::Queued;
-use crate::{Backend, BackendError, GpuBackend, GpuDevice, Platform};
+use crate::{Answer, Backend, BackendError, GpuBackend, GpuDevice, Platform, cpu, vulkan};
 use std::path::Path;
 
 /// What is known of a backend on this machine.
@@ -28,10 +28,23 @@ pub struct Chosen {
 
 /// The driver of a backend; nothing where this build has none. `root` is "/" but in tests.
 pub fn driver(backend: Backend, root: &Path) -> Option<Box<dyn Driver>> {
+    match backend {
+        Backend::Cpu => Some(cpu::driver(root)),
+        Backend::Vulkan => Some(vulkan::driver(root)),
+        Backend::Cuda => Some(Box::new(crate::cuda::CudaDriver::new())),
+        Backend::Rocm => None,
+        Backend::Intel => None,
+    }
+}
+
+/// What a backend without a driver knows of its devices.
+pub(crate) fn describe(backend: Backend, root: &Path) -> Answer {
     let _ = root;
     match backend {
-        Backend::Cuda => Some(Box::new(crate::cuda::CudaDriver::new())),
-        Backend::Cpu | Backend::Vulkan | Backend::Rocm | Backend::Intel => None,
+        Backend::Intel => Answer::nothing(backend, "this build cannot describe its cards"),
+        Backend::Cpu | Backend::Vulkan | Backend::Cuda | Backend::Rocm => {
+            Answer::nothing(backend, "this build has no driver for it")
+        }
     }
 }
 

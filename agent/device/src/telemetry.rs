@@ -131,10 +131,10 @@ pub trait Sampler: Send {
 /// # Errors
 /// What is missing, as a sentence.
 pub fn sampler(backend: Backend, root: &Path) -> Result<Option<Box<dyn Sampler>>, String> {
-    let _ = root;
     match backend {
+        Backend::Cpu => Ok(Some(crate::cpu::sampler(root))),
         Backend::Cuda => crate::cuda::sampler().map(Some),
-        Backend::Cpu | Backend::Vulkan | Backend::Rocm | Backend::Intel => Ok(None),
+        Backend::Vulkan | Backend::Rocm | Backend::Intel => Ok(None),
     }
 }
 

@@ -32,6 +32,22 @@ pub struct Processor {
     pub model: String,
     /// What its flags amount to.
     pub level: Level,
+    /// What it claims, as the kernel names it.
+    pub flags: Vec<String>,
+    /// What it claims and does not have.
+    pub broken: Vec<&'static str>,
+}
+
+impl Processor {
+    /// The same processor, told that some of what it claims does not work.
+    pub fn without(mut self, broken: &[&'static str]) -> Self {
+        self.flags.retain(|flag| !super::isa::is_void(flag, broken));
+        self.broken.extend(broken);
+        if let Level::X86(_) = self.level {
+            self.level = Level::X86(x86_level(&self.flags));
+        }
+        self
+    }
 }
 
 /// Flags beyond those of the level below. /proc/cpuinfo calls LZCNT `abm` and SSE3 `pni`.
@@ -52,7 +68,8 @@ pub fn cpuinfo(text: &str) -> Processor {
             .find(|(key, _)| names.contains(&key.trim()))
             .map(|(_, value)| value.trim().to_owned())
     };
-    let flags = field(&["flags"]);
+    let flags: Option<Vec<String>> =
+        field(&["flags"]).map(|flags| flags.split_whitespace().map(str::to_owned).collect());
     let vendor = match field(&["vendor_id"]).as_deref() {
         Some("GenuineIntel") => "intel".to_owned(),
         Some("AuthenticAMD") => "amd".to_owned(),
@@ -66,15 +83,17 @@ pub fn cpuinfo(text: &str) -> Processor {
     Processor {
         vendor,
         model: model.split_whitespace().collect::<Vec<_>>().join(" "),
-        level: match flags {
-            Some(flags) => Level::X86(x86_level(&flags)),
+        level: match &flags {
+            Some(flags) => Level::X86(x86_level(flags)),
             None => Level::Other(std::env::consts::ARCH),
         },
+        flags: flags.unwrap_or_default(),
+        broken: Vec::new(),
     }
 }
 
-fn x86_level(flags: &str) -> u8 {
-    let present: std::collections::HashSet<&str> = flags.split_whitespace().collect();
+fn x86_level(flags: &[String]) -> u8 {
+    let present: std::collections::HashSet<&str> = flags.iter().map(String::as_str).collect();
     LEVELS
         .iter()
         .take_while(|(_, wanted)| wanted.iter().all(|flag| present.contains(flag)))
