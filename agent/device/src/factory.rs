@@ -28,9 +28,11 @@ pub struct Chosen {
 
 /// The driver of a backend; nothing where this build has none. `root` is "/" but in tests.
 pub fn driver(backend: Backend, root: &Path) -> Option<Box<dyn Driver>> {
-    let _ = root;
     match backend {
-        Backend::Cpu | Backend::Vulkan | Backend::Cuda | Backend::Rocm | Backend::Intel => None,
+        Backend::Rocm => Some(Box::new(crate::rocm::RocmDriver::new(root))),
+        // It only describes: crate::intel::describe.
+        Backend::Intel => None,
+        Backend::Cpu | Backend::Vulkan | Backend::Cuda => None,
     }
 }
 

@@ -18,9 +18,12 @@ pub mod cpu;
 pub mod driver;
 pub mod factory;
 mod gpu;
+pub mod intel;
 pub mod merge;
 mod name;
 pub mod queued;
+pub mod rocm;
+mod sysfs;
 pub mod telemetry;
 pub mod vulkan;
 
@@ -60,7 +63,9 @@ pub fn probe(backend: Backend, now_unix_s: u64) -> Answer {
     match backend {
         Backend::Cpu => cpu::probe(std::path::Path::new("/"), now_unix_s),
         Backend::Vulkan => vulkan::probe(now_unix_s),
-        Backend::Cuda | Backend::Rocm | Backend::Intel => Answer::nothing(backend, "this build has no driver for it"),
+        Backend::Rocm => rocm::probe(std::path::Path::new("/"), |_, _| {}),
+        Backend::Intel => intel::describe(std::path::Path::new("/")),
+        Backend::Cuda => Answer::nothing(backend, "this build has no driver for it"),
     }
 }
 

@@ -19,18 +19,33 @@ pub const SCRIPT_VARIABLE: &str = "SHARDWRIGHT_FAKE_GPU";
 
 /// A library that can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Library {}
+pub enum Library {
+    /// AMD's compute runtime.
+    Hip,
+    /// AMD's compiler at run time.
+    Hiprtc,
+    /// AMD's management library.
+    RocmSmi,
+}
 
 impl Library {
     /// All of them.
-    pub const ALL: [Library; 0] = [];
+    pub const ALL: [Library; 3] = [Library::Hip, Library::Hiprtc, Library::RocmSmi];
 
     fn file_name(self) -> &'static str {
-        match self {}
+        match self {
+            Library::Hip => "libamdhip64.so.6",
+            Library::Hiprtc => "libhiprtc.so.6",
+            Library::RocmSmi => "librocm_smi64.so.6",
+        }
     }
 
     fn source(self) -> &'static str {
-        match self {}
+        match self {
+            Library::Hip => include_str!("../c/hip.c"),
+            Library::Hiprtc => include_str!("../c/hiprtc.c"),
+            Library::RocmSmi => include_str!("../c/rocm_smi.c"),
+        }
     }
 }
 
