@@ -289,6 +289,7 @@ static uint16_t to_half(float number) {
     memcpy(&bits, &number, 4);
     uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
     float size = fabsf(number);
+    if (size == 0) return sign;
     if (size != size) return sign | 0x7E00;
     if (size >= 65520.0f) return sign | 0x7C00;
     int exponent = 0;

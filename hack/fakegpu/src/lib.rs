@@ -26,17 +26,20 @@ pub enum Library {
     Hiprtc,
     /// AMD's management library.
     RocmSmi,
+    /// Intel's loader.
+    LevelZero,
 }
 
 impl Library {
     /// All of them.
-    pub const ALL: [Library; 3] = [Library::Hip, Library::Hiprtc, Library::RocmSmi];
+    pub const ALL: [Library; 4] = [Library::Hip, Library::Hiprtc, Library::RocmSmi, Library::LevelZero];
 
     fn file_name(self) -> &'static str {
         match self {
             Library::Hip => "libamdhip64.so.6",
             Library::Hiprtc => "libhiprtc.so.6",
             Library::RocmSmi => "librocm_smi64.so.6",
+            Library::LevelZero => "libze_loader.so.1",
         }
     }
 
@@ -45,6 +48,7 @@ impl Library {
             Library::Hip => include_str!("../c/hip.c"),
             Library::Hiprtc => include_str!("../c/hiprtc.c"),
             Library::RocmSmi => include_str!("../c/rocm_smi.c"),
+            Library::LevelZero => include_str!("../c/level_zero.c"),
         }
     }
 }

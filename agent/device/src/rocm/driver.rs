@@ -1,33 +1,29 @@
 //! HIP as a [`Driver`].
 
-use super::call::{Allocation, Argument, Attribute, Hip, Module, Refusal};
+use super::call::{Allocation, Attribute, Hip, Module, Refusal};
 use super::card::{self, VENDOR};
 use super::parse::{Node, architecture_name};
 use super::rtc::{Code, Rtc};
 use super::{bandwidth, failure, names, sample};
-use crate::driver::{Block, Driver, Multiplied, Precision, Product, Span};
+use crate::driver::{Block, Driver, Multiplied, Product, Span};
 use crate::sysfs::{Folder, card_at};
 use crate::{Backend, BackendError, GpuDevice, Kind, MemoryInfo, Pool, Verification};
 use std::collections::HashMap;
-use std::ffi::CStr;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// What a copy through main memory takes at a time.
 const STAGE_BYTES: u64 = 4 << 20;
-/// Rows and columns that one block of the product's kernel makes.
-const TILE: u32 = 64;
 
 /// Cards by HIP; what HIP does not tell of them is read from the kernel's files below a root.
 pub struct RocmDriver {
     root: PathBuf,
-    hip: Option<Hip>,
-    devices: Vec<GpuDevice>,
+    pub(super) hip: Option<Hip>,
+    pub(super) devices: Vec<GpuDevice>,
     blocks: HashMap<Block, Allocation>,
     next: Block,
-    rtc: Option<Result<Rtc, String>>,
-    code: HashMap<String, Code>,
-    modules: HashMap<u32, Module>,
+    pub(super) rtc: Option<Result<Rtc, String>>,
+    pub(super) code: HashMap<String, Code>,
+    pub(super) modules: HashMap<u32, Module>,
     reach: HashMap<(u32, u32), bool>,
 }
 
@@ -47,14 +43,14 @@ impl RocmDriver {
         }
     }
 
-    fn hip(&self) -> Result<&Hip, BackendError> {
+    pub(super) fn hip(&self) -> Result<&Hip, BackendError> {
         self.hip
             .as_ref()
             .ok_or(BackendError::NotInitialised { backend: Backend::Rocm })
     }
 
     /// What a refusal means, with the words of the library.
-    fn means(&self, device: u32, refusal: Refusal) -> BackendError {
+    pub(super) fn means(&self, device: u32, refusal: Refusal) -> BackendError {
         let words = self
             .hip
             .as_ref()
@@ -87,7 +83,7 @@ impl RocmDriver {
         })
     }
 
-    fn take(&self, device: u32, bytes: u64) -> Result<Allocation, BackendError> {
+    pub(super) fn take(&self, device: u32, bytes: u64) -> Result<Allocation, BackendError> {
         let hip = self.hip()?;
         hip.allocate(device, bytes).map_err(|refusal| match refusal.code {
             failure::OUT_OF_MEMORY => BackendError::OutOfMemory {
@@ -99,7 +95,7 @@ impl RocmDriver {
         })
     }
 
-    fn give(&self, allocation: Allocation) -> Result<(), BackendError> {
+    pub(super) fn give(&self, allocation: Allocation) -> Result<(), BackendError> {
         let device = allocation.device();
         self.hip()?
             .free(allocation)
@@ -133,105 +129,6 @@ impl RocmDriver {
     fn write_at(&self, to: Span, further: u64, bytes: &[u8]) -> Result<(), BackendError> {
         let written = self.hip()?.write(self.block(to)?, to.offset + further, bytes);
         written.map_err(|refusal| self.means(to.device, refusal))
-    }
-
-    /// The kernels in the device's memory: compiled once per architecture, loaded once per device.
-    fn load_kernels(&mut self, device: u32, what: &'static str) -> Result<(), BackendError> {
-        self.hip()?;
-        if self.modules.contains_key(&device) {
-            return Ok(());
-        }
-        let unsupported = |reason: String| BackendError::Unsupported {
-            what,
-            device: format!("{} ({reason})", name(device)),
-        };
-        let architecture = self
-            .devices
-            .get(device as usize)
-            .and_then(|device| device.architecture.clone())
-            .ok_or_else(|| unsupported("neither HIP nor the kernel names its architecture".to_owned()))?;
-        if !self.code.contains_key(&architecture) {
-            let rtc = self.rtc.get_or_insert_with(Rtc::open);
-            let rtc = rtc.as_ref().map_err(|reason| unsupported(reason.clone()))?;
-            let code = rtc.compile(&architecture).map_err(|reason| BackendError::Failed {
-                call: "hiprtcCompileProgram",
-                reason: format!("{}, {architecture}: {reason}", name(device)),
-            })?;
-            self.code.insert(architecture.clone(), code);
-        }
-        let loaded = self.hip()?.load(device, &self.code[&architecture]);
-        let module = loaded.map_err(|refusal| self.means(device, refusal))?;
-        self.modules.insert(device, module);
-        Ok(())
-    }
-
-    fn start(
-        &self,
-        device: u32,
-        kernel: &CStr,
-        grid: [u32; 2],
-        arguments: &[Argument<'_>],
-    ) -> Result<(), BackendError> {
-        let module = &self.modules[&device];
-        let started = self.hip()?.launch(module, kernel, grid, arguments);
-        started.map_err(|refusal| self.means(device, refusal))
-    }
-
-    /// Runs the product with blocks that the caller gives back.
-    fn multiplied(
-        &mut self,
-        device: u32,
-        product: &Product<'_>,
-        blocks: &mut Vec<Allocation>,
-    ) -> Result<Multiplied, BackendError> {
-        let (size, count) = (product.size as i32, product.size * product.size);
-        let failed = |refusal| self.means(device, refusal);
-        let hip = self.hip()?;
-        for input in [product.a, product.b] {
-            let block = self.take(device, count as u64 * 4)?;
-            hip.write(&block, 0, &bytes_of(input)).map_err(failed)?;
-            blocks.push(block);
-        }
-        blocks.push(self.take(device, count as u64 * 4)?);
-        if product.precision == Precision::F16 {
-            for input in 0..2 {
-                let half = self.take(device, count as u64 * 2)?;
-                let arguments = [
-                    Argument::Memory(&blocks[input]),
-                    Argument::Memory(&half),
-                    Argument::Number(count as i32),
-                ];
-                self.start(device, c"narrow", [count.div_ceil(256) as u32, 1], &arguments)?;
-                blocks.push(half);
-            }
-        }
-        let (kernel, a, b) = match product.precision {
-            Precision::F32 => (c"product_f32", 0, 1),
-            Precision::F16 => (c"product_f16", 3, 4),
-        };
-        let tiles = (product.size as u32).div_ceil(TILE);
-        let arguments = [
-            Argument::Memory(&blocks[a]),
-            Argument::Memory(&blocks[b]),
-            Argument::Memory(&blocks[2]),
-            Argument::Number(size),
-        ];
-        hip.synchronize(device).map_err(failed)?;
-        let began = Instant::now();
-        for _ in 0..product.repeats.max(1) {
-            self.start(device, kernel, [tiles, tiles], &arguments)?;
-        }
-        hip.synchronize(device).map_err(failed)?;
-        let elapsed = began.elapsed();
-        let mut bytes = vec![0u8; count * 4];
-        hip.read(&blocks[2], 0, &mut bytes).map_err(failed)?;
-        let c = bytes
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|number| f32::from_ne_bytes(*number))
-            .collect();
-        Ok(Multiplied { c, elapsed })
     }
 
     fn reading(&self, device: u32) -> Option<crate::telemetry::Sample> {
@@ -382,22 +279,7 @@ impl Driver for RocmDriver {
     }
 
     fn multiply(&mut self, device: u32, product: &Product<'_>) -> Result<Multiplied, BackendError> {
-        let count = product.size.checked_mul(product.size);
-        let fits = count.is_some_and(|count| count == product.a.len() && count == product.b.len() && count < 1 << 30);
-        if !fits || product.size == 0 || !product.size.is_multiple_of(16) {
-            return Err(BackendError::Failed {
-                call: "hipModuleLaunchKernel",
-                reason: format!("a product of {} rows has other inputs", product.size),
-            });
-        }
-        self.load_kernels(device, "a matrix product")?;
-        let mut blocks = Vec::new();
-        let outcome = self.multiplied(device, product, &mut blocks);
-        let mut given = Ok(());
-        for block in blocks {
-            given = given.and(self.give(block));
-        }
-        outcome.and_then(|multiplied| given.map(|()| multiplied))
+        self.product(device, product)
     }
 
     fn memory(&mut self, device: u32) -> Result<MemoryInfo, BackendError> {
@@ -422,12 +304,8 @@ impl Driver for RocmDriver {
     }
 }
 
-fn name(device: u32) -> String {
+pub(super) fn name(device: u32) -> String {
     format!("rocm{device}")
-}
-
-fn bytes_of(numbers: &[f32]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
 }
 
 /// What HIP says of a device, completed by the kernel's files of the card at the same address.

@@ -19,6 +19,7 @@ mod generation;
 pub(crate) mod library;
 mod names;
 mod parse;
+mod product;
 mod rtc;
 mod sample;
 mod smi;
