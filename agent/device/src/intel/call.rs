@@ -84,7 +84,7 @@ pub(super) struct Facts {
 
 /// The GPUs of all of the loader's drivers.
 pub(super) fn devices() -> Result<Vec<Facts>, String> {
-    let library = library::open(&LIBRARIES)
+    let (library, _) = library::open(&LIBRARIES)
         .map_err(|error| format!("no Level Zero loader: {error}; install libze1 and intel-level-zero-gpu"))?;
     let table =
         Table::load(library).map_err(|name| format!("the Level Zero loader has no {name}; install 1.8 or newer"))?;

@@ -48,7 +48,11 @@ pub(super) fn memory(card: &Card) -> Option<Memory> {
         .iter()
         .filter_map(|(_, tile)| read(tile, "physical_vram_size_bytes"))
         .fold(0, u64::saturating_add);
+    // A virtual function has a part of its card's memory, which only its driver knows.
     let by_model = || {
+        if card.device.folder("physfn").exists() {
+            return None;
+        }
         let window = card
             .device
             .lines("resource")

@@ -37,7 +37,7 @@ const SOURCE: &str = "Intel's product specifications (graphics memory bandwidth)
 
 /// Sources: the hardware table of Intel's documentation of its data-centre GPU drivers (names, architectures), Intel's
 /// product specifications (memory and its bandwidth), the kernel's include/drm/intel/pciids.h (ids).
-const MODELS: [Model; 38] = [
+static MODELS: [Model; 38] = [
     model(0xE20B, "Intel Arc B580", "Xe2-HPG", &[12], 456),
     model(0xE20C, "Intel Arc B570", "Xe2-HPG", &[10], 380),
     model(0xE211, "Intel Arc Pro B60", "Xe2-HPG", &[24], 456),
@@ -81,6 +81,11 @@ const MODELS: [Model; 38] = [
 /// The model of that id; nothing for one that is not in the table.
 pub fn known(device_id: u32) -> Option<&'static Model> {
     MODELS.iter().find(|model| model.device_id == device_id)
+}
+
+/// Every model in the table.
+pub fn models() -> &'static [Model] {
+    &MODELS
 }
 
 impl Model {

@@ -7,7 +7,7 @@ mod cards;
 mod parse;
 mod sample;
 
-pub use cards::{Model, known};
+pub use cards::{Model, known, models};
 pub use sample::IntelSampler;
 
 use crate::{Answer, Backend, GpuDevice, Verification};

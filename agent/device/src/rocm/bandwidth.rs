@@ -85,10 +85,21 @@ pub fn prior(model: &str) -> Option<Prior> {
     MEMORIES
         .iter()
         .find(|memory| memory.model.eq_ignore_ascii_case(name))
-        .map(|memory| Prior {
-            bandwidth_bytes_per_second: memory.bus_bits / 8 * memory.line_megabits * 1_000_000,
+        .map(Memory::prior)
+}
+
+/// Every model in the table, with its prior.
+pub fn priors() -> impl Iterator<Item = (&'static str, Prior)> {
+    MEMORIES.iter().map(|memory| (memory.model, memory.prior()))
+}
+
+impl Memory {
+    fn prior(&self) -> Prior {
+        Prior {
+            bandwidth_bytes_per_second: self.bus_bits / 8 * self.line_megabits * 1_000_000,
             source: SOURCE.to_owned(),
-        })
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 /// Newest first. A card that a newer runtime has dropped is described by sysfs all the same.
 const LIBRARIES: [&str; 3] = ["libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5"];
+/// The versions of those, whose compiler goes with them.
+const MAJORS: [u32; 3] = [7, 6, 5];
 /// More devices than any machine has; a driver that reports more is not believed.
 pub(super) const DEVICE_LIMIT: usize = 256;
 const NAME_LIMIT: usize = 128;
@@ -112,6 +114,8 @@ pub(super) enum Argument<'a> {
 
 /// The library.
 pub(super) struct Hip {
+    /// Version of the library's interface.
+    pub(super) major: u32,
     table: Table,
     error_string: Option<ErrorString>,
     properties: Option<Properties>,
@@ -137,7 +141,7 @@ macro_rules! call {
 impl Hip {
     /// Loads the library.
     pub(super) fn open() -> Result<Self, String> {
-        let library = library::open(&LIBRARIES).map_err(|error| {
+        let (library, position) = library::open(&LIBRARIES).map_err(|error| {
             format!(
                 "no HIP runtime (libamdhip64.so.7, .6 or .5): {error}; install ROCm's hip-runtime-amd, or use the card \
                  by Vulkan"
@@ -146,6 +150,7 @@ impl Hip {
         let table = Table::load(library)
             .map_err(|name| format!("the HIP runtime has no {name}; install ROCm 5 or newer, whole"))?;
         Ok(Self {
+            major: MAJORS[position],
             table,
             error_string: library::symbol(library, "hipGetErrorString\0").ok(),
             properties: library::symbol(library, "hipGetDevicePropertiesR0600\0").ok(),

@@ -6,7 +6,7 @@ use super::parse::{Node, architecture_name};
 use super::rtc::{Code, Rtc};
 use super::{bandwidth, failure, names, sample};
 use crate::driver::{Block, Driver, Multiplied, Product, Span};
-use crate::sysfs::{Folder, card_at};
+use crate::sysfs::card_at;
 use crate::{Backend, BackendError, GpuDevice, Kind, MemoryInfo, Pool, Verification};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,8 @@ pub struct RocmDriver {
     root: PathBuf,
     pub(super) hip: Option<Hip>,
     pub(super) devices: Vec<GpuDevice>,
+    /// Where the kernel's files have each device; nothing for one that they do not show.
+    plugged: Vec<Option<String>>,
     blocks: HashMap<Block, Allocation>,
     next: Block,
     pub(super) rtc: Option<Result<Rtc, String>>,
@@ -34,6 +36,7 @@ impl RocmDriver {
             root: root.to_owned(),
             hip: None,
             devices: Vec::new(),
+            plugged: Vec::new(),
             blocks: HashMap::new(),
             next: 0,
             rtc: None,
@@ -60,20 +63,8 @@ impl RocmDriver {
 
     /// Whether the card was in the kernel's files when the driver was opened, and is not any more.
     fn unplugged(&self, device: u32) -> bool {
-        let address = self
-            .devices
-            .get(device as usize)
-            .and_then(|device| device.pci_address.as_ref());
-        address.is_some_and(|address| {
-            let drm = Folder::new(self.root.join("sys/class/drm"));
-            drm.exists() && card_at(&self.root, VENDOR, address).is_none() && self.had_files(device)
-        })
-    }
-
-    fn had_files(&self, device: u32) -> bool {
-        self.devices
-            .get(device as usize)
-            .is_some_and(|device| device.driver.is_some())
+        let was = self.plugged.get(device as usize).and_then(Option::as_deref);
+        was.is_some_and(|address| card_at(&self.root, VENDOR, address).is_none())
     }
 
     fn block(&self, span: Span) -> Result<&Allocation, BackendError> {
@@ -132,7 +123,7 @@ impl RocmDriver {
     }
 
     fn reading(&self, device: u32) -> Option<crate::telemetry::Sample> {
-        let address = self.devices.get(device as usize)?.pci_address.as_ref()?;
+        let address = self.plugged.get(device as usize)?.as_ref()?;
         sample::of_card(&self.root, address)
     }
 }
@@ -166,6 +157,11 @@ impl Driver for RocmDriver {
         self.devices = (0..count)
             .map(|index| listed(&hip, &self.root, &nodes, index))
             .collect();
+        let files = |device: &GpuDevice| {
+            let address = device.pci_address.clone()?;
+            card_at(&self.root, VENDOR, &address).map(|_| address)
+        };
+        self.plugged = self.devices.iter().map(files).collect();
         tell_partitions_apart(&mut self.devices);
         self.hip = Some(hip);
         Ok(())
@@ -173,9 +169,8 @@ impl Driver for RocmDriver {
 
     fn close(&mut self) -> Result<(), BackendError> {
         let mut outcome = Ok(());
-        for (_, module) in std::mem::take(&mut self.modules) {
+        for (device, module) in std::mem::take(&mut self.modules) {
             if let Some(hip) = &self.hip {
-                let device = 0;
                 outcome = outcome.and(hip.unload(&module).map_err(|refusal| self.means(device, refusal)));
             }
         }
@@ -195,7 +190,7 @@ impl Driver for RocmDriver {
         for device in &mut devices {
             match hip.memory(device.index) {
                 Ok((free, total)) => {
-                    device.memory_total_bytes = total.max(device.memory_total_bytes.min(total));
+                    device.memory_total_bytes = total;
                     device.memory_free_bytes = free.min(total);
                 }
                 Err(refusal) => {

@@ -72,6 +72,13 @@ pub fn generation(architecture: &str, device_id: u32) -> Option<Generation> {
         })
 }
 
+/// Every gfx name that is known, with its family.
+pub fn generations() -> impl Iterator<Item = (&'static str, Generation)> {
+    GENERATIONS
+        .iter()
+        .map(|&(gfx, name, shares_memory)| (gfx, Generation { name, shares_memory }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

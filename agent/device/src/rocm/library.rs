@@ -1,35 +1,37 @@
 //! Opening a vendor's library at run time, and finding its functions.
 #![allow(unsafe_code)]
 
+use crate::sysfs::printable;
 use libloading::Library;
 
 /// Where ROCm is installed when the loader was not told.
 const USUAL_FOLDER: &str = "/opt/rocm/lib/";
+/// Of the loader's complaint, as much as helps a person.
+const COMPLAINT_LIMIT: usize = 300;
 
-/// The first of the names that can be loaded. The library stays loaded for good: vendors' libraries start threads and
-/// register handlers that do not survive being unmapped.
-pub(crate) fn open(names: &[&str]) -> Result<&'static Library, String> {
-    let mut complaint = None;
+/// The first of the names that can be loaded, and its position. The library stays loaded for good: vendors' libraries
+/// start threads and register handlers that do not survive being unmapped.
+pub(crate) fn open(names: &[&str]) -> Result<(&'static Library, usize), String> {
+    let (mut absent, mut broken) = (None, None);
     for folder in ["", USUAL_FOLDER] {
-        for name in names {
+        for (position, name) in names.iter().enumerate() {
             // SAFETY: loading a library runs its initialisers; that is why probing has a process of its own.
             match unsafe { Library::new(format!("{folder}{name}")) } {
-                Ok(library) => return Ok(Box::leak(Box::new(library))),
+                Ok(library) => return Ok((Box::leak(Box::new(library)), position)),
                 Err(error) => {
-                    let error = error.to_string();
-                    // A library that is here and does not load says more than one that is not here.
-                    let absent = error.contains("No such file");
-                    if complaint.is_none() || !absent {
-                        complaint.get_or_insert(error.clone());
-                    }
-                    if !absent {
-                        complaint = Some(error);
-                    }
+                    let error = printable(&error.to_string(), COMPLAINT_LIMIT).unwrap_or_default();
+                    let slot = if error.contains("No such file") {
+                        &mut absent
+                    } else {
+                        &mut broken
+                    };
+                    slot.get_or_insert(error);
                 }
             }
         }
     }
-    Err(complaint.unwrap_or_else(|| "no name to look for".to_owned()))
+    // A library that is here and does not load says more than one that is not here.
+    Err(broken.or(absent).unwrap_or_default())
 }
 
 /// A function of the library, copied out of it.

@@ -24,9 +24,9 @@ mod rtc;
 mod sample;
 mod smi;
 
-pub use bandwidth::prior;
+pub use bandwidth::{prior, priors};
 pub use driver::RocmDriver;
-pub use generation::{Generation, generation};
+pub use generation::{Generation, generation, generations};
 pub use sample::RocmSampler;
 
 use crate::driver::Driver;
@@ -66,7 +66,7 @@ pub fn answer(root: &Path, listed: Result<Vec<GpuDevice>, String>) -> Answer {
     };
     let because = note
         .as_deref()
-        .unwrap_or("HIP does not list it: ROCm does not support this card");
+        .unwrap_or("HIP does not list it: this container was not given it, or ROCm does not support it");
     devices.extend(describe(root, &devices, because));
     let note = match (note, devices.is_empty()) {
         (Some(reason), true) => Some(format!("no AMD card that amdgpu drives, and {reason}")),

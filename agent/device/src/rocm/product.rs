@@ -48,7 +48,8 @@ impl RocmDriver {
             .and_then(|device| device.architecture.clone())
             .ok_or_else(|| unsupported("neither HIP nor the kernel names its architecture".to_owned()))?;
         if !self.code.contains_key(&architecture) {
-            let rtc = self.rtc.get_or_insert_with(Rtc::open);
+            let major = self.hip()?.major;
+            let rtc = self.rtc.get_or_insert_with(|| Rtc::open(major));
             let rtc = rtc.as_ref().map_err(|reason| unsupported(reason.clone()))?;
             let code = rtc.compile(&architecture).map_err(|reason| BackendError::Failed {
                 call: "hiprtcCompileProgram",
@@ -85,23 +86,23 @@ impl RocmDriver {
         let failed = |refusal| self.means(device, refusal);
         let hip = self.hip()?;
         for input in [product.a, product.b] {
-            let block = self.take(device, count as u64 * 4)?;
-            hip.write(&block, 0, &bytes_of(input)).map_err(failed)?;
-            blocks.push(block);
+            blocks.push(self.take(device, count as u64 * 4)?);
+            let block = &blocks[blocks.len() - 1];
+            hip.write(block, 0, &bytes_of(input)).map_err(failed)?;
         }
         blocks.push(self.take(device, count as u64 * 4)?);
         if product.precision == Precision::F16 {
             for input in 0..2 {
-                let half = self.take(device, count as u64 * 2)?;
+                blocks.push(self.take(device, count as u64 * 2)?);
                 let arguments = [
                     Argument::Memory(&blocks[input]),
-                    Argument::Memory(&half),
+                    Argument::Memory(&blocks[blocks.len() - 1]),
                     Argument::Number(count as i32),
                 ];
                 self.start(device, c"narrow", [count.div_ceil(256) as u32, 1], &arguments)?;
-                blocks.push(half);
             }
         }
+        // In the order in which they were taken: A, B, C, and A and B of half precision.
         let (kernel, a, b) = match product.precision {
             Precision::F32 => (c"product_f32", 0, 1),
             Precision::F16 => (c"product_f16", 3, 4),

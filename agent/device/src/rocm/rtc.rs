@@ -5,8 +5,6 @@ use super::library::{self, symbols};
 use crate::sysfs::printable;
 use std::ffi::{CString, c_char, c_int, c_void};
 
-/// Until ROCm 5 the compiler's functions were also in HIP's own library.
-const LIBRARIES: [&str; 4] = ["libhiprtc.so.7", "libhiprtc.so.6", "libhiprtc.so.5", "libamdhip64.so.5"];
 /// Code of four small kernels; a library that says more is not believed.
 const CODE_LIMIT_BYTES: usize = 64 << 20;
 const LOG_LIMIT_BYTES: usize = 64 << 10;
@@ -41,10 +39,16 @@ impl Code {
 pub(super) struct Rtc(Table);
 
 impl Rtc {
-    pub(super) fn open() -> Result<Self, String> {
-        let library = library::open(&LIBRARIES).map_err(|error| {
-            format!("no hipRTC (libhiprtc.so.7, .6 or .5): {error}; install ROCm's hip-runtime-amd, whole")
-        })?;
+    /// The compiler that goes with HIP of version `major`. Within ROCm 5 its functions moved out of HIP's own library.
+    pub(super) fn open(major: u32) -> Result<Self, String> {
+        let (own, hips) = (format!("libhiprtc.so.{major}"), format!("libamdhip64.so.{major}"));
+        let names = if major == 5 {
+            vec![own.as_str(), hips.as_str()]
+        } else {
+            vec![own.as_str()]
+        };
+        let (library, _) = library::open(&names)
+            .map_err(|error| format!("no hipRTC ({own}): {error}; install ROCm's hip-runtime-amd, whole"))?;
         Table::load(library)
             .map(Self)
             .map_err(|name| format!("hipRTC has no {name}; install ROCm 5 or newer, whole"))
@@ -106,3 +110,6 @@ impl Rtc {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,7 +44,7 @@ pub(super) struct Smi {
 impl Smi {
     /// Nothing where the library is not here, too old or does not start.
     pub(super) fn open() -> Option<Self> {
-        let library = library::open(&LIBRARIES).ok()?;
+        let (library, _) = library::open(&LIBRARIES).ok()?;
         let init: Init = library::symbol(library, "rsmi_init\0").ok()?;
         let count: Count = library::symbol(library, "rsmi_num_monitor_devices\0").ok()?;
         let address: Address = library::symbol(library, "rsmi_dev_pci_id_get\0").ok()?;
