@@ -145,7 +145,7 @@ impl Driver for RocmDriver {
         let count = match hip.count() {
             Ok(0) => return Err(unavailable(failure::no_card(&self.root))),
             Ok(count) => count,
-            Err(refusal) if refusal.code == failure::NO_DEVICE => {
+            Err(refusal) if failure::NO_DEVICES.contains(&refusal.code) => {
                 return Err(unavailable(failure::no_card(&self.root)));
             }
             Err(refusal) => {

@@ -7,7 +7,9 @@ use std::path::Path;
 /// `hipErrorOutOfMemory`.
 pub(super) const OUT_OF_MEMORY: i32 = 2;
 /// `hipErrorNoDevice`.
-pub(super) const NO_DEVICE: i32 = 100;
+const NO_DEVICE: i32 = 100;
+/// `hipErrorNoDevice`, and `hipErrorInvalidDevice`, which ROCm 5 says instead when it starts without a card.
+pub(super) const NO_DEVICES: [i32; 2] = [NO_DEVICE, 101];
 
 /// After these the card, or this process's hold of it, does not come back: no device (of one that was listed), errors of
 /// its memory that were not mended (214), a fault at an address (700), a launch that timed out (702), a context that is

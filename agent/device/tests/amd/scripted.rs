@@ -262,8 +262,8 @@ fn numbers_of_cards_that_no_machine_has_are_not_believed() {
     with(name, &[Hip, Hiprtc], |scene| {
         scene.set(&[("cards", "100000")]);
         assert_eq!(scene.open().devices().unwrap().len(), 256);
-        for none in ["0", "-1"] {
-            scene.set(&[("cards", none)]);
+        for (key, none) in [("cards", "0"), ("cards", "-1"), ("fail.hipInit", "101")] {
+            scene.set(&[(key, none)]);
             let error = scene.try_open().err().expect("there is no card");
             assert!(error.to_string().contains("mount /dev/kfd"), "{error}");
         }
