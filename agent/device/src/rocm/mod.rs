@@ -58,6 +58,15 @@ pub fn describe(root: &Path, listed: &[GpuDevice], because: &str) -> Vec<GpuDevi
         .collect()
 }
 
+/// The group of cards that a card is joined to by xGMI; nothing for one that is alone. Cards of one hive reach each other's
+/// memory without the host's bus.
+pub fn hive(root: &Path, pci_address: &str) -> Option<u64> {
+    card::nodes(root)
+        .into_iter()
+        .find(|node| node.pci_address == pci_address)?
+        .hive
+}
+
 /// The answer of this backend: the devices that HIP listed (or why it did not), and the cards that it does not reach.
 pub fn answer(root: &Path, listed: Result<Vec<GpuDevice>, String>) -> Answer {
     let (mut devices, note) = match listed {

@@ -1,11 +1,12 @@
 //! Readings of AMD cards: a dozen small files per card, no library needed.
 
 use super::card::{self, VENDOR};
-use super::parse::{self, Node};
+use super::parse::{self, Errors, Node};
 use super::smi::Smi;
 use crate::Backend;
 use crate::sysfs::{Card, Folder};
 use crate::telemetry::{ProcessMemory, Sample, Sampler, believable_celsius};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Processes of one machine that use the compute driver.
@@ -14,17 +15,51 @@ const PROCESS_LIMIT: usize = 1024;
 /// Reads every card below a root. Cards come and go as their directories do.
 pub struct RocmSampler {
     root: PathBuf,
-    smi: Option<Smi>,
+    library: MemoryErrors,
+}
+
+/// ROCm's own library, which is loaded when a card has no count of its memory's errors in its files, and is not asked
+/// again about a card for which it has none either: it waits for a lock that all of its users share.
+enum MemoryErrors {
+    Unasked,
+    Nowhere,
+    From { library: Smi, refused: HashSet<String> },
+}
+
+impl MemoryErrors {
+    fn of(&mut self, pci_address: &str) -> Option<Errors> {
+        if matches!(self, Self::Unasked) {
+            *self = Smi::open().map_or(Self::Nowhere, |library| Self::From {
+                library,
+                refused: HashSet::new(),
+            });
+        }
+        let Self::From { library, refused } = self else {
+            return None;
+        };
+        if refused.contains(pci_address) {
+            return None;
+        }
+        let errors = library.errors(pci_address);
+        if errors.is_none() {
+            refused.insert(pci_address.to_owned());
+        }
+        errors
+    }
 }
 
 impl RocmSampler {
     /// A reader of the cards below `root`. ROCm's own library is asked for what the files lack, where it is there and
     /// the root is the machine's.
     pub fn new(root: &Path) -> Self {
-        let smi = if root == Path::new("/") { Smi::open() } else { None };
+        let machine = root == Path::new("/");
         Self {
             root: root.to_owned(),
-            smi,
+            library: if machine {
+                MemoryErrors::Unasked
+            } else {
+                MemoryErrors::Nowhere
+            },
         }
     }
 
@@ -32,11 +67,11 @@ impl RocmSampler {
     pub fn with_library(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
-            smi: Smi::open(),
+            library: MemoryErrors::Unasked,
         }
     }
 
-    fn read(&self, card: &Card, node: Option<&Node>) -> Sample {
+    fn read(&mut self, card: &Card, node: Option<&Node>) -> Sample {
         let mut sample = Sample {
             device: card::identity(card),
             pci_address: Some(card.pci_address.clone()),
@@ -65,7 +100,7 @@ impl RocmSampler {
             .folder("ras")
             .lines("umc_err_count")
             .and_then(|text| parse::errors(&text))
-            .or_else(|| self.smi.as_ref()?.errors(&card.pci_address));
+            .or_else(|| self.library.of(&card.pci_address));
         sample.ecc_corrected = errors.map(|errors| errors.corrected);
         sample.ecc_uncorrected = errors.map(|errors| errors.uncorrected);
         sensors(card, &mut sample);

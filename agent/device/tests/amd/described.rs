@@ -1,5 +1,5 @@
 use crate::scene::recorded;
-use device::telemetry::{ProcessMemory, Sample, Sampler};
+use device::telemetry::{ProcessMemory, Sample, Sampler, Throttle};
 use device::{GpuDevice, Kind, Pool, Verification, rocm};
 use std::path::Path;
 
@@ -61,6 +61,14 @@ fn a_card_of_cdna_2_is_described_by_its_own_name_and_driver() {
     assert_eq!((card.compute_units, card.clock_mhz), (Some(104), Some(1700)));
     assert_eq!(card.power_limit_watts, Some(300));
     assert_eq!(card.prior.unwrap().bandwidth_bytes_per_second, 1_638_400_000_000);
+}
+
+#[test]
+fn cards_that_are_joined_are_of_one_hive() {
+    let root = tree("mi210");
+    assert_eq!(rocm::hive(root.path(), "0000:c3:00.0"), Some(10_813_456_982_563_217));
+    assert_eq!(rocm::hive(root.path(), "0000:03:00.0"), None);
+    assert_eq!(rocm::hive(tree("rx7900xtx").path(), "0000:03:00.0"), None);
 }
 
 #[test]
@@ -131,6 +139,20 @@ fn errors_of_memory_are_counted_where_the_card_counts_them() {
     assert_eq!((sample.ecc_corrected, sample.ecc_uncorrected), (Some(12), Some(0)));
     assert_eq!(sample.pcie_replays, Some(3));
     assert_eq!(sample.temperature_celsius, Some(42.0));
+}
+
+#[test]
+fn a_hot_card_says_why_it_is_slow() {
+    let root = tree("rx7900xtx");
+    let mut table = [0u8; 120];
+    table[..4].copy_from_slice(&[120, 0, 1, 3]);
+    // Bit 36, the hot spot, of the eight bytes that every card writes alike.
+    table[112 + 4] = 1 << 4;
+    let file = root.path().join("sys/class/drm/card0/device/gpu_metrics");
+    std::fs::write(&file, table).unwrap();
+    assert_eq!(sampled(root.path()).throttled_by, Some(vec![Throttle::Thermal]));
+    std::fs::write(&file, [0u8; 120]).unwrap();
+    assert_eq!(sampled(root.path()).throttled_by, None);
 }
 
 #[test]

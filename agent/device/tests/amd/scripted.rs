@@ -436,11 +436,21 @@ fn the_management_library_counts_errors_where_the_kernel_does_not() {
             let samples = sampler.sample().unwrap();
             (samples[0].ecc_corrected, samples[0].ecc_uncorrected)
         };
+        let mut sampler = rocm::RocmSampler::with_library(&scene.root);
+        assert_eq!(counts(&mut sampler), (Some(7), Some(1)));
+        assert_eq!(counts(&mut rocm::RocmSampler::new(&scene.root)), (None, None));
+        scene.script.unset("0.ecc_corrected").unwrap();
+        assert_eq!(counts(&mut sampler), (None, None));
+        scene.set(&[("0.ecc_corrected", "8")]);
+        assert_eq!(
+            counts(&mut sampler),
+            (None, None),
+            "a card without counts is not asked again"
+        );
         assert_eq!(
             counts(&mut rocm::RocmSampler::with_library(&scene.root)),
-            (Some(7), Some(1))
+            (Some(8), Some(1))
         );
-        assert_eq!(counts(&mut rocm::RocmSampler::new(&scene.root)), (None, None));
         scene.set(&[("smi.init", "8")]);
         assert_eq!(counts(&mut rocm::RocmSampler::with_library(&scene.root)), (None, None));
     });
