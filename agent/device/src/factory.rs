@@ -2,7 +2,7 @@
 
 use crate::driver::Driver;
 use crate::queued::Queued;
-use crate::{Answer, Backend, BackendError, GpuBackend, GpuDevice, Platform, cpu, vulkan};
+use crate::{Backend, BackendError, GpuBackend, GpuDevice, Platform, cpu, vulkan};
 use std::path::Path;
 
 /// What is known of a backend on this machine.
@@ -32,19 +32,9 @@ pub fn driver(backend: Backend, root: &Path) -> Option<Box<dyn Driver>> {
         Backend::Cpu => Some(cpu::driver(root)),
         Backend::Vulkan => Some(vulkan::driver(root)),
         Backend::Cuda => Some(Box::new(crate::cuda::CudaDriver::new())),
-        Backend::Rocm => None,
+        Backend::Rocm => Some(Box::new(crate::rocm::RocmDriver::new(root))),
+        // It only describes: crate::intel::describe.
         Backend::Intel => None,
-    }
-}
-
-/// What a backend without a driver knows of its devices.
-pub(crate) fn describe(backend: Backend, root: &Path) -> Answer {
-    let _ = root;
-    match backend {
-        Backend::Intel => Answer::nothing(backend, "this build cannot describe its cards"),
-        Backend::Cpu | Backend::Vulkan | Backend::Cuda | Backend::Rocm => {
-            Answer::nothing(backend, "this build has no driver for it")
-        }
     }
 }
 

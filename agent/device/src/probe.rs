@@ -3,7 +3,7 @@
 use crate::driver::Driver;
 use crate::measure::{self, DEVICE_BUDGET};
 use crate::verify::verify;
-use crate::{Answer, Backend, BackendError, GpuDevice, Measured, Verification, factory};
+use crate::{Answer, Backend, BackendError, GpuDevice, Measured, Verification, factory, intel, rocm};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -27,12 +27,25 @@ const PEER_SHARE: u32 = 4;
 /// `root` is "/" but in tests and where a recorded tree is shown.
 pub fn probe(backend: Backend, root: &Path, request: &ProbeRequest, now_unix_s: u64) -> Answer {
     let Some(mut driver) = factory::driver(backend, root) else {
-        return factory::describe(backend, root);
+        return intel::describe(root);
     };
-    let answer = ask(driver.as_mut(), request, now_unix_s);
+    let asked = ask(driver.as_mut(), request, now_unix_s).map_err(reason);
     // What it answered holds; this process has no more use for it.
     let _ = driver.close();
-    answer.unwrap_or_else(|error| Answer::nothing(backend, reason(error)))
+    if backend == Backend::Rocm {
+        // Cards that the runtime does not reach are described by the kernel.
+        return rocm::answer(root, asked);
+    }
+    match asked {
+        Ok(devices) => Answer {
+            backend,
+            note: devices
+                .is_empty()
+                .then(|| "its library is here, and finds no device".to_owned()),
+            devices,
+        },
+        Err(reason) => Answer::nothing(backend, reason),
+    }
 }
 
 /// The table of notes names the backend already.
@@ -43,7 +56,7 @@ fn reason(error: BackendError) -> String {
     }
 }
 
-fn ask(driver: &mut dyn Driver, request: &ProbeRequest, now_unix_s: u64) -> Result<Answer, BackendError> {
+fn ask(driver: &mut dyn Driver, request: &ProbeRequest, now_unix_s: u64) -> Result<Vec<GpuDevice>, BackendError> {
     driver.open()?;
     let mut devices = driver.devices()?;
     for device in &mut devices {
@@ -53,14 +66,7 @@ fn ask(driver: &mut dyn Driver, request: &ProbeRequest, now_unix_s: u64) -> Resu
         }
     }
     measure_all(driver, &mut devices, request, now_unix_s);
-    let note = devices
-        .is_empty()
-        .then(|| "its library is here, and finds no device".to_owned());
-    Ok(Answer {
-        backend: driver.backend(),
-        devices,
-        note,
-    })
+    Ok(devices)
 }
 
 fn measure_all(driver: &mut dyn Driver, devices: &mut [GpuDevice], request: &ProbeRequest, now_unix_s: u64) {

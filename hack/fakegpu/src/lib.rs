@@ -24,6 +24,14 @@ pub enum Library {
     Nvml,
     /// NVIDIA's driver's own library.
     Cuda,
+    /// AMD's compute runtime.
+    Hip,
+    /// AMD's compiler at run time.
+    Hiprtc,
+    /// AMD's management library.
+    RocmSmi,
+    /// Intel's loader.
+    LevelZero,
 }
 
 impl Library {
@@ -32,12 +40,20 @@ impl Library {
     pub const ALL: &[Library] = &[
         Library::Nvml,
         Library::Cuda,
+        Library::Hip,
+        Library::Hiprtc,
+        Library::RocmSmi,
+        Library::LevelZero,
     ];
 
     fn file_name(self) -> &'static str {
         match self {
             Library::Nvml => "libnvidia-ml.so.1",
             Library::Cuda => "libcuda.so.1",
+            Library::Hip => "libamdhip64.so.6",
+            Library::Hiprtc => "libhiprtc.so.6",
+            Library::RocmSmi => "librocm_smi64.so.6",
+            Library::LevelZero => "libze_loader.so.1",
         }
     }
 
@@ -45,6 +61,10 @@ impl Library {
         match self {
             Library::Nvml => include_str!("../c/nvml.c"),
             Library::Cuda => include_str!("../c/cuda.c"),
+            Library::Hip => include_str!("../c/hip.c"),
+            Library::Hiprtc => include_str!("../c/hiprtc.c"),
+            Library::RocmSmi => include_str!("../c/rocm_smi.c"),
+            Library::LevelZero => include_str!("../c/level_zero.c"),
         }
     }
 }

@@ -126,12 +126,12 @@ fn reached_device(index: u32, facts: &Facts, described: Option<&Described>, arou
         // Without NVML nothing tells which slices share: it has a pool of its own name.
         device.pool = Pool::Named(format!("mig {}", device.uuid.as_deref().unwrap_or("slice")));
     }
-    // Slices of one card have one address, which would make one device of them.
-    if matches!(device.pool, Pool::Named(_)) {
-        device.pci_address = None;
+    // Slices of one card have one address, which is an identity for none of them.
+    device.pci_address = if matches!(device.pool, Pool::Named(_)) && device.uuid.is_none() {
+        None
     } else {
-        device.pci_address = device.pci_address.or_else(|| facts.pci_address.clone());
-    }
+        device.pci_address.or_else(|| facts.pci_address.clone())
+    };
     device.architecture = facts.capability.map(|(major, minor)| format!("sm_{major}{minor}"));
     device.compute_units = facts.multiprocessors;
     device.clock_mhz = device
@@ -172,7 +172,7 @@ fn described_device(index: u32, described: &Described, around: &Surroundings) ->
     }
     if let Some(card) = &described.card {
         device.pool = Pool::Named(slice_pool(card, facts));
-        device.pci_address = None;
+        device.pci_address = card.pci_address.clone().filter(|_| device.uuid.is_some());
     }
     device.prior = bandwidth::prior(&device.model);
     device

@@ -141,8 +141,11 @@ fn slices_of_one_instance_share_its_memory_and_no_other_does() {
     let pools: Vec<&Pool> = joined.iter().map(|joined| &joined.device.pool).collect();
     assert_eq!(pools[0], pools[1]);
     assert_ne!(pools[0], pools[2]);
-    // One address for all of them would make them one device.
-    assert!(joined.iter().all(|joined| joined.device.pci_address.is_none()));
+    // By it the kernel's messages find them; what tells them apart is their own identity.
+    let addresses = joined.iter().map(|joined| &joined.device.pci_address);
+    assert!(addresses.into_iter().all(|address| *address == card.facts.pci_address));
+    let identities: std::collections::BTreeSet<String> = joined.iter().map(|joined| joined.device.identity()).collect();
+    assert_eq!(identities.len(), 3);
     // The card's limit is the slice's as well.
     assert_eq!(joined[0].device.power_limit_watts, Some(72));
 }
@@ -155,7 +158,7 @@ fn a_slice_without_nvml_has_a_pool_of_its_own() {
     let device = &joined[0].device;
     assert_eq!(device.uuid, identity_of("MIG-", uuid(8)));
     assert!(matches!(device.pool, Pool::Named(_)));
-    assert_eq!(device.pci_address, None);
+    assert_eq!(device.identity(), format!("uuid:{}", device.uuid.as_ref().unwrap()));
 }
 
 #[test]

@@ -120,7 +120,9 @@ impl NvmlSampler {
         if let Some(card) = known.card {
             raw = raw.with_sensors_of(&self.library.readings(card)?);
         }
-        Ok(parse::sample(&known.identity, &raw))
+        let mut sample = parse::sample(&known.identity, &raw);
+        sample.pci_address.clone_from(&known.pci_address);
+        Ok(sample)
     }
 }
 

@@ -109,6 +109,7 @@ pub(in crate::cuda) fn sample(identity: &str, raw: &Raw) -> Sample {
     };
     Sample {
         device: identity.to_owned(),
+        pci_address: None,
         memory_total_bytes: memory.map(|(total, _)| total),
         memory_used_bytes: memory.map(|(total, free)| total - free),
         utilisation_ratio: raw.utilisation.and_then(|(processors, _)| ratio(processors)),
