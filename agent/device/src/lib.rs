@@ -29,6 +29,7 @@ mod probe;
 mod promised;
 pub mod queued;
 pub mod telemetry;
+mod text;
 pub mod verify;
 pub mod vulkan;
 
