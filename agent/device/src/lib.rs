@@ -33,6 +33,7 @@ pub mod queued;
 pub mod rocm;
 mod sysfs;
 pub mod telemetry;
+mod text;
 pub mod verify;
 pub mod vulkan;
 

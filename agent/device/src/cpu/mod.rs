@@ -8,7 +8,7 @@ pub mod numa;
 pub mod parse;
 mod product;
 mod sampler;
-pub mod sensors;
+mod sensors;
 
 pub use copy::copy_vs_memcpy;
 

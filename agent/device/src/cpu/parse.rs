@@ -1,6 +1,7 @@
 //! What the kernel's text files mean. Pure.
 
 use super::Memory;
+use crate::text::clean;
 
 /// The x86-64 level that the engine is built for.
 pub const BASELINE_LEVEL: u8 = 3;
@@ -73,7 +74,7 @@ pub fn cpuinfo(text: &str) -> Processor {
     let vendor = match field(&["vendor_id"]).as_deref() {
         Some("GenuineIntel") => "intel".to_owned(),
         Some("AuthenticAMD") => "amd".to_owned(),
-        Some(other) => other.to_lowercase(),
+        Some(other) => clean(other).to_lowercase(),
         None => "unknown".to_owned(),
     };
     let model = field(&["model name", "Model", "cpu model"])
@@ -82,7 +83,7 @@ pub fn cpuinfo(text: &str) -> Processor {
         .replace("(TM)", "");
     Processor {
         vendor,
-        model: model.split_whitespace().collect::<Vec<_>>().join(" "),
+        model: clean(&model.split_whitespace().collect::<Vec<_>>().join(" ")),
         level: match &flags {
             Some(flags) => Level::X86(x86_level(flags)),
             None => Level::Other(std::env::consts::ARCH),

@@ -35,6 +35,8 @@ pub(super) struct Devices {
     promised: Promised,
     next: Block,
     staged: bool,
+    /// Of one buffer, where less than what the device allows.
+    part_bytes_max: u64,
 }
 
 /// One device.
@@ -78,14 +80,16 @@ impl Devices {
             promised: Promised::default(),
             next: 1,
             staged: false,
+            part_bytes_max: u64::MAX,
         }
     }
 
-    /// Reaches all memory through the staging buffer, as on a card.
+    /// Reaches all memory through the staging buffer, as on a card, in buffers of at most that size.
     #[cfg(test)]
-    pub(super) fn staged(root: &Path) -> Self {
+    pub(super) fn constrained(root: &Path, part_bytes_max: u64) -> Self {
         let mut devices = Self::new(root);
         devices.staged = true;
+        devices.part_bytes_max = part_bytes_max;
         devices
     }
 
@@ -304,10 +308,12 @@ impl Driver for Devices {
         if bytes > free_bytes {
             return Err(refused(free_bytes));
         }
+        let part_bytes_max = self.part_bytes_max;
         let known = self.device(device)?;
         let kind = known.kind;
         let session = known.session().map_err(|error| failed(device, error))?;
-        let made = Parts::new(bytes, session.limits().allocation_bytes, |part_bytes| {
+        let part_bytes_max = part_bytes_max.min(session.limits().allocation_bytes);
+        let made = Parts::new(bytes, part_bytes_max, |part_bytes| {
             session.buffer(part_bytes, Place::Device)
         });
         let parts = made.map_err(|(made, error)| {
@@ -413,3 +419,6 @@ impl Driver for Devices {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests;

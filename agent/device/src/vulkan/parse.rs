@@ -1,5 +1,6 @@
 //! What a Vulkan driver's facts mean. Pure.
 
+use crate::text::clean;
 use crate::{Backend, GpuDevice, Kind, SupportLevel};
 use serde::{Deserialize, Serialize};
 
@@ -59,8 +60,8 @@ pub fn device(facts: &Facts) -> GpuDevice {
     let free_bytes = heap.map_or(0, |heap| free_bytes(heap, 0));
     GpuDevice {
         vendor: vendor(facts.vendor_id),
-        model: facts.name.clone(),
-        driver: driver(facts),
+        model: clean(&facts.name),
+        driver: driver(facts).map(|driver| clean(&driver)),
         pci_address: facts.pci.map(pci_address),
         uuid: facts.uuid.filter(|uuid| uuid != &[0; 16]).map(hyphenated),
         memory_total_bytes: total_bytes,

@@ -88,7 +88,7 @@ impl Devices {
 }
 
 /// Why a product is not to be had.
-fn beyond(limits: Limits, precision: Precision, padded: usize) -> Option<&'static str> {
+pub(super) fn beyond(limits: Limits, precision: Precision, padded: usize) -> Option<&'static str> {
     let bytes = (padded * padded * 4) as u64;
     match precision {
         _ if !limits.kernels => Some("a kernel (Vulkan 1.1)"),
@@ -99,7 +99,7 @@ fn beyond(limits: Limits, precision: Precision, padded: usize) -> Option<&'stati
 }
 
 /// A matrix as the kernel reads it: zeros to whole tiles, rounded to the precision.
-fn bytes_of(numbers: &[f32], size: usize, padded: usize, precision: Precision) -> Vec<u8> {
+pub(super) fn bytes_of(numbers: &[f32], size: usize, padded: usize, precision: Precision) -> Vec<u8> {
     let width = match precision {
         Precision::F32 => 4,
         Precision::F16 => 2,
