@@ -310,7 +310,8 @@ fn what_a_card_refuses_is_absent_from_its_sample() {
         "nvmlDeviceGetMemoryInfo",
     ];
     let samples = Machine::new(&[("unsupported", &refused.join(","))]).ask("sample");
-    assert_eq!(samples, json!([{"device": format!("uuid:{FIRST}")}]));
+    let place = json!({"device": format!("uuid:{FIRST}"), "pciAddress": "0000:01:00.0"});
+    assert_eq!(samples, json!([place]));
 }
 
 #[test]
