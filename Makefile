@@ -62,6 +62,14 @@ lint: bootstrap ## Format, clippy, generated files, chart, licences and sources 
 	hack/bootstrap.sh deny
 	$(SHARDWRIGHT_CACHE)/cargo-deny-0.20.2/bin/cargo-deny --offline check bans licenses sources
 
+.PHONY: test-devices
+test-devices: bootstrap ## One suite for every kind of device: a table of test x backend, each pass or skipped and why
+	@mkdir -p target && cargo test -q -p device --locked --test conformance --no-run
+	@outcome=0; cargo test -p device --locked --test conformance -- --nocapture --test-threads=1 \
+		> target/test-devices.log 2>&1 || outcome=$$?; \
+	awk -f hack/device-matrix.awk target/test-devices.log || outcome=1; \
+	[ $$outcome = 0 ] || { grep -A3 -h panicked target/test-devices.log; echo "see target/test-devices.log"; exit $$outcome; }
+
 .PHONY: test-openai
 test-openai: build ## The official OpenAI client against a running stack
 	cargo test -p tests --locked --test end_to_end the_official_openai_client

@@ -12,7 +12,8 @@ use device::child::Quota;
 use device::child::probe::{self, PROBE_LIMIT};
 use device::child::watch::{self, Heard, WatchChild};
 use device::telemetry::Sample;
-use device::{Answer, Backend, merge};
+use device::registry::Registry;
+use device::{Answer, Backend, ProbeRequest, merge};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
@@ -43,18 +44,16 @@ fn json(args: &ProbeArgs) -> Result<String, String> {
     let now_unix_s = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
+    let request = ProbeRequest {
+        measure_budget: Duration::from_millis(args.measure_budget_ms),
+        known: args.known.as_deref().map(Registry::peek).unwrap_or_default(),
+    };
     let answers: Vec<Answer> = args
         .backends
         .iter()
-        .map(|backend| ask_here(*backend, args, now_unix_s))
+        .map(|backend| device::probe(*backend, &args.sysfs_root, &request, now_unix_s))
         .collect();
     serde_json::to_string_pretty(&answers).map_err(|error| error.to_string())
-}
-
-/// Asks one backend in this process.
-fn ask_here(backend: Backend, args: &ProbeArgs, now_unix_s: u64) -> Answer {
-    let _ = (args.measure_budget_ms, &args.known, &args.sysfs_root);
-    device::probe(backend, now_unix_s)
 }
 
 fn table_of(args: &ProbeArgs) -> Result<String, String> {

@@ -2,7 +2,7 @@
 
 use crate::driver::Driver;
 use crate::queued::Queued;
-use crate::{Backend, BackendError, GpuBackend, GpuDevice, Platform};
+use crate::{Backend, BackendError, GpuBackend, GpuDevice, Platform, cpu, vulkan};
 use std::path::Path;
 
 /// What is known of a backend on this machine.
@@ -28,9 +28,13 @@ pub struct Chosen {
 
 /// The driver of a backend; nothing where this build has none. `root` is "/" but in tests.
 pub fn driver(backend: Backend, root: &Path) -> Option<Box<dyn Driver>> {
-    let _ = root;
     match backend {
-        Backend::Cpu | Backend::Vulkan | Backend::Cuda | Backend::Rocm | Backend::Intel => None,
+        Backend::Cpu => Some(cpu::driver(root)),
+        Backend::Vulkan => Some(vulkan::driver(root)),
+        Backend::Cuda => Some(Box::new(crate::cuda::CudaDriver::new())),
+        Backend::Rocm => Some(Box::new(crate::rocm::RocmDriver::new(root))),
+        // It only describes: crate::intel::describe.
+        Backend::Intel => None,
     }
 }
 

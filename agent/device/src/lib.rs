@@ -15,22 +15,36 @@
 mod backend;
 pub mod child;
 pub mod cpu;
+pub mod cuda;
 pub mod driver;
 pub mod factory;
+#[cfg(test)]
+mod fake;
 mod gpu;
+pub mod half;
 pub mod health;
+mod held;
+pub mod intel;
 pub mod kmsg;
+pub mod measure;
 pub mod merge;
 mod name;
+mod probe;
+mod promised;
 pub mod queued;
 pub mod registry;
+pub mod rocm;
+mod sysfs;
 pub mod telemetry;
+mod text;
+pub mod verify;
 pub mod vulkan;
 pub mod xid;
 
 pub use backend::{BackendError, GpuBackend, MemoryHandle, MemoryInfo};
 pub use gpu::{Figure, GpuDevice, Kind, Measured, PeerCopy, Pool, Prior, Reach, SupportLevel, Verification};
 pub use name::{Backend, Platform, UnknownBackend};
+pub use probe::{ProbeRequest, probe};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,16 +69,6 @@ impl Answer {
             devices: Vec::new(),
             note: Some(note.into()),
         }
-    }
-}
-
-/// Asks one backend in this process: verifies and measures what it finds. Takes up to a second per device, and as long
-/// as a wedged driver likes; use [`child::probe_in_child`] where that matters.
-pub fn probe(backend: Backend, now_unix_s: u64) -> Answer {
-    match backend {
-        Backend::Cpu => cpu::probe(std::path::Path::new("/"), now_unix_s),
-        Backend::Vulkan => vulkan::probe(now_unix_s),
-        Backend::Cuda | Backend::Rocm | Backend::Intel => Answer::nothing(backend, "this build has no driver for it"),
     }
 }
 

@@ -7,8 +7,7 @@ use crate::driver::{Driver, Span};
 use crate::{Backend, BackendError, GpuBackend, GpuDevice, MemoryHandle, MemoryInfo};
 use book::Book;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// Calls that wait for a driver. A caller that finds the queue full waits too: more would only hide a stuck driver.
 const QUEUE_MAX: usize = 64;
@@ -21,12 +20,14 @@ struct Worker {
     driver: Box<dyn Driver>,
     book: Book,
     open: bool,
+    /// As the driver said last: listing them anew for every call would cost more than the call.
+    count: usize,
 }
 
 /// A driver with a thread of its own. The thread ends, and frees everything, when this is dropped.
 pub struct Queued {
     backend: Backend,
-    calls: SyncSender<Call>,
+    calls: mpsc::Sender<Call>,
 }
 
 impl Queued {
@@ -36,16 +37,17 @@ impl Queued {
     /// The system gives no thread.
     pub fn new(driver: Box<dyn Driver>) -> Result<Self, BackendError> {
         let backend = driver.backend();
-        let (calls, queue) = sync_channel::<Call>(QUEUE_MAX);
+        let (calls, mut queue) = mpsc::channel::<Call>(QUEUE_MAX);
         let mut worker = Worker {
             driver,
             book: Book::new(backend),
             open: false,
+            count: 0,
         };
         std::thread::Builder::new()
             .name(format!("device-{}", backend.name()))
             .spawn(move || {
-                while let Ok(call) = queue.recv() {
+                while let Some(call) = queue.blocking_recv() {
                     call(&mut worker);
                 }
                 // Nobody is left to tell.
@@ -69,46 +71,84 @@ impl Queued {
             reason: "its driver's thread has ended".to_owned(),
         };
         let (answer, answered) = oneshot::channel();
-        let mut job: Call = Box::new(move |worker| {
+        // Those who wait for a place get it in the order in which they came. Without "unconstrained" the runtime sends a
+        // caller who asks for much at once away before it is in that order.
+        let place = tokio::task::unconstrained(self.calls.reserve()).await;
+        let place = place.map_err(|_| gone())?;
+        place.send(Box::new(move |worker| {
             let outcome = call(worker);
             if let Err(Ok(unwanted)) = answer.send(outcome) {
                 undo(worker, unwanted);
             }
-        });
-        // A full queue is waited for without blocking the runtime's thread.
-        loop {
-            match self.calls.try_send(job) {
-                Ok(()) => break,
-                Err(std::sync::mpsc::TrySendError::Full(back)) => {
-                    job = back;
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
-                Err(std::sync::mpsc::TrySendError::Disconnected(_)) => return Err(gone()),
-            }
-        }
+        }));
         answered.await.map_err(|_| gone())?
     }
 
+    /// A call to an open driver, whose result is nobody's loss.
     async fn open<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut Worker) -> Result<T, BackendError> + Send + 'static,
     ) -> Result<T, BackendError> {
-        let backend = self.backend;
-        self.call(
-            move |worker| {
-                if worker.open {
-                    call(worker)
-                } else {
-                    Err(BackendError::NotInitialised { backend })
-                }
-            },
-            |_, _| {},
-        )
+        self.call(move |worker| call(worker.opened()?), |_, _| {}).await
+    }
+
+    /// The same about one device.
+    async fn about<T: Send + 'static>(
+        &self,
+        device: u32,
+        call: impl FnOnce(&mut dyn Driver) -> Result<T, BackendError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        self.open(move |worker| {
+            worker.exists(device)?;
+            call(worker.driver.as_mut())
+        })
         .await
     }
 }
 
 impl Worker {
+    fn opened(&mut self) -> Result<&mut Self, BackendError> {
+        if self.open {
+            Ok(self)
+        } else {
+            Err(BackendError::NotInitialised {
+                backend: self.driver.backend(),
+            })
+        }
+    }
+
+    fn initialize(&mut self) -> Result<(), BackendError> {
+        if !self.open {
+            self.driver.open()?;
+            self.open = true;
+            let listed = self.devices();
+            if let Err(error) = listed {
+                // The reason why it is of no use is the first error.
+                let _ = self.close();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn devices(&mut self) -> Result<Vec<GpuDevice>, BackendError> {
+        let devices = self.driver.devices()?;
+        self.count = devices.len();
+        Ok(devices)
+    }
+
+    fn exists(&self, device: u32) -> Result<(), BackendError> {
+        if (device as usize) < self.count {
+            Ok(())
+        } else {
+            Err(BackendError::NoSuchDevice {
+                backend: self.driver.backend(),
+                device,
+                count: self.count,
+            })
+        }
+    }
+
     fn close(&mut self) -> Result<(), BackendError> {
         if !self.open {
             return Ok(());
@@ -122,14 +162,7 @@ impl Worker {
     }
 
     fn allocate(&mut self, device: u32, size_bytes: u64) -> Result<MemoryHandle, BackendError> {
-        let count = self.driver.devices()?.len();
-        if device as usize >= count {
-            return Err(BackendError::NoSuchDevice {
-                backend: self.driver.backend(),
-                device,
-                count,
-            });
-        }
+        self.exists(device)?;
         // Drivers differ about nothing; here it is a handle without a block.
         let block = match size_bytes {
             0 => None,
@@ -174,17 +207,7 @@ impl Worker {
 #[async_trait::async_trait]
 impl GpuBackend for Queued {
     async fn initialize(&self) -> Result<(), BackendError> {
-        self.call(
-            |worker| {
-                if !worker.open {
-                    worker.driver.open()?;
-                    worker.open = true;
-                }
-                Ok(())
-            },
-            |_, ()| {},
-        )
-        .await
+        self.call(Worker::initialize, |_, ()| {}).await
     }
 
     async fn shutdown(&self) -> Result<(), BackendError> {
@@ -192,32 +215,25 @@ impl GpuBackend for Queued {
     }
 
     async fn list_devices(&self) -> Result<Vec<GpuDevice>, BackendError> {
-        self.open(|worker| worker.driver.devices()).await
+        self.open(Worker::devices).await
     }
 
     async fn get_device(&self, device: u32) -> Result<GpuDevice, BackendError> {
-        let backend = self.backend;
         self.open(move |worker| {
-            let devices = worker.driver.devices()?;
-            let count = devices.len();
-            devices
-                .into_iter()
-                .nth(device as usize)
-                .ok_or(BackendError::NoSuchDevice { backend, device, count })
+            let found = worker.devices()?.into_iter().nth(device as usize);
+            worker.exists(device)?;
+            found.ok_or(BackendError::NoSuchDevice {
+                backend: worker.driver.backend(),
+                device,
+                count: worker.count,
+            })
         })
         .await
     }
 
     async fn allocate(&self, device: u32, size_bytes: u64) -> Result<MemoryHandle, BackendError> {
-        let backend = self.backend;
         self.call(
-            move |worker| {
-                if worker.open {
-                    worker.allocate(device, size_bytes)
-                } else {
-                    Err(BackendError::NotInitialised { backend })
-                }
-            },
+            move |worker| worker.opened()?.allocate(device, size_bytes),
             |worker, handle| {
                 // The driver's complaint has no reader.
                 let _ = worker.deallocate(&handle);
@@ -265,22 +281,25 @@ impl GpuBackend for Queued {
     }
 
     async fn synchronize(&self, device: u32) -> Result<(), BackendError> {
-        self.open(move |worker| worker.driver.synchronize(device)).await
+        self.about(device, move |driver| driver.synchronize(device)).await
     }
 
     async fn memory_info(&self, device: u32) -> Result<MemoryInfo, BackendError> {
-        self.open(move |worker| worker.driver.memory(device)).await
+        self.about(device, move |driver| driver.memory(device)).await
     }
 
     async fn temperature(&self, device: u32) -> Result<Option<f32>, BackendError> {
-        self.open(move |worker| worker.driver.temperature(device)).await
+        self.about(device, move |driver| driver.temperature(device)).await
     }
 
     async fn power_usage(&self, device: u32) -> Result<Option<f32>, BackendError> {
-        self.open(move |worker| worker.driver.power(device)).await
+        self.about(device, move |driver| driver.power(device)).await
     }
 
     async fn clock_rate(&self, device: u32) -> Result<Option<u32>, BackendError> {
-        self.open(move |worker| worker.driver.clock(device)).await
+        self.about(device, move |driver| driver.clock(device)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

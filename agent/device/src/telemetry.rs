@@ -10,6 +10,10 @@ use std::path::Path;
 pub struct Sample {
     /// [`crate::GpuDevice::identity`] of the device.
     pub device: String,
+    /// Where the device is plugged in, when the reader knows: readings of a card also belong to the entry of another
+    /// backend that reaches the same card.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pci_address: Option<String>,
     /// What the device has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_total_bytes: Option<u64>,
@@ -158,9 +162,12 @@ pub trait Sampler: Send {
 /// # Errors
 /// What is missing, as a sentence.
 pub fn sampler(backend: Backend, root: &Path) -> Result<Option<Box<dyn Sampler>>, String> {
-    let _ = root;
     match backend {
-        Backend::Cpu | Backend::Vulkan | Backend::Cuda | Backend::Rocm | Backend::Intel => Ok(None),
+        Backend::Cpu => Ok(Some(crate::cpu::sampler(root))),
+        Backend::Cuda => crate::cuda::sampler().map(Some),
+        Backend::Rocm => Ok(Some(Box::new(crate::rocm::RocmSampler::new(root)))),
+        Backend::Intel => Ok(Some(Box::new(crate::intel::IntelSampler::new(root)))),
+        Backend::Vulkan => Ok(None),
     }
 }
 

@@ -19,18 +19,53 @@ pub const SCRIPT_VARIABLE: &str = "SHARDWRIGHT_FAKE_GPU";
 
 /// A library that can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Library {}
+pub enum Library {
+    /// NVIDIA's management library.
+    Nvml,
+    /// NVIDIA's driver's own library.
+    Cuda,
+    /// AMD's compute runtime.
+    Hip,
+    /// AMD's compiler at run time.
+    Hiprtc,
+    /// AMD's management library.
+    RocmSmi,
+    /// Intel's loader.
+    LevelZero,
+}
 
 impl Library {
     /// All of them.
-    pub const ALL: [Library; 0] = [];
+    #[rustfmt::skip]
+    pub const ALL: &[Library] = &[
+        Library::Nvml,
+        Library::Cuda,
+        Library::Hip,
+        Library::Hiprtc,
+        Library::RocmSmi,
+        Library::LevelZero,
+    ];
 
     fn file_name(self) -> &'static str {
-        match self {}
+        match self {
+            Library::Nvml => "libnvidia-ml.so.1",
+            Library::Cuda => "libcuda.so.1",
+            Library::Hip => "libamdhip64.so.6",
+            Library::Hiprtc => "libhiprtc.so.6",
+            Library::RocmSmi => "librocm_smi64.so.6",
+            Library::LevelZero => "libze_loader.so.1",
+        }
     }
 
     fn source(self) -> &'static str {
-        match self {}
+        match self {
+            Library::Nvml => include_str!("../c/nvml.c"),
+            Library::Cuda => include_str!("../c/cuda.c"),
+            Library::Hip => include_str!("../c/hip.c"),
+            Library::Hiprtc => include_str!("../c/hiprtc.c"),
+            Library::RocmSmi => include_str!("../c/rocm_smi.c"),
+            Library::LevelZero => include_str!("../c/level_zero.c"),
+        }
     }
 }
 
@@ -60,7 +95,8 @@ fn trying(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BuildError 
     move |cause| BuildError::Io { what, cause }
 }
 
-/// Compiles the libraries into `folder`, under the names that the vendors' have.
+/// Compiles the libraries into `folder`, under the names that the vendors' have, and links the names without version to
+/// them: a loader that tries those first would find the machine's real ones.
 ///
 /// # Errors
 /// No C compiler, or no space.
@@ -84,8 +120,20 @@ pub fn build(folder: &Path, libraries: &[Library]) -> Result<(), BuildError> {
                 complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
             });
         }
+        if let Some((plain, _)) = library.file_name().split_once(".so.") {
+            link(library.file_name(), &folder.join(format!("{plain}.so")))?;
+        }
     }
     Ok(())
+}
+
+fn link(target: &str, link: &Path) -> Result<(), BuildError> {
+    match std::os::unix::fs::symlink(target, link) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(trying(format!("linking {}", link.display()))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A script on disk. What is set is there for the libraries' next call.

@@ -1,53 +1,35 @@
 //! The processors and main memory of the node, as one device.
 
-pub mod measure;
+mod call;
+mod copy;
+mod driver;
+pub mod isa;
+pub mod numa;
 pub mod parse;
+mod product;
+mod sampler;
+mod sensors;
 
-use crate::{Answer, Backend, GpuDevice, Kind, Measured};
-use parse::{CgroupVersion, Level};
+pub use copy::copy_vs_memcpy;
+
+use crate::driver::Driver;
+use crate::telemetry::Sampler;
+use parse::CgroupVersion;
 use std::path::{Path, PathBuf};
 
 /// Files of the kernel are small; a longer one is not what it claims to be.
 const FILE_LIMIT_BYTES: u64 = 4 << 20;
+/// More than any machine has processors.
+const NAMES_MAX: usize = 8192;
 
-/// Reads the machine below `root` ("/" but in tests), verifies and measures.
-pub fn probe(root: &Path, now_unix_s: u64) -> Answer {
-    let memory = match memory(root) {
-        Ok(memory) => memory,
-        Err(note) => return Answer::nothing(Backend::Cpu, note),
-    };
-    let processor = parse::cpuinfo(&read(root, "proc/cpuinfo").unwrap_or_default());
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    let verification = match processor.level {
-        Level::X86(level) if level < parse::BASELINE_LEVEL => crate::Verification::Failed {
-            reason: format!(
-                "UnsupportedCPU: {} is x86-64-v{level}; llama.cpp is built for x86-64-v{} (AVX2, FMA, F16C)",
-                processor.model,
-                parse::BASELINE_LEVEL
-            ),
-        },
-        _ => measure::verify(),
-    };
-    let bandwidth = measure::bandwidth(cores, memory.free_bytes, now_unix_s);
-    Answer {
-        backend: Backend::Cpu,
-        devices: vec![GpuDevice {
-            vendor: processor.vendor,
-            model: processor.model,
-            architecture: Some(processor.level.to_string()),
-            compute_units: Some(cores),
-            memory_total_bytes: memory.total_bytes,
-            memory_free_bytes: memory.free_bytes,
-            memory_usable_bytes: memory.free_bytes,
-            verification,
-            measured: Measured {
-                bandwidth_bytes_per_second: bandwidth,
-                ..Measured::default()
-            },
-            ..GpuDevice::new(Backend::Cpu, 0, Kind::Cpu)
-        }],
-        note: None,
-    }
+/// Main memory and the processors below `root` ("/" but in tests).
+pub fn driver(root: &Path) -> Box<dyn Driver> {
+    Box::new(driver::Main::new(root))
+}
+
+/// What the processors say of themselves while they work.
+pub fn sampler(root: &Path) -> Box<dyn Sampler> {
+    Box::new(sampler::Processors::new(root))
 }
 
 /// Main memory as this process may use it: the machine's, or its control group's where that is less.
@@ -107,7 +89,8 @@ fn group_memory(version: CgroupVersion, group: &Path) -> Option<parse::GroupMemo
     )
 }
 
-fn read(root: &Path, relative: &str) -> Option<String> {
+/// A small file of the kernel; nothing where it is absent or may not be read.
+fn read(root: &Path, relative: impl AsRef<Path>) -> Option<String> {
     use std::io::Read;
     let path: PathBuf = root.join(relative);
     let mut bytes = Vec::new();
@@ -117,6 +100,18 @@ fn read(root: &Path, relative: &str) -> Option<String> {
         .read_to_end(&mut bytes)
         .ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Names in a folder of the kernel, sorted; none where it is absent.
+fn names(root: &Path, relative: impl AsRef<Path>) -> Vec<String> {
+    let entries = std::fs::read_dir(root.join(relative)).into_iter().flatten();
+    let mut names: Vec<String> = entries
+        .flatten()
+        .take(NAMES_MAX)
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort_unstable();
+    names
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the kernel's text files mean. Pure.
 
 use super::Memory;
+use crate::text::clean;
 
 /// The x86-64 level that the engine is built for.
 pub const BASELINE_LEVEL: u8 = 3;
@@ -32,6 +33,22 @@ pub struct Processor {
     pub model: String,
     /// What its flags amount to.
     pub level: Level,
+    /// What it claims, as the kernel names it.
+    pub flags: Vec<String>,
+    /// What it claims and does not have.
+    pub broken: Vec<&'static str>,
+}
+
+impl Processor {
+    /// The same processor, told that some of what it claims does not work.
+    pub fn without(mut self, broken: &[&'static str]) -> Self {
+        self.flags.retain(|flag| !super::isa::is_void(flag, broken));
+        self.broken.extend(broken);
+        if let Level::X86(_) = self.level {
+            self.level = Level::X86(x86_level(&self.flags));
+        }
+        self
+    }
 }
 
 /// Flags beyond those of the level below. /proc/cpuinfo calls LZCNT `abm` and SSE3 `pni`.
@@ -52,11 +69,12 @@ pub fn cpuinfo(text: &str) -> Processor {
             .find(|(key, _)| names.contains(&key.trim()))
             .map(|(_, value)| value.trim().to_owned())
     };
-    let flags = field(&["flags"]);
+    let flags: Option<Vec<String>> =
+        field(&["flags"]).map(|flags| flags.split_whitespace().map(str::to_owned).collect());
     let vendor = match field(&["vendor_id"]).as_deref() {
         Some("GenuineIntel") => "intel".to_owned(),
         Some("AuthenticAMD") => "amd".to_owned(),
-        Some(other) => other.to_lowercase(),
+        Some(other) => clean(other).to_lowercase(),
         None => "unknown".to_owned(),
     };
     let model = field(&["model name", "Model", "cpu model"])
@@ -65,16 +83,18 @@ pub fn cpuinfo(text: &str) -> Processor {
         .replace("(TM)", "");
     Processor {
         vendor,
-        model: model.split_whitespace().collect::<Vec<_>>().join(" "),
-        level: match flags {
-            Some(flags) => Level::X86(x86_level(&flags)),
+        model: clean(&model.split_whitespace().collect::<Vec<_>>().join(" ")),
+        level: match &flags {
+            Some(flags) => Level::X86(x86_level(flags)),
             None => Level::Other(std::env::consts::ARCH),
         },
+        flags: flags.unwrap_or_default(),
+        broken: Vec::new(),
     }
 }
 
-fn x86_level(flags: &str) -> u8 {
-    let present: std::collections::HashSet<&str> = flags.split_whitespace().collect();
+fn x86_level(flags: &[String]) -> u8 {
+    let present: std::collections::HashSet<&str> = flags.iter().map(String::as_str).collect();
     LEVELS
         .iter()
         .take_while(|(_, wanted)| wanted.iter().all(|flag| present.contains(flag)))

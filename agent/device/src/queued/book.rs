@@ -83,7 +83,10 @@ impl Book {
         if handle.backend != self.backend {
             return Err(bad("is of another backend"));
         }
-        let entry = self.entries.get(&handle.id).ok_or(bad("was given back already"))?;
+        let entry = self
+            .entries
+            .get(&handle.id)
+            .ok_or(bad("was given back already, or is another holder's"))?;
         if entry.device != handle.device {
             return Err(bad("is of another device"));
         }

@@ -1,12 +1,17 @@
 //! Calls into Vulkan: the loader, an instance, and what physical devices say of themselves.
 #![allow(unsafe_code)]
 
+pub(super) mod session;
+
+use self::session::Limits;
 use super::parse::{Facts, Heap};
 use ash::vk;
 use std::ffi::CStr;
 
 /// More devices than any machine has; a driver that reports more is not believed.
 const DEVICE_LIMIT: usize = 64;
+/// Of one allocation and one buffer: many drivers end at 2 or 4 GiB, whatever they say of allocations alone.
+const ALLOCATION_BYTES: u64 = 1 << 31;
 
 /// Why Vulkan cannot be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +147,46 @@ impl Loader {
         if has_pci {
             facts.pci = Some([pci.pci_domain, pci.pci_bus, pci.pci_device, pci.pci_function]);
         }
+    }
+
+    /// What a device allows. Features are those that this instance may ask for.
+    fn limits(&self, handle: vk::PhysicalDevice) -> Limits {
+        // SAFETY: `handle` came from this instance.
+        let basic = unsafe { self.instance.get_physical_device_properties(handle) };
+        let mut limits = Limits {
+            allocation_bytes: ALLOCATION_BYTES,
+            storage_bytes: u64::from(basic.limits.max_storage_buffer_range),
+            kernels: basic.api_version >= vk::API_VERSION_1_1,
+            halves: false,
+        };
+        if basic.api_version >= vk::API_VERSION_1_1 {
+            let mut maintenance = vk::PhysicalDeviceMaintenance3Properties::default();
+            let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut maintenance);
+            // SAFETY: the device has Vulkan 1.1, whose structure is chained.
+            unsafe { self.instance.get_physical_device_properties2(handle, &mut properties) };
+            limits.allocation_bytes = ALLOCATION_BYTES
+                .min(maintenance.max_memory_allocation_size)
+                .max(1 << 20);
+        }
+        if basic.api_version >= vk::API_VERSION_1_2 {
+            let mut storage = vk::PhysicalDevice16BitStorageFeatures::default();
+            let mut float = vk::PhysicalDeviceShaderFloat16Int8Features::default();
+            let mut features = vk::PhysicalDeviceFeatures2::default()
+                .push_next(&mut storage)
+                .push_next(&mut float);
+            // SAFETY: the device has Vulkan 1.2, whose structures are chained.
+            unsafe { self.instance.get_physical_device_features2(handle, &mut features) };
+            limits.halves = storage.storage_buffer16_bit_access == vk::TRUE && float.shader_float16 == vk::TRUE;
+        }
+        limits
+    }
+
+    /// The memory heaps of the device at `index`, with what is free of them now.
+    pub(super) fn heaps_of(&self, index: u32) -> Result<Vec<Heap>, CallError> {
+        let handle = self.handle(index)?;
+        // SAFETY: `handle` came from this instance.
+        let basic = unsafe { self.instance.get_physical_device_properties(handle) };
+        Ok(self.heaps(handle, basic.api_version))
     }
 
     fn heaps(&self, handle: vk::PhysicalDevice, api_version: u32) -> Vec<Heap> {

@@ -1,6 +1,7 @@
 //! What a Vulkan driver's facts mean. Pure.
 
-use crate::{Backend, GpuDevice, Kind, Measured, Verification};
+use crate::text::clean;
+use crate::{Backend, GpuDevice, Kind, SupportLevel};
 use serde::{Deserialize, Serialize};
 
 /// What the driver said of one physical device, uninterpreted.
@@ -43,15 +44,6 @@ pub struct Heap {
     pub budget_bytes: Option<u64>,
 }
 
-/// What came of using the device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exercise {
-    /// Of the 1 MiB round trip.
-    pub verification: Verification,
-    /// Nothing where it was not verified.
-    pub measured: Measured,
-}
-
 const TYPE_INTEGRATED: i32 = 1;
 const TYPE_DISCRETE: i32 = 2;
 const TYPE_VIRTUAL: i32 = 3;
@@ -60,26 +52,25 @@ const TYPE_CPU: i32 = 4;
 /// Software renderers that some versions report as another type.
 const SOFTWARE_NAMES: [&str; 3] = ["llvmpipe", "lavapipe", "swiftshader"];
 
-/// Puts facts and experience together.
-pub fn device(facts: &Facts, exercise: Exercise) -> GpuDevice {
+/// The device that the facts describe, neither verified nor measured.
+pub fn device(facts: &Facts) -> GpuDevice {
     let kind = kind(facts);
     let heap = main_heap(&facts.heaps);
     let total_bytes = heap.map_or(0, |heap| heap.size_bytes);
-    // Without the budget extension the heap's size is all that is known.
-    let free_bytes = heap.map_or(0, |heap| {
-        heap.budget_bytes.unwrap_or(heap.size_bytes).min(heap.size_bytes)
-    });
+    let free_bytes = heap.map_or(0, |heap| free_bytes(heap, 0));
     GpuDevice {
         vendor: vendor(facts.vendor_id),
-        model: facts.name.clone(),
-        driver: driver(facts),
+        model: clean(&facts.name),
+        driver: driver(facts).map(|driver| clean(&driver)),
         pci_address: facts.pci.map(pci_address),
         uuid: facts.uuid.filter(|uuid| uuid != &[0; 16]).map(hyphenated),
         memory_total_bytes: total_bytes,
         memory_free_bytes: free_bytes,
         memory_usable_bytes: free_bytes,
-        verification: exercise.verification,
-        measured: exercise.measured,
+        support: match kind {
+            Kind::Software => SupportLevel::Tried,
+            _ => SupportLevel::Untried,
+        },
         ..GpuDevice::new(Backend::Vulkan, facts.index, kind)
     }
 }
@@ -101,7 +92,19 @@ pub fn kind(facts: &Facts) -> Kind {
 
 /// The heap that weights go to: the largest local one. Cards also show a small local heap that the host can write.
 pub fn main_heap(heaps: &[Heap]) -> Option<&Heap> {
-    heaps.iter().max_by_key(|heap| (heap.device_local, heap.size_bytes))
+    main_heap_index(heaps).and_then(|index| heaps.get(index))
+}
+
+/// Its number.
+pub fn main_heap_index(heaps: &[Heap]) -> Option<usize> {
+    (0..heaps.len()).max_by_key(|index| (heaps[*index].device_local, heaps[*index].size_bytes))
+}
+
+/// What is free of a heap of which this process took `own_bytes`. Without the budget extension that is all that is
+/// known; with it, the driver has subtracted them already.
+pub fn free_bytes(heap: &Heap, own_bytes: u64) -> u64 {
+    let left_bytes = heap.size_bytes.saturating_sub(own_bytes);
+    heap.budget_bytes.unwrap_or(left_bytes).min(left_bytes)
 }
 
 fn vendor(vendor_id: u32) -> String {

@@ -5,13 +5,6 @@ fn captured(text: &str) -> Vec<Facts> {
     serde_json::from_str(text).unwrap()
 }
 
-fn verified() -> Exercise {
-    Exercise {
-        verification: Verification::Verified,
-        measured: Measured::default(),
-    }
-}
-
 fn facts(name: &str, device_type: i32) -> Facts {
     Facts {
         index: 0,
@@ -32,7 +25,7 @@ fn facts(name: &str, device_type: i32) -> Facts {
 #[test]
 fn captured_lavapipe_is_software_on_the_hosts_memory() {
     let all = captured(include_str!("../../../fixtures/vulkan-lavapipe.json"));
-    let device = device(&all[0], verified());
+    let device = device(&all[0]);
     assert_eq!(device.kind, Kind::Software);
     assert_eq!(device.pool, Pool::Host);
     assert_eq!(device.vendor, "mesa");
@@ -66,7 +59,7 @@ fn weights_go_to_the_largest_local_heap_and_what_others_use_is_not_free() {
         heap(256 << 20, true, None),
         heap(24 << 30, true, Some(20 << 30)),
     ];
-    let device = device(&card, verified());
+    let device = device(&card);
     assert_eq!(device.memory_total_bytes, 24 << 30);
     assert_eq!(device.memory_free_bytes, 20 << 30);
     assert_eq!(device.pool, Pool::Own);
@@ -78,7 +71,7 @@ fn addresses_and_uuids_are_written_as_people_know_them() {
     card.pci = Some([0, 0x3b, 0, 0]);
     card.uuid = Some([0xAB; 16]);
     card.driver_version = (550 << 22) | (163 << 14) | (1 << 6);
-    let device = device(&card, verified());
+    let device = device(&card);
     assert_eq!(device.pci_address.as_deref(), Some("0000:3b:00.0"));
     assert_eq!(device.uuid.as_deref(), Some("abababab-abab-abab-abab-abababababab"));
     assert_eq!(device.driver.as_deref(), Some("550.163.1"));
@@ -86,7 +79,7 @@ fn addresses_and_uuids_are_written_as_people_know_them() {
 
 #[test]
 fn a_device_without_heaps_has_no_memory_and_no_crash() {
-    let device = device(&facts("A stub", TYPE_DISCRETE), verified());
+    let device = device(&facts("A stub", TYPE_DISCRETE));
     assert_eq!((device.memory_total_bytes, device.memory_free_bytes), (0, 0));
     assert_eq!(device.uuid, None);
 }
