@@ -40,8 +40,10 @@ build: bootstrap ## All executables
 	@$(PART) build cargo build --workspace --bins --locked
 
 .PHONY: generate
-generate: ## Custom resource definitions from the Rust types
+generate: ## Custom resource definitions from the Rust types, the page of devices from its tables
 	cargo run -q -p crds --bin crdgen -- charts/shardwright/crds
+	cargo run -q -p device --example compatibility > target/gpu-compatibility.md
+	mv target/gpu-compatibility.md docs/gpu-compatibility.md
 
 ##@ Check
 

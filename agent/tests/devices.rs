@@ -150,7 +150,7 @@ fn write(folder: &Path, name: &str, cards: &[u32]) {
     std::fs::rename(new, folder.join(name)).unwrap();
 }
 
-fn state<'a>(devices: &'a Devices, number: u32) -> Option<&'a DeviceState> {
+fn state(devices: &Devices, number: u32) -> Option<&DeviceState> {
     let identity = identity(number);
     devices.states.iter().find(|state| state.device.identity() == identity)
 }

@@ -6,9 +6,9 @@ mod tiny_model;
 
 use agent::shard::weights::{Gauge, Weights};
 use agent::source::Kind;
+use origin::{Manner, Seen, Server};
 use proto::control::v1::{ModelFacts, SourceAccess};
 use rig::{Node, fetched_and_verified, pieces, wanted, weights};
-use origin::{Manner, Seen, Server};
 use tokio::runtime::Runtime;
 
 /// Matrices of 80 kB: headers are small beside them.

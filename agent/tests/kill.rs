@@ -5,9 +5,9 @@ mod rig;
 mod tiny_model;
 
 use gguf::index::WeightIndex;
+use origin::Server;
 use proto::control::v1::{ModelFacts, SourceAccess};
 use rig::{Node, wanted, weights};
-use origin::Server;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

@@ -9,11 +9,11 @@ use agent::source::Kind;
 use identity::{
     Authority, ConnectOptions, Credentials, Expected, Identity, KeyPair, Role, SpiffeId, TlsListener, connect, tls,
 };
+use origin::Server;
 use proto::control::v1::weights_client::WeightsClient;
 use proto::control::v1::weights_server::{Weights, WeightsServer};
 use proto::control::v1::{ModelFacts, ReadTensorRequest, SourceAccess, TensorPiece};
 use rig::{Node, fetched_and_verified, wanted, weights};
-use origin::Server;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;

@@ -5,9 +5,9 @@ mod rig;
 mod tiny_model;
 
 use agent::source::{Access, Kind, Setting, Source, SourceError};
+use origin::{Manner, Script, Seen, Server};
 use proto::control::v1::SourceAccess;
 use rig::hasty;
-use origin::{Manner, Script, Seen, Server};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -52,7 +52,8 @@ pub fn measure(agent: &Path, rounds: usize, report: &mut Report) -> Result<()> {
         report.set(&format!("ready_ms.{cards}"), Some(best.round()));
         report.figures(&format!("ready_ms_{cards}"), json!(all_ms));
     }
-    let (ours, memcpy) = device::cpu::copy_vs_memcpy();
+    let (ours, memcpy) = device::cpu::copy_vs_memcpy(Path::new("/")).map_err(trying("copies on the CPU"))?;
+    let (ours, memcpy) = (ours as f64, memcpy as f64);
     println!(
         "copies on the CPU: {:.1} GB/s, memcpy {:.1} GB/s",
         ours / 1e9,

@@ -23,6 +23,9 @@ impl Bar {
     }
 }
 
+/// Below this, three digits behind the point tell nothing.
+const SMALL: f64 = 0.01;
+
 /// A figure that has a bar: its place in the file, what it is, the bar.
 pub type Barred = (&'static str, &'static str, Bar);
 
@@ -54,9 +57,13 @@ impl Report {
         }
     }
 
-    /// Notes a headline value at a dotted place, rounded to three digits behind the point; `None` stands as null.
+    /// Notes a headline value at a dotted place, rounded to three digits behind the point, or as many as a small one
+    /// needs; `None` stands as null.
     pub fn set(&mut self, place: &str, value: Option<f64>) {
-        let value = value.map_or(Value::Null, |value| json!((value * 1000.0).round() / 1000.0));
+        let places = |value: f64| if value.abs() < SMALL { 1e6 } else { 1e3 };
+        let value = value.map_or(Value::Null, |value| {
+            json!((value * places(value)).round() / places(value))
+        });
         match place.split_once('.') {
             Some((group, name)) => {
                 let group = self.values.entry(group).or_insert_with(|| json!({}));
@@ -162,7 +169,11 @@ fn digits(value: f64) -> String {
     if value >= 10.0 {
         return format!("{value:.0}");
     }
-    let text = format!("{value:.3}");
+    let text = if value < SMALL {
+        format!("{value:.6}")
+    } else {
+        format!("{value:.3}")
+    };
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
@@ -233,8 +244,8 @@ mod tests {
     #[test]
     fn digits_are_as_many_as_tell_something() {
         assert_eq!(
-            (digits(0.97), digits(1.0), digits(150.0)),
-            ("0.97".into(), "1".into(), "150".into())
+            [0.97, 1.0, 150.0, 0.000_52].map(digits),
+            ["0.97", "1", "150", "0.00052"]
         );
     }
 }

@@ -14,6 +14,7 @@
 
 mod backend;
 pub mod child;
+pub mod compatibility;
 pub mod cpu;
 pub mod cuda;
 pub mod driver;

@@ -7,7 +7,7 @@
 //! * A question that is not answered condemns the backend's devices; one that is answered badly condemns none.
 
 mod desk;
-mod evidence;
+pub(in crate::devices) mod evidence;
 mod read;
 mod settle;
 

@@ -222,6 +222,9 @@ impl Drive {
             log_turn(turn);
         }
         if devices.ready {
+            if !before.ready {
+                tracing::info!(count = devices.states.len(), "devices are ready");
+            }
             for state in &devices.states {
                 let known = |known: &super::DeviceState| known.device.identity() == state.device.identity();
                 if !before.ready || !before.states.iter().any(known) {

@@ -1,10 +1,11 @@
 //! The `watch` subcommand: reads a backend's devices at an interval, one line of JSON each time, in a process of its own
 //! because a driver may hang. It ends when its standard input closes: it never outlives who started it.
 
+use super::decide::evidence::same_address;
 use crate::args::WatchArgs;
 use device::Backend;
 use device::kmsg::{DriverFault, DriverTrouble, Reader, Record};
-use device::telemetry::{self, KernelFault, KernelFaultKind, Reading, Sampler};
+use device::telemetry::{self, DeviceEvent, KernelFault, KernelFaultKind, Reading, Sampler};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -126,7 +127,7 @@ impl KernelLog {
             match record {
                 Record::Xid(event) if self.backend == Backend::Cuda => {
                     // The driver's own library may have told it already.
-                    if !reading.events.iter().any(|told| told.xid == event.xid) {
+                    if !reading.events.iter().any(|told| is_same(told, &event)) {
                         reading.events.push(event);
                     }
                 }
@@ -137,6 +138,12 @@ impl KernelLog {
             }
         }
     }
+}
+
+/// Whether two tellers told of one event. One of them may not know the card.
+fn is_same(a: &DeviceEvent, b: &DeviceEvent) -> bool {
+    let places = a.pci_address.as_deref().zip(b.pci_address.as_deref());
+    a.xid == b.xid && places.is_none_or(|(a, b)| same_address(a, b))
 }
 
 fn kernel_fault(fault: DriverFault) -> KernelFault {

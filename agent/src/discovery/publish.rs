@@ -4,12 +4,12 @@ use super::events::{self, Events};
 use super::report::{self, Seen};
 use super::thresholds::{self, News};
 use crate::devices::{DeviceState, Devices};
+use crate::neighbours::sharing_label;
 use crate::retry;
 use crate::shard::drive::View;
 use crate::shard::report::Holding;
 use crds::names::{AGENT_FIELD_MANAGER, BACKEND_LABEL, GROUP, NODE_LABEL, VERSION};
 use crds::{DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus};
-use device::GpuDevice;
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -219,7 +219,7 @@ impl Publisher {
 
     /// What the API server has of a device, whose object is made where it is not as it should be.
     async fn present(&self, session: &Session, name: &str, state: &DeviceState) -> Result<Written, PublishError> {
-        let labels = self.labels(&state.device);
+        let labels = self.labels(state);
         let object = session.objects.get(name);
         match object.filter(|object| is_as_applied(object, name, &labels, &session.node_uid)) {
             Some(object) => Ok(Written::of(object)),
@@ -232,8 +232,9 @@ impl Publisher {
         }
     }
 
-    fn labels(&self, device: &GpuDevice) -> BTreeMap<&str, &str> {
-        let mut labels = BTreeMap::from([(BACKEND_LABEL, device.backend.name())]);
+    fn labels(&self, state: &DeviceState) -> BTreeMap<&str, &str> {
+        let mut labels = BTreeMap::from([(BACKEND_LABEL, state.device.backend.name())]);
+        labels.extend(sharing_label(&state.availability));
         if self.has_label() {
             labels.insert(NODE_LABEL, &self.node);
         }

@@ -181,10 +181,21 @@ const TABLE: &[Row] = &[
 pub fn prior(model: &str) -> Option<Prior> {
     let asked = words(model);
     let row = TABLE.iter().find(|row| words(row.name) == asked)?;
-    Some(Prior {
-        bandwidth_bytes_per_second: row.gigabytes_per_second * 1_000_000_000,
-        source: row.source.to_owned(),
-    })
+    Some(row.prior())
+}
+
+/// Every board in the table, as NVIDIA's drivers name it.
+pub fn priors() -> impl Iterator<Item = (&'static str, Prior)> {
+    TABLE.iter().map(|row| (row.name, row.prior()))
+}
+
+impl Row {
+    fn prior(&self) -> Prior {
+        Prior {
+            bandwidth_bytes_per_second: self.gigabytes_per_second * 1_000_000_000,
+            source: self.source.to_owned(),
+        }
+    }
 }
 
 /// A name as the words that make it this board and no other. A family's name counts where it is all there is.

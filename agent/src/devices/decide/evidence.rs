@@ -72,13 +72,14 @@ pub(super) fn of_kernel_fault(fault: &KernelFault) -> Vec<Observation> {
         KernelFaultKind::Hang => vec![Observation::UnplacedEvent { text }],
         // What was on it is lost, and what waits for a reset has it.
         KernelFaultKind::Reset => vec![Observation::Reset, Observation::Lost { reason: text }],
-        KernelFaultKind::Dead | KernelFaultKind::UncorrectedMemory => vec![Observation::Lost { reason: text }],
+        KernelFaultKind::Dead => vec![Observation::Lost { reason: text }],
+        KernelFaultKind::UncorrectedMemory => vec![Observation::UncorrectedMemory { reason: text }],
     }
 }
 
 /// Whether two bus addresses are of one card. Drivers write the domain with four or eight digits, and the kernel's log
 /// leaves the function out.
-pub(super) fn same_address(a: &str, b: &str) -> bool {
+pub(in crate::devices) fn same_address(a: &str, b: &str) -> bool {
     let parts = |address: &str| {
         let address = address.to_ascii_lowercase();
         let (card, function) = match address.rsplit_once('.') {

@@ -142,7 +142,11 @@ fn a_device_that_held_layers_was_preempted_and_an_idle_one_was_merely_given_away
         "moved before it was written"
     );
     assert_eq!(reasons(Some(&ours(0)), &foreign(0)), [(false, "Foreign".to_owned())]);
-    assert_eq!(reasons(Some(&ours(0)), &foreign(1)), preempted, "placed in the same moment");
+    assert_eq!(
+        reasons(Some(&ours(0)), &foreign(1)),
+        preempted,
+        "placed in the same moment"
+    );
     assert!(reasons(Some(&foreign(1)), &foreign(0)).is_empty());
 }
 
