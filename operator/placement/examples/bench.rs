@@ -12,7 +12,7 @@ use placement::core::{Answer, Budget, Objective, solve};
 
 /// A budget that ends with the first beam and its local search.
 const GUESS_STEPS: u64 = 3_000;
-const RUNS: usize = 3;
+const RUNS: usize = 1;
 
 #[derive(Default)]
 struct Row {
@@ -31,8 +31,9 @@ fn main() {
     let verbose = args.next().is_some();
     let mut rows: BTreeMap<(usize, String, String), Row> = BTreeMap::new();
     for instance in instances::all().iter().filter(|i| i.name.contains(&filter)) {
-        let (family, size, rho) = instance.group();
-        for key in [(family.as_str(), rho.as_str()), ("all", "all"), ("all", rho.as_str())] {
+        let parts: Vec<&str> = instance.name.split('_').collect();
+        let [family, size, rho, _] = parts[..] else { continue };
+        for key in [(family, rho), ("all", "all"), ("all", rho)] {
             let key = (instance.units(), format!("{size} {}", key.0), key.1.to_owned());
             measure(instance, steps, rows.entry(key).or_default(), verbose);
             if !filter.is_empty() {

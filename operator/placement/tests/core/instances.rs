@@ -16,13 +16,6 @@ impl Instance {
     pub fn units(&self) -> usize {
         self.problem.units.len()
     }
-
-    /// Family, size and tightness, as the file names them.
-    pub fn group(&self) -> (String, String, String) {
-        let mut parts = self.name.split('_').map(str::to_owned);
-        let mut part = || parts.next().expect("a name of four parts");
-        (part(), part(), part())
-    }
 }
 
 /// All instances, in the order of the table of best known values.
