@@ -9,6 +9,7 @@
 use super::{
     Work,
     bounds::SetBounds,
+    demand::most_layers,
     graph::{Graph, bits},
     prefix::{ANY, Counted, Label, Prefixes, Tabled},
     problem::NEVER_NS,
@@ -36,7 +37,7 @@ pub(crate) struct Passed {
 }
 
 /// Runs one pass. `after` bounds what can follow a label.
-pub(crate) fn pass(graph: &Graph, after: &Completions, pass: Pass, work: &mut Work) -> Passed {
+pub(crate) fn pass(graph: &Graph, after: &Completions<'_>, pass: Pass, work: &mut Work) -> Passed {
     match &graph.uniform {
         Some(uniform) => Levels::new(graph, after, pass, Counted::new(graph, uniform)).run(work),
         None => Levels::new(graph, after, pass, Tabled::new(graph)).run(work),
@@ -45,8 +46,10 @@ pub(crate) fn pass(graph: &Graph, after: &Completions, pass: Pass, work: &mut Wo
 
 struct Levels<'g, P> {
     graph: &'g Graph,
-    after: &'g Completions,
+    after: &'g Completions<'g>,
     bounds: Option<SetBounds<'g>>,
+    /// Most layers of each unit.
+    most: Vec<usize>,
     pass: Pass,
     prefixes: P,
     /// The labels followed, level by level, each in the order of their keys.
@@ -58,11 +61,12 @@ struct Levels<'g, P> {
 }
 
 impl<'g, P: Prefixes> Levels<'g, P> {
-    fn new(graph: &'g Graph, after: &'g Completions, pass: Pass, prefixes: P) -> Self {
+    fn new(graph: &'g Graph, after: &'g Completions<'g>, pass: Pass, prefixes: P) -> Self {
         Self {
             graph,
             after,
             bounds: graph.uniform.as_ref().map(|uniform| SetBounds::new(graph, uniform)),
+            most: most_layers(graph),
             pass,
             prefixes,
             levels: Vec::new(),
@@ -129,19 +133,20 @@ impl<'g, P: Prefixes> Levels<'g, P> {
     fn keep(&self, group: &[Label], kept: &mut Vec<Label>) {
         let limit_ns = self.limit_ns();
         let set = group[0].set;
-        let of_set = self.bounds.as_ref().map(|bounds| bounds.of(set));
         let blocked = bits(set).fold(0, |blocked, unit| blocked | self.graph.blocks[unit]);
-        let prices_ns = self.after.free_prices_ns(blocked);
+        let held: usize = bits(set).map(|unit| self.most[unit]).sum();
+        let missing = self.graph.positions.saturating_sub(held);
+        let of_set = self.bounds.as_ref().map(|bounds| bounds.of(set, blocked, missing));
+        let mut owed = None;
         for label in group {
-            let cheap_ns = of_set.as_ref().map_or(0, |bound| label.ways_ns + bound.after_ns(label.last_unit()));
+            let last = label.last_unit();
+            let cheap_ns = of_set.as_ref().map_or(0, |bound| label.ways_ns + bound.after_ns(last));
             if cheap_ns >= limit_ns {
                 continue;
             }
-            let joined_ns = self.prefixes.joined_ns(label, self.after.after(label.last_unit(), blocked));
-            if joined_ns >= NEVER_NS {
-                continue;
-            }
-            let bound_ns = joined_ns.saturating_sub(prices_ns).max(cheap_ns).max(label.bound_ns);
+            let owed = owed.get_or_insert_with(|| self.after.owed(&self.most, missing, blocked));
+            let priced_ns = self.prefixes.joined_ns(label, self.after.after(last, blocked));
+            let bound_ns = self.after.bound_ns(owed, last, priced_ns).max(cheap_ns).max(label.bound_ns);
             if bound_ns < limit_ns {
                 kept.push(Label { bound_ns, ..*label });
             }

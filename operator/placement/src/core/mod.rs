@@ -20,6 +20,7 @@
 
 mod bottleneck;
 mod bounds;
+mod demand;
 mod graph;
 mod labels;
 mod local;

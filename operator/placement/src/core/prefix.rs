@@ -53,7 +53,7 @@ pub(crate) trait Prefixes {
     /// Cost of the label as a whole plan.
     fn whole_ns(&self, label: &Label) -> u64;
     /// Least of the prefix and what comes after it, by position.
-    fn joined_ns(&self, label: &Label, after_ns: &[u64]) -> u64;
+    fn joined_ns(&self, label: &Label, after_ns: &[i64]) -> i64;
     /// The next level becomes the present one.
     fn advance(&mut self);
     /// The unit before the last, and where the last stage begins.
@@ -126,10 +126,9 @@ impl Prefixes for Counted<'_> {
         (label.ways_ns + fill_ns + self.graph.exit_ns[last]).min(NEVER_NS)
     }
 
-    fn joined_ns(&self, label: &Label, after_ns: &[u64]) -> u64 {
+    fn joined_ns(&self, label: &Label, after_ns: &[i64]) -> i64 {
         let from = (label.set.count_ones() as usize).min(after_ns.len());
-        let sums_ns = self.fill_ns[from..].iter().zip(&after_ns[from..]).map(|(a, b)| a + b);
-        sums_ns.min().unwrap_or(NEVER_NS).min(NEVER_NS) + label.ways_ns
+        least_sum(&self.fill_ns[from..], &after_ns[from..]).saturating_add_unsigned(label.ways_ns)
     }
 
     fn advance(&mut self) {}
@@ -230,9 +229,8 @@ impl Prefixes for Tabled<'_> {
         (ended_ns + self.graph.exit_ns[label.last_unit()]).min(NEVER_NS)
     }
 
-    fn joined_ns(&self, label: &Label, after_ns: &[u64]) -> u64 {
-        let sums_ns = self.table(label).iter().zip(after_ns).map(|(a, b)| a + b);
-        sums_ns.min().unwrap_or(NEVER_NS).min(NEVER_NS)
+    fn joined_ns(&self, label: &Label, after_ns: &[i64]) -> i64 {
+        least_sum(self.table(label), after_ns)
     }
 
     fn advance(&mut self) {
@@ -245,6 +243,11 @@ impl Prefixes for Tabled<'_> {
         let (via, begin) = self.via[level][label.row as usize * self.stride() + end];
         (usize::from(via), usize::from(begin))
     }
+}
+
+fn least_sum(before_ns: &[u64], after_ns: &[i64]) -> i64 {
+    let sums_ns = before_ns.iter().zip(after_ns).map(|(a, b)| b.saturating_add_unsigned(*a));
+    sums_ns.min().unwrap_or(i64::MAX)
 }
 
 fn byte(unit: usize) -> u8 {

@@ -10,42 +10,107 @@
 //!   remembers (the ng-route relaxation: Baldacci, Mingozzi, Roberti, Operations Research 59(5), 2011). With two near units this
 //!   contains most of 2-cycle elimination, and larger sets forbid longer cycles.
 //!
-//! **The bound holds for any prices**, so nothing depends on how they were found: a plan with unit set `S` is itself an admitted
-//! walk, of cost `c + sum_{u in S} p_u`. So the shortest walk `w` has `w <= c + sum_{u in S} p_u`, and `c >= w - sum_u p_u`, since
-//! `p_u >= 0`. All numbers are integers; there is no rounding in a bound.
+//! A third part keeps walks from circling where links are short: every entry into a component of a [`Demand`] `D` earns a reward
+//! `r_D >= 0`, and the entries that every plan must make are charged once.
+//!
+//! **The bound holds for any prices and rewards**, so nothing depends on how they were found. A plan of cost `c` on the units `S`
+//! that enters `e_D` components is itself an admitted walk, so that the shortest walk `w` has
+//! `w <= c + sum_{u in S} p_u - sum_D r_D e_D`. With `S` a part of all units, `p >= 0`, `e_D >= needed_D` and `r >= 0` follows
+//! `c >= w - sum_u p_u + sum_D r_D needed_D`. The same holds for what comes after a stage, with the units that can still come and
+//! the entries still to be made. All numbers are integers; there is no rounding in a bound.
 
-use super::{graph::Graph, problem::NEVER_NS};
+use super::{
+    demand::{Demand, Required, Standing, most_layers},
+    graph::Graph,
+    problem::NEVER_NS,
+};
 
-/// A price stays below this: walks have fewer than 2^16 stages, so that all prices of a walk stay below 2^60.
-const MAX_PRICE_NS: u64 = 1 << 44;
+/// All prices and rewards on one walk together stay below this, and so does every walk that can be a plan.
+const MAX_PRICED_NS: i64 = 1 << 57;
+/// The cost of no walk at all, and what is more than any walk that can be a plan: rewards take less than the difference.
+const NEVER: i64 = 1 << 61;
+const FAR: i64 = 1 << 60;
 const FORBIDDEN: u16 = u16::MAX;
+
+/// What a walk pays and earns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Prices {
+    pub per_unit: Vec<i64>,
+    pub per_demand: Vec<i64>,
+}
+
+impl Prices {
+    /// Prices under which the bound is the fractional fill plus the single-linkage bound, where layers are alike.
+    ///
+    /// They are the dual values of the fractional fill: with `t` the time per layer of the slowest unit it uses, a unit of time
+    /// `t_u < t` that holds `m_u` layers is worth `(t - t_u) m_u`. Every entry earns all that it costs at least.
+    pub(crate) fn first(graph: &Graph, demands: &[Required]) -> Self {
+        let most = most_layers(graph);
+        let layer_ns = |unit: usize| graph.elapsed_ns[unit][graph.positions] / graph.positions as u64;
+        let mut by_speed: Vec<usize> = (0..graph.units()).filter(|unit| most[*unit] > 0).collect();
+        by_speed.sort_by_key(|unit| (layer_ns(*unit), *unit));
+        let mut left = graph.positions;
+        let mut slowest_ns = 0;
+        for unit in by_speed {
+            if left > 0 {
+                slowest_ns = layer_ns(unit);
+                left = left.saturating_sub(most[unit]);
+            }
+        }
+        let worth_ns = |unit: usize| slowest_ns.saturating_sub(layer_ns(unit)).saturating_mul(most[unit] as u64);
+        let limit_ns = price_limit_ns(graph, demands);
+        Self {
+            per_unit: (0..graph.units()).map(|unit| signed(worth_ns(unit)).min(limit_ns)).collect(),
+            per_demand: demands.iter().map(|d| signed(d.step_ns).min(limit_ns)).collect(),
+        }
+    }
+}
+
+/// The most a single price may be, so that a walk, with at most one stage and one way for each position, stays below
+/// [`MAX_PRICED_NS`].
+fn price_limit_ns(graph: &Graph, demands: &[Required]) -> i64 {
+    MAX_PRICED_NS / (signed(graph.positions as u64) + 1) / (2 + signed(demands.len() as u64))
+}
+
+/// A way as an integer that can be added to: [`NEVER`] where there is none.
+fn signed(ns: u64) -> i64 {
+    i64::try_from(ns).map_or(NEVER, |ns| ns.min(NEVER))
+}
 
 /// Tables of the shortest walks from every node to the end.
 ///
 /// A state is a unit with what the rest of the walk remembers of its near units, one bit for each of them.
 #[derive(Clone, Debug)]
-pub(crate) struct Rest {
+pub(crate) struct Rest<'d> {
     pub near: Vec<Vec<usize>>,
-    pub prices_ns: Vec<u64>,
+    pub prices: Prices,
+    demands: &'d [Required],
+    /// Whether the graph is turned round: entries are then made on the way out.
+    is_turned: bool,
     /// First state of each unit; the number of states at the end.
     state_at: Vec<usize>,
     /// Per unit: who may come before it, the cost of that way, and what each state of the unit looks like from there.
     ways: Vec<Vec<Way>>,
     /// By position and state: the least of a stage that begins here and all after it; of all after a stage that ends here.
-    begun_ns: Vec<u64>,
-    ended_ns: Vec<u64>,
+    begun_ns: Vec<i64>,
+    ended_ns: Vec<i64>,
+    /// At the beginning and the end of a walk, by unit.
+    entry_ns: Vec<i64>,
+    exit_ns: Vec<i64>,
 }
 
 #[derive(Clone, Debug)]
 struct Way {
     from: usize,
-    cost_ns: u64,
+    plain_ns: i64,
+    /// Rewards taken off.
+    cost_ns: i64,
     seen_as: Vec<u16>,
 }
 
-impl Rest {
+impl<'d> Rest<'d> {
     /// Tables without content: [`Self::fill`] fills them.
-    pub(crate) fn new(graph: &Graph, near: Vec<Vec<usize>>, prices_ns: Vec<u64>) -> Self {
+    pub(crate) fn new(graph: &Graph, near: Vec<Vec<usize>>, prices: Prices, demands: &'d [Required]) -> Self {
         let mut state_at = vec![0];
         for near in &near {
             state_at.push(state_at[state_at.len() - 1] + (1 << near.len()));
@@ -53,13 +118,22 @@ impl Rest {
         let states = state_at[graph.units()];
         let ways = (0..graph.units()).map(|unit| ways_to(graph, &near, unit)).collect();
         Self {
-            begun_ns: vec![NEVER_NS; states * graph.positions],
-            ended_ns: vec![NEVER_NS; states * (graph.positions + 1)],
+            begun_ns: vec![NEVER; states * graph.positions],
+            ended_ns: vec![NEVER; states * (graph.positions + 1)],
+            entry_ns: Vec::new(),
+            exit_ns: Vec::new(),
             near,
-            prices_ns,
+            prices,
+            demands,
+            is_turned: false,
             state_at,
             ways,
         }
+    }
+
+    /// Tables without content for another graph or other near sets, with the same prices.
+    pub(crate) fn rebuilt(&self, graph: &Graph, near: Vec<Vec<usize>>) -> Self {
+        Self::new(graph, near, self.prices.clone(), self.demands)
     }
 
     fn states(&self) -> usize {
@@ -74,10 +148,11 @@ impl Rest {
 
     /// Computes all tables for the present prices and gives the bound on any plan.
     pub(crate) fn fill(&mut self, graph: &Graph) -> u64 {
+        self.reprice(graph);
         let states = self.states();
-        self.ended_ns.fill(NEVER_NS);
+        self.ended_ns.fill(NEVER);
         for unit in 0..graph.units() {
-            self.ended_ns[graph.positions * states + self.state_at[unit]] = graph.exit_ns[unit];
+            self.ended_ns[graph.positions * states + self.state_at[unit]] = self.exit_ns[unit];
         }
         for at in (0..graph.positions).rev() {
             for unit in 0..graph.units() {
@@ -87,10 +162,46 @@ impl Rest {
                 self.arrive(at);
             }
         }
-        let least_ns = self.first_states(graph).map(|(ns, _, _)| ns).min();
+        let least_ns = self.first_states().map(|(ns, _, _)| ns).min();
         match least_ns {
-            Some(ns) if ns < NEVER_NS => ns.saturating_sub(self.prices_ns.iter().sum()),
+            Some(ns) if ns < FAR => u64::try_from(ns + self.paid_back_ns()).unwrap_or(0),
             _ => NEVER_NS,
+        }
+    }
+
+    /// What every plan gets back for the prices, less what it owes for the entries it must make.
+    fn paid_back_ns(&self) -> i64 {
+        let rewards = self.demands.iter().zip(&self.prices.per_demand);
+        let owed_ns: i64 = rewards.map(|(demand, reward_ns)| signed(demand.needed) * reward_ns).sum();
+        owed_ns - self.prices.per_unit.iter().sum::<i64>()
+    }
+
+    /// Takes the rewards off the ways they are earned on.
+    fn reprice(&mut self, graph: &Graph) {
+        let earning: Vec<(&Demand, i64)> = self
+            .demands
+            .iter()
+            .zip(&self.prices.per_demand)
+            .filter(|(_, reward_ns)| **reward_ns > 0)
+            .map(|(required, reward_ns)| (&required.demand, *reward_ns))
+            .collect();
+        let begin_ns = |unit: usize| -> i64 {
+            let earned = earning.iter().filter(|(demand, _)| demand.begins_in(unit));
+            earned.map(|(_, reward_ns)| reward_ns).sum()
+        };
+        self.entry_ns = graph.entry_ns.iter().map(|ns| signed(*ns)).collect();
+        self.exit_ns = graph.exit_ns.iter().map(|ns| signed(*ns)).collect();
+        let beginning_ns = if self.is_turned { &mut self.exit_ns } else { &mut self.entry_ns };
+        for (unit, ns) in beginning_ns.iter_mut().enumerate() {
+            *ns -= begin_ns(unit);
+        }
+        for (to, ways) in self.ways.iter_mut().enumerate() {
+            for way in ways {
+                let from = way.from;
+                let (from, to) = if self.is_turned { (to, from) } else { (from, to) };
+                let earned = earning.iter().filter(|(demand, _)| demand.is_entered(from, to));
+                way.cost_ns = way.plain_ns - earned.map(|(_, reward_ns)| reward_ns).sum::<i64>();
+            }
         }
     }
 
@@ -98,10 +209,10 @@ impl Rest {
         let states = self.states();
         let (from, to) = (self.state_at[unit], self.state_at[unit + 1]);
         let begun_ns = &mut self.begun_ns[at * states + from..at * states + to];
-        begun_ns.fill(NEVER_NS);
+        begun_ns.fill(NEVER);
         let elapsed_ns = &graph.elapsed_ns[unit];
         for end in at + 1..=graph.reach[unit][at] {
-            let stage_ns = elapsed_ns[end] - elapsed_ns[at] + self.prices_ns[unit];
+            let stage_ns = signed(elapsed_ns[end] - elapsed_ns[at]) + self.prices.per_unit[unit];
             let ended_ns = &self.ended_ns[end * states + from..end * states + to];
             for (begun_ns, ended_ns) in begun_ns.iter_mut().zip(ended_ns) {
                 *begun_ns = (*begun_ns).min(ended_ns + stage_ns);
@@ -115,7 +226,7 @@ impl Rest {
         let (begun_ns, ended_ns) = (&self.begun_ns[row.clone()], &mut self.ended_ns[row]);
         for (unit, ways) in self.ways.iter().enumerate() {
             let begun_ns = &begun_ns[self.state_at[unit]..self.state_at[unit + 1]];
-            if begun_ns.iter().all(|ns| *ns >= NEVER_NS) {
+            if begun_ns.iter().all(|ns| *ns >= FAR) {
                 continue;
             }
             for way in ways {
@@ -131,10 +242,10 @@ impl Rest {
     }
 
     /// Cost, unit and state of every walk's beginning.
-    fn first_states<'a>(&'a self, graph: &'a Graph) -> impl Iterator<Item = (u64, usize, usize)> + 'a {
-        (0..graph.units()).flat_map(move |unit| {
+    fn first_states(&self) -> impl Iterator<Item = (i64, usize, usize)> + '_ {
+        (0..self.near.len()).flat_map(move |unit| {
             (self.state_at[unit]..self.state_at[unit + 1])
-                .map(move |state| (self.begun_ns[state] + graph.entry_ns[unit], unit, state))
+                .map(move |state| (self.begun_ns[state] + self.entry_ns[unit], unit, state))
         })
     }
 
@@ -142,10 +253,10 @@ impl Rest {
     pub(crate) fn walk(&self, graph: &Graph) -> Vec<usize> {
         let states = self.states();
         let mut walk = Vec::new();
-        let Some((ns, mut unit, mut state)) = self.first_states(graph).min() else {
+        let Some((ns, mut unit, mut state)) = self.first_states().min() else {
             return walk;
         };
-        if ns >= NEVER_NS {
+        if ns >= FAR {
             return walk;
         }
         let mut at = 0;
@@ -154,7 +265,7 @@ impl Rest {
             let elapsed_ns = &graph.elapsed_ns[unit];
             let begun_ns = self.begun_ns[at * states + state];
             let is_end = |end: &usize| {
-                let stage_ns = elapsed_ns[*end] - elapsed_ns[at] + self.prices_ns[unit];
+                let stage_ns = signed(elapsed_ns[*end] - elapsed_ns[at]) + self.prices.per_unit[unit];
                 self.ended_ns[end * states + state] + stage_ns == begun_ns
             };
             let Some(end) = (at + 1..=graph.reach[unit][at]).rev().find(is_end) else {
@@ -190,26 +301,35 @@ impl Rest {
     }
 
     /// Least cost of a stage that begins at a position and all after it, over the states that do not remember `without`.
-    fn begun_without(&self, unit: usize, without: usize, at: usize) -> u64 {
+    fn begun_without(&self, unit: usize, without: usize, at: usize) -> i64 {
         let bit = self.near[unit].iter().position(|near| *near == without);
         let states = at * self.states();
         let begun_ns = &self.begun_ns[states + self.state_at[unit]..states + self.state_at[unit + 1]];
         let remembers = |state: usize| bit.is_some_and(|bit| state >> bit & 1 == 1);
         let allowed = begun_ns.iter().enumerate().filter(|(state, _)| !remembers(*state));
-        allowed.map(|(_, ns)| *ns).min().unwrap_or(NEVER_NS)
+        allowed.map(|(_, ns)| *ns).min().unwrap_or(NEVER)
     }
 
-    /// Raises prices of what is visited too often, lowers those of what is not visited: a subgradient step.
+    /// Raises prices of what is visited too often and rewards of what is entered too rarely, lowers the others: a subgradient step.
     ///
     /// `share` is in 1024ths of the step that would close `gap_ns` if the bound were linear (Polyak).
-    pub(crate) fn step(&mut self, graph: &Graph, walk: &[usize], direction: &mut [i64], share: u64, gap_ns: u64) {
+    pub(crate) fn step(&mut self, graph: &Graph, walk: &[usize], direction: &mut Vec<i64>, share: u64, gap_ns: u64) {
         let mut visits = vec![0_i64; graph.units()];
         walk.iter().for_each(|unit| visits[*unit] += 1);
-        let excess = excess_by_class(graph, &visits);
-        for (unit, direction) in direction.iter_mut().enumerate() {
+        let mut excess = excess_by_class(graph, &visits);
+        for Required { demand, needed, .. } in self.demands {
+            let begins = walk.first().is_some_and(|unit| demand.begins_in(*unit));
+            let entered = walk.windows(2).filter(|pair| demand.is_entered(pair[0], pair[1])).count();
+            let entered = (entered + usize::from(begins)) as u64;
+            excess.push((signed(*needed) - signed(entered)) * 1024);
+        }
+        direction.resize(excess.len(), 0);
+        let limit_ns = price_limit_ns(graph, self.demands);
+        let prices = || self.prices.per_unit.iter().chain(&self.prices.per_demand);
+        for ((direction, excess), price_ns) in direction.iter_mut().zip(excess).zip(prices()) {
             // What went before counts for six tenths: walks alternate between units of one cycle.
-            *direction = excess[unit] + *direction * 6 / 10;
-            if self.prices_ns[unit] == 0 && *direction < 0 {
+            *direction = excess + *direction * 6 / 10;
+            if *price_ns == 0 && *direction < 0 {
                 *direction = 0;
             }
         }
@@ -217,10 +337,11 @@ impl Rest {
         if norm == 0 {
             return;
         }
-        for (price_ns, direction) in self.prices_ns.iter_mut().zip(direction) {
+        let prices = self.prices.per_unit.iter_mut().chain(&mut self.prices.per_demand);
+        for (price_ns, direction) in prices.zip(direction) {
             let change = i128::from(share) * i128::from(gap_ns) * i128::from(*direction) / norm;
-            let raised = (i128::from(*price_ns) + change).clamp(0, i128::from(MAX_PRICE_NS));
-            *price_ns = u64::try_from(raised).unwrap_or(0);
+            let raised = (i128::from(*price_ns) + change).clamp(0, i128::from(limit_ns));
+            *price_ns = i64::try_from(raised).unwrap_or(0);
         }
     }
 
@@ -247,17 +368,19 @@ impl Rest {
     }
 
     /// The tables as the search reads them.
-    pub(crate) fn completions(&self, graph: &Graph) -> Completions {
+    pub(crate) fn completions(&self, graph: &Graph) -> Completions<'d> {
+        let earning = self.demands.iter().zip(&self.prices.per_demand);
         let mut completions = Completions {
             near: self.near.clone(),
-            prices_ns: self.prices_ns.clone(),
+            prices_ns: self.prices.per_unit.clone(),
+            earning: earning.filter(|(_, ns)| **ns > 0).map(|(required, ns)| (&required.demand, *ns)).collect(),
             row_at: self.state_at.clone(),
             positions: graph.positions,
             least_ns: Vec::with_capacity(self.states() * graph.positions),
         };
         for unit in 0..graph.units() {
             let width = self.state_at[unit + 1] - self.state_at[unit];
-            let mut least_ns = vec![NEVER_NS; width * graph.positions];
+            let mut least_ns = vec![NEVER; width * graph.positions];
             for at in 0..graph.positions {
                 let ended_ns = &self.ended_ns[at * self.states() + self.state_at[unit]..][..width];
                 let mut within = ended_ns.to_vec();
@@ -298,8 +421,8 @@ fn ways_to(graph: &Graph, near: &[Vec<usize>], unit: usize) -> Vec<Way> {
     let bit_of = |at: usize, what: usize| near[at].iter().position(|u| *u == what);
     let mut ways = Vec::new();
     for from in (0..graph.units()).filter(|from| *from != unit) {
-        let cost_ns = graph.way_ns[from][unit];
-        if cost_ns >= NEVER_NS || graph.blocks[from] >> unit & 1 == 1 {
+        let way_ns = graph.way_ns[from][unit];
+        if way_ns >= NEVER_NS || graph.blocks[from] >> unit & 1 == 1 {
             continue;
         }
         let own = bit_of(from, unit).map_or(0, |bit| 1 << bit);
@@ -314,7 +437,12 @@ fn ways_to(graph: &Graph, near: &[Vec<usize>], unit: usize) -> Vec<Way> {
             seen
         });
         let seen_as = seen_as.collect();
-        ways.push(Way { from, cost_ns, seen_as });
+        ways.push(Way {
+            from,
+            plain_ns: signed(way_ns),
+            cost_ns: signed(way_ns),
+            seen_as,
+        });
     }
     ways
 }
@@ -334,24 +462,20 @@ pub(crate) fn nearest(graph: &Graph, most: usize) -> Vec<Vec<usize>> {
 ///
 /// The walk through a way is at least the shortest walk up to it, the way, and the shortest walk on from it, each under the same
 /// prices: the walk up to it is the rest of the graph turned round.
-pub(crate) fn remove_ways(graph: &mut Graph, rest: &Rest, limit_ns: u64) -> usize {
+pub(crate) fn remove_ways(graph: &mut Graph, rest: &Rest<'_>, limit_ns: u64) -> usize {
     let turned = graph.turned();
-    let mut before = Rest::new(&turned, rest.near.clone(), rest.prices_ns.clone());
+    let mut before = Rest::new(&turned, rest.near.clone(), rest.prices.clone(), rest.demands);
+    before.is_turned = true;
     before.fill(&turned);
-    let prices_ns: u64 = rest.prices_ns.iter().sum();
+    let paid_back_ns = rest.paid_back_ns();
     let p = graph.positions;
     let mut removed = 0;
-    for from in 0..graph.units() {
-        for to in 0..graph.units() {
-            let way_ns = graph.way_ns[from][to];
-            if way_ns >= NEVER_NS {
-                continue;
-            }
-            let through_ns = |at: usize| {
-                before.begun_without(from, to, p - at) + rest.begun_without(to, from, at) + way_ns
-            };
-            let least_ns = (1..p).map(through_ns).min().unwrap_or(NEVER_NS);
-            if least_ns.saturating_sub(prices_ns) >= limit_ns {
+    for (to, ways) in rest.ways.iter().enumerate() {
+        for way in ways {
+            let from = way.from;
+            let through_ns = |at: usize| before.begun_without(from, to, p - at) + rest.begun_without(to, from, at);
+            let least_ns = (1..p).map(through_ns).min().unwrap_or(NEVER);
+            if least_ns >= FAR || least_ns + way.cost_ns + paid_back_ns >= signed(limit_ns) {
                 graph.way_ns[from][to] = NEVER_NS;
                 removed += 1;
             }
@@ -362,26 +486,51 @@ pub(crate) fn remove_ways(graph: &mut Graph, rest: &Rest, limit_ns: u64) -> usiz
 
 /// Per unit, blocked near units and position after a stage: the least cost, with prices, of all that comes after.
 #[derive(Clone, Debug)]
-pub(crate) struct Completions {
+pub(crate) struct Completions<'d> {
     near: Vec<Vec<usize>>,
-    prices_ns: Vec<u64>,
+    prices_ns: Vec<i64>,
+    /// Demands with their rewards.
+    earning: Vec<(&'d Demand, i64)>,
     row_at: Vec<usize>,
     positions: usize,
-    least_ns: Vec<u64>,
+    least_ns: Vec<i64>,
 }
 
-impl Completions {
+/// How a set of units stands towards every demand with a reward, and the prices it can still get back at most.
+#[derive(Clone, Debug)]
+pub(crate) struct Owed {
+    standings: Vec<Standing>,
+    free_prices_ns: i64,
+}
+
+impl Completions<'_> {
     /// After a stage on `last`, where the `blocked` units cannot come any more: by position, the end left out.
-    pub(crate) fn after(&self, last: usize, blocked: u64) -> &[u64] {
+    pub(crate) fn after(&self, last: usize, blocked: u64) -> &[i64] {
         let near = self.near[last].iter().enumerate();
         let row = near.fold(0, |row, (bit, unit)| row | (blocked >> unit & 1) << bit);
         let row = self.row_at[last] + usize::try_from(row).unwrap_or(0);
         &self.least_ns[row * self.positions..(row + 1) * self.positions]
     }
 
-    /// The prices of all units that can still come: what is paid back at most.
-    pub(crate) fn free_prices_ns(&self, blocked: u64) -> u64 {
+    /// What plans owe and get back that have a set with `missing` layers too few, and cannot take the `blocked` units.
+    pub(crate) fn owed(&self, most: &[usize], missing: usize, blocked: u64) -> Owed {
         let free = self.prices_ns.iter().enumerate().filter(|(u, _)| blocked >> u & 1 == 0);
-        free.map(|(_, ns)| ns).sum()
+        let standing = |(demand, _): &(&Demand, i64)| demand.standing(most, missing, !blocked);
+        Owed {
+            standings: self.earning.iter().map(standing).collect(),
+            free_prices_ns: free.map(|(_, ns)| ns).sum(),
+        }
+    }
+
+    /// The bound on whole plans from the least priced cost of them, with the order standing at `last`.
+    pub(crate) fn bound_ns(&self, owed: &Owed, last: usize, priced_ns: i64) -> u64 {
+        if priced_ns >= FAR {
+            return NEVER_NS;
+        }
+        let owing = self.earning.iter().zip(&owed.standings);
+        let entries_ns: i64 = owing
+            .map(|((demand, reward_ns), standing)| reward_ns * signed(standing.needed(demand, Some(last))))
+            .sum();
+        u64::try_from(priced_ns + entries_ns - owed.free_prices_ns).unwrap_or(0)
     }
 }

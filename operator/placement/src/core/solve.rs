@@ -6,7 +6,8 @@ use super::{
     labels::{Pass, pass},
     local::{Costed, Dice, improve_with_kicks},
     problem::NEVER_NS,
-    rest::{Rest, nearest, remove_ways},
+    demand::required,
+    rest::{Prices, Rest, nearest, remove_ways},
 };
 
 /// What is known of the best plan of a graph.
@@ -47,7 +48,7 @@ struct Round {
 
 /// Each round costs several times the one before it; most problems end in the first two.
 const ROUNDS: [Round; 5] = [
-    Round { near: 2, steps: 30, width: 64, kicks: 4 },
+    Round { near: 2, steps: 60, width: 64, kicks: 4 },
     Round { near: 4, steps: 40, width: 1_000, kicks: 8 },
     Round { near: 6, steps: 40, width: 8_000, kicks: 16 },
     Round { near: 8, steps: 40, width: 60_000, kicks: 32 },
@@ -75,13 +76,15 @@ pub(crate) fn solve_graph(graph: &Graph, seed: u64, any: bool, work: &mut Work) 
     if any && known.best.is_some() {
         return known;
     }
+    let demands = required(graph);
+    let prices = Prices::first(graph, &demands);
     let mut several = Several {
         whole: graph,
         graph: graph.clone(),
         known,
         any,
         dice: Dice::new(seed),
-        rest: Rest::new(graph, nearest(graph, ROUNDS[0].near), vec![0; graph.units()]),
+        rest: Rest::new(graph, nearest(graph, ROUNDS[0].near), prices, &demands),
         work,
     };
     several.run();
@@ -96,7 +99,7 @@ struct Several<'w> {
     known: Known,
     any: bool,
     dice: Dice,
-    rest: Rest,
+    rest: Rest<'w>,
     work: &'w mut Work,
 }
 
@@ -128,8 +131,7 @@ impl Several<'_> {
 
     /// New tables for the graph as it is now, with the same prices.
     fn rebuild(&mut self, near: Vec<Vec<usize>>) {
-        let prices_ns = std::mem::take(&mut self.rest.prices_ns);
-        self.rest = Rest::new(&self.graph, near, prices_ns);
+        self.rest = self.rest.rebuilt(&self.graph, near);
         self.fill();
     }
 
@@ -192,8 +194,8 @@ impl Several<'_> {
     /// Subgradient steps; the best prices are kept, and the tables are theirs afterwards.
     fn adjust(&mut self, steps: usize) {
         let mut best_ns = self.fill();
-        let mut best_prices = self.rest.prices_ns.clone();
-        let mut direction = vec![0_i64; self.graph.units()];
+        let mut best_prices = self.rest.prices.clone();
+        let mut direction = Vec::new();
         let mut share = 1024_u64;
         let mut idle = 0;
         for _ in 0..steps {
@@ -207,17 +209,17 @@ impl Several<'_> {
             let now_ns = self.fill();
             if now_ns > best_ns {
                 best_ns = now_ns;
-                best_prices.clone_from(&self.rest.prices_ns);
+                best_prices.clone_from(&self.rest.prices);
                 idle = 0;
             } else {
                 idle += 1;
-                if idle % 4 == 0 {
-                    share = share * 5 / 8;
+                if idle % 5 == 0 {
+                    share = share * 3 / 4;
                 }
             }
         }
-        if self.rest.prices_ns != best_prices {
-            self.rest.prices_ns = best_prices;
+        if self.rest.prices != best_prices {
+            self.rest.prices = best_prices;
             self.fill();
         }
     }
