@@ -108,14 +108,18 @@ pub(crate) struct Required {
     pub step_ns: u64,
 }
 
-/// The families of linkage that ask for more than a beginning.
+/// The families of linkage that ask for more than a beginning, and every single component that no plan can do without.
 pub(crate) fn required(graph: &Graph) -> Vec<Required> {
     let all = all_units(graph.units());
     let most = most_layers(graph);
+    let needed = |demand: &Demand| demand.standing(&most, graph.positions, all).needed(demand, None);
+    let levels = widest(linkage(graph));
     let mut below_ns = 0;
     let mut required = Vec::new();
-    for level in widest(linkage(graph)) {
-        let needed = level.demand.standing(&most, graph.positions, all).needed(&level.demand, None);
+    let mut alone: Vec<u64> = Vec::new();
+    for level in levels {
+        alone.extend(level.demand.components.iter().filter(|c| c.count_ones() > 1));
+        let needed = needed(&level.demand);
         if needed > 1 {
             required.push(Required {
                 demand: level.demand,
@@ -125,6 +129,14 @@ pub(crate) fn required(graph: &Graph) -> Vec<Required> {
             below_ns = level.cost_ns;
         }
     }
+    alone.sort_unstable();
+    alone.dedup();
+    let alone = alone.into_iter().map(|component| Demand::new(vec![component], graph.units()));
+    required.extend(alone.filter(|demand| needed(demand) > 0).map(|demand| Required {
+        demand,
+        needed: 1,
+        step_ns: 0,
+    }));
     required
 }
 

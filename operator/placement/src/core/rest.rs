@@ -327,8 +327,8 @@ impl<'d> Rest<'d> {
         let limit_ns = price_limit_ns(graph, self.demands);
         let prices = || self.prices.per_unit.iter().chain(&self.prices.per_demand);
         for ((direction, excess), price_ns) in direction.iter_mut().zip(excess).zip(prices()) {
-            // What went before counts for six tenths: walks alternate between units of one cycle.
-            *direction = excess + *direction * 6 / 10;
+            // What went before counts for nine tenths: walks alternate between units of one cycle.
+            *direction = excess + *direction * 9 / 10;
             if *price_ns == 0 && *direction < 0 {
                 *direction = 0;
             }

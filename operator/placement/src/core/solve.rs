@@ -48,11 +48,11 @@ struct Round {
 
 /// Each round costs several times the one before it; most problems end in the first two.
 const ROUNDS: [Round; 5] = [
-    Round { near: 2, steps: 60, width: 64, kicks: 4 },
-    Round { near: 4, steps: 40, width: 1_000, kicks: 8 },
-    Round { near: 6, steps: 40, width: 8_000, kicks: 16 },
-    Round { near: 8, steps: 40, width: 60_000, kicks: 32 },
-    Round { near: 9, steps: 30, width: usize::MAX, kicks: 0 },
+    Round { near: 2, steps: 80, width: 64, kicks: 4 },
+    Round { near: 3, steps: 160, width: 500, kicks: 8 },
+    Round { near: 5, steps: 160, width: 5_000, kicks: 16 },
+    Round { near: 7, steps: 160, width: 50_000, kicks: 32 },
+    Round { near: 9, steps: 80, width: usize::MAX, kicks: 0 },
 ];
 
 /// The width of the very first pass, whose bound has no prices yet.
@@ -162,9 +162,9 @@ impl Several<'_> {
         self.known.raise(0);
     }
 
-    /// Steps of work that one filling of the tables counts for: a step stands for some hundred numbers.
+    /// Steps of work that one filling of the tables counts for: a step stands for some hundreds of numbers.
     fn filling_steps(&self) -> u64 {
-        self.rest.size() / 128 + 1
+        self.rest.size() / 512 + 1
     }
 
     fn fill(&mut self) -> u64 {
@@ -213,7 +213,7 @@ impl Several<'_> {
                 idle = 0;
             } else {
                 idle += 1;
-                if idle % 5 == 0 {
+                if idle % 10 == 0 {
                     share = share * 3 / 4;
                 }
             }
