@@ -49,9 +49,9 @@ struct Round {
 /// Each round costs several times the one before it; most problems end in the first two.
 const ROUNDS: [Round; 5] = [
     Round { near: 2, steps: 80, width: 64, kicks: 4 },
-    Round { near: 3, steps: 160, width: 500, kicks: 8 },
-    Round { near: 5, steps: 160, width: 5_000, kicks: 16 },
-    Round { near: 7, steps: 160, width: 50_000, kicks: 32 },
+    Round { near: 3, steps: 120, width: 2_000, kicks: 8 },
+    Round { near: 5, steps: 160, width: 15_000, kicks: 16 },
+    Round { near: 7, steps: 160, width: 100_000, kicks: 32 },
     Round { near: 9, steps: 80, width: usize::MAX, kicks: 0 },
 ];
 
