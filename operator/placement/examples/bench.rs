@@ -11,7 +11,7 @@ use instances::Instance;
 use placement::core::{Answer, Budget, Objective, solve};
 
 /// A budget that ends with the first beam and its local search.
-const GUESS_STEPS: u64 = 3_000;
+const GUESS_STEPS: u64 = 20_000;
 const RUNS: usize = 1;
 
 #[derive(Default)]
@@ -41,7 +41,10 @@ fn main() {
             }
         }
     }
-    println!("{:22} {:4} {:>7} {:>9} {:>9} {:>9} {:>8} {:>8} {:>11}", "size family", "rho", "proved", "p50 ms", "p90 ms", "max ms", "guess", "gap %", "steps max");
+    println!(
+        "{:22} {:4} {:>7} {:>9} {:>9} {:>9} {:>8} {:>8} {:>11}",
+        "size family", "rho", "proved", "p50 ms", "p90 ms", "max ms", "guess", "gap %", "steps max"
+    );
     for ((_, name, rho), mut row) in rows {
         row.ms.sort_by(f64::total_cmp);
         let at = |q: usize| row.ms[(row.ms.len() - 1) * q / 100];
@@ -49,7 +52,14 @@ fn main() {
         let max_gap = row.gap.iter().copied().fold(0.0, f64::max);
         println!(
             "{name:22} {rho:4} {:>3}/{:<3} {:>9.2} {:>9.2} {:>9.2} {:>8.4} {:>8.3} {:>11}{}",
-            row.proved, row.ms.len(), at(50), at(90), at(100), mean(&row.ratio), max_gap, row.steps,
+            row.proved,
+            row.ms.len(),
+            at(50),
+            at(90),
+            at(100),
+            mean(&row.ratio),
+            max_gap,
+            row.steps,
             if row.wrong > 0 { "  WRONG" } else { "" },
         );
     }
@@ -76,14 +86,22 @@ fn measure(instance: &Instance, steps: u64, row: &mut Row, verbose: bool) {
     row.proved += usize::from(proved);
     let cost = |answer: &Answer| answer.route().map_or(f64::NAN, |route| route.cost_ns as f64);
     row.ratio.push(cost(&guess.answer) / cost(&solved.answer));
-    row.gap.push((cost(&solved.answer) / solved.answer.bound_ns() as f64 - 1.0) * 100.0);
+    row.gap
+        .push((cost(&solved.answer) / solved.answer.bound_ns() as f64 - 1.0) * 100.0);
     if let Some(best) = instance.best_known {
         let found = solved.answer.route().map_or(0, |route| route.cost_ns);
         let bad = solved.answer.bound_ns() > best || (proved && instance.is_proved && found != best);
         row.wrong += usize::from(bad);
     }
     if verbose {
-        println!("{} {:?} bound {} known {:?} steps {} {:.1} ms", instance.name, solved.answer.route().map(|r| r.cost_ns),
-            solved.answer.bound_ns(), instance.best_known, solved.steps, times[times.len() / 2]);
+        println!(
+            "{} {:?} bound {} known {:?} steps {} {:.1} ms",
+            instance.name,
+            solved.answer.route().map(|r| r.cost_ns),
+            solved.answer.bound_ns(),
+            instance.best_known,
+            solved.steps,
+            times[times.len() / 2]
+        );
     }
 }

@@ -11,7 +11,10 @@ use placement::core::{Answer, Budget, NEVER_NS, Objective, Problem, Refused, Rou
 use random::Dice;
 
 const SMALL_PROBLEMS: u64 = 20_000;
-const AMPLE: Budget = Budget { steps: 1_000_000, seed: 0 };
+const AMPLE: Budget = Budget {
+    steps: 1_000_000,
+    seed: 0,
+};
 
 fn solved(problem: &Problem, objective: Objective, budget: Budget) -> Solved {
     solve(problem, objective, budget).expect("a valid problem")
@@ -60,7 +63,10 @@ fn the_core_finds_what_brute_force_finds_or_proves_that_there_is_nothing() {
         }
     }
     let share = infeasible * 100 / SMALL_PROBLEMS;
-    assert!((5..70).contains(&share), "{share} % of the problems have no plan: the sample says little");
+    assert!(
+        (5..70).contains(&share),
+        "{share} % of the problems have no plan: the sample says little"
+    );
 }
 
 #[test]
@@ -75,14 +81,20 @@ fn a_bound_is_never_above_the_optimum_and_a_plan_never_below_it_however_small_th
         for steps in (0..=whole.steps).step_by(usize::try_from(every).expect("small")) {
             let part = solved(&problem, objective, Budget { steps, seed });
             assert!(part.steps <= steps, "seed {seed}: {} of {steps} steps", part.steps);
-            assert!(part.answer.bound_ns() <= best_ns.unwrap_or(NEVER_NS), "seed {seed}, {steps} steps: {part:?}");
+            assert!(
+                part.answer.bound_ns() <= best_ns.unwrap_or(NEVER_NS),
+                "seed {seed}, {steps} steps: {part:?}"
+            );
             match &part.answer {
                 Answer::Optimal(route) => assert_eq!(Some(route.cost_ns), best_ns, "seed {seed}, {steps} steps"),
                 Answer::Infeasible => assert_eq!(best_ns, None, "seed {seed}, {steps} steps"),
                 Answer::Feasible { route, .. } => assert!(Some(route.cost_ns) >= best_ns, "seed {seed}"),
                 Answer::Exhausted { .. } => {}
             }
-            part.answer.route().iter().for_each(|route| assert_is_a_plan(&problem, objective, route, seed));
+            part.answer
+                .route()
+                .iter()
+                .for_each(|route| assert_is_a_plan(&problem, objective, route, seed));
         }
     }
 }
@@ -109,7 +121,10 @@ fn renamed(problem: &Problem, order: &[usize]) -> Problem {
         order.iter().map(row).collect::<Vec<Vec<u64>>>()
     };
     let unit = |old: &usize| {
-        let excluded = order.iter().enumerate().filter(|(_, other)| problem.units[*old].excludes >> *other & 1 == 1);
+        let excluded = order
+            .iter()
+            .enumerate()
+            .filter(|(_, other)| problem.units[*old].excludes >> *other & 1 == 1);
         Unit {
             excludes: excluded.fold(0, |set, (new, _)| set | 1 << new),
             ..problem.units[*old].clone()
@@ -129,7 +144,12 @@ fn one_more_unit_or_more_room_never_makes_the_best_plan_worse() {
         let mut dice = Dice::new(3_000_000 + seed);
         let mut problem = random::problem(&mut dice);
         let objective = objective(&mut dice);
-        let cost_ns = |p: &Problem| solved(p, objective, AMPLE).answer.route().map_or(NEVER_NS, |route| route.cost_ns);
+        let cost_ns = |p: &Problem| {
+            solved(p, objective, AMPLE)
+                .answer
+                .route()
+                .map_or(NEVER_NS, |route| route.cost_ns)
+        };
         let all_ns = cost_ns(&problem);
         let roomier = dice.index(0, problem.units.len() - 1);
         let mut larger = problem.clone();
@@ -165,7 +185,10 @@ fn instances_of_up_to_sixteen_units_are_proved_optimal() {
     let mut count = 0;
     for instance in small {
         assert!(instance.is_proved, "{}", instance.name);
-        let budget = Budget { steps: 4_000_000, seed: 0 };
+        let budget = Budget {
+            steps: 4_000_000,
+            seed: 0,
+        };
         let answer = solved(&instance.problem, Objective::LATENCY, budget).answer;
         let Answer::Optimal(route) = &answer else {
             panic!("{}: {answer:?}", instance.name);
@@ -180,13 +203,22 @@ fn instances_of_up_to_sixteen_units_are_proved_optimal() {
 #[test]
 fn larger_instances_are_as_near_to_the_best_known_plan_as_the_bound_says() {
     for instance in instances::all().iter().filter(|i| i.units() > 16) {
-        let budget = Budget { steps: 150_000, seed: 0 };
+        let budget = Budget {
+            steps: 150_000,
+            seed: 0,
+        };
         let answer = solved(&instance.problem, Objective::LATENCY, budget).answer;
-        let route = answer.route().unwrap_or_else(|| panic!("{}: {answer:?}", instance.name));
+        let route = answer
+            .route()
+            .unwrap_or_else(|| panic!("{}: {answer:?}", instance.name));
         assert_is_a_plan(&instance.problem, Objective::LATENCY, route, 0);
         if let Some(best_known) = instance.best_known {
             assert!(answer.bound_ns() <= best_known, "{}: {answer:?}", instance.name);
-            assert!(!instance.is_proved || route.cost_ns >= best_known, "{}: {answer:?}", instance.name);
+            assert!(
+                !instance.is_proved || route.cost_ns >= best_known,
+                "{}: {answer:?}",
+                instance.name
+            );
         }
     }
 }
@@ -211,7 +243,10 @@ fn tables_of_another_form_are_refused() {
         refused(&problem)
     };
     assert_eq!(changed(|p| p.way_ns.truncate(1)), Some(Refused::Shape));
-    assert_eq!(changed(|p| p.units[1].reach = vec![2, 1]), Some(Refused::NotMonotone { unit: 1 }));
+    assert_eq!(
+        changed(|p| p.units[1].reach = vec![2, 1]),
+        Some(Refused::NotMonotone { unit: 1 })
+    );
     assert_eq!(changed(|p| p.cuts = vec![3]), Some(Refused::Cuts));
     assert_eq!(changed(|p| p.units[0].entry_ns = u64::MAX), Some(Refused::TooLarge));
     assert_eq!(changed(|p| p.units[0].launch_ns = 1 << 56), Some(Refused::TooLarge));

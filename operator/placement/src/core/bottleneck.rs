@@ -49,7 +49,10 @@ pub(crate) fn solve_bottleneck(problem: &Problem, seed: u64, work: &mut Work) ->
                 low = next;
             }
         }
-        let high = known.best.as_ref().map_or(low, |(ns, _)| caps_ns.partition_point(|cap| cap < ns));
+        let high = known
+            .best
+            .as_ref()
+            .map_or(low, |(ns, _)| caps_ns.partition_point(|cap| cap < ns));
         guess = low + high.saturating_sub(low) / 2;
     }
     let best_ns = known.best.as_ref().map_or(NEVER_NS, |(ns, _)| *ns);
@@ -67,7 +70,11 @@ fn caps(problem: &Problem, graph: &Graph) -> Vec<u64> {
             }
         }
         let carries = problem.carry_ns[unit].iter().enumerate();
-        caps_ns.extend(carries.filter(|(to, _)| graph.way_ns[unit][*to] < NEVER_NS).map(|(_, ns)| *ns));
+        caps_ns.extend(
+            carries
+                .filter(|(to, _)| graph.way_ns[unit][*to] < NEVER_NS)
+                .map(|(_, ns)| *ns),
+        );
     }
     caps_ns.sort_unstable();
     caps_ns.dedup();

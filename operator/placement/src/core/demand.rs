@@ -50,7 +50,11 @@ impl Demand {
     /// How the order stands towards this demand, when it has the units of a set and can still take those that are free.
     pub(crate) fn standing(&self, most: &[usize], missing: usize, free: u64) -> Standing {
         let room_of = |units: u64| bits(units & free).map(|unit| most[unit]).sum::<usize>();
-        let missing = if missing == 0 { 0 } else { missing.saturating_sub(room_of(self.outside)) };
+        let missing = if missing == 0 {
+            0
+        } else {
+            missing.saturating_sub(room_of(self.outside))
+        };
         let mut rooms: Vec<(usize, u8)> = Vec::new();
         if missing > 0 {
             rooms.extend(self.components.iter().map(|component| room_of(*component)).zip(0_u8..));
@@ -131,7 +135,9 @@ pub(crate) fn required(graph: &Graph) -> Vec<Required> {
     }
     alone.sort_unstable();
     alone.dedup();
-    let alone = alone.into_iter().map(|component| Demand::new(vec![component], graph.units()));
+    let alone = alone
+        .into_iter()
+        .map(|component| Demand::new(vec![component], graph.units()));
     required.extend(alone.filter(|demand| needed(demand) > 0).map(|demand| Required {
         demand,
         needed: 1,
@@ -150,12 +156,14 @@ pub(crate) struct Level {
 /// The levels with the largest steps, from below.
 pub(crate) fn widest(levels: Vec<Level>) -> Vec<Level> {
     let below_ns = |k: usize| if k == 0 { 0 } else { levels[k - 1].cost_ns };
-    let mut steps: Vec<(u64, usize)> = (0..levels.len()).map(|k| (levels[k].cost_ns - below_ns(k), k)).collect();
+    let mut steps: Vec<(u64, usize)> = (0..levels.len())
+        .map(|k| (levels[k].cost_ns - below_ns(k), k))
+        .collect();
     steps.sort_unstable_by(|a, b| b.cmp(a));
     steps.truncate(MAX_LEVELS);
     let is_chosen = |k: usize| steps.iter().any(|(_, chosen)| *chosen == k);
-    let levels = levels.iter().enumerate().filter(|(k, _)| is_chosen(*k));
-    levels.map(|(_, level)| level.clone()).collect()
+    let levels = levels.into_iter().enumerate().filter(|(k, _)| is_chosen(*k));
+    levels.map(|(_, level)| level).collect()
 }
 
 /// All levels of linkage from below.

@@ -98,7 +98,9 @@ impl Graph {
             turned.elapsed_ns[unit] = elapsed_ns.iter().rev().map(|ns| elapsed_ns[p] - ns).collect();
             // A stage from `first` there ends here at `p - first`; reaches never fall, so the first that does is the farthest.
             let farthest = |first: usize| (0..p - first).find(|begin| self.reach[unit][*begin] >= p - first);
-            turned.reach[unit] = (0..p).map(|first| farthest(first).map_or(first, |begin| p - begin)).collect();
+            turned.reach[unit] = (0..p)
+                .map(|first| farthest(first).map_or(first, |begin| p - begin))
+                .collect();
             for other in 0..n {
                 turned.way_ns[unit][other] = self.way_ns[other][unit];
             }

@@ -9,11 +9,11 @@
 use super::{
     Work,
     bounds::SetBounds,
+    completions::Completions,
     demand::most_layers,
     graph::{Graph, bits},
     prefix::{ANY, Counted, Label, Prefixes, Tabled},
     problem::NEVER_NS,
-    rest::Completions,
 };
 
 /// What a pass may do.
@@ -96,7 +96,10 @@ impl<'g, P: Prefixes> Levels<'g, P> {
             };
             self.levels.push(kept);
         }
-        let best = self.best.take().map(|(cost_ns, level, label)| (cost_ns, self.order(level, label)));
+        let best = self
+            .best
+            .take()
+            .map(|(cost_ns, level, label)| (cost_ns, self.order(level, label)));
         Passed {
             best,
             open_ns: self.open_ns,
@@ -146,7 +149,11 @@ impl<'g, P: Prefixes> Levels<'g, P> {
             }
             let owed = owed.get_or_insert_with(|| self.after.owed(&self.most, missing, blocked));
             let priced_ns = self.prefixes.joined_ns(label, self.after.after(last, blocked));
-            let bound_ns = self.after.bound_ns(owed, last, priced_ns).max(cheap_ns).max(label.bound_ns);
+            let bound_ns = self
+                .after
+                .bound_ns(owed, last, priced_ns)
+                .max(cheap_ns)
+                .max(label.bound_ns);
             if bound_ns < limit_ns {
                 kept.push(Label { bound_ns, ..*label });
             }

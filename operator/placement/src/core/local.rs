@@ -38,7 +38,13 @@ pub(crate) fn improve(graph: &Graph, start: Costed, work: &mut Work) -> Costed {
 }
 
 /// [`improve`], then from blind changes of the best again, `kicks` times.
-pub(crate) fn improve_with_kicks(graph: &Graph, start: Costed, kicks: usize, dice: &mut Dice, work: &mut Work) -> Costed {
+pub(crate) fn improve_with_kicks(
+    graph: &Graph,
+    start: Costed,
+    kicks: usize,
+    dice: &mut Dice,
+    work: &mut Work,
+) -> Costed {
     let mut best = improve(graph, start, work);
     for _ in 0..kicks {
         let mut order = best.1.clone();

@@ -20,11 +20,13 @@
 
 mod bottleneck;
 mod bounds;
+mod completions;
 mod demand;
 mod graph;
 mod labels;
 mod local;
 mod prefix;
+mod prices;
 mod problem;
 mod rest;
 mod route;

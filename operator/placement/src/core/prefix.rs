@@ -1,11 +1,6 @@
 //! What a label of the search knows of the layers before it: a number where layers are alike, else a table over positions.
 
-use super::{
-    graph::Graph,
-    problem::NEVER_NS,
-    route::stage,
-    uniform::Uniform,
-};
+use super::{graph::Graph, problem::NEVER_NS, route::stage, uniform::Uniform};
 
 /// A set of units in some order that ends with `last`.
 ///
@@ -246,7 +241,10 @@ impl Prefixes for Tabled<'_> {
 }
 
 fn least_sum(before_ns: &[u64], after_ns: &[i64]) -> i64 {
-    let sums_ns = before_ns.iter().zip(after_ns).map(|(a, b)| b.saturating_add_unsigned(*a));
+    let sums_ns = before_ns
+        .iter()
+        .zip(after_ns)
+        .map(|(a, b)| b.saturating_add_unsigned(*a));
     sums_ns.min().unwrap_or(i64::MAX)
 }
 

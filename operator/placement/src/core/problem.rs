@@ -106,7 +106,11 @@ impl Problem {
             return Err(Refused::Shape);
         }
         for (unit, u) in self.units.iter().enumerate() {
-            let in_range = u.reach.iter().enumerate().all(|(a, end)| (a..=self.layers).contains(end));
+            let in_range = u
+                .reach
+                .iter()
+                .enumerate()
+                .all(|(a, end)| (a..=self.layers).contains(end));
             if !in_range || !u.reach.is_sorted() || !u.elapsed_ns.is_sorted() {
                 return Err(Refused::NotMonotone { unit });
             }

@@ -20,62 +20,13 @@
 //! the entries still to be made. All numbers are integers; there is no rounding in a bound.
 
 use super::{
-    demand::{Demand, Required, Standing, most_layers},
+    demand::{Demand, Required},
     graph::Graph,
+    prices::{FAR, NEVER, Prices, excess, price_limit_ns, signed},
     problem::NEVER_NS,
 };
 
-/// All prices and rewards on one walk together stay below this, and so does every walk that can be a plan.
-const MAX_PRICED_NS: i64 = 1 << 57;
-/// The cost of no walk at all, and what is more than any walk that can be a plan: rewards take less than the difference.
-const NEVER: i64 = 1 << 61;
-const FAR: i64 = 1 << 60;
 const FORBIDDEN: u16 = u16::MAX;
-
-/// What a walk pays and earns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Prices {
-    pub per_unit: Vec<i64>,
-    pub per_demand: Vec<i64>,
-}
-
-impl Prices {
-    /// Prices under which the bound is the fractional fill plus the single-linkage bound, where layers are alike.
-    ///
-    /// They are the dual values of the fractional fill: with `t` the time per layer of the slowest unit it uses, a unit of time
-    /// `t_u < t` that holds `m_u` layers is worth `(t - t_u) m_u`. Every entry earns all that it costs at least.
-    pub(crate) fn first(graph: &Graph, demands: &[Required]) -> Self {
-        let most = most_layers(graph);
-        let layer_ns = |unit: usize| graph.elapsed_ns[unit][graph.positions] / graph.positions as u64;
-        let mut by_speed: Vec<usize> = (0..graph.units()).filter(|unit| most[*unit] > 0).collect();
-        by_speed.sort_by_key(|unit| (layer_ns(*unit), *unit));
-        let mut left = graph.positions;
-        let mut slowest_ns = 0;
-        for unit in by_speed {
-            if left > 0 {
-                slowest_ns = layer_ns(unit);
-                left = left.saturating_sub(most[unit]);
-            }
-        }
-        let worth_ns = |unit: usize| slowest_ns.saturating_sub(layer_ns(unit)).saturating_mul(most[unit] as u64);
-        let limit_ns = price_limit_ns(graph, demands);
-        Self {
-            per_unit: (0..graph.units()).map(|unit| signed(worth_ns(unit)).min(limit_ns)).collect(),
-            per_demand: demands.iter().map(|d| signed(d.step_ns).min(limit_ns)).collect(),
-        }
-    }
-}
-
-/// The most a single price may be, so that a walk, with at most one stage and one way for each position, stays below
-/// [`MAX_PRICED_NS`].
-fn price_limit_ns(graph: &Graph, demands: &[Required]) -> i64 {
-    MAX_PRICED_NS / (signed(graph.positions as u64) + 1) / (2 + signed(demands.len() as u64))
-}
-
-/// A way as an integer that can be added to: [`NEVER`] where there is none.
-fn signed(ns: u64) -> i64 {
-    i64::try_from(ns).map_or(NEVER, |ns| ns.min(NEVER))
-}
 
 /// Tables of the shortest walks from every node to the end.
 ///
@@ -84,16 +35,16 @@ fn signed(ns: u64) -> i64 {
 pub(crate) struct Rest<'d> {
     pub near: Vec<Vec<usize>>,
     pub prices: Prices,
-    demands: &'d [Required],
+    pub(super) demands: &'d [Required],
     /// Whether the graph is turned round: entries are then made on the way out.
     is_turned: bool,
     /// First state of each unit; the number of states at the end.
-    state_at: Vec<usize>,
+    pub(super) state_at: Vec<usize>,
     /// Per unit: who may come before it, the cost of that way, and what each state of the unit looks like from there.
     ways: Vec<Vec<Way>>,
     /// By position and state: the least of a stage that begins here and all after it; of all after a stage that ends here.
     begun_ns: Vec<i64>,
-    ended_ns: Vec<i64>,
+    pub(super) ended_ns: Vec<i64>,
     /// At the beginning and the end of a walk, by unit.
     entry_ns: Vec<i64>,
     exit_ns: Vec<i64>,
@@ -136,7 +87,7 @@ impl<'d> Rest<'d> {
         Self::new(graph, near, self.prices.clone(), self.demands)
     }
 
-    fn states(&self) -> usize {
+    pub(super) fn states(&self) -> usize {
         self.state_at[self.near.len()]
     }
 
@@ -172,7 +123,9 @@ impl<'d> Rest<'d> {
     /// What every plan gets back for the prices, less what it owes for the entries it must make.
     fn paid_back_ns(&self) -> i64 {
         let rewards = self.demands.iter().zip(&self.prices.per_demand);
-        let owed_ns: i64 = rewards.map(|(demand, reward_ns)| signed(demand.needed) * reward_ns).sum();
+        let owed_ns: i64 = rewards
+            .map(|(demand, reward_ns)| signed(demand.needed) * reward_ns)
+            .sum();
         owed_ns - self.prices.per_unit.iter().sum::<i64>()
     }
 
@@ -191,7 +144,11 @@ impl<'d> Rest<'d> {
         };
         self.entry_ns = graph.entry_ns.iter().map(|ns| signed(*ns)).collect();
         self.exit_ns = graph.exit_ns.iter().map(|ns| signed(*ns)).collect();
-        let beginning_ns = if self.is_turned { &mut self.exit_ns } else { &mut self.entry_ns };
+        let beginning_ns = if self.is_turned {
+            &mut self.exit_ns
+        } else {
+            &mut self.entry_ns
+        };
         for (unit, ns) in beginning_ns.iter_mut().enumerate() {
             *ns -= begin_ns(unit);
         }
@@ -310,39 +267,11 @@ impl<'d> Rest<'d> {
         allowed.map(|(_, ns)| *ns).min().unwrap_or(NEVER)
     }
 
-    /// Raises prices of what is visited too often and rewards of what is entered too rarely, lowers the others: a subgradient step.
-    ///
-    /// `share` is in 1024ths of the step that would close `gap_ns` if the bound were linear (Polyak).
+    /// Adjusts the prices to what a walk visits too often and enters too rarely.
     pub(crate) fn step(&mut self, graph: &Graph, walk: &[usize], direction: &mut Vec<i64>, share: u64, gap_ns: u64) {
-        let mut visits = vec![0_i64; graph.units()];
-        walk.iter().for_each(|unit| visits[*unit] += 1);
-        let mut excess = excess_by_class(graph, &visits);
-        for Required { demand, needed, .. } in self.demands {
-            let begins = walk.first().is_some_and(|unit| demand.begins_in(*unit));
-            let entered = walk.windows(2).filter(|pair| demand.is_entered(pair[0], pair[1])).count();
-            let entered = (entered + usize::from(begins)) as u64;
-            excess.push((signed(*needed) - signed(entered)) * 1024);
-        }
-        direction.resize(excess.len(), 0);
+        let excess = excess(graph, self.demands, walk);
         let limit_ns = price_limit_ns(graph, self.demands);
-        let prices = || self.prices.per_unit.iter().chain(&self.prices.per_demand);
-        for ((direction, excess), price_ns) in direction.iter_mut().zip(excess).zip(prices()) {
-            // What went before counts for nine tenths: walks alternate between units of one cycle.
-            *direction = excess + *direction * 9 / 10;
-            if *price_ns == 0 && *direction < 0 {
-                *direction = 0;
-            }
-        }
-        let norm: i128 = direction.iter().map(|d| i128::from(*d) * i128::from(*d)).sum();
-        if norm == 0 {
-            return;
-        }
-        let prices = self.prices.per_unit.iter_mut().chain(&mut self.prices.per_demand);
-        for (price_ns, direction) in prices.zip(direction) {
-            let change = i128::from(share) * i128::from(gap_ns) * i128::from(*direction) / norm;
-            let raised = (i128::from(*price_ns) + change).clamp(0, i128::from(limit_ns));
-            *price_ns = i64::try_from(raised).unwrap_or(0);
-        }
+        self.prices.step(excess, direction, limit_ns, share, gap_ns);
     }
 
     /// Near sets enlarged so that the cycles of a walk are remembered, up to `most` near units each.
@@ -366,54 +295,6 @@ impl<'d> Rest<'d> {
         }
         grown.then_some(near)
     }
-
-    /// The tables as the search reads them.
-    pub(crate) fn completions(&self, graph: &Graph) -> Completions<'d> {
-        let earning = self.demands.iter().zip(&self.prices.per_demand);
-        let mut completions = Completions {
-            near: self.near.clone(),
-            prices_ns: self.prices.per_unit.clone(),
-            earning: earning.filter(|(_, ns)| **ns > 0).map(|(required, ns)| (&required.demand, *ns)).collect(),
-            row_at: self.state_at.clone(),
-            positions: graph.positions,
-            least_ns: Vec::with_capacity(self.states() * graph.positions),
-        };
-        for unit in 0..graph.units() {
-            let width = self.state_at[unit + 1] - self.state_at[unit];
-            let mut least_ns = vec![NEVER; width * graph.positions];
-            for at in 0..graph.positions {
-                let ended_ns = &self.ended_ns[at * self.states() + self.state_at[unit]..][..width];
-                let mut within = ended_ns.to_vec();
-                // The least over all subsets, one bit after the other.
-                for bit in 0..self.near[unit].len() {
-                    for set in (0..width).filter(|set| set >> bit & 1 == 1) {
-                        within[set] = within[set].min(within[set & !(1 << bit)]);
-                    }
-                }
-                for blocked in 0..width {
-                    least_ns[blocked * graph.positions + at] = within[width - 1 - blocked];
-                }
-            }
-            completions.least_ns.extend(least_ns);
-        }
-        completions
-    }
-}
-
-/// Visits above one, in 1024ths, shared evenly among units that can be exchanged: their best prices are equal.
-fn excess_by_class(graph: &Graph, visits: &[i64]) -> Vec<i64> {
-    let mut excess = vec![0; visits.len()];
-    for unit in (0..visits.len()).filter(|u| graph.elders[*u] == 0) {
-        let class: Vec<usize> = (0..visits.len())
-            .filter(|u| *u == unit || graph.elders[*u] >> unit & 1 == 1)
-            .collect();
-        let size = i64::try_from(class.len()).unwrap_or(1);
-        let visited: i64 = class.iter().map(|u| visits[*u]).sum();
-        for member in class {
-            excess[member] = (visited - size) * 1024 / size;
-        }
-    }
-    excess
 }
 
 /// The units that may come before `unit`, and what they remember of each of its states.
@@ -482,55 +363,4 @@ pub(crate) fn remove_ways(graph: &mut Graph, rest: &Rest<'_>, limit_ns: u64) -> 
         }
     }
     removed
-}
-
-/// Per unit, blocked near units and position after a stage: the least cost, with prices, of all that comes after.
-#[derive(Clone, Debug)]
-pub(crate) struct Completions<'d> {
-    near: Vec<Vec<usize>>,
-    prices_ns: Vec<i64>,
-    /// Demands with their rewards.
-    earning: Vec<(&'d Demand, i64)>,
-    row_at: Vec<usize>,
-    positions: usize,
-    least_ns: Vec<i64>,
-}
-
-/// How a set of units stands towards every demand with a reward, and the prices it can still get back at most.
-#[derive(Clone, Debug)]
-pub(crate) struct Owed {
-    standings: Vec<Standing>,
-    free_prices_ns: i64,
-}
-
-impl Completions<'_> {
-    /// After a stage on `last`, where the `blocked` units cannot come any more: by position, the end left out.
-    pub(crate) fn after(&self, last: usize, blocked: u64) -> &[i64] {
-        let near = self.near[last].iter().enumerate();
-        let row = near.fold(0, |row, (bit, unit)| row | (blocked >> unit & 1) << bit);
-        let row = self.row_at[last] + usize::try_from(row).unwrap_or(0);
-        &self.least_ns[row * self.positions..(row + 1) * self.positions]
-    }
-
-    /// What plans owe and get back that have a set with `missing` layers too few, and cannot take the `blocked` units.
-    pub(crate) fn owed(&self, most: &[usize], missing: usize, blocked: u64) -> Owed {
-        let free = self.prices_ns.iter().enumerate().filter(|(u, _)| blocked >> u & 1 == 0);
-        let standing = |(demand, _): &(&Demand, i64)| demand.standing(most, missing, !blocked);
-        Owed {
-            standings: self.earning.iter().map(standing).collect(),
-            free_prices_ns: free.map(|(_, ns)| ns).sum(),
-        }
-    }
-
-    /// The bound on whole plans from the least priced cost of them, with the order standing at `last`.
-    pub(crate) fn bound_ns(&self, owed: &Owed, last: usize, priced_ns: i64) -> u64 {
-        if priced_ns >= FAR {
-            return NEVER_NS;
-        }
-        let owing = self.earning.iter().zip(&owed.standings);
-        let entries_ns: i64 = owing
-            .map(|((demand, reward_ns), standing)| reward_ns * signed(standing.needed(demand, Some(last))))
-            .sum();
-        u64::try_from(priced_ns + entries_ns - owed.free_prices_ns).unwrap_or(0)
-    }
 }

@@ -2,10 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{
-    graph::Graph,
-    problem::NEVER_NS,
-};
+use super::{graph::Graph, problem::NEVER_NS};
 
 /// Least cost of ending a stage of `unit` at each position, given the least cost of beginning it at each.
 ///
@@ -55,7 +52,12 @@ pub(crate) fn cost_ns(graph: &Graph, order: &[usize]) -> u64 {
         return NEVER_NS;
     }
     if let Some(uniform) = &graph.uniform {
-        let fill_ns = uniform.fill_ns(set_of(order), graph.positions, order.first().copied(), order.last().copied());
+        let fill_ns = uniform.fill_ns(
+            set_of(order),
+            graph.positions,
+            order.first().copied(),
+            order.last().copied(),
+        );
         return (ways_ns + fill_ns).min(NEVER_NS);
     }
     let last = spans_table(graph, order).pop();

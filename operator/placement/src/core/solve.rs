@@ -2,12 +2,14 @@
 
 use super::{
     Work,
+    completions::Completions,
+    demand::required,
     graph::Graph,
     labels::{Pass, pass},
     local::{Costed, Dice, improve_with_kicks},
+    prices::Prices,
     problem::NEVER_NS,
-    demand::required,
-    rest::{Prices, Rest, nearest, remove_ways},
+    rest::{Rest, nearest, remove_ways},
 };
 
 /// What is known of the best plan of a graph.
@@ -48,11 +50,36 @@ struct Round {
 
 /// Each round costs several times the one before it; most problems end in the first two.
 const ROUNDS: [Round; 5] = [
-    Round { near: 2, steps: 80, width: 64, kicks: 4 },
-    Round { near: 3, steps: 120, width: 2_000, kicks: 8 },
-    Round { near: 5, steps: 160, width: 15_000, kicks: 16 },
-    Round { near: 7, steps: 160, width: 100_000, kicks: 32 },
-    Round { near: 9, steps: 80, width: usize::MAX, kicks: 0 },
+    Round {
+        near: 2,
+        steps: 80,
+        width: 64,
+        kicks: 4,
+    },
+    Round {
+        near: 3,
+        steps: 120,
+        width: 2_000,
+        kicks: 8,
+    },
+    Round {
+        near: 5,
+        steps: 160,
+        width: 15_000,
+        kicks: 16,
+    },
+    Round {
+        near: 7,
+        steps: 160,
+        width: 100_000,
+        kicks: 32,
+    },
+    Round {
+        near: 9,
+        steps: 80,
+        width: usize::MAX,
+        kicks: 0,
+    },
 ];
 
 /// The width of the very first pass, whose bound has no prices yet.
@@ -137,7 +164,7 @@ impl Several<'_> {
 
     /// One pass, and what local changes make of its plan.
     fn search(&mut self, width: usize, kicks: usize) {
-        let after = self.rest.completions(&self.graph);
+        let after = Completions::of(&self.rest, &self.graph);
         let limit_ns = self.known.limit_ns();
         let asked = Pass {
             limit_ns,
@@ -148,7 +175,9 @@ impl Several<'_> {
         // Below the limit there was nothing, or the best there is, unless it is among what was not looked at.
         let found_ns = passed.best.as_ref().map_or(limit_ns, |(ns, _)| *ns);
         let stopped_early = self.any && passed.best.is_some();
-        let start = passed.best.or_else(|| self.known.best.clone().filter(|(_, order)| order.len() > 1));
+        let start = passed
+            .best
+            .or_else(|| self.known.best.clone().filter(|(_, order)| order.len() > 1));
         if !stopped_early {
             self.known.bound_ns = self.known.bound_ns.max(passed.open_ns.min(found_ns));
         }

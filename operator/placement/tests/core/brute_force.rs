@@ -18,7 +18,9 @@ pub fn best_ns(problem: &Problem, objective: Objective) -> Option<u64> {
 pub fn cost_ns(problem: &Problem, objective: Objective, stages: &[(usize, usize, usize)]) -> Option<u64> {
     let units: Vec<usize> = stages.iter().map(|s| s.0).collect();
     let distinct = (0..units.len()).all(|i| !units[..i].contains(&units[i]));
-    let excluded = units.iter().any(|u| units.iter().any(|v| u != v && problem.units[*u].excludes >> v & 1 == 1));
+    let excluded = units
+        .iter()
+        .any(|u| units.iter().any(|v| u != v && problem.units[*u].excludes >> v & 1 == 1));
     let count_holds = (problem.min_stages.max(1)..=problem.max_stages).contains(&stages.len());
     let joined = stages.windows(2).all(|pair| pair[0].2 == pair[1].1);
     let whole = stages.first()?.1 == 0 && stages.last()?.2 == problem.layers;

@@ -34,7 +34,9 @@ pub fn all() -> Vec<Instance> {
 
 fn problem(text: &str) -> Problem {
     let mut lines = text.lines().map(|line| {
-        let numbers = line.split_whitespace().map(|word| word.parse::<u64>().expect("a number"));
+        let numbers = line
+            .split_whitespace()
+            .map(|word| word.parse::<u64>().expect("a number"));
         numbers.collect::<Vec<u64>>()
     });
     let mut next = || lines.next().expect("a line");

@@ -31,8 +31,12 @@ impl Dice {
 pub fn problem(dice: &mut Dice) -> Problem {
     let (n, layers) = (dice.index(1, 6), dice.index(1, 10));
     let alike = dice.one_in(2);
-    let layer_bytes: Vec<u64> = (0..layers).map(|_| if alike { 4 } else { dice.between(1, 8) }).collect();
-    let layer_work: Vec<u64> = (0..layers).map(|_| if alike { 3 } else { dice.between(0, 9) }).collect();
+    let layer_bytes: Vec<u64> = (0..layers)
+        .map(|_| if alike { 4 } else { dice.between(1, 8) })
+        .collect();
+    let layer_work: Vec<u64> = (0..layers)
+        .map(|_| if alike { 3 } else { dice.between(0, 9) })
+        .collect();
     let (front_bytes, back_bytes) = (dice.between(0, 3) * 2, dice.between(0, 3) * 2);
     let twins = dice.one_in(4);
     let tightness = dice.between(1, 3);
@@ -74,7 +78,12 @@ fn unit(dice: &mut Dice, memory: u64, front_bytes: u64, back_bytes: u64, layers:
             + if first == 0 { front_bytes } else { 0 }
             + if end == count { back_bytes } else { 0 }
     };
-    let reach = |first: usize| (first + 1..=count).take_while(|end| bytes(first, *end) <= memory).last().unwrap_or(first);
+    let reach = |first: usize| {
+        (first + 1..=count)
+            .take_while(|end| bytes(first, *end) <= memory)
+            .last()
+            .unwrap_or(first)
+    };
     Unit {
         elapsed_ns,
         reach: (0..count).map(reach).collect(),
