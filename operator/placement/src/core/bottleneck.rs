@@ -2,7 +2,8 @@
 
 use super::{
     Work,
-    graph::{Graph, bits},
+    demand::most_layers,
+    graph::Graph,
     problem::{NEVER_NS, Problem},
     route,
     solve::{Known, solve_graph},
@@ -88,19 +89,34 @@ fn stage_ns(problem: &Problem, graph: &Graph, unit: usize, first: usize, end: us
 }
 
 /// Whether the largest stages together could hold all layers under a cap, links and order aside.
+///
+/// The first and the last stage may hold less than others of their unit; whichever units they are, at least the smallest of
+/// these differences is lost.
 fn may_hold(problem: &Problem, cap_ns: u64) -> bool {
     let graph = Graph::new(problem, cap_ns);
-    let longest = |unit: usize| {
-        let lengths = graph.reach[unit].iter().enumerate().map(|(first, end)| end - first);
-        lengths.max().unwrap_or(0)
+    let units = 0..graph.units();
+    if units.clone().any(|unit| graph.alone_ns(unit) < NEVER_NS) {
+        return true;
+    }
+    let end = graph.positions;
+    let most = most_layers(&graph);
+    let last_layers = |unit: usize| {
+        (0..end)
+            .find(|first| graph.reach[unit][*first] == end)
+            .map(|first| end - first)
     };
-    let mut lengths: Vec<usize> = bits(all(graph.units())).map(longest).collect();
+    let lost_first = units
+        .clone()
+        .filter(|u| graph.reach[*u][0] > 0)
+        .map(|u| most[u] - graph.reach[u][0])
+        .min();
+    let lost_last = units.filter_map(|unit| Some(most[unit] - last_layers(unit)?)).min();
+    let (Some(lost_first), Some(lost_last)) = (lost_first, lost_last) else {
+        return false;
+    };
+    let mut lengths = most;
     lengths.sort_unstable_by(|a, b| b.cmp(a));
-    lengths.iter().take(graph.max_stages).sum::<usize>() >= graph.positions
-}
-
-fn all(units: usize) -> u64 {
-    if units >= 64 { u64::MAX } else { (1 << units) - 1 }
+    lengths.iter().take(graph.max_stages).sum::<usize>() >= end + lost_first + lost_last
 }
 
 /// What is busy longest in the plan of an order: its best cut under the graph's cap.
