@@ -1,5 +1,7 @@
 //! Reads the committed instances: their README has the form.
 
+#![allow(dead_code, reason = "each program that reads instances uses a part")]
+
 use std::{fs, path::PathBuf};
 
 use placement::core::{Problem, Unit};
