@@ -16,6 +16,9 @@ use super::{
     problem::NEVER_NS,
 };
 
+/// Numbers in the tables of one level's labels at most: some 128 MiB, and half of that for each level to find the way back.
+const MAX_TABLE_NUMBERS: usize = 16 << 20;
+
 /// What a pass may do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pass {
@@ -40,7 +43,14 @@ pub(crate) struct Passed {
 pub(crate) fn pass(graph: &Graph, after: &Completions<'_>, pass: Pass, work: &mut Work) -> Passed {
     match &graph.uniform {
         Some(uniform) => Levels::new(graph, after, pass, Counted::new(graph, uniform)).run(work),
-        None => Levels::new(graph, after, pass, Tabled::new(graph)).run(work),
+        None => {
+            let width = MAX_TABLE_NUMBERS / ((graph.positions + 1) * graph.units());
+            let pass = Pass {
+                width: pass.width.min(width.max(1)),
+                ..pass
+            };
+            Levels::new(graph, after, pass, Tabled::new(graph)).run(work)
+        }
     }
 }
 
