@@ -22,6 +22,7 @@
 //! So a second device is used where it pays for its hops, or where a constraint asks for it.
 
 mod check;
+pub mod core;
 mod cost;
 mod domain;
 mod estimate;
