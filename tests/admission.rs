@@ -333,8 +333,11 @@ async fn the_operator_makes_no_pods_but_those_that_hold_devices() {
         pod.pointer_mut(parent).expect("it is there")[key] = value;
         pod
     };
+    // Let in before the policy is in force, it stays: no other pod may have its name.
+    let mut early = changed("/spec/hostPID", json!(true));
+    early["metadata"]["name"] = json!("shardwright-reserve-early-nvidia-com-gpu-0");
     until("the policy is in force", POLICY_LIMIT, || {
-        let tried = apply_as_operator(&plane, &changed("/spec/hostPID", json!(true)));
+        let tried = apply_as_operator(&plane, &early);
         std::future::ready(Ok(match tried {
             Err(_) => Seen::Done(()),
             Ok(()) => Seen::Not("a pod with the node's processes was let in".to_owned()),

@@ -102,9 +102,11 @@ async fn run(settings: Settings) -> Result<(), StartError> {
             }
         };
         tokio::pin!(ended);
+        // What is waited for is borrowed, and whoever writes it waits for the loan's end: not for as long as we live.
+        let ready = async { devices.wait_for(|devices| devices.ready).await.is_ok() };
         tokio::select! {
             // Its sender is ours.
-            _ = devices.wait_for(|devices| devices.ready) => {
+            _ = ready => {
                 live(&settings, &wires, ledger, stop.clone(), ended).await;
             }
             () = &mut ended => {}

@@ -1,13 +1,16 @@
 //! Every backend behind the one face: a thread of its own makes a driver's calls in the order in which they were asked,
 //! and the book of handles is kept in one place for all of them.
 
+mod abandoned;
 mod book;
 
 use crate::driver::{Driver, Span};
 use crate::{Backend, BackendError, GpuBackend, GpuDevice, MemoryHandle, MemoryInfo};
+use abandoned::Abandoned;
 use book::Book;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
 
 /// Calls that wait for a driver. A caller that finds the queue full waits too: more would only hide a stuck driver.
 const QUEUE_MAX: usize = 64;
@@ -15,10 +18,18 @@ const QUEUE_MAX: usize = 64;
 /// A call: the driver, and the book of what was allocated.
 type Call = Box<dyn FnOnce(&mut Worker) + Send>;
 
+/// What becomes of a call whose caller is gone before it is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unwanted {
+    Do,
+    Skip,
+}
+
 /// What the thread owns.
 struct Worker {
     driver: Box<dyn Driver>,
     book: Book,
+    abandoned: Abandoned,
     open: bool,
     /// As the driver said last: listing them anew for every call would cost more than the call.
     count: usize,
@@ -28,6 +39,7 @@ struct Worker {
 pub struct Queued {
     backend: Backend,
     calls: mpsc::Sender<Call>,
+    abandoned: Abandoned,
 }
 
 impl Queued {
@@ -38,9 +50,11 @@ impl Queued {
     pub fn new(driver: Box<dyn Driver>) -> Result<Self, BackendError> {
         let backend = driver.backend();
         let (calls, mut queue) = mpsc::channel::<Call>(QUEUE_MAX);
+        let abandoned = Abandoned::default();
         let mut worker = Worker {
             driver,
             book: Book::new(backend),
+            abandoned: abandoned.clone(),
             open: false,
             count: 0,
         };
@@ -48,6 +62,7 @@ impl Queued {
             .name(format!("device-{}", backend.name()))
             .spawn(move || {
                 while let Some(call) = queue.blocking_recv() {
+                    worker.free_abandoned();
                     call(&mut worker);
                 }
                 // Nobody is left to tell.
@@ -57,14 +72,18 @@ impl Queued {
                 backend,
                 reason: format!("no thread for its driver: {error}"),
             })?;
-        Ok(Self { backend, calls })
+        Ok(Self {
+            backend,
+            calls,
+            abandoned,
+        })
     }
 
-    /// Has `call` made on the driver's thread. `undo` gets a result that nobody waits for any more.
+    /// Has `call` made on the driver's thread.
     async fn call<T: Send + 'static>(
         &self,
+        unwanted: Unwanted,
         call: impl FnOnce(&mut Worker) -> Result<T, BackendError> + Send + 'static,
-        undo: impl FnOnce(&mut Worker, T) + Send + 'static,
     ) -> Result<T, BackendError> {
         let gone = || BackendError::Unavailable {
             backend: self.backend,
@@ -76,9 +95,9 @@ impl Queued {
         let place = tokio::task::unconstrained(self.calls.reserve()).await;
         let place = place.map_err(|_| gone())?;
         place.send(Box::new(move |worker| {
-            let outcome = call(worker);
-            if let Err(Ok(unwanted)) = answer.send(outcome) {
-                undo(worker, unwanted);
+            if !(answer.is_closed() && unwanted == Unwanted::Skip) {
+                // Whoever waited may be gone by now.
+                let _ = answer.send(call(worker));
             }
         }));
         answered.await.map_err(|_| gone())?
@@ -89,7 +108,7 @@ impl Queued {
         &self,
         call: impl FnOnce(&mut Worker) -> Result<T, BackendError> + Send + 'static,
     ) -> Result<T, BackendError> {
-        self.call(move |worker| call(worker.opened()?), |_, _| {}).await
+        self.call(Unwanted::Do, move |worker| call(worker.opened()?)).await
     }
 
     /// The same about one device.
@@ -161,14 +180,24 @@ impl Worker {
         outcome.and(self.driver.close())
     }
 
-    fn allocate(&mut self, device: u32, size_bytes: u64) -> Result<MemoryHandle, BackendError> {
+    /// Gives back what was allocated for callers who did not stay for the answer.
+    fn free_abandoned(&mut self) {
+        for id in self.abandoned.drain() {
+            if let Some((device, block)) = self.book.strike_abandoned(id) {
+                // The driver's complaint has no reader.
+                let _ = self.driver.free(device, block);
+            }
+        }
+    }
+
+    fn allocate(&mut self, id: Uuid, device: u32, size_bytes: u64) -> Result<MemoryHandle, BackendError> {
         self.exists(device)?;
         // Drivers differ about nothing; here it is a handle without a block.
         let block = match size_bytes {
             0 => None,
             bytes => Some(self.driver.allocate(device, bytes)?),
         };
-        Ok(self.book.enter(device, size_bytes, block))
+        Ok(self.book.enter(id, device, size_bytes, block))
     }
 
     fn deallocate(&mut self, handle: &MemoryHandle) -> Result<(), BackendError> {
@@ -207,11 +236,11 @@ impl Worker {
 #[async_trait::async_trait]
 impl GpuBackend for Queued {
     async fn initialize(&self) -> Result<(), BackendError> {
-        self.call(Worker::initialize, |_, ()| {}).await
+        self.call(Unwanted::Do, Worker::initialize).await
     }
 
     async fn shutdown(&self) -> Result<(), BackendError> {
-        self.call(Worker::close, |_, ()| {}).await
+        self.call(Unwanted::Do, Worker::close).await
     }
 
     async fn list_devices(&self) -> Result<Vec<GpuDevice>, BackendError> {
@@ -232,14 +261,16 @@ impl GpuBackend for Queued {
     }
 
     async fn allocate(&self, device: u32, size_bytes: u64) -> Result<MemoryHandle, BackendError> {
-        self.call(
-            move |worker| worker.opened()?.allocate(device, size_bytes),
-            |worker, handle| {
-                // The driver's complaint has no reader.
-                let _ = worker.deallocate(&handle);
-            },
-        )
-        .await
+        let id = Uuid::new_v4();
+        // Outlives the wait: by the time it counts as abandoned, the call can see that nobody waits.
+        let pending = self.abandoned.pending(id);
+        let outcome = self
+            .call(Unwanted::Skip, move |worker| {
+                worker.opened()?.allocate(id, device, size_bytes)
+            })
+            .await;
+        pending.taken();
+        outcome
     }
 
     async fn deallocate(&self, handle: &MemoryHandle) -> Result<(), BackendError> {

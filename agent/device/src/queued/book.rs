@@ -26,8 +26,7 @@ impl Book {
     }
 
     /// A handle for new memory; zero bytes have no block.
-    pub(super) fn enter(&mut self, device: u32, size_bytes: u64, block: Option<Block>) -> MemoryHandle {
-        let id = Uuid::new_v4();
+    pub(super) fn enter(&mut self, id: Uuid, device: u32, size_bytes: u64, block: Option<Block>) -> MemoryHandle {
         self.entries.insert(
             id,
             Entry {
@@ -42,6 +41,12 @@ impl Book {
             device,
             size_bytes,
         }
+    }
+
+    /// Ends a handle that nobody has; what has to be freed, if it was ever entered.
+    pub(super) fn strike_abandoned(&mut self, id: Uuid) -> Option<(u32, Block)> {
+        let entry = self.entries.remove(&id)?;
+        Some((entry.device, entry.block?))
     }
 
     /// Ends a handle; what it stood for is the caller's to free.

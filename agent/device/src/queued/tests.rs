@@ -37,9 +37,20 @@ async fn memory_that_nobody_waited_for_is_freed_before_the_next_call() {
     use futures::FutureExt;
     let face = queued(Fake::new(1));
     face.initialize().await.unwrap();
-    let mut allocation = face.allocate(0, 1 << 20);
-    assert!(allocation.as_mut().now_or_never().is_none());
-    drop(allocation);
+    // The driver's thread waits, so that the allocation is dropped before it is made ...
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let mut gated = Box::pin(face.open(move |_| Ok(gate.recv().is_ok())));
+    assert!(gated.as_mut().now_or_never().is_none());
+    let mut before = face.allocate(0, 1 << 20);
+    assert!(before.as_mut().now_or_never().is_none());
+    drop(before);
+    // ... and another one after it was made and before it was taken.
+    let mut after = face.allocate(0, 1 << 20);
+    assert!(after.as_mut().now_or_never().is_none());
+    go.send(()).unwrap();
+    assert!(gated.await.unwrap());
+    face.synchronize(0).await.unwrap();
+    drop(after);
     let held = face.open(|worker| Ok(worker.book.empty().len())).await.unwrap();
     assert_eq!(held, 0);
 }
