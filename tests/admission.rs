@@ -360,7 +360,10 @@ async fn the_operator_makes_no_pods_but_those_that_hold_devices() {
         ),
         ("/spec/containers/0/image", json!("busybox")),
         ("/spec/containers/0/command", json!(["sh"])),
-        ("/spec/containers/0/securityContext", json!({ "privileged": true })),
+        (
+            "/spec/containers/0/securityContext",
+            json!({ "allowPrivilegeEscalation": true }),
+        ),
     ] {
         let refused = apply_as_operator(&plane, &changed(pointer, value)).expect_err(pointer);
         assert!(refused.contains("shardwright-operator"), "{pointer}: {refused}");
