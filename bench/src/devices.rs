@@ -22,7 +22,9 @@ const READY: &str = "devices are ready";
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Long enough for ten readings of each card, and for the clock ticks in which the kernel counts.
 const POLL_FOR: Duration = Duration::from_secs(20);
-/// The measurements that follow readiness are over.
+/// Between two measurements the agent pauses for less.
+const SETTLED_AFTER: Duration = Duration::from_secs(8);
+/// The measurements that follow readiness are over by then.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 const CARDS: [u32; 3] = [1, 8, 16];
 /// Of which the cost of reading is told.
@@ -166,20 +168,22 @@ impl Node {
         }
     }
 
-    /// Until nothing is measured any more: no probe runs beside the watcher.
+    /// Until nothing is measured any more: for a while, no probe has run beside the watcher.
     fn settle(&mut self) -> Result<()> {
         let start = Instant::now();
-        loop {
+        let mut quiet_since = start;
+        while quiet_since.elapsed() < SETTLED_AFTER {
             let probing = process::children(self.child.id())?
                 .iter()
                 .any(|pid| process::arguments(*pid).iter().any(|argument| argument == "probe"));
-            if !probing {
-                return Ok(());
+            if probing {
+                quiet_since = Instant::now();
             }
             if start.elapsed() > SETTLE_LIMIT {
                 return Err(failed("the agent", "still measures after a minute"));
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+        Ok(())
     }
 }
