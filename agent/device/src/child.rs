@@ -6,8 +6,6 @@
 pub mod probe;
 pub mod watch;
 
-pub use probe::{PROBE_LIMIT, probe_in_child};
-
 use crate::Backend;
 use std::ffi::OsStr;
 use std::path::Path;

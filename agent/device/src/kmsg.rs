@@ -9,7 +9,7 @@ mod reader;
 
 pub use reader::{Heard, Reader};
 
-use crate::telemetry::DeviceEvent;
+use crate::telemetry::{DeviceEvent, KernelFault};
 
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,35 +17,11 @@ pub enum Record {
     /// NVIDIA's driver told an event. Without an address it could be any of its devices.
     Xid(DeviceEvent),
     /// Another driver told that a device failed.
-    Driver(DriverFault),
+    Driver(KernelFault),
     /// It reads like a driver's, and was written by a process.
     Spoofed,
     /// Nothing of devices.
     Other,
-}
-
-/// What a driver other than NVIDIA's told of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DriverFault {
-    /// As in [`crate::GpuDevice::pci_address`], where the record has one.
-    pub pci_address: Option<String>,
-    /// What happened.
-    pub trouble: DriverTrouble,
-    /// The message, as found.
-    pub text: String,
-}
-
-/// Kinds of [`DriverFault`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DriverTrouble {
-    /// Work did not end and was thrown away; the device may go on.
-    Hang,
-    /// The driver resets the device.
-    Reset,
-    /// A reset was in vain, or the driver gave the device up.
-    Dead,
-    /// Memory lost what was in it.
-    UncorrectableEcc,
 }
 
 /// Of the text that is kept of a record.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A missing driver is an answer ([`Answer::note`]), never an error of the node. A driver that hangs or crashes takes
-//! down the child process it was asked in, and costs a note as well ([`child::probe_in_child`]).
+//! down the child process it was asked in, and costs a note as well ([`child::probe::ask`]).
 //! A device may hold layers only when [`Verification::Verified`].
 //!
 //! A vendor's library is a [`driver::Driver`], which blocks; [`queued::Queued`] makes it a [`GpuBackend`], which does not.

@@ -23,7 +23,7 @@ const BUDGET_MIN: Duration = Duration::from_millis(20);
 const PEER_SHARE: u32 = 4;
 
 /// Asks one backend in this process: lists, verifies and measures. Takes a few milliseconds per device and the budget,
-/// and as long as a wedged driver likes; use [`crate::child::probe_in_child`] where that matters.
+/// and as long as a wedged driver likes; use [`crate::child::probe::ask`] where that matters.
 /// `root` is "/" but in tests and where a recorded tree is shown.
 pub fn probe(backend: Backend, root: &Path, request: &ProbeRequest, now_unix_s: u64) -> Answer {
     let Some(mut driver) = factory::driver(backend, root) else {

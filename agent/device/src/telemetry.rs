@@ -129,11 +129,11 @@ pub struct KernelFault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum KernelFaultKind {
-    /// Work did not end and was thrown away.
+    /// Work did not end and was thrown away; the device may go on.
     Hang,
     /// The driver resets the device.
     Reset,
-    /// The driver gave the device up.
+    /// A reset was in vain, or the driver gave the device up.
     Dead,
     /// Memory lost what was in it.
     UncorrectedMemory,

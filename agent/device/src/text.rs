@@ -12,8 +12,8 @@ pub(crate) fn clean(text: &str) -> String {
         .collect()
 }
 
-/// Direction marks and joiners are no control characters to Unicode, and hide what stands beside them all the same.
-fn is_plain(character: char) -> bool {
+/// Whether a character shows itself and nothing else. Direction marks and joiners are no control characters to Unicode, and hide what stands beside them all the same.
+pub(crate) fn is_plain(character: char) -> bool {
     let hides =
         matches!(character, '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}');
     !character.is_control() && !hides

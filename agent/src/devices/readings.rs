@@ -4,8 +4,8 @@
 use super::decide::evidence::same_address;
 use crate::args::WatchArgs;
 use device::Backend;
-use device::kmsg::{DriverFault, DriverTrouble, Reader, Record};
-use device::telemetry::{self, DeviceEvent, KernelFault, KernelFaultKind, Reading, Sampler};
+use device::kmsg::{Reader, Record};
+use device::telemetry::{self, DeviceEvent, Reading, Sampler};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -131,9 +131,7 @@ impl KernelLog {
                         reading.events.push(event);
                     }
                 }
-                Record::Driver(fault) if self.backend != Backend::Cuda => {
-                    reading.kernel_faults.push(kernel_fault(fault))
-                }
+                Record::Driver(fault) if self.backend != Backend::Cuda => reading.kernel_faults.push(fault),
                 Record::Xid(_) | Record::Driver(_) | Record::Spoofed | Record::Other => {}
             }
         }
@@ -144,17 +142,4 @@ impl KernelLog {
 fn is_same(a: &DeviceEvent, b: &DeviceEvent) -> bool {
     let places = a.pci_address.as_deref().zip(b.pci_address.as_deref());
     a.xid == b.xid && places.is_none_or(|(a, b)| same_address(a, b))
-}
-
-fn kernel_fault(fault: DriverFault) -> KernelFault {
-    KernelFault {
-        pci_address: fault.pci_address,
-        kind: match fault.trouble {
-            DriverTrouble::Hang => KernelFaultKind::Hang,
-            DriverTrouble::Reset => KernelFaultKind::Reset,
-            DriverTrouble::Dead => KernelFaultKind::Dead,
-            DriverTrouble::UncorrectableEcc => KernelFaultKind::UncorrectedMemory,
-        },
-        text: fault.text,
-    }
 }

@@ -9,7 +9,7 @@ use crds::{
     BandwidthPrior, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, HeldShard, Measurement, SupportLevel,
 };
 use device::telemetry::{Sample, Throttle};
-use device::{Backend, Figure, GpuDevice, Kind, Pool};
+use device::{Figure, GpuDevice, Kind, Pool};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
@@ -210,14 +210,6 @@ fn support_level(support: device::SupportLevel) -> SupportLevel {
         device::SupportLevel::Untried => SupportLevel::Untried,
         device::SupportLevel::Tried => SupportLevel::Tried,
     }
-}
-
-/// Raw indices for the drive, by object name.
-pub fn indices(node: &str, devices: &[GpuDevice]) -> std::collections::BTreeMap<String, (Backend, u32)> {
-    devices
-        .iter()
-        .map(|device| (object_name(node, device), (device.backend, device.index)))
-        .collect()
 }
 
 fn signed(number: u64) -> i64 {

@@ -47,12 +47,6 @@ pub enum ProbeFault {
     Broken(String),
 }
 
-/// As [`ask`]; whatever goes wrong is an answer without devices that says so.
-pub async fn probe_in_child(executable: &Path, backend: Backend, order: &Order) -> Answer {
-    let outcome = ask(executable, backend, order, &Quota::new(backend)).await;
-    outcome.unwrap_or_else(|fault| Answer::nothing(backend, fault.to_string()))
-}
-
 /// Runs `executable probe --json --backends <backend> …` and reads one [`Answer`] from its stdout.
 ///
 /// # Errors

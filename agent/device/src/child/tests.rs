@@ -1,4 +1,4 @@
-use super::probe::{Order, PROBE_LIMIT, ProbeFault, ask, probe_in_child};
+use super::probe::{Order, PROBE_LIMIT, ProbeFault, ask};
 use super::watch::{self, Heard, WatchChild};
 use super::*;
 use crate::Answer;
@@ -29,9 +29,15 @@ fn within(limit: Duration) -> Order {
     }
 }
 
+/// Whatever goes wrong as an answer without devices that says so.
+async fn answer_of(executable: &Path, backend: Backend, order: &Order) -> Answer {
+    let outcome = ask(executable, backend, order, &Quota::new(backend)).await;
+    outcome.unwrap_or_else(|fault| Answer::nothing(backend, fault.to_string()))
+}
+
 async fn note_of(script: &str, limit: Duration) -> String {
     let (_directory, path) = child_that(script);
-    let answer = probe_in_child(&path, Backend::Vulkan, &within(limit)).await;
+    let answer = answer_of(&path, Backend::Vulkan, &within(limit)).await;
     assert!(answer.devices.is_empty());
     answer.note.unwrap()
 }
@@ -65,14 +71,14 @@ async fn an_endless_answer_is_cut_and_refused() {
 
 #[tokio::test]
 async fn an_executable_that_is_missing_costs_a_note() {
-    let answer = probe_in_child(Path::new("/nonexistent"), Backend::Cpu, &Order::default()).await;
+    let answer = answer_of(Path::new("/nonexistent"), Backend::Cpu, &Order::default()).await;
     assert!(answer.note.unwrap().contains("could not be started"));
 }
 
 #[tokio::test]
 async fn an_answer_comes_back_as_it_was_given() {
     let (_directory, path) = child_that(r#"echo '[{"backend":"vulkan","devices":[],"note":"no card"}]'"#);
-    let answer = probe_in_child(&path, Backend::Vulkan, &Order::default()).await;
+    let answer = answer_of(&path, Backend::Vulkan, &Order::default()).await;
     assert_eq!(answer, Answer::nothing(Backend::Vulkan, "no card"));
 }
 
@@ -85,7 +91,7 @@ async fn a_child_is_told_what_to_measure_what_is_known_and_where_to_look() {
         root: "/tree".into(),
         ..Order::default()
     };
-    let note = probe_in_child(&path, Backend::Rocm, &order).await.note.unwrap();
+    let note = answer_of(&path, Backend::Rocm, &order).await.note.unwrap();
     assert_eq!(
         note,
         "probe --json --with-parent --backends rocm --measure-budget-ms 1500 --sysfs-root /tree --known /state/devices.json"

@@ -14,7 +14,6 @@ mod devices;
 mod driver;
 mod fault;
 mod gather;
-mod half;
 mod nvml;
 mod open;
 mod product;

@@ -1,9 +1,9 @@
 //! The device's own arithmetic: the empty kernel, and square products of which the processor knows the result.
 
-use super::half;
 use super::open::Open;
 use crate::BackendError;
 use crate::driver::{Block, Multiplied, Precision, Product, Span};
+use crate::half::to_half;
 use std::ffi::CStr;
 use std::time::Instant;
 
@@ -163,7 +163,7 @@ fn encoded(precision: Precision, numbers: &[f32]) -> Vec<u8> {
         Precision::F32 => numbers.iter().flat_map(|number| number.to_le_bytes()).collect(),
         Precision::F16 => numbers
             .iter()
-            .flat_map(|number| half::from_single(*number).to_le_bytes())
+            .flat_map(|number| to_half(*number).to_le_bytes())
             .collect(),
     }
 }

@@ -1,6 +1,8 @@
 //! What a driver wrote into a buffer, as text that can be shown. A driver is not trusted to end its strings, to keep to
 //! an encoding, or to leave the terminal alone.
 
+use crate::text::is_plain;
+
 /// More than any product's name has.
 const TEXT_LIMIT: usize = 96;
 
@@ -11,7 +13,7 @@ pub(super) fn clean(bytes: &[u8]) -> Option<String> {
     let text: String = String::from_utf8_lossy(&bytes[..end])
         .chars()
         .take(TEXT_LIMIT)
-        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .map(|c| if is_plain(c) { c } else { char::REPLACEMENT_CHARACTER })
         .collect();
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())

@@ -1,7 +1,7 @@
 //! The lines of each driver.
 
-use super::{DriverFault, DriverTrouble, tidy};
-use crate::telemetry::DeviceEvent;
+use super::tidy;
+use crate::telemetry::{DeviceEvent, KernelFault, KernelFaultKind};
 
 /// The Xid of a card that left the bus, which newer drivers also tell in words alone.
 const FELL_OFF_BUS: u32 = 79;
@@ -32,7 +32,7 @@ fn nvidia_address(place: &str) -> Option<String> {
 }
 
 /// Lines of AMD's and Intel's drivers, which start with the driver's name and, mostly, the bus address.
-pub(super) fn driver(message: &str, device: Option<&str>) -> Option<DriverFault> {
+pub(super) fn driver(message: &str, device: Option<&str>) -> Option<KernelFault> {
     let message = message.trim_start();
     let (name, rest) = message.split_once(' ')?;
     let trouble = match name {
@@ -42,26 +42,26 @@ pub(super) fn driver(message: &str, device: Option<&str>) -> Option<DriverFault>
         _ => None,
     }?;
     let (place, _) = rest.split_once(": ").unwrap_or_default();
-    Some(DriverFault {
+    Some(KernelFault {
         pci_address: address(place).or_else(|| device.map(str::to_owned)),
-        trouble,
+        kind: trouble,
         text: tidy(message),
     })
 }
 
 /// The words of amdgpu_device.c, amdgpu_job.c and amdgpu_ras.c.
-fn amd(text: &str) -> Option<DriverTrouble> {
+fn amd(text: &str) -> Option<KernelFaultKind> {
     let says = |words: &str| text.contains(words);
     if says("GPU reset end with ret = -") || says("GPU Recovery Failed") {
-        return Some(DriverTrouble::Dead);
+        return Some(KernelFaultKind::Dead);
     }
     if lost_memory(text) {
-        return Some(DriverTrouble::UncorrectableEcc);
+        return Some(KernelFaultKind::UncorrectedMemory);
     }
     if says("GPU reset begin!") {
-        return Some(DriverTrouble::Reset);
+        return Some(KernelFaultKind::Reset);
     }
-    (says("ring ") && says(" timeout, signaled seq=")).then_some(DriverTrouble::Hang)
+    (says("ring ") && says(" timeout, signaled seq=")).then_some(KernelFaultKind::Hang)
 }
 
 /// `<count> uncorrectable hardware errors detected in <block> block`, or `<count> new uncorrectable …`. The driver also
@@ -79,15 +79,15 @@ fn lost_memory(text: &str) -> bool {
 }
 
 /// The words of i915_gpu_error.c, intel_reset.c, xe_device.c and xe_guc_submit.c.
-fn intel(text: &str) -> Option<DriverTrouble> {
+fn intel(text: &str) -> Option<KernelFaultKind> {
     let says = |words: &str| text.contains(words);
     if says("declared device") && says("as wedged") || says("GPU recovery failed") || says("declaring it wedged") {
-        return Some(DriverTrouble::Dead);
+        return Some(KernelFaultKind::Dead);
     }
     if says("Resetting chip for") {
-        return Some(DriverTrouble::Reset);
+        return Some(KernelFaultKind::Reset);
     }
-    (says("GPU HANG: ecode") || says("Timedout job: seqno=")).then_some(DriverTrouble::Hang)
+    (says("GPU HANG: ecode") || says("Timedout job: seqno=")).then_some(KernelFaultKind::Hang)
 }
 
 /// `0000:65:00.0` of `0000:65:00`, `0000:65:00.0` or `00000000:65:00.0`: lower case, a domain of four digits where that

@@ -1,4 +1,5 @@
 use super::*;
+use crate::telemetry::KernelFaultKind;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
 
@@ -13,9 +14,9 @@ fn xid_of(record: Record) -> Option<(Option<String>, u32)> {
     }
 }
 
-fn trouble_of(record: Record) -> Option<(Option<String>, DriverTrouble)> {
+fn trouble_of(record: Record) -> Option<(Option<String>, KernelFaultKind)> {
     match record {
-        Record::Driver(fault) => Some((fault.pci_address, fault.trouble)),
+        Record::Driver(fault) => Some((fault.pci_address, fault.kind)),
         _ => None,
     }
 }
@@ -87,24 +88,24 @@ fn faults_that_amdgpu_tells_are_told_apart() {
     let forms = [
         (
             "amdgpu 0000:03:00.0: amdgpu: ring gfx_0.0.0 timeout, signaled seq=7292300, emitted seq=7292304",
-            DriverTrouble::Hang,
+            KernelFaultKind::Hang,
         ),
         (
             "amdgpu 0000:03:00.0: GPU reset begin!. Source:  1",
-            DriverTrouble::Reset,
+            KernelFaultKind::Reset,
         ),
-        ("amdgpu 0000:03:00.0: amdgpu: GPU reset begin!", DriverTrouble::Reset),
+        ("amdgpu 0000:03:00.0: amdgpu: GPU reset begin!", KernelFaultKind::Reset),
         (
             "amdgpu 0000:03:00.0: amdgpu: GPU reset end with ret = -110",
-            DriverTrouble::Dead,
+            KernelFaultKind::Dead,
         ),
         (
             "amdgpu 0000:03:00.0: amdgpu: 2 uncorrectable hardware errors detected in umc block",
-            DriverTrouble::UncorrectableEcc,
+            KernelFaultKind::UncorrectedMemory,
         ),
         (
             "amdgpu 0000:03:00.0: amdgpu: {7} socket: 0, die: 1, 3 new uncorrectable hardware errors detected in umc block",
-            DriverTrouble::UncorrectableEcc,
+            KernelFaultKind::UncorrectedMemory,
         ),
     ];
     for (message, trouble) in forms {
@@ -137,7 +138,7 @@ fn a_message_without_address_takes_the_one_that_the_log_keeps_beside_it() {
                 \x20SUBSYSTEM=pci\n DEVICE=+pci:0000:33:00.0\n";
     assert_eq!(
         trouble_of(record(line.as_bytes())),
-        Some((at("0000:33:00.0"), DriverTrouble::Hang))
+        Some((at("0000:33:00.0"), KernelFaultKind::Hang))
     );
 }
 
@@ -147,19 +148,19 @@ fn faults_that_intel_s_drivers_tell_are_told_apart() {
     let forms = [
         (
             "i915 0000:00:02.0: [drm] GPU HANG: ecode 4:1:9fe7fbfd, in Xorg [996]",
-            DriverTrouble::Hang,
+            KernelFaultKind::Hang,
         ),
         (
             "i915 0000:00:02.0: [drm] Resetting chip for stopped heartbeat on rcs0",
-            DriverTrouble::Reset,
+            KernelFaultKind::Reset,
         ),
         (
             "xe 0000:00:02.0: [drm] Tile0: GT0: Timedout job: seqno=4294967169, lrc_seqno=4294967169, guc_id=4, flags=0x0",
-            DriverTrouble::Hang,
+            KernelFaultKind::Hang,
         ),
         (
             "xe 0000:00:02.0: [drm] CRITICAL: Xe has declared device 0000:00:02.0 as wedged.",
-            DriverTrouble::Dead,
+            KernelFaultKind::Dead,
         ),
     ];
     for (message, trouble) in forms {

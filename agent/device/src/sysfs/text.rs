@@ -1,12 +1,14 @@
 //! Text of the kernel's files and of drivers, none of which is trusted. Pure.
 
+use crate::text::is_plain;
+
 /// Fit to be shown: one line, at most `limit` characters, nothing that moves a cursor; nothing where nothing is left.
 pub(crate) fn printable(text: &str, limit: usize) -> Option<String> {
     let line = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
     let kept: String = line
         .chars()
         .take(limit)
-        .map(|c| if c.is_control() || c == '\u{FFFD}' { '?' } else { c })
+        .map(|c| if is_plain(c) && c != '\u{FFFD}' { c } else { '?' })
         .collect();
     let kept = kept.trim_end().to_owned();
     // A name of replaced characters only names nothing.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::devices::Availability;
 use crds::conditions;
+use device::Backend;
 use device::Verification;
 use device::health::{Action, Fault, Standing};
 use device::telemetry::Throttle;
