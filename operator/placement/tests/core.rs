@@ -70,6 +70,20 @@ fn the_core_finds_what_brute_force_finds_or_proves_that_there_is_nothing() {
 }
 
 #[test]
+fn any_plan_is_a_plan_and_none_is_given_only_where_there_is_none() {
+    for seed in 0..2_000 {
+        let problem = random::problem(&mut Dice::new(5_000_000 + seed));
+        let answer = solved(&problem, Objective::Any, AMPLE).answer;
+        let exists = brute_force::best_ns(&problem, Objective::Any).is_some();
+        assert_eq!(answer.route().is_some(), exists, "seed {seed}: {answer:?} of {problem:?}");
+        match answer.route() {
+            Some(route) => assert_is_a_plan(&problem, Objective::Any, route, seed),
+            None => assert_eq!(answer, Answer::Infeasible, "seed {seed}"),
+        }
+    }
+}
+
+#[test]
 fn a_bound_is_never_above_the_optimum_and_a_plan_never_below_it_however_small_the_budget() {
     for seed in 0..2_000 {
         let mut dice = Dice::new(1_000_000 + seed);
@@ -130,7 +144,13 @@ fn renamed(problem: &Problem, order: &[usize]) -> Problem {
             ..problem.units[*old].clone()
         }
     };
+    let set = |old: u64| {
+        let members = order.iter().enumerate().filter(|(_, other)| old >> *other & 1 == 1);
+        members.fold(0, |set, (new, _)| set | 1 << new)
+    };
     Problem {
+        needed: problem.needed.iter().map(|needed| set(*needed)).collect(),
+        forbidden: problem.forbidden.map(set),
         units: order.iter().map(unit).collect(),
         way_ns: table(&problem.way_ns),
         carry_ns: table(&problem.carry_ns),
@@ -233,6 +253,9 @@ fn tables_of_another_form_are_refused() {
         cuts: vec![1],
         min_stages: 1,
         max_stages: units,
+        needed: Vec::new(),
+        forbidden: None,
+        below_ns: NEVER_NS,
     };
     let refused = |problem: &Problem| solve(problem, Objective::LATENCY, AMPLE).err();
     assert_eq!(refused(&problem(64)), None);
@@ -262,6 +285,9 @@ fn a_problem_without_units_or_layers_has_no_plan() {
         cuts: Vec::new(),
         min_stages: 1,
         max_stages: 1,
+        needed: Vec::new(),
+        forbidden: None,
+        below_ns: NEVER_NS,
     };
     assert_eq!(solved(&nothing, Objective::LATENCY, AMPLE).answer, Answer::Infeasible);
     let layers = Problem { layers: 3, ..nothing };

@@ -14,12 +14,23 @@ pub(crate) fn solve_bottleneck(problem: &Problem, seed: u64, work: &mut Work) ->
     let mut known = Known {
         best: None,
         bound_ns: 0,
+        below_ns: problem.below_ns,
     };
-    let free = Graph::new(problem, NEVER_NS);
+    // The limit is one on what is busy, not on sums.
+    let graph_of = |cap_ns: u64| Graph {
+        below_ns: NEVER_NS,
+        ..Graph::new(problem, cap_ns)
+    };
+    let most_ns = if problem.below_ns < NEVER_NS {
+        problem.below_ns.saturating_sub(1)
+    } else {
+        NEVER_NS
+    };
+    let free = graph_of(most_ns);
     let first = solve_graph(&free, seed, true, work);
     let Some((_, order)) = first.best else {
         // Its bound is one on a sum: it only tells whether there is a plan at all.
-        known.bound_ns = if first.is_proved() { NEVER_NS } else { 0 };
+        known.bound_ns = if first.is_proved() { problem.below_ns } else { 0 };
         return known;
     };
     known.best = Some((busy_ns(problem, &free, &order), order));
@@ -34,7 +45,7 @@ pub(crate) fn solve_bottleneck(problem: &Problem, seed: u64, work: &mut Work) ->
             break;
         }
         let cap_ns = caps_ns[guess.min(high - 1)];
-        let graph = Graph::new(problem, cap_ns);
+        let graph = graph_of(cap_ns);
         let share = work.left / 4;
         let mut part = work.split(share);
         let found = solve_graph(&graph, seed, true, &mut part);

@@ -21,6 +21,8 @@ pub(crate) struct Demand {
     components: Vec<u64>,
     of_unit: Vec<u8>,
     outside: u64,
+    /// Asked for by the problem itself: one component, entered whatever the layers demand.
+    is_forced: bool,
 }
 
 impl Demand {
@@ -34,6 +36,14 @@ impl Demand {
             outside: all_units(units) & !inside,
             components,
             of_unit,
+            is_forced: false,
+        }
+    }
+
+    fn forced(component: u64, units: usize) -> Self {
+        Self {
+            is_forced: true,
+            ..Self::new(vec![component], units)
         }
     }
 
@@ -49,6 +59,15 @@ impl Demand {
 
     /// How the order stands towards this demand, when it has the units of a set and can still take those that are free.
     pub(crate) fn standing(&self, most: &[usize], missing: usize, free: u64) -> Standing {
+        if self.is_forced {
+            // A unit of it that is not free may be part of the order: then nothing is needed.
+            let is_untouched = self.components.iter().all(|component| component & !free == 0);
+            return Standing {
+                forced: u64::from(is_untouched),
+                missing: 0,
+                rooms: Vec::new(),
+            };
+        }
         let room_of = |units: u64| bits(units & free).map(|unit| most[unit]).sum::<usize>();
         let missing = if missing == 0 {
             0
@@ -60,13 +79,18 @@ impl Demand {
             rooms.extend(self.components.iter().map(|component| room_of(*component)).zip(0_u8..));
             rooms.sort_unstable_by(|a, b| b.cmp(a));
         }
-        Standing { missing, rooms }
+        Standing {
+            forced: 0,
+            missing,
+            rooms,
+        }
     }
 }
 
 /// Layers that fit neither in what an order has nor outside the family, and the free room of the components, largest first.
 #[derive(Clone, Debug)]
 pub(crate) struct Standing {
+    forced: u64,
     missing: usize,
     rooms: Vec<(usize, u8)>,
 }
@@ -75,7 +99,7 @@ impl Standing {
     /// Components that must still be entered, with the order standing at `last`.
     pub(crate) fn needed(&self, demand: &Demand, last: Option<usize>) -> u64 {
         if self.missing == 0 {
-            return 0;
+            return self.forced;
         }
         let home = last.map_or(NOWHERE, |unit| demand.of_unit[unit]);
         let at_home = self.rooms.iter().find(|(_, component)| *component == home);
@@ -140,6 +164,11 @@ pub(crate) fn required(graph: &Graph) -> Vec<Required> {
         .map(|component| Demand::new(vec![component], graph.units()));
     required.extend(alone.filter(|demand| needed(demand) > 0).map(|demand| Required {
         demand,
+        needed: 1,
+        step_ns: 0,
+    }));
+    required.extend(graph.needed.iter().map(|component| Required {
+        demand: Demand::forced(*component & all, graph.units()),
         needed: 1,
         step_ns: 0,
     }));

@@ -16,6 +16,8 @@ pub(crate) struct Graph {
     pub elapsed_ns: Vec<Vec<u64>>,
     /// Per unit: the largest end position for each first position.
     pub reach: Vec<Vec<usize>>,
+    /// Per unit: the smallest end position for each first position; beyond the reach where the stage would be too short.
+    pub earliest: Vec<Vec<usize>>,
     /// Launch included.
     pub entry_ns: Vec<u64>,
     /// Launch of the unit at the far end included.
@@ -28,6 +30,9 @@ pub(crate) struct Graph {
     pub elders: Vec<u64>,
     pub min_stages: usize,
     pub max_stages: usize,
+    pub needed: Vec<u64>,
+    pub forbidden: Option<u64>,
+    pub below_ns: u64,
     /// Present where all layers are alike and only their number matters.
     pub uniform: Option<Uniform>,
 }
@@ -42,6 +47,7 @@ impl Graph {
             positions,
             elapsed_ns: Vec::with_capacity(n),
             reach: Vec::with_capacity(n),
+            earliest: Vec::with_capacity(n),
             entry_ns: problem.units.iter().map(|u| u.entry_ns + u.launch_ns).collect(),
             way_ns: vec![vec![NEVER_NS; n]; n],
             exit_ns: problem.units.iter().map(|u| u.exit_ns + u.head_ns).collect(),
@@ -49,6 +55,9 @@ impl Graph {
             elders: vec![0; n],
             min_stages: problem.min_stages.max(1),
             max_stages: problem.max_stages.min(n).min(positions),
+            needed: problem.needed.clone(),
+            forbidden: problem.forbidden,
+            below_ns: problem.below_ns,
             uniform: None,
             layer_at,
         };
@@ -63,8 +72,14 @@ impl Graph {
                 (first + 1..=positions).take_while(fits).last().unwrap_or(first)
             });
             let reach = reach.collect();
+            let earliest = (0..positions).map(|first| {
+                let least = graph.layer_at[first].saturating_add(unit.least);
+                graph.layer_at.partition_point(|layer| *layer < least).max(first + 1)
+            });
+            let earliest = earliest.collect();
             graph.elapsed_ns.push(elapsed_ns);
             graph.reach.push(reach);
+            graph.earliest.push(earliest);
         }
         for from in 0..n {
             for to in (0..n).filter(|to| *to != from) {
@@ -101,6 +116,9 @@ impl Graph {
             turned.reach[unit] = (0..p)
                 .map(|first| farthest(first).map_or(first, |begin| p - begin))
                 .collect();
+            // The last beginning whose shortest stage still ends there; none lies one before the front.
+            let begins = |first: usize| self.earliest[unit].partition_point(|end| *end <= p - first);
+            turned.earliest[unit] = (0..p).map(|first| p + 1 - begins(first)).collect();
             for other in 0..n {
                 turned.way_ns[unit][other] = self.way_ns[other][unit];
             }
@@ -110,10 +128,16 @@ impl Graph {
 
     /// What one stage on one unit costs as a whole plan.
     pub(crate) fn alone_ns(&self, unit: usize) -> u64 {
-        if self.positions == 0 || self.reach[unit][0] < self.positions {
+        let holds_all = self.positions > 0 && (self.earliest[unit][0]..=self.reach[unit][0]).contains(&self.positions);
+        if !holds_all || !self.admits(1 << unit) {
             return NEVER_NS;
         }
         self.entry_ns[unit] + self.elapsed_ns[unit][self.positions] + self.exit_ns[unit]
+    }
+
+    /// Whether a plan on exactly these units counts.
+    pub(crate) fn admits(&self, set: u64) -> bool {
+        self.forbidden != Some(set) && self.needed.iter().all(|needed| needed & set != 0)
     }
 
     /// Entry, ways and exit of an order; [`NEVER_NS`] if it cannot be gone.
@@ -162,6 +186,8 @@ impl Graph {
         let both = 1_u64 << i | 1 << j;
         let same_unit = self.elapsed_ns[i] == self.elapsed_ns[j]
             && self.reach[i] == self.reach[j]
+            && self.earliest[i] == self.earliest[j]
+            && self.needed.iter().all(|needed| needed >> i & 1 == needed >> j & 1)
             && self.entry_ns[i] == self.entry_ns[j]
             && self.exit_ns[i] == self.exit_ns[j]
             && self.blocks[i] & !both == self.blocks[j] & !both;

@@ -127,7 +127,7 @@ impl<'g, P: Prefixes> Levels<'g, P> {
         for group in labels.chunk_by(same_set) {
             let first = &group[0];
             self.prefixes.enter(first.set, first.first_unit());
-            if level + 1 >= self.graph.min_stages && level > 0 {
+            if level + 1 >= self.graph.min_stages && level > 0 && self.graph.admits(first.set) {
                 for label in group {
                     let whole_ns = self.prefixes.whole_ns(label);
                     if whole_ns < self.limit_ns() {
@@ -147,6 +147,10 @@ impl<'g, P: Prefixes> Levels<'g, P> {
         let limit_ns = self.limit_ns();
         let set = group[0].set;
         let blocked = bits(set).fold(0, |blocked, unit| blocked | self.graph.blocks[unit]);
+        let is_lost = |needed: &u64| needed & set == 0 && needed & !blocked == 0;
+        if self.graph.needed.iter().any(is_lost) {
+            return;
+        }
         let held: usize = bits(set).map(|unit| self.most[unit]).sum();
         let missing = self.graph.positions.saturating_sub(held);
         let of_set = self.bounds.as_ref().map(|bounds| bounds.of(set, blocked, missing));

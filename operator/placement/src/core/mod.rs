@@ -99,12 +99,13 @@ pub fn solve(problem: &Problem, objective: Objective, budget: Budget) -> Result<
     let mut work = Work::new(budget.steps);
     let cap_ns = match objective {
         Objective::Sum { cap_ns } => cap_ns,
-        Objective::Bottleneck => NEVER_NS,
+        Objective::Bottleneck | Objective::Any => NEVER_NS,
     };
     let mut graph = Graph::new(problem, cap_ns);
     let known = match objective {
         _ if problem.layers == 0 => return Ok(work.solved(Answer::Infeasible)),
         Objective::Sum { .. } => solve::solve_graph(&graph, budget.seed, false, &mut work),
+        Objective::Any => solve::solve_graph(&graph, budget.seed, true, &mut work),
         Objective::Bottleneck => {
             let known = bottleneck::solve_bottleneck(problem, budget.seed, &mut work);
             let busy_ns = known.best.as_ref().map_or(NEVER_NS, |(ns, _)| *ns);

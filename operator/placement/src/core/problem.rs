@@ -20,6 +20,8 @@ pub struct Unit {
     /// For each first layer the largest end of a stage that fits; the first layer itself where none fits.
     /// It never falls from one layer to the next: a stage that begins later holds less.
     pub reach: Vec<usize>,
+    /// Fewest layers of a stage.
+    pub least: usize,
     /// Time of any stage besides its layers.
     pub launch_ns: u64,
     /// Time of the output in the last stage.
@@ -37,6 +39,7 @@ impl Unit {
         Self {
             elapsed_ns: (0_u64..).map(|l| l * layer_ns).take(layers + 1).collect(),
             reach: (0..layers).map(|first| (first + capacity).min(layers)).collect(),
+            least: 1,
             launch_ns: 0,
             head_ns: 0,
             entry_ns: 0,
@@ -59,6 +62,12 @@ pub struct Problem {
     pub cuts: Vec<usize>,
     pub min_stages: usize,
     pub max_stages: usize,
+    /// Of the units of each of these sets, at least one takes part.
+    pub needed: Vec<u64>,
+    /// A plan on exactly these units does not count, nor need one on units that they can be exchanged for.
+    pub forbidden: Option<u64>,
+    /// Only plans that cost less are of interest: without one the answer is [`super::Answer::Infeasible`]. [`NEVER_NS`]: all are.
+    pub below_ns: u64,
 }
 
 /// What to minimise.
@@ -68,6 +77,8 @@ pub enum Objective {
     Sum { cap_ns: u64 },
     /// The stage or the link that is busy longest.
     Bottleneck,
+    /// Nothing: any plan will do. Its cost is the sum.
+    Any,
 }
 
 impl Objective {

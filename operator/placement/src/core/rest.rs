@@ -168,7 +168,7 @@ impl<'d> Rest<'d> {
         let begun_ns = &mut self.begun_ns[at * states + from..at * states + to];
         begun_ns.fill(NEVER);
         let elapsed_ns = &graph.elapsed_ns[unit];
-        for end in at + 1..=graph.reach[unit][at] {
+        for end in graph.earliest[unit][at]..=graph.reach[unit][at] {
             let stage_ns = signed(elapsed_ns[end] - elapsed_ns[at]) + self.prices.per_unit[unit];
             let ended_ns = &self.ended_ns[end * states + from..end * states + to];
             for (begun_ns, ended_ns) in begun_ns.iter_mut().zip(ended_ns) {
@@ -225,7 +225,7 @@ impl<'d> Rest<'d> {
                 let stage_ns = signed(elapsed_ns[*end] - elapsed_ns[at]) + self.prices.per_unit[unit];
                 self.ended_ns[end * states + state] + stage_ns == begun_ns
             };
-            let Some(end) = (at + 1..=graph.reach[unit][at]).rev().find(is_end) else {
+            let Some(end) = (graph.earliest[unit][at]..=graph.reach[unit][at]).rev().find(is_end) else {
                 return walk;
             };
             at = end;

@@ -10,14 +10,19 @@ use super::{graph::Graph, problem::NEVER_NS};
 /// `begun[first] - elapsed[first]` in it is kept at the front of a queue: linear in the positions. `from`, if given, takes the
 /// beginning chosen for each end.
 pub(crate) fn stage(graph: &Graph, unit: usize, begun_ns: &[u64], ended_ns: &mut [u64], mut from: Option<&mut [u16]>) {
-    let (elapsed_ns, reach) = (&graph.elapsed_ns[unit], &graph.reach[unit]);
+    let (elapsed_ns, reach, earliest) = (&graph.elapsed_ns[unit], &graph.reach[unit], &graph.earliest[unit]);
     // Without what has passed before it, a beginning may count below zero: everything is shifted by the whole.
     let whole_ns = elapsed_ns[graph.positions];
     let mut window: VecDeque<(u64, usize)> = VecDeque::new();
+    let mut next = 0;
     ended_ns[0] = NEVER_NS;
     for end in 1..=graph.positions {
-        let first = end - 1;
-        if begun_ns[first] < NEVER_NS && reach[first] > first {
+        while next < end && earliest[next] <= end {
+            let first = next;
+            next += 1;
+            if begun_ns[first] >= NEVER_NS || reach[first] < earliest[first] {
+                continue;
+            }
             let shifted_ns = begun_ns[first] + whole_ns - elapsed_ns[first];
             while window.back().is_some_and(|(ns, _)| *ns > shifted_ns) {
                 window.pop_back();
@@ -46,6 +51,9 @@ pub(crate) fn cost_ns(graph: &Graph, order: &[usize]) -> u64 {
     }
     if let [unit] = order {
         return graph.alone_ns(*unit);
+    }
+    if !graph.admits(set_of(order)) {
+        return NEVER_NS;
     }
     let ways_ns = graph.ways_ns(order);
     if ways_ns >= NEVER_NS {
@@ -78,7 +86,7 @@ pub(crate) fn ends(graph: &Graph, order: &[usize]) -> Option<Vec<usize>> {
             _ => rows[s - 1][first],
         };
         let is_it = |first: &usize| {
-            graph.reach[*unit][*first] >= end
+            (graph.earliest[*unit][*first]..=graph.reach[*unit][*first]).contains(&end)
                 && begun_ns(*first) < NEVER_NS
                 && begun_ns(*first) + elapsed_ns[end] - elapsed_ns[*first] == rows[s][end]
         };

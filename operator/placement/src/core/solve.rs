@@ -16,13 +16,15 @@ use super::{
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub best: Option<Costed>,
-    /// No plan costs less. Equal to the best's cost, or [`NEVER_NS`] without one, where nothing is left to find out.
+    /// No plan costs less. Equal to the best's cost, or to the limit without one, where nothing is left to find out.
     pub bound_ns: u64,
+    /// Plans that do not cost less are of no interest.
+    pub below_ns: u64,
 }
 
 impl Known {
     fn limit_ns(&self) -> u64 {
-        self.best.as_ref().map_or(NEVER_NS, |(ns, _)| *ns)
+        self.best.as_ref().map_or(self.below_ns, |(ns, _)| *ns)
     }
 
     pub(crate) fn is_proved(&self) -> bool {
@@ -90,6 +92,7 @@ pub(crate) fn solve_graph(graph: &Graph, seed: u64, any: bool, work: &mut Work) 
     let mut known = Known {
         best: None,
         bound_ns: 0,
+        below_ns: graph.below_ns,
     };
     if graph.min_stages <= 1 && graph.max_stages >= 1 {
         let alone = (0..graph.units()).map(|unit| (graph.alone_ns(unit), vec![unit]));
@@ -142,8 +145,8 @@ impl Several<'_> {
             if self.is_over() {
                 return;
             }
-            if self.known.best.is_some() {
-                let limit_ns = self.known.limit_ns();
+            let limit_ns = self.known.limit_ns();
+            if limit_ns < NEVER_NS {
                 if self.work.take(self.filling_steps() * 2) && remove_ways(&mut self.graph, &self.rest, limit_ns) > 0 {
                     self.rebuild(self.rest.near.clone());
                 }
@@ -255,9 +258,9 @@ impl Several<'_> {
 
     /// How far the bound may still rise: to the best plan, or by a twentieth where there is none.
     fn rest_bound(&self, best_ns: u64) -> u64 {
-        match self.known.best {
-            Some((ns, _)) => ns.saturating_sub(best_ns).max(1),
-            None => best_ns / 20 + 1,
+        match self.known.limit_ns() {
+            NEVER_NS => best_ns / 20 + 1,
+            limit_ns => limit_ns.saturating_sub(best_ns).max(1),
         }
     }
 

@@ -21,7 +21,8 @@ impl Uniform {
     /// The counts, if the graph has them: equal times, and reaches that are a number of layers wherever a stage begins.
     pub(crate) fn of(graph: &Graph) -> Option<Self> {
         let p = graph.positions;
-        if p < 2 {
+        let any_length = graph.earliest.iter().flatten().zip((1..=p).cycle());
+        if p < 2 || any_length.into_iter().any(|(earliest, next)| *earliest != next) {
             return None;
         }
         let n = graph.units();

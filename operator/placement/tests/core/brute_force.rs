@@ -24,7 +24,9 @@ pub fn cost_ns(problem: &Problem, objective: Objective, stages: &[(usize, usize,
     let count_holds = (problem.min_stages.max(1)..=problem.max_stages).contains(&stages.len());
     let joined = stages.windows(2).all(|pair| pair[0].2 == pair[1].1);
     let whole = stages.first()?.1 == 0 && stages.last()?.2 == problem.layers;
-    if !distinct || excluded || !count_holds || !joined || !whole {
+    let set = units.iter().fold(0_u64, |set, unit| set | 1 << unit);
+    let counts = problem.forbidden != Some(set) && problem.needed.iter().all(|needed| needed & set != 0);
+    if !distinct || excluded || !count_holds || !joined || !whole || !counts {
         return None;
     }
     let mut sum_ns = problem.units[units[0]].entry_ns + problem.units[*units.last()?].exit_ns;
@@ -32,7 +34,7 @@ pub fn cost_ns(problem: &Problem, objective: Objective, stages: &[(usize, usize,
     for (i, (u, first, end)) in stages.iter().enumerate() {
         let unit = &problem.units[*u];
         let allowed = *end == problem.layers || problem.cuts.contains(end);
-        if first >= end || *end > unit.reach[*first] || !allowed {
+        if first >= end || end - first < unit.least || *end > unit.reach[*first] || !allowed {
             return None;
         }
         let head_ns = if *end == problem.layers { unit.head_ns } else { 0 };
@@ -51,7 +53,9 @@ pub fn cost_ns(problem: &Problem, objective: Objective, stages: &[(usize, usize,
     match objective {
         Objective::Sum { cap_ns } => (busy_ns <= cap_ns).then_some(sum_ns),
         Objective::Bottleneck => Some(busy_ns),
+        Objective::Any => Some(sum_ns),
     }
+    .filter(|ns| *ns < problem.below_ns)
 }
 
 struct Search<'p> {

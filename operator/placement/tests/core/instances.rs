@@ -4,7 +4,7 @@
 
 use std::{fs, path::PathBuf};
 
-use placement::core::{Problem, Unit};
+use placement::core::{NEVER_NS, Problem, Unit};
 
 /// One instance and what is known of it, in its own unit of time (microseconds).
 pub struct Instance {
@@ -61,5 +61,8 @@ fn problem(text: &str) -> Problem {
         carry_ns: way_ns.clone(),
         way_ns,
         cuts: (1..layers).collect(),
+        needed: Vec::new(),
+        forbidden: None,
+        below_ns: NEVER_NS,
     }
 }

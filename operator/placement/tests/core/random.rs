@@ -62,6 +62,9 @@ pub fn problem(dice: &mut Dice) -> Problem {
         cuts,
         min_stages,
         max_stages,
+        needed: (0..dice.index(0, 6) / 5).map(|_| dice.between(1, (1 << n) - 1)).collect(),
+        forbidden: (!twins && dice.one_in(5)).then(|| dice.between(1, (1 << n) - 1)),
+        below_ns: if dice.one_in(5) { dice.between(1, 200) } else { NEVER_NS },
     }
 }
 
@@ -87,6 +90,7 @@ fn unit(dice: &mut Dice, memory: u64, front_bytes: u64, back_bytes: u64, layers:
     Unit {
         elapsed_ns,
         reach: (0..count).map(reach).collect(),
+        least: if dice.one_in(8) { dice.index(2, 3) } else { 1 },
         launch_ns: dice.between(0, 10),
         head_ns: dice.between(0, 20),
         entry_ns: dice.between(0, 30),
