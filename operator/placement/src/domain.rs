@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Devices the search looks at: one bit each in a machine word, and as many as a model may have stages.
-pub(crate) const MAX_CANDIDATES: usize = 64;
+pub(crate) const MAX_CANDIDATES: usize = crate::core::MAX_UNITS;
 
 /// A layer never counts for more than a pebibyte: sums of absurd inputs stay far from overflow, and fit nowhere.
 const MAX_LAYER_BYTES: u64 = 1 << 50;
@@ -42,8 +42,6 @@ pub(crate) struct Candidate {
     /// Layers the pins allow at least and at most, whatever other devices take part.
     pub min_layers: usize,
     pub max_layers: usize,
-    /// Lowest candidate that this one is interchangeable with.
-    pub class: usize,
 }
 
 /// The candidates and the tables the search works on.
@@ -92,7 +90,7 @@ impl<'p> Domain<'p> {
                 *entry = true;
             }
         }
-        let mut domain = Self {
+        Self {
             problem,
             truncated,
             layers,
@@ -113,9 +111,7 @@ impl<'p> Domain<'p> {
             carry_ns,
             pin_members,
             candidates,
-        };
-        domain.classify();
-        domain
+        }
     }
 
     pub(crate) fn device(&self, candidate: usize) -> &'p Device {
@@ -154,46 +150,6 @@ impl<'p> Domain<'p> {
             Goal::Sum { .. } => goal.admits(carry_ns).then_some(self.hop_ns[from][to]),
             Goal::Slowest => Some(carry_ns),
         }
-    }
-
-    /// Groups candidates that can be exchanged for each other in any plan without changing it otherwise.
-    fn classify(&mut self) {
-        for j in 0..self.candidates.len() {
-            let mut class = j;
-            for i in 0..j {
-                let is_first = self.candidates[i].class == i;
-                let members = (i..j).filter(|m| self.candidates[*m].class == i);
-                if is_first && members.into_iter().all(|m| self.interchangeable(m, j)) {
-                    class = i;
-                    break;
-                }
-            }
-            self.candidates[j].class = class;
-        }
-    }
-
-    fn interchangeable(&self, i: usize, j: usize) -> bool {
-        let (a, b) = (&self.candidates[i], &self.candidates[j]);
-        let alone = |pool: usize| self.candidates.iter().filter(|c| c.pool == pool).count() == 1;
-        let alike = |p: usize, q: usize| alone(p) && alone(q) && self.pool_bytes(p) == self.pool_bytes(q);
-        let same_device = a.usable_bytes == b.usable_bytes
-            && a.overhead_bytes == b.overhead_bytes
-            && a.head_bytes == b.head_bytes
-            && a.launch_ns == b.launch_ns
-            && a.bytes_per_second == b.bytes_per_second
-            && (a.min_layers, a.max_layers) == (b.min_layers, b.max_layers)
-            && (a.pool == b.pool || alike(a.pool, b.pool))
-            && self
-                .pin_members
-                .iter()
-                .all(|members| (members >> i) & 1 == (members >> j) & 1);
-        let same_ways = |table: &[Vec<u64>]| {
-            table[i][j] == table[j][i]
-                && (0..self.candidates.len())
-                    .filter(|k| *k != i && *k != j)
-                    .all(|k| table[i][k] == table[j][k] && table[k][i] == table[k][j])
-        };
-        same_device && same_ways(&self.hop_ns) && same_ways(&self.carry_ns)
     }
 }
 
@@ -293,7 +249,6 @@ fn candidate(problem: &Problem, device_index: usize) -> Candidate {
         bytes_per_second: rate.max(1),
         min_layers: 1,
         max_layers: model.layers.len(),
-        class: 0,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Steps of the search for each "and what if" that is asked.
-const NODES_PER_QUESTION: u64 = 2_000;
+const STEPS_PER_QUESTION: u64 = 20_000;
 
 /// Memory that is as good as endless, and far from overflow when added up.
 const ENDLESS_BYTES: u64 = 1 << 55;
@@ -74,10 +74,10 @@ pub fn explain(problem: &Problem, infeasible: &Infeasible) -> Explanation {
             devices,
         } => explain_memory(problem, *needed_bytes, *usable_bytes, *devices),
         Infeasible::NoPlan => explain_clash(problem),
-        Infeasible::Exhausted { nodes } => Explanation::new(
+        Infeasible::Exhausted { steps } => Explanation::new(
             "SearchExhausted",
             format!(
-                "no plan was found in {nodes} steps of the search, and none was excluded: ease a constraint or add a device"
+                "no plan was found in {steps} steps of the search, and none was excluded: ease a constraint or add a device"
             ),
         ),
     }
@@ -210,7 +210,7 @@ fn feasible_without(problem: &Problem, lifted: &[Lifted]) -> bool {
             }
         }
     }
-    is_feasible(&eased, NODES_PER_QUESTION) == Some(true)
+    is_feasible(&eased, STEPS_PER_QUESTION) == Some(true)
 }
 
 /// The least memory, on every device and in every pool, with which a plan is found.
@@ -218,7 +218,7 @@ fn missing_on_each_device(problem: &Problem) -> Option<u64> {
     let suffices = |steps: u64| {
         let mut eased = problem.clone();
         add_memory(&mut eased, steps * MISSING_STEP_BYTES);
-        is_feasible(&eased, NODES_PER_QUESTION) == Some(true)
+        is_feasible(&eased, STEPS_PER_QUESTION) == Some(true)
     };
     let (mut too_few, mut enough) = (0, ENDLESS_BYTES / MISSING_STEP_BYTES);
     if !suffices(enough) {

@@ -5,26 +5,12 @@ use std::cmp::Reverse;
 use crate::{
     cost::{Goal, NEVER_NS},
     domain::Domain,
+    found::Found,
     spans::{Work, best_spans},
 };
 
 /// Steps of the walk through the cuts of one order: enough to follow a coupling or two, few enough to stay quick.
 const NODES_PER_ORDER: u64 = 500;
-
-/// Candidates in the order of the layers, and where each one's layers end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub cost_ns: u64,
-    pub order: Vec<usize>,
-    pub ends: Vec<usize>,
-}
-
-impl Found {
-    /// The devices that take part, one bit each.
-    pub(crate) fn members(&self) -> u64 {
-        self.order.iter().fold(0, |bits, candidate| bits | (1 << candidate))
-    }
-}
 
 /// The best of the guesses, if any of them holds the model. Finding none proves nothing.
 pub(crate) fn greedy(domain: &Domain<'_>, goal: Goal, forbidden: Option<u64>) -> Option<Found> {

@@ -3,8 +3,9 @@
 //! ```text
 //!  Problem { model, topology, constraints, objective }
 //!     │ domain   which devices may take part, what a span costs on each
-//!     │ greedy   a plan in milliseconds, where a rule of thumb finds one
-//!     ▼ search   every order of devices that can still be better; spans: the best cut of one order
+//!     │ limits   one case of it, without couplings: what the exact core decides
+//!     ▼ cases    divided where stages share too much of a pool or a pin, the most promising first; spans: the best cut of one
+//!     │          order that keeps every coupling; greedy: a rule of thumb for want of anything better
 //!  solve ─▶ Solution { plan, verdict, runner_up }      or Infeasible
 //!              │ check: an independent judge              │ explain: the smallest fact that would fix it
 //! ```
@@ -18,20 +19,25 @@
 //! the bytes it reads for one token over the device's bandwidth; a hop takes the latency there and, for the token's way back,
 //! the latency back, plus one activation over the link's rate. [`Objective::Latency`] minimises their sum.
 //! [`Objective::Throughput`] minimises the slowest of: all stages of one memory pool together (they take turns on one
-//! memory), and each link's transfer; among equals the least latency.
+//! memory), and each link's transfer; among equals the least latency. Of the cuts of
+//! one order that cost the same, the one whose slowest part is the fastest.
 //! So a second device is used where it pays for its hops, or where a constraint asks for it.
 
+mod cases;
 mod check;
 pub mod core;
 mod cost;
+mod couplings;
 mod domain;
 mod estimate;
 mod explain;
+mod found;
 mod greedy;
+mod level;
+mod limits;
 mod plan;
 mod problem;
 pub mod scenario;
-mod search;
 mod solve;
 mod spans;
 pub mod text;

@@ -21,7 +21,7 @@ struct Scenario {
     objective: Objective,
     /// Steps of the search.
     #[serde(default)]
-    nodes: Option<u64>,
+    steps: Option<u64>,
 }
 
 /// A scenario that says nothing that could be decided.
@@ -37,7 +37,8 @@ pub enum ScenarioError {
 /// says; or why there is none.
 pub fn run(json: &str) -> Result<String, ScenarioError> {
     let scenario: Scenario = serde_json::from_str(json)?;
-    let budget = scenario.nodes.map_or_else(Budget::default, |nodes| Budget { nodes });
+    let mut budget = Budget::default();
+    budget.steps = scenario.steps.unwrap_or(budget.steps);
     let problem = Problem {
         model: estimate(&scenario.model)?,
         topology: topology::build(&scenario.cluster),

@@ -3,26 +3,31 @@
 use std::fmt;
 
 use crate::{
-    Objective, Plan, Problem, Stage,
+    Objective, Plan, Problem,
+    cases::{Outcome, Question, best},
     cost::{Goal, NEVER_NS},
     domain::Domain,
-    greedy::{Found, greedy},
-    search::{root_bound_ns, search},
-    spans::Work,
+    found::Found,
+    greedy::greedy,
+    level::levelled,
 };
 
 /// How much a decision may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Steps of the search, each one device tried at the end of one order. Zero: the guess alone.
-    pub nodes: u64,
+    /// About a microsecond of work each on a present machine. Zero: the guess alone.
+    pub steps: u64,
+    /// Of the blind changes that the search tries.
+    pub seed: u64,
 }
 
 impl Default for Budget {
-    /// Enough for every order of eight devices (109,600 of them), twice over for the two passes of a throughput objective;
-    /// few enough to end within seconds whatever the problem.
+    /// Sixteen devices of eighty layers are mostly proved within a tenth of it; whatever the problem, it ends within seconds.
     fn default() -> Self {
-        Self { nodes: 400_000 }
+        Self {
+            steps: 2_000_000,
+            seed: 1,
+        }
     }
 }
 
@@ -33,8 +38,8 @@ pub struct Solution {
     pub verdict: Verdict,
     /// The best plan found on another set of devices, for people.
     pub runner_up: Option<Plan>,
-    /// Steps of the search that were taken.
-    pub explored: u64,
+    /// Steps that were taken to find the plan.
+    pub steps: u64,
 }
 
 /// How good a plan is known to be.
@@ -82,8 +87,8 @@ pub enum Infeasible {
     #[error("no order of devices and no cut of the layers meets every constraint")]
     NoPlan,
     /// The budget ended before a plan was found or excluded.
-    #[error("no plan was found within {nodes} steps of the search")]
-    Exhausted { nodes: u64 },
+    #[error("no plan was found within {steps} steps of the search")]
+    Exhausted { steps: u64 },
 }
 
 /// Decides where the layers of a model run.
@@ -96,27 +101,31 @@ pub fn solve(problem: &Problem, budget: Budget) -> Result<Solution, Infeasible> 
     }
     let domain = Domain::new(problem);
     obvious(&domain)?;
-    let outcome = best(&domain, budget.nodes, None);
-    let Some(found) = outcome.found else {
-        let proved = outcome.complete && !domain.truncated;
+    let decided = decide(&domain, budget, None);
+    let Some(found) = &decided.found else {
+        let proved = decided.is_proved && !domain.truncated;
         return Err(if proved {
             Infeasible::NoPlan
         } else {
-            Infeasible::Exhausted { nodes: budget.nodes }
+            Infeasible::Exhausted { steps: budget.steps }
         });
     };
     // The second best is worth a fraction of the work: it only informs.
-    let other = best(&domain, budget.nodes / 8, Some(found.members()));
+    let less = Budget {
+        steps: budget.steps / 8,
+        ..budget
+    };
+    let other = decide(&domain, less, Some(found.members()));
     Ok(Solution {
-        plan: plan(&domain, &found),
-        verdict: verdict(&domain, budget, outcome.complete, outcome.gap_percent),
-        runner_up: other.found.map(|found| plan(&domain, &found)),
-        explored: outcome.explored,
+        plan: levelled(&domain, found.clone()).plan(&domain),
+        verdict: verdict(&domain, budget, &decided),
+        runner_up: other.found.map(|found| levelled(&domain, found).plan(&domain)),
+        steps: decided.steps,
     })
 }
 
-/// Whether a plan exists: `None` if the budget does not suffice to tell.
-pub(crate) fn is_feasible(problem: &Problem, nodes: u64) -> Option<bool> {
+/// Whether a plan exists: `None` if the steps do not suffice to tell.
+pub(crate) fn is_feasible(problem: &Problem, steps: u64) -> Option<bool> {
     if problem.model.layers.is_empty() {
         return Some(false);
     }
@@ -124,69 +133,83 @@ pub(crate) fn is_feasible(problem: &Problem, nodes: u64) -> Option<bool> {
     if obvious(&domain).is_err() {
         return Some(false);
     }
-    let goal = Goal::Sum { cap_ns: NEVER_NS };
-    if greedy(&domain, goal, None).is_some() {
-        return Some(true);
-    }
-    let mut work = Work::new(nodes);
-    let found = search(&domain, goal, None, None, &mut work).is_some();
-    if found || (work.complete() && !domain.truncated) {
-        Some(found)
-    } else {
-        None
+    let question = Question {
+        goal: Goal::Sum { cap_ns: NEVER_NS },
+        forbidden: None,
+        any: true,
+        steps,
+        seed: Budget::default().seed,
+    };
+    let outcome = best(&domain, question, None);
+    match outcome.found {
+        Some(_) => Some(true),
+        None if outcome.is_proved() && !domain.truncated => Some(false),
+        None => None,
     }
 }
 
-struct Outcome {
+/// A plan for the objective and how good it is known to be.
+struct Decided {
     found: Option<Found>,
-    complete: bool,
+    is_proved: bool,
     gap_percent: u32,
-    explored: u64,
+    steps: u64,
 }
 
-fn best(domain: &Domain<'_>, nodes: u64, forbidden: Option<u64>) -> Outcome {
-    match domain.problem.objective {
-        Objective::Latency => pass(domain, Goal::Sum { cap_ns: NEVER_NS }, nodes, forbidden, None),
-        Objective::Throughput => {
-            // First the slowest part alone, then the least latency that keeps it.
-            let first = pass(domain, Goal::Slowest, nodes / 2, forbidden, None);
-            let Some(slowest) = first.found else { return first };
-            let goal = Goal::Sum {
-                cap_ns: slowest.cost_ns,
-            };
-            let second = pass(domain, goal, nodes / 2, forbidden, Some(&slowest));
-            Outcome {
-                found: second.found.or(Some(slowest)),
-                complete: first.complete && second.complete,
-                gap_percent: if first.complete {
-                    second.gap_percent
-                } else {
-                    first.gap_percent
-                },
-                explored: first.explored + second.explored,
-            }
+impl From<Outcome> for Decided {
+    fn from(outcome: Outcome) -> Self {
+        let cost_ns = outcome.found.as_ref().map_or(NEVER_NS, |found| found.cost_ns);
+        Self {
+            is_proved: outcome.is_proved(),
+            gap_percent: gap_percent(cost_ns, outcome.bound_ns),
+            steps: outcome.steps,
+            found: outcome.found,
         }
     }
 }
 
-/// One guess and one search. A plan of an earlier pass serves as a guess where no better one is found.
-fn pass(domain: &Domain<'_>, goal: Goal, nodes: u64, forbidden: Option<u64>, earlier: Option<&Found>) -> Outcome {
-    let earlier = earlier.map(|found| Found {
-        cost_ns: plan(domain, found).latency_ns,
-        ..found.clone()
-    });
-    let guess = [greedy(domain, goal, forbidden), earlier]
-        .into_iter()
-        .flatten()
-        .min_by_key(|f| f.cost_ns);
-    let mut work = Work::new(nodes);
-    let found = search(domain, goal, guess, forbidden, &mut work);
-    let cost_ns = found.as_ref().map_or(NEVER_NS, |f| f.cost_ns);
-    Outcome {
-        gap_percent: gap_percent(cost_ns, work.open_ns.max(root_bound_ns(domain, goal))),
-        complete: work.complete(),
-        explored: work.spent,
-        found,
+/// The best plan for the objective; a guess where the steps find none.
+fn decide(domain: &Domain<'_>, budget: Budget, forbidden: Option<u64>) -> Decided {
+    let ask = |goal: Goal, steps: u64, start: Option<Found>| {
+        let question = Question {
+            goal,
+            forbidden,
+            any: false,
+            steps,
+            seed: budget.seed,
+        };
+        let mut outcome = best(domain, question, start);
+        if outcome.found.is_none() && !outcome.is_proved() {
+            outcome.found = greedy(domain, goal, forbidden);
+        }
+        outcome
+    };
+    match domain.problem.objective {
+        Objective::Latency => ask(Goal::Sum { cap_ns: NEVER_NS }, budget.steps, None).into(),
+        Objective::Throughput => {
+            // First the slowest part alone, then the least latency that keeps it.
+            let first = ask(Goal::Slowest, budget.steps / 2, None);
+            let Some(slowest) = &first.found else {
+                return first.into();
+            };
+            let goal = Goal::Sum {
+                cap_ns: slowest.cost_ns,
+            };
+            let start = Found {
+                cost_ns: slowest.plan(domain).latency_ns,
+                ..slowest.clone()
+            };
+            let second = ask(goal, budget.steps.saturating_sub(first.steps), Some(start));
+            let found = second.found.clone();
+            let steps = first.steps + second.steps;
+            // The least latency is only worth a word where the slowest part is known to be the least.
+            let told = if first.is_proved() { second } else { first };
+            Decided {
+                found,
+                steps,
+                ..told.into()
+            }
+        }
     }
 }
 
@@ -196,13 +219,15 @@ fn gap_percent(cost_ns: u64, bound_ns: u64) -> u32 {
     u32::try_from(above.div_ceil(u128::from(bound_ns.max(1)))).unwrap_or(u32::MAX)
 }
 
-fn verdict(domain: &Domain<'_>, budget: Budget, complete: bool, gap_percent: u32) -> Verdict {
-    if domain.truncated || (budget.nodes == 0 && !complete) {
+fn verdict(domain: &Domain<'_>, budget: Budget, decided: &Decided) -> Verdict {
+    if domain.truncated || (budget.steps == 0 && !decided.is_proved) {
         Verdict::Greedy
-    } else if complete {
+    } else if decided.is_proved {
         Verdict::Optimal
     } else {
-        Verdict::Feasible { gap_percent }
+        Verdict::Feasible {
+            gap_percent: decided.gap_percent,
+        }
     }
 }
 
@@ -277,52 +302,4 @@ struct Room {
 
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-/// Writes down what was found, with its predictions.
-fn plan(domain: &Domain<'_>, found: &Found) -> Plan {
-    let model = &domain.problem.model;
-    let mut stages = Vec::with_capacity(found.order.len());
-    let mut pool_ns = vec![0_u64; domain.problem.topology.pools.len()];
-    let mut slowest_ns = 0;
-    let mut first = 0;
-    for (s, (candidate, end)) in found.order.iter().zip(&found.ends).enumerate() {
-        let device = domain.device(*candidate);
-        let next = found.order.get(s + 1);
-        let time_ns = domain.time_ns(*candidate, first, *end);
-        if let Some(ns) = pool_ns.get_mut(device.pool) {
-            *ns = ns.saturating_add(time_ns);
-        }
-        slowest_ns = slowest_ns.max(next.map_or(0, |next| domain.carry_ns[*candidate][*next]));
-        let layers = model.layers[first..*end].iter();
-        let mut weight_bytes = layers.map(|l| l.weight_bytes).fold(0_u64, u64::saturating_add);
-        if s == 0 {
-            weight_bytes = weight_bytes.saturating_add(model.embedding_bytes);
-        }
-        if next.is_none() {
-            weight_bytes = weight_bytes.saturating_add(model.output_bytes);
-        }
-        stages.push(Stage {
-            device: device.name.clone(),
-            node: device.node.clone(),
-            backend: device.backend.clone(),
-            first_layer: count(first),
-            end_layer: count(*end),
-            weight_bytes,
-            memory_bytes: domain.memory_bytes(*candidate, first, *end),
-            time_ns,
-            hop_ns: next.map(|next| domain.hop_ns[*candidate][*next]),
-        });
-        first = *end;
-    }
-    let latency_ns = stages
-        .iter()
-        .map(|s| s.time_ns.saturating_add(s.hop_ns.unwrap_or(0)))
-        .fold(0, u64::saturating_add);
-    slowest_ns = pool_ns.into_iter().fold(slowest_ns, u64::max);
-    Plan {
-        stages,
-        latency_ns,
-        slowest_ns,
-    }
 }

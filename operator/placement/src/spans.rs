@@ -37,10 +37,6 @@ impl Work {
         self.spent += 1;
         true
     }
-
-    pub(crate) fn complete(&self) -> bool {
-        self.open_ns == NEVER_NS
-    }
 }
 
 /// A cut: the layer after the last of each stage.

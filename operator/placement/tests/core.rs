@@ -75,7 +75,11 @@ fn any_plan_is_a_plan_and_none_is_given_only_where_there_is_none() {
         let problem = random::problem(&mut Dice::new(5_000_000 + seed));
         let answer = solved(&problem, Objective::Any, AMPLE).answer;
         let exists = brute_force::best_ns(&problem, Objective::Any).is_some();
-        assert_eq!(answer.route().is_some(), exists, "seed {seed}: {answer:?} of {problem:?}");
+        assert_eq!(
+            answer.route().is_some(),
+            exists,
+            "seed {seed}: {answer:?} of {problem:?}"
+        );
         match answer.route() {
             Some(route) => assert_is_a_plan(&problem, Objective::Any, route, seed),
             None => assert_eq!(answer, Answer::Infeasible, "seed {seed}"),

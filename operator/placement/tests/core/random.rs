@@ -62,7 +62,9 @@ pub fn problem(dice: &mut Dice) -> Problem {
         cuts,
         min_stages,
         max_stages,
-        needed: (0..dice.index(0, 6) / 5).map(|_| dice.between(1, (1 << n) - 1)).collect(),
+        needed: (0..dice.index(0, 6) / 5)
+            .map(|_| dice.between(1, (1 << n) - 1))
+            .collect(),
         forbidden: (!twins && dice.one_in(5)).then(|| dice.between(1, (1 << n) - 1)),
         below_ns: if dice.one_in(5) { dice.between(1, 200) } else { NEVER_NS },
     }
