@@ -146,10 +146,11 @@ impl Several<'_> {
                 return;
             }
             let limit_ns = self.known.limit_ns();
-            if limit_ns < NEVER_NS {
-                if self.work.take(self.filling_steps() * 2) && remove_ways(&mut self.graph, &self.rest, limit_ns) > 0 {
-                    self.rebuild(self.rest.near.clone());
-                }
+            if limit_ns < NEVER_NS
+                && self.work.take(self.filling_steps() * 2)
+                && remove_ways(&mut self.graph, &self.rest, limit_ns) > 0
+            {
+                self.rebuild(self.rest.near.clone());
             }
             self.search(round.width, round.kicks);
         }
