@@ -22,6 +22,7 @@ mod bottleneck;
 mod bounds;
 mod completions;
 mod demand;
+mod filling;
 mod graph;
 mod labels;
 mod local;

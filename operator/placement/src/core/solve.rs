@@ -4,6 +4,7 @@ use super::{
     Work,
     completions::Completions,
     demand::required,
+    filling::filling,
     graph::Graph,
     labels::{Pass, pass},
     local::{Costed, Dice, improve_with_kicks},
@@ -135,6 +136,11 @@ struct Several<'w> {
 
 impl Several<'_> {
     fn run(&mut self) {
+        if self.known.best.is_none()
+            && let Some(found) = filling(self.whole, self.work)
+        {
+            self.known.offer(found);
+        }
         self.fill();
         self.search(FIRST_WIDTH, 2);
         for (number, round) in ROUNDS.iter().enumerate() {
