@@ -138,5 +138,6 @@ fn as_cluster(instance: &Instance) -> Problem {
         },
         constraints: Constraints::default(),
         objective: Objective::Latency,
+        held: Vec::new(),
     }
 }

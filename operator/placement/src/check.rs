@@ -76,6 +76,11 @@ pub enum Violation {
         said: u64,
         is: u128,
     },
+    /// The slowest part is slower than `minTokensPerSecond` allows.
+    TooSlow {
+        slowest_ns: u128,
+        cap_ns: u64,
+    },
     /// Another figure of the plan is not what the problem gives.
     WrongFigure {
         what: String,
@@ -148,6 +153,10 @@ impl fmt::Display for Violation {
             Self::StageMemory { stage, said, is } => {
                 write!(f, "memory of stage {stage} is said to be {said} bytes and is {is}")
             }
+            Self::TooSlow { slowest_ns, cap_ns } => write!(
+                f,
+                "the slowest part takes {slowest_ns} ns and minTokensPerSecond allows {cap_ns} ns"
+            ),
             Self::WrongFigure { what, said, is } => write!(f, "{what} is said to be {said} and is {is}"),
         }
     }
@@ -387,6 +396,15 @@ fn check_times(problem: &Problem, plan: &Plan, devices: &[(&Stage, &Device)], fo
     slowest = pools.into_values().fold(slowest, u128::max);
     figure(found, || "latency".to_owned(), plan.latency_ns, latency);
     figure(found, || "slowest part".to_owned(), plan.slowest_ns, slowest);
+    if let Some(tokens) = problem.constraints.min_tokens_per_second {
+        let cap_ns = 1_000_000_000 / u64::from(tokens.max(1));
+        if slowest > u128::from(cap_ns) {
+            found.push(Violation::TooSlow {
+                slowest_ns: slowest,
+                cap_ns,
+            });
+        }
+    }
 }
 
 fn figure(found: &mut Vec<Violation>, what: impl Fn() -> String, said: u64, is: u128) {

@@ -20,8 +20,8 @@ use crate::{
 /// The cases of the first coupling that a plan breaks; `None` if it keeps all of them.
 pub(crate) fn cases_of_broken(domain: &Domain<'_>, limits: &Limits, goal: Goal, found: &Found) -> Option<Vec<Limits>> {
     let cap_ns = match goal {
-        Goal::Sum { cap_ns } => cap_ns,
-        Goal::Slowest => u64::MAX,
+        Goal::Sum { cap_ns } => cap_ns.min(domain.cap_ns),
+        Goal::Slowest => domain.cap_ns,
     };
     let amounts = Amounts::new(domain, found);
     amounts

@@ -3,8 +3,8 @@
 use topology::Device;
 
 use crate::{
-    Model, Problem,
-    cost::{Goal, transfer_ns, us_to_ns},
+    HeldLayers, Model, Problem,
+    cost::{Goal, NEVER_NS, transfer_ns, us_to_ns},
 };
 
 /// Devices the search looks at: one bit each in a machine word, and as many as a model may have stages.
@@ -65,6 +65,10 @@ pub(crate) struct Domain<'p> {
     pub carry_ns: Vec<Vec<u64>>,
     /// Candidates that match each pin, one bit each.
     pub pin_members: Vec<u64>,
+    /// No part works longer for one token.
+    pub cap_ns: u64,
+    /// Per candidate: what moving the layers before each layer to it is taken to cost. Empty where nothing is held.
+    pub moving_ns: Vec<Vec<u64>>,
 }
 
 impl<'p> Domain<'p> {
@@ -110,6 +114,8 @@ impl<'p> Domain<'p> {
             hop_ns,
             carry_ns,
             pin_members,
+            cap_ns: problem.constraints.cap_ns().unwrap_or(NEVER_NS),
+            moving_ns: moving(problem, &candidates),
             candidates,
         }
     }
@@ -143,13 +149,24 @@ impl<'p> Domain<'p> {
         c.launch_ns + (c.elapsed_ns[end] - c.elapsed_ns[first]) + output_ns
     }
 
+    /// That time, and what moving the layers there costs.
+    pub(crate) fn cost_ns(&self, candidate: usize, first: usize, end: usize) -> u64 {
+        let moving_ns = self.moving_ns.get(candidate).map_or(0, |ns| ns[end] - ns[first]);
+        self.time_ns(candidate, first, end).saturating_add(moving_ns)
+    }
+
+    /// Whether a part of this length may be in a plan.
+    pub(crate) fn admits(&self, goal: Goal, ns: u64) -> bool {
+        ns <= self.cap_ns && goal.admits(ns)
+    }
+
     /// Cost, under a goal, of going from one candidate to the next; `None` if the goal forbids it.
     pub(crate) fn way_ns(&self, goal: Goal, from: usize, to: usize) -> Option<u64> {
         let carry_ns = self.carry_ns[from][to];
-        match goal {
-            Goal::Sum { .. } => goal.admits(carry_ns).then_some(self.hop_ns[from][to]),
-            Goal::Slowest => Some(carry_ns),
-        }
+        self.admits(goal, carry_ns).then(|| match goal {
+            Goal::Sum { .. } => self.hop_ns[from][to],
+            Goal::Slowest => carry_ns,
+        })
     }
 }
 
@@ -280,6 +297,30 @@ fn bound_by_pins(problem: &Problem, pin_members: &[u64], candidates: &mut [Candi
             }
         }
     }
+}
+
+/// Bytes that move weigh more than any difference in latency, as far as sums allow: this much for each of them.
+const MOVED_BYTE_NS: u64 = 10_000;
+
+/// All moves together count for no more.
+const MAX_MOVING_NS: u64 = 1 << 54;
+
+fn moving(problem: &Problem, candidates: &[Candidate]) -> Vec<Vec<u64>> {
+    if problem.held.is_empty() {
+        return Vec::new();
+    }
+    let model = &problem.model;
+    let all_bytes = model.layers.iter().map(|l| l.weight_bytes).fold(0, u64::saturating_add);
+    let byte_ns = (MAX_MOVING_NS / all_bytes.saturating_mul(candidates.len() as u64).max(1)).min(MOVED_BYTE_NS);
+    let of = |candidate: &Candidate| {
+        let device = &problem.topology.devices[candidate.device].name;
+        let layers = 0..u32::try_from(model.layers.len()).unwrap_or(u32::MAX);
+        prefix(layers.map(|layer| {
+            let bytes = HeldLayers::missing_bytes(&problem.held, model, device, layer, layer.saturating_add(1));
+            bytes.saturating_mul(byte_ns)
+        }))
+    };
+    candidates.iter().map(of).collect()
 }
 
 fn hops(problem: &Problem, candidates: &[Candidate]) -> (Vec<Vec<u64>>, Vec<Vec<u64>>) {

@@ -142,6 +142,7 @@ enum Lifted {
     Memory,
     MaxDevices,
     MinDevices,
+    Rate,
     Pin(usize),
 }
 
@@ -181,7 +182,7 @@ fn explain_clash(problem: &Problem) -> Explanation {
 /// Lifts constraints as long as the rest still clash: what remains is needed for the clash, every part of it.
 fn smallest_clash(problem: &Problem) -> Vec<Lifted> {
     let pins = (0..problem.constraints.pinned_layers.len()).map(Lifted::Pin);
-    let all = [Lifted::Memory, Lifted::MaxDevices, Lifted::MinDevices]
+    let all = [Lifted::Memory, Lifted::MaxDevices, Lifted::MinDevices, Lifted::Rate]
         .into_iter()
         .chain(pins);
     let mut lifted: Vec<Lifted> = Vec::new();
@@ -203,6 +204,7 @@ fn feasible_without(problem: &Problem, lifted: &[Lifted]) -> bool {
             Lifted::Memory => add_memory(&mut eased, ENDLESS_BYTES),
             Lifted::MaxDevices => eased.constraints.max_devices = None,
             Lifted::MinDevices => eased.constraints.min_devices = 1,
+            Lifted::Rate => eased.constraints.min_tokens_per_second = None,
             Lifted::Pin(pin) => {
                 if let Some(pin) = eased.constraints.pinned_layers.get_mut(*pin) {
                     (pin.min_layers, pin.max_layers) = (0, None);
@@ -251,6 +253,7 @@ fn name(problem: &Problem, lifted: Lifted) -> String {
         Lifted::Memory => "the memory of the devices".to_owned(),
         Lifted::MaxDevices => format!("maxDevices {}", constraints.max_devices.unwrap_or(u32::MAX)),
         Lifted::MinDevices => format!("minDevices {}", constraints.min_devices),
+        Lifted::Rate => format!("minTokensPerSecond {}", constraints.min_tokens_per_second.unwrap_or(0)),
         Lifted::Pin(pin) => match constraints.pinned_layers.get(pin) {
             Some(wanted) => format!("pinnedLayers[{pin}] ({wanted})"),
             None => format!("pinnedLayers[{pin}]"),

@@ -25,6 +25,7 @@
 
 mod cases;
 mod check;
+mod compare;
 pub mod core;
 mod cost;
 mod couplings;
@@ -32,6 +33,7 @@ mod domain;
 mod estimate;
 mod explain;
 mod found;
+mod front;
 mod greedy;
 mod level;
 mod limits;
@@ -45,6 +47,7 @@ pub mod text;
 pub use check::{Violation, check};
 pub use estimate::{Figures, FiguresError, KvElement, estimate};
 pub use explain::{Explanation, explain};
+pub use front::{MAX_POINTS, front};
 pub use plan::{Plan, Stage, diff};
-pub use problem::{Constraints, Layer, Model, Objective, Pin, Problem};
-pub use solve::{Budget, Infeasible, Solution, Verdict, solve};
+pub use problem::{Constraints, HeldLayers, Layer, Model, Objective, Pin, Problem};
+pub use solve::{Budget, Infeasible, RunnerUp, Solution, Verdict, solve};

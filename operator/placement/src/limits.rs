@@ -32,7 +32,7 @@ impl Limits {
                 .iter()
                 .map(|c| c.usable_bytes.min(domain.pool_bytes(c.pool)))
                 .collect(),
-            ns: vec![core::NEVER_NS; candidates.len()],
+            ns: vec![domain.cap_ns; candidates.len()],
             most_layers: candidates.iter().map(|c| c.max_layers).collect(),
             least_layers: candidates.iter().map(|c| c.min_layers).collect(),
             excludes: vec![0; candidates.len()],
@@ -60,7 +60,7 @@ impl Limits {
         core::Problem {
             layers: domain.layers,
             units: (0..domain.candidates.len()).map(|c| self.unit(domain, c)).collect(),
-            way_ns: domain.hop_ns.clone(),
+            way_ns: ways(domain),
             carry_ns: domain.carry_ns.clone(),
             cuts: (1..domain.layers).filter(|layer| domain.boundary[*layer]).collect(),
             min_stages: domain.min_stages,
@@ -84,7 +84,7 @@ impl Limits {
         });
         Unit {
             reach: reach.collect(),
-            elapsed_ns: c.elapsed_ns.clone(),
+            elapsed_ns: elapsed(domain, candidate),
             least: self.least_layers[candidate],
             launch_ns: c.launch_ns,
             head_ns: c.output_ns,
@@ -99,6 +99,30 @@ impl Limits {
             && domain.memory_bytes(candidate, first, end) <= self.bytes[candidate]
             && domain.time_ns(candidate, first, end) <= self.ns[candidate]
     }
+}
+
+/// Time of the layers before each layer, and what moving them there costs.
+fn elapsed(domain: &Domain<'_>, candidate: usize) -> Vec<u64> {
+    let elapsed_ns = &domain.candidates[candidate].elapsed_ns;
+    match domain.moving_ns.get(candidate) {
+        Some(moving_ns) => elapsed_ns
+            .iter()
+            .zip(moving_ns)
+            .map(|(a, b)| a.saturating_add(*b))
+            .collect(),
+        None => elapsed_ns.clone(),
+    }
+}
+
+/// The ways that are not too slow for what must pass them.
+fn ways(domain: &Domain<'_>) -> Vec<Vec<u64>> {
+    let is_open = |ns: &u64| *ns <= domain.cap_ns;
+    let row = |(hops, carries): (&Vec<u64>, &Vec<u64>)| {
+        let ways = hops.iter().zip(carries);
+        ways.map(|(hop, carry)| if is_open(carry) { *hop } else { core::NEVER_NS })
+            .collect()
+    };
+    domain.hop_ns.iter().zip(&domain.carry_ns).map(row).collect()
 }
 
 /// What a goal minimises, where stages do not touch each other.

@@ -12,6 +12,33 @@ pub struct Problem {
     pub topology: Topology,
     pub constraints: Constraints,
     pub objective: Objective,
+    /// Layers that devices hold already. Where any are named, the plan moves the fewest bytes onto devices that do not have them,
+    /// and of those plans it is the one of the least latency.
+    pub held: Vec<HeldLayers>,
+}
+
+/// Layers `[first_layer, end_layer)` that a device has loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldLayers {
+    pub device: String,
+    pub first_layer: u32,
+    pub end_layer: u32,
+}
+
+impl HeldLayers {
+    /// Weights of a span of layers that are not among those a device holds.
+    pub fn missing_bytes(held: &[Self], model: &Model, device: &str, first_layer: u32, end_layer: u32) -> u64 {
+        let is_here = |layer: u32| {
+            held.iter()
+                .any(|h| h.device == device && (h.first_layer..h.end_layer).contains(&layer))
+        };
+        (first_layer..end_layer)
+            .filter(|layer| !is_here(*layer))
+            .filter_map(|layer| model.layers.get(usize::try_from(layer).ok()?))
+            .map(|layer| layer.weight_bytes)
+            .fold(0, u64::saturating_add)
+    }
 }
 
 /// What a placement must know of a model. [`crate::estimate`] makes one from the figures of a file.
@@ -56,6 +83,17 @@ pub struct Constraints {
     /// Labels that a device's node must all have.
     pub node_selector: BTreeMap<String, String>,
     pub pinned_layers: Vec<Pin>,
+    /// Over many streams, counted with one token of one stream in each step: no stage, pool or link works longer for it than
+    /// this allows. Streams that share a step give more.
+    pub min_tokens_per_second: Option<u32>,
+}
+
+impl Constraints {
+    /// The longest that a part may work for one token.
+    pub fn cap_ns(&self) -> Option<u64> {
+        self.min_tokens_per_second
+            .map(|tokens| 1_000_000_000 / u64::from(tokens.max(1)))
+    }
 }
 
 impl Default for Constraints {
@@ -67,6 +105,7 @@ impl Default for Constraints {
             vendors: BTreeSet::new(),
             node_selector: BTreeMap::new(),
             pinned_layers: Vec::new(),
+            min_tokens_per_second: None,
         }
     }
 }

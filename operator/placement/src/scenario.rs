@@ -6,7 +6,8 @@ use serde::Deserialize;
 use topology::{Input, Origin};
 
 use crate::{
-    Budget, Constraints, Figures, FiguresError, Objective, Plan, Problem, check, estimate, explain, solve, text,
+    Budget, Constraints, Figures, FiguresError, HeldLayers, Objective, Plan, Problem, check, estimate, explain, solve,
+    text,
 };
 
 /// What the file says.
@@ -19,6 +20,8 @@ struct Scenario {
     constraints: Constraints,
     #[serde(default)]
     objective: Objective,
+    #[serde(default)]
+    held: Vec<HeldLayers>,
     /// Steps of the search.
     #[serde(default)]
     steps: Option<u64>,
@@ -44,6 +47,7 @@ pub fn run(json: &str) -> Result<String, ScenarioError> {
         topology: topology::build(&scenario.cluster),
         constraints: scenario.constraints,
         objective: scenario.objective,
+        held: scenario.held,
     };
     Ok(answer(&problem, budget))
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::{
     Objective, Plan, Problem,
     cases::{Outcome, Question, best},
+    compare::why_not,
     cost::{Goal, NEVER_NS},
     domain::Domain,
     found::Found,
@@ -37,9 +38,24 @@ pub struct Solution {
     pub plan: Plan,
     pub verdict: Verdict,
     /// The best plan found on another set of devices, for people.
-    pub runner_up: Option<Plan>,
+    pub runner_up: Option<RunnerUp>,
     /// Steps that were taken to find the plan.
     pub steps: u64,
+}
+
+/// The next best plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunnerUp {
+    pub plan: Plan,
+    /// Why it was not chosen.
+    pub why_not: String,
+}
+
+impl RunnerUp {
+    /// One line: the plan, and why it was not chosen.
+    pub fn summary(&self) -> String {
+        format!("{}; {}", self.plan.summary(), self.why_not)
+    }
 }
 
 /// How good a plan is known to be.
@@ -102,26 +118,43 @@ pub fn solve(problem: &Problem, budget: Budget) -> Result<Solution, Infeasible> 
     let domain = Domain::new(problem);
     obvious(&domain)?;
     let decided = decide(&domain, budget, None);
-    let Some(found) = &decided.found else {
-        let proved = decided.is_proved && !domain.truncated;
-        return Err(if proved {
-            Infeasible::NoPlan
-        } else {
-            Infeasible::Exhausted { steps: budget.steps }
-        });
-    };
+    let mut solution = solution(&domain, budget, &decided)?;
     // The second best is worth a fraction of the work: it only informs.
     let less = Budget {
         steps: budget.steps / 8,
         ..budget
     };
-    let other = decide(&domain, less, Some(found.members()));
-    Ok(Solution {
-        plan: levelled(&domain, found.clone()).plan(&domain),
-        verdict: verdict(&domain, budget, &decided),
-        runner_up: other.found.map(|found| levelled(&domain, found).plan(&domain)),
-        steps: decided.steps,
-    })
+    let members = decided.found.map(|found| found.members());
+    let other = decide(&domain, less, members);
+    solution.runner_up = other.found.map(|found| {
+        let plan = levelled(&domain, found).plan(&domain);
+        let why_not = why_not(problem, &solution.plan, &plan);
+        RunnerUp { plan, why_not }
+    });
+    Ok(solution)
+}
+
+/// The plan of the least latency of which no part works longer than `cap_ns`. The runner-up is left out.
+pub(crate) fn latency_within(problem: &Problem, cap_ns: u64, budget: Budget) -> Result<Solution, Infeasible> {
+    let mut domain = Domain::new(problem);
+    domain.cap_ns = domain.cap_ns.min(cap_ns);
+    obvious(&domain)?;
+    let goal = Goal::Sum { cap_ns };
+    solution(&domain, budget, &ask(&domain, goal, budget, None, None).into())
+}
+
+/// What was decided, as people and the operator get it.
+fn solution(domain: &Domain<'_>, budget: Budget, decided: &Decided) -> Result<Solution, Infeasible> {
+    match &decided.found {
+        Some(found) => Ok(Solution {
+            plan: levelled(domain, found.clone()).plan(domain),
+            verdict: verdict(domain, budget, decided),
+            runner_up: None,
+            steps: decided.steps,
+        }),
+        None if decided.is_proved && !domain.truncated => Err(Infeasible::NoPlan),
+        None => Err(Infeasible::Exhausted { steps: budget.steps }),
+    }
 }
 
 /// Whether a plan exists: `None` if the steps do not suffice to tell.
@@ -168,27 +201,35 @@ impl From<Outcome> for Decided {
     }
 }
 
-/// The best plan for the objective; a guess where the steps find none.
-fn decide(domain: &Domain<'_>, budget: Budget, forbidden: Option<u64>) -> Decided {
-    let ask = |goal: Goal, steps: u64, start: Option<Found>| {
-        let question = Question {
-            goal,
-            forbidden,
-            any: false,
-            steps,
-            seed: budget.seed,
-        };
-        let mut outcome = best(domain, question, start);
-        if outcome.found.is_none() && !outcome.is_proved() {
-            outcome.found = greedy(domain, goal, forbidden);
-        }
-        outcome
+/// The best plan for a goal; a guess where the steps find none.
+fn ask(domain: &Domain<'_>, goal: Goal, budget: Budget, forbidden: Option<u64>, start: Option<Found>) -> Outcome {
+    let question = Question {
+        goal,
+        forbidden,
+        any: false,
+        steps: budget.steps,
+        seed: budget.seed,
     };
-    match domain.problem.objective {
-        Objective::Latency => ask(Goal::Sum { cap_ns: NEVER_NS }, budget.steps, None).into(),
+    let mut outcome = best(domain, question, start);
+    if outcome.found.is_none() && !outcome.is_proved() {
+        outcome.found = greedy(domain, goal, forbidden);
+    }
+    outcome
+}
+
+/// The best plan for the objective.
+fn decide(domain: &Domain<'_>, budget: Budget, forbidden: Option<u64>) -> Decided {
+    let with = |steps: u64| Budget { steps, ..budget };
+    let objective = match domain.problem.objective {
+        // What moves is the first thing then, and what is slowest no longer the second.
+        _ if !domain.moving_ns.is_empty() => Objective::Latency,
+        objective => objective,
+    };
+    match objective {
+        Objective::Latency => ask(domain, Goal::Sum { cap_ns: NEVER_NS }, budget, forbidden, None).into(),
         Objective::Throughput => {
             // First the slowest part alone, then the least latency that keeps it.
-            let first = ask(Goal::Slowest, budget.steps / 2, None);
+            let first = ask(domain, Goal::Slowest, with(budget.steps / 2), forbidden, None);
             let Some(slowest) = &first.found else {
                 return first.into();
             };
@@ -199,7 +240,8 @@ fn decide(domain: &Domain<'_>, budget: Budget, forbidden: Option<u64>) -> Decide
                 cost_ns: slowest.plan(domain).latency_ns,
                 ..slowest.clone()
             };
-            let second = ask(goal, budget.steps.saturating_sub(first.steps), Some(start));
+            let left = with(budget.steps.saturating_sub(first.steps));
+            let second = ask(domain, goal, left, forbidden, Some(start));
             let found = second.found.clone();
             let steps = first.steps + second.steps;
             // The least latency is only worth a word where the slowest part is known to be the least.

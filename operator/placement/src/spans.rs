@@ -132,7 +132,7 @@ fn choices<'d>(
     (from..=to).filter(move |end| {
         domain.boundary[*end]
             && domain.memory_bytes(candidate, first, *end) <= usable_bytes
-            && goal.admits(domain.time_ns(candidate, first, *end))
+            && domain.admits(goal, domain.time_ns(candidate, first, *end))
     })
 }
 
@@ -146,7 +146,7 @@ fn chained_ns(
     end: usize,
     rest_ns: u64,
 ) -> u64 {
-    let own_ns = domain.time_ns(order[stage], first, end);
+    let own_ns = domain.cost_ns(order[stage], first, end);
     let way_ns = match order.get(stage + 1) {
         Some(next) => domain.way_ns(goal, order[stage], *next).unwrap_or(NEVER_NS),
         None => 0,
@@ -223,7 +223,8 @@ impl Walk<'_, '_> {
                 ns = ns.saturating_add(self.domain.time_ns(*candidate, first, end));
             }
         }
-        (bytes <= self.domain.pool_bytes(pool) && self.goal.admits(ns) && self.pins_hold(stage)).then_some(ns)
+        (bytes <= self.domain.pool_bytes(pool) && self.domain.admits(self.goal, ns) && self.pins_hold(stage))
+            .then_some(ns)
     }
 
     /// Whether every pin can still be met after the stages up to this one.

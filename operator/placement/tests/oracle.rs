@@ -5,15 +5,14 @@ mod brute_force;
 #[path = "oracle/problems.rs"]
 mod problems;
 
-use placement::{Budget, Infeasible, Objective, Plan, Problem, Verdict, check, diff, explain, solve};
+use brute_force::cost;
+use placement::{Budget, Infeasible, Plan, RunnerUp, Verdict, check, diff, explain, solve};
 use proptest::prelude::*;
 
-/// What the objective compares, the first entry first.
-fn cost(problem: &Problem, plan: &Plan) -> (u64, u64) {
-    match problem.objective {
-        Objective::Latency => (plan.latency_ns, 0),
-        Objective::Throughput => (plan.slowest_ns, plan.latency_ns),
-    }
+/// As many random problems as `ORACLE_CASES` says, for those who have the time.
+fn cases() -> u32 {
+    let asked = std::env::var("ORACLE_CASES").ok();
+    asked.map_or(400, |cases| cases.parse().expect("a number of cases"))
 }
 
 fn guess_only() -> Budget {
@@ -21,7 +20,7 @@ fn guess_only() -> Budget {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_solver_finds_what_brute_force_finds_or_proves_that_there_is_nothing(problem in problems::small()) {
@@ -57,7 +56,8 @@ proptest! {
     #[test]
     fn a_runner_up_is_a_good_plan_on_other_devices_and_costs_no_less(problem in problems::small()) {
         let Ok(solution) = solve(&problem, Budget::default()) else { return Ok(()) };
-        let Some(other) = &solution.runner_up else { return Ok(()) };
+        let Some(RunnerUp { plan: other, why_not }) = &solution.runner_up else { return Ok(()) };
+        prop_assert!(!why_not.is_empty());
         prop_assert_eq!(check(&problem, other), vec![]);
         prop_assert!(cost(&problem, other) >= cost(&problem, &solution.plan));
         let devices = |plan: &Plan| plan.stages.iter().map(|s| s.device.clone()).collect::<std::collections::BTreeSet<_>>();

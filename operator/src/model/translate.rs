@@ -30,6 +30,7 @@ pub fn problem(
         topology,
         constraints: validated.constraints.clone(),
         objective: validated.objective,
+        held: Vec::new(),
     })
 }
 
@@ -127,7 +128,7 @@ pub fn draft(solution: &Solution, uri: &str, validated: &Validated, facts: &Fact
             gap_percent,
             predicted_us_per_token: signed(text::us(plan.latency_ns)),
             stages: plan.stages.iter().enumerate().map(view_stage).collect(),
-            runner_up: runner_up.as_ref().map(|plan| clip(plan.summary())),
+            runner_up: runner_up.as_ref().map(|other| clip(other.summary())),
         },
     }
 }

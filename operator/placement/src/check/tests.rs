@@ -59,6 +59,7 @@ fn problem() -> Problem {
             ..Constraints::default()
         },
         objective: Objective::Latency,
+        held: Vec::new(),
     }
 }
 

@@ -58,6 +58,7 @@ fn problem(usable_mib: &[u64], constraints: Constraints) -> Problem {
         },
         constraints,
         objective: Objective::Latency,
+        held: Vec::new(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every ordered choice of devices, every cut. Which of them are plans is the checker's judgement, not the solver's.
 
-use placement::{Objective, Plan, Problem, Stage, check};
+use placement::{HeldLayers, Objective, Plan, Problem, Stage, check};
 
 /// The best plan there is.
 pub fn best(problem: &Problem) -> Option<Plan> {
@@ -19,10 +19,15 @@ pub fn best(problem: &Problem) -> Option<Plan> {
     best
 }
 
-fn cost(problem: &Problem, plan: &Plan) -> (u64, u64) {
+/// What is compared, the first entry first: bytes that move, if anything is held; then what the objective names.
+pub fn cost(problem: &Problem, plan: &Plan) -> (u64, u64, u64) {
+    let missing =
+        |s: &Stage| HeldLayers::missing_bytes(&problem.held, &problem.model, &s.device, s.first_layer, s.end_layer);
+    let moved_bytes = plan.stages.iter().map(missing).sum();
     match problem.objective {
-        Objective::Latency => (plan.latency_ns, 0),
-        Objective::Throughput => (plan.slowest_ns, plan.latency_ns),
+        _ if !problem.held.is_empty() => (moved_bytes, plan.latency_ns, 0),
+        Objective::Latency => (0, plan.latency_ns, 0),
+        Objective::Throughput => (0, plan.slowest_ns, plan.latency_ns),
     }
 }
 

@@ -2,22 +2,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{Constraints, Layer, Model, Objective, Pin, Problem};
+use placement::{Constraints, HeldLayers, Layer, Model, Objective, Pin, Problem};
 use proptest::prelude::*;
 use topology::{Device, Kind, Link, Origin, Pool, Rate, Topology};
 
 /// Up to five devices on up to three pools and nodes, up to six layers, every constraint.
 pub fn small() -> impl Strategy<Value = Problem> {
-    (model(), cluster(), constraints(), any::<bool>()).prop_map(|(model, topology, constraints, latency)| Problem {
+    let parts = (model(), cluster(), constraints(), held(), any::<bool>());
+    parts.prop_map(|(model, topology, constraints, held, latency)| Problem {
         model,
         topology,
         constraints,
+        held,
         objective: if latency {
             Objective::Latency
         } else {
             Objective::Throughput
         },
     })
+}
+
+/// Mostly nothing; else layers of one or two devices, which need not exist.
+fn held() -> impl Strategy<Value = Vec<HeldLayers>> {
+    let held = (0_u32..5, 0_u32..5, 1_u32..4).prop_map(|(device, first_layer, layers)| HeldLayers {
+        device: format!("device{device:03}"),
+        first_layer,
+        end_layer: first_layer + layers,
+    });
+    prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(held, 1..3)]
 }
 
 const MIB: u64 = 1 << 20;
@@ -135,6 +147,11 @@ fn constraints() -> impl Strategy<Value = Constraints> {
                     BTreeMap::new()
                 },
                 pinned_layers,
+                min_tokens_per_second: match rare {
+                    2 => Some(10),
+                    3 => Some(3),
+                    _ => None,
+                },
             },
         )
 }
@@ -197,6 +214,7 @@ fn apart(devices: Vec<Device>, layers: usize) -> Problem {
         },
         constraints: Constraints::default(),
         objective: Objective::Latency,
+        held: Vec::new(),
     }
 }
 
