@@ -163,6 +163,11 @@ pub struct PlacementConstraints {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub node_selector: Option<BTreeMap<String, String>>,
+    /// Tokens per second that the pipeline must reach over many streams, counted with one stream in each step; streams that share a
+    /// step give more. With it, objective Latency means the least latency at that rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub min_tokens_per_second: Option<i32>,
     /// How many layers go to which devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
@@ -177,6 +182,7 @@ impl Default for PlacementConstraints {
             allow_software_devices: false,
             vendors: None,
             node_selector: None,
+            min_tokens_per_second: None,
             pinned_layers: None,
         }
     }

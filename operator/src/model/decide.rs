@@ -288,7 +288,7 @@ fn is_valid(world: &World<'_>, uid: &str, known: Known<'_>, in_force: &InForce, 
         .iter()
         .all(|violation| match violation {
             // Predictions are of the day they were made.
-            Violation::WrongFigure { .. } => true,
+            Violation::WrongFigure { .. } | Violation::TooSlow { .. } => true,
             // One that was refused its memory shall not try again with the same budget where more is known by now.
             Violation::StageMemory { stage, said, is } => {
                 let refused = sights.get(*stage).is_some_and(StageSight::refused_memory);
@@ -339,7 +339,10 @@ fn solve_without(
     let name = metadata.name.as_deref().unwrap_or_default();
     let topology = world.topology(metadata.uid.as_deref().unwrap_or_default(), failing, false);
     let learned = state.learned;
-    let problem = translate::problem(name, validated, facts, learned.as_ref(), topology)?;
+    let mut problem = translate::problem(name, validated, facts, learned.as_ref(), topology)?;
+    // What is loaded stays where it can: a model that lost a device waits for the fewest bytes.
+    let in_force = answering(state, &model.spec.source, validated, Some(facts));
+    problem.held = in_force.map(translate::held_layers).unwrap_or_default();
     if let Some((_, why)) = state.refused.as_ref().filter(|(refused, _)| *refused == problem) {
         return Err(why.clone());
     }

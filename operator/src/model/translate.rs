@@ -2,7 +2,7 @@
 
 use crds::{LearnedMemory, PlacementStatus, StagePhase, StageStatus, Verdict};
 use gguf::Digest;
-use placement::{Figures, Model, Plan, Problem, Solution, estimate, text};
+use placement::{Figures, HeldLayers, Model, Plan, Problem, Solution, estimate, text};
 use proto::placement::v1 as wire;
 use topology::{HeldMemory, Topology};
 
@@ -53,6 +53,18 @@ pub fn estimated(name: &str, validated: &Validated, facts: &Facts) -> Result<Mod
         allowed_cuts: facts.allowed_cuts.clone(),
     };
     estimate(&figures).map_err(|error| Why::new(INVALID_SPEC, error.to_string()))
+}
+
+/// The layers that the stages in force have loaded, or are about to.
+#[must_use]
+pub fn held_layers(in_force: &InForce) -> Vec<HeldLayers> {
+    let stages = in_force.stages().iter();
+    let held = stages.map(|stage| HeldLayers {
+        device: stage.device.clone(),
+        first_layer: stage.first_layer,
+        end_layer: stage.end_layer,
+    });
+    held.collect()
 }
 
 /// A placement in force as the checker sees it. Its predictions are of another day and are not to be checked.

@@ -62,6 +62,10 @@ pub fn validate(spec: &InferenceModelSpec) -> Result<Validated, Why> {
             allow_software_devices: constraints.allow_software_devices,
             vendors: constraints.vendors.iter().flatten().cloned().collect(),
             node_selector: constraints.node_selector.clone().unwrap_or_default(),
+            min_tokens_per_second: constraints
+                .min_tokens_per_second
+                .map(|rate| positive("spec.placement.minTokensPerSecond", rate))
+                .transpose()?,
             pinned_layers: constraints
                 .pinned_layers
                 .iter()

@@ -141,6 +141,15 @@ fn a_node_that_is_gone_moves_its_layers_under_a_higher_epoch() {
     let after = cluster.place();
     assert_eq!(after.placement.epoch, 2);
     assert!(after.stages().iter().all(|stage| stage.node != lost));
+    // What the node that is still there has loaded stays there.
+    let kept = &before.stages()[0];
+    let holds = |stage: &&proto::placement::v1::Stage| stage.device == kept.device;
+    let stage = after
+        .stages()
+        .iter()
+        .find(holds)
+        .expect("a stage on the device that is left");
+    assert!(stage.first_layer <= kept.first_layer && stage.end_layer >= kept.end_layer);
 }
 
 /// Changes the object of one device.
