@@ -342,7 +342,15 @@ fn solve_without(
     let mut problem = translate::problem(name, validated, facts, learned.as_ref(), topology)?;
     // What is loaded stays where it can: a model that lost a device waits for the fewest bytes.
     let in_force = answering(state, &model.spec.source, validated, Some(facts));
-    problem.held = in_force.map(translate::held_layers).unwrap_or_default();
+    problem.held = in_force.map_or_else(Vec::new, |in_force| {
+        let sights = stages::look(in_force, world.agents);
+        let serving = in_force
+            .stages()
+            .iter()
+            .zip(&sights)
+            .filter(|(_, sight)| sight.serves());
+        serving.map(|(stage, _)| translate::held_layers(stage)).collect()
+    });
     if let Some((_, why)) = state.refused.as_ref().filter(|(refused, _)| *refused == problem) {
         return Err(why.clone());
     }

@@ -55,16 +55,14 @@ pub fn estimated(name: &str, validated: &Validated, facts: &Facts) -> Result<Mod
     estimate(&figures).map_err(|error| Why::new(INVALID_SPEC, error.to_string()))
 }
 
-/// The layers that the stages in force have loaded, or are about to.
+/// The layers that a stage has loaded once it serves.
 #[must_use]
-pub fn held_layers(in_force: &InForce) -> Vec<HeldLayers> {
-    let stages = in_force.stages().iter();
-    let held = stages.map(|stage| HeldLayers {
+pub fn held_layers(stage: &wire::Stage) -> HeldLayers {
+    HeldLayers {
         device: stage.device.clone(),
         first_layer: stage.first_layer,
         end_layer: stage.end_layer,
-    });
-    held.collect()
+    }
 }
 
 /// A placement in force as the checker sees it. Its predictions are of another day and are not to be checked.

@@ -136,13 +136,14 @@ fn a_node_that_is_gone_moves_its_layers_under_a_higher_epoch() {
     let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB)]);
     cluster.require_devices(2);
     let before = cluster.place();
+    let kept = &before.stages()[0];
+    fixture::report(&mut cluster.agents, &kept.node, 1, 0, ShardPhase::Serving);
     let lost = before.stages()[1].node.clone();
     cluster.agents.remove(&lost);
     let after = cluster.place();
     assert_eq!(after.placement.epoch, 2);
     assert!(after.stages().iter().all(|stage| stage.node != lost));
     // What the node that is still there has loaded stays there.
-    let kept = &before.stages()[0];
     let holds = |stage: &&proto::placement::v1::Stage| stage.device == kept.device;
     let stage = after
         .stages()
