@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`one_stage`] | llama.cpp's own loop, same threads |
 //! | [`two_stage`] | the whole model on one core; llama.cpp's RPC backend over the same links |
+//! | [`awake`] | the same two stages, letting their cores sleep |
 //! | [`hop`] | a raw TLS connection |
 //! | [`prefix`] | the same prompt without a kept prefix |
 //! | [`gateway`] | none: memory of idle streams, time per token |
@@ -14,6 +15,7 @@
 //! The rest is what they stand on: [`realm`] and [`worker_rig`] start real workers, [`peer`] the other side, [`netns`],
 //! [`pinning`] and [`linkemu`] give them hosts, cores and links, [`driver`] asks, [`timing`] and [`report`] make numbers of it.
 
+pub mod awake;
 pub mod bars;
 pub mod child;
 pub mod cut;

@@ -82,6 +82,7 @@ async fn with_threads(session: &Session, threads: u32) -> Result<Found> {
             address: "127.0.0.1".to_owned(),
         }],
         runtime: runtime(CONTEXT_LENGTH, 1),
+        keep_awake: true,
     };
     let stage = Pipeline::start(&session.realm, &spec, &directory, Ok).await?;
     let driver = Driver::connect(&session.realm, &stage).await?;

@@ -56,6 +56,8 @@ pub struct PipelineSpec {
     pub stages: Vec<StageSpec>,
     /// What all stages agree on.
     pub runtime: RuntimeConfig,
+    /// See the worker's configuration.
+    pub keep_awake: bool,
 }
 
 /// The runtime that is measured: the operator's own step size, no kept prefixes.
@@ -309,6 +311,7 @@ fn configure(realm: &Realm, spec: &PipelineSpec, directory: &Path) -> Result<Vec
             trust_domain: TRUST_DOMAIN.to_owned(),
             orphan_grace_s: ORPHAN_GRACE_S,
             pressure: PressureConfig::default(),
+            keep_awake: spec.keep_awake,
         });
         first_layer = stage.end_layer;
     }

@@ -23,6 +23,7 @@ mod ffi;
 pub mod reference;
 mod runtime;
 pub mod sample;
+pub mod scheduling;
 pub mod stage;
 pub mod tokenizer;
 

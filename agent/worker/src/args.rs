@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use engine::select_device;
 use lifecycle::log;
 use tokio::runtime::Runtime;
@@ -25,13 +25,19 @@ pub struct Args {
     /// How log lines on standard error look.
     #[arg(long, value_enum, default_value_t = log::Format::Text)]
     log_format: log::Format,
+    /// Whether cores may be kept awake while a stream is decoded; `false` overrules the configuration.
+    #[arg(long, env = "SHARDWRIGHT_KEEP_AWAKE", action = ArgAction::Set, default_value_t = true)]
+    keep_awake: bool,
 }
 
 impl Args {
     /// Runs the worker to its end.
     pub fn run(self) -> Exit {
         let config = match WorkerConfig::read(&self.config) {
-            Ok(config) => Arc::new(config),
+            Ok(config) => Arc::new(WorkerConfig {
+                keep_awake: config.keep_awake && self.keep_awake,
+                ..config
+            }),
             Err(error) => return refuse(Exit::Config, &error),
         };
         // First of all: it changes the environment, which is safe only while there is one thread.

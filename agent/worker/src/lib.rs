@@ -13,9 +13,11 @@
 //!
 //! In the order of the flow: [`args`] and [`config`] say which shard; [`run`] is its life; [`control`] is how the agent
 //! speaks to it; [`placement`] decides what it obeys and whom it hears; [`head`] owns the schedule; [`stage`] executes
-//! steps on [`compute`]; [`memory`] says what gives way before it runs out; [`step`] is what travels.
+//! steps on [`compute`], and [`awake`] keeps its cores ready for them; [`memory`] says what gives way before it runs out;
+//! [`step`] is what travels.
 
 pub mod args;
+pub mod awake;
 pub mod compute;
 pub mod config;
 pub mod control;

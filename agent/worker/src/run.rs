@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::awake::Awake;
 use crate::compute::{LoadError, Loader};
 use crate::config::WorkerConfig;
 use crate::control;
@@ -108,7 +109,8 @@ pub async fn run_observed(
     let address = config.listen.clone();
     let listener = listener.map_err(|cause| SetupError::Listen { address, cause })?;
     let socket = control::bind(&config.control_socket)?;
-    let (loading, engine) = thread::start(config.place(), loader).map_err(SetupError::Thread)?;
+    let awake = Awake::for_stage(&config);
+    let (loading, engine) = thread::start(config.place(), loader, awake).map_err(SetupError::Thread)?;
 
     // Dropped at the end, and its tasks with it.
     let mut tasks = JoinSet::new();

@@ -6,7 +6,7 @@ use bench::netns::{Hosts, Network};
 use bench::report::Report;
 use bench::session::Session;
 use bench::two_stage::contestants::{HEAD_CORE, TAIL_CORE};
-use bench::{Result, bars, gateway, hop, one_stage, pinning, prefix, stack, trying, two_stage};
+use bench::{Result, awake, bars, gateway, hop, one_stage, pinning, prefix, stack, trying, two_stage};
 use clap::{Parser, ValueEnum};
 use localplane::assets;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,6 +35,7 @@ struct Flags {
 enum Measurement {
     OneStage,
     TwoStage,
+    Awake,
     Prefix,
     Hop,
     Gateway,
@@ -125,6 +126,11 @@ async fn on_two_cores(flags: &Flags, session: &Session, network: &Network, repor
     if flags.wants(Measurement::TwoStage) {
         let outcome = two_stage::measure(session, network, report).await;
         note(report, "two stages", outcome);
+    }
+    // Has no bar: only where it is asked for.
+    if flags.only.contains(&Measurement::Awake) {
+        let outcome = awake::measure(session, network, report).await;
+        note(report, "awake", outcome);
     }
     if flags.wants(Measurement::Prefix) {
         let outcome = prefix::measure(session, network, report).await;

@@ -104,6 +104,7 @@ pub fn pair(name: &str, network: &Network, cut: u32, runtime: RuntimeConfig) -> 
             stage(Host::Tail, TAIL_CORE, layers()?, End::TailToHead),
         ],
         runtime,
+        keep_awake: true,
     })
 }
 
@@ -112,8 +113,23 @@ pub fn pair(name: &str, network: &Network, cut: u32, runtime: RuntimeConfig) -> 
 /// # Errors
 /// When they do not come up.
 pub async fn ours(session: &Session, network: &Network, cut: u32, links: Links, name: &str) -> Result<Contestant> {
-    let directory = session.directory("two-stage")?;
     let spec = pair(name, network, cut, runtime(CONTEXT_LENGTH, STREAMS))?;
+    start(session, network, &spec, links).await
+}
+
+/// The same, letting their cores sleep while they wait.
+///
+/// # Errors
+/// When they do not come up.
+pub async fn asleep(session: &Session, network: &Network, cut: u32, name: &str) -> Result<Contestant> {
+    let mut spec = pair(name, network, cut, runtime(CONTEXT_LENGTH, STREAMS))?;
+    spec.keep_awake = false;
+    start(session, network, &spec, Links::Bare).await
+}
+
+async fn start(session: &Session, network: &Network, spec: &PipelineSpec, links: Links) -> Result<Contestant> {
+    let directory = session.directory("two-stage")?;
+    let name = &spec.name;
     let mut parts = Vec::new();
     let reach = |endpoint: String| match links {
         Links::Bare => Ok(endpoint),
@@ -124,10 +140,10 @@ pub async fn ours(session: &Session, network: &Network, cut: u32, links: Links, 
             Ok(endpoint)
         }
     };
-    let pipeline = Pipeline::start(&session.realm, &spec, &directory, reach).await?;
+    let pipeline = Pipeline::start(&session.realm, spec, &directory, reach).await?;
     let driver = Driver::connect(&session.realm, &pipeline).await?;
     Ok(Contestant {
-        name: name.to_owned(),
+        name: name.clone(),
         side: Side::Ours(pipeline, driver),
         _parts: parts,
     })

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::executor::{Executor, Place, Yield};
 use super::job_clock::JobClock;
 use super::link::{MAX_IN_FLIGHT, Outgoing};
+use crate::awake::{Awake, Carrier};
 use crate::compute::{Facts, LoadError, Loader};
 use crate::step::{Reason, Sampled, Step, StepFault};
 
@@ -105,6 +106,7 @@ pub struct ComputeHandle {
     /// The session that was opened last.
     latest: Arc<AtomicU64>,
     clock: Arc<JobClock>,
+    carrier: Carrier,
 }
 
 /// One use of the stage; see the module.
@@ -116,11 +118,11 @@ pub struct Session {
     compute: ComputeHandle,
 }
 
-/// Starts the thread and loads on it. The watch closes when the thread has ended, whatever the cause.
+/// Starts the thread and loads on it; `awake` hears of every step. The watch closes when the thread has ended, whatever the cause.
 ///
 /// # Errors
 /// When the system refuses a thread; a refused shard comes by the receiver.
-pub fn start(place: Place, loader: Loader) -> std::io::Result<(Loading, watch::Receiver<()>)> {
+pub fn start(place: Place, loader: Loader, awake: Awake) -> std::io::Result<(Loading, watch::Receiver<()>)> {
     let (loaded, receiver) = oneshot::channel();
     let (alive, ended) = watch::channel(());
     let run = move || {
@@ -143,6 +145,7 @@ pub fn start(place: Place, loader: Loader) -> std::io::Result<(Loading, watch::R
             active: Arc::default(),
             latest: Arc::default(),
             clock: Arc::new(JobClock::new()),
+            carrier: awake.carrier(),
         };
         let work = Work {
             executor: Executor::new(place, compute),
@@ -150,6 +153,7 @@ pub fn start(place: Place, loader: Loader) -> std::io::Result<(Loading, watch::R
             active: Arc::clone(&handle.active),
             latest: Arc::clone(&handle.latest),
             clock: Arc::clone(&handle.clock),
+            awake,
         };
         if loaded.send(Ok(handle)).is_ok() {
             work.run(queue);
@@ -169,6 +173,7 @@ struct Work {
     active: Arc<AtomicUsize>,
     latest: Arc<AtomicU64>,
     clock: Arc<JobClock>,
+    awake: Awake,
 }
 
 /// The session whose jobs are done.
@@ -210,7 +215,10 @@ impl Work {
                 session,
                 step,
                 activations,
-            } => self.step(session, &step, &activations),
+            } => {
+                self.step(session, &step, &activations);
+                self.awake.computed();
+            }
             Job::Rollback { session, from_number } => self.rollback(session, from_number),
             Job::Close { session, reply } => {
                 let ours = self.current.as_ref().is_some_and(|current| current.id == session);
@@ -436,6 +444,7 @@ impl Session {
     /// When the thread has ended.
     pub async fn submit(&self, step: Step, activations: Bytes) -> Result<(), StepFault> {
         let session = self.id;
+        self.compute.carrier.here();
         let queued = self.compute.queue(Job::Step {
             session,
             step,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use identity::{Credentials, Identity, PlacementVerifier, TlsListener, grpc_server, tls};
 use proto::shard::v1::stage_server::{Stage, StageServer};
 use tokio::sync::watch;
+use worker::awake::Awake;
 use worker::compute::Loader;
 use worker::config::WorkerConfig;
 use worker::head::pipeline::Pipeline;
@@ -50,7 +51,7 @@ impl Head {
         let installed = installer.watch().borrow().clone().unwrap();
         let mut place = config.place();
         place.deadlines = deadlines;
-        let (loading, alive) = thread::start(place, loader).unwrap();
+        let (loading, alive) = thread::start(place, loader, Awake::for_stage(&config)).unwrap();
         Self {
             compute: loading.await.unwrap().unwrap(),
             credentials,

@@ -65,6 +65,8 @@ pub fn cut(realm: &Realm, model: &std::path::Path) -> Vec<WorkerConfig> {
                 embedding: files.embedding,
                 embedding_length: pieces.embedding_length(),
                 total_layers: pieces.layer_count(),
+                // As in production.
+                keep_awake: true,
                 ..realm.config(index, "")
             }
         })

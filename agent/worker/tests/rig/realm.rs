@@ -122,6 +122,7 @@ impl Realm {
             trust_domain: TRUST_DOMAIN.to_owned(),
             orphan_grace_s: 30,
             pressure: PressureConfig::default(),
+            keep_awake: false,
         }
     }
 
