@@ -2,10 +2,10 @@
 
 use crate::{models, neighbours, source};
 use clap::{Parser, Subcommand};
-use device::{Backend, Platform};
+use device::{Backend, Platform, Selection};
 use lifecycle::log;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ struct Args {
     #[command(flatten)]
     run: Option<RunArgs>,
     // Not within `run`: clap does not see that `run` is there when it has parts of its own.
+    #[command(flatten)]
+    devices: DeviceArgs,
     #[command(flatten)]
     models: ModelArgs,
     #[command(flatten)]
@@ -75,6 +77,9 @@ pub struct ProbeArgs {
     /// Folder that is looked at in the place of /, such as a recorded tree.
     #[arg(long, default_value = "/")]
     pub sysfs_root: PathBuf,
+    /// Bus addresses of the cards to ask, comma separated; the others are left alone.
+    #[arg(long, default_value_t)]
+    pub only: Selection,
     /// Ends when the standard input closes.
     #[arg(long, hide = true)]
     pub with_parent: bool,
@@ -89,6 +94,9 @@ pub struct WatchArgs {
     /// From one reading to the next.
     #[arg(long, default_value_t = 2000)]
     pub interval_ms: u64,
+    /// Bus addresses of the cards to read, comma separated; the others are left alone.
+    #[arg(long, default_value_t)]
+    pub only: Selection,
     /// Folder that is looked at in the place of /, such as a recorded tree.
     #[arg(long, default_value = "/")]
     pub sysfs_root: PathBuf,
@@ -133,12 +141,6 @@ struct RunArgs {
     /// Backends to use, comma separated: cuda, rocm, intel, vulkan, cpu; default: all of this platform.
     #[arg(long, value_delimiter = ',', default_values_t = default_backends())]
     backends: Vec<Backend>,
-    /// Folder in which devices are looked for in the place of /, such as a recorded tree.
-    #[arg(long, default_value = "/")]
-    sysfs_root: PathBuf,
-    /// Milliseconds from one reading of the devices to the next.
-    #[arg(long, default_value_t = 2000)]
-    device_poll_ms: u64,
     /// Address the workers' data plane binds.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     listen_ip: IpAddr,
@@ -160,6 +162,17 @@ struct RunArgs {
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text")]
     log_format: log::Format,
+}
+
+/// Where devices are looked for, and how often.
+#[derive(Debug, clap::Args)]
+struct DeviceArgs {
+    /// Folder in which devices are looked for in the place of /, such as a recorded tree.
+    #[arg(long, env = "SYSFS_ROOT", default_value = "/")]
+    sysfs_root: PathBuf,
+    /// Milliseconds from one reading of the devices to the next.
+    #[arg(long, default_value_t = 2000)]
+    device_poll_ms: u64,
 }
 
 /// Where models come from, and what they may take.
@@ -284,7 +297,7 @@ fn command(args: Args) -> Result<Command, String> {
             Ok(Command::Watch(watch))
         }
         (None, Some(run)) => {
-            let settings = Settings::validate(run, &args.models, args.neighbours)?;
+            let settings = Settings::validate(run, args.devices, &args.models, args.neighbours)?;
             Ok(Command::Run(Box::new(settings)))
         }
         (None, None) => {
@@ -294,7 +307,12 @@ fn command(args: Args) -> Result<Command, String> {
 }
 
 impl Settings {
-    fn validate(args: RunArgs, models: &ModelArgs, neighbours: neighbours::Flags) -> Result<Self, String> {
+    fn validate(
+        args: RunArgs,
+        devices: DeviceArgs,
+        models: &ModelArgs,
+        neighbours: neighbours::Flags,
+    ) -> Result<Self, String> {
         dns_name("--node-name", &args.node_name)?;
         dns_name("--namespace", &args.namespace)?;
         dns_name("--trust-domain", &args.trust_domain)?;
@@ -325,12 +343,7 @@ impl Settings {
         if backends.is_empty() {
             return Err("--backends names none; cpu is always there".to_owned());
         }
-        if !args.sysfs_root.is_absolute() {
-            return Err(format!(
-                "--sysfs-root is {}; use an absolute path",
-                args.sysfs_root.display()
-            ));
-        }
+        absolute("--sysfs-root", &devices.sysfs_root)?;
         let threads = args
             .threads
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
@@ -352,8 +365,8 @@ impl Settings {
             state_dir,
             worker: args.worker.map_or_else(worker_beside_us, Ok)?,
             backends,
-            sysfs_root: args.sysfs_root,
-            device_poll: device_poll("--device-poll-ms", args.device_poll_ms)?,
+            sysfs_root: devices.sysfs_root,
+            device_poll: device_poll("--device-poll-ms", devices.device_poll_ms)?,
             neighbours,
             listen_ip: args.listen_ip,
             advertise_ip: args.advertise_ip,
@@ -373,8 +386,8 @@ fn model_setting(args: &ModelArgs, root: PathBuf) -> Result<models::Setting, Str
     if args.weights_bytes_per_second == 0 {
         return Err("--weights-bytes-per-second is 0; use 1 or more".to_owned());
     }
-    if let Some(root) = args.pvc_root.as_ref().filter(|root| !root.is_absolute()) {
-        return Err(format!("--pvc-root is {}; use an absolute path", root.display()));
+    if let Some(root) = &args.pvc_root {
+        absolute("--pvc-root", root)?;
     }
     let some = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     Ok(models::Setting {
@@ -389,6 +402,13 @@ fn model_setting(args: &ModelArgs, root: PathBuf) -> Result<models::Setting, Str
         cache_bytes: args.model_cache_bytes,
         disk_reserve_bytes: args.disk_reserve_bytes,
     })
+}
+
+fn absolute(flag: &str, path: &Path) -> Result<(), String> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    Err(format!("{flag} is {}; use an absolute path", path.display()))
 }
 
 fn worker_beside_us() -> Result<PathBuf, String> {

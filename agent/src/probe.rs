@@ -9,11 +9,12 @@ use crate::args::ProbeArgs;
 use crate::devices::bus::{self, Card};
 use crate::devices::readings;
 use device::child::Quota;
-use device::child::probe::{self, PROBE_LIMIT};
+use device::child::parts;
+use device::child::probe::{self, PROBE_LIMIT, ProbeFault};
 use device::child::watch::{self, Heard, WatchChild};
 use device::registry::Registry;
 use device::telemetry::Sample;
-use device::{Answer, Backend, ProbeRequest, merge};
+use device::{Answer, Backend, ProbeRequest, Selection, merge};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ fn json(args: &ProbeArgs) -> Result<String, String> {
     let request = ProbeRequest {
         measure_budget: Duration::from_millis(args.measure_budget_ms),
         known: args.known.as_deref().map(Registry::peek).unwrap_or_default(),
+        only: args.only.clone(),
     };
     let answers: Vec<Answer> = args
         .backends
@@ -79,6 +81,7 @@ async fn ask_all(own: &Path, args: &ProbeArgs) -> (Vec<Answer>, BTreeSet<Backend
     let order = probe::Order {
         measure_budget: Duration::from_millis(args.measure_budget_ms),
         known: args.known.clone(),
+        only: args.only.clone(),
         root: args.sysfs_root.clone(),
         limit: PROBE_LIMIT,
     };
@@ -86,7 +89,7 @@ async fn ask_all(own: &Path, args: &ProbeArgs) -> (Vec<Answer>, BTreeSet<Backend
     let (mut answers, mut useful, mut samples) = (Vec::new(), BTreeSet::new(), Vec::new());
     for backend in args.backends.iter().copied() {
         let quota = Quota::new(backend);
-        let asked = probe::ask(own, backend, &order, &quota).await;
+        let asked = ask_one(own, backend, &order, &cards, &quota).await;
         if asked.is_err() || is_useful(backend, asked.as_ref().ok(), &cards) {
             useful.insert(backend);
         }
@@ -94,6 +97,34 @@ async fn ask_all(own: &Path, args: &ProbeArgs) -> (Vec<Answer>, BTreeSet<Backend
         samples.extend(read_once(own, backend, args, &quota).await);
     }
     (answers, useful, samples)
+}
+
+/// All cards of a backend in one child; each in its own where one of several hangs or crashes. Those that do not answer
+/// are in the note.
+async fn ask_one(
+    own: &Path,
+    backend: Backend,
+    order: &probe::Order,
+    cards: &BTreeSet<Card>,
+    quota: &Quota,
+) -> Result<Answer, ProbeFault> {
+    let asked = probe::ask(own, backend, order, quota).await;
+    let of_backend = cards.iter().filter(|card| card.is_for(backend));
+    let places: Vec<Selection> = of_backend.map(|card| Selection::one(&card.address)).collect();
+    let divisible = matches!(asked, Err(ProbeFault::Hung(_) | ProbeFault::Crashed(_))) && places.len() > 1;
+    if !divisible || order.only.alone().is_some() {
+        return asked;
+    }
+    let parts = parts::ask(own, backend, order, places, quota).await;
+    if parts.iter().all(|(_, outcome)| outcome.is_err()) {
+        return asked;
+    }
+    let mut answer = parts::join(backend, &parts);
+    let silent = parts
+        .iter()
+        .filter_map(|(only, outcome)| Some(format!("{only}: {}", outcome.as_ref().err()?)));
+    answer.note = Some(silent.collect::<Vec<_>>().join("; ")).filter(|note| !note.is_empty());
+    Ok(answer)
 }
 
 /// A driver that is missing for a card that is there, or a remark beside devices; not a driver that nobody needs.
@@ -106,6 +137,7 @@ fn is_useful(backend: Backend, answer: Option<&Answer>, cards: &BTreeSet<Card>) 
 async fn read_once(own: &Path, backend: Backend, args: &ProbeArgs, quota: &Quota) -> Vec<Sample> {
     let order = watch::Order {
         interval: READING_LIMIT,
+        only: args.only.clone(),
         root: args.sysfs_root.clone(),
     };
     match WatchChild::start(own, backend, &order, quota) {

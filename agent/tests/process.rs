@@ -178,3 +178,14 @@ fn without_operator_and_api_server_the_agent_waits_and_a_signal_ends_it_well() {
     };
     assert!(status.success(), "{status}");
 }
+
+#[test]
+fn what_an_agent_has_in_its_environment_does_not_keep_its_children_from_probing() {
+    let output = agent()
+        .args(["probe", "--json", "--backends", "cpu", "--measure-budget-ms", "0"])
+        .envs([("SYSFS_ROOT", "/"), ("POD_RESOURCES_SOCKET", "/nonexistent")])
+        .output()
+        .unwrap();
+    let answers: Vec<Answer> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answers[0].devices.len(), 1);
+}

@@ -253,6 +253,7 @@ struct Node {
     uri: String,
     desired: watch::Sender<Arc<DesiredShards>>,
     view: watch::Receiver<Arc<View>>,
+    devices: watch::Sender<Arc<Devices>>,
     unload: CancellationToken,
     driving: tokio::task::JoinHandle<()>,
 }
@@ -271,7 +272,7 @@ impl Node {
         std::fs::write(state.path().join("tiny.gguf.index.json"), index.to_bytes()).unwrap();
         let operator = watch::Sender::new(None).subscribe();
         let models = Models::open(rig::setting(state.path()), operator, None, Counters::new());
-        let cpu = device::GpuDevice::new(device::Backend::Cpu, 0, device::Kind::Cpu);
+        let devices = watch::Sender::new(Arc::new(Devices::of([processors()])));
         let setting = Setting {
             node: "node".into(),
             state_dir: state.path().to_owned(),
@@ -280,7 +281,7 @@ impl Node {
             listen_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertise_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             threads: 1,
-            devices: watch::Sender::new(Arc::new(Devices::of([cpu]))).subscribe(),
+            devices: devices.subscribe(),
         };
         let (desired, view) = (watch::Sender::new(Arc::default()), watch::Sender::new(Arc::default()));
         let unload = CancellationToken::new();
@@ -298,12 +299,17 @@ impl Node {
             state,
             desired,
             view: seen,
+            devices,
             unload,
             driving,
         }
     }
 
     fn want(&self, epoch: u64, end_layer: u32) {
+        self.want_on("node-cpu0", epoch, end_layer);
+    }
+
+    fn want_on(&self, device: &str, epoch: u64, end_layer: u32) {
         let mut desired = DesiredShards::new();
         let slice = Slice {
             index: self.index,
@@ -311,7 +317,7 @@ impl Node {
             end_layer,
             total_layers: tiny_model::LAYERS,
             stages: if end_layer == tiny_model::LAYERS { 1 } else { 2 },
-            device: "node-cpu0".into(),
+            device: device.into(),
             backend: "cpu".into(),
             runtime: Runtime {
                 context_length: 8,
@@ -354,9 +360,23 @@ impl Node {
         .await
     }
 
+    async fn until_failed(&mut self, reason: &str) -> Arc<View> {
+        self.until(reason, |view| {
+            let failed = |status: &proto::control::v1::ShardStatus| {
+                status.phase() == ShardPhase::Failed && status.reason == reason
+            };
+            view.statuses.iter().any(failed)
+        })
+        .await
+    }
+
     fn told(&self) -> Vec<serde_json::Value> {
         told(&Places::new(self.state.path(), &slot()).config())
     }
+}
+
+fn processors() -> device::GpuDevice {
+    device::GpuDevice::new(device::Backend::Cpu, 0, device::Kind::Cpu)
 }
 
 #[tokio::test]
@@ -392,6 +412,51 @@ async fn a_worker_that_crashes_is_started_again() {
     node.want(1, tiny_model::LAYERS);
     let view = node.until_serving(1).await;
     assert_eq!(view.worker_failures, 1);
+}
+
+#[tokio::test]
+async fn a_worker_on_a_device_where_an_application_failed_is_started_again_and_comes_to_serve() {
+    let mut node = Node::start(Manner::Good);
+    node.want(1, tiny_model::LAYERS);
+    node.until_serving(1).await;
+    let mut devices = Devices::of([processors()]);
+    devices.states[0].restart_shards = 1;
+    node.devices.send_replace(Arc::new(devices));
+    let config = Places::new(node.state.path(), &slot()).config();
+    let view = node
+        .until("another life of the worker", |view| {
+            let serving = view.statuses.iter().any(|status| status.phase() == ShardPhase::Serving);
+            serving && told(&config).len() == 2
+        })
+        .await;
+    assert_eq!(view.holdings[0].layers, "0-5");
+}
+
+#[tokio::test]
+async fn a_shard_for_a_device_that_is_not_on_the_node_is_refused_by_name() {
+    let mut node = Node::start(Manner::Good);
+    node.want_on("node-cuda7", 1, tiny_model::LAYERS);
+    let view = node.until_failed("DeviceMissing").await;
+    let said = &view.statuses[0].message;
+    assert!(
+        said.contains("node-cuda7") && said.contains("not on this node"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_shard_for_a_device_in_trouble_is_refused_with_its_fault_and_starts_when_it_is_over() {
+    let mut node = Node::start(Manner::Good);
+    let mut devices = Devices::of([processors()]);
+    let fault = device::health::Fault::new("SelfTestFailed", "byte 7 differs", device::health::Action::ResetDevice);
+    devices.states[0].standing = device::health::Standing::Failed { fault };
+    node.devices.send_replace(Arc::new(devices));
+    node.want(1, tiny_model::LAYERS);
+    let view = node.until_failed("DeviceNotReady").await;
+    let said = &view.statuses[0].message;
+    assert!(said.contains("SelfTestFailed: byte 7 differs"), "{said}");
+    node.devices.send_replace(Arc::new(Devices::of([processors()])));
+    node.until_serving(1).await;
 }
 
 #[tokio::test]

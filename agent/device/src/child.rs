@@ -3,6 +3,7 @@
 //! Two kinds of children: one that [`probe`]s and ends, one that [`watch`]es and stays. Both end when their standard
 //! input closes, which is when the process that started them has ended, however it ended.
 
+pub mod parts;
 pub mod probe;
 pub mod watch;
 
@@ -25,6 +26,8 @@ const PROCESSES_MAX: usize = 6;
 #[derive(Clone, Debug)]
 pub struct Quota {
     permits: Arc<Semaphore>,
+    /// What is left to others.
+    left: usize,
     backend: Backend,
 }
 
@@ -33,17 +36,28 @@ impl Quota {
     pub fn new(backend: Backend) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(PROCESSES_MAX)),
+            left: 0,
             backend,
         }
     }
 
+    /// The same for who leaves so many places to others.
+    fn leaving(&self, left: usize) -> Self {
+        Self { left, ..self.clone() }
+    }
+
     fn take(&self) -> Result<OwnedSemaphorePermit, String> {
-        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
+        let full = || {
             format!(
                 "{PROCESSES_MAX} processes hang in the {} driver and cannot be ended; the node needs a restart",
                 self.backend.name()
             )
-        })
+        };
+        // Two that look at once may leave one place less: nobody counts on a certain one.
+        if self.permits.available_permits() <= self.left {
+            return Err(full());
+        }
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| full())
     }
 }
 

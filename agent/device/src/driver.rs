@@ -1,7 +1,7 @@
 //! What a vendor's library has to offer for a device to be verified, measured and used. Synchronous: a driver's calls
 //! block, so one thread of its own makes them all, in order ([`crate::queued::Queued`]).
 
-use crate::{Backend, BackendError, GpuDevice, MemoryInfo};
+use crate::{Backend, BackendError, GpuDevice, MemoryInfo, Selection};
 use std::time::Duration;
 
 /// A block of memory within a driver; the driver's own number for it.
@@ -56,6 +56,10 @@ pub struct Multiplied {
 pub trait Driver: Send {
     /// Which one.
     fn backend(&self) -> Backend;
+
+    /// Only these devices will be used: the others keep their places in the list and are not touched, as far as the
+    /// library allows. Called before [`Driver::open`].
+    fn restrict(&mut self, _to: &Selection) {}
 
     /// Loads the library and finds devices.
     ///

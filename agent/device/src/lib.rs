@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A missing driver is an answer ([`Answer::note`]), never an error of the node. A driver that hangs or crashes takes
-//! down the child process it was asked in, and costs a note as well ([`child::probe::ask`]).
+//! down the child process it was asked in, and costs a note as well ([`child::probe::ask`]). Where one card of several does
+//! so, each is asked in a child of its own ([`child::parts::ask`]), and the others are none the worse.
 //! A device may hold layers only when [`Verification::Verified`].
 //!
 //! A vendor's library is a [`driver::Driver`], which blocks; [`queued::Queued`] makes it a [`GpuBackend`], which does not.
@@ -35,6 +36,7 @@ mod promised;
 pub mod queued;
 pub mod registry;
 pub mod rocm;
+mod selection;
 mod sysfs;
 pub mod telemetry;
 mod text;
@@ -46,6 +48,7 @@ pub use backend::{BackendError, GpuBackend, MemoryHandle, MemoryInfo};
 pub use gpu::{Figure, GpuDevice, Kind, Measured, PeerCopy, Pool, Prior, Reach, SupportLevel, Verification};
 pub use name::{Backend, Platform, UnknownBackend};
 pub use probe::{ProbeRequest, probe};
+pub use selection::{NoSelection, Selection, UNPLUGGED};
 
 use serde::{Deserialize, Serialize};
 

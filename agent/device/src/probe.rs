@@ -3,7 +3,9 @@
 use crate::driver::Driver;
 use crate::measure::{self, DEVICE_BUDGET};
 use crate::verify::verify;
-use crate::{Answer, Backend, BackendError, GpuDevice, Measured, Verification, factory, intel, rocm};
+use crate::{
+    Answer, Backend, BackendError, GpuDevice, Measured, Selection, Verification, factory, intel, rocm, telemetry,
+};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,9 @@ pub struct ProbeRequest {
     /// Devices as they were found and measured earlier. Their figures hold for the same device with the same driver
     /// under the same power limit.
     pub known: Vec<GpuDevice>,
+    /// Which devices; the others are not in the answer. A device that is asked alone is read once as well, because a
+    /// card may hang in its readings only.
+    pub only: Selection,
 }
 
 /// Less than this measures start-up costs and nothing else.
@@ -26,9 +31,22 @@ const PEER_SHARE: u32 = 4;
 /// and as long as a wedged driver likes; use [`crate::child::probe::ask`] where that matters.
 /// `root` is "/" but in tests and where a recorded tree is shown.
 pub fn probe(backend: Backend, root: &Path, request: &ProbeRequest, now_unix_s: u64) -> Answer {
+    let mut answer = answer(backend, root, request, now_unix_s);
+    answer.devices.retain(|device| request.only.picks(device.place()));
+    if request.only.alone().is_some()
+        && let Ok(Some(mut sampler)) = telemetry::sampler(backend, root, &request.only)
+    {
+        // What it says is the reader's to tell; here it matters that it says something.
+        let _ = sampler.sample();
+    }
+    answer
+}
+
+fn answer(backend: Backend, root: &Path, request: &ProbeRequest, now_unix_s: u64) -> Answer {
     let Some(mut driver) = factory::driver(backend, root) else {
         return intel::describe(root);
     };
+    driver.restrict(&request.only);
     let asked = ask(driver.as_mut(), request, now_unix_s).map_err(reason);
     // What it answered holds; this process has no more use for it.
     let _ = driver.close();
@@ -59,6 +77,7 @@ fn reason(error: BackendError) -> String {
 fn ask(driver: &mut dyn Driver, request: &ProbeRequest, now_unix_s: u64) -> Result<Vec<GpuDevice>, BackendError> {
     driver.open()?;
     let mut devices = driver.devices()?;
+    devices.retain(|device| request.only.picks(device.place()));
     for device in &mut devices {
         // A driver that knows its device to be unfit has said why.
         if !matches!(device.verification, Verification::Failed { .. }) {

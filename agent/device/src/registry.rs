@@ -55,6 +55,12 @@ impl Registry {
         self.touched(changed);
     }
 
+    /// A device told its own identity, and was known by another until now: what is remembered of it goes by the new one.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        let changed = self.entries.rename(from, to);
+        self.touched(changed);
+    }
+
     /// All devices that are remembered, present or not, the ones seen last first.
     pub fn known(&self) -> Vec<GpuDevice> {
         self.entries.devices().cloned().collect()

@@ -1,6 +1,6 @@
 //! What a device says of itself while it works. A value that the device does not have is absent, never a sentinel.
 
-use crate::Backend;
+use crate::{Backend, Selection};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -157,16 +157,16 @@ pub trait Sampler: Send {
 }
 
 /// The reader for a backend; nothing where it reads nothing, or another backend's reader reads the same devices.
-/// `root` is "/" but in tests and where a recorded tree is shown.
+/// `root` is "/" but in tests and where a recorded tree is shown; of the devices those of `only` are read.
 ///
 /// # Errors
 /// What is missing, as a sentence.
-pub fn sampler(backend: Backend, root: &Path) -> Result<Option<Box<dyn Sampler>>, String> {
+pub fn sampler(backend: Backend, root: &Path, only: &Selection) -> Result<Option<Box<dyn Sampler>>, String> {
     match backend {
         Backend::Cpu => Ok(Some(crate::cpu::sampler(root))),
-        Backend::Cuda => crate::cuda::sampler().map(Some),
-        Backend::Rocm => Ok(Some(Box::new(crate::rocm::RocmSampler::new(root)))),
-        Backend::Intel => Ok(Some(Box::new(crate::intel::IntelSampler::new(root)))),
+        Backend::Cuda => crate::cuda::sampler(only).map(Some),
+        Backend::Rocm => Ok(Some(Box::new(crate::rocm::RocmSampler::new(root).only(only)))),
+        Backend::Intel => Ok(Some(Box::new(crate::intel::IntelSampler::new(root).only(only)))),
         Backend::Vulkan => Ok(None),
     }
 }

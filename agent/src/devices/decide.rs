@@ -4,8 +4,10 @@
 //! * A backend is asked when the agent starts, when a card came or went, when its reader lists other devices than it
 //!   answered, and when a device's health wants another verification: then one backend at a time.
 //! * What a device lacks of figures is measured when nobody else is asked anything: measurements disturb each other.
-//! * A question that is not answered condemns the backend's devices; one that is answered badly condemns none.
+//! * A question that is not answered is asked again of each card alone: the one that hangs or crashes is condemned, and
+//!   all only where none answers. A question that is answered badly condemns none.
 
+mod apart;
 mod desk;
 pub(in crate::devices) mod evidence;
 mod read;
@@ -16,12 +18,14 @@ use super::state::{Availability, Counters, DeviceState, Devices, TURNS_MAX, Turn
 use super::watcher::Told;
 use crate::neighbours::Neighbours;
 use crate::neighbours::vendor::Vendor;
+use apart::Weighed;
 use desk::{Desk, Running};
+use device::child::parts::Part;
 use device::child::probe::ProbeFault;
 use device::health::{Fault, Health, Observation, Transition};
 use device::registry::Registry;
 use device::telemetry::Sample;
-use device::{Answer, Backend, GpuDevice, Platform, Pool, Verification};
+use device::{Backend, GpuDevice, Platform, Pool, Selection, Verification};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,12 +57,14 @@ pub struct Rules {
 }
 
 /// A question to a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
     /// Whom.
     pub backend: Backend,
     /// How long it may measure.
     pub measure: Duration,
+    /// Which devices, one child each.
+    pub parts: Vec<Selection>,
     /// For the log.
     pub why: &'static str,
 }
@@ -76,6 +82,8 @@ pub struct Decider {
     unsettled: BTreeSet<Backend>,
     /// Identity of each device as its backend gave it, to the identity of the device that it became.
     became: BTreeMap<String, String>,
+    /// What is to be told of the devices of a backend at a place when its answer is taken up.
+    verdicts: BTreeMap<(Backend, String), Observation>,
     neighbours: Option<Arc<Neighbours>>,
     counters: Counters,
     turns: VecDeque<Turn>,
@@ -115,6 +123,7 @@ impl Decider {
             known: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             became: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
             neighbours: None,
             counters: Counters::default(),
             turns: VecDeque::new(),
@@ -151,8 +160,8 @@ impl Decider {
         changed
     }
 
-    /// What a probe child answered. `idle`: this node holds no layers, so that free memory is what shards may take.
-    pub fn answered(&mut self, backend: Backend, outcome: Result<Answer, ProbeFault>, idle: bool, now_ms: u64) {
+    /// What probe children answered, one for each part of the question. `idle`: this node holds no layers, so that free memory is what shards may take.
+    pub fn answered(&mut self, backend: Backend, parts: &[Part], idle: bool, now_ms: u64) {
         let Some(desk) = self.desk(backend) else {
             return;
         };
@@ -162,21 +171,31 @@ impl Decider {
             let took = Duration::from_millis(now_ms.saturating_sub(since));
             self.first_measure = self.first_measure.saturating_sub(took);
         }
+        let weighed = self.weigh(backend, parts);
+        let failed = parts.iter().filter(|(_, outcome)| outcome.is_err()).count() as u64;
+        if failed > 0 {
+            *self.counters.probes_failed.entry(backend).or_default() += failed;
+        }
         let Some(desk) = self.desk(backend) else {
             return;
         };
-        match outcome {
-            Ok(mut answer) => {
-                answer.devices.truncate(DEVICES_MAX);
-                desk.took(answer, now_ms);
+        match weighed {
+            Weighed::Took(mut taken) => {
+                taken.answer.devices.truncate(DEVICES_MAX);
+                desk.took(taken.answer, now_ms);
+                desk.apart = taken.apart;
+                desk.probe_fault = taken.note;
+                for (place, verdict) in taken.verdicts {
+                    self.verdicts.insert((backend, place), verdict);
+                }
                 self.unsettled.insert(backend);
             }
-            Err(fault) => {
+            Weighed::Divide(fault) => desk.divide(&fault),
+            Weighed::Failed(fault) => {
                 desk.failed(fault.to_string(), now_ms);
-                *self.counters.probes_failed.entry(backend).or_default() += 1;
                 let seen = match fault {
                     ProbeFault::Hung(_) => Observation::ProbeHung,
-                    ProbeFault::Broken(reason) => Observation::CouldNotMeasure { reason },
+                    ProbeFault::Crashed(reason) | ProbeFault::Broken(reason) => Observation::CouldNotMeasure { reason },
                 };
                 for identity in self.of_backend(backend) {
                     self.observe(&identity, &seen, now_ms);
@@ -196,8 +215,12 @@ impl Decider {
                     backend,
                     format!("the {} driver did not answer its reader", backend.name()),
                 );
-                // The kernel's files do not hang; a machine that is starved does.
-                if backend != Backend::Cpu {
+                if self.divisible(backend) {
+                    if let Some(desk) = self.desk(backend) {
+                        desk.want_divided("its reader hangs");
+                    }
+                } else if backend != Backend::Cpu {
+                    // The kernel's files do not hang; a machine that is starved does.
                     for identity in self.of_backend(backend) {
                         self.observe(&identity, &Observation::ProbeHung, now_ms);
                     }
@@ -217,6 +240,12 @@ impl Decider {
     fn desk(&mut self, backend: Backend) -> Option<&mut Desk> {
         self.desks
             .iter_mut()
+            .find_map(|(of, desk)| (*of == backend).then_some(desk))
+    }
+
+    fn desk_of(&self, backend: Backend) -> Option<&Desk> {
+        self.desks
+            .iter()
             .find_map(|(of, desk)| (*of == backend).then_some(desk))
     }
 
@@ -266,19 +295,24 @@ impl Decider {
         self.forget(now_ms);
         self.recheck(now_ms);
         let mut asks = Vec::new();
-        for (backend, desk) in &mut self.desks {
-            if let Some(why) = desk.due(now_ms) {
+        let due = self.desks.iter_mut();
+        let due = due.filter_map(|(backend, desk)| Some((*backend, desk.due(now_ms)?)));
+        let due: Vec<(Backend, &'static str)> = due.collect();
+        for (backend, why) in due {
+            let parts = self.parts(backend, false);
+            if let Some(desk) = self.desk(backend) {
                 desk.begin(Running::Verify);
-                asks.push(Ask {
-                    backend: *backend,
-                    measure: Duration::ZERO,
-                    why,
-                });
             }
+            asks.push(Ask {
+                backend,
+                measure: Duration::ZERO,
+                parts,
+                why,
+            });
         }
         asks.extend(self.measure(idle, now_ms));
         for ask in &asks {
-            *self.counters.probes.entry(ask.backend).or_default() += 1;
+            *self.counters.probes.entry(ask.backend).or_default() += ask.parts.len() as u64;
         }
         self.judge_readiness(now_ms);
         asks
@@ -328,11 +362,13 @@ impl Decider {
             .iter()
             .position(|(backend, desk)| desk.free(now_ms) && lacking(*backend, desk))?;
         let (backend, desk) = self.desks.get_mut(index)?;
+        let backend = *backend;
         desk.begin(Running::Measure(measure));
         self.measuring_since_ms = Some(now_ms);
         Some(Ask {
-            backend: *backend,
+            backend,
             measure,
+            parts: self.parts(backend, true),
             why: "figures are missing",
         })
     }

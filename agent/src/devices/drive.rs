@@ -7,10 +7,11 @@ use super::watcher::{Patience, Told, Watcher};
 use crate::neighbours::Neighbours;
 use crate::shard::drive::View;
 use device::child::Quota;
-use device::child::probe::{self, ProbeFault};
+use device::child::parts::{self, Part};
+use device::child::probe;
 use device::health::Transition;
 use device::registry::Registry;
-use device::{Answer, Backend};
+use device::{Backend, Selection};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,6 +80,7 @@ pub async fn run(setting: Setting, lines: Lines) {
         decider,
         quotas,
         watchers: JoinSet::new(),
+        watched: BTreeMap::new(),
         wake: Arc::new(Notify::new()),
         probes: JoinSet::new(),
         told_notes: BTreeMap::new(),
@@ -93,9 +95,11 @@ struct Drive {
     decider: Decider,
     quotas: BTreeMap<Backend, Quota>,
     watchers: JoinSet<()>,
+    /// What each of them reads.
+    watched: BTreeMap<Backend, watch::Sender<Selection>>,
     /// Of all watchers that rest.
     wake: Arc<Notify>,
-    probes: JoinSet<(Backend, Result<Answer, ProbeFault>)>,
+    probes: JoinSet<(Backend, Vec<Part>)>,
     /// The notes that the log has already.
     told_notes: BTreeMap<Backend, Vec<String>>,
     clock: Clock,
@@ -146,27 +150,29 @@ impl Drive {
         tracing::debug!(
             backend = ask.backend.name(),
             measure_ms = ask.measure.as_millis() as u64,
+            parts = ask.parts.len(),
             ask.why,
             "probing"
         );
         let order = probe::Order {
             measure_budget: ask.measure,
             known: Some(self.setting.registry.clone()).filter(|path| path.exists()),
+            only: Selection::All,
             root: self.setting.root.clone(),
             limit: self.setting.patience.answer,
         };
         let executable = self.setting.executable.clone();
         self.probes.spawn(async move {
-            let outcome = probe::ask(&executable, ask.backend, &order, &quota).await;
-            (ask.backend, outcome)
+            let outcomes = parts::ask(&executable, ask.backend, &order, ask.parts, &quota).await;
+            (ask.backend, outcomes)
         });
     }
 
-    fn answered(&mut self, outcome: Result<(Backend, Result<Answer, ProbeFault>), tokio::task::JoinError>) {
+    fn answered(&mut self, outcome: Result<(Backend, Vec<Part>), tokio::task::JoinError>) {
         match outcome {
-            Ok((backend, outcome)) => self
+            Ok((backend, parts)) => self
                 .decider
-                .answered(backend, outcome, self.idle(), self.clock.unix_ms()),
+                .answered(backend, &parts, self.idle(), self.clock.unix_ms()),
             Err(error) => tracing::error!(%error, "a probe ended without an answer"),
         }
     }
@@ -186,6 +192,14 @@ impl Drive {
         if devices.ready && self.watchers.is_empty() {
             self.watch(tell);
         }
+        for (backend, watched) in &self.watched {
+            let now = self.decider.watched(*backend);
+            watched.send_if_modified(|before| {
+                let changed = *before != now;
+                *before = now;
+                changed
+            });
+        }
         self.log(&devices);
         self.lines.devices.send_if_modified(|current| {
             let changed = **current != devices;
@@ -199,17 +213,21 @@ impl Drive {
     /// Watchers start when the devices are known, so that they do not take the probes' time.
     fn watch(&mut self, tell: &mpsc::Sender<(Backend, Told)>) {
         for (backend, quota) in &self.quotas {
+            let watched = watch::Sender::new(self.decider.watched(*backend));
             let watcher = Watcher {
                 executable: self.setting.executable.clone(),
                 backend: *backend,
                 order: device::child::watch::Order {
                     interval: self.setting.poll,
+                    only: Selection::All,
                     root: self.setting.root.clone(),
                 },
+                only: watched.subscribe(),
                 patience: self.setting.patience,
                 quota: quota.clone(),
                 wake: Arc::clone(&self.wake),
             };
+            self.watched.insert(*backend, watched);
             self.watchers.spawn(watcher.run(tell.clone()));
         }
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Reads until the input closes, or until there is nothing to read.
 pub fn run(args: &WatchArgs) -> ExitCode {
     end_with_parent();
-    let mut sampler = match telemetry::sampler(args.backend, &args.sysfs_root) {
+    let mut sampler = match telemetry::sampler(args.backend, &args.sysfs_root, &args.only) {
         Ok(Some(sampler)) => sampler,
         // Another backend's reader reads the same devices.
         Ok(None) => return ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! Keeps a watch child of one backend alive and passes on what it says.
 
 use device::Backend;
+use device::Selection;
 use device::child::Quota;
 use device::child::probe::PROBE_LIMIT;
 use device::child::watch::{Heard, Order, WatchChild};
@@ -9,7 +10,7 @@ use lifecycle::backoff::{Backoff, Policy};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 /// How long a driver may say nothing; then it hangs.
@@ -56,6 +57,17 @@ pub enum Told {
     Nothing,
 }
 
+/// Why a child's life is over.
+#[derive(Debug)]
+enum End {
+    /// By itself, which is to be told.
+    Told(Told),
+    /// Other devices are to be read.
+    Reselected,
+    /// Nobody listens any more.
+    Unheard,
+}
+
 /// Who watches what.
 #[derive(Clone, Debug)]
 pub struct Watcher {
@@ -65,6 +77,8 @@ pub struct Watcher {
     pub backend: Backend,
     /// How often, and where.
     pub order: Order,
+    /// Which of its devices; another selection has another child.
+    pub only: watch::Receiver<Selection>,
     /// With a silent driver.
     pub patience: Patience,
     /// Shared with the probes of the same backend.
@@ -75,12 +89,14 @@ pub struct Watcher {
 
 impl Watcher {
     /// Watches until nobody listens.
-    pub async fn run(self, listener: mpsc::Sender<(Backend, Told)>) {
+    pub async fn run(mut self, listener: mpsc::Sender<(Backend, Told)>) {
         let mut backoff = Backoff::new(RESTART);
         loop {
             let started = Instant::now();
-            let Some(end) = self.life(&listener).await else {
-                return;
+            let end = match self.life(&listener).await {
+                End::Told(end) => end,
+                End::Reselected => continue,
+                End::Unheard => return,
             };
             if started.elapsed() >= WELL {
                 backoff.succeeded();
@@ -98,30 +114,36 @@ impl Watcher {
         }
     }
 
-    /// From a child's start to its end, and what to tell of the end; nothing when nobody listens.
-    async fn life(&self, listener: &mpsc::Sender<(Backend, Told)>) -> Option<Told> {
-        let mut child = match WatchChild::start(&self.executable, self.backend, &self.order, &self.quota) {
+    /// From a child's start to its end.
+    async fn life(&mut self, listener: &mpsc::Sender<(Backend, Told)>) -> End {
+        let order = Order {
+            only: self.only.borrow_and_update().clone(),
+            ..self.order.clone()
+        };
+        let mut child = match WatchChild::start(&self.executable, self.backend, &order, &self.quota) {
             Ok(child) => child,
-            Err(reason) => return Some(Told::Broken(reason)),
+            Err(reason) => return End::Told(Told::Broken(reason)),
         };
         let mut patience = self.patience.answer;
         loop {
             let asked = Instant::now();
             let heard = tokio::select! {
                 heard = child.next(patience) => heard,
-                () = listener.closed() => return None,
+                () = listener.closed() => return End::Unheard,
+                // Whoever selects may have ended; the last word stands.
+                Ok(()) = self.only.changed() => return End::Reselected,
             };
             match heard {
                 Heard::Reading(reading) => {
                     patience = self.patience.silence;
                     if listener.send((self.backend, Told::Reading(reading))).await.is_err() {
-                        return None;
+                        return End::Unheard;
                     }
                 }
                 Heard::Silence if asked.elapsed() >= patience + STARVED => {}
-                Heard::Silence => return Some(Told::Hung),
-                Heard::Finished => return Some(Told::Nothing),
-                Heard::Broken(reason) => return Some(Told::Broken(reason)),
+                Heard::Silence => return End::Told(Told::Hung),
+                Heard::Finished => return End::Told(Told::Nothing),
+                Heard::Broken(reason) => return End::Told(Told::Broken(reason)),
             }
         }
     }

@@ -62,7 +62,7 @@ pub struct Flags {
     #[arg(long, value_enum, default_value = "reserve")]
     pub device_sharing: Sharing,
     /// The kubelet's socket that tells which pods hold which devices.
-    #[arg(long, default_value = DEFAULT_SOCKET)]
+    #[arg(long, env = "POD_RESOURCES_SOCKET", default_value = DEFAULT_SOCKET)]
     pub pod_resources_socket: PathBuf,
 }
 

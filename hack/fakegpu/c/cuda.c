@@ -9,6 +9,7 @@
  *   <i>.capability=90  <i>.sms  <i>.clock_khz  <i>.integrated=1  <i>.garbage
  *   <i>.cuda=<code>               what every use of the card's context returns
  *   <i>.lost=1                    as <i>.cuda=999; the card is not shown to a process that starts
+ *   <i>.hang=<function> <i>.crash=<function>  as script.h says; not of the bus address, which is no card's to tell
  *   <i>.wrong=memory|product      what is read differs from what was written; a product has one wrong number
  *   peer.<i>.<j>=1                i may reach j's memory; peer_wrong=1: and what comes is not what was sent
  */
@@ -51,14 +52,15 @@ static unsigned enter(const char *function) {
 #define ENTER() do { unsigned code = enter(__func__); if (code != SUCCESS) return code; } while (0)
 
 /* The current context's card, or why it cannot be used. */
-static unsigned card_in_use(unsigned *card) {
+static unsigned card_in_use(unsigned *card, const char *function) {
     if (current == NULL) return INVALID_CONTEXT;
     *card = (unsigned)(current - contexts);
+    script_enter_card(*card, function);
     if (script_card_number(*card, "lost", 0) != 0) return 999;
     return (unsigned)script_card_number(*card, "cuda", 0);
 }
 
-#define CARD(card) unsigned card; do { unsigned code = card_in_use(&card); if (code != SUCCESS) return code; } while (0)
+#define CARD(card) unsigned card; do { unsigned code = card_in_use(&card, __func__); if (code != SUCCESS) return code; } while (0)
 
 unsigned cuInit(unsigned flags) {
     ENTER();
@@ -102,7 +104,8 @@ unsigned cuDeviceGet(int *device, int ordinal) {
 
 #define DEVICE(card, device) \
     if ((device) < 0 || (unsigned)(device) >= shown_count) return INVALID_DEVICE; \
-    unsigned card = shown[device]
+    unsigned card = shown[device]; \
+    script_enter_card(card, __func__)
 
 static int sliced(unsigned card) { return script_card_number(card, "mig", 0) > 0; }
 
@@ -194,7 +197,8 @@ unsigned cuDeviceGetAttribute(int *value, int attribute, int device) {
 
 unsigned cuDeviceGetPCIBusId(char *buffer, int room, int device) {
     ENTER();
-    DEVICE(card, device);
+    if (device < 0 || (unsigned)device >= shown_count) return INVALID_DEVICE;
+    unsigned card = shown[device];
     char text[32];
     if (!script_card_text(card, "pci", text, sizeof text)) snprintf(text, sizeof text, "0000:%02x:00.0", card + 1);
     give_text(card, text, buffer, room);

@@ -5,7 +5,7 @@
  *   <n>.memory_bytes=      total                              <n>.others_bytes= used by others
  *   <n>.lost=719           every call for it returns that     <n>.wrong=copy|product   bytes or numbers that are not right
  *   peers=0                no device reaches another          fail.<function>=<code>
- *   hang=, crash=, delay_ms.<function>= as script.h says */
+ *   hang=, crash=, <n>.hang=, <n>.crash=, delay_ms.<function>= as script.h says */
 #include <math.h>
 #include <sys/mman.h>
 
@@ -37,13 +37,17 @@ static int cards(void) {
 static status begin(const char *function, int device) {
     char key[128];
     script_enter(function);
+    if (device >= 0) script_enter_card((unsigned)device, function);
     snprintf(key, sizeof key, "fail.%s", function);
     int code = (int)script_number(key, 0);
     if (code != 0) return code;
     return device < 0 ? 0 : (int)script_card_number((unsigned)device, "lost", 0);
 }
 #define BEGIN(device) do { status begun = begin(__func__, device); if (begun != 0) return begun; } while (0)
-#define KNOWN(device) do { if ((device) < 0 || (device) >= cards()) return 101; } while (0)
+#define KNOWN(device) do { \
+    if ((device) < 0 || (device) >= cards()) return 101; \
+    script_enter_card((unsigned)(device), __func__); \
+} while (0)
 
 static size_t total_of(int device) { return (size_t)script_card_number((unsigned)device, "memory_bytes", 8589934592.0); }
 
@@ -97,8 +101,9 @@ status hipDeviceTotalMem(size_t *bytes, int device) {
     return 0;
 }
 
+/* Of the bus, not of the card: a card that hangs has an address all the same. */
 status hipDeviceGetPCIBusId(char *text, int length, int device) {
-    KNOWN(device);
+    if (device < 0 || device >= cards()) return 101;
     BEGIN(-1);
     char value[64];
     snprintf(value, sizeof value, "0000:%02x:00.0", device + 3);

@@ -11,6 +11,7 @@
  *   <i>.ecc_corrected <i>.ecc_uncorrected     absent: not supported
  *   <i>.lost=1                   NVML_ERROR_GPU_IS_LOST; lost=2: the handle is refused as well
  *   <i>.xid=<number> <i>.xid_count=<n>        told once for every step of the count, 1 where there is none
+ *   <i>.hang=<function> <i>.crash=<function>  as script.h says
  *   <i>.garbage=control|endless|high          how its strings come
  *   <i>.unsupported=<function>,<function>     NVML_ERROR_NOT_SUPPORTED; also without <i>. for all
  *   <i>.mig=<n>                  slices: <i>.mig.<k>.uuid .memory .used .instance .profile (1g.10gb)
@@ -58,6 +59,7 @@ static unsigned enter(const char *function, device_t device) {
     if (script_text_of("unsupported", value, sizeof value) && listed(value, function)) return NOT_SUPPORTED;
     if (device == NULL) return SUCCESS;
     if (device < &places[0][0] || device > &places[CARDS_MAX - 1][SLICES_MAX]) return INVALID_ARGUMENT;
+    script_enter_card(device->card, function);
     if (script_card_number(device->card, "lost", 0) != 0) return GPU_IS_LOST;
     snprintf(key, sizeof key, "unsupported");
     if (script_card_text(device->card, key, value, sizeof value) && listed(value, function)) return NOT_SUPPORTED;
@@ -125,9 +127,28 @@ unsigned nvmlDeviceGetCount_v2(unsigned *count) {
 unsigned nvmlDeviceGetHandleByIndex_v2(unsigned index, device_t *device) {
     ENTER(NULL);
     if (index >= script_number("cards", 1)) return INVALID_ARGUMENT;
+    script_enter_card(index, __func__);
     if (script_card_number(index, "lost", 0) == 2) return GPU_IS_LOST;
     *device = &places[index][0];
     return SUCCESS;
+}
+
+static void address_of(unsigned card, char *text, size_t room) {
+    if (!script_card_text(card, "pci", text, room)) snprintf(text, room, "0000:%02x:00.0", card + 1);
+}
+
+unsigned nvmlDeviceGetHandleByPciBusId_v2(const char *address, device_t *device) {
+    ENTER(NULL);
+    for (unsigned card = 0; card < script_number("cards", 1) && card < CARDS_MAX; card++) {
+        char text[32];
+        address_of(card, text, sizeof text);
+        if (strcasecmp(text, address) != 0) continue;
+        script_enter_card(card, __func__);
+        if (script_card_number(card, "lost", 0) == 2) return GPU_IS_LOST;
+        *device = &places[card][0];
+        return SUCCESS;
+    }
+    return NOT_FOUND;
 }
 
 unsigned nvmlDeviceGetName(device_t device, char *buffer, unsigned room) {
@@ -162,8 +183,7 @@ struct pci { char legacy[16]; unsigned domain, bus, device, id, subsystem; char 
 unsigned nvmlDeviceGetPciInfo_v3(device_t device, struct pci *pci) {
     ENTER(device);
     char text[32];
-    if (!script_card_text(device->card, "pci", text, sizeof text))
-        snprintf(text, sizeof text, "0000:%02x:00.0", device->card + 1);
+    address_of(device->card, text, sizeof text);
     memset(pci, 0, sizeof *pci);
     char kind[32];
     if (script_card_text(device->card, "garbage", kind, sizeof kind)) {

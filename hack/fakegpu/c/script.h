@@ -1,12 +1,14 @@
 /* The script that a fake library answers from: lines of key=value in the file that SHARDWRIGHT_FAKE_GPU names, read
  * again whenever another file is put in its place. Every function of a fake begins with script_enter(), which carries
- * out what is asked of all of them: hang=<function>, crash=<function>, delay_ms.<function>=<milliseconds>. */
+ * out what is asked of all of them: hang=<function>, crash=<function>, delay_ms.<function>=<milliseconds>. A function
+ * that is of one card then calls script_enter_card(): <i>.hang=<function>, <i>.crash=<function>, or `any` for all. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -83,4 +85,14 @@ __attribute__((unused)) static void script_enter(const char *function) {
     snprintf(key, sizeof key, "delay_ms.%s", function);
     double delay_ms = script_number(key, 0);
     if (delay_ms > 0) usleep((useconds_t)(delay_ms * 1000));
+}
+
+static int script_is(const char *value, const char *function) {
+    return strcmp(value, function) == 0 || strcmp(value, "any") == 0;
+}
+
+__attribute__((unused)) static void script_enter_card(unsigned card, const char *function) {
+    char value[96];
+    if (script_card_text(card, "hang", value, sizeof value) && script_is(value, function)) for (;;) pause();
+    if (script_card_text(card, "crash", value, sizeof value) && script_is(value, function)) abort();
 }

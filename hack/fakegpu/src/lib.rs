@@ -7,9 +7,11 @@
 //! ```
 //!
 //! The script is lines of `key=value`, read again whenever the file changes: `cards=2`, `0.name=NVIDIA H100`,
-//! `hang=nvmlDeviceGetTemperature`. Each library's C source says which keys it knows.
+//! `hang=nvmlDeviceGetTemperature`,
+//! `1.crash=cuMemAlloc_v2`. Each library's C source says which keys it knows.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -102,30 +104,58 @@ fn trying(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BuildError 
 /// No C compiler, or no space.
 pub fn build(folder: &Path, libraries: &[Library]) -> Result<(), BuildError> {
     for library in libraries {
-        let object = folder.join(library.file_name());
-        let source = folder.join(format!("{}.c", library.file_name()));
         // One file per library, so that a folder is all that the compiler needs.
         let text = format!("{}\n{}", include_str!("../c/script.h"), library.source());
-        std::fs::write(&source, text).map_err(trying(format!("writing {}", source.display())))?;
-        let output = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
-            .arg(&object)
-            .arg(&source)
-            .arg("-lm")
-            .output()
-            .map_err(trying("starting cc"))?;
-        if !output.status.success() {
-            return Err(BuildError::Refused {
-                library: library.file_name(),
-                complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
-            });
-        }
+        compile(folder, library.file_name(), &text)?;
         if let Some((plain, _)) = library.file_name().split_once(".so.") {
             link(library.file_name(), &folder.join(format!("{plain}.so")))?;
         }
     }
     Ok(())
 }
+
+fn compile(folder: &Path, library: &'static str, text: &str) -> Result<(), BuildError> {
+    let source = folder.join(format!("{library}.c"));
+    std::fs::write(&source, text).map_err(trying(format!("writing {}", source.display())))?;
+    let output = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+        .arg(folder.join(library))
+        .arg(&source)
+        .arg("-lm")
+        .output()
+        .map_err(trying("starting cc"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(BuildError::Refused {
+        library,
+        complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// Makes a Vulkan layer in `folder` that shows the agent the first Vulkan device, such as a renderer on the processors, as
+/// a card of AMD's at the bus address. It computes as before, so faults can be given to a device that really holds
+/// layers. What has to be in the agent's environment.
+///
+/// # Errors
+/// No C compiler, or no space.
+pub fn stand_in(folder: &Path, address: &str) -> Result<Vec<(&'static str, OsString)>, BuildError> {
+    const LIBRARY: &str = "libstand_in.so";
+    compile(folder, LIBRARY, include_str!("../c/stand_in.c"))?;
+    let manifest = folder.join("stand_in.json");
+    let text = format!(
+        r#"{{"file_format_version": "1.1.2", "layer": {{"name": "{STAND_IN_LAYER}", "type": "GLOBAL", "api_version": "1.3.0",
+            "library_path": "./{LIBRARY}", "implementation_version": "1", "description": "A renderer as a card"}}}}"#
+    );
+    std::fs::write(&manifest, text).map_err(trying(format!("writing {}", manifest.display())))?;
+    Ok(vec![
+        ("VK_LAYER_PATH", folder.into()),
+        ("VK_INSTANCE_LAYERS", STAND_IN_LAYER.into()),
+        ("SHARDWRIGHT_STAND_IN", address.into()),
+    ])
+}
+
+const STAND_IN_LAYER: &str = "VK_LAYER_SHARDWRIGHT_stand_in";
 
 fn link(target: &str, link: &Path) -> Result<(), BuildError> {
     match std::os::unix::fs::symlink(target, link) {

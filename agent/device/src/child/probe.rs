@@ -1,8 +1,9 @@
 //! A child that verifies and measures what a backend finds, answers once and ends.
 
 use super::{COMPLAINT_LIMIT_BYTES, Guarded, Quota, last_words, read_to_limit};
-use crate::{Answer, Backend};
+use crate::{Answer, Backend, Selection};
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ pub const PROBE_LIMIT: Duration = Duration::from_secs(8);
 /// An answer is about a kibibyte per device.
 const ANSWER_LIMIT_BYTES: u64 = 1 << 20;
 
+/// SIGILL, SIGABRT, SIGBUS, SIGFPE and SIGSEGV: a process does that to itself, and nobody else to it.
+const CRASHES: [i32; 5] = [4, 6, 7, 8, 11];
+
 /// What a probe child is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
@@ -18,6 +22,8 @@ pub struct Order {
     pub measure_budget: Duration,
     /// A registry whose figures need not be measured again.
     pub known: Option<PathBuf>,
+    /// Which devices.
+    pub only: Selection,
     /// "/" but in tests.
     pub root: PathBuf,
     /// When it is given up, beyond the time it may measure.
@@ -30,6 +36,7 @@ impl Default for Order {
         Self {
             measure_budget: Duration::ZERO,
             known: None,
+            only: Selection::All,
             root: PathBuf::from("/"),
             limit: PROBE_LIMIT,
         }
@@ -42,6 +49,9 @@ pub enum ProbeFault {
     /// It did not answer within the limit.
     #[error("{0}")]
     Hung(String),
+    /// The driver took it down.
+    #[error("{0}")]
+    Crashed(String),
     /// It ended badly or said what cannot be read, or it could not be started.
     #[error("{0}")]
     Broken(String),
@@ -78,10 +88,15 @@ pub async fn ask(executable: &Path, backend: Backend, order: &Order, quota: &Quo
     })?;
     let status = status.map_err(|error| broken(format!("could not be waited for: {error}")))?;
     if !status.success() {
-        return Err(ProbeFault::Broken(format!(
+        let message = format!(
             "the {name} driver took its probe down ({status}): {}",
             last_words(&complaint)
-        )));
+        );
+        return Err(if status.signal().is_some_and(|signal| CRASHES.contains(&signal)) {
+            ProbeFault::Crashed(message)
+        } else {
+            ProbeFault::Broken(message)
+        });
     }
     let answers: Vec<Answer> = serde_json::from_slice(&answer)
         .map_err(|error| broken(format!("gave an answer that cannot be read: {error}")))?;
@@ -99,6 +114,10 @@ fn arguments(backend: Backend, order: &Order) -> Vec<OsString> {
     arguments.push(order.measure_budget.as_millis().to_string().into());
     arguments.push("--sysfs-root".into());
     arguments.push(order.root.clone().into());
+    if order.only != Selection::All {
+        arguments.push("--only".into());
+        arguments.push(order.only.to_string().into());
+    }
     if let Some(known) = &order.known {
         arguments.push("--known".into());
         arguments.push(known.into());

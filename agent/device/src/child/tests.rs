@@ -88,13 +88,14 @@ async fn a_child_is_told_what_to_measure_what_is_known_and_where_to_look() {
     let order = Order {
         measure_budget: Duration::from_millis(1500),
         known: Some("/state/devices.json".into()),
+        only: crate::Selection::one("0000:01:00.0"),
         root: "/tree".into(),
         ..Order::default()
     };
     let note = answer_of(&path, Backend::Rocm, &order).await.note.unwrap();
     assert_eq!(
         note,
-        "probe --json --with-parent --backends rocm --measure-budget-ms 1500 --sysfs-root /tree --known /state/devices.json"
+        "probe --json --with-parent --backends rocm --measure-budget-ms 1500 --sysfs-root /tree --only 0000:01:00.0 --known /state/devices.json"
     );
 }
 
@@ -132,6 +133,7 @@ async fn first_two(script: &str, silence: Duration) -> [Heard; 2] {
     let (_directory, path) = child_that(script);
     let order = watch::Order {
         interval: Duration::from_secs(1),
+        only: crate::Selection::All,
         root: "/".into(),
     };
     let mut child = WatchChild::start(&path, Backend::Cuda, &order, &Quota::new(Backend::Cuda)).unwrap();

@@ -1,8 +1,8 @@
 //! A child that reads a backend's devices again and again, one line of JSON each time.
 
 use super::{COMPLAINT_LIMIT_BYTES, Guarded, Quota, last_words};
-use crate::Backend;
 use crate::telemetry::Reading;
+use crate::{Backend, Selection};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_millis(500);
 pub struct Order {
     /// From one reading to the next.
     pub interval: Duration,
+    /// Which devices.
+    pub only: Selection,
     /// "/" but in tests.
     pub root: PathBuf,
 }
@@ -152,7 +154,7 @@ async fn keep_tail(mut pipe: impl AsyncRead + Unpin, kept: Arc<Mutex<VecDeque<u8
 }
 
 fn arguments(backend: Backend, order: &Order) -> Vec<OsString> {
-    vec![
+    let mut arguments: Vec<OsString> = vec![
         "watch".into(),
         "--backend".into(),
         backend.name().into(),
@@ -160,5 +162,10 @@ fn arguments(backend: Backend, order: &Order) -> Vec<OsString> {
         order.interval.as_millis().to_string().into(),
         "--sysfs-root".into(),
         order.root.clone().into(),
-    ]
+    ];
+    if order.only != Selection::All {
+        arguments.push("--only".into());
+        arguments.push(order.only.to_string().into());
+    }
+    arguments
 }

@@ -218,6 +218,7 @@ fn this_machine_is_verified_and_measured() {
     let request = ProbeRequest {
         measure_budget: std::time::Duration::from_millis(500),
         known: Vec::new(),
+        ..ProbeRequest::default()
     };
     let answer = crate::probe(Backend::Cpu, std::path::Path::new("/"), &request, 7);
     let [cpu] = &answer.devices[..] else {

@@ -5,6 +5,7 @@
 
 use super::fault::Code;
 use super::text;
+use crate::{Selection, UNPLUGGED};
 use cudarc::driver::sys;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
@@ -100,6 +101,8 @@ pub(super) struct Facts {
     /// Of the slice, where it is one; else the card's once more.
     pub(super) slice_uuid: Option<[u8; 16]>,
     pub(super) pci_address: Option<String>,
+    /// It was not asked for: nothing else is known of it.
+    pub(super) left_alone: bool,
     pub(super) memory_bytes: u64,
     pub(super) integrated: bool,
     pub(super) capability: Option<(u32, u32)>,
@@ -160,20 +163,30 @@ impl Library {
         Some(version)
     }
 
-    /// What there is, in CUDA's order. A device that does not answer is left out.
-    pub(super) fn devices(&self) -> Result<Vec<Facts>, Code> {
+    /// What there is, in CUDA's order. A device that does not answer is left out; of one that is not picked only the
+    /// address is asked, which the library has from the bus.
+    pub(super) fn devices(&self, only: &Selection) -> Result<Vec<Facts>, Code> {
         let mut count = 0;
         // SAFETY: `count` outlives the call.
         done(unsafe { (self.functions.device_count)(&mut count) })?;
         Ok((0..count.clamp(0, DEVICE_LIMIT))
-            .filter_map(|ordinal| self.facts(ordinal).ok())
+            .filter_map(|ordinal| self.facts(ordinal, only).ok())
             .collect())
     }
 
-    fn facts(&self, ordinal: i32) -> Result<Facts, Code> {
+    fn facts(&self, ordinal: i32, only: &Selection) -> Result<Facts, Code> {
         let mut device = 0;
         // SAFETY: `device` outlives the call.
         done(unsafe { (self.functions.device_get)(&mut device, ordinal) })?;
+        let pci_address = text::pci_address(&self.text(self.functions.device_pci, device));
+        if !only.picks(pci_address.as_deref().unwrap_or(UNPLUGGED)) {
+            return Ok(Facts {
+                ordinal: device,
+                pci_address,
+                left_alone: true,
+                ..Facts::default()
+            });
+        }
         let mut memory_bytes = 0;
         // SAFETY: `memory_bytes` outlives the call.
         done(unsafe { (self.functions.device_total)(&mut memory_bytes, device) })?;
@@ -190,7 +203,8 @@ impl Library {
             name: text::clean(&self.text(self.functions.device_name, device)),
             uuid: self.uuid(self.functions.device_uuid, device),
             slice_uuid: self.slice_uuid.and_then(|function| self.uuid(function, device)),
-            pci_address: text::pci_address(&self.text(self.functions.device_pci, device)),
+            pci_address,
+            left_alone: false,
             memory_bytes: memory_bytes as u64,
             integrated: positive(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_INTEGRATED).is_some(),
             capability,

@@ -25,6 +25,8 @@ pub(super) enum Unreached {
     Lost(String),
     /// CUDA gives a process one slice of a divided card, and it is another.
     OtherSlice,
+    /// It was not asked for.
+    LeftAlone,
     /// CUDA does not show it, whatever the reason.
     Hidden(String),
 }
@@ -56,7 +58,11 @@ pub(super) fn join(reached: &[Facts], described: &[Described], around: &Surround
         let device = reached_device(joined.len() as u32, facts, place.map(|place| &described[place]), around);
         joined.push(Joined {
             device,
-            ordinal: Ok(facts.ordinal),
+            ordinal: if facts.left_alone {
+                Err(Unreached::LeftAlone)
+            } else {
+                Ok(facts.ordinal)
+            },
             described: place,
         });
     }

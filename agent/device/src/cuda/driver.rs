@@ -4,11 +4,12 @@ use super::gather::gather;
 use super::nvml::parse::{celsius, megahertz, watts};
 use super::open::Open;
 use crate::driver::{Block, Driver, Multiplied, Product, Span};
-use crate::{Backend, BackendError, GpuDevice, MemoryInfo};
+use crate::{Backend, BackendError, GpuDevice, MemoryInfo, Selection};
 
 /// NVIDIA's libraries; loaded by [`Driver::open`], let go by [`Driver::close`] or when dropped.
 #[derive(Default)]
 pub struct CudaDriver {
+    only: Selection,
     open: Option<Open>,
 }
 
@@ -37,9 +38,13 @@ impl Driver for CudaDriver {
         Backend::Cuda
     }
 
+    fn restrict(&mut self, to: &Selection) {
+        self.only.clone_from(to);
+    }
+
     fn open(&mut self) -> Result<(), BackendError> {
         if self.open.is_none() {
-            let open = gather().map_err(|reason| BackendError::Unavailable {
+            let open = gather(&self.only).map_err(|reason| BackendError::Unavailable {
                 backend: Backend::Cuda,
                 reason,
             })?;

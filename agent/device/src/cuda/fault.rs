@@ -88,6 +88,8 @@ impl Code {
 pub(super) struct NvmlCode(pub(super) u32);
 
 impl NvmlCode {
+    /// A handle or an address that is none.
+    pub(super) const INVALID_ARGUMENT: Self = Self(2);
     /// This library has no such function.
     pub(super) const FUNCTION_NOT_FOUND: Self = Self(13);
     /// The library is of another version than the kernel's driver.

@@ -6,23 +6,41 @@ use super::fault::NvmlCode;
 use super::nvml::call as nvml;
 use super::nvml::parse::RawFacts;
 use super::open::{Open, Slot};
+use crate::Selection;
 
 /// NVML's list, with the handles beside it.
 type DescribedList = Vec<(Described, Option<(nvml::Handle, nvml::Handle)>)>;
 
-fn describe(library: &nvml::Library) -> DescribedList {
+/// The cards, and where each is plugged in, as far as that is known without asking it.
+fn cards(library: &nvml::Library, only: &Selection) -> Vec<(Result<nvml::Handle, NvmlCode>, Option<String>)> {
+    match only.addresses() {
+        None => (0..library.count().unwrap_or(0))
+            .map(|index| (library.handle(index), None))
+            .collect(),
+        // By address: asking for the handle at a place in the list would touch the cards before it.
+        Some(addresses) => addresses
+            .map(|address| (library.handle_at(address), Some(address.to_owned())))
+            .collect(),
+    }
+}
+
+fn describe(library: &nvml::Library, only: &Selection) -> DescribedList {
     let mut list = Vec::new();
-    for index in 0..library.count().unwrap_or(0) {
+    for (card, pci_address) in cards(library, only) {
         let lost = |code: NvmlCode, facts: RawFacts| Described {
             facts,
             card: None,
             lost: Some(code.text()),
         };
-        let card = match library.handle(index) {
+        let card = match card {
             Ok(card) => card,
             Err(code) if code.hides() => continue,
             Err(code) => {
-                list.push((lost(code, RawFacts::default()), None));
+                let facts = RawFacts {
+                    pci_address,
+                    ..RawFacts::default()
+                };
+                list.push((lost(code, facts), None));
                 continue;
             }
         };
@@ -58,11 +76,11 @@ fn describe(library: &nvml::Library) -> DescribedList {
     list
 }
 
-/// Both libraries' lists; what is missing is a sentence.
-pub(super) fn gather() -> Result<Open, String> {
+/// Both libraries' lists; what is missing is a sentence. Cards that are not among `only` have their places in CUDA's list.
+pub(super) fn gather(only: &Selection) -> Result<Open, String> {
     let nvml = nvml::Library::open();
     let (cuda, reached, no_cuda): (Option<Library>, Vec<Facts>, Option<String>) = match Library::open() {
-        Ok(library) => match library.devices() {
+        Ok(library) => match library.devices(only) {
             Ok(reached) => (Some(library), reached, None),
             Err(code) => (
                 None,
@@ -72,7 +90,7 @@ pub(super) fn gather() -> Result<Open, String> {
         },
         Err(fault) => (None, Vec::new(), Some(fault.to_string())),
     };
-    let described = nvml.as_ref().map(describe).unwrap_or_default();
+    let described = nvml.as_ref().map(|library| describe(library, only)).unwrap_or_default();
     let around = Surroundings {
         driver: version(nvml.as_ref().ok(), cuda.as_ref()),
         chosen: std::env::var_os("CUDA_VISIBLE_DEVICES").is_some(),

@@ -21,12 +21,13 @@ mod text;
 
 pub use driver::CudaDriver;
 
+use crate::Selection;
 use crate::telemetry::Sampler;
 
-/// The reader of NVIDIA's cards.
+/// The reader of NVIDIA's cards, those of `only`.
 ///
 /// # Errors
 /// What is missing, as a sentence.
-pub fn sampler() -> Result<Box<dyn Sampler>, String> {
-    nvml::NvmlSampler::open().map(|sampler| Box::new(sampler) as Box<dyn Sampler>)
+pub fn sampler(only: &Selection) -> Result<Box<dyn Sampler>, String> {
+    nvml::NvmlSampler::open(only).map(|sampler| Box::new(sampler) as Box<dyn Sampler>)
 }

@@ -107,6 +107,12 @@ impl Open {
                     reason: format!("{}: {reason}", self.name(device)),
                 });
             }
+            Err(Unreached::LeftAlone) => {
+                return Err(BackendError::Unsupported {
+                    what: "work on a card that was not asked for",
+                    device: self.name(device),
+                });
+            }
             Err(Unreached::OtherSlice) => {
                 return Err(BackendError::Unsupported {
                     what: "work on a MIG slice beside the one that CUDA gives this process",
@@ -275,6 +281,9 @@ impl Open {
     fn refresh(&mut self) {
         for index in 0..self.slots.len() as u32 {
             let Ok(slot) = self.slot(index) else { continue };
+            if matches!(slot.ordinal, Err(Unreached::LeftAlone)) {
+                continue;
+            }
             let mut free = self.free_bytes(slot);
             // Boards without NVML, or whose NVML knows no memory, are asked through a context.
             if free.is_none()

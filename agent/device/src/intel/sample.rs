@@ -4,7 +4,7 @@ use super::card::{self, Frequency};
 use super::parse;
 use crate::sysfs::{Card, Folder};
 use crate::telemetry::{Sample, Sampler, Throttle, believable_celsius};
-use crate::{Backend, GpuDevice, Kind};
+use crate::{Backend, GpuDevice, Kind, Selection};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,6 +12,7 @@ use std::time::Instant;
 /// Reads every card below a root. Cards come and go as their directories do.
 pub struct IntelSampler {
     root: PathBuf,
+    only: Selection,
     /// Energy at the last reading, by bus address: power is its rise.
     energy: HashMap<String, (Instant, u64)>,
 }
@@ -21,8 +22,15 @@ impl IntelSampler {
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
+            only: Selection::All,
             energy: HashMap::new(),
         }
+    }
+
+    /// Leaves the other cards alone.
+    pub fn only(mut self, only: &Selection) -> Self {
+        self.only.clone_from(only);
+        self
     }
 
     fn read(&mut self, card: &Card, now: Instant) -> Sample {
@@ -77,7 +85,8 @@ impl Sampler for IntelSampler {
     }
 
     fn sample(&mut self) -> Result<Vec<Sample>, String> {
-        let cards = card::driven(&self.root);
+        let mut cards = card::driven(&self.root);
+        cards.retain(|card| self.only.picks(&card.pci_address));
         self.energy
             .retain(|address, _| cards.iter().any(|card| card.pci_address == *address));
         Ok(cards.iter().map(|card| self.read(card, Instant::now())).collect())

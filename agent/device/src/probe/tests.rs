@@ -27,7 +27,11 @@ fn known(device: &GpuDevice) -> GpuDevice {
 }
 
 fn asked(fake: &mut Fake, measure_budget: Duration, known: Vec<GpuDevice>) -> Vec<GpuDevice> {
-    let request = ProbeRequest { measure_budget, known };
+    let request = ProbeRequest {
+        measure_budget,
+        known,
+        only: Selection::All,
+    };
     ask(fake, &request, 9).unwrap()
 }
 

@@ -118,6 +118,19 @@ impl Entries {
         }
     }
 
+    /// The device goes by another identity from now on. Where that one is known already, the first is forgotten.
+    pub(super) fn rename(&mut self, from: &str, to: &str) -> bool {
+        let Some(at) = self.entries.iter().position(|entry| entry.identity == from) else {
+            return false;
+        };
+        if self.find(to).is_some() {
+            self.entries.remove(at);
+        } else {
+            to.clone_into(&mut self.entries[at].identity);
+        }
+        true
+    }
+
     fn find(&self, identity: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.identity == identity)
     }

@@ -272,3 +272,19 @@ fn devices_that_left_are_forgotten_beyond_a_number_and_their_names_stay_theirs()
     opened(&path).assign_ordinals(&mut another);
     assert_eq!(names(&another), ["cuda301"]);
 }
+
+#[test]
+fn a_device_that_told_its_identity_late_keeps_its_number() {
+    let (_folder, path) = empty();
+    let mut registry = opened(&path);
+    let mut bare = card(0, "a", "0000:03:00.0");
+    bare.uuid = None;
+    let mut devices = [bare, card(1, "b", "0000:65:00.0")];
+    registry.assign_ordinals(&mut devices);
+    registry.remember(&devices);
+    registry.rename(&devices[0].identity(), "uuid:a");
+    let mut told = [card(0, "a", "0000:03:00.0"), card(1, "b", "0000:65:00.0")];
+    registry.assign_ordinals(&mut told);
+    assert_eq!(names(&told), ["cuda0", "cuda1"]);
+    assert_eq!(registry.known().len(), 2);
+}

@@ -7,7 +7,7 @@ use super::rtc::{Code, Rtc};
 use super::{bandwidth, failure, names, sample};
 use crate::driver::{Block, Driver, Multiplied, Product, Span};
 use crate::sysfs::card_at;
-use crate::{Backend, BackendError, GpuDevice, Kind, MemoryInfo, Pool, Verification};
+use crate::{Backend, BackendError, GpuDevice, Kind, MemoryInfo, Pool, Selection, UNPLUGGED, Verification};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,7 @@ const STAGE_BYTES: u64 = 4 << 20;
 /// Cards by HIP; what HIP does not tell of them is read from the kernel's files below a root.
 pub struct RocmDriver {
     root: PathBuf,
+    only: Selection,
     pub(super) hip: Option<Hip>,
     pub(super) devices: Vec<GpuDevice>,
     /// Where the kernel's files have each device; nothing for one that they do not show.
@@ -34,6 +35,7 @@ impl RocmDriver {
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
+            only: Selection::All,
             hip: None,
             devices: Vec::new(),
             plugged: Vec::new(),
@@ -133,6 +135,10 @@ impl Driver for RocmDriver {
         Backend::Rocm
     }
 
+    fn restrict(&mut self, to: &Selection) {
+        self.only.clone_from(to);
+    }
+
     fn open(&mut self) -> Result<(), BackendError> {
         if self.hip.is_some() {
             return Ok(());
@@ -155,7 +161,17 @@ impl Driver for RocmDriver {
         };
         let nodes = card::nodes(&self.root);
         self.devices = (0..count)
-            .map(|index| listed(&hip, &self.root, &nodes, index))
+            .map(|index| {
+                let pci_address = hip.pci_address(index);
+                if self.only.picks(pci_address.as_deref().unwrap_or(UNPLUGGED)) {
+                    listed(&hip, &self.root, &nodes, (index, pci_address))
+                } else {
+                    GpuDevice {
+                        pci_address,
+                        ..GpuDevice::new(Backend::Rocm, index, Kind::Discrete)
+                    }
+                }
+            })
             .collect();
         let files = |device: &GpuDevice| {
             let address = device.pci_address.clone()?;
@@ -187,7 +203,7 @@ impl Driver for RocmDriver {
     fn devices(&mut self) -> Result<Vec<GpuDevice>, BackendError> {
         let hip = self.hip()?;
         let mut devices = self.devices.clone();
-        for device in &mut devices {
+        for device in devices.iter_mut().filter(|device| self.only.picks(device.place())) {
             match hip.memory(device.index) {
                 Ok((free, total)) => {
                     device.memory_total_bytes = total;
@@ -304,8 +320,7 @@ pub(super) fn name(device: u32) -> String {
 }
 
 /// What HIP says of a device, completed by the kernel's files of the card at the same address.
-fn listed(hip: &Hip, root: &Path, nodes: &[Node], index: u32) -> GpuDevice {
-    let pci_address = hip.pci_address(index);
+fn listed(hip: &Hip, root: &Path, nodes: &[Node], (index, pci_address): (u32, Option<String>)) -> GpuDevice {
     let card = pci_address
         .as_deref()
         .and_then(|address| card_at(root, VENDOR, address));

@@ -3,9 +3,9 @@
 use super::card::{self, VENDOR};
 use super::parse::{self, Errors, Node};
 use super::smi::Smi;
-use crate::Backend;
 use crate::sysfs::{Card, Folder};
 use crate::telemetry::{ProcessMemory, Sample, Sampler, believable_celsius};
+use crate::{Backend, Selection};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ const PROCESS_LIMIT: usize = 1024;
 /// Reads every card below a root. Cards come and go as their directories do.
 pub struct RocmSampler {
     root: PathBuf,
+    only: Selection,
     library: MemoryErrors,
 }
 
@@ -55,6 +56,7 @@ impl RocmSampler {
         let machine = root == Path::new("/");
         Self {
             root: root.to_owned(),
+            only: Selection::All,
             library: if machine {
                 MemoryErrors::Unasked
             } else {
@@ -67,8 +69,15 @@ impl RocmSampler {
     pub fn with_library(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
+            only: Selection::All,
             library: MemoryErrors::Unasked,
         }
+    }
+
+    /// Leaves the other cards alone.
+    pub fn only(mut self, only: &Selection) -> Self {
+        self.only.clone_from(only);
+        self
     }
 
     fn read(&mut self, card: &Card, node: Option<&Node>) -> Sample {
@@ -115,7 +124,9 @@ impl Sampler for RocmSampler {
 
     fn sample(&mut self) -> Result<Vec<Sample>, String> {
         let nodes = card::nodes(&self.root);
-        Ok(card::driven(&self.root)
+        let mut cards = card::driven(&self.root);
+        cards.retain(|card| self.only.picks(&card.pci_address));
+        Ok(cards
             .iter()
             .map(|card| self.read(card, nodes.iter().find(|node| node.pci_address == card.pci_address)))
             .collect())

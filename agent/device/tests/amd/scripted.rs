@@ -1,7 +1,9 @@
 use crate::scene::{Scene, doomed, recorded, with, with_path};
 use device::driver::{Driver, Precision, Product, Span};
 use device::telemetry::Sampler;
-use device::{Backend, BackendError, Kind, Pool, ProbeRequest, Verification, factory, rocm, verification_pattern};
+use device::{
+    Backend, BackendError, Kind, Pool, ProbeRequest, Selection, Verification, factory, rocm, verification_pattern,
+};
 use fakegpu::Library::{Hip, Hiprtc, RocmSmi};
 
 const MIB: u64 = 1 << 20;
@@ -401,6 +403,24 @@ fn a_runtime_that_does_not_start_says_why() {
         assert_eq!(answer.devices.len(), 1);
         let note = answer.note.unwrap();
         assert!(note.contains("driver too old (35)"), "{note}");
+    });
+}
+
+#[test]
+fn a_card_that_is_not_asked_for_is_not_touched_and_its_neighbour_keeps_its_index() {
+    let name = "scripted::a_card_that_is_not_asked_for_is_not_touched_and_its_neighbour_keeps_its_index";
+    with(name, &[Hip, Hiprtc], |scene| {
+        // Whoever touches it is taken down.
+        scene.set(&[("hip.cards", "2"), ("0.crash", "any")]);
+        let request = ProbeRequest {
+            only: Selection::one("0000:04:00.0"),
+            ..ProbeRequest::default()
+        };
+        let answer = device::probe(Backend::Rocm, &scene.root, &request, 1);
+        let [card] = &answer.devices[..] else {
+            panic!("one device, not {answer:?}")
+        };
+        assert_eq!((card.index, &card.verification), (1, &Verification::Verified));
     });
 }
 

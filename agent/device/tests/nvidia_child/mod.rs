@@ -38,7 +38,8 @@ fn ready() {
 
 fn sample(task: &str) -> Value {
     let read = || -> Result<Value, String> {
-        let mut sampler = device::telemetry::sampler(Backend::Cuda, Path::new("/"))?.ok_or("no sampler")?;
+        let only = device::Selection::All;
+        let mut sampler = device::telemetry::sampler(Backend::Cuda, Path::new("/"), &only)?.ok_or("no sampler")?;
         let mut samples = sampler.sample()?;
         if task == "sample-twice" {
             ready();
@@ -50,7 +51,7 @@ fn sample(task: &str) -> Value {
 }
 
 fn events() -> Value {
-    let mut sampler = device::telemetry::sampler(Backend::Cuda, Path::new("/"))
+    let mut sampler = device::telemetry::sampler(Backend::Cuda, Path::new("/"), &device::Selection::All)
         .unwrap()
         .unwrap();
     json!({"first": sampler.events(), "second": sampler.events()})

@@ -1,5 +1,6 @@
 //! What is known of one backend: its last answer, whether it is being asked, and when it may be asked again. Pure.
 
+use device::child::probe::ProbeFault;
 use device::{Answer, Backend, GpuDevice};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -32,6 +33,10 @@ pub(super) struct Desk {
     pub(super) running: Option<Running>,
     /// Why the last question has no answer.
     pub(super) probe_fault: Option<String>,
+    /// Where devices are plugged in that hang or crash: they are asked apart from the others.
+    pub(super) apart: BTreeSet<String>,
+    /// The next question goes to each place alone.
+    pub(super) divided: bool,
     /// Why there are no readings.
     pub(super) watch_fault: Option<String>,
     /// Identities in the last reading, as the backend's reader names them; nothing before the first.
@@ -57,6 +62,8 @@ impl Desk {
             answered: false,
             running: None,
             probe_fault: None,
+            apart: BTreeSet::new(),
+            divided: false,
             watch_fault: None,
             listed: None,
             listed_when_asked: None,
@@ -81,6 +88,20 @@ impl Desk {
         self.look_again_ms = Some(now_ms + LOOK_AGAIN_MS);
     }
 
+    /// The next question goes to each place alone.
+    pub(super) fn want_divided(&mut self, why: &'static str) {
+        self.want(why);
+        self.divided = true;
+    }
+
+    /// The question was not answered, and is asked again at once: of each place alone.
+    pub(super) fn divide(&mut self, fault: &ProbeFault) {
+        self.running = None;
+        self.probe_fault = Some(fault.to_string());
+        self.want_divided("a card of several hangs or crashes");
+        (self.not_before_ms, self.gap_until_ms) = (0, 0);
+    }
+
     pub(super) fn is_wanted(&self) -> bool {
         self.wanted.is_some()
     }
@@ -101,6 +122,7 @@ impl Desk {
     pub(super) fn begin(&mut self, running: Running) {
         self.running = Some(running);
         self.wanted = None;
+        self.divided = false;
         self.listed_when_asked.clone_from(&self.listed);
         if running != Running::Verify {
             for key in self.answer.devices.iter().map(measure_key) {
@@ -119,6 +141,7 @@ impl Desk {
 
     pub(super) fn failed(&mut self, fault: String, now_ms: u64) {
         self.end();
+        self.apart.clear();
         self.faults += 1;
         let wait_ms = AFTER_FAULT_MS << (self.faults - 1).min(8);
         self.not_before_ms = now_ms + wait_ms.min(AFTER_FAULT_CAP_MS);
@@ -135,7 +158,14 @@ impl Desk {
 
     /// Takes up which devices a reading lists: the ones that it listed before and does not any more. When the list is
     /// neither what the backend answered nor what it was when it was asked, the backend is wanted.
-    pub(super) fn listed(&mut self, now: BTreeSet<String>) -> Vec<String> {
+    pub(super) fn listed(&mut self, mut now: BTreeSet<String>) -> Vec<String> {
+        // What is asked apart is not read: it is no less there than when it was read last.
+        let unread = self
+            .answer
+            .devices
+            .iter()
+            .filter(|device| self.apart.contains(device.place()));
+        now.extend(unread.map(GpuDevice::identity));
         let gone = match &self.listed {
             Some(before) => before.difference(&now).cloned().collect(),
             None => Vec::new(),

@@ -16,6 +16,7 @@ impl Decider {
         let asked = std::mem::take(&mut self.unsettled);
         let answers: Vec<Answer> = self.desks.iter().map(|(_, desk)| desk.answer.clone()).collect();
         let mut devices = merge::merge(&answers, self.rules.memory_limit_bytes);
+        self.recognise(&devices);
         self.registry.assign_ordinals(&mut devices);
         self.registry.recall(&mut devices);
         for device in &mut devices {
@@ -45,6 +46,25 @@ impl Decider {
         }
     }
 
+    /// A card that hung when it was first asked is known by its address alone. Once it tells who it is, it is no other card.
+    fn recognise(&mut self, devices: &[GpuDevice]) {
+        for device in devices {
+            let (Some(address), identity) = (&device.pci_address, device.identity()) else {
+                continue;
+            };
+            let bare = format!("pci:{address}");
+            // Slices of one card have one address.
+            let alone = devices.iter().filter(|other| other.pci_address == device.pci_address);
+            if identity == bare || alone.count() > 1 {
+                continue;
+            }
+            self.registry.rename(&bare, &identity);
+            if let Some(known) = self.known.remove(&bare) {
+                self.known.entry(identity).or_insert(known);
+            }
+        }
+    }
+
     /// A known device that no backend lists any more.
     pub(super) fn missed(&mut self, identity: &str, asked: &BTreeSet<Backend>, now_ms: u64) {
         let Some(known) = self.known.get_mut(identity) else {
@@ -63,7 +83,8 @@ impl Decider {
 
     fn found(&mut self, device: GpuDevice, asked: &BTreeSet<Backend>, now_ms: u64) {
         let identity = device.identity();
-        let seen = evidence::of_verification(&device.verification);
+        let verdict = self.verdicts.remove(&(device.backend, device.place().to_owned()));
+        let seen = verdict.unwrap_or_else(|| evidence::of_verification(&device.verification));
         let verified = asked.contains(&device.backend);
         if let Some(known) = self.known.get_mut(&identity) {
             known.device = device;

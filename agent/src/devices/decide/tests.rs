@@ -1,7 +1,7 @@
 use super::*;
 use device::health::Standing;
 use device::telemetry::{DeviceEvent, Reading};
-use device::{Figure, Kind, Reach};
+use device::{Answer, Figure, Kind, Reach};
 
 const START_MS: u64 = 1_700_000_000_000;
 const CARD: &str = "uuid:GPU-0";
@@ -60,17 +60,27 @@ impl Node {
             .collect()
     }
 
+    /// The children of the first question.
+    fn asked_parts(&mut self) -> Vec<Selection> {
+        let asks = self.decider.due(self.idle, self.now_ms);
+        asks.first().map(|ask| ask.parts.clone()).unwrap_or_default()
+    }
+
     fn answer(&mut self, backend: Backend, devices: &[GpuDevice]) {
         let answer = Answer {
             backend,
             devices: devices.to_vec(),
             note: None,
         };
-        self.decider.answered(backend, Ok(answer), self.idle, self.now_ms);
+        self.parts(backend, &[(Selection::All, Ok(answer))]);
     }
 
     fn fault(&mut self, backend: Backend, fault: ProbeFault) {
-        self.decider.answered(backend, Err(fault), self.idle, self.now_ms);
+        self.parts(backend, &[(Selection::All, Err(fault))]);
+    }
+
+    fn parts(&mut self, backend: Backend, parts: &[Part]) {
+        self.decider.answered(backend, parts, self.idle, self.now_ms);
     }
 
     fn read(&mut self, reading: Reading) {
@@ -584,4 +594,68 @@ fn a_device_of_a_maker_takes_no_layers_before_it_is_known_who_holds_it() {
     node.decider.neighbours(Some(Arc::new(neighbours)));
     node.asked();
     assert!(node.view().ready && node.view().states[1].takes_layers());
+}
+
+fn broken(number: u32) -> (Selection, Result<Answer, ProbeFault>) {
+    (Selection::one(&format!("0000:0{number}:00.0")), Err(hung()))
+}
+
+fn alone(number: u32) -> (Selection, Result<Answer, ProbeFault>) {
+    let answer = Answer {
+        backend: Backend::Cuda,
+        devices: vec![card(number)],
+        note: None,
+    };
+    (Selection::one(&format!("0000:0{number}:00.0")), Ok(answer))
+}
+
+/// A node of two cards whose question of both was not answered, and what is asked then.
+fn divided() -> (Node, Vec<Selection>) {
+    let mut node = Node::ready(&[card(0), card(1)]);
+    node.decider.told(Backend::Cuda, Told::Hung, node.now_ms);
+    let parts = node.later(1).asked_parts();
+    (node, parts)
+}
+
+#[test]
+fn a_reader_of_several_cards_that_hangs_has_each_asked_alone_and_condemns_none_by_itself() {
+    let (node, parts) = divided();
+    assert_eq!(parts, [alone(0).0, alone(1).0]);
+    assert_eq!((node.trouble(CARD), node.trouble("uuid:GPU-1")), (None, None));
+}
+
+#[test]
+fn a_card_that_hangs_alone_is_failed_and_asked_and_read_apart_until_it_answers() {
+    let (mut node, _) = divided();
+    node.parts(Backend::Cuda, &[broken(0), alone(1)]);
+    assert_eq!(node.trouble(CARD).as_deref(), Some("ProbeHung"));
+    assert_eq!(node.standing("uuid:GPU-1"), Standing::Ready);
+    assert_eq!(node.decider.watched(Backend::Cuda), alone(1).0);
+    node.read(reading(vec![sample(1)]));
+    assert_eq!(
+        node.trouble(CARD).as_deref(),
+        Some("ProbeHung"),
+        "it is not gone, it is not read"
+    );
+    assert_eq!(node.later(31).asked_parts(), [alone(1).0, alone(0).0]);
+    node.parts(Backend::Cuda, &[alone(1), alone(0)]);
+    assert!(matches!(node.standing(CARD), Standing::Recovering { .. }));
+    assert_eq!(node.decider.watched(Backend::Cuda), Selection::All);
+}
+
+#[test]
+fn cards_of_which_none_answers_alone_are_all_failed() {
+    let (mut node, _) = divided();
+    node.parts(Backend::Cuda, &[broken(0), broken(1)]);
+    assert_eq!(node.trouble(CARD).as_deref(), Some("ProbeHung"));
+    assert_eq!(node.trouble("uuid:GPU-1").as_deref(), Some("ProbeHung"));
+}
+
+#[test]
+fn a_card_that_was_not_asked_because_no_process_could_be_made_is_not_condemned() {
+    let (mut node, _) = divided();
+    let not_made = Err(ProbeFault::Broken("no more processes".into()));
+    node.parts(Backend::Cuda, &[(alone(0).0, not_made), alone(1)]);
+    assert_eq!(node.standing(CARD), Standing::Ready);
+    assert_eq!(node.view().states.len(), 2);
 }

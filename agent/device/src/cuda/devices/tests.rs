@@ -20,6 +20,7 @@ fn reached(ordinal: i32, last: u8) -> Facts {
         capability: Some((8, 9)),
         multiprocessors: Some(58),
         clock_khz: Some(2_040_000),
+        left_alone: false,
     }
 }
 

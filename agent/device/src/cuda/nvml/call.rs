@@ -9,6 +9,7 @@ use crate::cuda::text;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper_sys::bindings as sys;
+use std::ffi::CString;
 use std::os::raw::{c_char, c_uint};
 
 /// More cards than any machine has; a driver that reports more is not believed.
@@ -112,6 +113,16 @@ impl Library {
     /// The card at that place. The order may be another after the driver was loaded anew.
     pub(in crate::cuda) fn handle(&self, index: u32) -> Result<Handle, NvmlCode> {
         ask!(self.nvmlDeviceGetHandleByIndex_v2(index), std::ptr::null_mut()).map(Handle)
+    }
+
+    /// The card at a bus address; no other is looked at.
+    pub(in crate::cuda) fn handle_at(&self, address: &str) -> Result<Handle, NvmlCode> {
+        let address = CString::new(address).map_err(|_| NvmlCode::INVALID_ARGUMENT)?;
+        ask!(
+            self.nvmlDeviceGetHandleByPciBusId_v2(address.as_ptr()),
+            std::ptr::null_mut()
+        )
+        .map(Handle)
     }
 
     /// The slices of a card; none where it is not divided.

@@ -5,7 +5,7 @@ pub(super) mod parse;
 
 use crate::cuda::fault::NvmlCode;
 use crate::telemetry::{DeviceEvent, Sample, Sampler};
-use crate::{Backend, Kind};
+use crate::{Backend, Kind, Selection};
 use call::{Events, Handle, Library};
 
 /// A card or slice as it was when it was found. A lost card says nothing any more, so its name is kept here.
@@ -24,21 +24,23 @@ pub(super) struct NvmlSampler {
     // Freed before the library ends.
     events: Option<Events>,
     library: Library,
+    only: Selection,
     known: Vec<Known>,
     /// How many cards the library counted when they were found.
     count: u32,
 }
 
 impl NvmlSampler {
-    /// Starts the library and finds the cards.
+    /// Starts the library and finds the cards, those of `only`.
     ///
     /// # Errors
     /// What is missing, as a sentence.
-    pub(super) fn open() -> Result<Self, String> {
+    pub(super) fn open(only: &Selection) -> Result<Self, String> {
         let library = Library::open().map_err(|fault| format!("NVIDIA's cards cannot be read: {fault}"))?;
         let mut sampler = Self {
             events: None,
             library,
+            only: only.clone(),
             known: Vec::new(),
             count: 0,
         };
@@ -53,8 +55,8 @@ impl NvmlSampler {
             .map_err(|code| format!("nvmlDeviceGetCount_v2 failed: {}", code.text()))?;
         let mut known = Vec::new();
         let mut cards = Vec::new();
-        for index in 0..self.count {
-            match self.library.handle(index) {
+        for (index, card, address) in self.cards() {
+            match card {
                 Ok(card) => {
                     cards.push(card);
                     self.find_at(index, card, &mut known);
@@ -62,8 +64,8 @@ impl NvmlSampler {
                 Err(NvmlCode::VERSION_MISMATCH) => return Err(gone(NvmlCode::VERSION_MISMATCH)),
                 Err(code) if code.hides() => {}
                 Err(code) => known.push(Known {
-                    identity: self.remembered(index),
-                    pci_address: None,
+                    identity: self.remembered(index, address.as_deref()),
+                    pci_address: address,
                     handle: Err(code),
                     card: None,
                 }),
@@ -75,6 +77,19 @@ impl NvmlSampler {
         }
         self.events = self.library.watch(cards.into_iter());
         Ok(())
+    }
+
+    /// Each card's number, and its address where it was asked for by that: handles by number touch other cards.
+    fn cards(&self) -> Vec<(u32, Result<Handle, NvmlCode>, Option<String>)> {
+        match self.only.addresses() {
+            None => (0..self.count)
+                .map(|index| (index, self.library.handle(index), None))
+                .collect(),
+            Some(addresses) => (0..)
+                .zip(addresses)
+                .map(|(index, address)| (index, self.library.handle_at(address), Some(address.to_owned())))
+                .collect(),
+        }
     }
 
     fn find_at(&self, index: u32, card: Handle, known: &mut Vec<Known>) {
@@ -103,11 +118,12 @@ impl NvmlSampler {
     }
 
     /// The identity that the card at this place had before it was lost.
-    fn remembered(&self, index: u32) -> String {
-        let here = self
-            .known
-            .get(index as usize)
-            .filter(|_| self.known.len() == self.count as usize);
+    fn remembered(&self, index: u32, address: Option<&str>) -> String {
+        let at = |known: &&Known| address.is_some() && known.pci_address.as_deref() == address;
+        let here = self.known.iter().find(at).or_else(|| {
+            let all = self.only == Selection::All && self.known.len() == self.count as usize;
+            self.known.get(index as usize).filter(|_| all)
+        });
         here.map_or_else(
             || format!("{}:{index}", Backend::Cuda.name()),
             |known| known.identity.clone(),

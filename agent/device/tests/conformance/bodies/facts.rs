@@ -47,6 +47,7 @@ fn probed(stage: &Stage, measure_budget: Duration) -> device::Answer {
     let request = ProbeRequest {
         measure_budget,
         known: Vec::new(),
+        ..ProbeRequest::default()
     };
     device::probe(stage.backend, &stage.root, &request, 1)
 }
