@@ -1,6 +1,13 @@
 //! A decision from a file: devices, a model and constraints in, the operator's answer as text out.
+//!
+//! A file is JSON, with all figures of the cluster and the model as the operator has them, or the short TOML of [`compact`].
+
+mod compact;
+mod shapes;
 
 use std::fmt::Write as _;
+
+pub use compact::CompactError;
 
 use serde::Deserialize;
 use topology::{Input, Origin};
@@ -28,15 +35,23 @@ struct Scenario {
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     #[error("not a scenario: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Json(#[from] serde_json::Error),
+    #[error("not a scenario: {0}")]
+    Toml(#[from] toml::de::Error),
+    #[error(transparent)]
+    Compact(#[from] CompactError),
     #[error(transparent)]
     Model(#[from] FiguresError),
 }
 
-/// Decides a scenario, given as JSON, and writes the answer down: the plan, its verdict, the next best and what the checker
+/// Decides a scenario, given as JSON or TOML, and writes the answer down: the plan, its verdict, the next best and what the checker
 /// says; or why there is none.
-pub fn run(json: &str) -> Result<String, ScenarioError> {
-    let scenario: Scenario = serde_json::from_str(json)?;
+pub fn run(file: &str) -> Result<String, ScenarioError> {
+    let scenario: Scenario = if file.trim_start().starts_with('{') {
+        serde_json::from_str(file)?
+    } else {
+        compact::read(file)?
+    };
     let budget = scenario.nodes.map_or_else(Budget::default, |nodes| Budget { nodes });
     let problem = Problem {
         model: estimate(&scenario.model)?,
