@@ -29,6 +29,11 @@ pub const PLACEMENT: &[Barred] = &[
         Bar::AtLeast(90.0),
     ),
     (
+        "certified_gap_percent.large",
+        "24 devices and more, at the limit: own gap, max %",
+        Bar::AtMost(2.0),
+    ),
+    (
         "worse_objectives",
         "plans worse than another solver's",
         Bar::AtMost(0.0),

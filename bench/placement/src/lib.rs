@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`race`] | CP-SAT and HiGHS: time to a proof, objective, bound |
 //! | [`anytime`] | the optimum: what a budget of steps takes and loses |
+//! | [`questions`] | none: throughput, unequal layers |
 //! | [`rules`] | the optimum: what the rules of others lose |
 //! | [`speedup`] | the same hardware used evenly, by memory, or one kind of device alone |
 //!
@@ -15,6 +16,7 @@ pub mod anytime;
 pub mod bars;
 pub mod instance;
 pub mod peers;
+pub mod questions;
 pub mod race;
 pub mod rules;
 pub mod speedup;

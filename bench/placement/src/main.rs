@@ -12,6 +12,7 @@ use solvers::{
     BenchError, anytime, bars,
     instance::{self, Instance},
     peers::Peer,
+    questions,
     race::{self, Outcome},
     table,
 };
@@ -29,7 +30,7 @@ struct Flags {
     #[arg(long, default_value = "")]
     filter: String,
     /// The most devices of an instance that the other solvers are asked about.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 64)]
     peers_up_to: usize,
     /// A Python that has the packages of `bench/placement/peers/requirements.txt`; without one the others are left out.
     #[arg(long)]
@@ -65,10 +66,11 @@ fn bench(flags: &Flags) -> Result<bool, BenchError> {
     let begun = Instant::now();
     let outcomes = race_all(flags, &instances, &mut report)?;
     let anytime = anytime::measure(&outcomes);
+    let questions = questions::measure(&instances);
     for contradiction in outcomes.iter().flat_map(Outcome::contradictions) {
         report.fail("agreement", &contradiction);
     }
-    table::print_all(&outcomes, &anytime, &mut report);
+    table::print_all(&outcomes, &anytime, &questions, &mut report);
     report.set("seconds", Some(begun.elapsed().as_secs_f64()));
     print!("\n{}", report.table());
     let path = report

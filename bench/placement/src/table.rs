@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     anytime::{self, Row},
     peers::PEERS,
+    questions,
     race::{self, Outcome},
     rules::{RULES, Rule},
     speedup::{self, Uses},
@@ -18,12 +19,13 @@ type Use = fn(&Uses) -> Option<u64>;
 /// Up to here a proof is expected of everybody, so that times to it can be compared.
 const COMPARED_DEVICES: usize = 16;
 
-pub fn print_all(outcomes: &[Outcome<'_>], anytime: &[Row], report: &mut Report) {
+pub fn print_all(outcomes: &[Outcome<'_>], anytime: &[Row], questions: &[questions::Row], report: &mut Report) {
     report.entries("instances", outcomes.iter().map(Outcome::to_json).collect());
     proofs(outcomes, report);
     compared(outcomes, report);
     losses(outcomes, report);
     few_steps(anytime, report);
+    other_questions(questions, report);
     others_rules(outcomes, report);
     simpler_uses(outcomes, report);
 }
@@ -88,6 +90,10 @@ fn proofs(outcomes: &[Outcome<'_>], report: &mut Report) {
         let percent = (!ms.is_empty()).then(|| stats::percent_below(&ms, limit_ms));
         report.set(&format!("proved_under_{limit}_percent.{size}"), percent);
     }
+    let large = outcomes.iter().filter(|o| o.instance.devices() > COMPARED_DEVICES);
+    let gaps: Vec<f64> = large.filter_map(|o| o.ours.gap_percent()).collect();
+    let largest = (!gaps.is_empty()).then(|| stats::largest(&gaps));
+    report.set("certified_gap_percent.large", largest);
 }
 
 /// How much longer the others take, by family.
@@ -158,6 +164,26 @@ fn few_steps(rows: &[Row], report: &mut Report) {
     report.set("anytime.mean_gap_percent", barred.map(|row| row.mean_gap_percent));
     report.set("anytime.max_gap_percent", barred.map(|row| row.max_gap_percent));
     report.entries("few_steps", rows.iter().map(|row| json!(row)).collect());
+}
+
+fn other_questions(rows: &[questions::Row], report: &mut Report) {
+    println!("\nother questions to the core, ms");
+    println!(
+        "{:24} {:8} {:>9} {:>9} {:>9} {:>9}",
+        "question", "size", "proved", "p50", "p90", "max"
+    );
+    for row in rows {
+        println!(
+            "{:24} {:8} {:>9} {:>9.3} {:>9.3} {:>9.3}",
+            row.question,
+            row.size,
+            format!("{}/{}", row.proved, row.instances),
+            row.p50_ms,
+            row.p90_ms,
+            row.max_ms
+        );
+    }
+    report.entries("other_questions", rows.iter().map(|row| json!(row)).collect());
 }
 
 /// Latency by a rule / optimum, where the optimum is proved.
