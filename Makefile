@@ -85,6 +85,12 @@ bench: build ## Everything that has a bar, against llama.cpp on this machine, so
 bench-devices: build ## Devices ready, read and copied, on fake cards, two minutes: target/bench/devices.json
 	$(BIN)/bench-devices
 
+.PHONY: bench-placement
+bench-placement: ## Placement beside CP-SAT, HiGHS and others' rules, twenty minutes: target/bench/placement.json (BENCH='--cap 5 --filter 12x64')
+	hack/bootstrap.sh packages solvers
+	cargo build -q -p solvers --locked
+	$(BIN)/bench-placement --python $(SHARDWRIGHT_CACHE)/python-$$(sha256sum bench/placement/peers/requirements.txt | cut -c1-12)/bin/python $(BENCH)
+
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt --all

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings what the build, the demo and the tests need, each thing once, into a cache outside the tree.
-# Usage: hack/bootstrap.sh [packages|vulkan|controlplane|clients|model|python|deny ...]   (none: all but deny)
+# Usage: hack/bootstrap.sh [packages|vulkan|controlplane|clients|model|python|solvers|deny ...]   (none: all but solvers and deny)
 # Every step is skipped when its result is there; a half-done step leaves no result.
 set -euo pipefail
 
@@ -110,17 +110,22 @@ model() {
   mkdir -p "$cache/models" && mv "$dir/$model" "$to"
 }
 
-# The official OpenAI client, in a virtual environment.
-python() {
-  local to key
-  key=$(sha256sum "$root/tests/openai_client/requirements.txt" | cut -c1-12)
+# A virtual environment for a list of pinned packages, named by the list.
+environment() {
+  local what=$1 requirements=$root/$2 to key
+  key=$(sha256sum "$requirements" | cut -c1-12)
   to=$cache/python-$key
   [ -e "$to/.done" ] && return
-  say "installing the openai client"
+  say "installing $what"
   rm -rf "$to" && python3 -m venv "$to"
-  "$to/bin/pip" install -q --disable-pip-version-check -r "$root/tests/openai_client/requirements.txt"
+  "$to/bin/pip" install -q --disable-pip-version-check -r "$requirements"
   touch "$to/.done"
 }
+
+python() { environment "the openai client" tests/openai_client/requirements.txt; }
+
+# General solvers that placement is measured against; nothing else needs them.
+solvers() { environment "OR-Tools and HiGHS" bench/placement/peers/requirements.txt; }
 
 deny() {
   local to=$cache/cargo-deny-$deny_version
@@ -133,7 +138,7 @@ deny() {
 [ $# -gt 0 ] || set -- packages vulkan controlplane clients model python
 for step in "$@"; do
   case $step in
-    packages | vulkan | controlplane | clients | model | python | deny) "$step" ;;
+    packages | vulkan | controlplane | clients | model | python | solvers | deny) "$step" ;;
     *) fail "unknown step '$step'" ;;
   esac
 done

@@ -48,8 +48,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "gguf",
             "fakegpu",
             "device",
+            "report",
         ],
     ),
+    ("report", &[]),
+    ("solvers", &["placement", "topology", "report"]),
     ("tests", &[]),
 ];
 

@@ -33,11 +33,12 @@ pub mod pinning;
 pub mod prefix;
 pub mod prompts;
 pub mod realm;
-pub mod report;
 pub mod session;
 pub mod stack;
 pub mod timing;
 pub mod two_stage;
 pub mod worker_rig;
+
+pub use ::report;
 
 pub use error::{Error, Result, failed, trying};

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::{Objective, Plan, Problem, text};
 
+/// Devices named in one sentence; the rest are counted.
+const MAX_NAMED: usize = 3;
+
 /// Why `other` was not chosen: what it costs more, where, and on which devices.
 ///
 /// "17010 us more per token (stages +16480, hops +530): big-cpu0 in place of old-cuda0".
@@ -50,7 +53,6 @@ fn change(from_ns: u64, to_ns: u64) -> String {
 fn exchanged(chosen: &Plan, other: &Plan) -> Option<String> {
     let devices = |plan: &Plan| plan.stages.iter().map(|s| s.device.clone()).collect::<BTreeSet<_>>();
     let (ours, theirs) = (devices(chosen), devices(other));
-    let joined = |set: Vec<&String>| set.into_iter().map(String::as_str).collect::<Vec<_>>().join(" and ");
     let more = joined(theirs.difference(&ours).collect());
     let less = joined(ours.difference(&theirs).collect());
     match (more.is_empty(), less.is_empty()) {
@@ -58,6 +60,15 @@ fn exchanged(chosen: &Plan, other: &Plan) -> Option<String> {
         (false, true) => Some(format!("{more} besides")),
         (true, false) => Some(format!("without {less}")),
         (true, true) => None,
+    }
+}
+
+/// "a, b and 7 more".
+fn joined(devices: Vec<&String>) -> String {
+    let named: Vec<&str> = devices.iter().take(MAX_NAMED).map(|name| name.as_str()).collect();
+    match devices.len().saturating_sub(MAX_NAMED) {
+        0 => named.join(" and "),
+        more => format!("{} and {more} more", named.join(", ")),
     }
 }
 

@@ -1,14 +1,17 @@
 //! A decision from a file: devices, a model and constraints in, the operator's answer as text out.
+//!
+//! A file is JSON, with all figures of the cluster and the model as the operator has them, or the short TOML of [`compact`].
 
-use std::fmt::Write as _;
+mod answer;
+mod compact;
+mod shapes;
+
+pub use compact::CompactError;
 
 use serde::Deserialize;
-use topology::{Input, Origin};
+use topology::Input;
 
-use crate::{
-    Budget, Constraints, Figures, FiguresError, HeldLayers, Objective, Plan, Problem, check, estimate, explain, solve,
-    text,
-};
+use crate::{Budget, Constraints, Figures, FiguresError, HeldLayers, Objective, Problem, estimate};
 
 /// What the file says.
 #[derive(Clone, Debug, Deserialize)]
@@ -25,21 +28,43 @@ struct Scenario {
     /// Steps of the search.
     #[serde(default)]
     steps: Option<u64>,
+    #[serde(default)]
+    show: Show,
+}
+
+/// What is told besides the plan.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Show {
+    /// Plans between the least latency and the most throughput, this many at most.
+    front: u32,
+    /// How good each device is for the model.
+    scores: bool,
+    /// The plan at work, for each of these numbers of streams.
+    streams: Vec<u32>,
 }
 
 /// A scenario that says nothing that could be decided.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     #[error("not a scenario: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Json(#[from] serde_json::Error),
+    #[error("not a scenario: {0}")]
+    Toml(#[from] toml::de::Error),
+    #[error(transparent)]
+    Compact(#[from] CompactError),
     #[error(transparent)]
     Model(#[from] FiguresError),
 }
 
-/// Decides a scenario, given as JSON, and writes the answer down: the plan, its verdict, the next best and what the checker
+/// Decides a scenario, given as JSON or TOML, and writes the answer down: the plan, its verdict, the next best and what the checker
 /// says; or why there is none.
-pub fn run(json: &str) -> Result<String, ScenarioError> {
-    let scenario: Scenario = serde_json::from_str(json)?;
+pub fn run(file: &str) -> Result<String, ScenarioError> {
+    let scenario: Scenario = if file.trim_start().starts_with('{') {
+        serde_json::from_str(file)?
+    } else {
+        compact::read(file)?
+    };
     let mut budget = Budget::default();
     budget.steps = scenario.steps.unwrap_or(budget.steps);
     let problem = Problem {
@@ -49,49 +74,5 @@ pub fn run(json: &str) -> Result<String, ScenarioError> {
         objective: scenario.objective,
         held: scenario.held,
     };
-    Ok(answer(&problem, budget))
-}
-
-fn answer(problem: &Problem, budget: Budget) -> String {
-    let mut answer = format!("{}: {} layers\n", problem.model.name, problem.model.layers.len());
-    for pool in &problem.topology.pools {
-        // Writing to a String cannot fail, here and below.
-        let _ = writeln!(
-            answer,
-            "memory {}: {} usable",
-            pool.name,
-            text::bytes(pool.usable_bytes)
-        );
-    }
-    match solve(problem, budget) {
-        Ok(solution) => {
-            let _ = writeln!(answer, "{}verdict: {}", solution.plan, solution.verdict);
-            for device in unmeasured(problem, &solution.plan) {
-                let _ = writeln!(
-                    answer,
-                    "prior: the speed of {device} is from a table and was never measured"
-                );
-            }
-            if let Some(other) = &solution.runner_up {
-                let _ = writeln!(answer, "runner-up: {}", other.summary());
-            }
-            for violation in check(problem, &solution.plan) {
-                let _ = writeln!(answer, "VIOLATION: {violation}");
-            }
-        }
-        Err(infeasible) => {
-            let explanation = explain(problem, &infeasible);
-            let _ = writeln!(answer, "no plan: {}: {}", explanation.reason, explanation.message);
-        }
-    }
-    answer
-}
-
-/// Devices of a plan whose predicted times rest on what their maker promises.
-fn unmeasured<'p>(problem: &Problem, plan: &'p Plan) -> impl Iterator<Item = &'p str> {
-    let stages = plan.stages.iter().map(|stage| stage.device.as_str());
-    stages.filter(|name| {
-        let device = problem.topology.device(name);
-        device.is_some_and(|device| device.bandwidth.origin == Origin::Prior)
-    })
+    Ok(answer::answer(&problem, budget, &scenario.show))
 }

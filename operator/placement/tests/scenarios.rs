@@ -9,8 +9,9 @@ fn folder() -> PathBuf {
 }
 
 fn answers_as_committed(name: &str) {
-    let json = fs::read_to_string(folder().join(format!("{name}.json"))).expect("the scenario");
-    let answer = placement::scenario::run(&json).expect("a scenario");
+    let forms = ["toml", "json"].map(|form| folder().join(format!("{name}.{form}")));
+    let file = forms.iter().find(|path| path.exists()).expect("the scenario");
+    let answer = placement::scenario::run(&fs::read_to_string(file).expect("a text")).expect("a scenario");
     assert!(!answer.contains("VIOLATION"), "{answer}");
     let path = folder().join(format!("{name}.out"));
     if env::var_os("UPDATE_SCENARIOS").is_some() {
@@ -43,13 +44,21 @@ macro_rules! scenarios {
 scenarios!(
     a_large_model_for_many_streams,
     a_large_model_over_mixed_cards,
+    a_node_is_lost_and_the_fewest_bytes_move,
     an_agent_is_gone,
+    between_latency_and_throughput,
     demo,
+    four_mac_studios,
+    four_strix_halo_boxes,
+    helix_42_nodes_of_seven_kinds,
+    helix_one_cluster_of_24_cards,
+    helix_three_regions_of_24_cards,
     hundreds_of_mebibytes_short,
     layers_too_large_for_what_is_left,
     memory_is_held_by_others,
     one_device_is_enough,
     pins_that_clash,
+    prima_cpp_at_home,
     runs_whole,
     software_is_not_allowed,
     too_few_devices,
@@ -59,8 +68,9 @@ scenarios!(
 
 #[test]
 fn what_is_not_a_scenario_is_refused_with_the_reason() {
-    let told = |json: &str| placement::scenario::run(json).expect_err("refused").to_string();
+    let told = |file: &str| placement::scenario::run(file).expect_err("refused").to_string();
     assert!(told("{").starts_with("not a scenario: "));
+    assert!(told("no form at all").starts_with("not a scenario: "));
     assert!(
         told(r#"{"cluster": {"devices": [], "attached_nodes": []}, "model": {}, "extra": 1}"#)
             .contains("not a scenario")

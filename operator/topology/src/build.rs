@@ -121,7 +121,22 @@ fn device(input: &Input, report: &DeviceReport, pool: usize, usable_bytes: u64) 
         fixed_bytes: prior::fixed_bytes(&report.backend),
         bandwidth: bandwidth(report),
         launch_us: report.launch_us.unwrap_or_else(|| prior::launch_us(report.kind)),
+        flops_per_second: report.flops_per_second,
+        thermal_headroom_percent: thermal_headroom_percent(report),
     }
+}
+
+/// In proportion to the degrees that are left until a device commonly throttles; none where it does already, whatever its
+/// sensor says.
+fn thermal_headroom_percent(report: &DeviceReport) -> Option<u8> {
+    if report.throttled {
+        return Some(0);
+    }
+    let celsius = report
+        .temperature_celsius?
+        .clamp(prior::COOL_CELSIUS, prior::THROTTLE_CELSIUS);
+    let span = prior::THROTTLE_CELSIUS - prior::COOL_CELSIUS;
+    u8::try_from((prior::THROTTLE_CELSIUS - celsius) * 100 / span).ok()
 }
 
 /// What the device offers before anything is held: the administrator's share of what the agent found.

@@ -41,6 +41,10 @@ pub struct Device {
     pub bandwidth: Rate,
     /// Fixed cost of one step.
     pub launch_us: u64,
+    /// Measured matrix products of half-precision inputs, else of single precision; absent when neither was.
+    pub flops_per_second: Option<u64>,
+    /// How far from throttling, by its last reading: 100 where cool, 0 where it throttles; absent without a sensor.
+    pub thermal_headroom_percent: Option<u8>,
 }
 
 /// Physical memory, with one budget and one bandwidth for every device on it.

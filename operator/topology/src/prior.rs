@@ -22,6 +22,11 @@ pub const REACHED_PERCENT: u64 = 70;
 /// no more than the order of devices depends on it, and layers are not moved for it.
 pub const THROTTLED_PERCENT: u64 = 60;
 
+/// Where devices commonly begin to throttle, degrees Celsius: makers' limits lie between 83 and 100.
+pub const THROTTLE_CELSIUS: u32 = 85;
+/// A device at rest. What is cooler has no more headroom.
+pub const COOL_CELSIUS: u32 = 35;
+
 /// Fixed cost of one step on a device of this kind, microseconds.
 pub fn launch_us(kind: Kind) -> u64 {
     match kind {

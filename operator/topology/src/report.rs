@@ -60,6 +60,12 @@ pub struct DeviceReport {
     /// Measured; absent when it never was.
     #[serde(default)]
     pub launch_us: Option<u64>,
+    /// Measured matrix products of half-precision inputs, else of single precision; absent when neither was.
+    #[serde(default)]
+    pub flops_per_second: Option<u64>,
+    /// At the last reading; absent without a sensor.
+    #[serde(default)]
+    pub temperature_celsius: Option<u32>,
     /// It runs slower at present than was measured.
     #[serde(default)]
     pub throttled: bool,
@@ -121,6 +127,11 @@ impl DeviceReport {
                 .and_then(|prior| u64::try_from(prior.bytes_per_second).ok())
                 .filter(|rate| *rate > 0),
             launch_us: value(status.launch_ns.as_ref()).map(|ns| ns.div_ceil(1000)),
+            flops_per_second: value(status.f16_flops_per_second.as_ref())
+                .or_else(|| value(status.f32_flops_per_second.as_ref())),
+            temperature_celsius: status
+                .temperature_celsius
+                .and_then(|celsius| u32::try_from(celsius).ok()),
             throttled: conditions::is_true(&status.conditions, kind::THROTTLED),
             cordoned: state.spec.cordoned.unwrap_or(false),
             verified: open.is_some() || conditions::is_true(&status.conditions, kind::VERIFIED),

@@ -24,6 +24,8 @@ fn problem() -> Problem {
         fixed_bytes: 10,
         bandwidth: rate,
         launch_us: 1,
+        flops_per_second: None,
+        thermal_headroom_percent: None,
     };
     let pool = |i: usize| Pool {
         name: format!("p{i}"),

@@ -26,6 +26,8 @@ fn problem(usable_mib: &[u64], constraints: Constraints) -> Problem {
         fixed_bytes: MIB,
         bandwidth: rate,
         launch_us: 1,
+        flops_per_second: None,
+        thermal_headroom_percent: None,
     });
     let pools = usable_mib.iter().enumerate().map(|(i, mib)| Pool {
         name: format!("p{i}"),

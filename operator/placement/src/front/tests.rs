@@ -23,6 +23,8 @@ fn cluster() -> Problem {
             origin: Origin::Measured,
         },
         launch_us: 300,
+        flops_per_second: None,
+        thermal_headroom_percent: None,
     };
     let devices: Vec<Device> = [900, 400, 400, 250, 100].into_iter().enumerate().map(device).collect();
     let pool = |d: &Device| Pool {

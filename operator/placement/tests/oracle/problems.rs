@@ -177,6 +177,8 @@ fn device(index: usize, place: usize, mib: u64, bytes_per_second: u64, kind: Kin
         fixed_bytes: 2 * MIB,
         bandwidth: measured(bytes_per_second),
         launch_us: 100,
+        flops_per_second: None,
+        thermal_headroom_percent: None,
     }
 }
 

@@ -19,6 +19,8 @@ fn report(name: &str, node: &str, kind: Kind, pool: &str, usable_bytes: u64) -> 
         bandwidth_bytes_per_second: None,
         prior_bandwidth_bytes_per_second: None,
         launch_us: None,
+        flops_per_second: None,
+        temperature_celsius: None,
         throttled: false,
         cordoned: false,
         verified: true,
@@ -241,4 +243,22 @@ proptest! {
             prop_assert!(device.usable_bytes <= topology.pools[device.pool].usable_bytes);
         }
     }
+}
+
+#[test]
+fn thermal_headroom_falls_with_the_temperature_and_is_gone_while_throttled() {
+    let headroom = |celsius: Option<u32>, throttled: bool| {
+        let device = DeviceReport {
+            temperature_celsius: celsius,
+            throttled,
+            ..report("a", "n", Kind::Discrete, "a", GIB)
+        };
+        let topology = build(&input(vec![device]));
+        topology.devices[0].thermal_headroom_percent
+    };
+    assert_eq!(headroom(None, false), None);
+    assert_eq!(headroom(Some(20), false), Some(100));
+    assert_eq!(headroom(Some(60), false), Some(50));
+    assert_eq!(headroom(Some(120), false), Some(0));
+    assert_eq!(headroom(Some(20), true), Some(0), "whatever the sensor says");
 }

@@ -50,6 +50,24 @@ fn what_the_agent_and_the_administrator_wrote_is_taken_over() {
     assert_eq!((report.barred, report.no_new_layers), (None, None));
 }
 
+#[test]
+fn products_of_halves_count_before_those_of_singles() {
+    let measured = |fields: &Value| {
+        let mut object = serde_json::to_value(state(&json!({}), &json!([]))).expect("JSON");
+        let status = object["status"].as_object_mut().expect("a status");
+        status.extend(fields.as_object().expect("fields").clone());
+        let report = DeviceReport::from_state(&serde_json::from_value(object).expect("a DeviceGPUState"));
+        let report = report.expect("a report");
+        (report.flops_per_second, report.temperature_celsius)
+    };
+    let value = |value: u64| json!({"value": value, "measuredAt": "2026-01-02T03:04:05Z", "samples": 3});
+    assert_eq!(measured(&json!({})), (None, None));
+    let singles = json!({"f32FlopsPerSecond": value(7), "temperatureCelsius": 60});
+    assert_eq!(measured(&singles), (Some(7), Some(60)));
+    let both = json!({"f32FlopsPerSecond": value(7), "f16FlopsPerSecond": value(9)});
+    assert_eq!(measured(&both), (Some(9), None));
+}
+
 fn report(conditions: &Value) -> DeviceReport {
     DeviceReport::from_state(&state(&json!({}), conditions)).expect("a report")
 }

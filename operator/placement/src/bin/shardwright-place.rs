@@ -1,4 +1,4 @@
-//! `place <scenario.json>`: what the operator would decide, without a cluster. The same tool tests the scenarios.
+//! `shardwright-place <scenario.toml>`: what the operator would decide, without a cluster. The same tool tests the scenarios.
 
 use std::{
     env,
@@ -12,7 +12,7 @@ use placement::scenario;
 /// A scenario of a thousand devices has less than a megabyte.
 const MAX_SCENARIO_BYTES: u64 = 16 << 20;
 
-const USAGE: &str = "usage: place <scenario.json>, or - for standard input";
+const USAGE: &str = "usage: shardwright-place <scenario.toml>; JSON is read too, and - is standard input";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(message) => {
-            eprintln!("place: {message}");
+            eprintln!("shardwright-place: {message}");
             ExitCode::FAILURE
         }
     }
