@@ -53,8 +53,8 @@ fn change(from_ns: u64, to_ns: u64) -> String {
 fn exchanged(chosen: &Plan, other: &Plan) -> Option<String> {
     let devices = |plan: &Plan| plan.stages.iter().map(|s| s.device.clone()).collect::<BTreeSet<_>>();
     let (ours, theirs) = (devices(chosen), devices(other));
-    let more = joined(theirs.difference(&ours).collect());
-    let less = joined(ours.difference(&theirs).collect());
+    let more = joined(&theirs.difference(&ours).collect::<Vec<_>>());
+    let less = joined(&ours.difference(&theirs).collect::<Vec<_>>());
     match (more.is_empty(), less.is_empty()) {
         (false, false) => Some(format!("{more} in place of {less}")),
         (false, true) => Some(format!("{more} besides")),
@@ -64,7 +64,7 @@ fn exchanged(chosen: &Plan, other: &Plan) -> Option<String> {
 }
 
 /// "a, b and 7 more".
-fn joined(devices: Vec<&String>) -> String {
+fn joined(devices: &[&String]) -> String {
     let named: Vec<&str> = devices.iter().take(MAX_NAMED).map(|name| name.as_str()).collect();
     match devices.len().saturating_sub(MAX_NAMED) {
         0 => named.join(" and "),
