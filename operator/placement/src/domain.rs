@@ -5,6 +5,7 @@ use topology::Device;
 use crate::{
     HeldLayers, Model, Problem,
     cost::{Goal, NEVER_NS, transfer_ns, us_to_ns},
+    crowd,
 };
 
 /// Devices the search looks at: one bit each in a machine word, and as many as a model may have stages.
@@ -75,12 +76,10 @@ impl<'p> Domain<'p> {
     pub(crate) fn new(problem: &'p Problem) -> Self {
         let model = &problem.model;
         let layers = model.layers.len();
-        let mut eligible: Vec<usize> = (0..problem.topology.devices.len())
-            .filter(|d| refusal(problem, &problem.topology.devices[*d]).is_none())
-            .collect();
+        let mut eligible = eligible(problem);
         let truncated = eligible.len() > MAX_CANDIDATES;
         if truncated {
-            eligible = most_promising(problem, &eligible);
+            eligible = crowd::most_promising(problem, &eligible);
         }
         let mut candidates: Vec<Candidate> = eligible.iter().map(|d| candidate(problem, *d)).collect();
         let pin_members = pin_members(problem, &candidates);
@@ -170,6 +169,13 @@ impl<'p> Domain<'p> {
     }
 }
 
+/// Devices that the constraints let take part.
+pub(crate) fn eligible(problem: &Problem) -> Vec<usize> {
+    let devices = problem.topology.devices.iter().enumerate();
+    let allowed = devices.filter(|(_, device)| refusal(problem, device).is_none());
+    allowed.map(|(index, _)| index).collect()
+}
+
 /// Why the constraints keep a device out, if they do.
 pub(crate) fn refusal(problem: &Problem, device: &Device) -> Option<Refusal> {
     let constraints = &problem.constraints;
@@ -211,34 +217,7 @@ pub(crate) fn refusals(problem: &Problem) -> Vec<Refusal> {
     all
 }
 
-/// Half the places for the fastest, half for the largest, with those a pin asks for first.
-fn most_promising(problem: &Problem, eligible: &[usize]) -> Vec<usize> {
-    let device = |d: &usize| &problem.topology.devices[*d];
-    let mut pinned: Vec<usize> = Vec::new();
-    for pin in problem
-        .constraints
-        .pinned_layers
-        .iter()
-        .filter(|pin| pin.min_layers > 0)
-    {
-        let matching = eligible.iter().filter(|d| pin.matches(device(d)));
-        pinned.extend(matching.max_by_key(|d| device(d).usable_bytes));
-    }
-    let mut fastest = eligible.to_vec();
-    fastest.sort_by_key(|d| (std::cmp::Reverse(device(d).bandwidth.bytes_per_second), *d));
-    let mut largest = eligible.to_vec();
-    largest.sort_by_key(|d| (std::cmp::Reverse(device(d).usable_bytes), *d));
-    let alternating = fastest.iter().zip(&largest).flat_map(|(a, b)| [*a, *b]);
-    let mut chosen = std::collections::BTreeSet::new();
-    for d in pinned.into_iter().chain(alternating) {
-        if chosen.len() < MAX_CANDIDATES {
-            chosen.insert(d);
-        }
-    }
-    chosen.into_iter().collect()
-}
-
-fn candidate(problem: &Problem, device_index: usize) -> Candidate {
+pub(crate) fn candidate(problem: &Problem, device_index: usize) -> Candidate {
     let model: &Model = &problem.model;
     let device = &problem.topology.devices[device_index];
     let rate = device.bandwidth.bytes_per_second;

@@ -29,6 +29,7 @@ mod compare;
 pub mod core;
 mod cost;
 mod couplings;
+mod crowd;
 mod domain;
 mod estimate;
 mod explain;
@@ -47,6 +48,7 @@ mod spans;
 pub mod text;
 
 pub use check::{Violation, check};
+pub use crowd::bound_ns;
 pub use estimate::{Figures, FiguresError, KvElement, estimate};
 pub use explain::{Explanation, explain};
 pub use front::{MAX_POINTS, front};

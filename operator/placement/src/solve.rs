@@ -7,6 +7,7 @@ use crate::{
     cases::{Outcome, Question, best},
     compare::why_not,
     cost::{Goal, NEVER_NS},
+    crowd::bound_ns,
     domain::Domain,
     found::Found,
     greedy::greedy,
@@ -262,8 +263,12 @@ fn gap_percent(cost_ns: u64, bound_ns: u64) -> u32 {
 }
 
 fn verdict(domain: &Domain<'_>, budget: Budget, decided: &Decided) -> Verdict {
-    if domain.truncated || (budget.steps == 0 && !decided.is_proved) {
+    if budget.steps == 0 && !decided.is_proved {
         Verdict::Greedy
+    } else if domain.truncated {
+        Verdict::Feasible {
+            gap_percent: crowd_gap_percent(domain, decided),
+        }
     } else if decided.is_proved {
         Verdict::Optimal
     } else {
@@ -271,6 +276,16 @@ fn verdict(domain: &Domain<'_>, budget: Budget, decided: &Decided) -> Verdict {
             gap_percent: decided.gap_percent,
         }
     }
+}
+
+/// How much more a plan on some of the devices may cost than the best on all of them.
+fn crowd_gap_percent(domain: &Domain<'_>, decided: &Decided) -> u32 {
+    let plan = decided.found.as_ref().map(|found| found.plan(domain));
+    let cost_ns = plan.map_or(NEVER_NS, |plan| match domain.problem.objective {
+        Objective::Latency => plan.latency_ns,
+        Objective::Throughput => plan.slowest_ns,
+    });
+    gap_percent(cost_ns, bound_ns(domain.problem))
 }
 
 /// Facts that exclude every plan and need no search.

@@ -45,6 +45,7 @@ scenarios!(
     a_large_model_for_many_streams,
     a_large_model_over_mixed_cards,
     a_node_is_lost_and_the_fewest_bytes_move,
+    a_thousand_cards,
     an_agent_is_gone,
     between_latency_and_throughput,
     demo,

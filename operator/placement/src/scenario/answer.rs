@@ -10,12 +10,16 @@ use crate::{Budget, HeldLayers, Plan, Problem, Workload, check, explain, front, 
 /// Tokens of each simulated stream: enough for queues to settle.
 const TOKENS_PER_STREAM: u32 = 64;
 
+/// Memory pools that are listed; the rest are counted.
+const MAX_POOLS: usize = 16;
+
 /// Streams that are simulated at most.
 const MAX_STREAMS: u32 = 1024;
 
 pub(super) fn answer(problem: &Problem, budget: Budget, show: &Show) -> String {
     let mut answer = format!("{}: {} layers\n", problem.model.name, problem.model.layers.len());
-    for pool in &problem.topology.pools {
+    let pools = &problem.topology.pools;
+    for pool in pools.iter().take(MAX_POOLS) {
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(
             answer,
@@ -23,6 +27,9 @@ pub(super) fn answer(problem: &Problem, budget: Budget, show: &Show) -> String {
             pool.name,
             text::bytes(pool.usable_bytes)
         );
+    }
+    if let Some(more) = pools.len().checked_sub(MAX_POOLS).filter(|more| *more > 0) {
+        let _ = writeln!(answer, "memory: and {more} more");
     }
     if show.scores {
         tell_scores(problem, &mut answer);
