@@ -55,6 +55,10 @@ test: bootstrap ## Everything that must pass before a change lands
 	@$(PART) lint $(MAKE) --no-print-directory lint
 	@$(PART) summary
 
+.PHONY: test-long
+test-long: bootstrap ## What takes too long for every change: 100,000 random placements, twice, against brute force, half an hour
+	ORACLE_CASES=100000 cargo test -p placement --locked --test core --test oracle
+
 .PHONY: lint
 lint: bootstrap ## Format, clippy, generated files, chart, licences and sources of dependencies
 	cargo fmt --all -- --check
