@@ -58,7 +58,11 @@ impl Node {
         let endpoint = listener.local_addr().to_string();
         let gate = Arc::new(Gate::default());
         let service = Server::new(Arc::clone(&gate)).into_service();
-        tokio::spawn(grpc_server().add_service(service).serve_with_incoming(listener.incoming()));
+        tokio::spawn(
+            grpc_server()
+                .add_service(service)
+                .serve_with_incoming(listener.incoming()),
+        );
         Self {
             gate,
             credentials,
@@ -87,7 +91,12 @@ async fn a_round_finds_latency_and_both_rates_and_both_ends_are_charged() {
     let (_, a, b) = pair().await;
     let Measured { round, link_us } = a.measure("b", &b.endpoint).await.unwrap();
     assert!(round.round_trips_us.len() >= 8, "{} echoes", round.round_trips_us.len());
-    assert!(round.round_trips_us.iter().all(|trip_us| (1..1_000_000).contains(trip_us)));
+    assert!(
+        round
+            .round_trips_us
+            .iter()
+            .all(|trip_us| (1..1_000_000).contains(trip_us))
+    );
     for rate in [round.send_bytes_per_second, round.receive_bytes_per_second] {
         assert!((100_000..100_000_000_000).contains(&rate), "{rate} B/s");
     }
@@ -102,7 +111,10 @@ async fn a_round_finds_latency_and_both_rates_and_both_ends_are_charged() {
 async fn a_peer_that_serves_measures_or_is_told_to_rest_puts_a_round_off() {
     let (_, a, b) = pair().await;
     let put_off = |outcome: Result<Measured, MeasureError>, why: &str| {
-        assert!(matches!(&outcome, Err(MeasureError::PutOff(text)) if text.contains(why)), "{outcome:?}");
+        assert!(
+            matches!(&outcome, Err(MeasureError::PutOff(text)) if text.contains(why)),
+            "{outcome:?}"
+        );
     };
     b.gate.serves().send_replace(true);
     put_off(a.measure("b", &b.endpoint).await, "computes");
@@ -130,10 +142,18 @@ async fn nothing_is_measured_to_another_node_than_the_one_that_was_meant() {
 }
 
 /// One stream whose requests are given at once; its first refusal, or what it answered.
-async fn ask(own: &Credentials, endpoint: &str, requests: Vec<measure_request::Request>) -> Result<Vec<MeasureResponse>, Status> {
+async fn ask(
+    own: &Credentials,
+    endpoint: &str,
+    requests: Vec<measure_request::Request>,
+) -> Result<Vec<MeasureResponse>, Status> {
     let options = ConnectOptions::default();
-    let channel = connect(endpoint, tls::client_config(own), Expected::Agent, options).await.unwrap();
-    let requests = requests.into_iter().map(|request| MeasureRequest { request: Some(request) });
+    let channel = connect(endpoint, tls::client_config(own), Expected::Agent, options)
+        .await
+        .unwrap();
+    let requests = requests
+        .into_iter()
+        .map(|request| MeasureRequest { request: Some(request) });
     let stream = tokio_stream::iter(requests.collect::<Vec<_>>());
     let mut responses = within(LinksClient::new(channel).measure(stream)).await?.into_inner();
     let mut heard = Vec::new();
@@ -190,7 +210,12 @@ fn start(node: &str, at: &Node, peers: Peers) -> (watch::Receiver<Arc<Seen>>, wa
         peers: told.subscribe(),
         seen,
     };
-    tokio::spawn(drive::run(setting(node), at.credentials.clone(), Arc::clone(&at.gate), lines));
+    tokio::spawn(drive::run(
+        setting(node),
+        at.credentials.clone(),
+        Arc::clone(&at.gate),
+        lines,
+    ));
     (heard, told)
 }
 
@@ -207,7 +232,10 @@ async fn agents_that_are_told_of_each_other_come_to_know_their_links() {
         link.is_some_and(|link| link.standing == Standing::Measured && link.figures.is_some())
     };
     let failed = |seen: &Arc<Seen>| seen.tally.failed > 0;
-    let of_a = within(of_a.wait_for(|seen| measured(seen, "b") && failed(seen))).await.unwrap().clone();
+    let of_a = within(of_a.wait_for(|seen| measured(seen, "b") && failed(seen)))
+        .await
+        .unwrap()
+        .clone();
     let of_b = within(of_b.wait_for(|seen| measured(seen, "a"))).await.unwrap().clone();
     assert_eq!(of_a.links["gone"].figures, None, "unknown is not zero");
     assert_eq!(of_a.links["gone"].standing, Standing::Pending, "once is not gone");

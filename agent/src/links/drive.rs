@@ -175,7 +175,9 @@ impl Drive {
 
     fn take(&mut self, node: &str, outcome: Result<Measured, MeasureError>) {
         let now_ms = self.gate.now_ms();
-        let Some(tracked) = self.links.get_mut(node) else { return };
+        let Some(tracked) = self.links.get_mut(node) else {
+            return;
+        };
         let progress = &mut tracked.progress;
         progress.tried_ms = Some(now_ms);
         match outcome {
@@ -221,7 +223,11 @@ impl Drive {
         (self.tally.began_us, self.tally.answered_us) = self.gate.spent_us();
         let seen = Seen {
             told: self.told,
-            links: self.links.iter().map(|(node, tracked)| (node.clone(), see(tracked))).collect(),
+            links: self
+                .links
+                .iter()
+                .map(|(node, tracked)| (node.clone(), see(tracked)))
+                .collect(),
             tally: self.tally,
         };
         self.seen.send_if_modified(|current| {

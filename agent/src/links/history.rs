@@ -58,7 +58,8 @@ impl History {
         }
         let now = round.unix_s;
         self.rounds.push_back(round);
-        self.rounds.retain(|round| now.saturating_sub(round.unix_s) <= FORGOTTEN_S);
+        self.rounds
+            .retain(|round| now.saturating_sub(round.unix_s) <= FORGOTTEN_S);
         while self.rounds.len() > ROUNDS_MAX {
             self.rounds.pop_front();
         }

@@ -25,10 +25,18 @@ pub struct Card {
 /// What the card is to a link.
 pub fn of_card(card: &Card) -> LinkKind {
     match card {
-        Card { kind: TYPE_LOOPBACK, .. } => LinkKind::Loopback,
-        Card { kind: TYPE_INFINIBAND, .. } => LinkKind::InfiniBand,
+        Card {
+            kind: TYPE_LOOPBACK, ..
+        } => LinkKind::Loopback,
+        Card {
+            kind: TYPE_INFINIBAND, ..
+        } => LinkKind::InfiniBand,
         Card { is_wireless: true, .. } => LinkKind::Wireless,
-        Card { kind: TYPE_ETHERNET, has_device: true, .. } => LinkKind::Ethernet,
+        Card {
+            kind: TYPE_ETHERNET,
+            has_device: true,
+            ..
+        } => LinkKind::Ethernet,
         _ => LinkKind::Virtual,
     }
 }
@@ -56,7 +64,8 @@ pub fn card_of_v6(routes: &str, to: Ipv6Addr) -> Option<&str> {
         let Some(((destination, length), card)) = parsed.filter(|_| fields.len() == 10) else {
             continue;
         };
-        let (Ok(destination), Ok(length)) = (u128::from_str_radix(destination, 16), u32::from_str_radix(length, 16)) else {
+        let (Ok(destination), Ok(length)) = (u128::from_str_radix(destination, 16), u32::from_str_radix(length, 16))
+        else {
             continue;
         };
         let mask = u128::MAX.checked_shl(128_u32.saturating_sub(length)).unwrap_or(0);
@@ -91,7 +100,8 @@ pub fn find(root: &Path, own: IpAddr, endpoint: &str) -> LinkKind {
         IpAddr::V4(to) => card_of_v4(&read("route"), to).map(str::to_owned),
         IpAddr::V6(to) => card_of_v6(&read("ipv6_route"), to).map(str::to_owned),
     };
-    card.and_then(|card| look(root, &card)).map_or(LinkKind::Unknown, |card| of_card(&card))
+    card.and_then(|card| look(root, &card))
+        .map_or(LinkKind::Unknown, |card| of_card(&card))
 }
 
 fn look(root: &Path, name: &str) -> Option<Card> {

@@ -56,7 +56,8 @@ pub async fn watch(state_dir: PathBuf, mut view: watch::Receiver<Arc<View>>, gat
             now.insert(slot, asked.ok().flatten());
         }
         let busy = is_busy(&before, &now, looked.elapsed());
-        gate.serves().send_if_modified(|serves| std::mem::replace(serves, busy) != busy);
+        gate.serves()
+            .send_if_modified(|serves| std::mem::replace(serves, busy) != busy);
         let idle = now.is_empty();
         (before, looked) = (now, tokio::time::Instant::now());
         let look_again = async {
@@ -76,7 +77,10 @@ pub async fn watch(state_dir: PathBuf, mut view: watch::Receiver<Arc<View>>, gat
 }
 
 fn serving(view: &View) -> Vec<Slot> {
-    let serving = view.statuses.iter().filter(|status| status.phase() == ShardPhase::Serving);
+    let serving = view
+        .statuses
+        .iter()
+        .filter(|status| status.phase() == ShardPhase::Serving);
     serving
         .map(|status| Slot {
             model_uid: status.model_uid.clone(),

@@ -132,7 +132,12 @@ async fn attempt(peer: Peer<'_>, credentials: &Credentials) -> Result<Measured, 
     };
     let expected = SpiffeId::new(peer.trust_domain, role).map_err(|error| failed(&error))?;
     let config = tls::client_config(credentials);
-    let dialled = connect(peer.endpoint, config, Expected::Exactly(expected), ConnectOptions::default());
+    let dialled = connect(
+        peer.endpoint,
+        config,
+        Expected::Exactly(expected),
+        ConnectOptions::default(),
+    );
     let channel = dialled.await.map_err(|error| failed(&error))?;
     let (requests, queue) = mpsc::channel(AHEAD);
     let responses = LinksClient::new(channel).measure(ReceiverStream::new(queue)).await?;
@@ -237,7 +242,8 @@ impl Stream {
 
     async fn download(&mut self, bytes: u64) -> Result<u64, MeasureError> {
         let began = Instant::now();
-        self.send(measure_request::Request::Download(Download { bytes })).await?;
+        self.send(measure_request::Request::Download(Download { bytes }))
+            .await?;
         let mut left = bytes;
         while left > 0 {
             let measure_response::Response::Downloaded(payload) = self.receive().await? else {

@@ -47,10 +47,7 @@ pub fn peers(own: &str, message: LinkPeers) -> Peers {
         let named = !peer.node.is_empty() && peer.node.len() <= NODE_BYTES_MAX && peer.node != own;
         named && !peer.endpoint.is_empty() && peer.endpoint.len() <= ENDPOINT_BYTES_MAX
     });
-    sound
-        .take(PEERS_MAX)
-        .map(|peer| (peer.node, peer.endpoint))
-        .collect()
+    sound.take(PEERS_MAX).map(|peer| (peer.node, peer.endpoint)).collect()
 }
 
 /// What the administrator says of this node's links.

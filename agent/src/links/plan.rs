@@ -58,9 +58,20 @@ impl Progress {
         };
         let attempt = u64::from(self.rounds) << 32 | u64::from(self.failures) << 16 | u64::from(self.put_off);
         let wait_ms = match self {
-            Self { put_off: 0, failures: 0, rounds, .. } if *rounds < ROUNDS_FIRST => SOON_MS,
-            Self { put_off: 0, failures: 0, .. } => STEADY_MS,
-            Self { put_off: 0, failures, .. } => {
+            Self {
+                put_off: 0,
+                failures: 0,
+                rounds,
+                ..
+            } if *rounds < ROUNDS_FIRST => SOON_MS,
+            Self {
+                put_off: 0,
+                failures: 0,
+                ..
+            } => STEADY_MS,
+            Self {
+                put_off: 0, failures, ..
+            } => {
                 let doublings = failures.saturating_sub(1).min(10);
                 (FAILED_MS << doublings).min(FAILED_MAX_MS)
             }
@@ -103,7 +114,14 @@ pub enum Next {
 
 /// Of the links that are due, the one that is known least and was looked at longest ago.
 pub fn decide(situation: &Situation<'_>) -> Next {
-    let Situation { now_ms, seed, peers, wishes, serves, allowed_ms } = *situation;
+    let Situation {
+        now_ms,
+        seed,
+        peers,
+        wishes,
+        serves,
+        allowed_ms,
+    } = *situation;
     let measured = |node: &str| !wishes.excluded.iter().any(|excluded| excluded == node);
     let links = peers.iter().filter(|(node, _)| measured(node));
     let due = links.map(|(node, progress)| (progress.due_ms(node, seed), progress, node));

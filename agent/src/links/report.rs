@@ -74,7 +74,9 @@ fn peer(node: &str, link: &SeenLink) -> PeerLink {
         send_bytes_per_second: figures.map(|figures| positive(figures.send_bytes_per_second)),
         receive_bytes_per_second: figures.map(|figures| positive(figures.receive_bytes_per_second)),
         samples: figures.map(|figures| i32::try_from(figures.samples).unwrap_or(i32::MAX)),
-        measured_at: figures.and_then(|figures| Timestamp::from_second(figures.unix_s).ok()).map(Time),
+        measured_at: figures
+            .and_then(|figures| Timestamp::from_second(figures.unix_s).ok())
+            .map(Time),
         message: link.message.clone(),
     }
 }
@@ -95,16 +97,31 @@ fn count(peers: &[PeerLink], state: LinkState) -> usize {
 
 fn judge(peers: &[PeerLink], wishes: &Wishes) -> (ConditionStatus, &'static str, String) {
     use ConditionStatus::{False, True, Unknown};
-    let gone: Vec<&PeerLink> = peers.iter().filter(|peer| peer.state == LinkState::Unreachable).collect();
+    let gone: Vec<&PeerLink> = peers
+        .iter()
+        .filter(|peer| peer.state == LinkState::Unreachable)
+        .collect();
     let pending = count(peers, LinkState::Pending);
     if wishes.paused {
-        (Unknown, reason::PAUSED, "spec.paused is set: figures only grow older".to_owned())
+        (
+            Unknown,
+            reason::PAUSED,
+            "spec.paused is set: figures only grow older".to_owned(),
+        )
     } else if peers.is_empty() {
-        (True, reason::NO_PEERS, "there is no other node to measure to".to_owned())
+        (
+            True,
+            reason::NO_PEERS,
+            "there is no other node to measure to".to_owned(),
+        )
     } else if let Some(first) = gone.first() {
         let named: Vec<&str> = gone.iter().take(NAMED_MAX).map(|peer| peer.node.as_str()).collect();
         let more = gone.len().saturating_sub(NAMED_MAX);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
         let why = first.message.as_deref().unwrap_or_default();
         let message = format!(
             "{}{more} cannot be reached ({why}); agents must reach each other's port for weights, 9445 in the chart",
@@ -115,7 +132,11 @@ fn judge(peers: &[PeerLink], wishes: &Wishes) -> (ConditionStatus, &'static str,
         let message = format!("{pending} of {} links are still to be measured", peers.len());
         (Unknown, reason::MEASURING, message)
     } else {
-        (True, reason::ALL_MEASURED, format!("{} links were measured", peers.len()))
+        (
+            True,
+            reason::ALL_MEASURED,
+            format!("{} links were measured", peers.len()),
+        )
     }
 }
 

@@ -55,14 +55,22 @@ impl Links for Server {
         if !matches!(peer(&request)?.role, Role::Agent { .. }) {
             return Err(Status::permission_denied("links are measured by agents"));
         }
-        let admitted = self.gate.admit().map_err(|why| Status::resource_exhausted(why.to_string()))?;
+        let admitted = self
+            .gate
+            .admit()
+            .map_err(|why| Status::resource_exhausted(why.to_string()))?;
         let (answers, stream) = mpsc::channel(AHEAD);
         tokio::spawn(serve(Arc::clone(&self.gate), admitted, request.into_inner(), answers));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
-async fn serve(gate: Arc<Gate>, _turn: OwnedSemaphorePermit, mut requests: Streaming<MeasureRequest>, answers: Answers) {
+async fn serve(
+    gate: Arc<Gate>,
+    _turn: OwnedSemaphorePermit,
+    mut requests: Streaming<MeasureRequest>,
+    answers: Answers,
+) {
     let mut round = Round::default();
     let outcome = tokio::time::timeout(LIMIT, round.run(&mut requests, &answers)).await;
     gate.answered(round.link_us());
@@ -136,7 +144,9 @@ impl Round {
     fn count(&mut self, bytes: u64) -> Result<(), Status> {
         self.bulk_bytes = self.bulk_bytes.saturating_add(bytes);
         if self.bulk_bytes > BULK_BYTES_MAX {
-            return Err(Status::invalid_argument(format!("a round has at most {BULK_BYTES_MAX} bytes")));
+            return Err(Status::invalid_argument(format!(
+                "a round has at most {BULK_BYTES_MAX} bytes"
+            )));
         }
         Ok(())
     }

@@ -86,7 +86,11 @@ pub fn is_news(written: &NodeLinkStateStatus, now: &NodeLinkStateStatus) -> bool
     // Words that follow from the figures, and figures of devices, which are measured once.
     calm.worst_latency.clone_from(&written.worst_latency);
     calm.worst_bandwidth.clone_from(&written.worst_bandwidth);
-    for condition in calm.conditions.iter_mut().filter(|new| new.type_ == condition::MEASURED) {
+    for condition in calm
+        .conditions
+        .iter_mut()
+        .filter(|new| new.type_ == condition::MEASURED)
+    {
         let before = written.conditions.iter().find(|before| before.type_ == condition.type_);
         if let Some(before) = before.filter(|before| before.reason == condition.reason) {
             condition.message.clone_from(&before.message);

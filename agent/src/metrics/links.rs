@@ -44,9 +44,17 @@ pub(super) fn collect(registry: &Registry, node: &str, seen: &Seen) -> Result<()
         latency.set(&[node, peer, kind, "0.5"], seconds(figures.latency_p50_us));
         latency.set(&[node, peer, kind, "0.99"], seconds(figures.latency_p99_us));
         bandwidth.set(&[node, peer, kind, "send"], Some(figures.send_bytes_per_second as f64));
-        bandwidth.set(&[node, peer, kind, "receive"], Some(figures.receive_bytes_per_second as f64));
+        bandwidth.set(
+            &[node, peer, kind, "receive"],
+            Some(figures.receive_bytes_per_second as f64),
+        );
     }
-    let rounds = family(Type::Counter, "rounds_total", "Rounds of measuring that this node began.", &["outcome"])?;
+    let rounds = family(
+        Type::Counter,
+        "rounds_total",
+        "Rounds of measuring that this node began.",
+        &["outcome"],
+    )?;
     for (outcome, count) in [
         ("measured", seen.tally.measured),
         ("put_off", seen.tally.refused),

@@ -65,7 +65,13 @@ fn refusal(object: &NodeLinkState) -> String {
 #[test]
 fn a_link_that_says_it_was_measured_has_every_figure() {
     object(&json!({}), &json!([peer()])).validate_cel().expect("admitted");
-    for field in ["latencyP50Us", "sendBytesPerSecond", "receiveBytesPerSecond", "measuredAt", "samples"] {
+    for field in [
+        "latencyP50Us",
+        "sendBytesPerSecond",
+        "receiveBytesPerSecond",
+        "measuredAt",
+        "samples",
+    ] {
         let told = refusal(&object(&json!({}), &json!([without(field)])));
         assert!(told.contains("status.peers[].state"), "{field}: {told}");
     }

@@ -115,9 +115,11 @@ async fn an_agent_is_told_to_whom_it_measures_links_whenever_that_changes() {
         })
     };
     for named in [peers(&["b"]), peers(&["b", "c"])] {
-        port.agents.name_peers(&BTreeMap::from([("a".to_owned(), named.clone())]));
+        port.agents
+            .name_peers(&BTreeMap::from([("a".to_owned(), named.clone())]));
         // The same once more says nothing.
-        port.agents.name_peers(&BTreeMap::from([("a".to_owned(), named.clone())]));
+        port.agents
+            .name_peers(&BTreeMap::from([("a".to_owned(), named.clone())]));
         assert!(matches!(stream.hear().await, Ok(operator_message::Message::Peers(told)) if told == *named));
     }
     port.agents.name_peers(&BTreeMap::new());

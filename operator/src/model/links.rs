@@ -22,6 +22,8 @@ const PEERS_MAX: usize = 128;
 const NEIGHBOURS_MAX: usize = 64;
 /// Points that are thrown for one peer that is to be found; with a sparse ring most hit a new one at once.
 const THROWS_PER_PEER: u64 = 8;
+/// Places of each member on its ring: with a single one some members would have most of the ring, and others would never be hit.
+const PLACES: u64 = 8;
 /// The sample of every operator is the same, so that a new leader asks for no new links.
 const SEED: u64 = 0x5348_4152_4457_5249;
 /// Ages of reports are judged this often: what they come to changes within hours.
@@ -60,7 +62,10 @@ impl Memory {
                 .iter()
                 .flat_map(|object| LinkReport::from_state(object, now_unix_s))
                 .collect();
-            let pairs: Vec<DevicePair> = objects.iter().flat_map(|object| DevicePair::from_state(object)).collect();
+            let pairs: Vec<DevicePair> = objects
+                .iter()
+                .flat_map(|object| DevicePair::from_state(object))
+                .collect();
             let links = Links::build(&reports, &pairs);
             // Kept where it is equal: graphs that share it are compared at once.
             if links != self.links {
@@ -119,7 +124,11 @@ pub fn whom(
     seed: u64,
 ) -> BTreeMap<String, Arc<LinkPeers>> {
     let size = sample_size(members.len());
-    let by_node: BTreeMap<&str, usize> = members.iter().enumerate().map(|(at, m)| (m.node.as_str(), at)).collect();
+    let by_node: BTreeMap<&str, usize> = members
+        .iter()
+        .enumerate()
+        .map(|(at, m)| (m.node.as_str(), at))
+        .collect();
     let mut chosen: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); members.len()];
     for (a, b) in neighbours {
         let (Some(a), Some(b)) = (by_node.get(a.as_str()), by_node.get(b.as_str())) else {
@@ -153,7 +162,7 @@ pub fn whom(
         .collect()
 }
 
-/// The members of each zone on a ring, where chance has put them: a point that is thrown hits the next one.
+/// The members of each zone on a ring, in places that chance has given them: a point that is thrown hits the next one.
 struct Rings<'a> {
     zones: BTreeMap<&'a str, Vec<(u64, usize)>>,
 }
@@ -162,8 +171,8 @@ impl<'a> Rings<'a> {
     fn new(members: &'a [Member], seed: u64) -> Self {
         let mut zones: BTreeMap<&str, Vec<(u64, usize)>> = BTreeMap::new();
         for (at, member) in members.iter().enumerate() {
-            let place = hash(seed, &[member.node.as_bytes()]);
-            zones.entry(&member.zone).or_default().push((place, at));
+            let places = (0..PLACES).map(|place| (hash(!seed, &[member.node.as_bytes(), &place.to_le_bytes()]), at));
+            zones.entry(&member.zone).or_default().extend(places);
         }
         zones.values_mut().for_each(|ring| ring.sort_unstable());
         Self { zones }

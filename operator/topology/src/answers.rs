@@ -65,9 +65,10 @@ impl Topology {
         let used: BTreeSet<usize> = self.devices.iter().map(|device| device.pool).collect();
         let pools = || used.iter().filter_map(|pool| self.pools.get(*pool));
         let sum = |figures: &mut dyn Iterator<Item = u64>| figures.fold(0_u64, u64::saturating_add);
-        let measured = self.links.iter().filter(|(from, to, known)| {
-            from != to && nodes.contains(from) && nodes.contains(to) && is_measured(known)
-        });
+        let measured = self
+            .links
+            .iter()
+            .filter(|(from, to, known)| from != to && nodes.contains(from) && nodes.contains(to) && is_measured(known));
         Totals {
             nodes: nodes.len(),
             devices: self.devices.len(),
@@ -146,7 +147,11 @@ fn is_measured(known: &KnownLink) -> bool {
 
 /// One link for a person: "112.4 MB/s, 180 µs (p99 420 µs), Ethernet".
 fn described(known: &KnownLink) -> String {
-    let mut text = format!("{}, {} µs", rate(known.link.rate.bytes_per_second), known.link.latency_us);
+    let mut text = format!(
+        "{}, {} µs",
+        rate(known.link.rate.bytes_per_second),
+        known.link.latency_us
+    );
     if let Some(p99_us) = known.latency_p99_us {
         let _ = write!(text, " (p99 {p99_us} µs)");
     }

@@ -247,7 +247,11 @@ fn combined(a: KnownLink, b: KnownLink) -> KnownLink {
             latency_p99_us: a.latency_p99_us.max(b.latency_p99_us),
             samples: a.samples.min(b.samples),
             // Each end sees its own card; the order of the words is as good as any and always the same.
-            kind: if a.kind.as_str() <= b.kind.as_str() { a.kind } else { b.kind },
+            kind: if a.kind.as_str() <= b.kind.as_str() {
+                a.kind
+            } else {
+                b.kind
+            },
             ..a
         },
     }

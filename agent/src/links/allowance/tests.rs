@@ -11,7 +11,10 @@ fn the_first_rounds_may_begin_at_once_and_a_debt_is_waited_off() {
     assert!(allowance.ready_at_ms() <= 1000, "two more are saved up");
     allowance.spend(1_000_000, 2000);
     let ready_at_ms = allowance.ready_at_ms();
-    assert!(ready_at_ms > 300_000, "a second of the link is five hundred seconds of the allowance: {ready_at_ms}");
+    assert!(
+        ready_at_ms > 300_000,
+        "a second of the link is five hundred seconds of the allowance: {ready_at_ms}"
+    );
     allowance.spend(0, ready_at_ms);
     assert!(allowance.ready_at_ms() <= ready_at_ms);
 }

@@ -37,7 +37,11 @@ fn a_card_is_what_the_system_says_of_it() {
     };
     assert_eq!(card(TYPE_ETHERNET, true, false), LinkKind::Ethernet);
     assert_eq!(card(TYPE_ETHERNET, true, true), LinkKind::Wireless);
-    assert_eq!(card(TYPE_ETHERNET, false, false), LinkKind::Virtual, "the end of a pair in a pod");
+    assert_eq!(
+        card(TYPE_ETHERNET, false, false),
+        LinkKind::Virtual,
+        "the end of a pair in a pod"
+    );
     assert_eq!(card(TYPE_INFINIBAND, true, false), LinkKind::InfiniBand);
     assert_eq!(card(TYPE_LOOPBACK, false, false), LinkKind::Loopback);
     assert_eq!(card(65534, false, false), LinkKind::Virtual, "a tunnel");
@@ -59,6 +63,10 @@ fn a_machine_is_looked_at_below_a_folder() {
     assert_eq!(kind("8.8.8.8:9445"), LinkKind::Ethernet);
     assert_eq!(kind("192.168.1.9:1"), LinkKind::Loopback);
     assert_eq!(kind("127.0.0.1:1"), LinkKind::Loopback);
-    assert_eq!(kind("10.7.7.7:1"), LinkKind::Unknown, "the system does not know the card");
+    assert_eq!(
+        kind("10.7.7.7:1"),
+        LinkKind::Unknown,
+        "the system does not know the card"
+    );
     assert_eq!(kind("node-b:9445"), LinkKind::Unknown);
 }

@@ -11,7 +11,10 @@ fn slot(stage: u32) -> Slot {
 }
 
 fn computed(seconds: &[(u32, Option<f64>)]) -> Computed {
-    seconds.iter().map(|(stage, computed_s)| (slot(*stage), *computed_s)).collect()
+    seconds
+        .iter()
+        .map(|(stage, computed_s)| (slot(*stage), *computed_s))
+        .collect()
 }
 
 #[test]

@@ -21,7 +21,11 @@ fn bulks_grow_until_one_takes_long_enough_to_tell_the_rate() {
         assert!(found.abs_diff(rate) < rate / 20, "{found} for {rate}");
         assert!(done.len() <= BULKS_MAX && done.iter().all(|bulk| bulk.bytes <= BULK_BYTES_MAX));
     }
-    assert_eq!(bulks(1_000_000, 300).len(), 1, "a slow line is not filled for longer than it must");
+    assert_eq!(
+        bulks(1_000_000, 300).len(),
+        1,
+        "a slow line is not filled for longer than it must"
+    );
 }
 
 #[test]
@@ -39,7 +43,11 @@ fn a_round_is_charged_for_every_byte_that_it_carries() {
     let bytes: u64 = sent.iter().chain(&received).map(|bulk| bulk.bytes).sum();
     let echoes = 2 * ((ECHOES + WARM_UP) * ECHO_BYTES) as u64;
     let expected_us = (bytes + echoes) * 1_000_000 / 125_000_000;
-    assert!(found.link_us.abs_diff(expected_us) < 10, "{} for {expected_us}", found.link_us);
+    assert!(
+        found.link_us.abs_diff(expected_us) < 10,
+        "{} for {expected_us}",
+        found.link_us
+    );
     assert!(found.link_us < 150_000, "{} µs of a gigabit link", found.link_us);
 }
 
@@ -56,5 +64,8 @@ fn noise_is_as_long_as_a_message_and_not_of_one_byte() {
 fn only_a_peer_that_is_there_can_put_us_off() {
     let put_off = MeasureError::from(Status::resource_exhausted("busy"));
     assert!(matches!(put_off, MeasureError::PutOff(text) if text.contains("busy")));
-    assert!(matches!(MeasureError::from(Status::unimplemented("old")), MeasureError::Failed(_)));
+    assert!(matches!(
+        MeasureError::from(Status::unimplemented("old")),
+        MeasureError::Failed(_)
+    ));
 }

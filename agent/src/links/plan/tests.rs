@@ -14,7 +14,10 @@ struct Scene {
 fn scene(nodes: &[&str]) -> Scene {
     Scene {
         now_ms: MINUTE_MS,
-        peers: nodes.iter().map(|node| ((*node).to_owned(), Progress::default())).collect(),
+        peers: nodes
+            .iter()
+            .map(|node| ((*node).to_owned(), Progress::default()))
+            .collect(),
         wishes: Wishes::default(),
         serves: false,
         allowed_ms: 0,
@@ -61,10 +64,18 @@ fn a_link_is_measured_three_times_soon_and_then_seldom() {
     let mut scene = scene(&["a"]);
     for rounds in 1..ROUNDS_FIRST {
         scene.tried("a", |progress| progress.rounds = rounds);
-        assert!((SOON_MS..=2 * SOON_MS).contains(&scene.wait_ms()), "{}", scene.wait_ms());
+        assert!(
+            (SOON_MS..=2 * SOON_MS).contains(&scene.wait_ms()),
+            "{}",
+            scene.wait_ms()
+        );
     }
     scene.tried("a", |progress| progress.rounds = ROUNDS_FIRST);
-    assert!((STEADY_MS..=2 * STEADY_MS).contains(&scene.wait_ms()), "{}", scene.wait_ms());
+    assert!(
+        (STEADY_MS..=2 * STEADY_MS).contains(&scene.wait_ms()),
+        "{}",
+        scene.wait_ms()
+    );
 }
 
 #[test]
@@ -89,7 +100,10 @@ fn a_peer_that_puts_us_off_is_asked_again_soon_and_not_in_step() {
         scene.tried("a", |progress| progress.put_off = put_off);
         waits.push(scene.wait_ms());
     }
-    assert!(waits.iter().all(|wait| (PUT_OFF_MS..=2 * PUT_OFF_MS).contains(wait)), "{waits:?}");
+    assert!(
+        waits.iter().all(|wait| (PUT_OFF_MS..=2 * PUT_OFF_MS).contains(wait)),
+        "{waits:?}"
+    );
     waits.dedup();
     assert!(waits.len() > 3, "{waits:?}");
     scene.tried("a", |progress| progress.put_off = PUT_OFF_MANY);
@@ -100,16 +114,31 @@ fn a_peer_that_puts_us_off_is_asked_again_soon_and_not_in_step() {
 fn nothing_is_measured_while_a_shard_serves_or_the_administrator_says_so_or_the_allowance_is_spent() {
     let mut scene = scene(&["a"]);
     scene.serves = true;
-    assert_eq!(scene.decide(), Next::Wait { until_ms: scene.now_ms + LOOK_AGAIN_MS });
+    assert_eq!(
+        scene.decide(),
+        Next::Wait {
+            until_ms: scene.now_ms + LOOK_AGAIN_MS
+        }
+    );
     scene.serves = false;
     scene.wishes.paused = true;
-    assert_eq!(scene.decide(), Next::Wait { until_ms: scene.now_ms + LOOK_AGAIN_MS });
+    assert_eq!(
+        scene.decide(),
+        Next::Wait {
+            until_ms: scene.now_ms + LOOK_AGAIN_MS
+        }
+    );
     scene.wishes.paused = false;
     scene.wishes.excluded = vec!["a".into()];
     assert_eq!(scene.decide(), Next::Wait { until_ms: u64::MAX });
     scene.wishes.excluded.clear();
     scene.allowed_ms = scene.now_ms + 5;
-    assert_eq!(scene.decide(), Next::Wait { until_ms: scene.now_ms + 5 });
+    assert_eq!(
+        scene.decide(),
+        Next::Wait {
+            until_ms: scene.now_ms + 5
+        }
+    );
     scene.allowed_ms = scene.now_ms;
     assert_eq!(scene.decide(), Next::Measure("a".into()));
     scene.peers.clear();
@@ -138,5 +167,8 @@ fn forty_peers_of_a_gigabit_link_are_each_measured_several_times_before_their_fi
     }
     let fewest = scene.peers.values().map(|progress| progress.rounds).min().unwrap();
     assert!(fewest >= 10, "{fewest} rounds in twelve hours");
-    assert!(spent_us < hours * 60 * MINUTE_MS * 1000 / 400, "{spent_us} µs is more than a quarter of a percent");
+    assert!(
+        spent_us < hours * 60 * MINUTE_MS * 1000 / 400,
+        "{spent_us} µs is more than a quarter of a percent"
+    );
 }

@@ -19,13 +19,19 @@ fn the_first_write_gathers_and_later_ones_keep_calm() {
     let wrote = first + Duration::from_secs(1);
     assert_eq!(due(Some(&measured), &measured, first, Some(wrote)), None);
     let slower = status("Measured", 500_000_000);
-    assert_eq!(due(Some(&measured), &slower, first, Some(wrote)), Some(wrote + thresholds::CALM));
+    assert_eq!(
+        due(Some(&measured), &slower, first, Some(wrote)),
+        Some(wrote + thresholds::CALM)
+    );
 }
 
 #[test]
 fn what_an_earlier_life_wrote_stays_until_there_is_something_better() {
     let first = Instant::now();
     let (pending, measured) = (status("Pending", 0), status("Measured", 1_000_000_000));
-    assert_eq!(due(Some(&measured), &pending, first, None), Some(first + thresholds::GATHER));
+    assert_eq!(
+        due(Some(&measured), &pending, first, None),
+        Some(first + thresholds::GATHER)
+    );
     assert_eq!(due(Some(&measured), &measured, first, None), None);
 }

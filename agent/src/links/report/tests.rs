@@ -24,7 +24,10 @@ fn link(standing: Standing, latency_us: u64, mb: u64) -> SeenLink {
 fn seen(links: &[(&str, SeenLink)]) -> Seen {
     Seen {
         told: true,
-        links: links.iter().map(|(node, link)| ((*node).to_owned(), link.clone())).collect::<BTreeMap<_, _>>(),
+        links: links
+            .iter()
+            .map(|(node, link)| ((*node).to_owned(), link.clone()))
+            .collect::<BTreeMap<_, _>>(),
         tally: super::super::Tally::default(),
     }
 }
@@ -46,9 +49,15 @@ fn a_measured_link_has_every_figure_and_the_worst_ones_are_named_for_people() {
     ]);
     let status = report(&two, &Wishes::default());
     let b = &status.peers[0];
-    assert_eq!((b.node.as_str(), b.state, b.samples), ("b", LinkState::Measured, Some(3)));
+    assert_eq!(
+        (b.node.as_str(), b.state, b.samples),
+        ("b", LinkState::Measured, Some(3))
+    );
     assert_eq!((b.latency_p50_us, b.latency_p99_us), (Some(100), Some(200)));
-    assert_eq!((b.send_bytes_per_second, b.receive_bytes_per_second), (Some(900_000_000), Some(1_800_000_000)));
+    assert_eq!(
+        (b.send_bytes_per_second, b.receive_bytes_per_second),
+        (Some(900_000_000), Some(1_800_000_000))
+    );
     assert_eq!(b.measured_at.as_ref().unwrap().0.as_second(), 60);
     assert_eq!(status.peers_measured.as_deref(), Some("2/2"));
     assert_eq!(status.worst_latency.as_deref(), Some("20.0 ms c"));
@@ -60,13 +69,19 @@ fn a_measured_link_has_every_figure_and_the_worst_ones_are_named_for_people() {
 fn what_is_not_known_is_absent_and_the_condition_says_why() {
     let pending = report(&seen(&[("b", link(Standing::Pending, 0, 0))]), &Wishes::default());
     assert_eq!(pending.peers[0].latency_p50_us, None);
-    assert_eq!(said(&pending), ("Unknown", "Measuring", "1 of 1 links are still to be measured"));
+    assert_eq!(
+        said(&pending),
+        ("Unknown", "Measuring", "1 of 1 links are still to be measured")
+    );
     let names = ["b", "c", "d", "e"];
     let gone: Vec<(&str, SeenLink)> = names.map(|node| (node, link(Standing::Unreachable, 0, 0))).to_vec();
     let gone = report(&seen(&gone), &Wishes::default());
     let (status, reason, message) = said(&gone);
     assert_eq!((status, reason), ("False", "PeerUnreachable"));
-    assert!(message.starts_with("b, c, d and 1 more cannot be reached (no connection"), "{message}");
+    assert!(
+        message.starts_with("b, c, d and 1 more cannot be reached (no connection"),
+        "{message}"
+    );
     assert_eq!(said(&report(&Seen::default(), &Wishes::default())).1, "NoPeers");
 }
 
@@ -75,7 +90,10 @@ fn what_the_administrator_says_is_heeded_and_shows() {
     let spec: NodeLinkStateSpec =
         serde_json::from_value(serde_json::json!({ "paused": true, "excludedPeers": [{ "node": "b" }] })).unwrap();
     let wishes = wishes(&spec);
-    let links = seen(&[("b", link(Standing::Pending, 0, 0)), ("c", link(Standing::Measured, 1, 1))]);
+    let links = seen(&[
+        ("b", link(Standing::Pending, 0, 0)),
+        ("c", link(Standing::Measured, 1, 1)),
+    ]);
     let status = report(&links, &wishes);
     assert_eq!(status.peers.len(), 1, "b is not measured");
     assert_eq!(said(&status).1, "Paused");
@@ -99,11 +117,22 @@ fn what_an_earlier_life_measured_stays_until_the_link_has_its_turn() {
     let before = report(&seen(&[("b", link(Standing::Measured, 100, 900))]), &Wishes::default());
     let again = |link| {
         let links = seen(&[("b", link)]);
-        status("a", &links, &[], &Wishes::default(), Some(&before), Some(1), Timestamp::UNIX_EPOCH)
+        status(
+            "a",
+            &links,
+            &[],
+            &Wishes::default(),
+            Some(&before),
+            Some(1),
+            Timestamp::UNIX_EPOCH,
+        )
     };
     assert_eq!(again(link(Standing::Pending, 0, 0)).peers, before.peers);
     assert_eq!(again(link(Standing::Measured, 50, 5)).peers[0].latency_p50_us, Some(50));
-    assert_eq!(again(link(Standing::Unreachable, 0, 0)).peers[0].state, LinkState::Unreachable);
+    assert_eq!(
+        again(link(Standing::Unreachable, 0, 0)).peers[0].state,
+        LinkState::Unreachable
+    );
 }
 
 #[test]
@@ -126,7 +155,11 @@ fn copies_between_cards_are_told_by_the_names_of_their_objects() {
         }];
         card
     };
-    let devices = Devices::of([card(0, "uuid:GPU-1", true), card(1, "uuid:GPU-0", false), card(2, "uuid:gone", true)]);
+    let devices = Devices::of([
+        card(0, "uuid:GPU-1", true),
+        card(1, "uuid:GPU-0", false),
+        card(2, "uuid:gone", true),
+    ]);
     let pairs = device_pairs("a", &devices.states);
     let told: Vec<_> = pairs
         .iter()

@@ -27,7 +27,12 @@ fn written() -> NodeLinkStateStatus {
 #[test]
 fn a_link_that_jitters_writes_nothing() {
     let written = written();
-    for (p50_us, send) in [(1000, 100_000_000), (1290, 119_000_000), (720, 81_000_000), (999, 100_000_001)] {
+    for (p50_us, send) in [
+        (1000, 100_000_000),
+        (1290, 119_000_000),
+        (720, 81_000_000),
+        (999, 100_000_001),
+    ] {
         let now = status(p50_us, send, 8, "2026-01-01T12:30:00Z");
         assert!(!is_news(&written, &now), "{p50_us} µs, {send} B/s");
     }
@@ -40,7 +45,10 @@ fn a_link_that_changed_is_news() {
     assert!(is_news(&written, &status(1000, 80_000_000, 8, NOON)));
     assert!(is_news(&written, &status(1000, 120_000_000, 8, NOON)));
     let short = status(50, 100_000_000, 8, NOON);
-    assert!(!is_news(&short, &status(140, 100_000_000, 8, NOON)), "microseconds are nobody's news");
+    assert!(
+        !is_news(&short, &status(140, 100_000_000, 8, NOON)),
+        "microseconds are nobody's news"
+    );
 }
 
 #[test]
@@ -66,7 +74,10 @@ fn a_link_that_comes_goes_or_stops_being_measured_is_news() {
 #[test]
 fn figures_that_did_not_change_are_written_again_when_the_written_ones_grow_old() {
     let written = written();
-    assert!(!is_news(&written, &status(1000, 100_000_000, 8, "2026-01-01T17:59:00Z")));
+    assert!(!is_news(
+        &written,
+        &status(1000, 100_000_000, 8, "2026-01-01T17:59:00Z")
+    ));
     assert!(is_news(&written, &status(1000, 100_000_000, 8, "2026-01-01T18:00:00Z")));
 }
 

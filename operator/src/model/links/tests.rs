@@ -34,7 +34,11 @@ fn the_sample_grows_with_the_logarithm_and_is_everybody_in_a_small_cluster() {
 fn in_a_small_cluster_every_agent_measures_to_every_other() {
     let members = cluster(5, 2);
     for (node, peers) in told(&members) {
-        let expected: Vec<&str> = members.iter().map(|m| m.node.as_str()).filter(|n| **n != node).collect();
+        let expected: Vec<&str> = members
+            .iter()
+            .map(|m| m.node.as_str())
+            .filter(|n| **n != node)
+            .collect();
         assert_eq!(names(&peers), expected);
     }
     assert_eq!(told(&cluster(1, 1))["node-0000"].peers, [], "alone");
@@ -96,9 +100,14 @@ fn a_node_that_goes_changes_the_peers_of_a_few() {
 fn neighbours_in_a_placement_are_always_measured_from_both_ends() {
     let members = cluster(1000, 4);
     let alone = told(&members);
-    let stranger = members.iter().find(|m| !names(&alone["node-0000"]).contains(&m.node.as_str()) && m.node != "node-0000");
+    let stranger = members
+        .iter()
+        .find(|m| !names(&alone["node-0000"]).contains(&m.node.as_str()) && m.node != "node-0000");
     let stranger = stranger.unwrap().node.clone();
-    let neighbours = BTreeSet::from([("node-0000".to_owned(), stranger.clone()), ("gone".to_owned(), stranger.clone())]);
+    let neighbours = BTreeSet::from([
+        ("node-0000".to_owned(), stranger.clone()),
+        ("gone".to_owned(), stranger.clone()),
+    ]);
     let told = whom(&members, &neighbours, SEED);
     assert!(names(&told["node-0000"]).contains(&stranger.as_str()));
     assert!(names(&told[&stranger]).contains(&"node-0000"));
@@ -108,7 +117,10 @@ fn neighbours_in_a_placement_are_always_measured_from_both_ends() {
 fn an_agent_without_a_port_for_others_is_not_measured_to() {
     let mut agents = fixture::agents(&["a", "b", "c"]);
     agents.get_mut("b").unwrap().weights_endpoint.clear();
-    let labels = BTreeMap::from([("a".to_owned(), BTreeMap::from([(ZONE_LABEL.to_owned(), "z".to_owned())]))]);
+    let labels = BTreeMap::from([(
+        "a".to_owned(),
+        BTreeMap::from([(ZONE_LABEL.to_owned(), "z".to_owned())]),
+    )]);
     let members = members(&agents, &labels);
     assert_eq!(members, [member("a", "z"), member("c", "")]);
 }

@@ -35,7 +35,12 @@ fn topology() -> Topology {
         ..measured("b", "a", 1)
     };
     build(&Input {
-        devices: vec![device("a-cuda0", "a"), device("a-cuda1", "a"), device("b-cuda0", "b"), cordoned],
+        devices: vec![
+            device("a-cuda0", "a"),
+            device("a-cuda1", "a"),
+            device("b-cuda0", "b"),
+            cordoned,
+        ],
         attached_nodes: ["a", "b", "c"].map(String::from).into(),
         links: vec![measured("a", "b", 100), broken, measured("a", "gone", 5)],
         device_pairs: vec![
@@ -61,19 +66,31 @@ fn bandwidth_is_that_of_the_link_of_the_node_or_of_the_memory() {
     let topology = topology();
     let rate = |from: &str, to: &str| topology.bandwidth(from, to).map(|rate| rate.bytes_per_second);
     assert_eq!(rate("a-cuda0", "b-cuda0"), Some(100_000_000));
-    assert_eq!(rate("a-cuda0", "a-cuda1"), Some(crate::prior::SAME_NODE.rate.bytes_per_second));
+    assert_eq!(
+        rate("a-cuda0", "a-cuda1"),
+        Some(crate::prior::SAME_NODE.rate.bytes_per_second)
+    );
     assert_eq!(rate("a-cuda0", "a-cuda0"), Some(100_000_000_000));
-    assert_eq!(rate("a-cuda0", "c-cuda0"), Some(crate::prior::UNKNOWN.rate.bytes_per_second));
+    assert_eq!(
+        rate("a-cuda0", "c-cuda0"),
+        Some(crate::prior::UNKNOWN.rate.bytes_per_second)
+    );
     assert_eq!(rate("a-cuda0", "nobody"), None);
 }
 
 #[test]
 fn a_transfer_takes_the_latency_and_the_bytes() {
     let topology = topology();
-    assert_eq!(topology.transfer_time_ns("a-cuda0", "b-cuda0", 1_000_000), Some(100_000 + 10_000_000));
+    assert_eq!(
+        topology.transfer_time_ns("a-cuda0", "b-cuda0", 1_000_000),
+        Some(100_000 + 10_000_000)
+    );
     assert_eq!(topology.transfer_time_ns("a-cuda0", "a-cuda0", 1_000_000), Some(0));
     assert_eq!(topology.transfer_time_ns("nobody", "a-cuda0", 1), None);
-    assert_eq!(topology.transfer_time_ns("a-cuda0", "b-cuda0", u64::MAX), Some(u64::MAX));
+    assert_eq!(
+        topology.transfer_time_ns("a-cuda0", "b-cuda0", u64::MAX),
+        Some(u64::MAX)
+    );
 }
 
 #[test]

@@ -29,8 +29,14 @@ fn link(reports: &[LinkReport]) -> Option<KnownLink> {
 #[test]
 fn a_fresh_figure_of_several_rounds_is_believed_in_full() {
     let known = link(&[report("a", "b", 50, 900)]).unwrap();
-    assert_eq!((known.link.latency_us, known.link.rate.bytes_per_second), (50, 900_000_000));
-    assert_eq!((known.link.rate.origin, known.confidence), (Origin::Measured, Confidence::High));
+    assert_eq!(
+        (known.link.latency_us, known.link.rate.bytes_per_second),
+        (50, 900_000_000)
+    );
+    assert_eq!(
+        (known.link.rate.origin, known.confidence),
+        (Origin::Measured, Confidence::High)
+    );
     let once = LinkReport {
         samples: 1,
         ..report("a", "b", 50, 900)
@@ -68,7 +74,10 @@ fn of_what_both_ends_say_the_better_founded_holds_and_else_the_worse() {
     let theirs = report("a", "b", 80, 950);
     let both = link(&[ours.clone(), theirs.clone()]).unwrap();
     assert_eq!(link(&[theirs, ours.clone()]), Some(both), "in any order");
-    assert_eq!((both.link.latency_us, both.link.rate.bytes_per_second), (80, 900_000_000));
+    assert_eq!(
+        (both.link.latency_us, both.link.rate.bytes_per_second),
+        (80, 900_000_000)
+    );
     let once = LinkReport {
         samples: 1,
         ..report("a", "b", 5000, 1)
@@ -119,10 +128,19 @@ fn an_object_tells_of_both_directions() {
     });
     let reports = LinkReport::from_state(&state(&peer), 100);
     assert_eq!(reports.len(), 2);
-    let seen = |report: &LinkReport| (report.from_node.clone(), report.bandwidth_bytes_per_second, report.age_s);
+    let seen = |report: &LinkReport| {
+        (
+            report.from_node.clone(),
+            report.bandwidth_bytes_per_second,
+            report.age_s,
+        )
+    };
     assert_eq!(seen(&reports[0]), ("a".to_owned(), 9_000_000, 40));
     assert_eq!(seen(&reports[1]), ("b".to_owned(), 8_000_000, 40));
-    assert_eq!((reports[0].latency_us, reports[0].latency_p99_us, reports[0].samples), (50, Some(90), 4));
+    assert_eq!(
+        (reports[0].latency_us, reports[0].latency_p99_us, reports[0].samples),
+        (50, Some(90), 4)
+    );
     let early = LinkReport::from_state(&state(&peer), 1);
     assert_eq!(early[0].age_s, 0, "its clock is ahead of ours");
 }
