@@ -427,7 +427,8 @@ async fn an_agent_writes_the_links_of_its_own_node_and_no_others() {
     })
     .await
     .expect("it is in force");
-    let claimed = links_of("node-b", "node-a", &uid("node-a"), &json!({}));
+    // Not node-b: an object that was let in before the policy was in force stays.
+    let claimed = links_of("node-c", "node-a", &uid("node-a"), &json!({}));
     let refused = apply(&claimed).expect_err("under another node's name");
     assert!(refused.contains("under its name, which is node-a"), "{refused}");
     apply(&links_of("node-a", "node-a", &uid("node-a"), &json!({}))).expect("its own");

@@ -281,10 +281,9 @@ fn measure_links(
     let watched = links::load::watch(settings.state_dir.clone(), wires.view.subscribe(), Arc::clone(gate));
     let stop = stop.clone();
     tokio::spawn(async move {
-        // Cancelled at the agent's end.
-        let _ = stop
-            .run_until_cancelled_owned(async { tokio::join!(measured, watched, publisher.run()) })
-            .await;
+        // Cancelled at the agent's end. Boxed: a round holds buffers of its stream.
+        let all = Box::pin(async { tokio::join!(measured, watched, publisher.run()) });
+        let _ = stop.run_until_cancelled_owned(all).await;
     })
 }
 

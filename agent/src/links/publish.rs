@@ -2,7 +2,8 @@
 //! reading what the administrator says in it.
 
 use super::gate::Gate;
-use super::{Seen, report, thresholds};
+use super::thresholds::{self, News};
+use super::{Seen, report};
 use crate::devices::Devices;
 use crate::discovery::publish::{PublishError, client};
 use crate::retry;
@@ -162,13 +163,16 @@ fn due(
     first: Instant,
     wrote: Option<Instant>,
 ) -> Option<Instant> {
-    let calm = wrote.map_or(first, |wrote| wrote + thresholds::CALM);
-    match written {
-        Some(written) if !thresholds::is_news(written, now) => None,
+    let news = written.map_or(News::Urgent, |written| thresholds::news(written, now));
+    let patience = match (news, wrote) {
+        (News::None, _) => return None,
         // What an earlier life measured counts for hours: better than links that have yet to have their turn.
-        _ if wrote.is_none() && thresholds::may_gather(now) => Some(first + thresholds::GATHER),
-        _ => Some(calm),
-    }
+        (_, None) if thresholds::may_gather(now) => thresholds::GATHER,
+        (_, None) => Duration::ZERO,
+        (News::Urgent, Some(_)) => thresholds::GATHER,
+        (News::CanWait, Some(_)) => thresholds::CALM,
+    };
+    Some(wrote.unwrap_or(first) + patience)
 }
 
 async fn write(api: &Api<NodeLinkState>, node: &str, status: &NodeLinkStateStatus) -> Result<(), PublishError> {

@@ -13,6 +13,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// A round of a slow line takes some seconds. Whoever is slower holds up everybody else.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Why a round ended is told within this, or not at all.
+const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
 /// Bytes of an echo.
 const ECHO_BYTES_MAX: usize = 64 << 10;
 /// Echoes of a round.
@@ -65,12 +67,7 @@ impl Links for Server {
     }
 }
 
-async fn serve(
-    gate: Arc<Gate>,
-    _turn: OwnedSemaphorePermit,
-    mut requests: Streaming<MeasureRequest>,
-    answers: Answers,
-) {
+async fn serve(gate: Arc<Gate>, turn: OwnedSemaphorePermit, mut requests: Streaming<MeasureRequest>, answers: Answers) {
     let mut round = Round::default();
     let outcome = tokio::time::timeout(LIMIT, round.run(&mut requests, &answers)).await;
     gate.answered(round.link_us());
@@ -79,8 +76,9 @@ async fn serve(
         Ok(Err(status)) => status,
         Err(_) => Status::deadline_exceeded(format!("a round takes at most {} s", LIMIT.as_secs())),
     };
-    // A caller that is gone needs no reason.
-    let _ = answers.try_send(Err(ended));
+    drop(turn);
+    // Behind the answers that are on their way. A caller that is gone, or takes nothing, needs no reason.
+    let _ = tokio::time::timeout(LAST_WORD_LIMIT, answers.send(Err(ended))).await;
 }
 
 /// What a round has asked for so far.

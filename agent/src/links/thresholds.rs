@@ -1,7 +1,8 @@
 //! What of the links is worth a write to the API server, in one table.
 //!
 //! Links jitter all the time. A figure is written when it is further from what was written last than the table allows, and not
-//! sooner than [`CALM`] after the last write; that a link is measured for the first time, is gone or is back counts as well.
+//! sooner than [`CALM`] after the last write. That links are gone or back, or that the last of them had its first round, is told
+//! sooner: placement waits for that.
 //! Figures that did not change are written again when what was written has aged by half of what it counts for: four times a
 //! day at most. Every figure is in the metrics.
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 /// Between two writes: half a write a minute, beside one and a half for the Lease.
 pub const CALM: Duration = Duration::from_secs(120);
-/// What was written first waits for the other links for so long: a cluster that starts writes each object once.
+/// What placement waits for gathers for so long: a cluster that starts writes each object once or twice.
 pub const GATHER: Duration = Duration::from_secs(15);
 /// Half of the time for which a reader believes a figure in full.
 pub const STALE_S: i64 = 6 * 3600;
@@ -65,8 +66,36 @@ pub const FIELDS: [Field; 4] = [
 /// Rounds until a figure is believed; that they are there is news.
 const CONFIDENT_SAMPLES: i32 = 3;
 
+/// How much a status is worth a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum News {
+    /// Nothing that anybody would act on.
+    None,
+    /// Once [`CALM`] has passed since the last write.
+    CanWait,
+    /// Once [`GATHER`] has.
+    Urgent,
+}
+
+/// Compares a status with the one that was written last. In a large cluster links have their first round one by one over half
+/// an hour: only the last of them is urgent.
+pub fn news(written: &NodeLinkStateStatus, now: &NodeLinkStateStatus) -> News {
+    if !is_news(written, now) {
+        return News::None;
+    }
+    let standing = |status: &'_ NodeLinkStateStatus| -> Vec<(String, LinkState)> {
+        let peers = status.peers.iter();
+        peers.map(|peer| (peer.node.clone(), peer.state)).collect()
+    };
+    if !may_gather(now) && standing(written) != standing(now) {
+        News::Urgent
+    } else {
+        News::CanWait
+    }
+}
+
 /// Whether a status says something that somebody would act on.
-pub fn is_news(written: &NodeLinkStateStatus, now: &NodeLinkStateStatus) -> bool {
+fn is_news(written: &NodeLinkStateStatus, now: &NodeLinkStateStatus) -> bool {
     let mut calm = now.clone();
     for peer in &mut calm.peers {
         let Some(before) = written.peers.iter().find(|before| before.node == peer.node) else {
@@ -99,9 +128,10 @@ pub fn is_news(written: &NodeLinkStateStatus, now: &NodeLinkStateStatus) -> bool
     calm != *written
 }
 
-/// Whether a first status may wait: links are measured one after the other, and most have their turn within seconds.
+/// Whether a first status may wait: links are measured one after the other, and most have their turn within seconds, as nodes
+/// come one after the other.
 pub fn may_gather(now: &NodeLinkStateStatus) -> bool {
-    now.peers.iter().any(|peer| peer.state == LinkState::Pending)
+    now.peers.is_empty() || now.peers.iter().any(|peer| peer.state == LinkState::Pending)
 }
 
 fn samples(peer: &PeerLink) -> i32 {

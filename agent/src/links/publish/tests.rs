@@ -26,6 +26,14 @@ fn the_first_write_gathers_and_later_ones_keep_calm() {
 }
 
 #[test]
+fn the_last_link_that_has_its_first_round_is_told_soon() {
+    let wrote = Instant::now();
+    let (pending, measured) = (status("Pending", 0), status("Measured", 1_000_000_000));
+    let due = due(Some(&pending), &measured, wrote, Some(wrote));
+    assert_eq!(due, Some(wrote + thresholds::GATHER));
+}
+
+#[test]
 fn what_an_earlier_life_wrote_stays_until_there_is_something_better() {
     let first = Instant::now();
     let (pending, measured) = (status("Pending", 0), status("Measured", 1_000_000_000));

@@ -90,9 +90,27 @@ fn the_third_round_is_news_and_no_other() {
 }
 
 #[test]
+fn what_placement_waits_for_is_urgent_and_what_drifts_can_wait() {
+    let written = written();
+    assert_eq!(news(&written, &written), News::None);
+    assert_eq!(news(&written, &status(1000, 50_000_000, 8, NOON)), News::CanWait);
+    let mut now = written.clone();
+    now.peers[0].state = LinkState::Unreachable;
+    assert_eq!(news(&written, &now), News::Urgent);
+    let mut pending = now.peers[0].clone();
+    pending.state = LinkState::Pending;
+    pending.node = "c".into();
+    now.peers.push(pending);
+    assert_eq!(news(&written, &now), News::CanWait, "c has yet to have its turn");
+    assert_eq!(news(&now, &written), News::Urgent, "it is gone");
+}
+
+#[test]
 fn a_first_write_waits_only_for_links_that_have_not_had_their_turn() {
     let mut now = written();
     assert!(!may_gather(&now));
     now.peers[0].state = LinkState::Pending;
     assert!(may_gather(&now));
+    now.peers.clear();
+    assert!(may_gather(&now), "perhaps others are about to come");
 }
