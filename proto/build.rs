@@ -1,11 +1,12 @@
 //! Generates the Rust side of the protocol; protox stands in for protoc, so that no C++ tool is needed.
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "shardwright/placement/v1/placement.proto",
     "shardwright/control/v1/enrolment.proto",
     "shardwright/control/v1/agent.proto",
     "shardwright/control/v1/routes.proto",
     "shardwright/control/v1/weights.proto",
+    "shardwright/control/v1/links.proto",
     "shardwright/shard/v1/shard.proto",
     "kubelet/podresources.proto",
 ];
@@ -16,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(FILES, ["."])?;
     tonic_prost_build::configure()
         .bytes(".shardwright.shard.v1.Step.activations")
+        .bytes(".shardwright.control.v1.LinkPayload.data")
         // Written by hand: it holds secrets.
         .skip_debug([".shardwright.control.v1.SourceAccess"])
         .compile_fds(descriptors)?;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use localplane::kubelet::{Kubelet, PodSpec};
 use localplane::plane::Plane;
 use localplane::stack::{NAMESPACE, RELEASE, install_chart, install_chart_with, run};
 use localplane::wait::{Seen, until};
@@ -274,6 +275,24 @@ async fn every_account_has_the_rights_it_needs_and_none_that_would_give_it_more(
         "leases.coordination.k8s.io",
         here
     ));
+    let links = "nodelinkstates.shardwright.dev";
+    assert!(can(&plane, "shardwright-operator", "watch", links, None));
+    assert!(
+        !can(&plane, "shardwright-operator", "patch", links, None),
+        "agents report links"
+    );
+    assert!(can(
+        &plane,
+        "shardwright-agent",
+        "patch",
+        &format!("{links}/status"),
+        None
+    ));
+    assert!(
+        !can(&plane, "shardwright-agent", "list", links, None),
+        "its own by name alone"
+    );
+    assert!(!can(&plane, "shardwright-gateway", "get", links, None));
     for account in ["shardwright-agent", "shardwright-gateway"] {
         assert!(
             !can(&plane, account, "get", "secrets", here),
@@ -289,6 +308,130 @@ async fn every_account_has_the_rights_it_needs_and_none_that_would_give_it_more(
         "secrets of other namespaces are not ours"
     );
     assert!(!can(&plane, "shardwright-gateway", "get", "pods", None));
+}
+
+fn links_of(name: &str, owner: &str, uid: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "shardwright.dev/v1alpha1", "kind": "NodeLinkState",
+        "metadata": {
+            "name": name,
+            "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": owner, "uid": uid }],
+        },
+        "spec": spec,
+    })
+}
+
+#[tokio::test]
+async fn links_that_cannot_be_are_refused_by_a_message_that_names_the_field() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let plane = plane_with_chart(dir.path()).await;
+    let with_spec = |spec: &Value| apply(&plane, &links_of("node-a", "node-a", "1", spec));
+    for (spec, named) in [
+        (
+            json!({ "excludedPeers": [{ "node": "Node B" }] }),
+            "spec.excludedPeers[].node",
+        ),
+        (
+            json!({ "excludedPeers": [{ "node": "b" }, { "node": "b" }] }),
+            "spec.excludedPeers",
+        ),
+        (json!({ "pause": true }), "pause"),
+    ] {
+        let refused = with_spec(&spec).expect_err(&format!("{spec} is nonsense"));
+        assert!(
+            refused.contains(named),
+            "{spec} was refused without naming {named}: {refused}"
+        );
+    }
+    with_spec(&json!({ "paused": false, "excludedPeers": [{ "node": "node-b" }] })).expect("sound");
+    let report = |change: &Value| -> Result<String, String> {
+        let mut peer = json!({
+            "node": "node-b", "kind": "Ethernet", "state": "Measured", "latencyP50Us": 100, "latencyP99Us": 200,
+            "sendBytesPerSecond": 1, "receiveBytesPerSecond": 1, "samples": 1, "measuredAt": "2026-01-02T03:04:05Z",
+        });
+        for (key, value) in change.as_object().expect("an object") {
+            peer[key] = value.clone();
+        }
+        peer.as_object_mut()
+            .expect("an object")
+            .retain(|_, value| !value.is_null());
+        let patch = json!({ "status": { "node": "node-a", "peers": [peer] } }).to_string();
+        let mut kubectl = plane.kubectl().expect("kubectl");
+        run(kubectl.args([
+            "patch",
+            "links",
+            "node-a",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &patch,
+        ]))
+        .map_err(|error| error.to_string())
+    };
+    for (change, named) in [
+        (json!({ "latencyP99Us": 99 }), "status.peers[].latencyP99Us"),
+        (json!({ "sendBytesPerSecond": null }), "status.peers[].state"),
+        (json!({ "sendBytesPerSecond": 0 }), "sendBytesPerSecond"),
+        (json!({ "state": "Fast" }), "state"),
+        (json!({ "kind": "Pigeon" }), "kind"),
+    ] {
+        let refused = report(&change).expect_err(&format!("{change} is nonsense"));
+        assert!(
+            refused.contains(named),
+            "{change} was refused without naming {named}: {refused}"
+        );
+    }
+    report(&json!({})).expect("sound");
+    let mut kubectl = plane.kubectl().expect("kubectl");
+    let shown = run(kubectl.args(["get", "links"])).expect("kubectl succeeds");
+    for column in ["PEERS", "LATENCY", "BANDWIDTH", "MEASURED", "REASON", "AGE"] {
+        assert!(shown.contains(column), "{column} is missing in {shown}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_writes_the_links_of_its_own_node_and_no_others() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let plane = plane_with_chart(dir.path()).await;
+    let kubelet = Kubelet::new(&plane).await.expect("a kubelet");
+    for node in ["node-a", "node-b"] {
+        kubelet.add_node(node).await.expect("a node");
+    }
+    let spec = PodSpec {
+        namespace: NAMESPACE.into(),
+        name: "shardwright-agent-node-a".into(),
+        node: "node-a".into(),
+        service_account: "shardwright-agent".into(),
+        labels: Default::default(),
+    };
+    let pod = kubelet.start_pod(&plane, spec).await.expect("a pod");
+    let uid = |node: &str| {
+        let mut kubectl = plane.kubectl().expect("kubectl");
+        run(kubectl.args(["get", "node", node, "-o", "jsonpath={.metadata.uid}"])).expect("a uid")
+    };
+    let apply = |manifest: &Value| -> Result<(), String> {
+        let path = plane.dir().join("links.json");
+        std::fs::write(&path, manifest.to_string()).expect("written");
+        let mut kubectl = plane.kubectl().expect("kubectl");
+        kubectl.arg("--kubeconfig").arg(&pod.kubeconfig);
+        run(kubectl.args(["apply", "--server-side", "-f"]).arg(&path))
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    let stolen = links_of("node-b", "node-b", &uid("node-b"), &json!({}));
+    until("the policy is in force", POLICY_LIMIT, || {
+        std::future::ready(Ok(match apply(&stolen) {
+            Err(refused) if refused.contains("its own node") => Seen::Done(()),
+            outcome => Seen::Not(format!("{outcome:?}")),
+        }))
+    })
+    .await
+    .expect("it is in force");
+    // Not node-b: an object that was let in before the policy was in force stays.
+    let claimed = links_of("node-c", "node-a", &uid("node-a"), &json!({}));
+    let refused = apply(&claimed).expect_err("under another node's name");
+    assert!(refused.contains("under its name, which is node-a"), "{refused}");
+    apply(&links_of("node-a", "node-a", &uid("node-a"), &json!({}))).expect("its own");
 }
 
 /// A pod as the operator makes them to hold a device.

@@ -343,6 +343,44 @@ async fn an_agent_that_crashes_and_is_started_again_serves_again_by_itself() {
 }
 
 #[tokio::test]
+async fn agents_measure_the_links_to_each_other_and_the_plan_counts_with_what_they_found() {
+    let mut here = installation(&["cpu", "cpu", "cpu"]).await;
+    let links = here.stack.wait_for_links(3).await.expect("links");
+    let mut slowest_us = 0;
+    for state in &links {
+        let peers = state["status"]["peers"].as_array().expect("peers");
+        assert_eq!(peers.len(), 2, "{state}");
+        for peer in peers {
+            assert_eq!(
+                (&peer["state"], &peer["kind"]),
+                (&json!("Measured"), &json!("Loopback")),
+                "{peer}"
+            );
+            let figure = |field: &str| peer[field].as_i64().unwrap_or_else(|| panic!("{field} of {peer}"));
+            assert!(figure("latencyP50Us") <= figure("latencyP99Us"), "{peer}");
+            // Slower than this would be a fault of the measuring, not of a loopback.
+            assert!(figure("sendBytesPerSecond") > 1_000_000 && figure("receiveBytesPerSecond") > 1_000_000);
+            slowest_us = slowest_us.max(figure("latencyP50Us"));
+        }
+        assert_eq!(
+            state["metadata"]["ownerReferences"][0]["name"],
+            state["metadata"]["name"]
+        );
+    }
+    here.apply(
+        "m",
+        &json!({ "source": { "uri": uri(&model()) }, "placement": { "minDevices": 3 } }),
+    );
+    let served = here.ready("m").await;
+    // A hop has the latency of the way there and of the way back: a thousand microseconds each where nobody measured.
+    for stage in &stages(&served)[..2] {
+        let hop_us = stage["hopUs"].as_i64().expect("a hop");
+        println!("hop {hop_us} µs, slowest link {slowest_us} µs");
+        assert!(slowest_us >= 1000 || hop_us < 2000, "{hop_us} µs is what is assumed");
+    }
+}
+
+#[tokio::test]
 async fn wrong_input_is_answered_by_name_and_nothing_hangs() {
     let mut here = installation(&["cpu", "cpu"]).await;
     let source = model();

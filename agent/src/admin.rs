@@ -1,6 +1,7 @@
 //! Health, readiness and metrics over HTTPS.
 
 use crate::devices::Devices;
+use crate::links::Seen;
 use crate::metrics;
 use crate::models::Counters;
 use crate::shard::drive::View;
@@ -28,6 +29,8 @@ pub struct Sources {
     pub attached: watch::Receiver<bool>,
     /// What was fetched.
     pub fetched: Counters,
+    /// The links.
+    pub links: watch::Receiver<Arc<Seen>>,
     /// Whether metrics have NVIDIA's names, too.
     pub dcgm_metrics: bool,
 }
@@ -103,12 +106,14 @@ async fn scrape(State(sources): State<Sources>) -> (StatusCode, String) {
     let devices = sources.devices.borrow().clone();
     let view = sources.view.borrow().clone();
     let attached = *sources.attached.borrow();
+    let links = sources.links.borrow().clone();
     match metrics::text(
         &sources.node,
         &devices,
         &view,
         attached,
         &sources.fetched,
+        &links,
         sources.dcgm_metrics,
     ) {
         Ok(text) => (StatusCode::OK, text),

@@ -8,6 +8,7 @@ use crate::assignment::{BAD_SIGNATURE, Ledger};
 use crate::enrolment::Enrolment;
 use crate::inspect::Inspector;
 use crate::leaves::PlacementKeys;
+use crate::links::{self, Peers};
 use crate::models::Models;
 use crate::retry;
 use crate::shard::drive::View;
@@ -68,8 +69,10 @@ pub struct Lines {
     pub attached: watch::Sender<bool>,
     /// Where inspected models are kept.
     pub models: Arc<Models>,
-    /// host:port of the pieces served here; may be empty.
+    /// host:port of this agent's port for other agents; may be empty.
     pub weights_endpoint: String,
+    /// To whom links are measured; `None` until the operator has told.
+    pub peers: watch::Sender<Option<Arc<Peers>>>,
 }
 
 impl Control {
@@ -234,6 +237,18 @@ impl Control {
                     let inspection = inspector.inspect(request).await;
                     // A stream that ended meanwhile is asked again by the operator.
                     let _ = inspected.send(inspection).await;
+                });
+                Ok(())
+            }
+            Some(operator_message::Message::Peers(told)) => {
+                let told = Arc::new(links::peers(&self.settings.node, told));
+                self.lines.peers.send_if_modified(|peers| {
+                    let changed = peers.as_ref() != Some(&told);
+                    if changed {
+                        tracing::debug!(peers = told.len(), "told to whom links are measured");
+                        *peers = Some(told);
+                    }
+                    changed
                 });
                 Ok(())
             }

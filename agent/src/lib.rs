@@ -10,6 +10,7 @@
 //!                                         ▼
 //!                         models: fetch ─▶ peers, source (file, pvc, https, hf, oci)
 //!                                 serve ─▶ other agents                                    (mutual TLS)
+//!  links: plan ─▶ measure ◀─▶ other agents ─▶ report, publish ─▶ NodeLinkState             (Kubernetes)
 //! ```
 //!
 //! An agent never decides where anything goes. It refuses lower epochs and placements that the operator did not sign, keeps
@@ -24,6 +25,7 @@ pub mod discovery;
 pub mod enrolment;
 pub mod inspect;
 pub mod leaves;
+pub mod links;
 pub mod metrics;
 pub mod models;
 pub mod neighbours;

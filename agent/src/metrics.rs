@@ -3,8 +3,10 @@
 mod dcgm;
 mod family;
 mod gpu;
+mod links;
 
 use crate::devices::Devices;
+use crate::links::Seen;
 use crate::models::Counters;
 use crate::shard::drive::View;
 use family::{Family, Type};
@@ -21,6 +23,7 @@ pub fn text(
     view: &View,
     attached: bool,
     fetched: &Counters,
+    seen: &Seen,
     dcgm: bool,
 ) -> Result<String, prometheus::Error> {
     let registry = Registry::new();
@@ -34,6 +37,7 @@ pub fn text(
         .with_label_values::<&str>(&[])
         .set(i64::from(attached));
     gpu::collect(&registry, node, devices)?;
+    links::collect(&registry, node, seen)?;
     if dcgm {
         dcgm::collect(&registry, node, devices)?;
     }

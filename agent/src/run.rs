@@ -10,6 +10,7 @@ use crate::discovery::lease;
 use crate::discovery::publish::Publisher;
 use crate::enrolment::Enrolment;
 use crate::leaves::{OperatorLeaves, PlacementKeys};
+use crate::links::{self, gate::Gate};
 use crate::models::{Counters, Models, serve};
 use crate::neighbours::{self, Neighbours};
 use crate::probe;
@@ -129,6 +130,7 @@ struct Wires {
     view: watch::Sender<Arc<View>>,
     attached: watch::Sender<bool>,
     fetched: Counters,
+    links: watch::Sender<Arc<links::Seen>>,
 }
 
 impl Wires {
@@ -140,6 +142,7 @@ impl Wires {
             view: watch::Sender::new(Arc::default()),
             attached: watch::Sender::new(false),
             fetched: Counters::new(),
+            links: watch::Sender::new(Arc::default()),
         }
     }
 
@@ -150,6 +153,7 @@ impl Wires {
             view: self.view.subscribe(),
             attached: self.attached.subscribe(),
             fetched: self.fetched.clone(),
+            links: self.links.subscribe(),
             dcgm_metrics: settings.dcgm_metrics,
         }
     }
@@ -189,7 +193,10 @@ async fn live(
             wires.fetched.clone(),
         )
     }));
-    let weights_endpoint = serve_weights(settings, &credentials, &models, &stop).await;
+    let gate = Arc::new(Gate::default());
+    let weights_endpoint = serve_agents(settings, &credentials, &models, &gate, &stop).await;
+    let peers = watch::Sender::new(None);
+    let measuring = measure_links(settings, wires, &credentials, &gate, peers.subscribe(), &stop);
     let leaves = OperatorLeaves {
         node: settings.node.clone(),
         credentials: credentials.clone(),
@@ -214,6 +221,7 @@ async fn live(
         attached: wires.attached.clone(),
         models,
         weights_endpoint,
+        peers,
     };
     let leave = CancellationToken::new();
     let control = Control::new(settings.clone(), credentials, keys, enrolment, ledger, lines);
@@ -224,6 +232,7 @@ async fn live(
     // Cancelled just now.
     let _ = renewing.await;
     let _ = publishing.await;
+    let _ = measuring.await;
 }
 
 /// Keeps the devices' objects and the node's Lease until `stop`.
@@ -243,12 +252,48 @@ fn publish(settings: &Settings, wires: &Wires, stop: &CancellationToken) -> toki
     })
 }
 
+/// Measures the links to the nodes that the operator names and publishes them, until `stop`.
+fn measure_links(
+    settings: &Settings,
+    wires: &Wires,
+    credentials: &identity::Credentials,
+    gate: &Arc<Gate>,
+    peers: watch::Receiver<Option<Arc<links::Peers>>>,
+    stop: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let setting = links::drive::Setting {
+        node: settings.node.clone(),
+        trust_domain: settings.trust_domain.clone(),
+        advertise_ip: settings.advertise_ip,
+        root: settings.sysfs_root.clone(),
+    };
+    let lines = links::drive::Lines {
+        peers,
+        seen: wires.links.clone(),
+    };
+    let publisher = links::publish::Publisher {
+        node: settings.node.clone(),
+        seen: wires.links.subscribe(),
+        devices: wires.devices.subscribe(),
+        gate: Arc::clone(gate),
+    };
+    let measured = links::drive::run(setting, credentials.clone(), Arc::clone(gate), lines);
+    let watched = links::load::watch(settings.state_dir.clone(), wires.view.subscribe(), Arc::clone(gate));
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        // Cancelled at the agent's end. Boxed: a round holds buffers of its stream.
+        let all = Box::pin(async { tokio::join!(measured, watched, publisher.run()) });
+        let _ = stop.run_until_cancelled_owned(all).await;
+    })
+}
+
 /// Opens the port for other agents and tells where they find it; empty where it cannot be had, which costs nothing but
-/// their reading from the source.
-async fn serve_weights(
+/// their reading from the source, and the links to this node.
+async fn serve_agents(
     settings: &Settings,
     credentials: &identity::Credentials,
     models: &Arc<Models>,
+    gate: &Arc<Gate>,
     stop: &CancellationToken,
 ) -> String {
     let listener = match serve::listen(settings.weights_listen, credentials).await {
@@ -260,9 +305,10 @@ async fn serve_weights(
     };
     let endpoint = std::net::SocketAddr::new(settings.advertise_ip, listener.local_addr().port()).to_string();
     let server = serve::Server::new(Arc::clone(models), settings.weights_bytes_per_second);
+    let links = links::serve::Server::new(Arc::clone(gate));
     let stop = stop.clone();
     tokio::spawn(async move {
-        if let Err(error) = server.run(listener, stop).await {
+        if let Err(error) = server.run(listener, Some(links), stop).await {
             tracing::warn!(%error, "other agents cannot read this node's pieces any more");
         }
     });

@@ -49,7 +49,7 @@ impl Bench {
             .unwrap();
         let endpoint = listener.local_addr().to_string();
         let serving = Serving::new(std::sync::Arc::clone(&holder.models), 1 << 30);
-        runtime.spawn(serving.run(listener, CancellationToken::new()));
+        runtime.spawn(serving.run(listener, None, CancellationToken::new()));
         server.forget();
         Self {
             runtime,

@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 /// `EX_USAGE`.
 const EXIT_USAGE: u8 = 64;
 
-/// Looks at models and pins their weights for Shardwright. Needs no cluster.
+/// Looks at models and pins their weights for Shardwright, and shows the cluster as placement sees it.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-shardwright", version, arg_required_else_help = true)]
 pub struct Args {
@@ -35,6 +35,18 @@ pub enum Command {
     /// GGUF models: make and check weight indexes, show what a model is.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Shows devices, memory and measured links as placement sees them: totals, what is left out and why, the slowest links.
+    ///
+    /// Asks kubectl for the objects that agents write.
+    Topology(TopologyArgs),
+}
+
+/// Of `topology`.
+#[derive(Debug, ClapArgs)]
+pub struct TopologyArgs {
+    /// A List in JSON instead of kubectl's answer, as `kubectl get gpu,links -o json` prints it; `-` for standard input.
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 /// What can be done with a model.

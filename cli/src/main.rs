@@ -1,9 +1,10 @@
-//! `kubectl-shardwright`: looks at models and pins their weights. Works by itself and as a kubectl plugin.
+//! `kubectl-shardwright`: looks at models and at the cluster, pins weights. Works by itself and as a kubectl plugin.
 
 mod args;
 mod failure;
 mod model;
 mod progress;
+mod topology;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -18,11 +19,11 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(exit_code) => return exit_code,
     };
-    let Command::Model(command) = args.command;
-    let outcome = match command {
-        ModelCommand::Index(command) => model::index::run(&command, args.output),
-        ModelCommand::Verify(command) => model::verify::run(&command, args.output),
-        ModelCommand::Show(command) => model::show::run(&command, args.output),
+    let outcome = match args.command {
+        Command::Model(ModelCommand::Index(command)) => model::index::run(&command, args.output),
+        Command::Model(ModelCommand::Verify(command)) => model::verify::run(&command, args.output),
+        Command::Model(ModelCommand::Show(command)) => model::show::run(&command, args.output),
+        Command::Topology(command) => topology::run(&command, args.output),
     };
     match outcome.and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,

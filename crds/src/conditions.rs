@@ -52,6 +52,12 @@ pub mod device {
     pub const ALL: [&str; 3] = [READY, HEALTHY, VERIFIED];
 }
 
+/// Condition types of a NodeLinkState.
+pub mod links {
+    /// Every link that the agent is to measure was measured.
+    pub const MEASURED: &str = "Measured";
+}
+
 /// Reasons, shared by all conditions.
 pub mod reason {
     /// Of `Unknown`: nothing was decided yet.
@@ -148,6 +154,15 @@ pub mod reason {
     /// Event: it began to run slower than it could.
     pub const DEVICE_THROTTLED: &str = "DeviceThrottled";
     pub const NOT_REPORTED: &str = "NotReported";
+
+    // Links: Measured.
+    pub const ALL_MEASURED: &str = "AllMeasured";
+    /// Some links are still to be measured for the first time.
+    pub const MEASURING: &str = "Measuring";
+    pub const PEER_UNREACHABLE: &str = "PeerUnreachable";
+    /// There is no other node to measure to.
+    pub const NO_PEERS: &str = "NoPeers";
+    pub const PAUSED: &str = "Paused";
 
     pub const AGENT_LOST: &str = "AgentLost";
 }

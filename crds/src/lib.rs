@@ -3,6 +3,7 @@
 //! ```text
 //!  people ──▶ InferenceModel.spec ──▶ operator ──▶ InferenceModel.status
 //!  agents ──▶ DeviceGPUState.status ──▶ operator        people ──▶ DeviceGPUState.spec
+//!  agents ──▶ NodeLinkState.status ───▶ operator        people ──▶ NodeLinkState.spec
 //! ```
 //!
 //! There is no client here: a crate that only needs the types does not pull in one. The names that more than one process
@@ -13,6 +14,7 @@ pub mod device_gpu_state;
 pub mod inference_model;
 pub mod manifest;
 pub mod names;
+pub mod node_link_state;
 
 pub use device_gpu_state::{
     BandwidthPrior, DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, DeviceTaint, HeldShard,
@@ -22,4 +24,7 @@ pub use inference_model::{
     Determinism, InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, LearnedMemory, MemoryPressure,
     MemoryUsed, ModelSource, Objective, PinnedLayers, PlacementConstraints, PlacementStatus, PrefixCache,
     ResolvedModel, SourceSecret, StagePhase, StageStatus, Verdict,
+};
+pub use node_link_state::{
+    DevicePair, ExcludedPeer, LinkKind, LinkState, NodeLinkState, NodeLinkStateSpec, NodeLinkStateStatus, PeerLink,
 };

@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use crate::{DeviceGPUState, InferenceModel};
+use crate::{DeviceGPUState, InferenceModel, NodeLinkState};
 
 const HEADER: &str = "# Generated from the Rust types in crds/; regenerate with: cargo run -p crds --bin crdgen -- charts/shardwright/crds\n";
 
@@ -28,7 +28,7 @@ pub struct ManifestError {
 
 /// All kinds, one manifest each, in the order of their file names.
 pub fn manifests() -> Result<Vec<Manifest>, ManifestError> {
-    [DeviceGPUState::crd(), InferenceModel::crd()]
+    [DeviceGPUState::crd(), InferenceModel::crd(), NodeLinkState::crd()]
         .iter()
         .map(manifest)
         .collect()

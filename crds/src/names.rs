@@ -48,7 +48,7 @@ pub const API_KEYS_SECRET: &str = "shardwright-api-keys";
 /// Key of the bearer keys, one a line.
 pub const API_KEYS_KEY: &str = "keys";
 
-/// Label of a DeviceGPUState: the name of its Node.
+/// Label of a DeviceGPUState and of a NodeLinkState: the name of its Node.
 pub const NODE_LABEL: &str = "shardwright.dev/node";
 /// Label of a DeviceGPUState: its backend.
 pub const BACKEND_LABEL: &str = "shardwright.dev/backend";

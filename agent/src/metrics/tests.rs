@@ -16,7 +16,16 @@ fn a_scrape_has_every_phase_and_the_epochs() {
     };
     let fetched = Counters::new();
     fetched.received(crate::source::Kind::Hf, 12);
-    let text = text("node-a", &Devices::default(), &view, true, &fetched, false).unwrap();
+    let text = text(
+        "node-a",
+        &Devices::default(),
+        &view,
+        true,
+        &fetched,
+        &Seen::default(),
+        false,
+    )
+    .unwrap();
     for line in [
         "shardwright_agent_attached 1",
         "shardwright_agent_shards{phase=\"serving\"} 1",
@@ -102,7 +111,16 @@ fn a_scrape_is_what_prometheus_reads_whatever_a_driver_calls_its_card() {
     let mut devices = fixture::devices();
     devices.states[0].device.model = "a \"card\"\nwith \\ everything} 1".into();
     devices.counters.probes.insert(device::Backend::Cpu, 2);
-    let text = text("node-a", &devices, &View::default(), false, &Counters::new(), true).unwrap();
+    let text = text(
+        "node-a",
+        &devices,
+        &View::default(),
+        false,
+        &Counters::new(),
+        &Seen::default(),
+        true,
+    )
+    .unwrap();
     assert_is_exposition(&text);
     assert!(text.contains(r#"model="a \"card\"\nwith \\ everything} 1""#), "{text}");
     assert!(text.contains("shardwright_agent_device_probes_total{backend=\"cpu\"} 2"));
@@ -111,7 +129,18 @@ fn a_scrape_is_what_prometheus_reads_whatever_a_driver_calls_its_card() {
 #[test]
 fn names_of_nvidias_exporter_are_there_only_where_they_are_asked_for() {
     let devices = fixture::devices();
-    let scrape = |dcgm| text("n", &devices, &View::default(), true, &Counters::new(), dcgm).unwrap();
+    let scrape = |dcgm| {
+        text(
+            "n",
+            &devices,
+            &View::default(),
+            true,
+            &Counters::new(),
+            &Seen::default(),
+            dcgm,
+        )
+        .unwrap()
+    };
     assert!(!scrape(false).contains("DCGM_"));
     assert!(scrape(true).contains("DCGM_FI_DEV_GPU_TEMP"));
 }

@@ -1,6 +1,7 @@
 //! The pieces of this node, for other agents: a few at a time, and slower than the line, so that tokens come first.
 
 use super::{Model, Models};
+use crate::links;
 use gguf::cache::{is_piece_complete, piece_path};
 use gguf::{Digest, Piece};
 use identity::{Credentials, Role, TlsListener, grpc_server, peer, tls};
@@ -75,13 +76,19 @@ impl Server {
         }
     }
 
-    /// Serves on a port until `stop`.
+    /// Serves on a port until `stop`, and beside the pieces what measures links, where that is given.
     ///
     /// # Errors
     /// The server cannot go on.
-    pub async fn run(self, listener: TlsListener, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
+    pub async fn run(
+        self,
+        listener: TlsListener,
+        links: Option<links::serve::Server>,
+        stop: CancellationToken,
+    ) -> Result<(), tonic::transport::Error> {
         grpc_server()
             .add_service(WeightsServer::new(self))
+            .add_optional_service(links.map(links::serve::Server::into_service))
             .serve_with_incoming_shutdown(listener.incoming(), stop.cancelled_owned())
             .await
     }

@@ -21,6 +21,7 @@ enum Request<'a> {
     Status,
     Install { envelope: String, next: Option<&'a str> },
     Drain,
+    Metrics,
 }
 
 /// How a worker is.
@@ -95,6 +96,11 @@ struct Outcome {
     message: Option<String>,
 }
 
+#[derive(Deserialize)]
+struct Metrics {
+    text: String,
+}
+
 /// Why a worker could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -147,6 +153,11 @@ impl Client {
     /// Asks it to finish and end.
     pub async fn drain(&mut self) -> Result<(), ClientError> {
         self.ask::<Outcome>(&Request::Drain).await.map(|_| ())
+    }
+
+    /// Its metrics, as Prometheus reads them.
+    pub async fn metrics(&mut self) -> Result<String, ClientError> {
+        self.ask::<Metrics>(&Request::Metrics).await.map(|metrics| metrics.text)
     }
 
     async fn ask<A: serde::de::DeserializeOwned>(&mut self, request: &Request<'_>) -> Result<A, ClientError> {

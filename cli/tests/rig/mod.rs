@@ -1,4 +1,5 @@
 //! Small models, and the tool run on them.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::path::Path;
 use std::process::{Command, Output};

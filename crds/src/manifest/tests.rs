@@ -27,6 +27,7 @@ fn the_chart_holds_what_the_types_say() {
     let charted = [
         include_str!("../../../charts/shardwright/crds/shardwright.dev_devicegpustates.yaml"),
         include_str!("../../../charts/shardwright/crds/shardwright.dev_inferencemodels.yaml"),
+        include_str!("../../../charts/shardwright/crds/shardwright.dev_nodelinkstates.yaml"),
     ];
     for (manifest, charted) in manifests().expect("manifests").iter().zip(charted) {
         assert_eq!(

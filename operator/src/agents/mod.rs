@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  agent ──Hello, ShardReport, Inspection──▶ session ──▶ registry ──snapshot──▶ control loop
-//!        ◀──────Assignments, Inspect──────── session ◀── registry ◀──assign────
+//!        ◀─Assignments, LinkPeers, Inspect── session ◀── registry ◀──assign────
 //! ```
 //!
 //! A stream that ends, for whatever reason, is an agent that is gone; its devices are out of placement at once.

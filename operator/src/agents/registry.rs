@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use proto::control::v1::{Assignments, Hello, Inspect, Inspection, ShardReport, ShardStatus};
+use proto::control::v1::{Assignments, Hello, Inspect, Inspection, LinkPeers, ShardReport, ShardStatus};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +44,7 @@ pub struct AgentView {
     pub attached: Instant,
     /// The highest epoch it accepted, by model uid.
     pub epochs: HashMap<String, u64>,
-    /// Where it gives pieces of models to other agents; empty where it does not.
+    /// Its port for other agents, which read pieces of models there and measure links; empty where it has none.
     pub weights_endpoint: String,
     /// Whether it has reported its shards yet.
     pub reported: bool,
@@ -86,6 +86,8 @@ pub struct Attachment {
     pub session: u64,
     /// What the node must hold; `None` until the control loop has decided.
     pub assignments: watch::Receiver<Option<Arc<Assignments>>>,
+    /// To whom the node measures links; `None` until the control loop has looked around.
+    pub peers: watch::Receiver<Option<Arc<LinkPeers>>>,
     /// Sources to look at.
     pub inspect: mpsc::Receiver<Inspect>,
     /// Cancelled when a newer stream of the same node takes over.
@@ -96,6 +98,7 @@ pub struct Attachment {
 struct Entry {
     view: AgentView,
     assignments: watch::Sender<Option<Arc<Assignments>>>,
+    peers: watch::Sender<Option<Arc<LinkPeers>>>,
     inspect: mpsc::Sender<Inspect>,
     asked: Vec<(String, i64)>,
     models: BTreeSet<String>,
@@ -159,6 +162,7 @@ impl Agents {
             inner.sessions += 1;
             let session = inner.sessions;
             let (assignments, assignments_seen) = watch::channel(None);
+            let (peers, peers_seen) = watch::channel(None);
             let (inspect, inspect_seen) = mpsc::channel(INSPECTIONS_MAX);
             let replaced = CancellationToken::new();
             let view = AgentView {
@@ -177,6 +181,7 @@ impl Agents {
             let entry = Entry {
                 view,
                 assignments,
+                peers,
                 inspect,
                 asked: Vec::new(),
                 models: BTreeSet::new(),
@@ -188,6 +193,7 @@ impl Agents {
             Attachment {
                 session,
                 assignments: assignments_seen,
+                peers: peers_seen,
                 inspect: inspect_seen,
                 replaced,
             }
@@ -296,6 +302,21 @@ impl Agents {
                 let differs = current.as_deref() != Some(&wanted.message);
                 if differs {
                     *current = Some(Arc::new(wanted.message.clone()));
+                }
+                differs
+            });
+        }
+    }
+
+    /// Tells every attached agent to whom it measures links, where that differs from what it was told before.
+    pub fn name_peers(&self, by_node: &BTreeMap<String, Arc<LinkPeers>>) {
+        let nobody = Arc::new(LinkPeers::default());
+        for (node, entry) in &self.lock().nodes {
+            let named = by_node.get(node).unwrap_or(&nobody);
+            entry.peers.send_if_modified(|current| {
+                let differs = current.as_ref() != Some(named);
+                if differs {
+                    *current = Some(Arc::clone(named));
                 }
                 differs
             });

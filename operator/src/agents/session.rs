@@ -90,6 +90,7 @@ impl Session {
         let Attachment {
             session,
             mut assignments,
+            mut peers,
             mut inspect,
             replaced,
         } = attachment;
@@ -114,6 +115,13 @@ impl Session {
                     Ok(()) => {
                         let Some(wanted) = assignments.borrow_and_update().clone() else { continue };
                         operator_message::Message::Assignments(wanted.as_ref().clone())
+                    }
+                    Err(_) => return self.taken_over(),
+                },
+                changed = peers.changed() => match changed {
+                    Ok(()) => {
+                        let Some(named) = peers.borrow_and_update().clone() else { continue };
+                        operator_message::Message::Peers(named.as_ref().clone())
                     }
                     Err(_) => return self.taken_over(),
                 },

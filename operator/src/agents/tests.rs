@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use identity::KeyPair;
 use proto::control::v1::agent_control_client::AgentControlClient;
 use proto::control::v1::{
-    AgentMessage, Assignment, Assignments, Hello, Inspect, IssueWorkerLeafRequest, ModelIndexRequest, OperatorMessage,
-    ShardReport, agent_message, operator_message,
+    AgentMessage, Assignment, Assignments, Hello, Inspect, IssueWorkerLeafRequest, LinkPeer, LinkPeers,
+    ModelIndexRequest, OperatorMessage, ShardReport, agent_message, operator_message,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -97,6 +97,33 @@ async fn an_agent_reports_is_asked_and_is_told_what_to_hold_and_is_gone_when_its
 
     drop(stream);
     until(&port, BTreeMap::is_empty).await;
+}
+
+#[tokio::test]
+async fn an_agent_is_told_to_whom_it_measures_links_whenever_that_changes() {
+    let port = Port::serve(true).await;
+    let mut stream = Stream::open(&port.connect(agent("a")).await).await.unwrap();
+    stream.hello().await;
+    until(&port, |nodes| nodes.contains_key("a")).await;
+    let peers = |nodes: &[&str]| {
+        let peer = |node: &&str| LinkPeer {
+            node: node.to_string(),
+            endpoint: format!("{node}:9445"),
+        };
+        std::sync::Arc::new(LinkPeers {
+            peers: nodes.iter().map(peer).collect(),
+        })
+    };
+    for named in [peers(&["b"]), peers(&["b", "c"])] {
+        port.agents
+            .name_peers(&BTreeMap::from([("a".to_owned(), named.clone())]));
+        // The same once more says nothing.
+        port.agents
+            .name_peers(&BTreeMap::from([("a".to_owned(), named.clone())]));
+        assert!(matches!(stream.hear().await, Ok(operator_message::Message::Peers(told)) if told == *named));
+    }
+    port.agents.name_peers(&BTreeMap::new());
+    assert!(matches!(stream.hear().await, Ok(operator_message::Message::Peers(told)) if told.peers.is_empty()));
 }
 
 #[tokio::test]

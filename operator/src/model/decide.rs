@@ -12,7 +12,7 @@ use crds::{InferenceModel, LearnedMemory, ModelSource};
 use identity::PlacementSigner;
 use placement::{Budget, Plan, Problem, Solution, Violation, check, explain, solve};
 use proto::placement::v1::Runtime;
-use topology::{DeviceReport, HeldMemory, Input, Topology};
+use topology::{DeviceReport, HeldMemory, Input, Links, Topology};
 
 use super::facts::Facts;
 use super::in_force::InForce;
@@ -67,6 +67,7 @@ pub struct World<'a> {
     agents: &'a BTreeMap<String, AgentView>,
     awaited: &'a BTreeSet<String>,
     held: BTreeMap<String, Vec<HeldMemory>>,
+    links: Links,
     now: Instant,
     now_unix_s: i64,
 }
@@ -93,9 +94,16 @@ impl<'a> World<'a> {
             agents,
             awaited,
             held: BTreeMap::new(),
+            links: Links::default(),
             now,
             now_unix_s,
         }
+    }
+
+    /// With links as they were measured; without, all are assumed.
+    #[must_use]
+    pub fn with_links(self, links: Links) -> Self {
+        Self { links, ..self }
     }
 
     /// The model holds what this placement takes, and nothing else.
@@ -119,7 +127,7 @@ impl<'a> World<'a> {
             device.fault = Some("shards of this model keep failing on it".to_owned());
         }
         let awaited = self.awaited.iter().filter(|_| in_force);
-        topology::build(&Input {
+        let built = topology::build(&Input {
             devices,
             attached_nodes: self.agents.keys().chain(awaited).cloned().collect(),
             node_labels: self.node_labels.clone(),
@@ -129,8 +137,13 @@ impl<'a> World<'a> {
                 .filter(|(other, _)| *other != uid)
                 .flat_map(|(_, held)| held.clone())
                 .collect(),
-            links: Vec::new(),
-        })
+            ..Input::default()
+        });
+        // Judged once for all graphs of a pass: a large cluster has tens of thousands.
+        Topology {
+            links: self.links.clone(),
+            ..built
+        }
     }
 }
 

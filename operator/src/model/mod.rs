@@ -15,6 +15,7 @@ mod fixture;
 pub mod in_force;
 pub mod inspect;
 pub mod learned;
+pub mod links;
 pub mod observe;
 pub mod pass;
 pub mod progress;

@@ -1,4 +1,4 @@
-//! The stores that the control loop decides on: models, devices and the labels of nodes, kept current by watches.
+//! The stores that the control loop decides on: models, devices, links and the labels of nodes, kept current by watches.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -6,7 +6,7 @@ use std::hash::Hash;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use crds::{DeviceGPUState, InferenceModel};
+use crds::{DeviceGPUState, InferenceModel, NodeLinkState};
 use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::PartialObjectMeta;
@@ -26,6 +26,7 @@ use lifecycle::backoff::Backoff;
 pub struct Stores {
     models: Store<InferenceModel>,
     devices: Store<DeviceGPUState>,
+    links: Store<NodeLinkState>,
     nodes: Store<PartialObjectMeta<Node>>,
 }
 
@@ -36,6 +37,8 @@ pub struct Observed {
     pub models: Vec<Arc<InferenceModel>>,
     /// All.
     pub devices: Vec<Arc<DeviceGPUState>>,
+    /// All, in the order of their names.
+    pub links: Vec<Arc<NodeLinkState>>,
     /// Labels by node.
     pub node_labels: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -49,10 +52,12 @@ pub async fn kinds_served(client: &Client, metrics: &Metrics) {
     loop {
         let models: Api<InferenceModel> = Api::all(client.clone());
         let devices: Api<DeviceGPUState> = Api::all(client.clone());
+        let links: Api<NodeLinkState> = Api::all(client.clone());
         let one = kube::api::ListParams::default().limit(1);
         let found = async {
             call("list InferenceModels", models.list(&one)).await?;
-            call("list DeviceGPUStates", devices.list(&one)).await
+            call("list DeviceGPUStates", devices.list(&one)).await?;
+            call("list NodeLinkStates", links.list(&one)).await
         };
         let Err(error) = found.await else { return };
         metrics.errors.with_label_values(&[error.category()]).inc();
@@ -72,9 +77,10 @@ pub async fn kinds_served(client: &Client, metrics: &Metrics) {
 pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64>) -> (Stores, Watches) {
     let (models, models_writer) = reflector::store();
     let (devices, devices_writer) = reflector::store();
+    let (links, links_writer) = reflector::store();
     let (nodes, nodes_writer) = reflector::store();
     let config = watcher::Config::default();
-    let watches = futures::future::join3(
+    let watches = futures::future::join4(
         drive(
             "InferenceModels",
             models_writer,
@@ -89,6 +95,13 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
             metrics,
             changed,
         ),
+        drive(
+            "NodeLinkStates",
+            links_writer,
+            watcher(Api::all(client.clone()), config.clone()),
+            metrics,
+            changed,
+        ),
         // Labels only: the rest of a Node is large and changes every few minutes.
         drive(
             "Nodes",
@@ -98,7 +111,13 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
             changed,
         ),
     );
-    (Stores { models, devices, nodes }, Box::pin(watches.map(drop)))
+    let stores = Stores {
+        models,
+        devices,
+        links,
+        nodes,
+    };
+    (stores, Box::pin(watches.map(drop)))
 }
 
 fn drive<K>(
@@ -134,6 +153,7 @@ impl Stores {
         let _ = tokio::join!(
             self.models.wait_until_ready(),
             self.devices.wait_until_ready(),
+            self.links.wait_until_ready(),
             self.nodes.wait_until_ready()
         );
     }
@@ -149,9 +169,13 @@ impl Stores {
                 node.metadata.labels.clone().unwrap_or_default(),
             ))
         };
+        let mut links = self.links.state();
+        // The store has no order, and what is remembered of the links goes by it.
+        links.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         Observed {
             models,
             devices: self.devices.state(),
+            links,
             node_labels: self.nodes.state().into_iter().filter_map(labels).collect(),
         }
     }

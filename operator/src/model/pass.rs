@@ -16,6 +16,7 @@ use super::apply::{self, Prepared};
 use super::assign::{self, Holding};
 use super::decide::{self, Decided, World};
 use super::in_force::InForce;
+use super::links;
 use super::observe::Observed;
 use super::publish::{self, Events, Note};
 use super::secrets::{self, Secrets};
@@ -88,6 +89,7 @@ impl Loop<'_> {
         let failed_writes = self.apply(&proposals, &awaited, now).await;
         // 6. (client) Tell agents, gateways and people.
         self.publish(&proposals, &agents, &awaited);
+        self.name_peers(&observed, &agents);
         let mut wakes_at = [self.term.wakes_at(&awaited, now), self.secrets.wakes_at()]
             .into_iter()
             .flatten()
@@ -152,7 +154,8 @@ impl Loop<'_> {
         now: Instant,
         wall: Timestamp,
     ) -> Vec<Proposal> {
-        let mut world = World::new(observed, agents, awaited, now, wall.as_second());
+        let known = self.term.links.links(&observed.links, wall.as_second());
+        let mut world = World::new(observed, agents, awaited, now, wall.as_second()).with_links(known);
         let placements = self.term.models.iter();
         world.hold_all(placements.filter_map(|(uid, state)| Some((uid.as_str(), state.in_force.as_ref()?))));
         let mut proposals = Vec::with_capacity(observed.models.len());
@@ -277,6 +280,20 @@ impl Loop<'_> {
             models: proposals.iter().zip(&sights).map(route).collect(),
         });
         self.count(proposals);
+    }
+
+    /// Tells every agent to whom it measures links.
+    fn name_peers(&mut self, observed: &Observed, agents: &BTreeMap<String, AgentView>) {
+        let members = links::members(agents, &observed.node_labels);
+        let placed = self.term.models.values().filter_map(|state| state.in_force.as_ref());
+        let hops = placed.flat_map(|in_force| in_force.stages().windows(2));
+        let neighbours = hops
+            .filter_map(|hop| match hop {
+                [from, to] if from.node != to.node => Some((from.node.clone(), to.node.clone())),
+                _ => None,
+            })
+            .collect();
+        self.agents.name_peers(self.term.links.peers(members, neighbours));
     }
 
     fn count(&self, proposals: &[Proposal]) {

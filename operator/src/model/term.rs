@@ -16,6 +16,7 @@ use super::facts::{self, Attached, Facts};
 use super::failures::Failures;
 use super::in_force::{self, InForce};
 use super::inspect::{Failure, Inspection, Resolution};
+use super::links;
 use super::progress::Progress;
 use super::secrets::Secrets;
 use super::status::{self, Why};
@@ -171,6 +172,8 @@ pub struct Term {
     began: Instant,
     /// By uid.
     pub models: HashMap<String, ModelState>,
+    /// Links, and who measures them.
+    pub links: links::Memory,
     settled_nodes: BTreeSet<String>,
     /// Nodes and models that were told of in the log.
     doubted: BTreeSet<(String, String)>,
@@ -183,6 +186,7 @@ impl Term {
         Self {
             began: now,
             models: HashMap::new(),
+            links: links::Memory::default(),
             settled_nodes: BTreeSet::new(),
             doubted: BTreeSet::new(),
         }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Device, DeviceReport, Excluded, Exclusion, Kind, Link, Origin, Pool, Rate, Topology, prior};
+use crate::links::{DevicePair, LinkReport, Links};
+use crate::{Device, DeviceReport, Excluded, Exclusion, Kind, Origin, Pool, Rate, Topology, prior};
 
 /// Everything that is known at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,9 +21,12 @@ pub struct Input {
     /// Memory that *other* models' placements take: what the model to be placed holds itself is free for it.
     #[serde(default)]
     pub held: Vec<HeldMemory>,
-    /// Measured links.
+    /// Measured links, as either end reports them.
     #[serde(default)]
     pub links: Vec<LinkReport>,
+    /// Measured copies between devices of one node.
+    #[serde(default)]
+    pub device_pairs: Vec<DevicePair>,
 }
 
 /// Memory that a placement takes on a device.
@@ -31,16 +35,6 @@ pub struct Input {
 pub struct HeldMemory {
     pub device: String,
     pub bytes: u64,
-}
-
-/// A measured link, one direction.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LinkReport {
-    pub from_node: String,
-    pub to_node: String,
-    pub latency_us: u64,
-    pub bandwidth_bytes_per_second: u64,
 }
 
 /// Builds the graph.
@@ -61,7 +55,7 @@ pub fn build(input: &Input) -> Topology {
     }
     let pools = build_pools(&reports, &held);
     let mut topology = Topology {
-        links: build_links(&input.links),
+        links: Links::build(&input.links, &input.device_pairs),
         ..Topology::default()
     };
     for report in reports.values() {
@@ -223,28 +217,6 @@ fn pool(name: &str, devices: &[&DeviceReport], held: &BTreeMap<&str, u64>) -> Po
             origin: Origin::Assumed,
         }),
     }
-}
-
-/// Measurements that make no sense are left out: the assumption then holds.
-fn build_links(reports: &[LinkReport]) -> BTreeMap<(String, String), Link> {
-    reports
-        .iter()
-        .filter(|report| report.bandwidth_bytes_per_second >= prior::LEAST_LINK_BYTES_PER_SECOND)
-        .map(|report| {
-            let rate = Rate {
-                bytes_per_second: report.bandwidth_bytes_per_second,
-                origin: Origin::Measured,
-            };
-            let ends = (report.from_node.clone(), report.to_node.clone());
-            (
-                ends,
-                Link {
-                    latency_us: report.latency_us,
-                    rate,
-                },
-            )
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{Kind, prior};
+use crate::{Kind, Links, prior};
 
 /// Where a number comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,28 +117,20 @@ pub struct Topology {
     pub devices: Vec<Device>,
     pub excluded: Vec<Excluded>,
     pub pools: Vec<Pool>,
-    /// Measured links, from node to node.
-    pub links: BTreeMap<(String, String), Link>,
+    /// What is known of the links between nodes, and between the devices of one.
+    pub links: Links,
 }
 
 impl Topology {
     /// The way from a node to a node: as measured, or a conservative assumption that says so.
     pub fn link(&self, from_node: &str, to_node: &str) -> Link {
-        let measured = self.links.get(&(from_node.to_owned(), to_node.to_owned()));
-        if let Some(link) = measured {
-            return *link;
+        if let Some(known) = self.links.get(from_node, to_node) {
+            return known.link;
         }
-        let (latency_us, bytes_per_second) = if from_node == to_node {
-            (prior::SAME_NODE_LATENCY_US, prior::SAME_NODE_BYTES_PER_SECOND)
+        if from_node == to_node {
+            prior::SAME_NODE
         } else {
-            (prior::UNKNOWN_LATENCY_US, prior::UNKNOWN_BYTES_PER_SECOND)
-        };
-        Link {
-            latency_us,
-            rate: Rate {
-                bytes_per_second,
-                origin: Origin::Assumed,
-            },
+            prior::UNKNOWN
         }
     }
 

@@ -3,18 +3,24 @@
 //! ```text
 //!  DeviceGPUState ─ report ─▶ DeviceReport ┐
 //!  attached nodes, labels, held memory     ├─ build ─▶ Topology { devices, excluded, pools, links }
-//!  measured links                          ┘
+//!  NodeLinkState ── report ─▶ LinkReport   ┘                              └─ bandwidth, transfer time, totals, summary
 //! ```
 //!
 //! Pure: no clients, no clock, no environment. The same [`Input`] always gives the same [`Topology`], whatever the order of
 //! its lists. A device that cannot take layers is not forgotten: it stays in [`Topology::excluded`] with the reason, because a
 //! person who asks why a model is not placed needs exactly that.
 
+mod answers;
 mod build;
 mod graph;
+mod links;
 pub mod prior;
 mod report;
 
-pub use build::{HeldMemory, Input, LinkReport, build};
+pub use answers::Totals;
+pub use build::{HeldMemory, Input, build};
 pub use graph::{Device, Excluded, Exclusion, Link, Origin, Pool, Rate, Topology};
+pub use links::{
+    CONFIDENT_SAMPLES, Confidence, DevicePair, FORGOTTEN_S, FRESH_S, KnownLink, LinkKind, LinkReport, Links,
+};
 pub use report::{DeviceReport, Kind};

@@ -1,6 +1,6 @@
 //! What is assumed where nothing was measured. Every number errs on the slow side: unknown is not zero, and not free.
 
-use crate::Kind;
+use crate::{Kind, Link, Origin, Rate};
 
 /// Rate at which a device of this kind reads its memory, bytes per second.
 ///
@@ -47,14 +47,23 @@ pub fn fixed_bytes(backend: &str) -> u64 {
     }
 }
 
-/// Time from one process to another on the same node, one way, microseconds: loopback, TLS and two wake-ups.
-pub const SAME_NODE_LATENCY_US: u64 = 300;
-/// Rate between two processes of one node, bytes per second.
-pub const SAME_NODE_BYTES_PER_SECOND: u64 = 1_000_000_000;
-/// Time between two nodes, one way, microseconds: gigabit Ethernet through a busy switch, TLS and two wake-ups.
-pub const UNKNOWN_LATENCY_US: u64 = 1_000;
-/// Rate between two nodes, bytes per second: gigabit Ethernet less its overhead.
-pub const UNKNOWN_BYTES_PER_SECOND: u64 = 100_000_000;
+/// From one process to another on the same node: loopback, TLS and two wake-ups.
+pub const SAME_NODE: Link = assumed(300, 1_000_000_000);
+/// Between two nodes of which nothing is known: gigabit Ethernet less its overhead, through a busy switch, TLS and two wake-ups.
+pub const UNKNOWN: Link = assumed(1_000, 100_000_000);
+/// Between two nodes whose agents do not get through to each other. Their workers may: they speak on other ports. So the pair
+/// comes last and is not forbidden.
+pub const UNREACHABLE: Link = assumed(100_000, 1_000_000);
+
+const fn assumed(latency_us: u64, bytes_per_second: u64) -> Link {
+    Link {
+        latency_us,
+        rate: Rate {
+            bytes_per_second,
+            origin: Origin::Assumed,
+        },
+    }
+}
 
 /// A device that seems to read its memory more slowly was measured wrongly: bytes per second.
 pub const LEAST_DEVICE_BYTES_PER_SECOND: u64 = 1_000_000;

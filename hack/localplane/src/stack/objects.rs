@@ -47,6 +47,27 @@ impl Stack {
         until(&what, limit, || std::future::ready(look())).await
     }
 
+    /// Waits until that many NodeLinkStates have all their peers measured; returns them.
+    pub async fn wait_for_links(&mut self, count: usize) -> Result<Vec<Value>> {
+        let mut look = || -> Result<Seen<Vec<Value>>> {
+            self.check()?;
+            let mut kubectl = self.plane.kubectl()?;
+            let text = run(kubectl.args(["get", "nodelinkstates", "-o", "json"]))?;
+            let list: Value = serde_json::from_str(&text).unwrap_or_default();
+            let mut items = list["items"].as_array().cloned().unwrap_or_default();
+            items.retain(|item| condition_of(item, "Measured")["reason"] == "AllMeasured");
+            Ok(if items.len() >= count {
+                Seen::Done(items)
+            } else {
+                Seen::Not(format!("{} measured of {list}", items.len()))
+            })
+        };
+        until(&format!("the links of {count} nodes are measured"), START_LIMIT, || {
+            std::future::ready(look())
+        })
+        .await
+    }
+
     /// Waits until that many DeviceGPUStates are Ready.
     pub async fn wait_for_devices(&mut self, count: usize) -> Result<()> {
         let mut look = || -> Result<Seen<()>> {

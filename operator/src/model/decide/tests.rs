@@ -20,6 +20,7 @@ struct Cluster {
     agents: BTreeMap<String, AgentView>,
     awaited: BTreeSet<String>,
     others: Vec<(String, InForce)>,
+    links: Links,
     model: InferenceModel,
     state: ModelState,
     signer: PlacementSigner,
@@ -44,6 +45,7 @@ impl Cluster {
             agents: fixture::agents(&names),
             awaited: BTreeSet::new(),
             others: Vec::new(),
+            links: Links::default(),
             model,
             state,
             signer,
@@ -52,7 +54,8 @@ impl Cluster {
     }
 
     fn decide(&mut self) -> Decided {
-        let mut world = World::new(&self.observed, &self.agents, &self.awaited, self.now, NOW);
+        let world = World::new(&self.observed, &self.agents, &self.awaited, self.now, NOW);
+        let mut world = world.with_links(self.links.clone());
         world.hold_all(self.others.iter().map(|(uid, in_force)| (uid.as_str(), in_force)));
         if let Some(in_force) = &self.state.in_force {
             world.hold(fixture::UID, in_force);
@@ -95,6 +98,44 @@ fn resolve(inspection: &mut Inspection) {
 
 fn devices(in_force: &InForce) -> Vec<&str> {
     in_force.stages().iter().map(|stage| stage.device.as_str()).collect()
+}
+
+/// The links between all of these nodes, both directions.
+fn measured(pairs: &[(&str, &str, u64, u64)]) -> Links {
+    let report = |from: &str, to: &str, latency_us, mb| topology::LinkReport {
+        from_node: from.to_owned(),
+        to_node: to.to_owned(),
+        latency_us,
+        bandwidth_bytes_per_second: mb * 1_000_000,
+        latency_p99_us: None,
+        samples: 3,
+        age_s: 0,
+        kind: topology::LinkKind::Ethernet,
+        unreachable: false,
+    };
+    let both = |(a, b, latency_us, mb): &(&str, &str, u64, u64)| {
+        [report(a, b, *latency_us, *mb), report(b, a, *latency_us, *mb)]
+    };
+    Links::build(&pairs.iter().flat_map(both).collect::<Vec<_>>(), &[])
+}
+
+#[test]
+fn of_two_neighbours_the_one_behind_the_better_link_is_taken_and_its_hop_is_predicted_as_measured() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB)]);
+    cluster.require_devices(2);
+    cluster.model.spec.placement.max_devices = Some(2);
+    cluster.links = measured(&[("a", "b", 20_000, 5), ("a", "c", 50, 1000), ("b", "c", 30_000, 5)]);
+    let in_force = cluster.place();
+    let nodes: BTreeSet<&str> = in_force.nodes().collect();
+    assert_eq!(nodes, BTreeSet::from(["a", "c"]));
+    let hop_us = in_force.view.stages[0].hop_us.unwrap();
+    assert!(
+        (50..300).contains(&hop_us),
+        "{hop_us} µs, not what is assumed of a link"
+    );
+    // What jitters later moves nothing.
+    cluster.links = measured(&[("a", "c", 40_000, 1)]);
+    cluster.keeps();
 }
 
 #[test]

@@ -168,6 +168,39 @@ async fn a_model_is_inspected_placed_and_assigned_and_its_routes_are_published()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn agents_are_told_of_each_other_so_that_they_measure_their_links() {
+    let mut plane = Plane::new([]);
+    plane.observed.models.clear();
+    let reached_at = |endpoint: &str| Hello {
+        weights_endpoint: endpoint.into(),
+        ..Hello::default()
+    };
+    let now = Instant::now();
+    let b = plane.agents.attach("b", reached_at("10.0.0.2:9445"), now).unwrap();
+    let c = plane.agents.attach("c", reached_at("10.0.0.3:9445"), now).unwrap();
+    let mut control = plane.control();
+    pass(&mut control, &plane.observed).await;
+    let told = |attachment: &Attachment| -> Vec<(String, String)> {
+        let peers = attachment.peers.borrow().clone().unwrap();
+        peers
+            .peers
+            .iter()
+            .map(|peer| (peer.node.clone(), peer.endpoint.clone()))
+            .collect()
+    };
+    assert_eq!(told(&b), [("c".to_owned(), "10.0.0.3:9445".to_owned())]);
+    assert_eq!(told(&c), [("b".to_owned(), "10.0.0.2:9445".to_owned())]);
+    assert_eq!(
+        told(&plane.attachment),
+        [],
+        "it has no port where it could be measured to"
+    );
+    plane.agents.detach("c", c.session);
+    pass(&mut control, &plane.observed).await;
+    assert_eq!(told(&b), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_placement_that_is_not_in_status_is_told_to_nobody() {
     let refused = Step::fails(Method::PATCH, STATUS, 422, "Invalid");
     let plane = Plane::new([written(), refused, written()]);

@@ -193,26 +193,6 @@ fn heat_makes_a_device_slower_and_leaves_it_in_place() {
     assert_eq!(topology.pools[0].bandwidth.bytes_per_second, 100_000_000_000);
 }
 
-#[test]
-fn a_measured_link_holds_in_its_own_direction_only() {
-    let mut input = cpu_and_renderer();
-    input.links.push(LinkReport {
-        from_node: "a".to_owned(),
-        to_node: "b".to_owned(),
-        latency_us: 40,
-        bandwidth_bytes_per_second: 7_000,
-    });
-    input.links.push(LinkReport {
-        from_node: "b".to_owned(),
-        to_node: "a".to_owned(),
-        latency_us: 0,
-        bandwidth_bytes_per_second: 0,
-    });
-    let topology = build(&input);
-    assert_eq!(topology.link("a", "b").latency_us, 40);
-    assert_eq!(topology.link("b", "a").rate.origin, Origin::Assumed);
-}
-
 proptest! {
     #[test]
     fn the_order_of_reports_does_not_matter_and_no_device_is_lost(

@@ -1,0 +1,174 @@
+use super::*;
+use crate::links::allowance::Allowance;
+
+const MINUTE_MS: u64 = 60_000;
+
+struct Scene {
+    now_ms: u64,
+    peers: BTreeMap<String, Progress>,
+    wishes: Wishes,
+    serves: bool,
+    allowed_ms: u64,
+}
+
+fn scene(nodes: &[&str]) -> Scene {
+    Scene {
+        now_ms: MINUTE_MS,
+        peers: nodes
+            .iter()
+            .map(|node| ((*node).to_owned(), Progress::default()))
+            .collect(),
+        wishes: Wishes::default(),
+        serves: false,
+        allowed_ms: 0,
+    }
+}
+
+impl Scene {
+    fn decide(&self) -> Next {
+        decide(&Situation {
+            now_ms: self.now_ms,
+            seed: 7,
+            peers: &self.peers,
+            wishes: &self.wishes,
+            serves: self.serves,
+            allowed_ms: self.allowed_ms,
+        })
+    }
+
+    fn tried(&mut self, node: &str, change: impl FnOnce(&mut Progress)) {
+        let progress = self.peers.get_mut(node).unwrap();
+        progress.tried_ms = Some(self.now_ms);
+        change(progress);
+    }
+
+    /// How long from now until the link is looked at.
+    fn wait_ms(&self) -> u64 {
+        match self.decide() {
+            Next::Measure(_) => 0,
+            Next::Wait { until_ms } => until_ms - self.now_ms,
+        }
+    }
+}
+
+#[test]
+fn a_link_that_nothing_is_known_of_comes_first() {
+    let mut scene = scene(&["a", "b"]);
+    scene.tried("a", |progress| progress.rounds = 3);
+    assert_eq!(scene.decide(), Next::Measure("b".into()));
+    assert_eq!(scene.decide(), scene.decide(), "the same situation, the same answer");
+}
+
+#[test]
+fn a_link_is_measured_three_times_soon_and_then_seldom() {
+    let mut scene = scene(&["a"]);
+    for rounds in 1..ROUNDS_FIRST {
+        scene.tried("a", |progress| progress.rounds = rounds);
+        assert!(
+            (SOON_MS..=2 * SOON_MS).contains(&scene.wait_ms()),
+            "{}",
+            scene.wait_ms()
+        );
+    }
+    scene.tried("a", |progress| progress.rounds = ROUNDS_FIRST);
+    assert!(
+        (STEADY_MS..=2 * STEADY_MS).contains(&scene.wait_ms()),
+        "{}",
+        scene.wait_ms()
+    );
+}
+
+#[test]
+fn a_peer_that_is_gone_is_asked_ever_more_seldom() {
+    let mut scene = scene(&["a"]);
+    let mut longest = 0;
+    for failures in 1..40 {
+        scene.tried("a", |progress| progress.failures = failures);
+        let wait_ms = scene.wait_ms();
+        assert!((FAILED_MS..=2 * FAILED_MAX_MS).contains(&wait_ms), "{wait_ms}");
+        longest = longest.max(wait_ms);
+    }
+    assert!(longest >= FAILED_MAX_MS);
+    assert!(scene.peers["a"].is_gone());
+}
+
+#[test]
+fn a_peer_that_puts_us_off_is_asked_again_soon_and_not_in_step() {
+    let mut scene = scene(&["a"]);
+    let mut waits = Vec::new();
+    for put_off in 1..PUT_OFF_MANY {
+        scene.tried("a", |progress| progress.put_off = put_off);
+        waits.push(scene.wait_ms());
+    }
+    assert!(
+        waits.iter().all(|wait| (PUT_OFF_MS..=2 * PUT_OFF_MS).contains(wait)),
+        "{waits:?}"
+    );
+    waits.dedup();
+    assert!(waits.len() > 3, "{waits:?}");
+    scene.tried("a", |progress| progress.put_off = PUT_OFF_MANY);
+    assert!(scene.wait_ms() >= PUT_OFF_LONG_MS);
+}
+
+#[test]
+fn nothing_is_measured_while_a_shard_serves_or_the_administrator_says_so_or_the_allowance_is_spent() {
+    let mut scene = scene(&["a"]);
+    scene.serves = true;
+    assert_eq!(
+        scene.decide(),
+        Next::Wait {
+            until_ms: scene.now_ms + LOOK_AGAIN_MS
+        }
+    );
+    scene.serves = false;
+    scene.wishes.paused = true;
+    assert_eq!(
+        scene.decide(),
+        Next::Wait {
+            until_ms: scene.now_ms + LOOK_AGAIN_MS
+        }
+    );
+    scene.wishes.paused = false;
+    scene.wishes.excluded = vec!["a".into()];
+    assert_eq!(scene.decide(), Next::Wait { until_ms: u64::MAX });
+    scene.wishes.excluded.clear();
+    scene.allowed_ms = scene.now_ms + 5;
+    assert_eq!(
+        scene.decide(),
+        Next::Wait {
+            until_ms: scene.now_ms + 5
+        }
+    );
+    scene.allowed_ms = scene.now_ms;
+    assert_eq!(scene.decide(), Next::Measure("a".into()));
+    scene.peers.clear();
+    assert_eq!(scene.decide(), Next::Wait { until_ms: u64::MAX });
+}
+
+#[test]
+fn forty_peers_of_a_gigabit_link_are_each_measured_several_times_before_their_figures_grow_old() {
+    let names: Vec<String> = (0..40).map(|number| format!("node-{number:02}")).collect();
+    let mut scene = scene(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    scene.now_ms = 0;
+    let mut allowance = Allowance::new(0);
+    let (hours, round_us) = (12, 100_000);
+    let mut spent_us = 0;
+    while scene.now_ms < hours * 60 * MINUTE_MS {
+        scene.allowed_ms = allowance.ready_at_ms();
+        match scene.decide() {
+            Next::Measure(node) => {
+                scene.tried(&node, |progress| progress.rounds += 1);
+                allowance.spend(round_us, scene.now_ms);
+                spent_us += round_us;
+                scene.now_ms += 200;
+            }
+            Next::Wait { until_ms } => scene.now_ms = until_ms,
+        }
+    }
+    let fewest = scene.peers.values().map(|progress| progress.rounds).min().unwrap();
+    assert!(fewest >= 10, "{fewest} rounds in twelve hours");
+    assert!(
+        spent_us < hours * 60 * MINUTE_MS * 1000 / 400,
+        "{spent_us} µs is more than a quarter of a percent"
+    );
+}

@@ -1,0 +1,194 @@
+//! Writing the node's `NodeLinkState`: server-side apply under this agent's field manager, only when there is news; and
+//! reading what the administrator says in it.
+
+use super::gate::Gate;
+use super::thresholds::{self, News};
+use super::{Seen, report};
+use crate::devices::Devices;
+use crate::discovery::publish::{PublishError, client};
+use crate::retry;
+use crds::names::{AGENT_FIELD_MANAGER, GROUP, NODE_LABEL, VERSION};
+use crds::{NodeLinkState, NodeLinkStateStatus};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use lifecycle::backoff::Backoff;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Longest value of a label.
+const LABEL_VALUE_MAX: usize = 63;
+/// What the administrator changed is read within this, and an object that somebody removed is mended.
+const REFRESH_EVERY: Duration = Duration::from_secs(300);
+
+/// What to publish.
+pub struct Publisher {
+    /// The node, and the name of its object.
+    pub node: String,
+    /// The links.
+    pub seen: watch::Receiver<Arc<Seen>>,
+    /// The devices, for copies between them.
+    pub devices: watch::Receiver<Arc<Devices>>,
+    /// Told what the administrator says.
+    pub gate: Arc<Gate>,
+}
+
+/// What the API server has.
+struct Written {
+    api: Api<NodeLinkState>,
+    generation: Option<i64>,
+    status: Option<NodeLinkStateStatus>,
+}
+
+impl Publisher {
+    /// Publishes for as long as it is polled, once the operator has told of peers.
+    pub async fn run(mut self) {
+        if self.seen.wait_for(|seen| seen.told).await.is_err() {
+            return;
+        }
+        let first = Instant::now();
+        // When this agent wrote last, over all sessions: what an earlier life wrote is no reason to wait.
+        let mut wrote = None;
+        let mut backoff = Backoff::new(retry::API);
+        loop {
+            match self.session(first, &mut wrote, &mut backoff).await {
+                // To read everything anew; not a failure.
+                Ok(()) => {}
+                Err(error) => {
+                    let wait = backoff.failed();
+                    tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "links are not published; trying again");
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// Reads the object, makes it where it is not, and writes the news for a while.
+    async fn session(
+        &mut self,
+        first: Instant,
+        wrote: &mut Option<Instant>,
+        backoff: &mut Backoff,
+    ) -> Result<(), PublishError> {
+        let mut written = self.present().await?;
+        backoff.succeeded();
+        let refresh_at = Instant::now() + REFRESH_EVERY;
+        loop {
+            let seen = Arc::clone(&self.seen.borrow_and_update());
+            let devices = Arc::clone(&self.devices.borrow_and_update());
+            let wishes = self.gate.wishes().borrow().clone();
+            let status = report::status(
+                &self.node,
+                &seen,
+                &devices.states,
+                &wishes,
+                written.status.as_ref(),
+                written.generation,
+                Timestamp::now(),
+            );
+            let due = due(written.status.as_ref(), &status, first, *wrote);
+            if due.is_some_and(|due| due <= Instant::now()) {
+                write(&written.api, &self.node, &status).await?;
+                tracing::debug!(peers = status.peers_measured, "links written");
+                written.status = Some(status);
+                *wrote = Some(Instant::now());
+                continue;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(refresh_at) => return Ok(()),
+                () = tokio::time::sleep_until(due.unwrap_or(refresh_at)), if due.is_some() => {}
+                changed = self.seen.changed() => if changed.is_err() {
+                    // The agent is ending.
+                    std::future::pending::<()>().await;
+                },
+                // Only copies between devices are read, which are news when anything else is, or at the next look.
+                Ok(()) = self.devices.changed(), if written.status.is_none() => {}
+            }
+        }
+    }
+
+    async fn present(&self) -> Result<Written, PublishError> {
+        let client = client().await?;
+        let api: Api<NodeLinkState> = Api::all(client.clone());
+        let object = match api.get_opt(&self.node).await? {
+            Some(object) => object,
+            None => {
+                let node: Node = Api::all(client).get(&self.node).await?;
+                let uid = node
+                    .metadata
+                    .uid
+                    .ok_or_else(|| PublishError::NoUid(self.node.clone()))?;
+                self.apply(&api, &uid).await?
+            }
+        };
+        let wishes = report::wishes(&object.spec);
+        self.gate
+            .wishes()
+            .send_if_modified(|current| std::mem::replace(current, wishes.clone()) != wishes);
+        Ok(Written {
+            api,
+            generation: object.metadata.generation,
+            status: object.status,
+        })
+    }
+
+    async fn apply(&self, api: &Api<NodeLinkState>, node_uid: &str) -> Result<NodeLinkState, PublishError> {
+        let labels = if self.node.len() <= LABEL_VALUE_MAX {
+            json!({ NODE_LABEL: self.node })
+        } else {
+            json!({})
+        };
+        let object = json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"),
+            "kind": "NodeLinkState",
+            "metadata": {
+                "name": self.node,
+                "labels": labels,
+                "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": self.node, "uid": node_uid }],
+            },
+            "spec": {},
+        });
+        Ok(api.patch(&self.node, &parameters(), &Patch::Apply(object)).await?)
+    }
+}
+
+/// When a status is to be written, if at all. Pure.
+fn due(
+    written: Option<&NodeLinkStateStatus>,
+    now: &NodeLinkStateStatus,
+    first: Instant,
+    wrote: Option<Instant>,
+) -> Option<Instant> {
+    let news = written.map_or(News::Urgent, |written| thresholds::news(written, now));
+    let patience = match (news, wrote) {
+        (News::None, _) => return None,
+        // What an earlier life measured counts for hours: better than links that have yet to have their turn.
+        (_, None) if thresholds::may_gather(now) => thresholds::GATHER,
+        (_, None) => Duration::ZERO,
+        (News::Urgent, Some(_)) => thresholds::GATHER,
+        (News::CanWait, Some(_)) => thresholds::CALM,
+    };
+    Some(wrote.unwrap_or(first) + patience)
+}
+
+async fn write(api: &Api<NodeLinkState>, node: &str, status: &NodeLinkStateStatus) -> Result<(), PublishError> {
+    let object = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": "NodeLinkState",
+        "metadata": { "name": node },
+        "status": status,
+    });
+    api.patch_status(node, &parameters(), &Patch::Apply(object)).await?;
+    Ok(())
+}
+
+fn parameters() -> PatchParams {
+    PatchParams::apply(AGENT_FIELD_MANAGER).force()
+}
+
+#[cfg(test)]
+mod tests;

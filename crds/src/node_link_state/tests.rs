@@ -1,0 +1,106 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn object(spec: &Value, peers: &Value) -> NodeLinkState {
+    serde_json::from_value(json!({
+        "apiVersion": "shardwright.dev/v1alpha1",
+        "kind": "NodeLinkState",
+        "metadata": { "name": "node-a" },
+        "spec": spec,
+        "status": { "node": "node-a", "peers": peers },
+    }))
+    .expect("a NodeLinkState")
+}
+
+fn peer() -> Value {
+    json!({
+        "node": "node-b",
+        "kind": "Ethernet",
+        "state": "Measured",
+        "latencyP50Us": 120,
+        "latencyP99Us": 300,
+        "sendBytesPerSecond": 117_000_000,
+        "receiveBytesPerSecond": 116_000_000,
+        "samples": 3,
+        "measuredAt": "2026-01-02T03:04:05Z",
+    })
+}
+
+fn without(field: &str) -> Value {
+    let mut peer = peer();
+    peer.as_object_mut().expect("an object").remove(field);
+    peer
+}
+
+#[test]
+fn an_empty_spec_is_good_and_stays_empty_when_written() {
+    let object = object(&json!({}), &json!([]));
+    object.validate_cel().expect("admitted");
+    assert_eq!(serde_json::to_value(&object.spec).expect("JSON"), json!({}));
+}
+
+#[test]
+fn a_status_survives_being_written_and_read() {
+    let status = json!({
+        "observedGeneration": 1,
+        "node": "node-a",
+        "peersMeasured": "1/2",
+        "worstLatency": "0.1 ms node-b",
+        "worstBandwidth": "116.0 MB/s node-b",
+        "peers": [peer(), { "node": "node-c", "kind": "Unknown", "state": "Unreachable", "message": "refused" }],
+        "devicePairs": [{
+            "from": "node-a-cuda0", "to": "node-a-cuda1", "peerToPeer": true, "bytesPerSecond": 20_000_000_000_i64,
+            "samples": 8, "measuredAt": "2026-01-02T03:04:05Z",
+        }],
+    });
+    let read: NodeLinkStateStatus = serde_json::from_value(status.clone()).expect("a status");
+    assert_eq!(serde_json::to_value(&read).expect("JSON"), status);
+}
+
+fn refusal(object: &NodeLinkState) -> String {
+    object.validate_cel().expect_err("the rules refuse it").to_string()
+}
+
+#[test]
+fn a_link_that_says_it_was_measured_has_every_figure() {
+    object(&json!({}), &json!([peer()])).validate_cel().expect("admitted");
+    for field in [
+        "latencyP50Us",
+        "sendBytesPerSecond",
+        "receiveBytesPerSecond",
+        "measuredAt",
+        "samples",
+    ] {
+        let told = refusal(&object(&json!({}), &json!([without(field)])));
+        assert!(told.contains("status.peers[].state"), "{field}: {told}");
+    }
+}
+
+#[test]
+fn the_slowest_of_a_hundred_is_no_faster_than_the_median() {
+    let mut swapped = peer();
+    swapped["latencyP99Us"] = json!(100);
+    let told = refusal(&object(&json!({}), &json!([swapped])));
+    assert!(told.contains("status.peers[].latencyP99Us"), "{told}");
+}
+
+#[test]
+fn a_peer_to_leave_out_is_named_as_nodes_are() {
+    let told = refusal(&object(&json!({ "excludedPeers": [{ "node": "Node B" }] }), &json!([])));
+    assert!(told.contains("spec.excludedPeers"), "{told}");
+    let sound = json!({ "paused": true, "excludedPeers": [{ "node": "node-b.example.com" }] });
+    object(&sound, &json!([])).validate_cel().expect("admitted");
+}
+
+#[test]
+fn every_field_of_the_api_is_described() {
+    let crd = serde_json::to_value(<NodeLinkState as kube::CustomResourceExt>::crd()).expect("JSON");
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    let peer = &schema["status"]["properties"]["peers"]["items"];
+    for (part, schema) in [("spec", &schema["spec"]), ("status", &schema["status"]), ("peer", peer)] {
+        for (name, field) in schema["properties"].as_object().expect("properties") {
+            assert!(field["description"].is_string(), "{part}.{name} says nothing");
+        }
+    }
+}
