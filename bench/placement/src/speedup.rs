@@ -129,7 +129,7 @@ pub fn as_cluster(instance: &Instance) -> Problem {
         },
         topology: Topology {
             pools: devices.iter().map(pool).collect(),
-            links,
+            links: links.into_iter().collect(),
             devices,
             excluded: Vec::new(),
         },

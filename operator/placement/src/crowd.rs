@@ -161,36 +161,29 @@ fn ways_in(problem: &Problem, eligible: &[usize]) -> BTreeMap<usize, u64> {
 
 /// Per node: the least latency from and back to any other of these nodes.
 fn from_other_nodes<'t>(topology: &'t Topology, nodes: &BTreeMap<&'t str, usize>) -> BTreeMap<&'t str, u64> {
+    let assumed_us = prior::UNKNOWN.latency_us;
     let mut least_us: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut measured: BTreeMap<&str, usize> = BTreeMap::new();
-    for (from, to) in topology.links.keys() {
-        let (Some((from, _)), Some((to, _))) = (nodes.get_key_value(from.as_str()), nodes.get_key_value(to.as_str()))
-        else {
+    let mut least_back_us: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+    for (from, to, link) in topology.links.iter() {
+        if from == to || !nodes.contains_key(from) || !nodes.contains_key(to) {
             continue;
-        };
-        if from != to {
-            let there_us = topology.link(from, to).latency_us;
-            let way_us = there_us.saturating_add(topology.link(to, from).latency_us);
-            let entry = least_us.entry(to).or_insert(u64::MAX);
-            *entry = (*entry).min(way_us);
-            *measured.entry(to).or_default() += 1;
         }
+        let latency_us = link.link.latency_us;
+        let way_us = latency_us.saturating_add(topology.link(to, from).latency_us);
+        let entry = least_us.entry(to).or_insert(u64::MAX);
+        *entry = (*entry).min(way_us);
+        let entry = least_back_us.entry(from).or_insert(assumed_us);
+        *entry = (*entry).min(latency_us);
+        *known.entry(to).or_default() += 1;
     }
-    // Where a link was never measured, the assumption stands for it, both ways or one of them.
+    // Where nothing is known of a link, what is assumed stands for it.
     for node in nodes.keys() {
-        let unmeasured = measured.get(node).copied().unwrap_or(0) + 1 < nodes.len();
-        if unmeasured && nodes.len() > 1 {
-            let back_us = topology
-                .links
-                .iter()
-                .filter(|((from, _), _)| from == node)
-                .map(|(_, link)| link.latency_us);
-            let least_back_us = back_us
-                .min()
-                .unwrap_or(prior::UNKNOWN_LATENCY_US)
-                .min(prior::UNKNOWN_LATENCY_US);
+        let all_known = known.get(node).is_some_and(|known| known + 1 >= nodes.len());
+        if !all_known && nodes.len() > 1 {
+            let back_us = least_back_us.get(node).copied().unwrap_or(assumed_us);
             let entry = least_us.entry(node).or_insert(u64::MAX);
-            *entry = (*entry).min(prior::UNKNOWN_LATENCY_US.saturating_add(least_back_us));
+            *entry = (*entry).min(assumed_us.saturating_add(back_us));
         }
     }
     least_us

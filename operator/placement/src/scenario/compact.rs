@@ -23,7 +23,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
-use topology::{DeviceReport, Input, Kind, LinkReport};
+use topology::{CONFIDENT_SAMPLES, DeviceReport, Input, Kind, LinkKind, LinkReport};
 
 use super::{
     Scenario, ScenarioError, Show,
@@ -249,6 +249,11 @@ impl Compact {
                         to_node: to.clone(),
                         latency_us: ways.latency_us,
                         bandwidth_bytes_per_second: ways.mbit_per_second.saturating_mul(BYTES_PER_MBIT),
+                        latency_p99_us: None,
+                        samples: CONFIDENT_SAMPLES,
+                        age_s: 0,
+                        kind: LinkKind::default(),
+                        unreachable: false,
                     };
                     links.insert((from.clone(), to.clone()), link);
                 }

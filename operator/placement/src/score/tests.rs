@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use topology::{Device, Kind, Link, Origin, Pool, Rate, Topology};
+use topology::{Device, Kind, Link, Links, Origin, Pool, Rate, Topology};
 
 use super::{Score, WEIGHTS, scores};
 use crate::{Constraints, Layer, Model, Objective, Problem};
@@ -73,7 +73,7 @@ fn problem(mut devices: Vec<Device>) -> Problem {
             devices,
             excluded: Vec::new(),
             pools,
-            links,
+            links: links.into_iter().collect(),
         },
         constraints: Constraints::default(),
         objective: Objective::Latency,
@@ -106,14 +106,28 @@ fn parts_are_in_proportion_to_the_best_and_the_total_is_their_weighted_mean() {
     assert_eq!(other.total_hundredths, 40 * 25 + 30 * 50 + 15 * 100 + 10 * 50 + 5 * 25);
 }
 
+/// Gives every link another latency.
+fn relink(problem: &mut Problem, latency_us: impl Fn(&str, &str, u64) -> u64) {
+    let links = problem.topology.links.iter().map(|(from, to, known)| {
+        let link = Link {
+            latency_us: latency_us(from, to, known.link.latency_us),
+            ..known.link
+        };
+        ((from.to_owned(), to.to_owned()), link)
+    });
+    problem.topology.links = links.collect();
+}
+
 #[test]
 fn a_device_far_from_the_others_has_the_lower_network_position() {
     let mut problem = problem(vec![device("a", 5, 100), device("b", 5, 100), device("c", 5, 100)]);
-    for (ends, link) in &mut problem.topology.links {
-        if ends.0 == "c-node" || ends.1 == "c-node" {
-            link.latency_us = 10_000;
+    relink(&mut problem, |from, to, latency_us| {
+        if from == "c-node" || to == "c-node" {
+            10_000
+        } else {
+            latency_us
         }
-    }
+    });
     let position = |name| of(&problem, name).network_position;
     assert_eq!(position("a"), Some(100));
     assert_eq!(position("c"), Some(50));
@@ -125,7 +139,7 @@ fn devices_of_one_node_have_nothing_to_cross() {
     for device in &mut problem.topology.devices {
         device.node = "one".to_owned();
     }
-    problem.topology.links.clear();
+    problem.topology.links = Links::default();
     assert_eq!(of(&problem, "b").network_position, Some(100));
 }
 
@@ -138,7 +152,7 @@ fn what_was_not_measured_stays_unknown_and_counts_as_the_lowest_known() {
     assert_eq!(score.total_hundredths, 40 * 100 + 30 * 50 + 15 * 100 + 10 * 50 + 5 * 25);
     problem.topology.devices[1].bandwidth.origin = Origin::Assumed;
     assert_eq!(of(&problem, "b").bandwidth, None);
-    problem.topology.links.clear();
+    problem.topology.links = Links::default();
     assert_eq!(of(&problem, "b").network_position, None);
 }
 
@@ -170,11 +184,7 @@ fn a_cluster_without_devices_has_no_scores_and_absurd_numbers_do_no_harm() {
     problem.topology.devices[0].fixed_bytes = u64::MAX;
     problem.model.layers[0].weight_bytes = u64::MAX;
     problem.model.layers[1].weight_bytes = u64::MAX;
-    problem
-        .topology
-        .links
-        .values_mut()
-        .for_each(|link| link.latency_us = u64::MAX);
+    relink(&mut problem, |_, _, _| u64::MAX);
     assert_eq!(of(&problem, "a").memory_fit, Some(0));
     assert_eq!(of(&problem, "b").compute, Some(0));
 }
