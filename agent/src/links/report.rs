@@ -143,7 +143,12 @@ fn judge(peers: &[PeerLink], wishes: &Wishes) -> (ConditionStatus, &'static str,
 fn worst_latency(peers: &[PeerLink]) -> Option<String> {
     let known = peers.iter().filter_map(|peer| Some((peer.latency_p50_us?, peer)));
     let (latency_us, peer) = known.max_by_key(|(latency_us, _)| *latency_us)?;
-    Some(format!("{:.1} ms {}", latency_us as f64 / 1000.0, peer.node))
+    let latency = if latency_us < 1000 {
+        format!("{latency_us} µs")
+    } else {
+        format!("{:.1} ms", latency_us as f64 / 1000.0)
+    };
+    Some(format!("{latency} {}", peer.node))
 }
 
 fn worst_bandwidth(peers: &[PeerLink]) -> Option<String> {

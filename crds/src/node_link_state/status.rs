@@ -19,7 +19,7 @@ pub struct NodeLinkStateStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub peers_measured: Option<String>,
-    /// For people: the longest latency at the median, such as "0.4 ms node-c".
+    /// For people: the longest latency at the median, such as "1.4 ms node-c".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 320))]
     pub worst_latency: Option<String>,
