@@ -1,7 +1,7 @@
 //! What stages share: the memory of a pool, its time, the layers of a pin. Where a plan of stages that know nothing of each other
 //! breaks one of these, its case is divided.
 //!
-//! Every division is complete: a plan that keeps the coupling is in at least one of the cases, and the plan that broke it is in
+//! Every division is complete: a plan that keeps the coupling is in exactly one of the cases, and the plan that broke it is in
 //! none.
 //!
 //! - *Too much*: amounts `m_1..m_k` of members have a sum above `limit`, by `e`. Plans that keep the limit have some member at
@@ -107,22 +107,32 @@ impl Amounts {
         users.sort_by_key(|stage| (std::cmp::Reverse(amount(stage)), stage.candidate));
         if let [a, b, ..] = users.as_slice() {
             let (a, b) = (a.candidate, b.candidate);
-            if ![a, b].iter().all(|c| limits.needed.contains(&(1 << c))) {
+            if ![a, b].iter().all(|c| limits.needs(*c)) {
                 let room = (what == What::Bytes).then_some(limit);
                 return Some(self.not_both_or_both(limits, a, b, room));
             }
         }
         let share = 1 + (sum - limit - 1) / (users.len() as u64).max(1);
-        let case = |stage: &&Stage| {
+        let allowed = |stage: &Stage| amount(stage).saturating_sub(share);
+        let case = |(index, stage): (usize, &&Stage)| {
             let mut case = limits.clone();
             let most = match what {
                 What::Bytes => &mut case.bytes[stage.candidate],
                 What::Time => &mut case.ns[stage.candidate],
             };
-            *most = (*most).min(amount(stage).saturating_sub(share));
+            *most = (*most).min(allowed(stage));
+            // Those before it are above what is allowed: these are other cases.
+            for other in &users[..index] {
+                case.need(other.candidate);
+                let least = match what {
+                    What::Bytes => &mut case.least_bytes[other.candidate],
+                    What::Time => &mut case.least_ns[other.candidate],
+                };
+                *least = (*least).max(allowed(other) + 1);
+            }
             case
         };
-        Some(users.iter().map(case).collect())
+        Some(users.iter().enumerate().map(case).collect())
     }
 
     fn not_both_or_both(&self, limits: &Limits, a: usize, b: usize, room_bytes: Option<u64>) -> Vec<Limits> {
@@ -130,9 +140,7 @@ impl Amounts {
         not_both.excludes[a] |= 1 << b;
         let mut both = limits.clone();
         for (one, other) in [(a, b), (b, a)] {
-            if !both.needed.contains(&(1 << one)) {
-                both.needed.push(1 << one);
-            }
+            both.need(one);
             if let Some(room_bytes) = room_bytes {
                 let left_bytes = room_bytes.saturating_sub(self.overhead_bytes[other]);
                 both.bytes[one] = both.bytes[one].min(left_bytes);
@@ -153,24 +161,29 @@ impl Amounts {
             if let Some(most) = most.filter(|most| sum > *most) {
                 let users: Vec<&(usize, usize)> = held.iter().filter(|(_, layers)| *layers > 0).collect();
                 let share = 1 + (sum - most - 1) / users.len().max(1);
-                let case = |(c, layers): &&(usize, usize)| {
+                let case = |(index, (c, layers)): (usize, &&(usize, usize))| {
                     let mut case = limits.clone();
                     case.most_layers[*c] = case.most_layers[*c].min(layers.saturating_sub(share));
+                    for (other, layers) in &users[..index] {
+                        case.need(*other);
+                        case.least_layers[*other] = case.least_layers[*other].max(layers.saturating_sub(share) + 1);
+                    }
                     case
                 };
-                return Some(users.iter().map(case).collect());
+                return Some(users.iter().enumerate().map(case).collect());
             }
             let missing = least.checked_sub(sum).filter(|missing| *missing > 0)?;
             let share = 1 + (missing - 1) / held.len().max(1);
-            let case = |(c, layers): &(usize, usize)| {
+            let case = |(index, (c, layers)): (usize, &(usize, usize))| {
                 let mut case = limits.clone();
-                if !case.needed.contains(&(1 << c)) {
-                    case.needed.push(1 << c);
-                }
+                case.need(*c);
                 case.least_layers[*c] = case.least_layers[*c].max(layers + share);
+                for (other, layers) in &held[..index] {
+                    case.most_layers[*other] = case.most_layers[*other].min(layers + share - 1);
+                }
                 case
             };
-            Some(held.iter().map(case).collect())
+            Some(held.iter().enumerate().map(case).collect())
         })
     }
 }

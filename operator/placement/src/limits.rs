@@ -13,6 +13,9 @@ pub(crate) struct Limits {
     /// Memory and time of a stage on each candidate at most.
     pub bytes: Vec<u64>,
     pub ns: Vec<u64>,
+    /// And at least.
+    pub least_bytes: Vec<u64>,
+    pub least_ns: Vec<u64>,
     /// Layers of a stage on each candidate.
     pub most_layers: Vec<usize>,
     pub least_layers: Vec<usize>,
@@ -33,6 +36,8 @@ impl Limits {
                 .map(|c| c.usable_bytes.min(domain.pool_bytes(c.pool)))
                 .collect(),
             ns: vec![domain.cap_ns; candidates.len()],
+            least_bytes: vec![0; candidates.len()],
+            least_ns: vec![0; candidates.len()],
             most_layers: candidates.iter().map(|c| c.max_layers).collect(),
             least_layers: candidates.iter().map(|c| c.min_layers).collect(),
             excludes: vec![0; candidates.len()],
@@ -85,13 +90,42 @@ impl Limits {
         Unit {
             reach: reach.collect(),
             elapsed_ns: elapsed(domain, candidate),
-            least: self.least_layers[candidate],
+            earliest: self.earliest(domain, candidate),
             launch_ns: c.launch_ns,
             head_ns: c.output_ns,
             entry_ns: 0,
             exit_ns: 0,
             excludes: self.excludes[candidate],
         }
+    }
+
+    fn earliest(&self, domain: &Domain<'_>, candidate: usize) -> Vec<usize> {
+        let is_small = |first: usize, end: usize| {
+            end - first < self.least_layers[candidate]
+                || domain.memory_bytes(candidate, first, end) < self.least_bytes[candidate]
+                || domain.time_ns(candidate, first, end) < self.least_ns[candidate]
+        };
+        let mut end = 0;
+        let ends = (0..domain.layers).map(|first| {
+            // The end of the layers may suffice where one layer less does not; past it nothing does.
+            end = end.max(first + 1);
+            while end <= domain.layers && is_small(first, end) {
+                end += 1;
+            }
+            end
+        });
+        ends.collect()
+    }
+
+    /// A candidate takes part.
+    pub(crate) fn need(&mut self, candidate: usize) {
+        if !self.needs(candidate) {
+            self.needed.push(1 << candidate);
+        }
+    }
+
+    pub(crate) fn needs(&self, candidate: usize) -> bool {
+        self.needed.contains(&(1 << candidate))
     }
 
     fn fits(&self, domain: &Domain<'_>, candidate: usize, first: usize, end: usize) -> bool {

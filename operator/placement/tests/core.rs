@@ -280,6 +280,10 @@ fn tables_of_another_form_are_refused() {
         changed(|p| p.units[1].reach = vec![2, 1]),
         Some(Refused::NotMonotone { unit: 1 })
     );
+    assert_eq!(
+        changed(|p| p.units[0].earliest = vec![1, 1]),
+        Some(Refused::NotMonotone { unit: 0 })
+    );
     assert_eq!(changed(|p| p.cuts = vec![3]), Some(Refused::Cuts));
     assert_eq!(changed(|p| p.units[0].entry_ns = u64::MAX), Some(Refused::TooLarge));
     assert_eq!(changed(|p| p.units[0].launch_ns = 1 << 56), Some(Refused::TooLarge));

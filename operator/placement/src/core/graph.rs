@@ -73,7 +73,7 @@ impl Graph {
             });
             let reach = reach.collect();
             let earliest = (0..positions).map(|first| {
-                let least = graph.layer_at[first].saturating_add(unit.least);
+                let least = unit.earliest[graph.layer_at[first]];
                 graph.layer_at.partition_point(|layer| *layer < least).max(first + 1)
             });
             let earliest = earliest.collect();

@@ -20,8 +20,8 @@ pub struct Unit {
     /// For each first layer the largest end of a stage that fits; the first layer itself where none fits.
     /// It never falls from one layer to the next: a stage that begins later holds less.
     pub reach: Vec<usize>,
-    /// Fewest layers of a stage.
-    pub least: usize,
+    /// For each first layer the smallest end that is allowed; past the reach where a stage would be too small. It never falls either.
+    pub earliest: Vec<usize>,
     /// Time of any stage besides its layers.
     pub launch_ns: u64,
     /// Time of the output in the last stage.
@@ -39,7 +39,7 @@ impl Unit {
         Self {
             elapsed_ns: (0_u64..).map(|l| l * layer_ns).take(layers + 1).collect(),
             reach: (0..layers).map(|first| (first + capacity).min(layers)).collect(),
-            least: 1,
+            earliest: (1..=layers).collect(),
             launch_ns: 0,
             head_ns: 0,
             entry_ns: 0,
@@ -112,7 +112,10 @@ impl Problem {
             return Err(Refused::TooLarge);
         }
         let is_square = |table: &Vec<Vec<u64>>| table.len() == n && table.iter().all(|row| row.len() == n);
-        let is_long = |u: &Unit| u.elapsed_ns.len() == self.layers + 1 && u.reach.len() == self.layers;
+        let is_long = |u: &Unit| {
+            let is_long = |table: &Vec<usize>| table.len() == self.layers;
+            u.elapsed_ns.len() == self.layers + 1 && is_long(&u.reach) && is_long(&u.earliest)
+        };
         if !is_square(&self.way_ns) || !is_square(&self.carry_ns) || !self.units.iter().all(is_long) {
             return Err(Refused::Shape);
         }
@@ -122,7 +125,9 @@ impl Problem {
                 .iter()
                 .enumerate()
                 .all(|(a, end)| (a..=self.layers).contains(end));
-            if !in_range || !u.reach.is_sorted() || !u.elapsed_ns.is_sorted() {
+            let later = u.earliest.iter().enumerate().all(|(a, end)| *end > a);
+            let rises = u.reach.is_sorted() && u.earliest.is_sorted() && u.elapsed_ns.is_sorted();
+            if !in_range || !later || !rises {
                 return Err(Refused::NotMonotone { unit });
             }
         }

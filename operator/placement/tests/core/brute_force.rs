@@ -34,7 +34,7 @@ pub fn cost_ns(problem: &Problem, objective: Objective, stages: &[(usize, usize,
     for (i, (u, first, end)) in stages.iter().enumerate() {
         let unit = &problem.units[*u];
         let allowed = *end == problem.layers || problem.cuts.contains(end);
-        if first >= end || end - first < unit.least || *end > unit.reach[*first] || !allowed {
+        if first >= end || *end < unit.earliest[*first] || *end > unit.reach[*first] || !allowed {
             return None;
         }
         let head_ns = if *end == problem.layers { unit.head_ns } else { 0 };

@@ -92,13 +92,19 @@ fn unit(dice: &mut Dice, memory: u64, front_bytes: u64, back_bytes: u64, layers:
     Unit {
         elapsed_ns,
         reach: (0..count).map(reach).collect(),
-        least: if dice.one_in(8) { dice.index(2, 3) } else { 1 },
+        earliest: earliest(dice, count),
         launch_ns: dice.between(0, 10),
         head_ns: dice.between(0, 20),
         entry_ns: dice.between(0, 30),
         exit_ns: dice.between(0, 30),
         excludes: if dice.one_in(5) { 1 << dice.index(0, 5) } else { 0 },
     }
+}
+
+/// Mostly any end; else at least two or three layers.
+fn earliest(dice: &mut Dice, layers: usize) -> Vec<usize> {
+    let least = if dice.one_in(8) { dice.index(2, 3) } else { 1 };
+    (0..layers).map(|first| first + least).collect()
 }
 
 /// Racks of near units, or links of any length in each direction, some of them missing.

@@ -245,3 +245,33 @@ pub fn identical_devices(devices: usize, layers: usize) -> Problem {
     }
     problem
 }
+
+/// Four devices on one memory that holds nearly the whole model, and a small one elsewhere: no cut of these layers fits, though
+/// the bytes would. Bytes are in mebibytes.
+pub fn a_crowded_pool() -> Problem {
+    let places = [(2, 25), (2, 28), (0, 13), (2, 25), (2, 38)];
+    let devices = places.iter().enumerate().map(|(i, (place, mib))| {
+        let rate = 100_000_000 * (1 + u64::try_from(i).expect("small"));
+        device(i, *place, *mib, rate, Kind::Cpu)
+    });
+    let devices: Vec<Device> = devices.collect();
+    let pool = |(name, mib): (&str, u64)| Pool {
+        name: name.to_owned(),
+        usable_bytes: mib * MIB,
+        held_bytes: 0,
+        bandwidth: measured(1_000_000_000),
+    };
+    let layer = |(weight, kv): (u64, u64)| Layer {
+        weight_bytes: weight * MIB,
+        kv_bytes: kv * MIB,
+        kv_read_bytes: 0,
+    };
+    let mut problem = apart(devices, 6);
+    problem.topology.pools = [("pool0", 20), ("pool1", 20), ("pool2", 79)].map(pool).to_vec();
+    problem.model.layers = [(11, 2), (5, 3), (18, 0), (9, 1), (10, 1), (19, 3)].map(layer).to_vec();
+    problem.model.embedding_bytes = 3 * MIB;
+    problem.model.output_bytes = MIB;
+    problem.model.compute_buffer_bytes = 0;
+    problem.model.output_buffer_bytes = 0;
+    problem
+}
