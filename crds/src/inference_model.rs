@@ -5,6 +5,7 @@
 
 mod source;
 mod status;
+mod toleration;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ pub use source::{MemoryPressure, ModelSource, PrefixCache, SourceSecret};
 pub use status::{
     InferenceModelStatus, LearnedMemory, MemoryUsed, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict,
 };
+pub use toleration::{Toleration, TolerationOperator};
 
 /// Which model to serve, how, and where it may run.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -167,6 +169,10 @@ pub struct PlacementConstraints {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub pinned_layers: Option<Vec<PinnedLayers>>,
+    /// Taints of devices that do not keep the model away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub tolerations: Option<Vec<Toleration>>,
 }
 
 impl Default for PlacementConstraints {
@@ -178,6 +184,7 @@ impl Default for PlacementConstraints {
             vendors: None,
             node_selector: None,
             pinned_layers: None,
+            tolerations: None,
         }
     }
 }

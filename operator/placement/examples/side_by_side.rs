@@ -95,6 +95,7 @@ fn as_cluster(instance: &Instance) -> Problem {
         fixed_bytes: 0,
         bandwidth: rate(LAYER_BYTES * 1_000_000 / unit.elapsed_ns[1]),
         launch_us: 0,
+        taints: Vec::new(),
     };
     let devices: Vec<Device> = units.iter().enumerate().map(device).collect();
     let pool = |d: &Device| Pool {

@@ -46,5 +46,5 @@ pub use check::{Violation, check};
 pub use estimate::{Figures, FiguresError, KvElement, estimate};
 pub use explain::{Explanation, explain};
 pub use plan::{Plan, Stage, diff};
-pub use problem::{Constraints, Layer, Model, Objective, Pin, Problem};
+pub use problem::{Constraints, Layer, Model, Objective, Pin, Problem, Toleration};
 pub use solve::{Budget, Infeasible, Solution, Verdict, solve};

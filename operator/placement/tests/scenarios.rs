@@ -43,6 +43,8 @@ macro_rules! scenarios {
 scenarios!(
     a_large_model_for_many_streams,
     a_large_model_over_mixed_cards,
+    a_taint_is_tolerated,
+    a_taint_keeps_layers_away,
     an_agent_is_gone,
     demo,
     hundreds_of_mebibytes_short,

@@ -269,11 +269,12 @@ struct Known<'a> {
 /// Whether a placement can go on as it is. Without facts only its devices are judged.
 fn is_valid(world: &World<'_>, uid: &str, known: Known<'_>, in_force: &InForce, failing: &BTreeSet<String>) -> bool {
     let topology = world.topology(uid, failing, true);
-    if !in_force
-        .stages()
-        .iter()
-        .all(|stage| topology.device(&stage.device).is_some())
-    {
+    let constraints = &known.validated.constraints;
+    let takes_layers = |name: &str| {
+        let device = topology.device(name);
+        device.is_some_and(|device| constraints.untolerated(device).is_none())
+    };
+    if !in_force.stages().iter().all(|stage| takes_layers(&stage.device)) {
         return false;
     }
     let Some(facts) = known.facts else { return true };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{Kind, prior};
+use crate::{Kind, Taint, prior};
 
 /// Where a number comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Device {
     pub bandwidth: Rate,
     /// Fixed cost of one step.
     pub launch_us: u64,
+    /// What a model must tolerate to be here.
+    pub taints: Vec<Taint>,
 }
 
 /// Physical memory, with one budget and one bandwidth for every device on it.

@@ -17,4 +17,4 @@ mod report;
 
 pub use build::{HeldMemory, Input, LinkReport, build};
 pub use graph::{Device, Excluded, Exclusion, Link, Origin, Pool, Rate, Topology};
-pub use report::{DeviceReport, Kind};
+pub use report::{DeviceReport, Effect, Kind, Taint};

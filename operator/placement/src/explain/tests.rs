@@ -26,6 +26,7 @@ fn problem(usable_mib: &[u64], constraints: Constraints) -> Problem {
         fixed_bytes: MIB,
         bandwidth: rate,
         launch_us: 1,
+        taints: Vec::new(),
     });
     let pools = usable_mib.iter().enumerate().map(|(i, mib)| Pool {
         name: format!("p{i}"),

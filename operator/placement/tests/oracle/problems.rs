@@ -2,22 +2,38 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{Constraints, Layer, Model, Objective, Pin, Problem};
+use placement::{Constraints, Layer, Model, Objective, Pin, Problem, Toleration};
 use proptest::prelude::*;
-use topology::{Device, Kind, Link, Origin, Pool, Rate, Topology};
+use topology::{Device, Effect, Kind, Link, Origin, Pool, Rate, Taint, Topology};
 
 /// Up to five devices on up to three pools and nodes, up to six layers, every constraint.
 pub fn small() -> impl Strategy<Value = Problem> {
-    (model(), cluster(), constraints(), any::<bool>()).prop_map(|(model, topology, constraints, latency)| Problem {
-        model,
-        topology,
-        constraints,
-        objective: if latency {
-            Objective::Latency
-        } else {
-            Objective::Throughput
+    let tainted = prop_oneof![4 => Just(0_u8), 1 => any::<u8>()];
+    (model(), cluster(), constraints(), any::<bool>(), tainted).prop_map(
+        |(model, mut topology, constraints, latency, tainted)| {
+            for (at, device) in topology.devices.iter_mut().enumerate() {
+                device.taints = (tainted >> at & 1 == 1).then(|| taint(at % 2)).into_iter().collect();
+            }
+            Problem {
+                model,
+                topology,
+                constraints,
+                objective: if latency {
+                    Objective::Latency
+                } else {
+                    Objective::Throughput
+                },
+            }
         },
-    })
+    )
+}
+
+fn taint(value: usize) -> Taint {
+    Taint {
+        key: "lent".to_owned(),
+        value: format!("t{value}"),
+        effect: Effect::NoPlace,
+    }
 }
 
 const MIB: u64 = 1 << 20;
@@ -135,6 +151,18 @@ fn constraints() -> impl Strategy<Value = Constraints> {
                     BTreeMap::new()
                 },
                 pinned_layers,
+                tolerations: match rare {
+                    2 => vec![Toleration {
+                        exists: true,
+                        ..Toleration::default()
+                    }],
+                    3 => vec![Toleration {
+                        key: Some("lent".to_owned()),
+                        value: "t1".to_owned(),
+                        ..Toleration::default()
+                    }],
+                    _ => Vec::new(),
+                },
             },
         )
 }
@@ -160,6 +188,7 @@ fn device(index: usize, place: usize, mib: u64, bytes_per_second: u64, kind: Kin
         fixed_bytes: 2 * MIB,
         bandwidth: measured(bytes_per_second),
         launch_us: 100,
+        taints: Vec::new(),
     }
 }
 
