@@ -174,6 +174,7 @@ fn bad_placements(uri: &str) -> Vec<(Value, &'static str)> {
     let tolerations =
         |toleration: Value| json!({ "source": { "uri": uri }, "placement": { "tolerations": [toleration] } });
     vec![
+        (json!({ "source": { "uri": uri }, "priority": 1001 }), "spec.priority"),
         (
             tolerations(json!({ "value": "fan" })),
             "spec.placement.tolerations[].key must be set",
@@ -218,7 +219,7 @@ async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field()
         json!({ "uri": "hf://org/model/m.gguf@main", "sha256": digest }),
         json!({ "uri": "oci://registry:5000/a/b:1/m.gguf", "indexSha256": digest }),
     ] {
-        let spec = json!({ "source": source, "kvCacheTokens": 4096, "prefixCache": { "maxPrefixes": 2 },
+        let spec = json!({ "source": source, "kvCacheTokens": 4096, "prefixCache": { "maxPrefixes": 2 }, "priority": -1000,
             "placement": { "tolerations": [{ "key": "repair", "value": "fan" }, { "operator": "Exists" }] } });
         apply(&plane, &model(&spec)).unwrap_or_else(|refused| panic!("{source} is sound: {refused}"));
     }

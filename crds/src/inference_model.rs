@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use source::{MemoryPressure, ModelSource, PrefixCache, SourceSecret};
 pub use status::{
     InferenceModelStatus, LearnedMemory, MemoryUsed, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict,
+    Yielded,
 };
 pub use toleration::{Toleration, TolerationOperator};
 
@@ -47,6 +48,7 @@ pub use toleration::{Toleration, TolerationOperator};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
+    printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority", priority = 1),
     printcolumn(
         name = "Verdict",
         type_ = "string",
@@ -93,6 +95,11 @@ pub struct InferenceModelSpec {
     /// What a good placement is.
     #[serde(default)]
     pub objective: Objective,
+    /// Who gives way where memory is short: a model that fits nowhere beside the others may take devices of models of lower
+    /// priority, never of equal. Models are placed in this order, the highest first.
+    #[serde(default)]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub priority: i32,
     /// Where the model may run.
     #[serde(default)]
     pub placement: PlacementConstraints,

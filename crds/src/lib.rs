@@ -21,5 +21,5 @@ pub use device_gpu_state::{
 pub use inference_model::{
     Determinism, InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, LearnedMemory, MemoryPressure,
     MemoryUsed, ModelSource, Objective, PinnedLayers, PlacementConstraints, PlacementStatus, PrefixCache,
-    ResolvedModel, SourceSecret, StagePhase, StageStatus, Toleration, TolerationOperator, Verdict,
+    ResolvedModel, SourceSecret, StagePhase, StageStatus, Toleration, TolerationOperator, Verdict, Yielded,
 };

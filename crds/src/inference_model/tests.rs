@@ -31,6 +31,7 @@ fn a_source_alone_is_enough_and_the_rest_has_defaults() {
         (KvType::F16, Objective::Latency)
     );
     assert_eq!(model.spec.placement, PlacementConstraints::default());
+    assert_eq!(model.spec.priority, 0);
 }
 
 #[test]

@@ -53,9 +53,11 @@ impl Cluster {
 
     fn decide(&mut self) -> Decided {
         let mut world = World::new(&self.observed, &self.agents, &self.awaited, self.now, NOW);
-        world.hold_all(self.others.iter().map(|(uid, in_force)| (uid.as_str(), in_force)));
+        for (uid, in_force) in &self.others {
+            world.holders.hold(uid, in_force);
+        }
         if let Some(in_force) = &self.state.in_force {
-            world.hold(fixture::UID, in_force);
+            world.holders.hold(fixture::UID, in_force);
         }
         decide(&world, &self.model, &mut self.state, &self.signer)
     }
