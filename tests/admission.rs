@@ -170,12 +170,42 @@ fn bad_figures(uri: &str) -> Vec<(Value, &'static str)> {
     ]
 }
 
+/// Wishes about devices that contradict themselves, and what the refusal names.
+fn bad_placements(uri: &str) -> Vec<(Value, &'static str)> {
+    let tolerations =
+        |toleration: Value| json!({ "source": { "uri": uri }, "placement": { "tolerations": [toleration] } });
+    vec![
+        (json!({ "source": { "uri": uri }, "priority": 1001 }), "spec.priority"),
+        (
+            tolerations(json!({ "value": "fan" })),
+            "spec.placement.tolerations[].key must be set",
+        ),
+        (
+            tolerations(json!({ "key": "repair", "operator": "Exists", "value": "fan" })),
+            "spec.placement.tolerations[].value must not be set",
+        ),
+        (
+            tolerations(json!({ "key": "repair", "effect": "NoSchedule" })),
+            "spec.placement.tolerations[0].effect",
+        ),
+        (
+            tolerations(json!({ "key": "no name" })),
+            "spec.placement.tolerations[].key must be a name",
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field() {
     let dir = tempfile::tempdir().expect("a folder");
     let plane = plane_with_chart(dir.path()).await;
     let (uri, digest) = ("file:///models/m.gguf", "0f".repeat(32));
-    let cases = [bad_addresses(uri, &digest), bad_access(uri, &digest), bad_figures(uri)];
+    let cases = [
+        bad_addresses(uri, &digest),
+        bad_access(uri, &digest),
+        bad_figures(uri),
+        bad_placements(uri),
+    ];
     for (spec, named) in cases.into_iter().flatten() {
         let refused = apply(&plane, &model(&spec)).expect_err(&format!("{spec} is nonsense"));
         assert!(
@@ -190,7 +220,8 @@ async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field()
         json!({ "uri": "hf://org/model/m.gguf@main", "sha256": digest }),
         json!({ "uri": "oci://registry:5000/a/b:1/m.gguf", "indexSha256": digest }),
     ] {
-        let spec = json!({ "source": source, "kvCacheTokens": 4096, "prefixCache": { "maxPrefixes": 2 } });
+        let spec = json!({ "source": source, "kvCacheTokens": 4096, "prefixCache": { "maxPrefixes": 2 }, "priority": -1000,
+            "placement": { "tolerations": [{ "key": "repair", "value": "fan" }, { "operator": "Exists" }] } });
         apply(&plane, &model(&spec)).unwrap_or_else(|refused| panic!("{source} is sound: {refused}"));
     }
 }

@@ -101,6 +101,10 @@ pub mod reason {
     pub const CONSTRAINTS_CLASH: &str = "ConstraintsClash";
     pub const SEARCH_EXHAUSTED: &str = "SearchExhausted";
     pub const CHECK_FAILED: &str = "CheckFailed";
+    /// Its memory went to a model of higher priority, and it fits nowhere else.
+    pub const YIELDED: &str = "Yielded";
+    /// There is a plan, and its memory is about to be left by other models.
+    pub const AWAITS_MEMORY: &str = "AwaitsMemory";
 
     // Loaded and Ready.
     pub const LOADED: &str = "Loaded";

@@ -5,6 +5,7 @@
 
 mod source;
 mod status;
+mod toleration;
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,9 @@ use serde::{Deserialize, Serialize};
 pub use source::{MemoryPressure, ModelSource, PrefixCache, SourceSecret};
 pub use status::{
     InferenceModelStatus, LearnedMemory, MemoryUsed, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict,
+    Yielded,
 };
+pub use toleration::{Toleration, TolerationOperator};
 
 /// Which model to serve, how, and where it may run.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -45,6 +48,7 @@ pub use status::{
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
+    printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority", priority = 1),
     printcolumn(
         name = "Verdict",
         type_ = "string",
@@ -91,6 +95,11 @@ pub struct InferenceModelSpec {
     /// What a good placement is.
     #[serde(default)]
     pub objective: Objective,
+    /// Who gives way where memory is short: a model that fits nowhere beside the others may take devices of models of lower
+    /// priority, never of equal. Models are placed in this order, the highest first.
+    #[serde(default)]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub priority: i32,
     /// Where the model may run.
     #[serde(default)]
     pub placement: PlacementConstraints,
@@ -172,6 +181,10 @@ pub struct PlacementConstraints {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub pinned_layers: Option<Vec<PinnedLayers>>,
+    /// Taints of devices that do not keep the model away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub tolerations: Option<Vec<Toleration>>,
 }
 
 impl Default for PlacementConstraints {
@@ -184,6 +197,7 @@ impl Default for PlacementConstraints {
             node_selector: None,
             min_tokens_per_second: None,
             pinned_layers: None,
+            tolerations: None,
         }
     }
 }

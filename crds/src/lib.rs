@@ -23,7 +23,7 @@ pub use device_gpu_state::{
 pub use inference_model::{
     Determinism, InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, LearnedMemory, MemoryPressure,
     MemoryUsed, ModelSource, Objective, PinnedLayers, PlacementConstraints, PlacementStatus, PrefixCache,
-    ResolvedModel, SourceSecret, StagePhase, StageStatus, Verdict,
+    ResolvedModel, SourceSecret, StagePhase, StageStatus, Toleration, TolerationOperator, Verdict, Yielded,
 };
 pub use node_link_state::{
     DevicePair, ExcludedPeer, LinkKind, LinkState, NodeLinkState, NodeLinkStateSpec, NodeLinkStateStatus, PeerLink,

@@ -33,6 +33,31 @@ pub struct InferenceModelStatus {
     /// What loaded stages taught about the memory of this model; the next placement reckons with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learned: Option<LearnedMemory>,
+    /// What the model gave up to one of higher priority, until it is placed anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub yielded: Option<Yielded>,
+}
+
+/// Memory that was given up to a model of higher priority.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Yielded {
+    /// The model that took it: <namespace>/<name>.
+    #[schemars(length(max = 512))]
+    pub to: String,
+    /// metadata.uid of that model.
+    #[schemars(length(max = 64))]
+    pub to_uid: String,
+    /// spec.priority of that model at the time.
+    pub to_priority: i32,
+    /// spec.priority of this model at the time.
+    pub priority: i32,
+    /// Names of the DeviceGPUStates.
+    #[schemars(length(max = 64), inner(length(max = 253)))]
+    pub devices: Vec<String>,
+    /// The epoch that was given up: a later placement has a higher one.
+    #[schemars(range(min = 0))]
+    pub epoch: i64,
 }
 
 /// Memory beside weights and cache, where stages took more than was reckoned with. It holds for one size of cache and is
@@ -129,6 +154,10 @@ pub struct PlacementStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub runner_up: Option<String>,
+    /// What other models gave up for it, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub took: Option<String>,
 }
 
 /// How good a placement is known to be.

@@ -31,6 +31,7 @@ fn a_source_alone_is_enough_and_the_rest_has_defaults() {
         (KvType::F16, Objective::Latency)
     );
     assert_eq!(model.spec.placement, PlacementConstraints::default());
+    assert_eq!(model.spec.priority, 0);
 }
 
 #[test]
@@ -56,6 +57,11 @@ fn a_full_spec_is_admitted() {
             "vendors": ["amd", "mesa"],
             "nodeSelector": {"zone": "a"},
             "pinnedLayers": [{"backend": "vulkan", "minLayers": 2, "maxLayers": 4}, {"node": "node-b"}],
+            "tolerations": [
+                {"key": "example.com/lent", "value": "lab", "effect": "NoPlace"},
+                {"key": "repair", "operator": "Exists"},
+                {"operator": "Exists", "effect": "Evict"},
+            ],
         },
     }))
     .validate_cel()
@@ -94,6 +100,38 @@ fn every_rule_refuses_with_a_message_that_names_the_field() {
         let errors = refused(spec.clone());
         assert!(errors.contains(message), "{spec}: {errors}");
     }
+}
+
+#[test]
+fn a_toleration_is_refused_by_the_name_of_the_field_that_makes_no_sense() {
+    let spec = |toleration: Value| json!({"placement": {"tolerations": [toleration]}});
+    let alone: InferenceModel = model(spec(json!({"key": "repair"})));
+    let toleration = alone.spec.placement.tolerations.expect("one").remove(0);
+    assert_eq!(
+        (toleration.operator, toleration.value, toleration.effect),
+        (TolerationOperator::Equal, None, None)
+    );
+    for (toleration, message) in [
+        (json!({}), "spec.placement.tolerations[].key must be set"),
+        (json!({"value": "fan"}), "spec.placement.tolerations[].key must be set"),
+        (
+            json!({"key": "repair", "operator": "Exists", "value": "fan"}),
+            "spec.placement.tolerations[].value must not be set where operator is Exists",
+        ),
+        (
+            json!({"key": "-repair"}),
+            "spec.placement.tolerations[].key must be a name",
+        ),
+        (
+            json!({"key": "repair", "value": "the fan"}),
+            "spec.placement.tolerations[].value must be letters",
+        ),
+    ] {
+        let errors = refused(spec(toleration.clone()));
+        assert!(errors.contains(message), "{toleration}: {errors}");
+    }
+    let unknown = json!({"key": "repair", "effect": "NoSchedule"});
+    assert!(serde_json::from_value::<Toleration>(unknown).is_err());
 }
 
 /// A model of this source, pinned by an index.

@@ -56,6 +56,10 @@ pub enum Violation {
         device: String,
         node: String,
     },
+    TaintNotTolerated {
+        device: String,
+        taint: String,
+    },
     PinBroken {
         pin: usize,
         layers: u32,
@@ -128,6 +132,9 @@ impl fmt::Display for Violation {
             }
             Self::NodeNotSelected { device, node } => {
                 write!(f, "{device} is on node {node}, which nodeSelector does not select")
+            }
+            Self::TaintNotTolerated { device, taint } => {
+                write!(f, "{device} is tainted {taint}, which tolerations does not list")
             }
             Self::PinBroken { pin, layers } => write!(f, "pinnedLayers[{pin}] is given {layers} layers"),
             Self::DeviceMemory {
@@ -232,6 +239,7 @@ fn check_devices<'p>(problem: &'p Problem, plan: &'p Plan, found: &mut Vec<Viola
             });
         }
         check_allowed(&problem.constraints, device, found);
+        check_taints(&problem.constraints, device, found);
         devices.push((stage, device));
     }
     let used = u32::try_from(plan.stages.len()).unwrap_or(u32::MAX);
@@ -268,6 +276,26 @@ fn check_allowed(constraints: &Constraints, device: &Device, found: &mut Vec<Vio
                 node: device.node.clone(),
             });
             break;
+        }
+    }
+}
+
+/// Each taint of the device needs a toleration of its own key (or of all), value (or any) and effect (or both).
+fn check_taints(constraints: &Constraints, device: &Device, found: &mut Vec<Violation>) {
+    for taint in &device.taints {
+        let mut tolerated = false;
+        for toleration in &constraints.tolerations {
+            let of_any_key = toleration.key.is_none() && toleration.exists;
+            let of_key = of_any_key || toleration.key.as_deref() == Some(taint.key.as_str());
+            let of_value = toleration.exists || toleration.value == taint.value;
+            let of_effect = toleration.effect.is_none() || toleration.effect == Some(taint.effect);
+            tolerated |= of_key && of_value && of_effect;
+        }
+        if !tolerated {
+            found.push(Violation::TaintNotTolerated {
+                device: device.name.clone(),
+                taint: taint.to_string(),
+            });
         }
     }
 }

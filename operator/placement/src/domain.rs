@@ -192,6 +192,8 @@ pub(crate) fn refusal(problem: &Problem, device: &Device) -> Option<Refusal> {
             "is on node {}, which lacks the label {key}={value} of nodeSelector",
             device.node
         )
+    } else if let Some(taint) = constraints.untolerated(device) {
+        format!("is tainted {taint}")
     } else {
         return None;
     };

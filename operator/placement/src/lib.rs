@@ -53,7 +53,7 @@ pub use estimate::{Figures, FiguresError, KvElement, estimate};
 pub use explain::{Explanation, explain};
 pub use front::{MAX_POINTS, front};
 pub use plan::{Plan, Stage, diff};
-pub use problem::{Constraints, HeldLayers, Layer, Model, Objective, Pin, Problem};
+pub use problem::{Constraints, HeldLayers, Layer, Model, Objective, Pin, Problem, Toleration};
 pub use score::{Score, scores};
 pub use simulate::{Prompt, Simulated, Workload, simulate};
 pub use solve::{Budget, Infeasible, RunnerUp, Solution, Verdict, solve};

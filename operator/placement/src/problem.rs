@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
-use topology::{Device, Topology};
+use topology::{Device, Effect, Taint, Topology};
 
 /// One model, the cluster it may run on, what is allowed and what is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub struct Constraints {
     /// Over many streams, counted with one token of one stream in each step: no stage, pool or link works longer for it than
     /// this allows. Streams that share a step give more.
     pub min_tokens_per_second: Option<u32>,
+    /// Taints that do not keep the model away.
+    pub tolerations: Vec<Toleration>,
 }
 
 impl Constraints {
@@ -106,7 +108,40 @@ impl Default for Constraints {
             node_selector: BTreeMap::new(),
             pinned_layers: Vec::new(),
             min_tokens_per_second: None,
+            tolerations: Vec::new(),
         }
+    }
+}
+
+impl Constraints {
+    /// The first taint of a device that keeps the model's layers away from it.
+    pub fn untolerated<'d>(&self, device: &'d Device) -> Option<&'d Taint> {
+        let tolerated = |taint: &Taint| self.tolerations.iter().any(|toleration| toleration.covers(taint));
+        device.taints.iter().find(|taint| !tolerated(taint))
+    }
+}
+
+/// Taints that do not keep a model away from a device: those that agree in every field given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Toleration {
+    /// Absent: any, if `exists`.
+    pub key: Option<String>,
+    /// Whatever the value.
+    pub exists: bool,
+    /// Empty: of taints without one.
+    pub value: String,
+    /// Absent: either.
+    pub effect: Option<Effect>,
+}
+
+impl Toleration {
+    fn covers(&self, taint: &Taint) -> bool {
+        let key = match &self.key {
+            Some(key) => *key == taint.key,
+            None => self.exists,
+        };
+        key && (self.exists || self.value == taint.value) && self.effect.is_none_or(|effect| effect == taint.effect)
     }
 }
 

@@ -46,6 +46,8 @@ scenarios!(
     a_large_model_over_mixed_cards,
     a_node_is_lost_and_the_fewest_bytes_move,
     a_thousand_cards,
+    a_taint_is_tolerated,
+    a_taint_keeps_layers_away,
     an_agent_is_gone,
     between_latency_and_throughput,
     demo,

@@ -2,19 +2,21 @@
 //!
 //! A placement is not given up because a better one exists; only because it no longer answers the spec, or a device in it
 //! cannot be used any more. Where nothing else is feasible it stays in force: what is loaded stays loaded, and a node that
-//! comes back finds its work where it left it.
+//! comes back finds its work where it left it. The one exception is a model that yields to one of higher priority, see
+//! [`super::yielding`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crds::conditions::reason;
-use crds::{InferenceModel, LearnedMemory, ModelSource};
+use crds::{InferenceModel, LearnedMemory, ModelSource, Yielded};
 use identity::PlacementSigner;
 use placement::{Budget, Plan, Problem, Solution, Violation, check, explain, solve};
 use proto::placement::v1::Runtime;
 use topology::{DeviceReport, HeldMemory, Input, Links, Topology};
 
 use super::facts::Facts;
+use super::holders::Holders;
 use super::in_force::InForce;
 use super::inspect::Resolution;
 use super::learned;
@@ -25,7 +27,11 @@ use super::status::{Placed, Why};
 use super::term::{self, ModelState};
 use super::translate;
 use super::validate::{Validated, validate};
+use super::yielding;
 use crate::agents::AgentView;
+
+/// Of each choice of lower models that is tried: a tenth of what a decision may cost.
+const TRIAL_STEPS: u64 = 200_000;
 
 /// What was decided for one model.
 #[derive(Debug)]
@@ -34,27 +40,50 @@ pub struct Decided {
     pub placed: Placed,
     /// A placement that takes effect once it is in status.
     pub new_in_force: Option<InForce>,
+    /// What was in force is so no more once that is in status, and nothing takes its place.
+    pub withdrawn: bool,
+    /// What the model gave up to one of higher priority, for its status.
+    pub yielded: Option<Yielded>,
+    /// Memory that models decided later must leave to this one, which waits for it.
+    pub claims: Vec<HeldMemory>,
+    /// Models, by uid, that yield to this one.
+    pub takes: BTreeMap<String, Yielded>,
 }
 
 impl Decided {
-    fn keep() -> Self {
+    fn with(placed: Placed) -> Self {
         Self {
-            placed: Placed::Yes,
+            placed,
             new_in_force: None,
+            withdrawn: false,
+            yielded: None,
+            claims: Vec::new(),
+            takes: BTreeMap::new(),
         }
+    }
+
+    fn keep() -> Self {
+        Self::with(Placed::Yes)
     }
 
     fn new(in_force: InForce) -> Self {
         Self {
-            placed: Placed::Yes,
             new_in_force: Some(in_force),
+            ..Self::with(Placed::Yes)
         }
     }
 
     fn no(why: Why) -> Self {
+        Self::with(Placed::No(why))
+    }
+
+    /// There is a plan, and others have yet to leave its memory.
+    fn waits(names: &BTreeSet<String>, plan: &Plan) -> Self {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let message = format!("waits until the memory is free that {} gave up", names.join(", "));
         Self {
-            placed: Placed::No(why),
-            new_in_force: None,
+            claims: translate::claims(plan).collect(),
+            ..Self::with(Placed::NotYet(Why::new(reason::AWAITS_MEMORY, message)))
         }
     }
 }
@@ -66,8 +95,9 @@ pub struct World<'a> {
     node_labels: &'a BTreeMap<String, BTreeMap<String, String>>,
     agents: &'a BTreeMap<String, AgentView>,
     awaited: &'a BTreeSet<String>,
-    held: BTreeMap<String, Vec<HeldMemory>>,
     links: Links,
+    /// Who holds what, and who gives way to whom.
+    pub holders: Holders,
     now: Instant,
     now_unix_s: i64,
 }
@@ -86,15 +116,16 @@ impl<'a> World<'a> {
             .devices
             .iter()
             .filter_map(|device| DeviceReport::from_state(device))
-            .collect();
+            .collect::<Vec<_>>();
         let node_labels = &observed.node_labels;
+        let holders = Holders::new(observed.models.iter().map(AsRef::as_ref), &reports);
         Self {
             reports,
             node_labels,
             agents,
             awaited,
-            held: BTreeMap::new(),
             links: Links::default(),
+            holders,
             now,
             now_unix_s,
         }
@@ -106,19 +137,14 @@ impl<'a> World<'a> {
         Self { links, ..self }
     }
 
-    /// The model holds what this placement takes, and nothing else.
-    pub fn hold(&mut self, uid: &str, in_force: &InForce) {
-        self.held.insert(uid.to_owned(), translate::held(in_force).collect());
-    }
-
-    /// Several at once.
-    pub fn hold_all<'p>(&mut self, placements: impl Iterator<Item = (&'p str, &'p InForce)>) {
-        placements.for_each(|(uid, in_force)| self.hold(uid, in_force));
-    }
-
     /// The graph for one model: what others hold is taken, and what it holds itself is free for it. For a placement in
     /// force more counts than for a new one: agents that are awaited, and devices that get nothing new.
     fn topology(&self, uid: &str, failing: &BTreeSet<String>, in_force: bool) -> Topology {
+        self.topology_without(uid, &[], failing, in_force)
+    }
+
+    /// The same, were the memory of some others free.
+    fn topology_without(&self, uid: &str, freed: &[&str], failing: &BTreeSet<String>, in_force: bool) -> Topology {
         let mut devices = self.reports.clone();
         if in_force {
             devices = devices.into_iter().map(DeviceReport::for_what_it_holds).collect();
@@ -131,12 +157,7 @@ impl<'a> World<'a> {
             devices,
             attached_nodes: self.agents.keys().chain(awaited).cloned().collect(),
             node_labels: self.node_labels.clone(),
-            held: self
-                .held
-                .iter()
-                .filter(|(other, _)| *other != uid)
-                .flat_map(|(_, held)| held.clone())
-                .collect(),
+            held: self.holders.beside(uid, freed),
             ..Input::default()
         });
         // Judged once for all graphs of a pass: a large cluster has tens of thousands.
@@ -149,6 +170,20 @@ impl<'a> World<'a> {
 
 /// Decides for one model; remembers in `state` a problem that has no solution.
 pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState, signer: &PlacementSigner) -> Decided {
+    let uid = model.metadata.uid.as_deref().unwrap_or_default();
+    let yields = world.holders.yields(uid);
+    let decided = decide_place(world, model, yields.is_some(), state, signer);
+    yielding::settle(decided, state, yields, |other| world.holders.holds(other))
+}
+
+/// `yields`: what is in force must be given up.
+fn decide_place(
+    world: &World<'_>,
+    model: &InferenceModel,
+    yields: bool,
+    state: &mut ModelState,
+    signer: &PlacementSigner,
+) -> Decided {
     let validated = match validate(&model.spec) {
         Ok(validated) => validated,
         Err(why) => return Decided::no(why),
@@ -156,7 +191,7 @@ pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState,
     let uid = model.metadata.uid.as_deref().unwrap_or_default();
     let facts = state.facts();
     state.learned = learn(world, &validated, &model.spec.source, facts.as_deref(), state);
-    let answering = answering(state, &model.spec.source, &validated, facts.as_deref());
+    let answering = answering(state, &model.spec.source, &validated, facts.as_deref()).filter(|_| !yields);
     let failing = state.failures.excluded(world.now);
     let known = Known {
         validated: &validated,
@@ -169,10 +204,7 @@ pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState,
         return refreshed(world, uid, in_force, signer);
     }
     let Some(facts) = facts.as_deref() else {
-        return Decided {
-            placed: not_resolved(state),
-            new_in_force: None,
-        };
+        return Decided::with(not_resolved(state));
     };
     let answering = answering.is_some();
     let solved = match solve_without(world, model, &validated, facts, &failing, state) {
@@ -189,7 +221,7 @@ pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState,
     };
     let solution = match solved {
         Ok(solution) => solution,
-        Err(why) => return Decided::no(why),
+        Err(why) => return take(world, model, &known, &failing, state).unwrap_or_else(|| Decided::no(why)),
     };
     if let Some(in_force) = state
         .in_force
@@ -199,7 +231,12 @@ pub fn decide(world: &World<'_>, model: &InferenceModel, state: &mut ModelState,
     {
         return refreshed(world, uid, in_force, signer);
     }
-    let draft = translate::draft(&solution, &model.spec.source.uri, &validated, facts);
+    let leaving = world.holders.leaving(uid, &solution.plan, world.agents);
+    if !leaving.is_empty() {
+        return Decided::waits(&leaving, &solution.plan);
+    }
+    let mut draft = translate::draft(&solution, &model.spec.source.uri, &validated, facts);
+    draft.view.took = world.holders.took(uid, &solution.plan);
     let nodes = solution.plan.stages.iter().map(|stage| stage.node.as_str());
     let epoch = state.next_epoch(uid, world.agents, nodes);
     match sign::sign(signer, model, &facts.index, draft, epoch, world.now_unix_s) {
@@ -282,11 +319,12 @@ struct Known<'a> {
 /// Whether a placement can go on as it is. Without facts only its devices are judged.
 fn is_valid(world: &World<'_>, uid: &str, known: Known<'_>, in_force: &InForce, failing: &BTreeSet<String>) -> bool {
     let topology = world.topology(uid, failing, true);
-    if !in_force
-        .stages()
-        .iter()
-        .all(|stage| topology.device(&stage.device).is_some())
-    {
+    let constraints = &known.validated.constraints;
+    let takes_layers = |name: &str| {
+        let device = topology.device(name);
+        device.is_some_and(|device| constraints.untolerated(device).is_none())
+    };
+    if !in_force.stages().iter().all(|stage| takes_layers(&stage.device)) {
         return false;
     }
     let Some(facts) = known.facts else { return true };
@@ -376,6 +414,62 @@ fn solve_without(
         state.refused = solved.as_ref().err().map(|why| (problem, why.clone()));
     }
     solved
+}
+
+/// Solves as if models of lower priority held less: who of them yields is part of the decision. `None` where that is no help.
+fn take(
+    world: &World<'_>,
+    model: &InferenceModel,
+    known: &Known<'_>,
+    failing: &BTreeSet<String>,
+    state: &mut ModelState,
+) -> Option<Decided> {
+    let metadata = &model.metadata;
+    let (uid, name) = (metadata.uid.as_deref()?, metadata.name.as_deref()?);
+    let (facts, lower) = (known.facts?, world.holders.lower(uid));
+    // Whoever is still on its way to a new leader may bring the room that is missing.
+    if lower.is_empty() || !world.awaited.is_empty() {
+        return None;
+    }
+    let learned = state.learned;
+    let problem = |chosen: &[usize], failing: &BTreeSet<String>| {
+        let freed: Vec<&str> = chosen.iter().map(|at| lower[*at]).collect();
+        let topology = world.topology_without(uid, &freed, failing, false);
+        translate::problem(name, known.validated, facts, learned.as_ref(), topology).ok()
+    };
+    let fewest =
+        |failing: &BTreeSet<String>| yielding::fewest(lower.len(), |chosen| planned(&problem(chosen, failing)?));
+    let all: Vec<usize> = (0..lower.len()).collect();
+    let hopeless = problem(&all, &BTreeSet::new());
+    if hopeless.is_some() && state.hopeless == hopeless {
+        return None;
+    }
+    let found = Some(failing).filter(|failing| !failing.is_empty()).and_then(fewest);
+    let Some((chosen, solution)) = found.or_else(|| fewest(&BTreeSet::new())) else {
+        state.hopeless = hopeless;
+        return None;
+    };
+    // It is about to be placed, and was not refused.
+    state.refused = None;
+    let victims = chosen.iter().map(|at| lower[*at]);
+    let takes: BTreeMap<String, Yielded> = victims
+        .map(|lower| (lower.to_owned(), world.holders.record(uid, &solution.plan, lower)))
+        .collect();
+    let names = takes.keys().map(|lower| world.holders.name(lower)).collect();
+    Some(Decided {
+        takes,
+        ..Decided::waits(&names, &solution.plan)
+    })
+}
+
+/// A plan, if one is found soon: what is placed in the end is solved with the full budget.
+fn planned(problem: &Problem) -> Option<Solution> {
+    let budget = Budget {
+        steps: TRIAL_STEPS,
+        ..Budget::default()
+    };
+    let solution = solve(problem, budget).ok()?;
+    check(problem, &solution.plan).is_empty().then_some(solution)
 }
 
 fn solve_and_check(problem: &Problem) -> Result<Solution, Why> {

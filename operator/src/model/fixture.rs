@@ -84,6 +84,7 @@ pub fn model() -> InferenceModel {
             kv_type: crds::KvType::F16,
             determinism: crds::Determinism::Relaxed,
             objective: crds::Objective::Latency,
+            priority: 0,
             placement: PlacementConstraints::default(),
         },
         status: None,
@@ -154,6 +155,7 @@ pub fn signed(placement: Placement) -> InForce {
         predicted_us_per_token: 300,
         stages: placement.pipelines[0].stages.iter().enumerate().map(view).collect(),
         runner_up: None,
+        took: None,
     };
     InForce {
         placement,

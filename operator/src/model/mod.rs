@@ -12,6 +12,7 @@ pub mod facts;
 pub mod failures;
 #[cfg(test)]
 mod fixture;
+pub mod holders;
 pub mod in_force;
 pub mod inspect;
 pub mod learned;
@@ -27,6 +28,7 @@ pub mod status;
 pub mod term;
 pub mod translate;
 pub mod validate;
+pub mod yielding;
 
 use std::time::{Duration, Instant};
 

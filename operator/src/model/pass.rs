@@ -23,6 +23,7 @@ use super::secrets::{self, Secrets};
 use super::stages::{self, StageSight};
 use super::status::{self, Placed, Sight};
 use super::term::{ModelState, Term};
+use super::yielding::turn;
 use crate::admin::Health as Liveness;
 use crate::agents::registry::Snapshot;
 use crate::agents::{AgentView, Agents};
@@ -69,8 +70,8 @@ struct Proposal {
 impl Loop<'_> {
     /// Observe → read Secrets → validate, translate, build, decide → assign, sign → apply → publish.
     pub async fn pass(&mut self, mut observed: Observed, now: Instant, wall: Timestamp) -> Outcome {
-        // 1. (pure) Oldest first: whoever came first is placed first.
-        observed.models.sort_by(|a, b| age(a).cmp(&age(b)));
+        // 1. (pure) By priority; of equals, whoever came first is placed first.
+        observed.models.sort_by(|a, b| turn(a).cmp(&turn(b)));
         let Snapshot {
             nodes: agents,
             inspected,
@@ -96,11 +97,7 @@ impl Loop<'_> {
             .min();
         // Memory that one model gave up may be what another, decided before it, waits for.
         let moved = proposals.iter().any(|proposal| self.took_effect(proposal));
-        if moved
-            && proposals
-                .iter()
-                .any(|proposal| matches!(proposal.decided.placed, Placed::No(_)))
-        {
+        if moved && proposals.iter().any(|proposal| proposal.decided.placed != Placed::Yes) {
             wakes_at = Some(now);
         }
         Outcome {
@@ -156,8 +153,14 @@ impl Loop<'_> {
     ) -> Vec<Proposal> {
         let known = self.term.links.links(&observed.links, wall.as_second());
         let mut world = World::new(observed, agents, awaited, now, wall.as_second()).with_links(known);
-        let placements = self.term.models.iter();
-        world.hold_all(placements.filter_map(|(uid, state)| Some((uid.as_str(), state.in_force.as_ref()?))));
+        for (uid, state) in &self.term.models {
+            if let Some(in_force) = &state.in_force {
+                world.holders.hold(uid, in_force);
+            }
+            if let Some(record) = &state.yielded {
+                world.holders.has_yielded(uid, record);
+            }
+        }
         let mut proposals = Vec::with_capacity(observed.models.len());
         for model in &observed.models {
             let Some(uid) = model.metadata.uid.clone() else {
@@ -171,8 +174,8 @@ impl Loop<'_> {
             let refused = state.refused.is_some();
             let decided = decide::decide(&world, model, state, &self.context.keys.signer);
             let placements = &self.context.metrics.placements;
-            if let Some(new) = &decided.new_in_force {
-                world.hold(&uid, new);
+            world.holders.heed(&uid, &decided);
+            if decided.new_in_force.is_some() {
                 placements.with_label_values(&["placed"]).inc();
             } else if !refused && state.refused.is_some() {
                 placements.with_label_values(&["refused"]).inc();
@@ -188,10 +191,15 @@ impl Loop<'_> {
         proposals
     }
 
-    /// A placement that was decided in this pass and is in status by now.
+    /// A placement that was decided or given up in this pass, as status says by now.
     fn took_effect(&self, proposal: &Proposal) -> bool {
         let in_force = self.term.models.get(&proposal.uid).map(|state| &state.in_force);
-        proposal.decided.new_in_force.is_some() && in_force == Some(&proposal.decided.new_in_force)
+        let Decided {
+            new_in_force,
+            withdrawn,
+            ..
+        } = &proposal.decided;
+        (new_in_force.is_some() || *withdrawn) && in_force == Some(new_in_force)
     }
 
     async fn apply(&mut self, proposals: &[Proposal], awaited: &BTreeSet<String>, now: Instant) -> usize {
@@ -222,6 +230,7 @@ impl Loop<'_> {
                         tell_placed(&proposal.model, new);
                     }
                     state.wrote(proposal.status.clone(), proposal.decided.new_in_force.clone(), now);
+                    state.has_yielded(proposal.decided.yielded.clone(), proposal.decided.withdrawn);
                     tell(&proposal.model, &notes);
                     self.events.publish(&proposal.model, notes);
                 }
@@ -316,15 +325,6 @@ impl Loop<'_> {
     }
 }
 
-fn age(model: &InferenceModel) -> (Option<&Time>, Option<&str>, Option<&str>) {
-    let metadata = &model.metadata;
-    (
-        metadata.creation_timestamp.as_ref(),
-        metadata.namespace.as_deref(),
-        metadata.name.as_deref(),
-    )
-}
-
 fn is_awaited(state: &ModelState, awaited: &BTreeSet<String>) -> bool {
     let stages = state.in_force.as_ref().map(InForce::stages).unwrap_or_default();
     stages.iter().any(|stage| awaited.contains(&stage.node))
@@ -337,7 +337,8 @@ fn sight(
     agents: &BTreeMap<String, AgentView>,
     (now, wall): (Instant, Timestamp),
 ) -> InferenceModelStatus {
-    let in_force = decided.new_in_force.as_ref().or(state.in_force.as_ref());
+    let stays = state.in_force.as_ref().filter(|_| !decided.withdrawn);
+    let in_force = decided.new_in_force.as_ref().or(stays);
     let sights = in_force.map(|in_force| {
         let mut sights = stages::look(in_force, agents);
         state.progress.show(in_force.placement.epoch, &mut sights, now);
@@ -350,6 +351,7 @@ fn sight(
         unreachable: state.access.as_ref().err(),
         learned: state.learned,
         placed: &decided.placed,
+        yielded: decided.yielded.as_ref(),
         in_force: in_force.zip(sights.as_deref()),
     };
     status::status(&sight, state.previous(model), &Time(wall))

@@ -3,6 +3,7 @@
 use crds::conditions::{ConditionStatus, NewCondition, model as kind, reason, set_condition};
 use crds::{
     InferenceModel, InferenceModelStatus, LearnedMemory, MemoryUsed, PlacementStatus, ResolvedModel, StagePhase,
+    Yielded,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use placement::text;
@@ -12,6 +13,7 @@ use super::in_force::InForce;
 use super::inspect::Resolution;
 use super::learned;
 use super::stages::StageSight;
+use super::yielding;
 
 /// Longest message of a stage in the view.
 const STAGE_MESSAGE_MAX: usize = 1024;
@@ -64,6 +66,8 @@ pub struct Sight<'a> {
     pub learned: Option<LearnedMemory>,
     /// What was decided.
     pub placed: &'a Placed,
+    /// What it gave up to a model of higher priority.
+    pub yielded: Option<&'a Yielded>,
     /// The placement in force, and its stages.
     pub in_force: Option<(&'a InForce, &'a [StageSight])>,
 }
@@ -97,6 +101,7 @@ pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &
             .and_then(|head| head.endpoint.clone())
             .filter(|_| all_serve),
         learned: sight.learned,
+        yielded: sight.yielded.cloned(),
     }
 }
 
@@ -180,6 +185,10 @@ fn placed(sight: &Sight<'_>) -> Judgement {
             let mut message = format!("epoch {epoch}: {} {noun} on {}", stages.len(), devices.join(", "));
             if let Some(learned) = &sight.learned {
                 message = format!("{message}; {}", learned::explain(learned));
+            }
+            let yielded = sight.yielded.map(yielding::yielded);
+            for more in in_force.view.took.iter().chain(&yielded) {
+                message = format!("{message}; {more}");
             }
             (ConditionStatus::True, Why::new(reason::PLACED, message))
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crds::conditions::reason;
-use crds::{InferenceModel, InferenceModelStatus, LearnedMemory, ModelSource, ResolvedModel};
+use crds::{InferenceModel, InferenceModelStatus, LearnedMemory, ModelSource, ResolvedModel, Yielded};
 use identity::PlacementVerifier;
 use placement::Problem;
 use proto::control::v1::{Inspect, inspection::Result as Answer};
@@ -51,6 +51,10 @@ pub struct ModelState {
     pub failures: Failures,
     /// The last problem that had no solution: not solved again unless it changes.
     pub refused: Option<(Problem, Why)>,
+    /// The last problem that had no solution even without what lower models hold.
+    pub hopeless: Option<Problem>,
+    /// What it gave up to a model of higher priority, as its status says.
+    pub yielded: Option<Yielded>,
     /// How its source is reached, or why that is not known.
     pub access: Result<Access, Why>,
     /// What its loaded stages taught about memory.
@@ -81,6 +85,8 @@ impl ModelState {
             ),
             failures: Failures::default(),
             refused: None,
+            hopeless: None,
+            yielded: status.and_then(|status| status.yielded.clone()),
             access: Ok(Access::default()),
             progress: Progress::default(),
             written: None,
@@ -130,6 +136,14 @@ impl ModelState {
         self.written = Some((status, now));
     }
 
+    /// What it gave up is in status; with `withdrawn`, that it has no placement any more.
+    pub fn has_yielded(&mut self, yielded: Option<Yielded>, withdrawn: bool) {
+        self.yielded = yielded;
+        if withdrawn {
+            self.in_force = None;
+        }
+    }
+
     /// The epoch of the next placement, on these nodes: above every one that was ever published, or accepted by a node that
     /// holds or shall hold a part of the model.
     #[must_use]
@@ -149,9 +163,12 @@ impl ModelState {
     }
 }
 
+/// Of the placement, or of the one that was given up.
 fn epoch_in_status(model: &InferenceModel) -> u64 {
-    let placement = model.status.as_ref().and_then(|status| status.placement.as_ref());
-    placement.map_or(0, |placement| u64::try_from(placement.epoch).unwrap_or(0))
+    let Some(status) = &model.status else { return 0 };
+    let placement = status.placement.as_ref().map(|placement| placement.epoch);
+    let given_up = status.yielded.as_ref().map(|yielded| yielded.epoch);
+    u64::try_from(placement.max(given_up).unwrap_or(0)).unwrap_or(0)
 }
 
 /// The highest epoch of a model that these nodes' agents have accepted. What others say of a model that they do not hold is
@@ -213,6 +230,7 @@ impl Term {
             if !known.same_weights(&model.spec.source) {
                 state.inspection = Inspection::new(model.spec.source.clone(), &uid);
                 state.refused = None;
+                state.hopeless = None;
                 state.resolved = None;
                 state.learned = None;
             } else if *known != model.spec.source {

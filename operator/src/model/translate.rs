@@ -108,6 +108,14 @@ pub fn held(in_force: &InForce) -> impl Iterator<Item = HeldMemory> + '_ {
     })
 }
 
+/// What a plan would take on each device.
+pub fn claims(plan: &Plan) -> impl Iterator<Item = HeldMemory> + '_ {
+    plan.stages.iter().map(|stage| HeldMemory {
+        device: stage.device.clone(),
+        bytes: stage.memory_bytes,
+    })
+}
+
 /// A solution, ready to be signed.
 #[must_use]
 pub fn draft(solution: &Solution, uri: &str, validated: &Validated, facts: &Facts) -> Draft {
@@ -139,6 +147,7 @@ pub fn draft(solution: &Solution, uri: &str, validated: &Validated, facts: &Fact
             predicted_us_per_token: signed(text::us(plan.latency_ns)),
             stages: plan.stages.iter().enumerate().map(view_stage).collect(),
             runner_up: runner_up.as_ref().map(|other| clip(other.summary())),
+            took: None,
         },
     }
 }

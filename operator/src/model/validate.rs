@@ -1,7 +1,7 @@
 //! PURE: from a raw spec to values that the later steps need not question.
 
-use crds::{Determinism, InferenceModelSpec, KvType, PinnedLayers};
-use placement::{Constraints, KvElement, Objective, Pin};
+use crds::{Determinism, InferenceModelSpec, KvType, PinnedLayers, TolerationOperator};
+use placement::{Constraints, KvElement, Objective, Pin, Toleration};
 use proto::placement::v1 as wire;
 
 use super::status::Why;
@@ -72,6 +72,7 @@ pub fn validate(spec: &InferenceModelSpec) -> Result<Validated, Why> {
                 .flatten()
                 .map(pin)
                 .collect::<Result<_, _>>()?,
+            tolerations: constraints.tolerations.iter().flatten().map(toleration).collect(),
         },
         objective: match spec.objective {
             crds::Objective::Latency => Objective::Latency,
@@ -89,6 +90,15 @@ fn pin(pin: &PinnedLayers) -> Result<Pin, Why> {
         min_layers: layers("minLayers", pin.min_layers)?,
         max_layers: pin.max_layers.map(|max| layers("maxLayers", max)).transpose()?,
     })
+}
+
+fn toleration(toleration: &crds::Toleration) -> Toleration {
+    Toleration {
+        key: toleration.key.clone(),
+        exists: toleration.operator == TolerationOperator::Exists,
+        value: toleration.value.clone().unwrap_or_default(),
+        effect: toleration.effect.map(Into::into),
+    }
 }
 
 fn positive(field: &str, value: i32) -> Result<u32, Why> {

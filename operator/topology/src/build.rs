@@ -40,7 +40,7 @@ pub struct HeldMemory {
 /// Builds the graph.
 ///
 /// A device takes layers if it is not cordoned, its agent is connected, it is healthy and verified, nothing bars it and it
-/// has memory left.
+/// has memory left. Whose layers, its taints say: they are for the model's tolerations to answer.
 /// Devices of one pool share its budget: the CPU's figure where a CPU is among them (the memory is its own), else the
 /// largest; devices that take no layers still count there, with what they hold.
 pub fn build(input: &Input) -> Topology {
@@ -117,6 +117,7 @@ fn device(input: &Input, report: &DeviceReport, pool: usize, usable_bytes: u64) 
         launch_us: report.launch_us.unwrap_or_else(|| prior::launch_us(report.kind)),
         flops_per_second: report.flops_per_second,
         thermal_headroom_percent: thermal_headroom_percent(report),
+        taints: report.taints.clone(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{Kind, Links, prior};
+use crate::{Kind, Links, Taint, prior};
 
 /// Where a number comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct Device {
     pub flops_per_second: Option<u64>,
     /// How far from throttling, by its last reading: 100 where cool, 0 where it throttles; absent without a sensor.
     pub thermal_headroom_percent: Option<u8>,
+    /// What a model must tolerate to be here.
+    pub taints: Vec<Taint>,
 }
 
 /// Physical memory, with one budget and one bandwidth for every device on it.

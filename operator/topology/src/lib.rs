@@ -23,4 +23,4 @@ pub use graph::{Device, Excluded, Exclusion, Link, Origin, Pool, Rate, Topology}
 pub use links::{
     CONFIDENT_SAMPLES, Confidence, DevicePair, FORGOTTEN_S, FRESH_S, KnownLink, LinkKind, LinkReport, Links,
 };
-pub use report::{DeviceReport, Kind};
+pub use report::{DeviceReport, Effect, Kind, Taint};

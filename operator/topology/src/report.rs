@@ -1,7 +1,9 @@
 //! What an agent reports of one device, freed from Kubernetes.
 
+use std::fmt;
+
 use crds::conditions::{self, Condition, ConditionStatus, device as kind, reason};
-use crds::{DeviceGPUState, DeviceKind, Measurement, TaintEffect};
+use crds::{DeviceGPUState, DeviceKind, DeviceTaint, Measurement, TaintEffect};
 use serde::{Deserialize, Serialize};
 
 /// What kind of hardware a device is.
@@ -29,6 +31,56 @@ impl From<DeviceKind> for Kind {
             DeviceKind::Software => Self::Software,
             DeviceKind::Cpu => Self::Cpu,
         }
+    }
+}
+
+/// What keeps layers of models that do not tolerate it away from a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taint {
+    pub key: String,
+    /// Empty where it has none.
+    #[serde(default)]
+    pub value: String,
+    pub effect: Effect,
+}
+
+/// What a taint does to layers that do not tolerate it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// Those that are there stay.
+    NoPlace,
+    /// Those that are there must leave.
+    Evict,
+}
+
+impl From<TaintEffect> for Effect {
+    fn from(effect: TaintEffect) -> Self {
+        match effect {
+            TaintEffect::NoPlace => Self::NoPlace,
+            TaintEffect::Evict => Self::Evict,
+        }
+    }
+}
+
+impl From<&DeviceTaint> for Taint {
+    fn from(taint: &DeviceTaint) -> Self {
+        Self {
+            key: taint.key.clone(),
+            value: taint.value.clone().unwrap_or_default(),
+            effect: taint.effect.into(),
+        }
+    }
+}
+
+/// As people write it: "repair=fan:Evict".
+impl fmt::Display for Taint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        if !self.value.is_empty() {
+            write!(f, "={}", self.value)?;
+        }
+        write!(f, ":{:?}", self.effect)
     }
 }
 
@@ -83,6 +135,9 @@ pub struct DeviceReport {
     /// Why it gets no further layers and keeps those that it has: reads on after its name.
     #[serde(default)]
     pub no_new_layers: Option<String>,
+    /// What a model must tolerate to be here.
+    #[serde(default)]
+    pub taints: Vec<Taint>,
 }
 
 fn yes() -> bool {
@@ -95,7 +150,7 @@ impl DeviceReport {
     /// * Healthy `False` is a fault. A device whose agent says nothing of its health is taken to be healthy.
     /// * Verified must have been said. `False` is a failed test; `Unknown` leaves the device what it has.
     /// * Ready `False` for any other reason keeps new layers away; a device that was given to somebody else must be left.
-    /// * The administrator's taints do what their effect says.
+    /// * The administrator's taints are handed on: whom they keep away is decided for each model.
     pub fn from_state(state: &DeviceGPUState) -> Option<Self> {
         let name = state.metadata.name.clone()?;
         let status = state.status.as_ref()?;
@@ -136,14 +191,16 @@ impl DeviceReport {
             cordoned: state.spec.cordoned.unwrap_or(false),
             verified: open.is_some() || conditions::is_true(&status.conditions, kind::VERIFIED),
             fault,
-            barred: barred.or_else(|| tainted(state, TaintEffect::Evict)),
-            no_new_layers: no_new_layers.or_else(|| tainted(state, TaintEffect::NoPlace)),
+            barred,
+            no_new_layers,
+            taints: state.spec.taints.iter().flatten().map(Taint::from).collect(),
         })
     }
 
     /// The same device as it counts for layers that it already has.
     pub fn for_what_it_holds(mut self) -> Self {
         self.no_new_layers = None;
+        self.taints.retain(|taint| taint.effect == Effect::Evict);
         self
     }
 }
@@ -164,18 +221,6 @@ fn said(condition: &Condition) -> String {
 fn value(measurement: Option<&Measurement>) -> Option<u64> {
     let value = measurement.and_then(|measurement| u64::try_from(measurement.value).ok());
     value.filter(|value| *value > 0)
-}
-
-/// The first taint with this effect.
-fn tainted(state: &DeviceGPUState, effect: TaintEffect) -> Option<String> {
-    let mut taints = state.spec.taints.iter().flatten();
-    let taint = taints.find(|taint| taint.effect == effect)?;
-    let value = taint
-        .value
-        .as_ref()
-        .map(|value| format!("={value}"))
-        .unwrap_or_default();
-    Some(format!("is tainted {}{value}:{}", taint.key, effect.as_str()))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use topology::{Origin, Pool, Rate, Topology};
+use topology::{Effect, Origin, Pool, Rate, Taint, Topology};
 
 use super::*;
-use crate::{Budget, Layer, Model, Objective, Pin, solve};
+use crate::{Budget, Layer, Model, Objective, Pin, Toleration, solve};
 
 /// Two devices on two pools, four layers, room to spare.
 fn problem() -> Problem {
@@ -26,6 +26,7 @@ fn problem() -> Problem {
         launch_us: 1,
         flops_per_second: None,
         thermal_headroom_percent: None,
+        taints: Vec::new(),
     };
     let pool = |i: usize| Pool {
         name: format!("p{i}"),
@@ -168,6 +169,46 @@ fn every_constraint_that_a_plan_breaks_is_found() {
     for broken in [pin(4, None), pin(0, Some(0))] {
         let found = spoilt(|problem, _| problem.constraints.pinned_layers.push(broken.clone()));
         assert!(matches!(found[0], Violation::PinBroken { pin: 0, .. }), "{found:?}");
+    }
+}
+
+#[test]
+fn a_taint_that_the_model_does_not_tolerate_in_key_value_and_effect_is_found() {
+    let toleration = |key: Option<&str>, exists, value: &str, effect| Toleration {
+        key: key.map(str::to_owned),
+        exists,
+        value: value.to_owned(),
+        effect,
+    };
+    let judged = |toleration: &Toleration| {
+        spoilt(|problem, _| {
+            problem.topology.devices[0].taints.push(Taint {
+                key: "lent".to_owned(),
+                value: "lab".to_owned(),
+                effect: Effect::Evict,
+            });
+            problem.constraints.tolerations.push(toleration.clone());
+        })
+    };
+    for enough in [
+        toleration(None, true, "", None),
+        toleration(Some("lent"), true, "", Some(Effect::Evict)),
+        toleration(Some("lent"), false, "lab", None),
+    ] {
+        assert_eq!(judged(&enough), vec![], "{enough:?}");
+    }
+    for short in [
+        Toleration::default(),
+        toleration(None, false, "lab", None),
+        toleration(Some("repair"), true, "", None),
+        toleration(Some("lent"), false, "", None),
+        toleration(Some("lent"), true, "", Some(Effect::NoPlace)),
+    ] {
+        let found = judged(&short);
+        assert!(
+            matches!(&found[0], Violation::TaintNotTolerated { device, taint } if device == "d0" && taint == "lent=lab:Evict"),
+            "{short:?}: {found:?}"
+        );
     }
 }
 

@@ -28,6 +28,7 @@ fn problem(usable_mib: &[u64], constraints: Constraints) -> Problem {
         launch_us: 1,
         flops_per_second: None,
         thermal_headroom_percent: None,
+        taints: Vec::new(),
     });
     let pools = usable_mib.iter().enumerate().map(|(i, mib)| Pool {
         name: format!("p{i}"),

@@ -25,6 +25,7 @@ fn cluster() -> Problem {
         launch_us: 300,
         flops_per_second: None,
         thermal_headroom_percent: None,
+        taints: Vec::new(),
     };
     let devices: Vec<Device> = [900, 400, 400, 250, 100].into_iter().enumerate().map(device).collect();
     let pool = |d: &Device| Pool {

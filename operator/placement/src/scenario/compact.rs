@@ -292,6 +292,7 @@ impl Card {
             name.clone()
         };
         DeviceReport {
+            taints: Vec::new(),
             name,
             node: node.to_owned(),
             vendor: self.vendor.clone(),

@@ -2,24 +2,38 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{Constraints, HeldLayers, Layer, Model, Objective, Pin, Problem};
+use placement::{Constraints, HeldLayers, Layer, Model, Objective, Pin, Problem, Toleration};
 use proptest::prelude::*;
-use topology::{Device, Kind, Link, Origin, Pool, Rate, Topology};
+use topology::{Device, Effect, Kind, Link, Origin, Pool, Rate, Taint, Topology};
 
 /// Up to five devices on up to three pools and nodes, up to six layers, every constraint.
 pub fn small() -> impl Strategy<Value = Problem> {
-    let parts = (model(), cluster(), constraints(), held(), any::<bool>());
-    parts.prop_map(|(model, topology, constraints, held, latency)| Problem {
-        model,
-        topology,
-        constraints,
-        held,
-        objective: if latency {
-            Objective::Latency
-        } else {
-            Objective::Throughput
-        },
+    let tainted = prop_oneof![4 => Just(0_u8), 1 => any::<u8>()];
+    let parts = (model(), cluster(), constraints(), held(), any::<bool>(), tainted);
+    parts.prop_map(|(model, mut topology, constraints, held, latency, tainted)| {
+        for (at, device) in topology.devices.iter_mut().enumerate() {
+            device.taints = (tainted >> at & 1 == 1).then(|| taint(at % 2)).into_iter().collect();
+        }
+        Problem {
+            model,
+            topology,
+            constraints,
+            held,
+            objective: if latency {
+                Objective::Latency
+            } else {
+                Objective::Throughput
+            },
+        }
     })
+}
+
+fn taint(value: usize) -> Taint {
+    Taint {
+        key: "lent".to_owned(),
+        value: format!("t{value}"),
+        effect: Effect::NoPlace,
+    }
 }
 
 /// Mostly nothing; else layers of one or two devices, which need not exist.
@@ -152,6 +166,18 @@ fn constraints() -> impl Strategy<Value = Constraints> {
                     3 => Some(3),
                     _ => None,
                 },
+                tolerations: match rare {
+                    2 => vec![Toleration {
+                        exists: true,
+                        ..Toleration::default()
+                    }],
+                    3 => vec![Toleration {
+                        key: Some("lent".to_owned()),
+                        value: "t1".to_owned(),
+                        ..Toleration::default()
+                    }],
+                    _ => Vec::new(),
+                },
             },
         )
 }
@@ -179,6 +205,7 @@ fn device(index: usize, place: usize, mib: u64, bytes_per_second: u64, kind: Kin
         launch_us: 100,
         flops_per_second: None,
         thermal_headroom_percent: None,
+        taints: Vec::new(),
     }
 }
 

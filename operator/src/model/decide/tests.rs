@@ -56,9 +56,11 @@ impl Cluster {
     fn decide(&mut self) -> Decided {
         let world = World::new(&self.observed, &self.agents, &self.awaited, self.now, NOW);
         let mut world = world.with_links(self.links.clone());
-        world.hold_all(self.others.iter().map(|(uid, in_force)| (uid.as_str(), in_force)));
+        for (uid, in_force) in &self.others {
+            world.holders.hold(uid, in_force);
+        }
         if let Some(in_force) = &self.state.in_force {
-            world.hold(fixture::UID, in_force);
+            world.holders.hold(fixture::UID, in_force);
         }
         decide(&world, &self.model, &mut self.state, &self.signer)
     }
@@ -278,6 +280,55 @@ fn a_taint_does_to_layers_what_its_effect_says() {
         object.spec.taints = Some(vec![taint(crds::TaintEffect::Evict)]);
     });
     assert!(!devices(&cluster.place()).contains(&device.as_str()));
+}
+
+#[test]
+fn a_model_that_tolerates_a_taint_stays_on_the_device_and_another_leaves_it() {
+    let taint = |key: &str| crds::DeviceTaint {
+        key: key.into(),
+        value: Some("lab".into()),
+        effect: crds::TaintEffect::Evict,
+    };
+    let (mut cluster, device) = placed_on_two_of_three();
+    cluster.model.spec.placement.tolerations = Some(vec![crds::Toleration {
+        key: Some("lent".into()),
+        operator: crds::TolerationOperator::Equal,
+        value: Some("lab".into()),
+        effect: None,
+    }]);
+    let tainted = |key: &str| {
+        let taints = Some(vec![taint(key)]);
+        move |object: &mut crds::DeviceGPUState| object.spec.taints = taints
+    };
+    change(&mut cluster, &device, tainted("lent"));
+    cluster.keeps();
+    cluster.state.inspection = Inspection::new(cluster.model.spec.source.clone(), fixture::UID);
+    cluster.keeps();
+    change(&mut cluster, &device, tainted("repair"));
+    assert!(
+        matches!(cluster.decide().placed, Placed::NotYet(_)),
+        "taints are heeded before the source is known"
+    );
+    resolve(&mut cluster.state.inspection);
+    assert!(!devices(&cluster.place()).contains(&device.as_str()));
+}
+
+#[test]
+fn where_every_device_is_tainted_the_message_names_the_taint() {
+    let mut cluster = Cluster::of(&[("a", GIB)]);
+    change(&mut cluster, "a-cpu0", |object| {
+        object.spec.taints = Some(vec![crds::DeviceTaint {
+            key: "repair".into(),
+            value: Some("fan".into()),
+            effect: crds::TaintEffect::Evict,
+        }]);
+    });
+    let why = cluster.refuses();
+    assert!(
+        why.message.contains("a-cpu0 is tainted repair=fan:Evict"),
+        "{}",
+        why.message
+    );
 }
 
 #[test]

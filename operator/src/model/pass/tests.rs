@@ -65,6 +65,10 @@ impl Plane {
     }
 
     fn answer(&self) {
+        self.answer_for(fixture::UID);
+    }
+
+    fn answer_for(&self, uid: &str) {
         let facts = fixture::facts();
         let piece = |weight_bytes| {
             Some(wire::PieceFacts {
@@ -94,7 +98,7 @@ impl Plane {
         };
         let result = Some(wire::inspection::Result::Facts(facts));
         let inspection = wire::Inspection {
-            model_uid: fixture::UID.into(),
+            model_uid: uid.into(),
             generation: 1,
             result,
         };
@@ -116,11 +120,15 @@ async fn pass(control: &mut Loop<'_>, observed: &Observed) -> Outcome {
 }
 
 fn written() -> Step {
+    written_to(STATUS)
+}
+
+fn written_to(status: &str) -> Step {
     let metadata = json!({ "name": "smol", "namespace": "default" });
     let spec = json!({ "source": { "uri": "file:///models/smol.gguf" } });
     Step::ok(
         Method::PATCH,
-        STATUS,
+        status,
         json!({
             "apiVersion": "shardwright.dev/v1alpha1", "kind": "InferenceModel", "metadata": metadata, "spec": spec,
         }),
@@ -334,4 +342,52 @@ async fn a_source_is_asked_about_once_its_secret_is_there_and_its_nodes_are_told
     );
     let access = plane.assigned().assignments[0].access.clone().unwrap();
     assert_eq!(access.bearer_token, "abc");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lower_model_is_taken_from_its_node_before_the_higher_one_is_assigned() {
+    let big_status = STATUS.replace("smol", "big");
+    let big_written = || written_to(&big_status);
+    let steps = [
+        written(),
+        written(),
+        big_written(),
+        // Both in one pass: the one waits, the other yields.
+        big_written(),
+        written(),
+        big_written(),
+    ];
+    let mut plane = Plane::new(steps);
+    plane.observed.devices = vec![fixture::cpu("a", 80 << 20)];
+    let mut control = plane.control();
+    pass(&mut control, &plane.observed).await;
+    plane.answer();
+    let nothing = wire::ShardReport { shards: Vec::new() };
+    plane.agents.report("a", plane.attachment.session, nothing);
+    pass(&mut control, &plane.observed).await;
+    let mut big = fixture::model();
+    big.metadata.name = Some("big".into());
+    big.metadata.uid = Some("uid-big".into());
+    big.spec.priority = 10;
+    let mut both = plane.observed.clone();
+    both.models.push(Arc::new(big));
+    pass(&mut control, &both).await;
+    plane.answer_for("uid-big");
+    assert!(plane.agents.is_assigned("a", fixture::UID));
+    let outcome = pass(&mut control, &both).await;
+    assert!(plane.assigned().assignments.is_empty());
+    assert!(
+        outcome.wakes_at.is_some_and(|at| at <= Instant::now()),
+        "the memory is free"
+    );
+    pass(&mut control, &both).await;
+    assert!(plane.agents.is_assigned("a", "uid-big") && !plane.agents.is_assigned("a", fixture::UID));
+    plane.script.finished();
+    let last = |path: &str| plane.script.bodies(&format!("PATCH {path}")).pop().unwrap()["status"].clone();
+    assert_eq!(last(STATUS)["placement"], serde_json::Value::Null);
+    assert_eq!(last(STATUS)["yielded"]["to"], "default/big");
+    assert_eq!(
+        last(&big_status)["placement"]["took"],
+        "took a-cpu0 from default/smol (priority 0)"
+    );
 }

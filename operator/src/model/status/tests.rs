@@ -19,6 +19,7 @@ struct Case {
     unreachable: Option<Why>,
     learned: Option<LearnedMemory>,
     placed: Placed,
+    yielded: Option<Yielded>,
     in_force: Option<(InForce, Vec<StageSight>)>,
 }
 
@@ -38,6 +39,7 @@ impl Case {
             unreachable: None,
             learned: None,
             placed: Placed::Yes,
+            yielded: None,
             in_force: Some((in_force, sights)),
         }
     }
@@ -50,6 +52,7 @@ impl Case {
             unreachable: None,
             learned: None,
             placed: Placed::NotYet(Why::new(reason::NOT_RESOLVED, "the source is not known yet")),
+            yielded: None,
             in_force: None,
         }
     }
@@ -66,6 +69,7 @@ impl Case {
             unreachable: self.unreachable.as_ref(),
             learned: self.learned,
             placed: &self.placed,
+            yielded: self.yielded.as_ref(),
             in_force: self
                 .in_force
                 .as_ref()

@@ -27,6 +27,7 @@ fn report(name: &str, node: &str, kind: Kind, pool: &str, usable_bytes: u64) -> 
         fault: None,
         barred: None,
         no_new_layers: None,
+        taints: Vec::new(),
     }
 }
 
@@ -116,7 +117,7 @@ fn every_device_that_takes_no_layers_keeps_its_reason() {
     devices[2].fault = Some("fell off the bus".to_owned());
     devices[3].verified = false;
     devices[4].memory_usable_bytes = 0;
-    devices[5].barred = Some("is tainted repair:Evict".to_owned());
+    devices[5].barred = Some("is not ours to use (Foreign: m)".to_owned());
     devices[6].no_new_layers = Some("is not ready (SensorInvalid)".to_owned());
     let mut input = input(devices);
     input.attached_nodes.remove("b");
@@ -133,7 +134,7 @@ fn every_device_that_takes_no_layers_keeps_its_reason() {
             "c-cpu0 is not healthy (fell off the bus)",
             "d-cpu0 is not verified",
             "e-cpu0 has no usable memory",
-            "f-cpu0 is tainted repair:Evict",
+            "f-cpu0 is not ours to use (Foreign: m)",
             "g-cpu0 is not ready (SensorInvalid)",
         ]
     );

@@ -135,18 +135,17 @@ fn heat_is_no_fault() {
 }
 
 #[test]
-fn taints_do_what_their_effect_says() {
+fn taints_are_handed_on_and_those_that_only_keep_new_layers_away_do_not_count_for_layers_that_are_there() {
     let well = json!([condition("Verified", "True", "")]);
-    let tainted = |effect: &str| {
-        let taints = json!({"taints": [{"key": "repair", "value": "fan", "effect": effect}]});
-        DeviceReport::from_state(&state(&taints, &well)).expect("a report")
-    };
-    let kept = tainted("NoPlace");
-    assert_eq!(kept.no_new_layers.as_deref(), Some("is tainted repair=fan:NoPlace"));
-    assert_eq!((kept.barred, kept.fault), (None, None));
-    let left = tainted("Evict");
-    assert_eq!(left.barred.as_deref(), Some("is tainted repair=fan:Evict"));
-    assert_eq!(left.no_new_layers, None);
+    let taints = json!({"taints": [
+        {"key": "repair", "value": "fan", "effect": "NoPlace"},
+        {"key": "example.com/lent", "effect": "Evict"},
+    ]});
+    let told = DeviceReport::from_state(&state(&taints, &well)).expect("a report");
+    let written = |report: &DeviceReport| report.taints.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(written(&told), ["repair=fan:NoPlace", "example.com/lent:Evict"]);
+    assert_eq!((&told.barred, &told.no_new_layers, &told.fault), (&None, &None, &None));
+    assert_eq!(written(&told.for_what_it_holds()), ["example.com/lent:Evict"]);
 }
 
 #[test]

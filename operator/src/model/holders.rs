@@ -1,0 +1,214 @@
+//! PURE: which model holds what memory in a pass, in which order they come, and who is about to leave what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::{InferenceModel, Yielded};
+use placement::Plan;
+use proto::control::v1::ShardStatus;
+use topology::{DeviceReport, HeldMemory};
+
+use super::decide::Decided;
+use super::in_force::InForce;
+use super::translate;
+use super::yielding::{self, turn};
+use crate::agents::AgentView;
+
+/// A model among the others.
+#[derive(Debug, Clone)]
+struct Rank {
+    /// `<namespace>/<name>`.
+    name: String,
+    /// Higher ones may take what lower ones hold.
+    priority: i32,
+    /// Its place in the order of decisions.
+    turn: usize,
+}
+
+/// What a model holds.
+#[derive(Debug, Clone, Default)]
+struct Held {
+    /// The epoch of its placement.
+    epoch: u64,
+    memory: Vec<HeldMemory>,
+}
+
+/// Models and memory, by uid.
+#[derive(Debug, Default)]
+pub struct Holders {
+    ranks: BTreeMap<String, Rank>,
+    /// Memory pools by device.
+    pools: BTreeMap<String, String>,
+    held: BTreeMap<String, Held>,
+    /// What models gave up in earlier passes.
+    yielded: BTreeMap<String, Yielded>,
+    /// What models give up in this pass, and all that they held.
+    yielding: BTreeMap<String, (Yielded, Held)>,
+}
+
+impl Holders {
+    /// Nobody holds anything yet.
+    #[must_use]
+    pub fn new<'m>(models: impl IntoIterator<Item = &'m InferenceModel>, reports: &[DeviceReport]) -> Self {
+        let mut models: Vec<&InferenceModel> = models.into_iter().collect();
+        models.sort_by(|a, b| turn(a).cmp(&turn(b)));
+        let rank = |(turn, model): (usize, &InferenceModel)| {
+            let metadata = &model.metadata;
+            let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+            let rank = Rank {
+                name: format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default()),
+                priority: model.spec.priority,
+                turn,
+            };
+            Some((metadata.uid.clone()?, rank))
+        };
+        let pool = |report: &DeviceReport| (report.name.clone(), report.memory_pool.clone());
+        Self {
+            ranks: models.into_iter().enumerate().filter_map(rank).collect(),
+            pools: reports.iter().map(pool).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The model holds what this placement takes, and nothing else.
+    pub fn hold(&mut self, uid: &str, in_force: &InForce) {
+        let held = Held {
+            epoch: in_force.placement.epoch,
+            memory: translate::held(in_force).collect(),
+        };
+        self.held.insert(uid.to_owned(), held);
+    }
+
+    /// The model gave something up in an earlier pass.
+    pub fn has_yielded(&mut self, uid: &str, record: &Yielded) {
+        self.yielded.insert(uid.to_owned(), record.clone());
+    }
+
+    /// What models decided later must reckon with.
+    pub fn heed(&mut self, uid: &str, decided: &Decided) {
+        if let Some(new) = &decided.new_in_force {
+            self.hold(uid, new);
+        }
+        if !decided.claims.is_empty() {
+            // Beside what it holds, which it leaves only for what it waits for.
+            let held = self.held.entry(uid.to_owned()).or_default();
+            held.memory.extend(decided.claims.iter().cloned());
+        }
+        for (lower, record) in &decided.takes {
+            let held = self.held.remove(lower).unwrap_or_default();
+            self.yielding.insert(lower.clone(), (record.clone(), held));
+        }
+    }
+
+    /// What others hold, were the memory of some of them free.
+    #[must_use]
+    pub fn beside(&self, uid: &str, freed: &[&str]) -> Vec<HeldMemory> {
+        let others = self.held.iter().filter(|(other, _)| *other != uid);
+        others
+            .filter(|(other, _)| !freed.contains(&other.as_str()))
+            .flat_map(|(_, held)| held.memory.clone())
+            .collect()
+    }
+
+    /// Whether a model holds or claims memory.
+    #[must_use]
+    pub fn holds(&self, uid: &str) -> bool {
+        self.held.contains_key(uid)
+    }
+
+    /// What the model must give up in this pass.
+    #[must_use]
+    pub fn yields(&self, uid: &str) -> Option<&Yielded> {
+        self.yielding.get(uid).map(|(record, _)| record)
+    }
+
+    /// Those of lower priority that hold something, by uid, the first to yield first.
+    #[must_use]
+    pub fn lower(&self, uid: &str) -> Vec<&str> {
+        let Some(own) = self.ranks.get(uid) else {
+            return Vec::new();
+        };
+        let holders = self.held.iter().filter(|(_, held)| !held.memory.is_empty());
+        let ranked = holders.filter_map(|(other, _)| Some((other.as_str(), self.ranks.get(other)?)));
+        let mut lower: Vec<(&str, &Rank)> = ranked.filter(|(_, rank)| rank.priority < own.priority).collect();
+        lower.sort_by_key(|(_, rank)| std::cmp::Reverse(rank.turn));
+        lower.into_iter().map(|(other, _)| other).collect()
+    }
+
+    /// The model's name, for people.
+    #[must_use]
+    pub fn name(&self, uid: &str) -> String {
+        self.ranks
+            .get(uid)
+            .map_or_else(|| uid.to_owned(), |rank| rank.name.clone())
+    }
+
+    /// Other models, by name, that yield memory which a plan would use, or yielded it and are still in it: those whose
+    /// record is not written yet, and those of whose given-up epoch a node of the plan still reports a shard.
+    #[must_use]
+    pub fn leaving(&self, uid: &str, plan: &Plan, agents: &BTreeMap<String, AgentView>) -> BTreeSet<String> {
+        let pools = self.pools_of(plan);
+        let now = self
+            .yielding
+            .iter()
+            .filter(|(other, (_, held))| *other != uid && !self.shared(held, &pools).is_empty());
+        let nodes: BTreeSet<&str> = plan.stages.iter().map(|stage| stage.node.as_str()).collect();
+        let before = self.yielded.iter().filter(|(other, record)| {
+            let given_up = |shard: &ShardStatus| {
+                shard.model_uid == **other && i64::try_from(shard.epoch).is_ok_and(|epoch| epoch <= record.epoch)
+            };
+            // Its record goes when a model is placed anew: until it has left everywhere, others must be able to see it.
+            let mut near = agents
+                .iter()
+                .filter(|(node, _)| *other == uid || nodes.contains(node.as_str()));
+            near.any(|(_, agent)| agent.shards.iter().any(given_up))
+        });
+        let leaving = now.map(|(other, _)| other).chain(before.map(|(other, _)| other));
+        leaving.map(|other| self.name(other)).collect()
+    }
+
+    /// What a lower model gives up for a plan of a higher one.
+    #[must_use]
+    pub fn record(&self, uid: &str, plan: &Plan, lower: &str) -> Yielded {
+        let priority = |uid: &str| self.ranks.get(uid).map_or(0, |rank| rank.priority);
+        let held = self.held.get(lower).cloned().unwrap_or_default();
+        let devices = self.shared(&held, &self.pools_of(plan));
+        Yielded {
+            to: self.name(uid),
+            to_uid: uid.to_owned(),
+            to_priority: priority(uid),
+            priority: priority(lower),
+            devices: devices.into_iter().map(str::to_owned).collect(),
+            epoch: i64::try_from(held.epoch).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// What others gave up for a plan of this model, for people.
+    #[must_use]
+    pub fn took(&self, uid: &str, plan: &Plan) -> Option<String> {
+        let pools = self.pools_of(plan);
+        let used = |device: &String| self.pools.get(device).is_some_and(|pool| pools.contains(pool.as_str()));
+        let taken = self
+            .yielded
+            .iter()
+            .filter(|(_, record)| record.to_uid == uid && record.devices.iter().any(used));
+        yielding::took(taken.map(|(other, record)| (self.name(other), record)))
+    }
+
+    /// The memory pools that a plan uses.
+    fn pools_of(&self, plan: &Plan) -> BTreeSet<&str> {
+        let pools = plan.stages.iter().filter_map(|stage| self.pools.get(&stage.device));
+        pools.map(String::as_str).collect()
+    }
+
+    /// The devices that a model holds memory on in any of these pools.
+    fn shared<'h>(&self, held: &'h Held, pools: &BTreeSet<&str>) -> BTreeSet<&'h str> {
+        let devices = held.memory.iter().map(|memory| memory.device.as_str());
+        devices
+            .filter(|device| {
+                self.pools
+                    .get(*device)
+                    .is_some_and(|pool| pools.contains(pool.as_str()))
+            })
+            .collect()
+    }
+}
