@@ -56,7 +56,7 @@ test: bootstrap ## Everything that must pass before a change lands
 	@$(PART) summary
 
 .PHONY: test-long
-test-long: bootstrap ## What takes too long for every change: 100,000 random placements, twice, against brute force, half an hour
+test-long: bootstrap ## What takes too long for every change: 100,000 random placements, twice, against brute force, some minutes
 	ORACLE_CASES=100000 cargo test -p placement --locked --test core --test oracle
 
 .PHONY: lint
