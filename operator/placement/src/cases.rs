@@ -120,6 +120,12 @@ impl Search<'_, '_> {
         self.found.as_ref().map_or(core::NEVER_NS, |found| found.cost_ns)
     }
 
+    /// What it takes to set up one case, as its tables grow with devices and layers: without it many small cases would be free.
+    fn steps_to_begin(&self) -> u64 {
+        let cells = self.domain.candidates.len() * self.domain.layers;
+        50 + cells as u64 / 8
+    }
+
     fn push(&mut self, bound_ns: u64, limits: Limits) {
         self.born += 1;
         self.open.insert((bound_ns, Reverse(self.born)), limits);
@@ -163,7 +169,9 @@ impl Search<'_, '_> {
             seed: self.question.seed,
         };
         let solved = core::solve(&problem, asked, budget).ok()?;
-        self.left = self.left.saturating_sub(solved.steps);
+        self.left = self
+            .left
+            .saturating_sub(solved.steps.saturating_add(self.steps_to_begin()));
         let Some(route) = solved.answer.route() else {
             return Some((solved.answer, None));
         };
