@@ -121,7 +121,11 @@ impl Search<'_, '_> {
     }
 
     /// What it takes to set up one case, as its tables grow with devices and layers: without it many small cases would be free.
+    /// The whole problem comes first and is not divided from anything.
     fn steps_to_begin(&self) -> u64 {
+        if self.born <= 1 {
+            return 0;
+        }
         let cells = self.domain.candidates.len() * self.domain.layers;
         50 + cells as u64 / 8
     }
