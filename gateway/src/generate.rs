@@ -218,7 +218,7 @@ async fn open(
                         retry_after_s: soonest_s,
                     });
                 };
-                match ask(heads, head, memory.request(route.epoch, Instant::now())).await {
+                match ask(heads, head, memory.request(route.epoch_of(head), Instant::now())).await {
                     Ok(open) => return Ok(open),
                     Err(Failure::Busy { message, retry_after_s }) => {
                         busy.insert(head.clone());
