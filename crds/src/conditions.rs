@@ -105,6 +105,10 @@ pub mod reason {
     pub const YIELDED: &str = "Yielded";
     /// There is a plan, and its memory is about to be left by other models.
     pub const AWAITS_MEMORY: &str = "AwaitsMemory";
+    /// What is asked for is loaded beside what serves.
+    pub const MOVING: &str = "Moving";
+    /// What is asked for could not be loaded; what served before still does.
+    pub const MOVE_ROLLED_BACK: &str = "MoveRolledBack";
 
     // Loaded and Ready.
     pub const LOADED: &str = "Loaded";

@@ -56,6 +56,7 @@ fn status(slot: &Slot, place: &Place, wanted: Option<&Desired>, seen: &Observed,
         epoch: place.epoch,
         pipeline: place.pipeline,
         stage: place.stage,
+        purpose: place.purpose.into(),
         ..ShardStatus::default()
     };
     let stands_by = wanted.is_some() && place.purpose == Purpose::Fetch;

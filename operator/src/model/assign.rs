@@ -1,6 +1,6 @@
 //! PURE: from placements in force to what each node is told to hold and each gateway may use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use proto::control::v1::{Assignment, ModelRoute, Purpose, Route, ShardPhase, ShardStatus, SourceAccess};
@@ -21,6 +21,8 @@ pub struct Holding<'a> {
     pub sights: &'a [StageSight],
     /// How its source is reached.
     pub access: Option<SourceAccess>,
+    /// What takes its place once it is loaded.
+    pub proposed: Option<&'a InForce>,
 }
 
 /// What every node must hold: all placements that name it, each with the endpoints known so far. Infallible.
@@ -35,6 +37,7 @@ pub fn assignments<'a>(
             in_force,
             sights,
             access,
+            proposed,
         } = holding;
         let uid = in_force.model_uid();
         for stage in in_force.stages() {
@@ -49,6 +52,19 @@ pub fn assignments<'a>(
                     purpose: Purpose::Serve.into(),
                 });
             }
+        }
+        let Some(proposed) = proposed else { continue };
+        let nodes: BTreeSet<&str> = proposed.nodes().collect();
+        for node in nodes {
+            let entry = by_node.entry(node.to_owned()).or_default();
+            entry.models.insert(uid.to_owned());
+            entry.message.assignments.push(Assignment {
+                envelope: Some(proposed.envelope.clone()),
+                routes: Vec::new(),
+                access: access.clone(),
+                peers: peers(node, uid, agents),
+                purpose: Purpose::Load.into(),
+            });
         }
     }
     by_node
@@ -144,6 +160,7 @@ mod tests {
             in_force,
             sights,
             access: None,
+            proposed: None,
         }
     }
 

@@ -13,11 +13,13 @@ pub mod facts;
 pub mod failures;
 #[cfg(test)]
 mod fixture;
+pub mod gain;
 pub mod holders;
 pub mod in_force;
 pub mod inspect;
 pub mod learned;
 pub mod links;
+pub mod moving;
 pub mod observe;
 pub mod pass;
 pub mod progress;

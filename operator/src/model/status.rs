@@ -68,6 +68,8 @@ pub struct Sight<'a> {
     pub placed: &'a Placed,
     /// What it gave up to a model of higher priority.
     pub yielded: Option<&'a Yielded>,
+    /// What goes on beside.
+    pub note: Option<&'a str>,
     /// The placement in force, and its stages.
     pub in_force: Option<(&'a InForce, &'a [StageSight])>,
 }
@@ -187,7 +189,8 @@ fn placed(sight: &Sight<'_>) -> Judgement {
                 message = format!("{message}; {}", learned::explain(learned));
             }
             let yielded = sight.yielded.map(yielding::yielded);
-            for more in in_force.view.took.iter().chain(&yielded) {
+            let note = sight.note.map(str::to_owned);
+            for more in in_force.view.took.iter().chain(&yielded).chain(&note) {
                 message = format!("{message}; {more}");
             }
             (ConditionStatus::True, Why::new(reason::PLACED, message))
@@ -342,6 +345,8 @@ fn doing(phase: StagePhase) -> &'static str {
         StagePhase::Serving => "serves, but its endpoint is not known yet",
         StagePhase::Draining => "drains",
         StagePhase::Failed => "failed",
+        StagePhase::Loaded => "is loaded and waits",
+        StagePhase::Fetched => "has its weights on disk",
     }
 }
 

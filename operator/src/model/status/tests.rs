@@ -70,6 +70,7 @@ impl Case {
             learned: self.learned,
             placed: &self.placed,
             yielded: self.yielded.as_ref(),
+            note: None,
             in_force: self
                 .in_force
                 .as_ref()

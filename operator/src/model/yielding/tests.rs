@@ -184,6 +184,7 @@ impl Fleet {
             learned: None,
             placed: &decided.placed,
             yielded: decided.yielded.as_ref(),
+            note: None,
             in_force: decided
                 .new_in_force
                 .as_ref()
