@@ -491,8 +491,7 @@ fn take(
         let topology = world.topology_without(uid, &freed, failing, false);
         translate::problem(name, known.validated, facts, learned.as_ref(), topology).ok()
     };
-    let fewest =
-        |failing: &BTreeSet<String>| yielding::fewest(lower.len(), |chosen| planned(&problem(chosen, failing)?));
+    let fewest = |failing: &BTreeSet<String>| yielding::fewest(lower.len(), |chosen| trial(&problem(chosen, failing)?));
     let all: Vec<usize> = (0..lower.len()).collect();
     let hopeless = problem(&all, &BTreeSet::new());
     if hopeless.is_some() && state.hopeless == hopeless {
@@ -517,7 +516,7 @@ fn take(
 }
 
 /// A plan, if one is found soon: what is placed in the end is solved with the full budget.
-fn planned(problem: &Problem) -> Option<Solution> {
+fn trial(problem: &Problem) -> Option<Solution> {
     let budget = Budget {
         steps: TRIAL_STEPS,
         ..Budget::default()

@@ -27,6 +27,7 @@ pub mod publish;
 pub mod secrets;
 pub mod sign;
 pub mod stages;
+pub mod standby;
 pub mod status;
 pub mod term;
 pub mod translate;

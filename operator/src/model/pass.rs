@@ -268,6 +268,7 @@ impl Loop<'_> {
                     .proposal
                     .as_ref()
                     .map(|proposal| &proposal.next),
+                standby: models.get(&proposal.uid)?.standby.placements().collect(),
             })
         });
         self.agents.assign(&assign::assignments(holdings, agents));
@@ -364,6 +365,7 @@ fn sight(
         placed: &decided.placed,
         yielded: decided.yielded.as_ref(),
         note: decided.note.as_deref(),
+        recovery: state.standby.judge(|next| stages::look(next, agents)),
         in_force: in_force.zip(sights.as_deref()),
     };
     status::status(&sight, state.previous(model), &Time(wall))

@@ -70,6 +70,8 @@ pub struct Sight<'a> {
     pub yielded: Option<&'a Yielded>,
     /// What goes on beside.
     pub note: Option<&'a str>,
+    /// Whether the loss of a node is survived.
+    pub recovery: (ConditionStatus, Why),
     /// The placement in force, and its stages.
     pub in_force: Option<(&'a InForce, &'a [StageSight])>,
 }
@@ -109,7 +111,7 @@ pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &
 
 type Judgement = (ConditionStatus, Why);
 
-fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 5] {
+fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 6] {
     let resolved = resolved(sight);
     let placed = placed(sight);
     let loaded = loaded(sight, all_serve);
@@ -138,6 +140,7 @@ fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 5] {
         (kind::LOADED, loaded),
         (kind::READY, ready),
         (kind::DEGRADED, degraded),
+        (kind::RECOVERY_READY, sight.recovery.clone()),
     ]
 }
 

@@ -20,6 +20,7 @@ use super::links;
 use super::moving::Moving;
 use super::progress::Progress;
 use super::secrets::Secrets;
+use super::standby::Standby;
 use super::status::{self, Why};
 use crate::agents::AgentView;
 use crate::agents::registry::Inspected;
@@ -64,6 +65,8 @@ pub struct ModelState {
     pub progress: Progress,
     /// What replaces the placement in force, once it is loaded.
     pub moving: Moving,
+    /// What takes its place when a node is lost.
+    pub standby: Standby,
     written: Option<(InferenceModelStatus, Instant)>,
 }
 
@@ -93,6 +96,7 @@ impl ModelState {
             access: Ok(Access::default()),
             progress: Progress::default(),
             moving: Moving::default(),
+            standby: Standby::default(),
             written: None,
         }
     }

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use crds::InferenceModel;
 use crds::conditions::reason;
 use identity::PlacementSigner;
-use placement::{Solution, evaluate};
+use placement::{Budget, Solution, evaluate, explain};
 
-use super::{Decided, Known, World, answers, is_valid, place, refreshed, solve_without};
+use super::{Decided, Known, TRIAL_STEPS, World, answers, is_valid, place, refreshed, solve_without, trial};
 use crate::model::facts::Facts;
 use crate::model::gain;
 use crate::model::in_force::InForce;
 use crate::model::moving::{Cause, Proposal, Verdict, fits_beside};
+use crate::model::standby::{LOSSES_MAX, Loss};
 use crate::model::status::{Placed, Why};
 use crate::model::term::ModelState;
 use crate::model::{sign, stages, translate};
@@ -42,6 +43,7 @@ pub(super) fn decide(question: Question<'_>, sound: bool, state: &mut ModelState
         return sound.then(renewed);
     };
     if !serves(question.world, &in_force) {
+        state.standby.forget();
         // What is loaded already need not wait for what was lost.
         let proposal = state.moving.proposal.take();
         return match proposal.filter(|proposal| is_loaded(question, proposal) && stands(question, &proposal.next)) {
@@ -76,8 +78,53 @@ pub(super) fn decide(question: Question<'_>, sound: bool, state: &mut ModelState
         }
         (_, Some(why)) => Some(stay.noted(format!("the last move was rolled back: {why}"))),
         (Some(Cause::Leaving), None) => Some(leave(question, facts, &in_force, state, stay)),
-        _ => Some(better(question, facts, &in_force, state, stay)),
+        _ => {
+            stand_by(question, facts, &in_force, state);
+            Some(better(question, facts, &in_force, state, stay))
+        }
     }
+}
+
+/// Works out what takes the placement's place when one of its nodes is lost.
+fn stand_by(question: Question<'_>, facts: &Facts, in_force: &InForce, state: &mut ModelState) {
+    let (world, epoch) = (question.world, in_force.placement.epoch);
+    if !state.standby.is_due(epoch, world.now) {
+        return;
+    }
+    let nodes: BTreeSet<&str> = in_force.nodes().collect();
+    let losses = nodes.iter().take(LOSSES_MAX).map(|node| Loss {
+        node: (*node).to_owned(),
+        next: after_loss(question, facts, in_force, node, state),
+    });
+    let losses = losses.collect();
+    let others = nodes.len().saturating_sub(LOSSES_MAX);
+    state.standby.look(epoch, losses, others, world.now);
+}
+
+/// The placement without a node, or why there is none.
+fn after_loss(
+    question: Question<'_>,
+    facts: &Facts,
+    in_force: &InForce,
+    node: &str,
+    state: &ModelState,
+) -> Result<InForce, String> {
+    let Question { world, known, .. } = question;
+    let mut topology = world.topology(question.uid(), question.failing, false);
+    topology.devices.retain(|device| device.node != node);
+    let problem = translate::problem("", known.validated, facts, known.learned.as_ref(), topology);
+    let mut problem = problem.map_err(|why| why.message)?;
+    let left = in_force.stages().iter().filter(|stage| stage.node != node);
+    problem.held = left.map(translate::held_layers).collect();
+    let budget = Budget {
+        steps: TRIAL_STEPS,
+        ..Budget::default()
+    };
+    let solution = placement::solve(&problem, budget).map_err(|none| explain(&problem, &none).message)?;
+    let decided = place(question, facts, &solution, state);
+    decided
+        .new_in_force
+        .ok_or_else(|| "the placement cannot be signed".to_owned())
 }
 
 fn serves(world: &World<'_>, in_force: &InForce) -> bool {
@@ -176,18 +223,17 @@ fn better(question: Question<'_>, facts: &Facts, in_force: &InForce, state: &mut
     if !state.moving.gain.is_due(threshold, world.now) {
         return stay;
     }
-    let solution = solve(question, facts, state).filter(|solution| is_beside(question, in_force, solution));
+    let (known, uid) = (question.known, question.uid());
+    let problem = |in_force| {
+        let topology = world.topology(uid, question.failing, in_force);
+        translate::problem("", known.validated, facts, known.learned.as_ref(), topology).ok()
+    };
+    // As if nothing were loaded: what is better in the long run may be elsewhere altogether.
+    let solution = problem(false).and_then(|problem| trial(&problem));
+    let solution = solution.filter(|solution| is_beside(question, in_force, solution));
     let percent = solution.as_ref().and_then(|solution| {
-        let topology = world.topology(question.uid(), question.failing, true);
-        let problem = translate::problem(
-            "",
-            question.known.validated,
-            facts,
-            question.known.learned.as_ref(),
-            topology,
-        );
-        let present = evaluate(&problem.ok()?, &translate::plan(in_force))?;
-        gain::percent(question.known.validated.objective, &present, &solution.plan)
+        let present = evaluate(&problem(true)?, &translate::plan(in_force))?;
+        gain::percent(known.validated.objective, &present, &solution.plan)
     });
     let lasts = state.moving.gain.look(percent, threshold, world.now);
     match solution.filter(|_| lasts) {
@@ -210,6 +256,11 @@ fn solve(question: Question<'_>, facts: &Facts, state: &mut ModelState) -> Optio
 }
 
 fn is_beside(question: Question<'_>, in_force: &InForce, solution: &Solution) -> bool {
+    let agents = question.world.agents;
+    let understood = |stage: &placement::Stage| agents.get(&stage.node).is_some_and(|agent| agent.takes_purposes);
+    if !solution.plan.stages.iter().all(understood) {
+        return false;
+    }
     let topology = question.world.topology(question.uid(), &BTreeSet::new(), true);
     fits_beside(&topology, in_force, &solution.plan, answering(question, in_force))
 }

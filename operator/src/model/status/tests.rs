@@ -71,6 +71,7 @@ impl Case {
             placed: &self.placed,
             yielded: self.yielded.as_ref(),
             note: None,
+            recovery: (ConditionStatus::Unknown, Why::new("NotServing", "")),
             in_force: self
                 .in_force
                 .as_ref()

@@ -157,7 +157,7 @@ fn another_runtime_is_loaded_beside_the_one_that_serves() {
 
 #[test]
 fn without_room_for_both_a_model_moves_at_once() {
-    let mut cluster = Cluster::of(&[("a", 120 << 20)]);
+    let mut cluster = Cluster::of(&[("a", 140 << 20)]);
     cluster.serve();
     cluster.model.spec.context_length = 300;
     let decided = cluster.decide();
@@ -175,18 +175,26 @@ fn what_is_loaded_already_takes_over_at_once_when_what_serves_is_lost() {
     assert_eq!(cluster.place().stages(), next.stages());
 }
 
+fn measured_rate(value: i64) -> crds::Measurement {
+    crds::Measurement {
+        value,
+        measured_at: Time(k8s_openapi::jiff::Timestamp::from_second(NOW).expect("a time")),
+        samples: 5,
+    }
+}
+
 #[test]
 fn a_faster_device_that_joins_is_used_once_its_gain_has_lasted() {
     let mut cluster = Cluster::of(&[("a", GIB)]);
     let in_force = cluster.serve();
     let mut fast = fixture::cpu("z", GIB);
     let status = Arc::make_mut(&mut fast).status.as_mut().expect("a status");
-    status.bandwidth_bytes_per_second = Some(500_000_000_000);
+    status.bandwidth_bytes_per_second = Some(measured_rate(500_000_000_000));
     let slow = Arc::make_mut(&mut cluster.observed.devices[0])
         .status
         .as_mut()
         .expect("a status");
-    slow.bandwidth_bytes_per_second = Some(5_000_000_000);
+    slow.bandwidth_bytes_per_second = Some(measured_rate(5_000_000_000));
     cluster.observed.devices.push(fast);
     cluster.agents.extend(fixture::agents(&["z"]));
     for _ in 0..10 {
