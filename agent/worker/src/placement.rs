@@ -244,11 +244,15 @@ impl Installer {
             let stage = pipeline.stages.iter().position(ours)?;
             Some(Mine { pipeline, stage })
         });
-        let (first, end) = (config.first_layer, config.end_layer);
-        let mine = found.ok_or_else(|| format!("it has no layers [{first}, {end}) on {}", config.device))?;
-        let last = mine.stage + 1 == mine.pipeline.stages.len();
-        same("head here", &(mine.stage == 0), &config.is_head())?;
-        same("tail here", &last, &config.is_tail())?;
+        let (first, end, device) = (config.first_layer, config.end_layer, &config.device);
+        let mine = found.ok_or_else(|| format!("the placement has no layers [{first}, {end}) on {device}"))?;
+        let (stage, stages) = (mine.stage, mine.pipeline.stages.len());
+        if (stage == 0, stage + 1 == stages) != (config.is_head(), config.is_tail()) {
+            let total = config.total_layers;
+            return Err(format!(
+                "the placement has layers [{first}, {end}) of {total} as stage {stage} of {stages}"
+            ));
+        }
         Ok(mine)
     }
 

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use identity::{PlacementSigner, Role, SpiffeId};
 use prost::Message as _;
-use proto::placement::v1::Placement;
+use proto::placement::v1::{Placement, Stage};
 use proto::shard::v1 as wire;
 use proto::shard::v1::carry_message::Message;
 use rig::fake::{self, Fake, LAYERS, WIDTH};
@@ -57,7 +57,10 @@ async fn a_placement_is_installed_only_when_it_is_signed_fresh_and_about_this_wo
         (change(&|p| p.runtime.as_mut().unwrap().context_length = 8), "NotMine"),
         (change(&|p| p.runtime.as_mut().unwrap().max_step_rows = 9), "NotMine"),
         (change(&|p| p.pipelines[0].stages.truncate(1)), "NotMine"),
+        (change(&|p| drop(p.pipelines[0].stages.remove(0))), "NotMine"),
+        (change(&|p| p.pipelines[0].stages.push(Stage::default())), "NotMine"),
         (change(&|p| p.pipelines[0].stages[1].node = "other".into()), "NotMine"),
+        (change(&|p| p.pipelines[0].stages[1].device = "other".into()), "NotMine"),
         (change(&|p| p.pipelines[0].stages[1].first_layer = 2), "NotMine"),
         (change(&|p| p.denied.push(worker_id("node-1").to_string())), "NotMine"),
     ];

@@ -28,7 +28,7 @@ use proto::placement::v1::{Placement, Source, Stage};
 use proto::shard::v1::generate_event::Event;
 use rig::gateway::{Gateway, next, request};
 use rig::process::model;
-use rig::realm::{MODEL, Realm, TRUST_DOMAIN, worker_id};
+use rig::realm::{Realm, TRUST_DOMAIN, worker_id};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
