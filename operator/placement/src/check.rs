@@ -1,10 +1,14 @@
 //! An independent judge of plans. It shares nothing with the solver but the problem and the plan: its sums are its own.
 
+mod together;
+
 use std::{collections::BTreeMap, collections::BTreeSet, fmt};
 
 use topology::{Device, Kind};
 
 use crate::{Constraints, Plan, Problem, Stage};
+
+pub use together::{check_fleet, check_together};
 
 /// What is wrong with a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +89,10 @@ pub enum Violation {
         slowest_ns: u128,
         cap_ns: u64,
     },
+    /// Several replicas use it.
+    DeviceShared {
+        device: String,
+    },
     /// Another figure of the plan is not what the problem gives.
     WrongFigure {
         what: String,
@@ -121,6 +129,7 @@ impl fmt::Display for Violation {
             Self::WrongIdentity { stage, device } => {
                 write!(f, "stage {stage} names another node or backend than {device} has")
             }
+            Self::DeviceShared { device } => write!(f, "{device} holds stages of several replicas"),
             Self::DeviceTwice { device } => write!(f, "{device} holds two stages"),
             Self::TooFewDevices { min, used } => write!(f, "{used} devices are used and minDevices is {min}"),
             Self::TooManyDevices { max, used } => write!(f, "{used} devices are used and maxDevices is {max}"),

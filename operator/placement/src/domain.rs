@@ -286,13 +286,18 @@ const MOVED_BYTE_NS: u64 = 10_000;
 /// All moves together count for no more.
 const MAX_MOVING_NS: u64 = 1 << 54;
 
+/// What one byte that moves is taken to cost: the same on whichever devices, so that plans on different ones compare.
+pub(crate) fn moved_byte_ns(model: &Model) -> u64 {
+    let all_bytes = model.layers.iter().map(|l| l.weight_bytes).fold(0, u64::saturating_add);
+    (MAX_MOVING_NS / all_bytes.saturating_mul(MAX_CANDIDATES as u64).max(1)).min(MOVED_BYTE_NS)
+}
+
 fn moving(problem: &Problem, candidates: &[Candidate]) -> Vec<Vec<u64>> {
     if problem.held.is_empty() {
         return Vec::new();
     }
     let model = &problem.model;
-    let all_bytes = model.layers.iter().map(|l| l.weight_bytes).fold(0, u64::saturating_add);
-    let byte_ns = (MAX_MOVING_NS / all_bytes.saturating_mul(candidates.len() as u64).max(1)).min(MOVED_BYTE_NS);
+    let byte_ns = moved_byte_ns(model);
     let of = |candidate: &Candidate| {
         let device = &problem.topology.devices[candidate.device].name;
         let layers = 0..u32::try_from(model.layers.len()).unwrap_or(u32::MAX);

@@ -64,8 +64,10 @@ scenarios!(
     prima_cpp_at_home,
     runs_whole,
     software_is_not_allowed,
+    the_third_replica_does_not_fit,
     too_few_devices,
     too_large_for_two_devices,
+    two_replicas_over_four_boxes,
     what_was_never_measured_is_taken_from_a_table,
 );
 

@@ -56,6 +56,8 @@ pub(super) struct Compact {
     objective: Objective,
     #[serde(default)]
     held: Vec<HeldLayers>,
+    #[serde(default = "super::one_replica")]
+    replicas: u32,
     /// Of the search.
     #[serde(default)]
     steps: Option<u64>,
@@ -171,6 +173,7 @@ pub(super) fn read(text: &str) -> Result<Scenario, ScenarioError> {
         constraints: compact.constraints,
         objective: compact.objective,
         held: compact.held,
+        replicas: compact.replicas,
         steps: compact.steps,
         show: compact.show,
     })
