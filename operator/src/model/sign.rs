@@ -5,7 +5,7 @@ use gguf::Index;
 use identity::PlacementSigner;
 use identity::sign::MAX_ENVELOPE_BYTES;
 use prost::Message;
-use proto::placement::v1::{Pipeline, Placement, Runtime, Source, Stage};
+use proto::placement::v1::{Pipeline, Placement, Runtime, Source};
 
 use super::in_force::{InForce, encode};
 use super::status::Why;
@@ -23,8 +23,8 @@ pub struct Draft {
     pub source: Source,
     /// What every stage must agree on.
     pub runtime: Runtime,
-    /// In the order of the layers; `weight_root` still empty.
-    pub stages: Vec<Stage>,
+    /// With stages in the order of the layers, their `weight_root` still empty; those that are left alone as they are in force.
+    pub pipelines: Vec<Pipeline>,
     /// What people will see; epoch, generation and envelope still empty.
     pub view: PlacementStatus,
 }
@@ -41,10 +41,10 @@ pub fn sign(
     let Draft {
         source,
         runtime,
-        mut stages,
+        mut pipelines,
         view,
     } = draft;
-    for stage in &mut stages {
+    for stage in pipelines.iter_mut().flat_map(|pipeline| &mut pipeline.stages) {
         let root = index.stage_root(stage.first_layer, stage.end_layer);
         let root = root.ok_or_else(|| {
             Why::new(
@@ -64,7 +64,7 @@ pub fn sign(
         not_after_unix_s: now_unix_s + INSTALLABLE_S,
         source: Some(source),
         runtime: Some(runtime),
-        pipelines: vec![Pipeline { stages }],
+        pipelines,
         denied: Vec::new(),
     };
     let in_force = envelop(signer, placement, view);
@@ -131,7 +131,7 @@ mod tests {
         Draft {
             source,
             runtime: Runtime::default(),
-            stages: placement.pipelines[0].stages.clone(),
+            pipelines: placement.pipelines,
             view,
         }
     }
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn layers_that_the_model_has_not_are_never_signed() {
         let (signer, mut draft) = (PlacementSigner::generate().unwrap(), draft());
-        draft.stages[1].end_layer = 99;
+        draft.pipelines[0].stages[1].end_layer = 99;
         let why = sign(&signer, &fixture::model(), &fixture::facts().index, draft, 1, NOW).unwrap_err();
         assert_eq!(why.reason, "CheckFailed");
     }
