@@ -90,9 +90,12 @@ pub fn solve_fleet(problem: &Problem, replicas: u32, budget: Budget) -> Result<F
     if asked == 1 {
         return alone(problem, budget);
     }
-    // The best of one alone is a bound on each of several.
-    let first = single(problem, with(budget, budget.steps / 4))?;
-    let mut left = budget.steps.saturating_sub(first.steps);
+    let mut left = budget.steps;
+    match single(problem, with(budget, budget.steps / 8)) {
+        Ok(first) => left = left.saturating_sub(first.steps),
+        Err(Infeasible::Exhausted { steps }) => left = left.saturating_sub(steps),
+        Err(infeasible) => return Err(infeasible),
+    }
     let mut excluded = true;
     for count in (2..=asked).rev() {
         // What one alone is decided with is kept for it.
@@ -104,8 +107,9 @@ pub fn solve_fleet(problem: &Problem, replicas: u32, budget: Budget) -> Result<F
             excluded &= outcome.is_proved();
             continue;
         }
-        let steps = budget.steps - left;
-        return Ok(told(problem, outcome, asked, excluded, with(budget, steps)));
+        let mut fleet = told(problem, outcome, budget);
+        fleet.steps = budget.steps - left;
+        return Ok(with_shortage(problem, fleet, asked, excluded, budget));
     }
     let one = alone(problem, with(budget, left))?;
     Ok(with_shortage(problem, one, asked, excluded, budget))
@@ -126,11 +130,11 @@ fn alone(problem: &Problem, budget: Budget) -> Result<Fleet, Infeasible> {
     })
 }
 
-/// What was found, as people and the operator get it. The steps of `spent` were taken.
-fn told(problem: &Problem, outcome: Outcome, asked: u32, excluded: bool, spent: Budget) -> Fleet {
+/// What was found, as people and the operator get it.
+fn told(problem: &Problem, outcome: Outcome, budget: Budget) -> Fleet {
     let verdict = if outcome.is_proved() {
         Verdict::Optimal
-    } else if spent.steps == 0 {
+    } else if budget.steps == 0 {
         Verdict::Greedy
     } else {
         Verdict::Feasible {
@@ -139,16 +143,15 @@ fn told(problem: &Problem, outcome: Outcome, asked: u32, excluded: bool, spent: 
     };
     let mut plans = outcome.plans;
     if problem.objective == Objective::Throughput && problem.held.is_empty() {
-        quicken(problem, &mut plans, spent);
+        quicken(problem, &mut plans, budget);
     }
-    let fleet = Fleet {
+    Fleet {
         plans,
         verdict,
         runner_up: None,
         short: None,
-        steps: spent.steps,
-    };
-    with_shortage(problem, fleet, asked, excluded, spent)
+        steps: outcome.steps,
+    }
 }
 
 fn devices(plan: &Plan) -> impl Iterator<Item = &str> {

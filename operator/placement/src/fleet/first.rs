@@ -99,7 +99,7 @@ fn exchange(all: &mut Search<'_>, steps: u64) {
                 let (pair, mut others) = (pick(true), pick(false));
                 let budget = Budget {
                     steps: steps / all.replicas as u64,
-                    seed: 1,
+                    seed: all.seed,
                 };
                 let rest = beside(all.problem, &others);
                 let outcome = search(&rest, 2, Some(&pair), budget);

@@ -20,14 +20,14 @@ use topology::{Excluded, Exclusion, Pool};
 use super::first;
 use crate::{
     Budget, HeldLayers, Infeasible, Objective, Plan, Problem,
-    domain::moved_byte_ns,
+    domain::{MAX_CANDIDATES, moved_byte_ns},
     solve::{Single, single},
 };
 
 /// Nodes kept at once; what does not fit is remembered by its bound.
 const MAX_NODES: usize = 4_000;
 
-/// What it takes to set one replica's problem up, beside a step for each device.
+/// What it takes to set one replica's problem up, beside what grows with its devices.
 const STEPS_TO_BEGIN: u64 = 200;
 
 /// The least that one replica's problem is given.
@@ -151,7 +151,7 @@ struct Answer {
 pub(super) struct Search<'p> {
     pub problem: &'p Problem,
     pub replicas: usize,
-    seed: u64,
+    pub seed: u64,
     pub steps: u64,
     left: u64,
     best: Option<(Cost, Vec<Plan>)>,
@@ -294,7 +294,8 @@ impl Search<'_> {
             seed: self.seed,
         };
         let devices = problem.topology.devices.len() as u64;
-        self.spend(STEPS_TO_BEGIN + devices);
+        // Two figures of each device, and a way between every two that are looked at.
+        self.spend(STEPS_TO_BEGIN + 2 * devices + devices.min(MAX_CANDIDATES as u64).pow(2));
         let decided = if limits.is_empty() {
             single(problem, budget)
         } else {

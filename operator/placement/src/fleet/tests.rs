@@ -101,6 +101,10 @@ fn what_the_next_replica_lacks_is_said_beside_those_that_fit() {
         "{shortage}"
     );
     assert!(shortage.contains("d00 holds another replica"), "{shortage}");
+    assert!(
+        shortage.ends_with("it would fit with 250.0 MiB more on d02"),
+        "{shortage}"
+    );
 }
 
 #[test]

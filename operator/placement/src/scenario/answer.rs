@@ -72,6 +72,16 @@ fn tell_fleet(problem: &Problem, fleet: &Fleet, replicas: u32, show: &Show, answ
             "prior: the speed of {device} is from a table and was never measured"
         );
     }
+    for head in fleet.plans.iter().filter_map(|plan| plan.stages.first()) {
+        let entries = &problem.topology.entry_us;
+        if !entries.is_empty() && !entries.contains_key(&head.node) {
+            let _ = writeln!(
+                answer,
+                "entry unknown: the way from the gateway to {} counts as nothing",
+                head.node
+            );
+        }
+    }
     if let Some(other) = &fleet.runner_up {
         let _ = writeln!(answer, "runner-up: {}", other.summary());
     }

@@ -115,6 +115,9 @@ struct Nodes {
     cards: Vec<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    /// One token's way from the gateways and back, where it was measured.
+    #[serde(default)]
+    entry_us: Option<u64>,
 }
 
 /// Links between all nodes of two groups, in both directions; what comes later in the file counts.
@@ -231,6 +234,7 @@ impl Compact {
                     *count += 1;
                 }
                 input.node_labels.insert(node.clone(), nodes.labels.clone());
+                input.entry_us.extend(nodes.entry_us.map(|us| (node.clone(), us)));
                 if !input.attached_nodes.insert(node.clone()) {
                     return Err(CompactError::NodeTwice { name: node });
                 }

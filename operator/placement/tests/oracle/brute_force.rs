@@ -136,9 +136,12 @@ fn plan(problem: &Problem, order: &[usize], ends: &[usize]) -> Plan {
             .sum();
         slowest_ns = slowest_ns.max(busy);
     }
-    let latency_ns = stages.iter().map(|s| s.time_ns + s.hop_ns.unwrap_or(0)).sum();
+    let entry_us = problem.topology.entry_us.get(&problem.topology.devices[order[0]].node);
+    let entry_ns = entry_us.map_or(0, |us| us * 1000);
+    let latency_ns = entry_ns + stages.iter().map(|s| s.time_ns + s.hop_ns.unwrap_or(0)).sum::<u64>();
     Plan {
         stages,
+        entry_ns,
         latency_ns,
         slowest_ns,
     }
