@@ -176,6 +176,20 @@ fn bad_placements(uri: &str) -> Vec<(Value, &'static str)> {
         |toleration: Value| json!({ "source": { "uri": uri }, "placement": { "tolerations": [toleration] } });
     vec![
         (json!({ "source": { "uri": uri }, "priority": 1001 }), "spec.priority"),
+        (json!({ "source": { "uri": uri }, "replicas": 0 }), "spec.replicas"),
+        (json!({ "source": { "uri": uri }, "replicas": 17 }), "spec.replicas"),
+        (
+            json!({ "source": { "uri": uri }, "placement": { "maxLinkPercent": 50 } }),
+            "spec.placement.maxLinkPercent is a share",
+        ),
+        (
+            json!({ "source": { "uri": uri }, "placement": { "minTokensPerSecond": 5, "maxLinkPercent": 101 } }),
+            "spec.placement.maxLinkPercent",
+        ),
+        (
+            json!({ "source": { "uri": uri }, "placement": { "tokenNodeSelector": { "trusted": true } } }),
+            "spec.placement.tokenNodeSelector",
+        ),
         (
             tolerations(json!({ "value": "fan" })),
             "spec.placement.tolerations[].key must be set",
@@ -221,7 +235,8 @@ async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field()
         json!({ "uri": "oci://registry:5000/a/b:1/m.gguf", "indexSha256": digest }),
     ] {
         let spec = json!({ "source": source, "kvCacheTokens": 4096, "prefixCache": { "maxPrefixes": 2 }, "priority": -1000,
-            "placement": { "tolerations": [{ "key": "repair", "value": "fan" }, { "operator": "Exists" }] } });
+            "replicas": 2, "placement": { "minTokensPerSecond": 5, "maxLinkPercent": 50, "tokenNodeSelector": { "trusted": "yes" },
+                "tolerations": [{ "key": "repair", "value": "fan" }, { "operator": "Exists" }] } });
         apply(&plane, &model(&spec)).unwrap_or_else(|refused| panic!("{source} is sound: {refused}"));
     }
 }

@@ -128,6 +128,8 @@ pub mod reason {
     // Degraded.
     pub const AS_EXPECTED: &str = "AsExpected";
     pub const STAGE_LOST: &str = "StageLost";
+    /// Fewer replicas serve than are asked for, for no fault.
+    pub const FEWER_REPLICAS: &str = "FewerReplicas";
 
     // Devices: Ready.
     pub const AVAILABLE: &str = "Available";

@@ -33,7 +33,7 @@ pub use toleration::{Toleration, TolerationOperator};
     status = "InferenceModelStatus",
     derive = "PartialEq",
     cel,
-    doc = "A language model served by one pipeline over the devices of the cluster.",
+    doc = "A language model served by one or more pipelines over the devices of the cluster.",
     printcolumn(name = "Model", type_ = "string", json_path = ".status.model.summary"),
     printcolumn(name = "Layers", type_ = "integer", json_path = ".status.model.layers"),
     printcolumn(name = "Stages", type_ = "string", json_path = ".status.stagesReady"),
@@ -47,6 +47,12 @@ pub use toleration::{Toleration, TolerationOperator};
         name = "Reason",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(
+        name = "Replicas",
+        type_ = "string",
+        json_path = ".status.replicasReady",
+        priority = 1
     ),
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority", priority = 1),
     printcolumn(
@@ -95,14 +101,23 @@ pub struct InferenceModelSpec {
     /// What a good placement is.
     #[serde(default)]
     pub objective: Objective,
+    /// Whole pipelines, none of which has a device of another: each holds a copy of the weights and answers by itself. Where fewer
+    /// fit, those serve, and the status says what the next one lacks.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 1, max = 16))]
+    pub replicas: i32,
     /// Who gives way where memory is short: a model that fits nowhere beside the others may take devices of models of lower
     /// priority, never of equal. Models are placed in this order, the highest first.
     #[serde(default)]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: i32,
-    /// Where the model may run.
+    /// Where the model may run. Every replica keeps these constraints by itself.
     #[serde(default)]
     pub placement: PlacementConstraints,
+}
+
+fn default_replicas() -> i32 {
+    1
 }
 
 fn default_context_length() -> i32 {
@@ -149,7 +164,8 @@ pub enum Objective {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.maxDevices) || self.minDevices <= self.maxDevices").message("spec.placement.minDevices must not exceed spec.placement.maxDevices").field_path(".minDevices")
+    validation = Rule::new("!has(self.maxDevices) || self.minDevices <= self.maxDevices").message("spec.placement.minDevices must not exceed spec.placement.maxDevices").field_path(".minDevices"),
+    validation = Rule::new("!has(self.maxLinkPercent) || has(self.minTokensPerSecond)").message("spec.placement.maxLinkPercent is a share at spec.placement.minTokensPerSecond, which must be set with it").field_path(".maxLinkPercent")
 )]
 pub struct PlacementConstraints {
     /// Devices to use at least, each with one layer or more.
@@ -172,11 +188,20 @@ pub struct PlacementConstraints {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub node_selector: Option<BTreeMap<String, String>>,
+    /// Only nodes with all these labels hold the first and the last layers, where prompts and answers are seen; the stages between see
+    /// activations only. A model in one stage is on such a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    pub token_node_selector: Option<BTreeMap<String, String>>,
     /// Tokens per second that the pipeline must reach over many streams, counted with one stream in each step; streams that share a
     /// step give more. With it, objective Latency means the least latency at that rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub min_tokens_per_second: Option<i32>,
+    /// At minTokensPerSecond, no hop takes more than this share of the bandwidth of its link, in per cent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_link_percent: Option<i32>,
     /// How many layers go to which devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
@@ -195,6 +220,8 @@ impl Default for PlacementConstraints {
             allow_software_devices: false,
             vendors: None,
             node_selector: None,
+            token_node_selector: None,
+            max_link_percent: None,
             min_tokens_per_second: None,
             pinned_layers: None,
             tolerations: None,

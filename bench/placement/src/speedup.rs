@@ -132,7 +132,7 @@ pub fn as_cluster(instance: &Instance) -> Problem {
             pools: devices.iter().map(pool).collect(),
             links: links.into_iter().collect(),
             devices,
-            excluded: Vec::new(),
+            ..Topology::default()
         },
         constraints: Constraints::default(),
         objective: Objective::Latency,

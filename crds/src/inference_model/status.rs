@@ -26,7 +26,11 @@ pub struct InferenceModelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub stages_ready: Option<String>,
-    /// host:port of the first stage, where gateways send requests.
+    /// Replicas of which every stage serves, of all that are asked for: "2/2".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub replicas_ready: Option<String>,
+    /// host:port of the first stage of the first replica that serves; gateways send requests to all that do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 300))]
     pub endpoint: Option<String>,
@@ -140,15 +144,16 @@ pub struct PlacementStatus {
     pub envelope: String,
     /// How good the placement is known to be.
     pub verdict: Verdict,
-    /// Of Feasible: percentage by which the cost may exceed the best possible, at most.
+    /// Of Feasible: percentage by which the cost may exceed the best possible, at most. Absent where some replicas were not decided
+    /// anew, but left where they serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub gap_percent: Option<i32>,
-    /// Predicted time of one token, microseconds, all stages and hops included.
+    /// Predicted time of one token, microseconds, all stages and hops included; of several replicas the mean.
     #[schemars(range(min = 0))]
     pub predicted_us_per_token: i64,
-    /// In the order of the layers.
-    #[schemars(length(max = 64))]
+    /// Replica by replica, in the order of the layers.
+    #[schemars(length(max = 256))]
     pub stages: Vec<StageStatus>,
     /// The next best plan, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -175,6 +180,10 @@ pub enum Verdict {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct StageStatus {
+    /// Which replica it belongs to. Replicas that are left alone keep their number, so that numbers may be missing.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub pipeline: i32,
     #[schemars(range(min = 0))]
     pub index: i32,
     /// Name of the Node.

@@ -157,10 +157,10 @@ fn only_heads_that_serve_and_may_speak_are_asked() {
         }],
         ..Pipeline::default()
     };
-    placement.pipelines = vec![pipeline("a"), pipeline("b"), pipeline("c")];
+    placement.pipelines = vec![pipeline("a"), pipeline("b"), pipeline("c"), Pipeline::default()];
     placement.denied = vec!["spiffe://shardwright/worker/b/uid-default-chat".into()];
     let mut route = operator.signed(&placement);
-    route.head_endpoints = vec![String::new(), "b:1".into(), "c:1".into()];
+    route.head_endpoints = vec![String::new(), "b:1".into(), "c:1".into(), String::new()];
     let table = operator.first(vec![route.clone()]);
     let endpoints: Vec<String> = table.heads().into_iter().map(|head| head.endpoint).collect();
     assert_eq!(endpoints, ["c:1"]);

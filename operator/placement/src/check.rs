@@ -1,173 +1,16 @@
 //! An independent judge of plans. It shares nothing with the solver but the problem and the plan: its sums are its own.
 
-use std::{collections::BTreeMap, collections::BTreeSet, fmt};
+mod together;
+mod violation;
+
+use std::{collections::BTreeMap, collections::BTreeSet};
 
 use topology::{Device, Kind};
 
 use crate::{Constraints, Plan, Problem, Stage};
 
-/// What is wrong with a plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Violation {
-    NoStages,
-    /// A stage holds nothing, or does not begin where the one before it ended.
-    Gap {
-        stage: usize,
-        expected_first: u32,
-        first_layer: u32,
-        end_layer: u32,
-    },
-    LayersMissing {
-        end_layer: u32,
-        layers: u32,
-    },
-    CutNotAllowed {
-        stage: usize,
-        layer: u32,
-    },
-    UnknownDevice {
-        stage: usize,
-        device: String,
-    },
-    /// Node or backend are not those of the device.
-    WrongIdentity {
-        stage: usize,
-        device: String,
-    },
-    DeviceTwice {
-        device: String,
-    },
-    TooFewDevices {
-        min: u32,
-        used: u32,
-    },
-    TooManyDevices {
-        max: u32,
-        used: u32,
-    },
-    SoftwareNotAllowed {
-        device: String,
-    },
-    VendorNotListed {
-        device: String,
-        vendor: String,
-    },
-    NodeNotSelected {
-        device: String,
-        node: String,
-    },
-    TaintNotTolerated {
-        device: String,
-        taint: String,
-    },
-    PinBroken {
-        pin: usize,
-        layers: u32,
-    },
-    DeviceMemory {
-        device: String,
-        needed_bytes: u128,
-        usable_bytes: u64,
-    },
-    PoolMemory {
-        pool: String,
-        needed_bytes: u128,
-        usable_bytes: u64,
-    },
-    /// The memory that a stage is said to take is not what the problem gives.
-    StageMemory {
-        stage: usize,
-        said: u64,
-        is: u128,
-    },
-    /// The slowest part is slower than `minTokensPerSecond` allows.
-    TooSlow {
-        slowest_ns: u128,
-        cap_ns: u64,
-    },
-    /// Another figure of the plan is not what the problem gives.
-    WrongFigure {
-        what: String,
-        said: u128,
-        is: u128,
-    },
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoStages => f.write_str("the plan has no stages"),
-            Self::Gap {
-                stage,
-                expected_first,
-                first_layer,
-                end_layer,
-            } => {
-                write!(
-                    f,
-                    "stage {stage} holds [{first_layer}, {end_layer}) and must begin at {expected_first}"
-                )
-            }
-            Self::LayersMissing { end_layer, layers } => {
-                write!(f, "the stages end at layer {end_layer} of {layers}")
-            }
-            Self::CutNotAllowed { stage, layer } => {
-                write!(
-                    f,
-                    "stage {stage} begins at layer {layer}, where the model must not be cut"
-                )
-            }
-            Self::UnknownDevice { stage, device } => write!(f, "stage {stage} is on {device}, which takes no layers"),
-            Self::WrongIdentity { stage, device } => {
-                write!(f, "stage {stage} names another node or backend than {device} has")
-            }
-            Self::DeviceTwice { device } => write!(f, "{device} holds two stages"),
-            Self::TooFewDevices { min, used } => write!(f, "{used} devices are used and minDevices is {min}"),
-            Self::TooManyDevices { max, used } => write!(f, "{used} devices are used and maxDevices is {max}"),
-            Self::SoftwareNotAllowed { device } => {
-                write!(f, "{device} is software and allowSoftwareDevices is false")
-            }
-            Self::VendorNotListed { device, vendor } => {
-                write!(f, "{device} is of vendor {vendor}, which vendors does not list")
-            }
-            Self::NodeNotSelected { device, node } => {
-                write!(f, "{device} is on node {node}, which nodeSelector does not select")
-            }
-            Self::TaintNotTolerated { device, taint } => {
-                write!(f, "{device} is tainted {taint}, which tolerations does not list")
-            }
-            Self::PinBroken { pin, layers } => write!(f, "pinnedLayers[{pin}] is given {layers} layers"),
-            Self::DeviceMemory {
-                device,
-                needed_bytes,
-                usable_bytes,
-            } => {
-                write!(
-                    f,
-                    "{device} is given {needed_bytes} bytes and {usable_bytes} are usable"
-                )
-            }
-            Self::PoolMemory {
-                pool,
-                needed_bytes,
-                usable_bytes,
-            } => {
-                write!(
-                    f,
-                    "memory pool {pool} is given {needed_bytes} bytes and {usable_bytes} are usable"
-                )
-            }
-            Self::StageMemory { stage, said, is } => {
-                write!(f, "memory of stage {stage} is said to be {said} bytes and is {is}")
-            }
-            Self::TooSlow { slowest_ns, cap_ns } => write!(
-                f,
-                "the slowest part takes {slowest_ns} ns and minTokensPerSecond allows {cap_ns} ns"
-            ),
-            Self::WrongFigure { what, said, is } => write!(f, "{what} is said to be {said} and is {is}"),
-        }
-    }
-}
+pub use together::{check_fleet, check_together};
+pub use violation::Violation;
 
 /// Everything that is wrong with a plan; empty for one that may be published.
 pub fn check(problem: &Problem, plan: &Plan) -> Vec<Violation> {
@@ -178,6 +21,7 @@ pub fn check(problem: &Problem, plan: &Plan) -> Vec<Violation> {
     if found.is_empty() {
         check_pins(problem, &devices, &mut found);
         check_memory(problem, &devices, &mut found);
+        check_ends_and_links(problem, &devices, &mut found);
         check_times(problem, plan, &devices, &mut found);
     }
     found
@@ -385,10 +229,48 @@ fn check_memory(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Ve
     }
 }
 
+/// Where tokens are seen, and how much of each link is used.
+fn check_ends_and_links(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Vec<Violation>) {
+    let constraints = &problem.constraints;
+    for end in [devices.first(), devices.last()] {
+        let Some((_, device)) = end else { continue };
+        for (key, value) in &constraints.token_node_selector {
+            if device.node_labels.get(key).is_none_or(|label| label != value) {
+                found.push(Violation::TokensNotAllowed {
+                    device: device.name.clone(),
+                    node: device.node.clone(),
+                });
+                break;
+            }
+        }
+    }
+    let (Some(tokens), Some(percent)) = (constraints.min_tokens_per_second, constraints.max_link_percent) else {
+        return;
+    };
+    let cap_ns = u128::from(1_000_000_000 / tokens.max(1)) * u128::from(percent.min(100)) / 100;
+    for (stage, hop) in devices.windows(2).enumerate() {
+        let rate = problem.topology.link(&hop[0].1.node, &hop[1].1.node).rate;
+        let bytes = u128::from(problem.model.activation_bytes) * 1_000_000_000;
+        let carry_ns = bytes.div_ceil(u128::from(rate.bytes_per_second.max(1)));
+        if carry_ns > cap_ns {
+            found.push(Violation::LinkOverused {
+                stage,
+                carry_ns,
+                cap_ns,
+            });
+        }
+    }
+}
+
 fn check_times(problem: &Problem, plan: &Plan, devices: &[(&Stage, &Device)], found: &mut Vec<Violation>) {
     let model = &problem.model;
     let moved = |bytes: u64, rate: u64| (u128::from(bytes) * 1_000_000_000).div_ceil(u128::from(rate.max(1)));
-    let mut latency: u128 = 0;
+    let head = devices
+        .first()
+        .and_then(|(_, head)| problem.topology.entry_us.get(&head.node));
+    let entry = head.map_or(0, |entry_us| u128::from(*entry_us) * 1000);
+    figure(found, || "way in".to_owned(), plan.entry_ns, entry);
+    let mut latency: u128 = entry;
     let mut slowest: u128 = 0;
     let mut pools: BTreeMap<usize, u128> = BTreeMap::new();
     for (index, (stage, device)) in devices.iter().enumerate() {

@@ -80,11 +80,24 @@ pub(crate) fn most_promising(problem: &Problem, eligible: &[usize]) -> Vec<usize
         let matching = eligible.iter().filter(|d| pin.matches(device(d)));
         matching.max_by_key(|d| device(d).usable_bytes).copied()
     });
+    // Without a place for the first and the last stage the others are of no use.
+    let may_see = |d: &&usize| problem.constraints.may_see_tokens(device(d));
+    let of_tokens = if problem.constraints.token_node_selector.is_empty() {
+        Vec::new()
+    } else {
+        let seeing: Vec<usize> = eligible.iter().filter(may_see).copied().collect();
+        offers(problem, &seeing)
+            .iter()
+            .map(|offer| offer.device)
+            .take(MAX_CANDIDATES / 4)
+            .collect()
+    };
     let mut largest = eligible.to_vec();
     largest.sort_by_key(|d| (std::cmp::Reverse(device(d).usable_bytes), *d));
     let best: Vec<usize> = offers(problem, eligible).iter().map(|offer| offer.device).collect();
     let (few, most) = (MAX_CANDIDATES / 4, MAX_CANDIDATES);
     let wanted = pinned
+        .chain(of_tokens)
         .chain(largest.into_iter().take(few))
         .chain(best.into_iter().take(most));
     let mut chosen = BTreeSet::new();

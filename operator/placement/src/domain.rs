@@ -40,6 +40,10 @@ pub(crate) struct Candidate {
     /// Time of the output in the last stage.
     pub output_ns: u64,
     pub bytes_per_second: u64,
+    /// From the gateway to a first stage here, and back.
+    pub entry_ns: u64,
+    /// Whether the first or the last stage may be here.
+    pub sees_tokens: bool,
     /// Layers the pins allow at least and at most, whatever other devices take part.
     pub min_layers: usize,
     pub max_layers: usize,
@@ -68,6 +72,8 @@ pub(crate) struct Domain<'p> {
     pub pin_members: Vec<u64>,
     /// No part works longer for one token.
     pub cap_ns: u64,
+    /// No transfer takes longer for one token.
+    pub link_cap_ns: u64,
     /// Per candidate: what moving the layers before each layer to it is taken to cost. Empty where nothing is held.
     pub moving_ns: Vec<Vec<u64>>,
 }
@@ -114,6 +120,7 @@ impl<'p> Domain<'p> {
             carry_ns,
             pin_members,
             cap_ns: problem.constraints.cap_ns().unwrap_or(NEVER_NS),
+            link_cap_ns: problem.constraints.link_cap_ns().unwrap_or(NEVER_NS),
             moving_ns: moving(problem, &candidates),
             candidates,
         }
@@ -141,6 +148,11 @@ impl<'p> Domain<'p> {
         bytes
     }
 
+    /// Whether a stage of layers `[first, end)` may be on a candidate, whatever its size.
+    pub(crate) fn may_hold(&self, candidate: usize, first: usize, end: usize) -> bool {
+        self.candidates[candidate].sees_tokens || (first > 0 && end < self.layers)
+    }
+
     /// Time of one token through layers `[first, end)` on a candidate.
     pub(crate) fn time_ns(&self, candidate: usize, first: usize, end: usize) -> u64 {
         let c = &self.candidates[candidate];
@@ -162,7 +174,8 @@ impl<'p> Domain<'p> {
     /// Cost, under a goal, of going from one candidate to the next; `None` if the goal forbids it.
     pub(crate) fn way_ns(&self, goal: Goal, from: usize, to: usize) -> Option<u64> {
         let carry_ns = self.carry_ns[from][to];
-        self.admits(goal, carry_ns).then(|| match goal {
+        let admitted = carry_ns <= self.link_cap_ns && self.admits(goal, carry_ns);
+        admitted.then(|| match goal {
             Goal::Sum { .. } => self.hop_ns[from][to],
             Goal::Slowest => carry_ns,
         })
@@ -245,6 +258,8 @@ pub(crate) fn candidate(problem: &Problem, device_index: usize) -> Candidate {
         launch_ns: us_to_ns(device.launch_us),
         output_ns: transfer_ns(model.output_bytes, rate),
         bytes_per_second: rate.max(1),
+        entry_ns: us_to_ns(problem.topology.entry_us.get(&device.node).copied().unwrap_or(0)),
+        sees_tokens: problem.constraints.may_see_tokens(device),
         min_layers: 1,
         max_layers: model.layers.len(),
     }
@@ -286,13 +301,18 @@ const MOVED_BYTE_NS: u64 = 10_000;
 /// All moves together count for no more.
 const MAX_MOVING_NS: u64 = 1 << 54;
 
+/// What one byte that moves is taken to cost: the same on whichever devices, so that plans on different ones compare.
+pub(crate) fn moved_byte_ns(model: &Model) -> u64 {
+    let all_bytes = model.layers.iter().map(|l| l.weight_bytes).fold(0, u64::saturating_add);
+    (MAX_MOVING_NS / all_bytes.saturating_mul(MAX_CANDIDATES as u64).max(1)).min(MOVED_BYTE_NS)
+}
+
 fn moving(problem: &Problem, candidates: &[Candidate]) -> Vec<Vec<u64>> {
     if problem.held.is_empty() {
         return Vec::new();
     }
     let model = &problem.model;
-    let all_bytes = model.layers.iter().map(|l| l.weight_bytes).fold(0, u64::saturating_add);
-    let byte_ns = (MAX_MOVING_NS / all_bytes.saturating_mul(candidates.len() as u64).max(1)).min(MOVED_BYTE_NS);
+    let byte_ns = moved_byte_ns(model);
     let of = |candidate: &Candidate| {
         let device = &problem.topology.devices[candidate.device].name;
         let layers = 0..u32::try_from(model.layers.len()).unwrap_or(u32::MAX);

@@ -1,20 +1,15 @@
 //! Why there is no plan, as the smallest fact that would change it.
 
+mod lifted;
+mod remedy;
+
 use crate::{
     Infeasible, Problem,
     domain::{Refusal, refusals},
-    solve::is_feasible,
     text,
 };
-
-/// Steps of the search for each "and what if" that is asked.
-const STEPS_PER_QUESTION: u64 = 20_000;
-
-/// Memory that is as good as endless, and far from overflow when added up.
-const ENDLESS_BYTES: u64 = 1 << 55;
-
-/// How exactly missing memory is told.
-const MISSING_STEP_BYTES: u64 = 1 << 20;
+use lifted::{Lifted, feasible_without, smallest_clash};
+use remedy::{missing_on_each_device, remedy};
 
 /// Devices named in one message; the rest are counted.
 const MAX_NAMED: usize = 4;
@@ -42,8 +37,17 @@ impl Explanation {
 /// Says what would have to change for a plan to exist.
 ///
 /// `infeasible` is what [`crate::solve`] gave for the same problem. Where no single fact shows on the surface, constraints are
-/// lifted one after the other until those remain that clash; the work is limited.
+/// lifted one after the other until those remain that clash. Last come the smallest changes each of which is enough by itself, as far
+/// as there are any: one constraint less, or memory on one device. The work is limited.
 pub fn explain(problem: &Problem, infeasible: &Infeasible) -> Explanation {
+    let mut explanation = why(problem, infeasible);
+    if let Some(remedy) = remedy(problem, infeasible) {
+        explanation.message = format!("{}; {remedy}", explanation.message);
+    }
+    explanation
+}
+
+fn why(problem: &Problem, infeasible: &Infeasible) -> Explanation {
     match infeasible {
         Infeasible::NoLayers => Explanation::new("TooFewLayers", "the model has no layers".to_owned()),
         Infeasible::MinAboveMax { min, max } => Explanation::new(
@@ -136,16 +140,6 @@ fn explain_memory(problem: &Problem, needed_bytes: u64, usable_bytes: u64, devic
     }
 }
 
-/// A constraint that can be lifted to see whether it matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lifted {
-    Memory,
-    MaxDevices,
-    MinDevices,
-    Rate,
-    Pin(usize),
-}
-
 /// Nothing is missing that a sum could show: asks which constraints, lifted, would leave a plan.
 fn explain_clash(problem: &Problem) -> Explanation {
     if feasible_without(problem, &[Lifted::Memory])
@@ -161,7 +155,7 @@ fn explain_clash(problem: &Problem) -> Explanation {
         };
     }
     let clashing = smallest_clash(problem);
-    let names: Vec<String> = clashing.iter().map(|lifted| name(problem, *lifted)).collect();
+    let names: Vec<String> = clashing.iter().map(|lifted| lifted.name(problem)).collect();
     let only_pins = clashing.iter().all(|lifted| matches!(lifted, Lifted::Pin(_)));
     let reason = if only_pins && !clashing.is_empty() {
         "PinUnsatisfiable"
@@ -177,88 +171,6 @@ fn explain_clash(problem: &Problem) -> Explanation {
         ),
     };
     Explanation::new(reason, message)
-}
-
-/// Lifts constraints as long as the rest still clash: what remains is needed for the clash, every part of it.
-fn smallest_clash(problem: &Problem) -> Vec<Lifted> {
-    let pins = (0..problem.constraints.pinned_layers.len()).map(Lifted::Pin);
-    let all = [Lifted::Memory, Lifted::MaxDevices, Lifted::MinDevices, Lifted::Rate]
-        .into_iter()
-        .chain(pins);
-    let mut lifted: Vec<Lifted> = Vec::new();
-    let mut kept: Vec<Lifted> = Vec::new();
-    for constraint in all {
-        lifted.push(constraint);
-        if feasible_without(problem, &lifted) {
-            lifted.pop();
-            kept.push(constraint);
-        }
-    }
-    kept
-}
-
-fn feasible_without(problem: &Problem, lifted: &[Lifted]) -> bool {
-    let mut eased = problem.clone();
-    for constraint in lifted {
-        match constraint {
-            Lifted::Memory => add_memory(&mut eased, ENDLESS_BYTES),
-            Lifted::MaxDevices => eased.constraints.max_devices = None,
-            Lifted::MinDevices => eased.constraints.min_devices = 1,
-            Lifted::Rate => eased.constraints.min_tokens_per_second = None,
-            Lifted::Pin(pin) => {
-                if let Some(pin) = eased.constraints.pinned_layers.get_mut(*pin) {
-                    (pin.min_layers, pin.max_layers) = (0, None);
-                }
-            }
-        }
-    }
-    is_feasible(&eased, STEPS_PER_QUESTION) == Some(true)
-}
-
-/// The least memory, on every device and in every pool, with which a plan is found.
-fn missing_on_each_device(problem: &Problem) -> Option<u64> {
-    let suffices = |steps: u64| {
-        let mut eased = problem.clone();
-        add_memory(&mut eased, steps * MISSING_STEP_BYTES);
-        is_feasible(&eased, STEPS_PER_QUESTION) == Some(true)
-    };
-    let (mut too_few, mut enough) = (0, ENDLESS_BYTES / MISSING_STEP_BYTES);
-    if !suffices(enough) {
-        return None;
-    }
-    while enough - too_few > 1 {
-        let middle = too_few + (enough - too_few) / 2;
-        if suffices(middle) {
-            enough = middle;
-        } else {
-            too_few = middle;
-        }
-    }
-    Some(enough * MISSING_STEP_BYTES)
-}
-
-/// More memory on every device; a pool grows by as much for each of its devices.
-fn add_memory(problem: &mut Problem, bytes: u64) {
-    for device in &mut problem.topology.devices {
-        device.usable_bytes = device.usable_bytes.saturating_add(bytes);
-        if let Some(pool) = problem.topology.pools.get_mut(device.pool) {
-            pool.usable_bytes = pool.usable_bytes.saturating_add(bytes);
-        }
-    }
-}
-
-fn name(problem: &Problem, lifted: Lifted) -> String {
-    let constraints = &problem.constraints;
-    match lifted {
-        Lifted::Memory => "the memory of the devices".to_owned(),
-        Lifted::MaxDevices => format!("maxDevices {}", constraints.max_devices.unwrap_or(u32::MAX)),
-        Lifted::MinDevices => format!("minDevices {}", constraints.min_devices),
-        Lifted::Rate => format!("minTokensPerSecond {}", constraints.min_tokens_per_second.unwrap_or(0)),
-        Lifted::Pin(pin) => match constraints.pinned_layers.get(pin) {
-            Some(wanted) => format!("pinnedLayers[{pin}] ({wanted})"),
-            None => format!("pinnedLayers[{pin}]"),
-        },
-    }
 }
 
 /// "a is cordoned; b is not verified; and 2 more".

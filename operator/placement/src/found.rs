@@ -52,13 +52,15 @@ impl Found {
             });
             first = *end;
         }
+        let entry_ns = self.order.first().map_or(0, |head| domain.candidates[*head].entry_ns);
         let latency_ns = stages
             .iter()
             .map(|s| s.time_ns.saturating_add(s.hop_ns.unwrap_or(0)))
-            .fold(0, u64::saturating_add);
+            .fold(entry_ns, u64::saturating_add);
         slowest_ns = pool_ns.into_iter().fold(slowest_ns, u64::max);
         Plan {
             stages,
+            entry_ns,
             latency_ns,
             slowest_ns,
         }

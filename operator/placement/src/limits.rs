@@ -93,7 +93,7 @@ impl Limits {
             earliest: self.earliest(domain, candidate),
             launch_ns: c.launch_ns,
             head_ns: c.output_ns,
-            entry_ns: 0,
+            entry_ns: c.entry_ns,
             exit_ns: 0,
             excludes: self.excludes[candidate],
         }
@@ -130,6 +130,7 @@ impl Limits {
 
     fn fits(&self, domain: &Domain<'_>, candidate: usize, first: usize, end: usize) -> bool {
         end - first <= self.most_layers[candidate]
+            && domain.may_hold(candidate, first, end)
             && domain.memory_bytes(candidate, first, end) <= self.bytes[candidate]
             && domain.time_ns(candidate, first, end) <= self.ns[candidate]
     }
@@ -150,7 +151,7 @@ fn elapsed(domain: &Domain<'_>, candidate: usize) -> Vec<u64> {
 
 /// The ways that are not too slow for what must pass them.
 fn ways(domain: &Domain<'_>) -> Vec<Vec<u64>> {
-    let is_open = |ns: &u64| *ns <= domain.cap_ns;
+    let is_open = |ns: &u64| *ns <= domain.cap_ns.min(domain.link_cap_ns);
     let row = |(hops, carries): (&Vec<u64>, &Vec<u64>)| {
         let ways = hops.iter().zip(carries);
         ways.map(|(hop, carry)| if is_open(carry) { *hop } else { core::NEVER_NS })

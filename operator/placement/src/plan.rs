@@ -9,7 +9,9 @@ use crate::text;
 pub struct Plan {
     /// In the order of the layers; together they hold all of them.
     pub stages: Vec<Stage>,
-    /// Predicted time of one token: all stages and hops.
+    /// Predicted time from the gateway to the first stage and back; zero where it was not measured.
+    pub entry_ns: u64,
+    /// Predicted time of one token: its way in, all stages and hops.
     pub latency_ns: u64,
     /// Predicted time of the slowest part: with enough streams, the time between two tokens.
     pub slowest_ns: u64,
@@ -48,6 +50,9 @@ impl Plan {
 /// One line for each stage, then the total.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.entry_ns > 0 {
+            writeln!(f, "from the gateway and back {} us", text::us(self.entry_ns))?;
+        }
         let width = self.stages.iter().map(|s| s.device.len()).max().unwrap_or(0);
         for (index, stage) in self.stages.iter().enumerate() {
             write!(

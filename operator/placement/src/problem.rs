@@ -82,10 +82,14 @@ pub struct Constraints {
     pub vendors: BTreeSet<String>,
     /// Labels that a device's node must all have.
     pub node_selector: BTreeMap<String, String>,
+    /// Labels that the nodes of the first and the last stage must all have: there tokens are seen, elsewhere only activations.
+    pub token_node_selector: BTreeMap<String, String>,
     pub pinned_layers: Vec<Pin>,
     /// Over many streams, counted with one token of one stream in each step: no stage, pool or link works longer for it than
     /// this allows. Streams that share a step give more.
     pub min_tokens_per_second: Option<u32>,
+    /// At that rate, no hop takes more of its link than this share. Without a rate there is nothing to limit.
+    pub max_link_percent: Option<u32>,
     /// Taints that do not keep the model away.
     pub tolerations: Vec<Toleration>,
 }
@@ -95,6 +99,19 @@ impl Constraints {
     pub fn cap_ns(&self) -> Option<u64> {
         self.min_tokens_per_second
             .map(|tokens| 1_000_000_000 / u64::from(tokens.max(1)))
+    }
+
+    /// The longest that one token's activations may take on a link.
+    pub fn link_cap_ns(&self) -> Option<u64> {
+        let percent = u64::from(self.max_link_percent.unwrap_or(100).min(100));
+        // At most a thousand million, so that the product stays small.
+        self.cap_ns().map(|cap_ns| cap_ns * percent / 100)
+    }
+
+    /// Whether tokens may be seen on a device's node.
+    pub fn may_see_tokens(&self, device: &Device) -> bool {
+        let mut wanted = self.token_node_selector.iter();
+        wanted.all(|(key, value)| device.node_labels.get(key) == Some(value))
     }
 }
 
@@ -106,8 +123,10 @@ impl Default for Constraints {
             allow_software_devices: false,
             vendors: BTreeSet::new(),
             node_selector: BTreeMap::new(),
+            token_node_selector: BTreeMap::new(),
             pinned_layers: Vec::new(),
             min_tokens_per_second: None,
+            max_link_percent: None,
             tolerations: Vec::new(),
         }
     }

@@ -25,11 +25,18 @@ struct Scenario {
     objective: Objective,
     #[serde(default)]
     held: Vec<HeldLayers>,
+    /// Pipelines, none of which has a device of another.
+    #[serde(default = "one_replica")]
+    replicas: u32,
     /// Steps of the search.
     #[serde(default)]
     steps: Option<u64>,
     #[serde(default)]
     show: Show,
+}
+
+fn one_replica() -> u32 {
+    1
 }
 
 /// What is told besides the plan.
@@ -74,5 +81,5 @@ pub fn run(file: &str) -> Result<String, ScenarioError> {
         objective: scenario.objective,
         held: scenario.held,
     };
-    Ok(answer::answer(&problem, budget, &scenario.show))
+    Ok(answer::answer(&problem, scenario.replicas, budget, &scenario.show))
 }

@@ -144,6 +144,55 @@ pub(crate) fn latency_within(problem: &Problem, cap_ns: u64, budget: Budget) -> 
     solution(&domain, budget, &ask(&domain, goal, budget, None, None).into())
 }
 
+/// A plan for what the objective names first, and what no plan can beat. For callers that compare many of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Single {
+    pub plan: Plan,
+    /// Of what is minimised: latency and what moves, or the slowest part.
+    pub cost_ns: u64,
+    pub bound_ns: u64,
+    pub steps: u64,
+}
+
+/// Decides for the first part of the objective alone, without a runner-up.
+pub(crate) fn single(problem: &Problem, budget: Budget) -> Result<Single, Infeasible> {
+    if problem.model.layers.is_empty() {
+        return Err(Infeasible::NoLayers);
+    }
+    let domain = Domain::new(problem);
+    obvious(&domain)?;
+    let goal = match problem.objective {
+        Objective::Throughput if domain.moving_ns.is_empty() => Goal::Slowest,
+        _ => Goal::Sum { cap_ns: NEVER_NS },
+    };
+    let outcome = ask(&domain, goal, budget, None, None);
+    let is_proved = outcome.is_proved();
+    let Some(found) = outcome.found else {
+        return Err(if is_proved && !domain.truncated {
+            Infeasible::NoPlan
+        } else {
+            Infeasible::Exhausted { steps: outcome.steps }
+        });
+    };
+    let cost_ns = found.cost_ns;
+    let found = if goal == Goal::Slowest {
+        found
+    } else {
+        levelled(&domain, found)
+    };
+    let known_ns = if domain.truncated {
+        bound_ns(problem)
+    } else {
+        outcome.bound_ns
+    };
+    Ok(Single {
+        plan: found.plan(&domain),
+        cost_ns,
+        bound_ns: known_ns.min(cost_ns),
+        steps: outcome.steps,
+    })
+}
+
 /// What was decided, as people and the operator get it.
 fn solution(domain: &Domain<'_>, budget: Budget, decided: &Decided) -> Result<Solution, Infeasible> {
     match &decided.found {

@@ -131,6 +131,7 @@ fn choices<'d>(
     let usable_bytes = domain.candidates[candidate].usable_bytes;
     (from..=to).filter(move |end| {
         domain.boundary[*end]
+            && domain.may_hold(candidate, first, *end)
             && domain.memory_bytes(candidate, first, *end) <= usable_bytes
             && domain.admits(goal, domain.time_ns(candidate, first, *end))
     })
@@ -151,7 +152,11 @@ fn chained_ns(
         Some(next) => domain.way_ns(goal, order[stage], *next).unwrap_or(NEVER_NS),
         None => 0,
     };
-    goal.join(goal.join(own_ns, way_ns), rest_ns)
+    let entry_ns = match goal {
+        Goal::Sum { .. } if stage == 0 => domain.candidates[order[stage]].entry_ns,
+        _ => 0,
+    };
+    goal.join(goal.join(goal.join(own_ns, entry_ns), way_ns), rest_ns)
 }
 
 /// The depth-first walk along the table.

@@ -2,12 +2,15 @@
 
 #[path = "oracle/brute_force.rs"]
 mod brute_force;
+#[path = "oracle/pairs.rs"]
+mod pairs;
 #[path = "oracle/problems.rs"]
 mod problems;
 
 use brute_force::cost;
 use placement::{
-    Budget, Infeasible, Objective, Plan, RunnerUp, Verdict, bound_ns, check, diff, evaluate, explain, solve,
+    Budget, Infeasible, Objective, Plan, RunnerUp, Verdict, bound_ns, check, check_fleet, diff, evaluate, explain,
+    solve, solve_fleet,
 };
 use proptest::{prelude::*, test_runner::RngSeed};
 
@@ -93,6 +96,56 @@ proptest! {
                 eased.topology.pools[device.pool].usable_bytes += missing_bytes;
             }
             prop_assert!(solve(&eased, Budget::default()).is_ok(), "{}", explanation.message);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, rng_seed: RngSeed::Fixed(2), ..ProptestConfig::default() })]
+
+    #[test]
+    fn two_replicas_are_what_trying_all_pairs_finds(problem in problems::small()) {
+        let best = pairs::best(&problem);
+        let Ok(fleet) = solve_fleet(&problem, 2, Budget::default()) else {
+            prop_assert!(brute_force::best(&problem).is_none());
+            return Ok(());
+        };
+        prop_assert_eq!(check_fleet(&problem, &fleet.plans), vec![]);
+        let Some(best) = best else {
+            prop_assert_eq!(fleet.plans.len(), 1);
+            prop_assert!(fleet.shortage().expect("it says what is missing").starts_with("1 of 2 replicas fits"));
+            return Ok(());
+        };
+        let plans: Vec<&Plan> = fleet.plans.iter().collect();
+        prop_assert_eq!(plans.len(), 2, "{:?}", fleet.short);
+        let cost = pairs::cost(&problem, &plans);
+        prop_assert!(cost >= best);
+        // Where memory that several share slows them down, a gap may stay.
+        let is_exact = problem.objective == Objective::Latency && problem.constraints.min_tokens_per_second.is_none();
+        match fleet.verdict {
+            Verdict::Optimal => prop_assert_eq!(cost, best),
+            Verdict::Feasible { gap_percent } if !is_exact => {
+                let within = |cost: i128, best: i128| (cost - best) * 100 <= cost.abs().max(best.abs()) * i128::from(gap_percent);
+                prop_assert!(cost.0 > best.0 || within(cost.1, best.1), "{} of {}, gap {}", cost.1, best.1, gap_percent);
+            }
+            verdict => prop_assert!(false, "{verdict}"),
+        }
+    }
+
+    #[test]
+    fn replicas_do_not_depend_on_the_order_of_devices_and_pools(problem in problems::small()) {
+        let mut turned = problem.clone();
+        turned.topology.devices.reverse();
+        turned.topology.pools.reverse();
+        let last = turned.topology.pools.len() - 1;
+        turned.topology.devices.iter_mut().for_each(|device| device.pool = last - device.pool);
+        let (one, other) = (solve_fleet(&problem, 2, Budget::default()), solve_fleet(&turned, 2, Budget::default()));
+        prop_assert_eq!(one.is_ok(), other.is_ok());
+        let (Ok(one), Ok(other)) = (one, other) else { return Ok(()) };
+        prop_assert_eq!(one.plans.len(), other.plans.len());
+        if one.verdict == Verdict::Optimal && other.verdict == Verdict::Optimal {
+            let cost = |plans: &[Plan]| pairs::cost(&problem, &plans.iter().collect::<Vec<_>>());
+            prop_assert_eq!(cost(&one.plans), cost(&other.plans));
         }
     }
 }

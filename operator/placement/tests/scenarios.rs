@@ -42,6 +42,7 @@ macro_rules! scenarios {
 }
 
 scenarios!(
+    a_link_must_stay_free,
     a_large_model_for_many_streams,
     a_large_model_over_mixed_cards,
     a_node_is_lost_and_the_fewest_bytes_move,
@@ -64,8 +65,12 @@ scenarios!(
     prima_cpp_at_home,
     runs_whole,
     software_is_not_allowed,
+    the_head_is_near_the_gateway,
+    the_third_replica_does_not_fit,
+    tokens_stay_on_trusted_nodes,
     too_few_devices,
     too_large_for_two_devices,
+    two_replicas_over_four_boxes,
     what_was_never_measured_is_taken_from_a_table,
 );
 

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use proto::control::v1::{Assignment, ModelRoute, Purpose, Route, ShardPhase, ShardStatus, SourceAccess};
 
 use super::in_force::InForce;
-use super::stages::StageSight;
+use super::stages::{self, StageSight};
 use crate::agents::{AgentView, NodeAssignments};
 
 /// Agents that are named as holders of a model's pieces: a reader asks one after the other, and some of the first will do.
@@ -112,14 +112,11 @@ fn has(shard: &ShardStatus, uid: &str) -> bool {
 }
 
 fn routes(sights: &[StageSight]) -> Vec<Route> {
-    let known = sights
-        .iter()
-        .enumerate()
-        .filter_map(|(stage, sight)| Some((stage, sight.endpoint.clone()?)));
+    let known = sights.iter().filter_map(|sight| Some((sight, sight.endpoint.clone()?)));
     known
-        .map(|(stage, endpoint)| Route {
-            pipeline: 0,
-            stage: stage as u32,
+        .map(|(sight, endpoint)| Route {
+            pipeline: sight.pipeline as u32,
+            stage: sight.stage as u32,
             endpoint,
         })
         .collect()
@@ -143,16 +140,14 @@ pub fn model_route(
     waits: Waits,
 ) -> ModelRoute {
     let metadata = &model.metadata;
-    let ready = in_force.is_some_and(|(_, sights)| !sights.is_empty() && sights.iter().all(StageSight::serves));
-    let head = in_force
-        .and_then(|(_, sights)| sights.first()?.endpoint.clone())
-        .filter(|_| ready);
+    let heads = in_force.map_or_else(Vec::new, |(in_force, sights)| stages::heads(in_force, sights));
+    let ready = heads.iter().any(Option::is_some);
     ModelRoute {
         model_uid: metadata.uid.clone().unwrap_or_default(),
         namespace: metadata.namespace.clone().unwrap_or_default(),
         name: metadata.name.clone().unwrap_or_default(),
         envelope: in_force.map(|(in_force, _)| in_force.envelope.clone()),
-        head_endpoints: in_force.map(|_| head.unwrap_or_default()).into_iter().collect(),
+        head_endpoints: heads.into_iter().map(Option::unwrap_or_default).collect(),
         ready,
         message: if ready { String::new() } else { waits.message },
         recovering: !ready && waits.placed,
@@ -167,7 +162,7 @@ pub fn model_route(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{fixture, stages};
+    use crate::model::fixture;
 
     fn waits(message: &str, placed: bool) -> Waits {
         let message = message.to_owned();
@@ -241,6 +236,22 @@ mod tests {
         let by_node = assignments([holding(&in_force, &sights)], &agents);
         let routes = &by_node["a"].message.assignments[0].routes;
         assert_eq!(routes.iter().map(|route| route.stage).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn a_gateway_gets_the_heads_of_those_replicas_of_which_every_stage_serves() {
+        let (model, in_force) = (fixture::model(), fixture::replicas(1, &[&["a", "b"], &["c"]]));
+        let mut agents = fixture::agents(&["a", "b", "c"]);
+        fixture::report(&mut agents, "a", 1, 0, ShardPhase::Serving);
+        fixture::report_of(&mut agents, "c", 1, (1, 0), ShardPhase::Serving);
+        let sights = stages::look(&in_force, &agents);
+        let route = model_route(&model, Some((&in_force, &sights)), vec![1; 32], String::new());
+        assert!(route.ready, "one serves");
+        assert_eq!(route.head_endpoints, ["", "c:7000"]);
+        let by_node = assignments([holding(&in_force, &sights)], &agents);
+        let told = &by_node["b"].message.assignments[0].routes;
+        let told: Vec<(u32, u32)> = told.iter().map(|route| (route.pipeline, route.stage)).collect();
+        assert_eq!(told, [(0, 0), (1, 0)]);
     }
 
     #[test]

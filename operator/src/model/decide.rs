@@ -14,9 +14,9 @@ use std::time::Instant;
 use crds::conditions::reason;
 use crds::{InferenceModel, LearnedMemory, ModelSource, Yielded};
 use identity::PlacementSigner;
-use placement::{Budget, Plan, Problem, Solution, Violation, check, explain, solve};
+use placement::{Budget, Fleet, Plan, Problem, Solution, check, check_fleet, explain, solve, solve_fleet};
 use proto::placement::v1::Runtime;
-use topology::{DeviceReport, HeldMemory, Input, Links, Topology};
+use topology::{DeviceReport, HeldMemory, Input, Links, Topology, support};
 
 use super::facts::Facts;
 use super::gain::Threshold;
@@ -25,15 +25,15 @@ use super::in_force::InForce;
 use super::inspect::Resolution;
 use super::learned;
 use super::observe::Observed;
+use super::replicas::{self, Replica};
 use super::sign;
-use super::stages::{self, StageSight};
+use super::stages;
 use super::status::{Placed, Why};
 use super::term::{self, ModelState};
-use super::translate;
+use super::translate::{self, Judged};
 use super::validate::{Validated, validate};
 use super::yielding;
 use crate::agents::AgentView;
-use planned::Question;
 
 /// Of each choice of lower models that is tried: a tenth of what a decision may cost.
 const TRIAL_STEPS: u64 = 200_000;
@@ -92,13 +92,24 @@ impl Decided {
         Self::with(Placed::No(why))
     }
 
-    /// There is a plan, and others have yet to leave its memory.
-    fn waits(names: &BTreeSet<String>, plan: &Plan) -> Self {
+    /// There are plans, and others have yet to leave their memory.
+    fn waits(names: &BTreeSet<String>, plans: &[Plan]) -> Self {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let message = format!("waits until the memory is free that {} gave up", names.join(", "));
         Self {
-            claims: translate::claims(plan).collect(),
+            claims: translate::claims(plans).collect(),
             ..Self::with(Placed::NotYet(Why::new(reason::AWAITS_MEMORY, message)))
+        }
+    }
+
+    /// The same, with fewer replicas than are asked for.
+    fn with_fewer(self, fewer: Option<Why>) -> Self {
+        match fewer {
+            Some(why) if self.placed == Placed::Yes => Self {
+                placed: Placed::Fewer(why),
+                ..self
+            },
+            _ => self,
         }
     }
 }
@@ -170,29 +181,42 @@ impl<'a> World<'a> {
 
     /// The graph for one model: what others hold is taken, and what it holds itself is free for it. For a placement in
     /// force more counts than for a new one: agents that are awaited, and devices that get nothing new.
-    fn topology(&self, uid: &str, failing: &BTreeSet<String>, in_force: bool) -> Topology {
-        self.topology_without(uid, &[], failing, in_force)
-    }
-
-    /// The same, were the memory of some others free.
-    fn topology_without(&self, uid: &str, freed: &[&str], failing: &BTreeSet<String>, in_force: bool) -> Topology {
+    pub(super) fn topology(&self, question: &Question<'_>) -> Topology {
+        let Question {
+            uid,
+            failing,
+            freed,
+            own,
+            quantisation,
+            in_force,
+        } = *question;
         let mut devices = self.reports.clone();
         if in_force {
             devices = devices.into_iter().map(DeviceReport::for_what_it_holds).collect();
         }
-        for device in devices.iter_mut().filter(|device| failing.contains(&device.name)) {
-            device.fault = Some("shards of this model keep failing on it".to_owned());
+        for device in &mut devices {
+            if failing.contains(&device.name) {
+                device.fault = Some("shards of this model keep failing on it".to_owned());
+            }
+            if let Some(why) = support::refuses(&device.backend, quantisation) {
+                device.barred = Some(why);
+            }
+            if own.iter().any(|held| held.device == device.name) {
+                device.barred = Some("holds another replica".to_owned());
+            }
         }
         let awaited = self.awaited.iter().filter(|_| in_force);
         let attached = self
             .agents
             .keys()
             .filter(|node| in_force || !self.leaving.contains(*node));
+        let mut held = self.holders.beside(uid, freed);
+        held.extend(own.iter().cloned());
         let built = topology::build(&Input {
             devices,
             attached_nodes: attached.chain(awaited).cloned().collect(),
             node_labels: self.node_labels.clone(),
-            held: self.holders.beside(uid, freed),
+            held,
             ..Input::default()
         });
         // Judged once for all graphs of a pass: a large cluster has tens of thousands.
@@ -201,6 +225,27 @@ impl<'a> World<'a> {
             ..built
         }
     }
+
+    /// What the agents report.
+    pub(super) fn agents(&self) -> &BTreeMap<String, AgentView> {
+        self.agents
+    }
+}
+
+/// For whom a graph is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'q> {
+    pub uid: &'q str,
+    /// Devices on which its shards keep failing.
+    pub failing: &'q BTreeSet<String>,
+    /// Other models whose memory is taken to be free.
+    pub freed: &'q [&'q str],
+    /// What replicas take that go on as they are: no other has a part in their devices.
+    pub own: &'q [HeldMemory],
+    /// Of its weights; empty where it is not asked for: what is loaded has shown that it can be.
+    pub quantisation: &'q str,
+    /// Whether it is for layers that are held already.
+    pub in_force: bool,
 }
 
 /// Decides for one model; remembers in `state` a problem that has no solution.
@@ -223,77 +268,199 @@ fn decide_place(
         Ok(validated) => validated,
         Err(why) => return Decided::no(why),
     };
-    let uid = model.metadata.uid.as_deref().unwrap_or_default();
     let facts = state.facts();
     state.learned = learn(world, &validated, &model.spec.source, facts.as_deref(), state);
-    let answering = answering(state, &model.spec.source, &validated, facts.as_deref()).filter(|_| !yields);
     let failing = state.failures.excluded(world.now);
-    let known = Known {
-        validated: &validated,
-        facts: facts.as_deref(),
-        learned: state.learned,
-    };
-    let sound = answering.is_some_and(|in_force| is_valid(world, uid, known, in_force, &failing));
-    let answering = answering.is_some();
-    let question = Question {
+    let asked = Asked {
         world,
         model,
-        known,
+        known: Known {
+            validated: &validated,
+            facts: facts.as_deref(),
+            learned: state.learned,
+        },
         failing: &failing,
         signer,
     };
-    if !yields && let Some(decided) = planned::decide(question, sound, state) {
-        return decided;
+    let in_force = answering(state, &model.spec.source, &validated, facts.as_deref());
+    let in_force = in_force.filter(|_| !yields).cloned();
+    if yields {
+        state.moving.proposal = None;
+        state.standby.forget();
+        return anew(&asked, None, false, state);
     }
-    let Some(facts) = facts.as_deref() else {
-        return Decided::with(not_resolved(state));
-    };
-    let solved = match solve_without(world, model, &validated, facts, &failing, state) {
-        // Better a device that may fail again than none.
-        Err(_) if !failing.is_empty() => {
-            if let Some(in_force) = state.in_force.as_ref().filter(|_| answering)
-                && is_valid(world, uid, known, in_force, &BTreeSet::new())
-            {
-                return refreshed(world, uid, in_force, signer);
-            }
-            solve_without(world, model, &validated, facts, &BTreeSet::new(), state)
-        }
-        solved => solved,
-    };
-    let solution = match solved {
-        Ok(solution) => solution,
-        Err(why) => return take(world, model, &known, &failing, state).unwrap_or_else(|| Decided::no(why)),
-    };
-    if let Some(in_force) = state
-        .in_force
-        .as_ref()
-        .filter(|in_force| answering && translate::same_stages(&solution.plan, in_force))
-        .filter(|in_force| !outgrows(world, &solution.plan, in_force))
-    {
-        return refreshed(world, uid, in_force, signer);
-    }
-    let leaving = world.holders.leaving(uid, &solution.plan, world.agents);
-    if !leaving.is_empty() {
-        return Decided::waits(&leaving, &solution.plan);
-    }
-    place(question, facts, &solution, state)
+    planned::decide(&asked, in_force.as_ref(), state)
 }
 
-/// Makes a placement of a solution.
-fn place(question: Question<'_>, facts: &Facts, solution: &Solution, state: &ModelState) -> Decided {
-    let Question {
+/// All that one model is decided by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    world: &'a World<'a>,
+    model: &'a InferenceModel,
+    known: Known<'a>,
+    /// Devices on which its shards keep failing.
+    failing: &'a BTreeSet<String>,
+    signer: &'a PlacementSigner,
+}
+
+impl Asked<'_> {
+    fn uid(&self) -> &str {
+        self.model.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    fn refreshed(&self, in_force: &InForce) -> Decided {
+        refreshed(self.world, self.uid(), in_force, self.signer)
+    }
+}
+
+/// What is to be in force, whatever that costs those who are served now. `leave`: nodes that want to leave are left.
+fn anew(asked: &Asked<'_>, in_force: Option<&InForce>, leave: bool, state: &mut ModelState) -> Decided {
+    let Asked {
+        world,
+        model,
+        known,
+        failing,
+        ..
+    } = *asked;
+    let mut rest = Rest::new(world, known, in_force, failing, leave);
+    if let Some(in_force) = rest.complete() {
+        return asked.refreshed(in_force);
+    }
+    if known.facts.is_none() {
+        return Decided::with(not_resolved(state));
+    }
+    let mut solved = solve_rest(world, model, &rest, state);
+    let nobody = BTreeSet::new();
+    if solved.is_err() && !failing.is_empty() {
+        // Better a device that may fail again than none.
+        rest = Rest::new(world, known, in_force, &nobody, leave);
+        if let Some(in_force) = rest.complete() {
+            return asked.refreshed(in_force);
+        }
+        solved = solve_rest(world, model, &rest, state);
+    }
+    match (solved, in_force) {
+        (Ok(fleet), _) => next_placement(asked, &rest, fleet.as_ref(), state),
+        (Err(why), Some(in_force)) if !rest.going_on.is_empty() => {
+            let fewer = rest.fewer(0, true, &why.reason, &why.message);
+            asked.refreshed(in_force).with_fewer(fewer)
+        }
+        (Err(why), _) => take(world, model, &known, failing, state).unwrap_or_else(|| Decided::no(why)),
+    }
+}
+
+/// What of a model is to be decided, beside the replicas that go on as they are.
+struct Rest<'a> {
+    known: Known<'a>,
+    failing: &'a BTreeSet<String>,
+    /// The placement in force, if it answers the spec.
+    in_force: Option<&'a InForce>,
+    /// Numbers of its pipelines that go on.
+    going_on: Vec<usize>,
+}
+
+impl<'a> Rest<'a> {
+    fn new(
+        world: &World<'_>,
+        known: Known<'a>,
+        in_force: Option<&'a InForce>,
+        failing: &'a BTreeSet<String>,
+        leave: bool,
+    ) -> Self {
+        let mut going_on =
+            in_force.map_or_else(Vec::new, |in_force| replicas::going_on(world, known, in_force, failing));
+        if leave {
+            let stays = |number: &usize| {
+                let pipeline = in_force.and_then(|in_force| in_force.pipelines().get(*number));
+                let mut stages = pipeline.into_iter().flat_map(|pipeline| &pipeline.stages);
+                !stages.any(|stage| world.leaving.contains(&stage.node))
+            };
+            going_on.retain(stays);
+        }
+        Self {
+            known,
+            failing,
+            in_force,
+            going_on,
+        }
+    }
+
+    /// The placement in force, if nothing is missing.
+    fn complete(&self) -> Option<&'a InForce> {
+        let asked = self.known.validated.replicas;
+        self.in_force
+            .filter(|in_force| replicas::is_complete(in_force, &self.going_on, asked))
+    }
+
+    fn missing(&self) -> u32 {
+        let going_on = u32::try_from(self.going_on.len()).unwrap_or(u32::MAX);
+        self.known.validated.replicas.saturating_sub(going_on)
+    }
+
+    /// What to say where so many new replicas are fewer than are missing.
+    fn fewer(&self, new: usize, is_proved: bool, reason: &str, next: &str) -> Option<Why> {
+        let (fit, asked) = (self.going_on.len() + new, self.known.validated.replicas);
+        (fit < asked as usize).then(|| Why::new(reason, placement::shortage(fit, asked, is_proved, next)))
+    }
+}
+
+/// Puts what goes on and what was found together, and signs it where it differs from what is in force.
+fn next_placement(asked: &Asked<'_>, rest: &Rest<'_>, fleet: Option<&Fleet>, state: &mut ModelState) -> Decided {
+    let (world, uid) = (asked.world, asked.uid());
+    let new = fleet.map_or(&[][..], |fleet| &fleet.plans);
+    let fewer = fleet
+        .and_then(|fleet| fleet.short.as_ref())
+        .and_then(|short| rest.fewer(new.len(), short.is_proved, short.next.reason, &short.next.message));
+    let next = replicas::arrange(&rest.going_on, new);
+    if let Some(in_force) = rest.in_force.filter(|in_force| replicas::is_same(&next, in_force)) {
+        let sights = stages::look(in_force, world.agents);
+        if !replicas::outgrows(&next, in_force, &sights) {
+            return asked.refreshed(in_force).with_fewer(fewer);
+        }
+    }
+    let leaving = world.holders.leaving(uid, new, world.agents);
+    if !leaving.is_empty() {
+        let mut waits = Decided::waits(&leaving, new);
+        if let Placed::NotYet(why) = &waits.placed
+            && let Some(fewer) = rest.fewer(0, true, &why.reason, &why.message)
+            && !rest.going_on.is_empty()
+        {
+            waits.placed = Placed::Fewer(fewer);
+        }
+        return waits;
+    }
+    let judged = fleet.map(|fleet| Judged {
+        verdict: fleet.verdict,
+        runner_up: fleet.runner_up.as_ref(),
+    });
+    place(asked, (&next, new), rest.in_force, judged, state).with_fewer(fewer)
+}
+
+/// Makes a placement of pipelines: those of `in_force` that are kept, and new ones.
+fn place(
+    asked: &Asked<'_>,
+    (next, new): (&[Replica<'_>], &[Plan]),
+    in_force: Option<&InForce>,
+    judged: Option<Judged<'_>>,
+    state: &ModelState,
+) -> Decided {
+    let Asked {
         world,
         model,
         known,
         signer,
         ..
-    } = question;
-    let uid = model.metadata.uid.as_deref().unwrap_or_default();
-    let mut draft = translate::draft(solution, &model.spec.source.uri, known.validated, facts);
-    draft.view.took = world.holders.took(uid, &solution.plan);
-    let nodes = solution.plan.stages.iter().map(|stage| stage.node.as_str());
-    let epoch = state.next_epoch(uid, world.agents, nodes);
-    match sign::sign(signer, model, &facts.index, draft, epoch, world.now_unix_s) {
+    } = *asked;
+    let Some(facts) = known.facts else {
+        return Decided::with(not_resolved(state));
+    };
+    let uri = &model.spec.source.uri;
+    let mut draft = translate::draft(next, in_force, judged, uri, (known.validated, facts));
+    draft.view.took = world.holders.took(asked.uid(), new);
+    let stages = draft.pipelines.iter().flat_map(|pipeline| &pipeline.stages);
+    let epoch = state.next_epoch(asked.uid(), world.agents, stages.map(|stage| stage.node.as_str()));
+    let previous = state.in_force.as_ref().map(|in_force| &in_force.placement);
+    match sign::sign(signer, model, &facts.index, draft, (previous, epoch), world.now_unix_s) {
         Ok(in_force) => Decided::new(in_force),
         Err(why) => Decided::no(why),
     }
@@ -353,56 +520,12 @@ fn learn(
     learned::learn(known, &estimated, &validated.runtime, in_force, &sights)
 }
 
-/// Whether a plan of the same stages gives one more memory that failed for want of it.
-fn outgrows(world: &World<'_>, plan: &Plan, in_force: &InForce) -> bool {
-    let sights = stages::look(in_force, world.agents);
-    let stages = plan.stages.iter().zip(in_force.stages()).zip(&sights);
-    stages
-        .into_iter()
-        .any(|((planned, held), sight)| sight.refused_memory() && planned.memory_bytes > held.memory_budget_bytes)
-}
-
 /// What a placement is judged by.
-#[derive(Clone, Copy)]
-struct Known<'a> {
-    validated: &'a Validated,
-    facts: Option<&'a Facts>,
-    learned: Option<LearnedMemory>,
-}
-
-/// Whether a placement can go on as it is. Without facts only its devices are judged.
-fn is_valid(world: &World<'_>, uid: &str, known: Known<'_>, in_force: &InForce, failing: &BTreeSet<String>) -> bool {
-    let topology = world.topology(uid, failing, true);
-    let constraints = &known.validated.constraints;
-    let takes_layers = |name: &str| {
-        let device = topology.device(name);
-        device.is_some_and(|device| constraints.untolerated(device).is_none())
-    };
-    if !in_force.stages().iter().all(|stage| takes_layers(&stage.device)) {
-        return false;
-    }
-    let Some(facts) = known.facts else { return true };
-    let sights = stages::look(in_force, world.agents);
-    // What fits is not moved for what was measured of it, however it stands at the moment.
-    let learned = known.learned.filter(|_| sights.iter().any(StageSight::refused_memory));
-    let Ok(problem) = translate::problem("", known.validated, facts, learned.as_ref(), topology) else {
-        return false;
-    };
-    let serves = sights.iter().all(StageSight::serves);
-    check(&problem, &translate::plan(in_force))
-        .iter()
-        .all(|violation| match violation {
-            // Predictions are of the day they were made.
-            Violation::WrongFigure { .. } | Violation::TooSlow { .. } => true,
-            // One that was refused its memory shall not try again with the same budget where more is known by now.
-            Violation::StageMemory { stage, said, is } => {
-                let refused = sights.get(*stage).is_some_and(StageSight::refused_memory);
-                !(refused && *is > u128::from(*said))
-            }
-            // Shards that serve have proved that they fit.
-            Violation::DeviceMemory { .. } | Violation::PoolMemory { .. } => serves,
-            _ => false,
-        })
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub validated: &'a Validated,
+    pub facts: Option<&'a Facts>,
+    pub learned: Option<LearnedMemory>,
 }
 
 /// The placement goes on, under a higher epoch where a node has accepted one, or signed anew when its time runs out.
@@ -430,44 +553,53 @@ fn not_resolved(state: &ModelState) -> Placed {
     Placed::NotYet(Why::new(reason::NOT_RESOLVED, message))
 }
 
-/// Solves with the agents that are attached, and has the answer checked. A problem that was refused before is not solved
-/// again.
-fn solve_without(
+/// Solves for what is missing with the agents that are attached, and has the answer checked; `None` where nothing is. A problem
+/// that was refused before is not solved again.
+fn solve_rest(
     world: &World<'_>,
     model: &InferenceModel,
-    validated: &Validated,
-    facts: &Facts,
-    failing: &BTreeSet<String>,
+    rest: &Rest<'_>,
     state: &mut ModelState,
-) -> Result<Solution, Why> {
+) -> Result<Option<Fleet>, Why> {
+    let (missing, Some(facts)) = (rest.missing(), rest.known.facts) else {
+        return Ok(None);
+    };
+    if missing == 0 {
+        return Ok(None);
+    }
     let metadata = &model.metadata;
     let name = metadata.name.as_deref().unwrap_or_default();
-    let topology = world.topology(metadata.uid.as_deref().unwrap_or_default(), failing, false);
+    let own = rest
+        .in_force
+        .map_or_else(Vec::new, |in_force| replicas::held(in_force, &rest.going_on));
+    let topology = world.topology(&Question {
+        uid: metadata.uid.as_deref().unwrap_or_default(),
+        failing: rest.failing,
+        freed: &[],
+        own: &own,
+        quantisation: &facts.quantisation,
+        in_force: false,
+    });
     let learned = state.learned;
-    let mut problem = translate::problem(name, validated, facts, learned.as_ref(), topology)?;
+    let mut problem = translate::problem(name, rest.known.validated, facts, learned.as_ref(), topology)?;
     // What is loaded stays where it can: a model that lost a device waits for the fewest bytes.
-    let in_force = answering(state, &model.spec.source, validated, Some(facts));
-    problem.held = in_force.map_or_else(Vec::new, |in_force| {
-        let sights = stages::look(in_force, world.agents);
-        let serving = in_force
-            .stages()
-            .iter()
-            .zip(&sights)
-            .filter(|(_, sight)| sight.serves());
-        serving.map(|(stage, _)| translate::held_layers(stage)).collect()
+    problem.held = rest.in_force.map_or_else(Vec::new, |in_force| {
+        let stages = in_force.stages().into_iter().zip(stages::look(in_force, world.agents));
+        let free = stages.filter(|(_, sight)| sight.serves() && !rest.going_on.contains(&sight.pipeline));
+        free.map(|(stage, _)| translate::held_layers(stage)).collect()
     });
     if let Some((_, why)) = state.refused.as_ref().filter(|(refused, _)| *refused == problem) {
         return Err(why.clone());
     }
-    let solved = solve_and_check(&problem).map_err(|why| match &learned {
+    let solved = solve_and_check(&problem, missing).map_err(|why| match &learned {
         Some(learned) => Why::new(why.reason, format!("{} ({})", why.message, learned::explain(learned))),
         None => why,
     });
     // Problems with devices left out are rare and short-lived; the one that matters is kept.
-    if failing.is_empty() {
+    if rest.failing.is_empty() {
         state.refused = solved.as_ref().err().map(|why| (problem, why.clone()));
     }
-    solved
+    solved.map(Some)
 }
 
 /// Solves as if models of lower priority held less: who of them yields is part of the decision. `None` where that is no help.
@@ -488,7 +620,14 @@ fn take(
     let learned = state.learned;
     let problem = |chosen: &[usize], failing: &BTreeSet<String>| {
         let freed: Vec<&str> = chosen.iter().map(|at| lower[*at]).collect();
-        let topology = world.topology_without(uid, &freed, failing, false);
+        let topology = world.topology(&Question {
+            uid,
+            failing,
+            freed: &freed,
+            own: &[],
+            quantisation: &facts.quantisation,
+            in_force: false,
+        });
         translate::problem(name, known.validated, facts, learned.as_ref(), topology).ok()
     };
     let fewest = |failing: &BTreeSet<String>| yielding::fewest(lower.len(), |chosen| trial(&problem(chosen, failing)?));
@@ -511,7 +650,7 @@ fn take(
     let names = takes.keys().map(|lower| world.holders.name(lower)).collect();
     Some(Decided {
         takes,
-        ..Decided::waits(&names, &solution.plan)
+        ..Decided::waits(&names, std::slice::from_ref(&solution.plan))
     })
 }
 
@@ -525,14 +664,14 @@ fn trial(problem: &Problem) -> Option<Solution> {
     check(problem, &solution.plan).is_empty().then_some(solution)
 }
 
-fn solve_and_check(problem: &Problem) -> Result<Solution, Why> {
-    let solution = solve(problem, Budget::default()).map_err(|infeasible| {
+fn solve_and_check(problem: &Problem, replicas: u32) -> Result<Fleet, Why> {
+    let fleet = solve_fleet(problem, replicas, Budget::default()).map_err(|infeasible| {
         let explanation = explain(problem, &infeasible);
         Why::new(explanation.reason, explanation.message)
     })?;
-    let violations = check(problem, &solution.plan);
+    let violations = check_fleet(problem, &fleet.plans);
     if violations.is_empty() {
-        return Ok(solution);
+        return Ok(fleet);
     }
     let violations: Vec<String> = violations.iter().take(3).map(ToString::to_string).collect();
     tracing::error!(

@@ -84,6 +84,7 @@ pub fn model() -> InferenceModel {
             kv_type: crds::KvType::F16,
             determinism: crds::Determinism::Relaxed,
             objective: crds::Objective::Latency,
+            replicas: 1,
             priority: 0,
             placement: PlacementConstraints::default(),
         },
@@ -98,7 +99,29 @@ pub fn in_force(epoch: u64, nodes: &[&str]) -> InForce {
 
 /// The same for a model with another uid.
 pub fn in_force_of(uid: &str, epoch: u64, nodes: &[&str]) -> InForce {
-    let share = LAYERS / nodes.len() as u32;
+    placed(uid, epoch, &[nodes])
+}
+
+/// A placement of [`model`] in several pipelines.
+pub fn replicas(epoch: u64, nodes: &[&[&str]]) -> InForce {
+    placed(UID, epoch, nodes)
+}
+
+fn placed(uid: &str, epoch: u64, pipelines: &[&[&str]]) -> InForce {
+    let placement = Placement {
+        epoch,
+        model_uid: uid.into(),
+        namespace: "default".into(),
+        name: "smol".into(),
+        generation: 1,
+        pipelines: pipelines.iter().map(|nodes| pipeline(nodes)).collect(),
+        ..Default::default()
+    };
+    signed(placement)
+}
+
+fn pipeline(nodes: &[&str]) -> Pipeline {
+    let share = LAYERS / nodes.len().max(1) as u32;
     let stage = |(at, node): (usize, &&str)| Stage {
         node: node.to_string(),
         device: format!("{node}-cpu0"),
@@ -112,23 +135,17 @@ pub fn in_force_of(uid: &str, epoch: u64, nodes: &[&str]) -> InForce {
         weight_root: vec![at as u8; 32],
         memory_budget_bytes: 30 * MIB,
     };
-    let stages: Vec<Stage> = nodes.iter().enumerate().map(stage).collect();
-    let placement = Placement {
-        epoch,
-        model_uid: uid.into(),
-        namespace: "default".into(),
-        name: "smol".into(),
-        generation: 1,
-        pipelines: vec![Pipeline { stages, epoch }],
+    Pipeline {
+        stages: nodes.iter().enumerate().map(stage).collect(),
         ..Default::default()
-    };
-    signed(placement)
+    }
 }
 
 /// A placement with its envelope, by a key of its own, and its view.
 pub fn signed(placement: Placement) -> InForce {
     let envelope = PlacementSigner::generate().unwrap().sign(&placement);
-    let view = |(at, stage): (usize, &Stage)| StageStatus {
+    let view = |pipeline: usize, at: usize, stage: &Stage| StageStatus {
+        pipeline: pipeline as i32,
         index: at as i32,
         node: stage.node.clone(),
         device: stage.device.clone(),
@@ -146,6 +163,11 @@ pub fn signed(placement: Placement) -> InForce {
         phase: StagePhase::Pending,
         message: None,
     };
+    let numbered = placement.pipelines.iter().enumerate();
+    let stages = numbered.flat_map(|(of, pipeline)| {
+        let stages = pipeline.stages.iter().enumerate();
+        stages.map(move |(at, stage)| view(of, at, stage))
+    });
     let view = PlacementStatus {
         epoch: placement.epoch as i64,
         generation: placement.generation,
@@ -153,7 +175,7 @@ pub fn signed(placement: Placement) -> InForce {
         verdict: Verdict::Optimal,
         gap_percent: None,
         predicted_us_per_token: 300,
-        stages: placement.pipelines[0].stages.iter().enumerate().map(view).collect(),
+        stages: stages.collect(),
         runner_up: None,
         took: None,
     };
@@ -240,12 +262,24 @@ pub fn agents(nodes: &[&str]) -> BTreeMap<String, AgentView> {
 
 /// Lets a node report a shard of [`model`], beside what it reported before.
 pub fn report(agents: &mut BTreeMap<String, AgentView>, node: &str, epoch: u64, stage: u32, phase: ShardPhase) {
+    report_of(agents, node, epoch, (0, stage), phase);
+}
+
+/// The same of any pipeline.
+pub fn report_of(
+    agents: &mut BTreeMap<String, AgentView>,
+    node: &str,
+    epoch: u64,
+    (pipeline, stage): (u32, u32),
+    phase: ShardPhase,
+) {
     let agent = agents.get_mut(node).expect("the node is attached");
     let mut shards = agent.shards.to_vec();
-    shards.retain(|shard| shard.epoch != epoch || shard.stage != stage);
+    shards.retain(|shard| (shard.epoch, shard.pipeline, shard.stage) != (epoch, pipeline, stage));
     shards.push(ShardStatus {
         model_uid: UID.into(),
         epoch,
+        pipeline,
         stage,
         phase: phase.into(),
         endpoint: if phase == ShardPhase::Serving {

@@ -142,16 +142,17 @@ impl Holders {
             .map_or_else(|| uid.to_owned(), |rank| rank.name.clone())
     }
 
-    /// Other models, by name, that yield memory which a plan would use, or yielded it and are still in it: those whose
-    /// record is not written yet, and those of whose given-up epoch a node of the plan still reports a shard.
+    /// Other models, by name, that yield memory which plans would use, or yielded it and are still in it: those whose
+    /// record is not written yet, and those of whose given-up epoch a node of the plans still reports a shard.
     #[must_use]
-    pub fn leaving(&self, uid: &str, plan: &Plan, agents: &BTreeMap<String, AgentView>) -> BTreeSet<String> {
-        let pools = self.pools_of(plan);
+    pub fn leaving(&self, uid: &str, plans: &[Plan], agents: &BTreeMap<String, AgentView>) -> BTreeSet<String> {
+        let pools = self.pools_of(plans);
         let now = self
             .yielding
             .iter()
             .filter(|(other, (_, held))| *other != uid && !self.shared(held, &pools).is_empty());
-        let nodes: BTreeSet<&str> = plan.stages.iter().map(|stage| stage.node.as_str()).collect();
+        let stages = plans.iter().flat_map(|plan| &plan.stages);
+        let nodes: BTreeSet<&str> = stages.map(|stage| stage.node.as_str()).collect();
         let before = self.yielded.iter().filter(|(other, record)| {
             let given_up = |shard: &ShardStatus| {
                 shard.model_uid == **other && i64::try_from(shard.epoch).is_ok_and(|epoch| epoch <= record.epoch)
@@ -171,7 +172,7 @@ impl Holders {
     pub fn record(&self, uid: &str, plan: &Plan, lower: &str) -> Yielded {
         let priority = |uid: &str| self.ranks.get(uid).map_or(0, |rank| rank.priority);
         let held = self.held.get(lower).cloned().unwrap_or_default();
-        let devices = self.shared(&held, &self.pools_of(plan));
+        let devices = self.shared(&held, &self.pools_of(std::slice::from_ref(plan)));
         Yielded {
             to: self.name(uid),
             to_uid: uid.to_owned(),
@@ -182,10 +183,10 @@ impl Holders {
         }
     }
 
-    /// What others gave up for a plan of this model, for people.
+    /// What others gave up for plans of this model, for people.
     #[must_use]
-    pub fn took(&self, uid: &str, plan: &Plan) -> Option<String> {
-        let pools = self.pools_of(plan);
+    pub fn took(&self, uid: &str, plans: &[Plan]) -> Option<String> {
+        let pools = self.pools_of(plans);
         let used = |device: &String| self.pools.get(device).is_some_and(|pool| pools.contains(pool.as_str()));
         let taken = self
             .yielded
@@ -194,9 +195,10 @@ impl Holders {
         yielding::took(taken.map(|(other, record)| (self.name(other), record)))
     }
 
-    /// The memory pools that a plan uses.
-    fn pools_of(&self, plan: &Plan) -> BTreeSet<&str> {
-        let pools = plan.stages.iter().filter_map(|stage| self.pools.get(&stage.device));
+    /// The memory pools that plans use.
+    fn pools_of(&self, plans: &[Plan]) -> BTreeSet<&str> {
+        let stages = plans.iter().flat_map(|plan| &plan.stages);
+        let pools = stages.filter_map(|stage| self.pools.get(&stage.device));
         pools.map(String::as_str).collect()
     }
 

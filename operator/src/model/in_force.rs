@@ -30,15 +30,30 @@ pub enum RecallError {
 }
 
 impl InForce {
-    /// The stages of the one pipeline of this version, in the order of the layers.
+    /// Its pipelines, each a replica; one that there is none for at present has no stages.
     #[must_use]
-    pub fn stages(&self) -> &[Stage] {
-        stages(&self.placement)
+    pub fn pipelines(&self) -> &[Pipeline] {
+        &self.placement.pipelines
+    }
+
+    /// All stages, pipeline by pipeline, in the order of the layers.
+    #[must_use]
+    pub fn stages(&self) -> Vec<&Stage> {
+        stages(&self.placement).collect()
+    }
+
+    /// How many pipelines have stages.
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        self.pipelines()
+            .iter()
+            .filter(|pipeline| !pipeline.stages.is_empty())
+            .count()
     }
 
     /// The nodes of its stages; one with several comes several times.
     pub fn nodes(&self) -> impl Iterator<Item = &str> {
-        self.stages().iter().map(|stage| stage.node.as_str())
+        stages(&self.placement).map(|stage| stage.node.as_str())
     }
 
     /// Uid of its model.
@@ -48,11 +63,8 @@ impl InForce {
     }
 }
 
-fn stages(placement: &Placement) -> &[Stage] {
-    placement
-        .pipelines
-        .first()
-        .map_or(&[], |Pipeline { stages, .. }| stages)
+fn stages(placement: &Placement) -> impl Iterator<Item = &Stage> {
+    placement.pipelines.iter().flat_map(|pipeline| &pipeline.stages)
 }
 
 /// The text of an envelope in a status.
@@ -76,10 +88,12 @@ pub fn recall(model: &InferenceModel, verifier: &PlacementVerifier) -> Result<Op
     if Some(placement.model_uid.as_str()) != model.metadata.uid.as_deref() {
         return Err(RecallError::Mismatch("it was signed for another object"));
     }
-    if u64::try_from(view.epoch) != Ok(placement.epoch) || stages(&placement).is_empty() {
+    if u64::try_from(view.epoch) != Ok(placement.epoch) || stages(&placement).next().is_none() {
         return Err(RecallError::Mismatch("the epoch or the stages differ"));
     }
-    if view.stages.len() != stages(&placement).len() || placement.pipelines.len() != 1 {
+    let numbered = placement.pipelines.iter().enumerate();
+    let pipelines = numbered.flat_map(|(at, pipeline)| pipeline.stages.iter().map(move |_| i32::try_from(at).ok()));
+    if !pipelines.eq(view.stages.iter().map(|stage| Some(stage.pipeline))) {
         return Err(RecallError::Mismatch("the number of stages differs"));
     }
     Ok(Some(InForce {

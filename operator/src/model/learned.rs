@@ -56,20 +56,20 @@ pub fn learn(
     let mut learned = known.unwrap_or_default();
     let every_stage = |learned: &LearnedMemory| compute.max(unsigned(learned.compute_bytes));
     let before = every_stage(&learned);
-    let stages = in_force.stages();
-    let last = stages.len().saturating_sub(1);
-    let measured = |(at, sight): (usize, &StageSight)| {
-        let (stage, memory) = (stages.get(at)?, sight.memory.as_ref()?);
-        Some((at, beside_contents(estimated, stage, memory)))
+    let measured = |(stage, sight): (&Stage, &StageSight)| {
+        let memory = sight.memory.as_ref()?;
+        let is_last = stage.end_layer as usize == estimated.layers.len();
+        Some((is_last, beside_contents(estimated, stage, memory)))
     };
-    let measured: Vec<(usize, u64)> = sights.iter().enumerate().filter_map(measured).collect();
-    for (_, beside) in measured.iter().filter(|(at, _)| *at < last) {
+    let stages = in_force.stages().into_iter().zip(sights);
+    let measured: Vec<(bool, u64)> = stages.filter_map(measured).collect();
+    for (_, beside) in measured.iter().filter(|(is_last, _)| !is_last) {
         learned.compute_bytes = learned.compute_bytes.max(excess(*beside, compute));
     }
     // So much of what was taken for the output's proves to be every stage's.
     let grown = every_stage(&learned).saturating_sub(before);
     learned.output_bytes = excess(unsigned(learned.output_bytes).saturating_sub(grown), output);
-    for (_, beside) in measured.iter().filter(|(at, _)| *at == last) {
+    for (_, beside) in measured.iter().filter(|(is_last, _)| *is_last) {
         // Of a last stage only the sum is measured: what is not the output's is taken as reckoned.
         let others = every_stage(&learned);
         learned.output_bytes = learned.output_bytes.max(excess(beside.saturating_sub(others), output));

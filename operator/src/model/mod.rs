@@ -24,6 +24,7 @@ pub mod observe;
 pub mod pass;
 pub mod progress;
 pub mod publish;
+pub mod replicas;
 pub mod secrets;
 pub mod sign;
 pub mod stages;

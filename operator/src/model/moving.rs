@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crds::StagePhase;
-use placement::Plan;
 use proto::placement::v1::Stage;
 use topology::Topology;
 
@@ -136,26 +135,27 @@ impl Moving {
     }
 }
 
-/// Whether a plan's new stages fit beside what is in force, which goes on until they are loaded. `topology`: as if the model held
-/// nothing.
+/// Whether the new stages of a placement fit beside what is in force, which goes on until they are loaded. `topology`: as if the
+/// model held nothing.
 #[must_use]
-pub fn fits_beside(topology: &Topology, in_force: &InForce, plan: &Plan, same_weights: bool) -> bool {
-    let kept = |planned: &placement::Stage| {
-        let same = |held: &Stage| {
-            held.device == planned.device
-                && (held.first_layer, held.end_layer) == (planned.first_layer, planned.end_layer)
+pub fn fits_beside(topology: &Topology, in_force: &InForce, next: &InForce, same_weights: bool) -> bool {
+    let present = in_force.stages();
+    let kept = |new: &Stage| {
+        let same = |held: &&Stage| {
+            held.device == new.device && (held.first_layer, held.end_layer) == (new.first_layer, new.end_layer)
         };
-        same_weights && in_force.stages().iter().any(same)
+        same_weights && present.iter().any(same)
     };
-    let held = in_force
-        .stages()
-        .iter()
-        .map(|stage| (&stage.device, stage.memory_budget_bytes));
-    let new = plan.stages.iter().filter(|stage| !kept(stage));
+    let new = next.stages().into_iter().filter(|stage| !kept(stage));
     let mut by_device: BTreeMap<&str, u64> = BTreeMap::new();
-    for (device, bytes) in held.chain(new.map(|stage| (&stage.device, stage.memory_bytes))) {
+    for Stage {
+        device,
+        memory_budget_bytes: bytes,
+        ..
+    } in present.iter().copied().chain(new)
+    {
         let sum = by_device.entry(device).or_default();
-        *sum = sum.saturating_add(bytes);
+        *sum = sum.saturating_add(*bytes);
     }
     let mut by_pool = vec![0_u64; topology.pools.len()];
     for (name, bytes) in by_device {

@@ -137,7 +137,7 @@ impl Loop<'_> {
             let Some(in_force) = &state.in_force else { continue };
             let source = in_force.placement.source.as_ref();
             let uri = source.map_or("", |source| source.uri.as_str());
-            for (stage, sight) in in_force.stages().iter().zip(stages::look(in_force, agents)) {
+            for (stage, sight) in in_force.stages().into_iter().zip(stages::look(in_force, agents)) {
                 state.failures.observe(&stage.device, sight.health(uri), now);
             }
         }
@@ -307,7 +307,8 @@ impl Loop<'_> {
     fn name_peers(&mut self, observed: &Observed, agents: &BTreeMap<String, AgentView>) {
         let members = links::members(agents, &observed.node_labels);
         let placed = self.term.models.values().filter_map(|state| state.in_force.as_ref());
-        let hops = placed.flat_map(|in_force| in_force.stages().windows(2));
+        let pipelines = placed.flat_map(InForce::pipelines);
+        let hops = pipelines.flat_map(|pipeline| pipeline.stages.windows(2));
         let neighbours = hops
             .filter_map(|hop| match hop {
                 [from, to] if from.node != to.node => Some((from.node.clone(), to.node.clone())),

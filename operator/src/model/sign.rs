@@ -5,8 +5,9 @@ use gguf::Index;
 use identity::PlacementSigner;
 use identity::sign::MAX_ENVELOPE_BYTES;
 use prost::Message;
-use proto::placement::v1::{Pipeline, Placement, Runtime, Source, Stage};
+use proto::placement::v1::{Pipeline, Placement, Runtime, Source};
 
+use super::carry_over::carry_over;
 use super::in_force::{InForce, encode};
 use super::status::Why;
 
@@ -23,28 +24,28 @@ pub struct Draft {
     pub source: Source,
     /// What every stage must agree on.
     pub runtime: Runtime,
-    /// In the order of the layers; `weight_root` still empty.
-    pub stages: Vec<Stage>,
+    /// With stages in the order of the layers, their `weight_root` still empty; those that are left alone as they are in force.
+    pub pipelines: Vec<Pipeline>,
     /// What people will see; epoch, generation and envelope still empty.
     pub view: PlacementStatus,
 }
 
-/// Signs a draft.
+/// Signs a draft. Pipelines that stood in `previous` exactly so keep their epochs there.
 pub fn sign(
     signer: &PlacementSigner,
     model: &InferenceModel,
     index: &Index,
     draft: Draft,
-    epoch: u64,
+    (previous, epoch): (Option<&Placement>, u64),
     now_unix_s: i64,
 ) -> Result<InForce, Why> {
     let Draft {
         source,
         runtime,
-        mut stages,
+        mut pipelines,
         view,
     } = draft;
-    for stage in &mut stages {
+    for stage in pipelines.iter_mut().flat_map(|pipeline| &mut pipeline.stages) {
         let root = index.stage_root(stage.first_layer, stage.end_layer);
         let root = root.ok_or_else(|| {
             Why::new(
@@ -55,7 +56,7 @@ pub fn sign(
         stage.weight_root = root.0.to_vec();
     }
     let metadata = &model.metadata;
-    let placement = Placement {
+    let mut placement = Placement {
         epoch,
         model_uid: metadata.uid.clone().unwrap_or_default(),
         namespace: metadata.namespace.clone().unwrap_or_default(),
@@ -64,9 +65,15 @@ pub fn sign(
         not_after_unix_s: now_unix_s + INSTALLABLE_S,
         source: Some(source),
         runtime: Some(runtime),
-        pipelines: vec![Pipeline { stages, epoch }],
+        pipelines,
         denied: Vec::new(),
     };
+    for pipeline in &mut placement.pipelines {
+        pipeline.epoch = epoch;
+    }
+    if let Some(previous) = previous {
+        carry_over(previous, &mut placement);
+    }
     let in_force = envelop(signer, placement, view);
     let bytes = in_force.envelope.encoded_len();
     if bytes > MAX_ENVELOPE_BYTES {
@@ -139,7 +146,7 @@ mod tests {
         Draft {
             source,
             runtime: Runtime::default(),
-            stages: placement.pipelines[0].stages.clone(),
+            pipelines: placement.pipelines,
             view,
         }
     }
@@ -147,7 +154,7 @@ mod tests {
     #[test]
     fn a_draft_is_signed_with_the_root_of_each_stages_weights() {
         let (signer, index) = (PlacementSigner::generate().unwrap(), fixture::facts().index);
-        let signed = sign(&signer, &fixture::model(), &index, draft(), 5, NOW).unwrap();
+        let signed = sign(&signer, &fixture::model(), &index, draft(), (None, 5), NOW).unwrap();
         let verified = PlacementVerifier::new([signer.public_key()])
             .unwrap()
             .verify(&signed.envelope)
@@ -162,15 +169,31 @@ mod tests {
     #[test]
     fn layers_that_the_model_has_not_are_never_signed() {
         let (signer, mut draft) = (PlacementSigner::generate().unwrap(), draft());
-        draft.stages[1].end_layer = 99;
-        let why = sign(&signer, &fixture::model(), &fixture::facts().index, draft, 1, NOW).unwrap_err();
+        draft.pipelines[0].stages[1].end_layer = 99;
+        let why = sign(
+            &signer,
+            &fixture::model(),
+            &fixture::facts().index,
+            draft,
+            (None, 1),
+            NOW,
+        )
+        .unwrap_err();
         assert_eq!(why.reason, "CheckFailed");
     }
 
     #[test]
     fn what_is_raised_above_an_unknown_placement_stands_anew() {
         let signer = PlacementSigner::generate().unwrap();
-        let signed = sign(&signer, &fixture::model(), &fixture::facts().index, draft(), 5, NOW).unwrap();
+        let signed = sign(
+            &signer,
+            &fixture::model(),
+            &fixture::facts().index,
+            draft(),
+            (None, 5),
+            NOW,
+        )
+        .unwrap();
         let raised = raise(&signer, &signed, 9, NOW).placement;
         assert_eq!((raised.epoch, raised.pipelines[0].epoch), (9, 9));
         assert_eq!(raised.pipelines[0].stages, signed.stages());
@@ -179,7 +202,15 @@ mod tests {
     #[test]
     fn a_placement_is_prolonged_from_half_its_time_without_a_new_epoch() {
         let signer = PlacementSigner::generate().unwrap();
-        let signed = sign(&signer, &fixture::model(), &fixture::facts().index, draft(), 5, NOW).unwrap();
+        let signed = sign(
+            &signer,
+            &fixture::model(),
+            &fixture::facts().index,
+            draft(),
+            (None, 5),
+            NOW,
+        )
+        .unwrap();
         assert_eq!(prolong(&signer, &signed, NOW + INSTALLABLE_S / 2), None);
         let later = NOW + INSTALLABLE_S / 2 + 1;
         let prolonged = prolong(&signer, &signed, later).unwrap();

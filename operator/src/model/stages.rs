@@ -14,6 +14,10 @@ use crate::agents::AgentView;
 /// One stage, as its node's agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageSight {
+    /// Index of its pipeline.
+    pub pipeline: usize,
+    /// Index of the stage in the pipeline.
+    pub stage: usize,
     /// The node's agent is attached.
     pub attached: bool,
     /// What the shard does, in the epoch of the placement.
@@ -78,20 +82,22 @@ impl StageSight {
     }
 }
 
-/// The stages of a placement, in order. Only a stage's own node is believed, and only in the placement's epoch.
+/// The stages of a placement, in the order of [`InForce::stages`]. Only a stage's own node is believed, and only in the placement's epoch.
 #[must_use]
 pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<StageSight> {
     let placement = &in_force.placement;
-    let sight = |(index, stage): (usize, &proto::placement::v1::Stage)| {
+    let sight = |pipeline: usize, index: usize, stage: &proto::placement::v1::Stage| {
         let agent = agents.get(&stage.node);
         let ours = |shard: &&ShardStatus| {
             shard.model_uid == placement.model_uid
                 && shard.epoch == placement.epoch
-                && shard.pipeline == 0
+                && shard.pipeline as usize == pipeline
                 && shard.stage as usize == index
         };
         let Some(shard) = agent.and_then(|agent| agent.shards.iter().find(ours)) else {
             return StageSight {
+                pipeline,
+                stage: index,
                 attached: agent.is_some(),
                 phase: StagePhase::Pending,
                 endpoint: None,
@@ -103,6 +109,8 @@ pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<Sta
             };
         };
         StageSight {
+            pipeline,
+            stage: index,
             attached: true,
             phase: phase(shard.phase()),
             endpoint: Some(shard.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
@@ -116,7 +124,23 @@ pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<Sta
             pressure: shard.pressure.clone(),
         }
     };
-    in_force.stages().iter().enumerate().map(sight).collect()
+    let mut sights = Vec::new();
+    for (at, pipeline) in in_force.pipelines().iter().enumerate() {
+        let stages = pipeline.stages.iter().enumerate();
+        sights.extend(stages.map(|(index, stage)| sight(at, index, stage)));
+    }
+    sights
+}
+
+/// Of each pipeline, where its head listens if all its stages serve.
+#[must_use]
+pub fn heads(in_force: &InForce, sights: &[StageSight]) -> Vec<Option<String>> {
+    let head = |pipeline: usize| {
+        let mut own = sights.iter().filter(|sight| sight.pipeline == pipeline).peekable();
+        let head = own.peek()?.endpoint.clone();
+        own.all(StageSight::serves).then_some(head).flatten()
+    };
+    (0..in_force.pipelines().len()).map(head).collect()
 }
 
 fn phase(phase: ShardPhase) -> StagePhase {

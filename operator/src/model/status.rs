@@ -7,12 +7,13 @@ use crds::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use placement::text;
+use proto::placement::v1::Stage;
 
 use super::facts::Facts;
 use super::in_force::InForce;
 use super::inspect::Resolution;
 use super::learned;
-use super::stages::StageSight;
+use super::stages::{self, StageSight};
 use super::yielding;
 
 /// Longest message of a stage in the view.
@@ -45,6 +46,8 @@ impl Why {
 pub enum Placed {
     /// It is.
     Yes,
+    /// It is, with fewer replicas than are asked for.
+    Fewer(Why),
     /// There is none that would be; an older one may still serve.
     No(Why),
     /// It cannot be decided yet.
@@ -84,8 +87,15 @@ pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &
     conditions.retain(|condition| kind::ALL.contains(&condition.type_.as_str()));
     let stages = sight.in_force.map_or(&[][..], |(_, stages)| stages);
     let serving = stages.iter().filter(|stage| stage.serves()).count();
-    let all_serve = serving > 0 && serving == stages.len();
-    for (kind, (status, why)) in judge(sight, all_serve) {
+    let heads = sight
+        .in_force
+        .map_or_else(Vec::new, |(in_force, stages)| stages::heads(in_force, stages));
+    let replicas = Replicas {
+        serving: heads.iter().flatten().count(),
+        asked: usize::try_from(sight.model.spec.replicas).unwrap_or(1).max(1),
+        all_serve: serving > 0 && serving == stages.len(),
+    };
+    for (kind, (status, why)) in judge(sight, &replicas) {
         let new = NewCondition {
             kind,
             status,
@@ -100,10 +110,8 @@ pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &
         model: sight.resolved.cloned(),
         placement: sight.in_force.map(|(in_force, stages)| view(in_force, stages)),
         stages_ready: (!stages.is_empty()).then(|| format!("{serving}/{}", stages.len())),
-        endpoint: stages
-            .first()
-            .and_then(|head| head.endpoint.clone())
-            .filter(|_| all_serve),
+        replicas_ready: (!stages.is_empty()).then(|| format!("{}/{}", replicas.serving, replicas.asked)),
+        endpoint: heads.into_iter().flatten().next(),
         learned: sight.learned,
         yielded: sight.yielded.cloned(),
     }
@@ -111,17 +119,36 @@ pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &
 
 type Judgement = (ConditionStatus, Why);
 
-fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 6] {
+/// How many replicas there are.
+struct Replicas {
+    /// Every stage of them serves.
+    serving: usize,
+    asked: usize,
+    /// Every stage of all that are placed serves.
+    all_serve: bool,
+}
+
+impl Replicas {
+    /// "1 of 2 replicas serves".
+    fn told(&self) -> String {
+        let verb = if self.serving == 1 { "serves" } else { "serve" };
+        format!("{} of {} replicas {verb}", self.serving, self.asked)
+    }
+}
+
+fn judge(sight: &Sight<'_>, replicas: &Replicas) -> [(&'static str, Judgement); 6] {
     let resolved = resolved(sight);
     let placed = placed(sight);
-    let loaded = loaded(sight, all_serve);
-    let answers = *sight.placed == Placed::Yes;
-    let ready = if answers && all_serve {
+    let loaded = loaded(sight, replicas.all_serve);
+    let answers = matches!(sight.placed, Placed::Yes | Placed::Fewer(_));
+    let ready = if answers && replicas.serving > 0 {
         let epoch = sight.in_force.map_or(0, |(in_force, _)| in_force.placement.epoch);
-        (
-            ConditionStatus::True,
-            Why::new(reason::SERVING, format!("every stage serves epoch {epoch}")),
-        )
+        let message = if replicas.asked == 1 {
+            format!("every stage serves epoch {epoch}")
+        } else {
+            format!("{} epoch {epoch}", replicas.told())
+        };
+        (ConditionStatus::True, Why::new(reason::SERVING, message))
     } else {
         // The first thing that is missing is the reason people see.
         let blocking = [&resolved, &placed, &loaded]
@@ -133,7 +160,7 @@ fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 6] {
         );
         (ConditionStatus::False, why)
     };
-    let degraded = degraded(sight, all_serve);
+    let degraded = degraded(sight, replicas);
     [
         (kind::RESOLVED, resolved),
         (kind::PLACED, placed),
@@ -182,26 +209,47 @@ fn resolved(sight: &Sight<'_>) -> Judgement {
 
 fn placed(sight: &Sight<'_>) -> Judgement {
     match (sight.placed, sight.in_force) {
-        (Placed::Yes, Some((in_force, _))) => {
-            let stages = in_force.stages();
-            let devices: Vec<&str> = stages.iter().map(|stage| stage.device.as_str()).collect();
-            let epoch = in_force.placement.epoch;
-            let noun = if stages.len() == 1 { "stage" } else { "stages" };
-            let mut message = format!("epoch {epoch}: {} {noun} on {}", stages.len(), devices.join(", "));
-            if let Some(learned) = &sight.learned {
-                message = format!("{message}; {}", learned::explain(learned));
-            }
-            let yielded = sight.yielded.map(yielding::yielded);
-            let note = sight.note.map(str::to_owned);
-            for more in in_force.view.took.iter().chain(&yielded).chain(&note) {
-                message = format!("{message}; {more}");
-            }
-            (ConditionStatus::True, Why::new(reason::PLACED, message))
-        }
+        (Placed::Yes, Some((in_force, _))) => (
+            ConditionStatus::True,
+            Why::new(reason::PLACED, where_it_is(sight, in_force, None)),
+        ),
+        (Placed::Fewer(why), Some((in_force, _))) => (
+            ConditionStatus::True,
+            Why::new(reason::PLACED, where_it_is(sight, in_force, Some(why))),
+        ),
         (Placed::No(why), _) => (ConditionStatus::False, why.clone()),
         (Placed::NotYet(why), _) => (ConditionStatus::Unknown, why.clone()),
-        (Placed::Yes, None) => (ConditionStatus::Unknown, Why::new(reason::PENDING, "not decided yet")),
+        (Placed::Yes | Placed::Fewer(_), None) => {
+            (ConditionStatus::Unknown, Why::new(reason::PENDING, "not decided yet"))
+        }
     }
+}
+
+/// "epoch 3: 2 stages on a-cpu0, b-cpu0", and what else is to be known of it.
+fn where_it_is(sight: &Sight<'_>, in_force: &InForce, fewer: Option<&Why>) -> String {
+    let stages = in_force.stages();
+    let devices: Vec<&str> = stages.iter().map(|stage| stage.device.as_str()).collect();
+    let epoch = in_force.placement.epoch;
+    let noun = if stages.len() == 1 { "stage" } else { "stages" };
+    let replicas = match in_force.replicas() {
+        0 | 1 => String::new(),
+        several => format!("{several} replicas, "),
+    };
+    let mut message = format!(
+        "epoch {epoch}: {replicas}{} {noun} on {}",
+        stages.len(),
+        devices.join(", ")
+    );
+    if let Some(learned) = &sight.learned {
+        message = format!("{message}; {}", learned::explain(learned));
+    }
+    let yielded = sight.yielded.map(yielding::yielded);
+    let fewer = fewer.map(|why| why.message.clone());
+    let note = sight.note.map(str::to_owned);
+    for more in in_force.view.took.iter().chain(&yielded).chain(&fewer).chain(&note) {
+        message = format!("{message}; {more}");
+    }
+    message
 }
 
 fn loaded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
@@ -226,14 +274,14 @@ fn loaded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
     if let Some(message) = fetching(in_force, stages) {
         return (ConditionStatus::False, Why::new(reason::FETCHING, message));
     }
-    let waiting = stages.iter().enumerate().find(|(_, stage)| !stage.serves());
+    let waiting = stages.iter().find(|stage| !stage.serves());
     let serving = stages.iter().filter(|stage| stage.serves()).count();
-    let message = waiting.map_or_else(String::new, |(index, sight)| {
+    let message = waiting.map_or_else(String::new, |sight| {
         let what = doing(sight.phase);
         format!(
             "{serving} of {} stages serve; {} {what}{}",
             stages.len(),
-            name(in_force, index),
+            name(in_force, sight),
             detail(sight)
         )
     });
@@ -245,7 +293,7 @@ fn fetching(in_force: &InForce, sights: &[StageSight]) -> Option<String> {
     let under_way = |sight: &StageSight| matches!(sight.phase, StagePhase::Fetching | StagePhase::Verifying);
     let told: Vec<String> = in_force
         .stages()
-        .iter()
+        .into_iter()
         .zip(sights)
         .filter(|(_, sight)| under_way(sight))
         .map(|(stage, sight)| {
@@ -273,48 +321,66 @@ fn fetching(in_force: &InForce, sights: &[StageSight]) -> Option<String> {
     (!told.is_empty()).then(|| format!("{}{more}", told[..told.len().min(STAGES_TOLD)].join("; ")))
 }
 
-fn degraded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
+fn degraded(sight: &Sight<'_>, replicas: &Replicas) -> Judgement {
     let epoch = sight.in_force.map(|(in_force, _)| in_force.placement.epoch);
     let lost = sight.in_force.and_then(|(in_force, stages)| trouble(in_force, stages));
+    let few = replicas.asked > 1 && replicas.serving < replicas.asked;
     match (sight.placed, epoch, lost) {
-        (Placed::No(why), Some(epoch), None) if all_serve => {
+        (Placed::No(why), Some(epoch), None) if replicas.all_serve => {
             let message = format!(
                 "epoch {epoch}, of an earlier specification, still serves: {}",
                 why.message
             );
             (ConditionStatus::True, Why::new(&why.reason, message))
         }
+        (Placed::Fewer(fewer), Some(_), lost) => {
+            let reason = lost.as_ref().map_or(reason::FEWER_REPLICAS, |why| &why.reason);
+            let mut message = format!("{}; {}", replicas.told(), fewer.message);
+            if let Some(lost) = &lost {
+                message = format!("{message}; {}", lost.message);
+            }
+            (ConditionStatus::True, Why::new(reason, message))
+        }
+        (_, Some(_), Some(why)) if few => {
+            let message = format!("{}; {}", replicas.told(), why.message);
+            (ConditionStatus::True, Why::new(why.reason, message))
+        }
         (_, Some(_), Some(why)) => (ConditionStatus::True, why),
+        (Placed::Yes, Some(_), None) if few && replicas.serving > 0 => {
+            let message = format!("{}; others load", replicas.told());
+            (ConditionStatus::True, Why::new(reason::FEWER_REPLICAS, message))
+        }
         _ => (ConditionStatus::False, Why::new(reason::AS_EXPECTED, "nothing is lost")),
     }
 }
 
 /// A stage whose node is gone, or that failed.
 fn trouble(in_force: &InForce, stages: &[StageSight]) -> Option<Why> {
-    if let Some((index, _)) = stages.iter().enumerate().find(|(_, stage)| !stage.attached) {
+    if let Some(lost) = stages.iter().find(|stage| !stage.attached) {
         return Some(Why::new(
             reason::STAGE_LOST,
-            format!("{}: the node's agent is not attached", name(in_force, index)),
+            format!("{}: the node's agent is not attached", name(in_force, lost)),
         ));
     }
-    let (index, failed) = stages
-        .iter()
-        .enumerate()
-        .find(|(_, stage)| stage.phase == StagePhase::Failed)?;
+    let failed = stages.iter().find(|stage| stage.phase == StagePhase::Failed)?;
     Some(Why::new(
         reason::LOAD_FAILED,
         format!(
             "{} failed{}{}",
-            name(in_force, index),
+            name(in_force, failed),
             detail(failed),
-            shortage(in_force, index, failed)
+            shortage(in_force, failed)
         ),
     ))
 }
 
+fn body<'a>(in_force: &'a InForce, sight: &StageSight) -> Option<&'a Stage> {
+    in_force.pipelines().get(sight.pipeline)?.stages.get(sight.stage)
+}
+
 /// Of a stage that was refused its memory: what it needs and what it may use.
-fn shortage(in_force: &InForce, index: usize, sight: &StageSight) -> String {
-    let budget = in_force.stages().get(index).map(|stage| stage.memory_budget_bytes);
+fn shortage(in_force: &InForce, sight: &StageSight) -> String {
+    let budget = body(in_force, sight).map(|stage| stage.memory_budget_bytes);
     match (&sight.memory, budget) {
         (Some(memory), Some(budget)) if sight.refused_memory() => format!(
             " (measured {}, the placement allows {})",
@@ -325,9 +391,13 @@ fn shortage(in_force: &InForce, index: usize, sight: &StageSight) -> String {
     }
 }
 
-fn name(in_force: &InForce, index: usize) -> String {
-    let device = in_force.stages().get(index).map_or("", |stage| &stage.device);
-    format!("stage {index} on {device}")
+fn name(in_force: &InForce, sight: &StageSight) -> String {
+    let device = body(in_force, sight).map_or("", |stage| &stage.device);
+    if in_force.pipelines().len() > 1 {
+        format!("replica {}, stage {} on {device}", sight.pipeline, sight.stage)
+    } else {
+        format!("stage {} on {device}", sight.stage)
+    }
 }
 
 fn detail(sight: &StageSight) -> String {

@@ -2,13 +2,14 @@
 
 use crds::{LearnedMemory, PlacementStatus, StagePhase, StageStatus, Verdict};
 use gguf::Digest;
-use placement::{Figures, HeldLayers, Model, Plan, Problem, Solution, estimate, text};
+use placement::{Figures, HeldLayers, Model, Plan, Problem, RunnerUp, estimate, text};
 use proto::placement::v1 as wire;
 use topology::{HeldMemory, Topology};
 
 use super::facts::Facts;
 use super::in_force::InForce;
 use super::learned;
+use super::replicas::Replica;
 use super::sign::Draft;
 use super::status::Why;
 use super::validate::{INVALID_SPEC, Validated};
@@ -65,71 +66,83 @@ pub fn held_layers(stage: &wire::Stage) -> HeldLayers {
     }
 }
 
-/// A placement in force as the checker sees it. Its predictions are of another day and are not to be checked.
+/// The pipelines in force as the checker sees them, by their numbers. Their predictions are of another day and are not to be
+/// checked.
 #[must_use]
-pub fn plan(in_force: &InForce) -> Plan {
-    let stage = |(stage, view): (&wire::Stage, &StageStatus)| placement::Stage {
+pub fn plans(in_force: &InForce) -> Vec<Plan> {
+    let mut views = in_force.view.stages.iter();
+    let stage = |stage: &wire::Stage, view: Option<&StageStatus>| placement::Stage {
         device: stage.device.clone(),
         node: stage.node.clone(),
         backend: stage.backend.clone(),
         first_layer: stage.first_layer,
         end_layer: stage.end_layer,
-        weight_bytes: u64::try_from(view.weight_bytes).unwrap_or(0),
+        weight_bytes: view.map_or(0, |view| u64::try_from(view.weight_bytes).unwrap_or(0)),
         memory_bytes: stage.memory_budget_bytes,
         time_ns: 0,
         hop_ns: None,
     };
-    Plan {
-        stages: in_force.stages().iter().zip(&in_force.view.stages).map(stage).collect(),
+    let mut plan = |pipeline: &wire::Pipeline| Plan {
+        stages: pipeline.stages.iter().map(|body| stage(body, views.next())).collect(),
+        entry_ns: 0,
         latency_ns: 0,
         slowest_ns: 0,
-    }
-}
-
-/// Whether a plan puts the same layers on the same devices as a placement in force.
-#[must_use]
-pub fn same_stages(plan: &Plan, in_force: &InForce) -> bool {
-    let of_plan = plan
-        .stages
-        .iter()
-        .map(|stage| (&stage.device, stage.first_layer, stage.end_layer));
-    of_plan.eq(in_force
-        .stages()
-        .iter()
-        .map(|stage| (&stage.device, stage.first_layer, stage.end_layer)))
+    };
+    in_force.pipelines().iter().map(&mut plan).collect()
 }
 
 /// What a placement in force takes on each device.
 pub fn held(in_force: &InForce) -> impl Iterator<Item = HeldMemory> + '_ {
-    let stages = in_force.stages().iter();
+    let stages = in_force.stages().into_iter();
     stages.map(|stage| HeldMemory {
         device: stage.device.clone(),
         bytes: stage.memory_budget_bytes,
     })
 }
 
-/// What a plan would take on each device.
-pub fn claims(plan: &Plan) -> impl Iterator<Item = HeldMemory> + '_ {
-    plan.stages.iter().map(|stage| HeldMemory {
+/// What plans would take on each device.
+pub fn claims(plans: &[Plan]) -> impl Iterator<Item = HeldMemory> + '_ {
+    let stages = plans.iter().flat_map(|plan| &plan.stages);
+    stages.map(|stage| HeldMemory {
         device: stage.device.clone(),
         bytes: stage.memory_bytes,
     })
 }
 
-/// A solution, ready to be signed.
+/// How good what was solved is known to be, with what lost to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged<'a> {
+    /// Of the replicas that were solved together.
+    pub verdict: placement::Verdict,
+    /// The next best, of one alone.
+    pub runner_up: Option<&'a RunnerUp>,
+}
+
+/// The next placement, ready to be signed. `in_force` is what replicas are kept of; without `judged` all are.
 #[must_use]
-pub fn draft(solution: &Solution, uri: &str, validated: &Validated, facts: &Facts) -> Draft {
-    let Solution {
-        plan,
-        verdict,
-        runner_up,
-        ..
-    } = solution;
-    let (verdict, gap_percent) = match verdict {
-        placement::Verdict::Optimal => (Verdict::Optimal, None),
-        placement::Verdict::Feasible { gap_percent } => (Verdict::Feasible, i32::try_from(*gap_percent).ok()),
-        placement::Verdict::Greedy => (Verdict::Greedy, None),
+pub fn draft(
+    next: &[Replica<'_>],
+    in_force: Option<&InForce>,
+    judged: Option<Judged<'_>>,
+    uri: &str,
+    (validated, facts): (&Validated, &Facts),
+) -> Draft {
+    let kept = |number: usize| in_force.and_then(|in_force| in_force.pipelines().get(number)).cloned();
+    let pipeline = |replica: &Replica<'_>| match replica {
+        Replica::Kept(number) => kept(*number).unwrap_or_default(),
+        Replica::New(plan) => wire::Pipeline {
+            stages: plan.stages.iter().map(wire_stage).collect(),
+            ..wire::Pipeline::default()
+        },
+        Replica::Missing => wire::Pipeline::default(),
     };
+    let views: Vec<Vec<StageStatus>> = next
+        .iter()
+        .enumerate()
+        .map(|(at, replica)| views(at, replica, in_force))
+        .collect();
+    let are_new = next.iter().all(|replica| matches!(replica, Replica::New(_)));
+    let (verdict, gap_percent) = verdict(judged, in_force, are_new);
     Draft {
         source: wire::Source {
             uri: uri.to_owned(),
@@ -137,19 +150,67 @@ pub fn draft(solution: &Solution, uri: &str, validated: &Validated, facts: &Fact
             index_sha256: bytes(facts.index_sha256),
         },
         runtime: validated.runtime,
-        stages: plan.stages.iter().map(wire_stage).collect(),
+        pipelines: next.iter().map(pipeline).collect(),
         view: PlacementStatus {
             epoch: 0,
             generation: 0,
             envelope: String::new(),
             verdict,
             gap_percent,
-            predicted_us_per_token: signed(text::us(plan.latency_ns)),
-            stages: plan.stages.iter().enumerate().map(view_stage).collect(),
-            runner_up: runner_up.as_ref().map(|other| clip(other.summary())),
+            predicted_us_per_token: predicted_us(next, &views),
+            stages: views.into_iter().flatten().collect(),
+            runner_up: judged
+                .and_then(|judged| judged.runner_up)
+                .map(|other| clip(other.summary())),
             took: None,
         },
     }
+}
+
+/// What people see of one replica.
+fn views(number: usize, replica: &Replica<'_>, in_force: Option<&InForce>) -> Vec<StageStatus> {
+    let at = i32::try_from(number).unwrap_or(i32::MAX);
+    match replica {
+        Replica::Kept(number) => {
+            let all = in_force.map_or(&[][..], |in_force| &in_force.view.stages);
+            let own = all.iter().filter(|view| usize::try_from(view.pipeline) == Ok(*number));
+            own.cloned().collect()
+        }
+        Replica::New(plan) => {
+            let stages = plan.stages.iter().enumerate();
+            stages.map(|(index, stage)| view_stage(at, index, stage)).collect()
+        }
+        Replica::Missing => Vec::new(),
+    }
+}
+
+/// A proof is one for what was solved: beside replicas that were left where they are, others might be better.
+fn verdict(judged: Option<Judged<'_>>, in_force: Option<&InForce>, are_new: bool) -> (Verdict, Option<i32>) {
+    match (judged.map(|judged| judged.verdict), in_force) {
+        (Some(placement::Verdict::Greedy), _) => (Verdict::Greedy, None),
+        (Some(placement::Verdict::Optimal), _) if are_new => (Verdict::Optimal, None),
+        (Some(placement::Verdict::Feasible { gap_percent }), _) if are_new => {
+            (Verdict::Feasible, i32::try_from(gap_percent).ok())
+        }
+        (None, Some(in_force)) if in_force.replicas() == 1 => (in_force.view.verdict, in_force.view.gap_percent),
+        _ => (Verdict::Feasible, None),
+    }
+}
+
+/// The mean of all replicas.
+fn predicted_us(next: &[Replica<'_>], views: &[Vec<StageStatus>]) -> i64 {
+    let one = |(replica, views): (&Replica<'_>, &Vec<StageStatus>)| match replica {
+        Replica::New(plan) => Some(signed(text::us(plan.latency_ns))),
+        Replica::Kept(_) => Some(
+            views
+                .iter()
+                .map(|s| s.predicted_us_per_token + s.hop_us.unwrap_or(0))
+                .sum(),
+        ),
+        Replica::Missing => None,
+    };
+    let all: Vec<i64> = next.iter().zip(views).filter_map(one).collect();
+    all.iter().sum::<i64>() / i64::try_from(all.len()).unwrap_or(i64::MAX).max(1)
 }
 
 fn bytes(digest: Option<Digest>) -> Vec<u8> {
@@ -168,8 +229,9 @@ fn wire_stage(stage: &placement::Stage) -> wire::Stage {
     }
 }
 
-fn view_stage((index, stage): (usize, &placement::Stage)) -> StageStatus {
+fn view_stage(pipeline: i32, index: usize, stage: &placement::Stage) -> StageStatus {
     StageStatus {
+        pipeline,
         index: i32::try_from(index).unwrap_or(i32::MAX),
         node: stage.node.clone(),
         device: stage.device.clone(),

@@ -1,7 +1,7 @@
 //! PURE: from a raw spec to values that the later steps need not question.
 
 use crds::{Determinism, InferenceModelSpec, KvType, PinnedLayers, TolerationOperator};
-use placement::{Constraints, KvElement, Objective, Pin, Toleration};
+use placement::{Constraints, KvElement, MAX_REPLICAS, Objective, Pin, Toleration};
 use proto::placement::v1 as wire;
 
 use super::status::Why;
@@ -26,6 +26,8 @@ pub struct Validated {
     pub constraints: Constraints,
     /// What a good placement is.
     pub objective: Objective,
+    /// Whole pipelines.
+    pub replicas: u32,
 }
 
 /// Checks what the API server checks too: an object may be older than its schema.
@@ -62,9 +64,14 @@ pub fn validate(spec: &InferenceModelSpec) -> Result<Validated, Why> {
             allow_software_devices: constraints.allow_software_devices,
             vendors: constraints.vendors.iter().flatten().cloned().collect(),
             node_selector: constraints.node_selector.clone().unwrap_or_default(),
+            token_node_selector: constraints.token_node_selector.clone().unwrap_or_default(),
             min_tokens_per_second: constraints
                 .min_tokens_per_second
                 .map(|rate| positive("spec.placement.minTokensPerSecond", rate))
+                .transpose()?,
+            max_link_percent: constraints
+                .max_link_percent
+                .map(|percent| positive("spec.placement.maxLinkPercent", percent))
                 .transpose()?,
             pinned_layers: constraints
                 .pinned_layers
@@ -78,6 +85,7 @@ pub fn validate(spec: &InferenceModelSpec) -> Result<Validated, Why> {
             crds::Objective::Latency => Objective::Latency,
             crds::Objective::Throughput => Objective::Throughput,
         },
+        replicas: positive("spec.replicas", spec.replicas)?.min(MAX_REPLICAS),
     })
 }
 

@@ -27,6 +27,9 @@ pub struct Input {
     /// Measured copies between devices of one node.
     #[serde(default)]
     pub device_pairs: Vec<DevicePair>,
+    /// Measured ways from the gateways to nodes and back, microseconds.
+    #[serde(default)]
+    pub entry_us: BTreeMap<String, u64>,
 }
 
 /// Memory that a placement takes on a device.
@@ -56,6 +59,7 @@ pub fn build(input: &Input) -> Topology {
     let pools = build_pools(&reports, &held);
     let mut topology = Topology {
         links: Links::build(&input.links, &input.device_pairs),
+        entry_us: input.entry_us.clone(),
         ..Topology::default()
     };
     for report in reports.values() {

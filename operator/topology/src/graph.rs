@@ -121,6 +121,9 @@ pub struct Topology {
     pub pools: Vec<Pool>,
     /// What is known of the links between nodes, and between the devices of one.
     pub links: Links,
+    /// One token's way from the gateways to a node and back, by node. A node that is absent was not measured: its way counts as
+    /// nothing, which favours nobody as long as no node has one.
+    pub entry_us: BTreeMap<String, u64>,
 }
 
 impl Topology {

@@ -16,6 +16,7 @@ mod graph;
 mod links;
 pub mod prior;
 mod report;
+pub mod support;
 
 pub use answers::Totals;
 pub use build::{HeldMemory, Input, build};

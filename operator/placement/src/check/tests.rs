@@ -244,3 +244,44 @@ fn every_figure_that_is_not_what_the_problem_gives_is_found() {
     assert!(wrong(|p| p.latency_ns -= 1).starts_with("latency"));
     assert!(wrong(|p| p.slowest_ns -= 1).starts_with("slowest part"));
 }
+
+#[test]
+fn ends_where_tokens_must_not_be_seen_are_named() {
+    let mut problem = problem();
+    let plan = good(&problem);
+    problem.constraints.token_node_selector = BTreeMap::from([("trusted".to_owned(), "yes".to_owned())]);
+    let trust = |problem: &mut Problem, device: usize| {
+        let labels = &mut problem.topology.devices[device].node_labels;
+        labels.insert("trusted".to_owned(), "yes".to_owned());
+    };
+    let found = check(&problem, &plan);
+    assert_eq!(found.len(), plan.stages.len().min(2), "{found:?}");
+    assert!(found[0].to_string().contains("tokenNodeSelector"), "{}", found[0]);
+    for device in 0..problem.topology.devices.len() {
+        trust(&mut problem, device);
+    }
+    assert_eq!(check(&problem, &plan), vec![]);
+}
+
+#[test]
+fn a_hop_that_takes_too_much_of_its_link_and_a_wrong_way_in_are_named() {
+    let mut problem = problem();
+    let plan = good(&problem);
+    let carry_ns = 4 * 1_000_000_000_u64.div_ceil(topology::prior::UNKNOWN.rate.bytes_per_second);
+    // Slow enough for every stage, and a hundredth of it too fast for the hop.
+    let tokens = u32::try_from(1_000_000_000 / (carry_ns * 100)).expect("a rate") + 1;
+    problem.constraints.min_tokens_per_second = Some(tokens);
+    problem.constraints.max_link_percent = Some(1);
+    let named = |found: &[Violation]| {
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::LinkOverused { stage: 0, .. }))
+    };
+    assert!(named(&check(&problem, &plan)), "{:?}", check(&problem, &plan));
+    problem.constraints.max_link_percent = Some(100);
+    assert!(!named(&check(&problem, &plan)));
+    problem.constraints = Constraints::default();
+    problem.topology.entry_us.insert(plan.stages[0].node.clone(), 7);
+    let found: Vec<String> = check(&problem, &plan).iter().map(ToString::to_string).collect();
+    assert!(found.iter().any(|violation| violation.contains("way in")), "{found:?}");
+}

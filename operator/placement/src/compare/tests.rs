@@ -37,6 +37,7 @@ fn plan(stages: &[(&str, u64, u64)], slowest_us: u64) -> Plan {
     };
     Plan {
         stages: stages.iter().map(stage).collect(),
+        entry_ns: 0,
         latency_ns: stages.iter().map(|(_, us, hop)| (us + hop) * 1000).sum(),
         slowest_ns: slowest_us * 1000,
     }

@@ -86,7 +86,8 @@ fn memory_that_no_division_could_make_up_for_is_told_to_the_byte() {
     assert_eq!(told.missing_bytes, Some(5 * MIB));
     assert_eq!(
         told.message,
-        "5.0 MiB short: the model needs 42.0 MiB on 2 devices and 37.0 MiB are usable"
+        "5.0 MiB short: the model needs 42.0 MiB on 2 devices and 37.0 MiB are usable; \
+         it would fit with 5.0 MiB more on n0-cpu0"
     );
     let limited = Constraints {
         max_devices: Some(1),
@@ -94,7 +95,8 @@ fn memory_that_no_division_could_make_up_for_is_told_to_the_byte() {
     };
     assert_eq!(
         explained(&problem(&[16, 21], limited)).message,
-        "20.0 MiB short: the model needs 41.0 MiB in at most 1 device and 21.0 MiB are usable"
+        "20.0 MiB short: the model needs 41.0 MiB in at most 1 device and 21.0 MiB are usable; \
+         it would fit with 20.0 MiB more on n1-cpu0"
     );
 }
 
@@ -128,7 +130,10 @@ fn too_few_devices_name_those_that_would_count() {
     });
     let told = explained(&problem);
     assert_eq!(told.reason, "TooFewDevices");
-    assert_eq!(told.message, "needs 3 devices, 2 are usable: node-c-cpu0 is cordoned");
+    assert_eq!(
+        told.message,
+        "needs 3 devices, 2 are usable: node-c-cpu0 is cordoned; it would fit without minDevices 3"
+    );
 }
 
 #[test]
@@ -178,7 +183,8 @@ fn numbers_of_devices_that_exclude_each_other_are_told() {
     };
     assert_eq!(
         explained(&problem(&[100; 4], none)).message,
-        "minDevices is 3 and maxDevices is 2: no number of devices is allowed"
+        "minDevices is 3 and maxDevices is 2: no number of devices is allowed; \
+         it would fit without maxDevices 2, or without minDevices 3"
     );
     let many = Constraints {
         min_devices: 5,
@@ -186,6 +192,48 @@ fn numbers_of_devices_that_exclude_each_other_are_told() {
     };
     assert_eq!(
         explained(&problem(&[100; 6], many)).message,
-        "needs 5 devices, one part of the model each, and its 4 layers can be cut into 4 parts at most"
+        "needs 5 devices, one part of the model each, and its 4 layers can be cut into 4 parts at most; \
+         it would fit without minDevices 5"
     );
+}
+
+#[test]
+fn the_one_constraint_whose_absence_is_enough_is_named_last() {
+    let one = Constraints {
+        max_devices: Some(1),
+        ..Constraints::default()
+    };
+    let told = explained(&problem(&[30, 30], one));
+    assert!(
+        told.message
+            .ends_with("it would fit without maxDevices 1, or with 11.0 MiB more on n0-cpu0"),
+        "{}",
+        told.message
+    );
+    let elsewhere = Constraints {
+        vendors: ["w".to_owned()].into(),
+        ..Constraints::default()
+    };
+    let told = explained(&problem(&[100], elsewhere));
+    assert!(
+        told.message.ends_with("; it would fit without vendors"),
+        "{}",
+        told.message
+    );
+}
+
+#[test]
+fn nodes_that_may_see_tokens_are_named_where_they_are_too_small() {
+    let trusted = BTreeMap::from([("trusted".to_owned(), "yes".to_owned())]);
+    let mut problem = problem(
+        &[60, 5],
+        Constraints {
+            token_node_selector: trusted.clone(),
+            ..Constraints::default()
+        },
+    );
+    problem.topology.devices[1].node_labels = trusted;
+    let told = explained(&problem);
+    assert!(told.message.contains("without tokenNodeSelector"), "{}", told.message);
+    assert!(told.message.contains("36.0 MiB more on n1-cpu0"), "{}", told.message);
 }

@@ -18,6 +18,7 @@ fn plan(stages: &[(&str, u32, u32)]) -> Plan {
         });
     Plan {
         stages: stages.collect(),
+        entry_ns: 0,
         latency_ns: 5_000,
         slowest_ns: 1_500,
     }

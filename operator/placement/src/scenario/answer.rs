@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use topology::Origin;
 
 use super::Show;
-use crate::{Budget, HeldLayers, Plan, Problem, Workload, check, explain, front, scores, simulate, solve, text};
+use crate::{
+    Budget, Fleet, HeldLayers, Plan, Problem, Workload, check_fleet, explain, front, scores, simulate, solve_fleet,
+    text,
+};
 
 /// Tokens of each simulated stream: enough for queues to settle.
 const TOKENS_PER_STREAM: u32 = 64;
@@ -16,7 +19,7 @@ const MAX_POOLS: usize = 16;
 /// Streams that are simulated at most.
 const MAX_STREAMS: u32 = 1024;
 
-pub(super) fn answer(problem: &Problem, budget: Budget, show: &Show) -> String {
+pub(super) fn answer(problem: &Problem, replicas: u32, budget: Budget, show: &Show) -> String {
     let mut answer = format!("{}: {} layers\n", problem.model.name, problem.model.layers.len());
     let pools = &problem.topology.pools;
     for pool in pools.iter().take(MAX_POOLS) {
@@ -34,24 +37,8 @@ pub(super) fn answer(problem: &Problem, budget: Budget, show: &Show) -> String {
     if show.scores {
         tell_scores(problem, &mut answer);
     }
-    match solve(problem, budget) {
-        Ok(solution) => {
-            let _ = writeln!(answer, "{}verdict: {}", solution.plan, solution.verdict);
-            for device in unmeasured(problem, &solution.plan) {
-                let _ = writeln!(
-                    answer,
-                    "prior: the speed of {device} is from a table and was never measured"
-                );
-            }
-            if let Some(other) = &solution.runner_up {
-                let _ = writeln!(answer, "runner-up: {}", other.summary());
-            }
-            tell_moves(problem, &solution.plan, &mut answer);
-            tell_work(problem, &solution.plan, show, &mut answer);
-            for violation in check(problem, &solution.plan) {
-                let _ = writeln!(answer, "VIOLATION: {violation}");
-            }
-        }
+    match solve_fleet(problem, replicas, budget) {
+        Ok(fleet) => tell_fleet(problem, &fleet, replicas, show, &mut answer),
         Err(infeasible) => {
             let explanation = explain(problem, &infeasible);
             let _ = writeln!(answer, "no plan: {}: {}", explanation.reason, explanation.message);
@@ -59,6 +46,52 @@ pub(super) fn answer(problem: &Problem, budget: Budget, show: &Show) -> String {
     }
     tell_front(problem, budget, show, &mut answer);
     answer
+}
+
+fn tell_fleet(problem: &Problem, fleet: &Fleet, replicas: u32, show: &Show, answer: &mut String) {
+    for (replica, plan) in fleet.plans.iter().enumerate() {
+        if replicas > 1 {
+            let _ = writeln!(answer, "replica {replica}");
+        }
+        let _ = write!(answer, "{plan}");
+    }
+    match fleet.shortage() {
+        Some(shortage) => {
+            let _ = writeln!(answer, "{shortage}");
+        }
+        None if replicas > 1 => {
+            let mean_us = text::us(fleet.mean_latency_ns());
+            let _ = writeln!(answer, "{replicas} replicas, one token {mean_us} us on average");
+        }
+        None => {}
+    }
+    let _ = writeln!(answer, "verdict: {}", fleet.verdict);
+    for device in fleet.plans.iter().flat_map(|plan| unmeasured(problem, plan)) {
+        let _ = writeln!(
+            answer,
+            "prior: the speed of {device} is from a table and was never measured"
+        );
+    }
+    for head in fleet.plans.iter().filter_map(|plan| plan.stages.first()) {
+        let entries = &problem.topology.entry_us;
+        if !entries.is_empty() && !entries.contains_key(&head.node) {
+            let _ = writeln!(
+                answer,
+                "entry unknown: the way from the gateway to {} counts as nothing",
+                head.node
+            );
+        }
+    }
+    if let Some(other) = &fleet.runner_up {
+        let _ = writeln!(answer, "runner-up: {}", other.summary());
+    }
+    for plan in &fleet.plans {
+        tell_moves(problem, plan, answer);
+        tell_work(problem, plan, show, answer);
+    }
+    for violation in check_fleet(problem, &fleet.plans) {
+        let _ = writeln!(answer, "VIOLATION: {violation}");
+    }
 }
 
 /// Devices of a plan whose predicted times rest on what their maker promises.

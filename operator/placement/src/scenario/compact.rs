@@ -56,6 +56,8 @@ pub(super) struct Compact {
     objective: Objective,
     #[serde(default)]
     held: Vec<HeldLayers>,
+    #[serde(default = "super::one_replica")]
+    replicas: u32,
     /// Of the search.
     #[serde(default)]
     steps: Option<u64>,
@@ -113,6 +115,9 @@ struct Nodes {
     cards: Vec<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    /// One token's way from the gateways and back, where it was measured.
+    #[serde(default)]
+    entry_us: Option<u64>,
 }
 
 /// Links between all nodes of two groups, in both directions; what comes later in the file counts.
@@ -171,6 +176,7 @@ pub(super) fn read(text: &str) -> Result<Scenario, ScenarioError> {
         constraints: compact.constraints,
         objective: compact.objective,
         held: compact.held,
+        replicas: compact.replicas,
         steps: compact.steps,
         show: compact.show,
     })
@@ -228,6 +234,7 @@ impl Compact {
                     *count += 1;
                 }
                 input.node_labels.insert(node.clone(), nodes.labels.clone());
+                input.entry_us.extend(nodes.entry_us.map(|us| (node.clone(), us)));
                 if !input.attached_nodes.insert(node.clone()) {
                     return Err(CompactError::NodeTwice { name: node });
                 }

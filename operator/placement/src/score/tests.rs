@@ -72,9 +72,9 @@ fn problem(mut devices: Vec<Device>) -> Problem {
         },
         topology: Topology {
             devices,
-            excluded: Vec::new(),
             pools,
             links: links.into_iter().collect(),
+            ..Topology::default()
         },
         constraints: Constraints::default(),
         objective: Objective::Latency,

@@ -57,7 +57,10 @@ impl<'p> Line<'p> {
         let topology = &self.problem.topology;
         let activation_bytes = self.problem.model.activation_bytes.saturating_mul(pass.tokens());
         let mut route = Vec::new();
-        let mut back_ns = 0_u64;
+        let head = self.stages.first().map(|(_, device)| device.node.as_str());
+        let entry_us = head.and_then(|node| topology.entry_us.get(node)).copied().unwrap_or(0);
+        // Both ways at once: nothing else waits for either.
+        let mut back_ns = us_to_ns(entry_us);
         for (stage, server) in self.stage_server.iter().enumerate() {
             let ns = self.stage_ns(stage, pass);
             route.push(Visit {

@@ -80,7 +80,7 @@ fn line(layers: &[u32]) -> (Problem, Plan) {
             pools: devices.iter().map(pool).collect(),
             links: pairs.map(|ends| (ends, link)).collect(),
             devices,
-            excluded: Vec::new(),
+            ..Topology::default()
         },
         constraints: Constraints::default(),
         objective: Objective::Latency,
@@ -88,6 +88,7 @@ fn line(layers: &[u32]) -> (Problem, Plan) {
     };
     let plan = Plan {
         stages,
+        entry_ns: 0,
         latency_ns: 0,
         slowest_ns: 0,
     };

@@ -5,18 +5,34 @@ use placement::{HeldLayers, Objective, Plan, Problem, Stage, check};
 /// The best plan there is.
 pub fn best(problem: &Problem) -> Option<Plan> {
     let mut best: Option<Plan> = None;
+    each_plan(problem, &mut |plan| {
+        let better = best.as_ref().is_none_or(|b| cost(problem, &plan) < cost(problem, b));
+        if better && check(problem, &plan).is_empty() {
+            best = Some(plan);
+        }
+    });
+    best
+}
+
+/// Every plan there is.
+pub fn all(problem: &Problem) -> Vec<Plan> {
+    let mut all = Vec::new();
+    each_plan(problem, &mut |plan| {
+        if check(problem, &plan).is_empty() {
+            all.push(plan);
+        }
+    });
+    all
+}
+
+fn each_plan(problem: &Problem, visit: &mut impl FnMut(Plan)) {
     let mut order = Vec::new();
     each_order(problem.topology.devices.len(), &mut order, &mut |order| {
         let mut ends = Vec::new();
         each_cut(order.len(), problem.model.layers.len(), 0, &mut ends, &mut |ends| {
-            let plan = plan(problem, order, ends);
-            let better = best.as_ref().is_none_or(|b| cost(problem, &plan) < cost(problem, b));
-            if better && check(problem, &plan).is_empty() {
-                best = Some(plan);
-            }
+            visit(plan(problem, order, ends));
         });
     });
-    best
 }
 
 /// What is compared, the first entry first: bytes that move, if anything is held; then what the objective names.
@@ -120,9 +136,12 @@ fn plan(problem: &Problem, order: &[usize], ends: &[usize]) -> Plan {
             .sum();
         slowest_ns = slowest_ns.max(busy);
     }
-    let latency_ns = stages.iter().map(|s| s.time_ns + s.hop_ns.unwrap_or(0)).sum();
+    let entry_us = problem.topology.entry_us.get(&problem.topology.devices[order[0]].node);
+    let entry_ns = entry_us.map_or(0, |us| us * 1000);
+    let latency_ns = entry_ns + stages.iter().map(|s| s.time_ns + s.hop_ns.unwrap_or(0)).sum::<u64>();
     Plan {
         stages,
+        entry_ns,
         latency_ns,
         slowest_ns,
     }

@@ -9,8 +9,19 @@ use topology::{Device, Effect, Kind, Link, Origin, Pool, Rate, Taint, Topology};
 /// Up to five devices on up to three pools and nodes, up to six layers, every constraint.
 pub fn small() -> impl Strategy<Value = Problem> {
     let tainted = prop_oneof![4 => Just(0_u8), 1 => any::<u8>()];
-    let parts = (model(), cluster(), constraints(), held(), any::<bool>(), tainted);
-    parts.prop_map(|(model, mut topology, constraints, held, latency, tainted)| {
+    let entries = prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec((0_u8..3, 0_u64..3000), 1..3)];
+    let parts = (
+        model(),
+        cluster(),
+        constraints(),
+        held(),
+        any::<bool>(),
+        tainted,
+        entries,
+    );
+    parts.prop_map(|(model, mut topology, constraints, held, latency, tainted, entries)| {
+        let entries = entries.into_iter().map(|(node, us)| (format!("node{node}"), us));
+        topology.entry_us = entries.collect();
         for (at, device) in topology.devices.iter_mut().enumerate() {
             device.taints = (tainted >> at & 1 == 1).then(|| taint(at % 2)).into_iter().collect();
         }
@@ -77,7 +88,10 @@ fn cluster() -> impl Strategy<Value = Topology> {
     let figures = (0_usize..3, 5_u64..80, 1_u64..40, 0_u64..3, 0_u8..4, any::<bool>());
     let devices = prop::collection::vec(figures, 1..6);
     let pools = prop::collection::vec(20_u64..120, 3);
-    let links = prop::collection::vec((0_u8..3, 0_u8..3, 0_u64..2000, 1_u64..1000), 0..4);
+    let links = prop::collection::vec(
+        (0_u8..3, 0_u8..3, 0_u64..2000, prop_oneof![1_u64..10, 1_u64..1000]),
+        0..4,
+    );
     (devices, pools, links, prop::bool::weighted(0.3)).prop_map(|(mut devices, mut pools, mut links, alike)| {
         if alike {
             // Twins, some of them on one pool: what the solver takes for interchangeable must be.
@@ -122,9 +136,9 @@ fn cluster() -> impl Strategy<Value = Topology> {
         });
         Topology {
             devices: devices.collect(),
-            excluded: vec![],
             links: links.collect(),
             pools,
+            ..Topology::default()
         }
     })
 }
@@ -143,7 +157,7 @@ fn constraints() -> impl Strategy<Value = Constraints> {
         prop::option::weighted(0.4, 1_u32..4),
         prop::bool::weighted(0.8),
         pins,
-        0_u8..8,
+        0_u8..10,
     )
         .prop_map(
             |(min_devices, max_devices, allow_software_devices, pinned_layers, rare)| Constraints {
@@ -160,12 +174,19 @@ fn constraints() -> impl Strategy<Value = Constraints> {
                 } else {
                     BTreeMap::new()
                 },
+                token_node_selector: if rare >= 8 {
+                    BTreeMap::from([("zone".to_owned(), format!("z{}", rare - 8))])
+                } else {
+                    BTreeMap::new()
+                },
                 pinned_layers,
                 min_tokens_per_second: match rare {
-                    2 => Some(10),
+                    2 | 4 => Some(10),
                     3 => Some(3),
                     _ => None,
                 },
+                // A millisecond, which links of 4 MB/s and less do not keep.
+                max_link_percent: (rare == 4).then_some(1),
                 tolerations: match rare {
                     2 => vec![Toleration {
                         exists: true,

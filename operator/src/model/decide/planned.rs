@@ -2,182 +2,160 @@
 
 use std::collections::BTreeSet;
 
-use crds::InferenceModel;
 use crds::conditions::reason;
-use identity::PlacementSigner;
-use placement::{Budget, Solution, evaluate, explain};
+use placement::{Budget, Problem, evaluate, explain};
 
-use super::{Decided, Known, TRIAL_STEPS, World, answers, is_valid, place, refreshed, solve_without, trial};
+use super::{Asked, Decided, Question, TRIAL_STEPS, anew, answers, place, trial};
 use crate::model::facts::Facts;
 use crate::model::gain;
 use crate::model::in_force::InForce;
 use crate::model::moving::{Cause, Proposal, Verdict, fits_beside};
+use crate::model::replicas;
 use crate::model::standby::{LOSSES_MAX, Loss};
 use crate::model::status::{Placed, Why};
 use crate::model::term::ModelState;
 use crate::model::{sign, stages, translate};
 
-/// What one model is decided by.
-#[derive(Clone, Copy)]
-pub(super) struct Question<'a> {
-    pub(super) world: &'a World<'a>,
-    pub(super) model: &'a InferenceModel,
-    pub(super) known: Known<'a>,
-    pub(super) failing: &'a BTreeSet<String>,
-    pub(super) signer: &'a PlacementSigner,
-}
-
-impl Question<'_> {
-    fn uid(&self) -> &str {
-        self.model.metadata.uid.as_deref().unwrap_or_default()
-    }
-}
-
-/// Decides for a model all of whose stages serve. `sound`: what is in force may stay. `None`: it must be placed anew at once.
-pub(super) fn decide(question: Question<'_>, sound: bool, state: &mut ModelState) -> Option<Decided> {
-    let in_force = state.in_force.clone()?;
-    state.moving.heed(question.model.metadata.generation);
-    let renewed = || refreshed(question.world, question.uid(), &in_force, question.signer);
-    let Some(facts) = question.known.facts else {
+/// Decides for a model. `answering`: the placement in force, if it is of the weights and the runtime that the spec asks for.
+pub(super) fn decide(asked: &Asked<'_>, answering: Option<&InForce>, state: &mut ModelState) -> Decided {
+    state.moving.heed(asked.model.metadata.generation);
+    let Some(present) = state.in_force.clone() else {
         state.moving.proposal = None;
-        return sound.then(renewed);
-    };
-    if !serves(question.world, &in_force) {
         state.standby.forget();
-        // What is loaded already need not wait for what was lost.
-        let proposal = state.moving.proposal.take();
-        return match proposal.filter(|proposal| is_loaded(question, proposal) && stands(question, &proposal.next)) {
-            Some(proposal) => Some(follow(question, &in_force, proposal, state)),
-            None => sound.then(renewed),
-        };
-    }
-    let cause = if !sound {
-        Some(Cause::Required)
-    } else if leaving(question.world, &in_force) {
-        Some(Cause::Leaving)
-    } else {
-        None
+        return anew(asked, None, false, state);
     };
-    if let Some(proposal) = state.moving.proposal.take() {
-        let wanted = cause == Some(proposal.cause) || (cause.is_none() && proposal.cause == Cause::Gain);
-        if wanted && stands(question, &proposal.next) {
-            return Some(follow(question, &in_force, proposal, state));
-        }
-    }
-    let stay = renewed();
-    // A renewal first: a proposal's epoch is above it.
-    if stay.new_in_force.is_some() && sound {
-        return Some(stay);
-    }
-    let rests = state.moving.rests(question.world.now).map(str::to_owned);
-    match (cause, rests) {
-        (Some(Cause::Required), None) => required(question, facts, &in_force, state),
-        (Some(Cause::Required), Some(why)) if !answering(question, &in_force) => {
-            let message = format!("what is asked for could not be loaded and is tried again later: {why}");
-            Some(Decided::no(Why::new(reason::MOVE_ROLLED_BACK, message)))
-        }
-        (_, Some(why)) => Some(stay.noted(format!("the last move was rolled back: {why}"))),
-        (Some(Cause::Leaving), None) => Some(leave(question, facts, &in_force, state, stay)),
-        _ => {
-            stand_by(question, facts, &in_force, state);
-            Some(better(question, facts, &in_force, state, stay))
-        }
-    }
-}
-
-/// Works out what takes the placement's place when one of its nodes is lost.
-fn stand_by(question: Question<'_>, facts: &Facts, in_force: &InForce, state: &mut ModelState) {
-    let (world, epoch) = (question.world, in_force.placement.epoch);
-    if !state.standby.is_due(epoch, world.now) {
-        return;
-    }
-    let nodes: BTreeSet<&str> = in_force.nodes().collect();
-    let losses = nodes.iter().take(LOSSES_MAX).map(|node| Loss {
-        node: (*node).to_owned(),
-        next: after_loss(question, facts, in_force, node, state),
-    });
-    let losses = losses.collect();
-    let others = nodes.len().saturating_sub(LOSSES_MAX);
-    state.standby.look(epoch, losses, others, world.now);
-}
-
-/// The placement without a node, or why there is none.
-fn after_loss(
-    question: Question<'_>,
-    facts: &Facts,
-    in_force: &InForce,
-    node: &str,
-    state: &ModelState,
-) -> Result<InForce, String> {
-    let Question { world, known, .. } = question;
-    let mut topology = world.topology(question.uid(), question.failing, false);
-    topology.devices.retain(|device| device.node != node);
-    let problem = translate::problem("", known.validated, facts, known.learned.as_ref(), topology);
-    let mut problem = problem.map_err(|why| why.message)?;
-    let left = in_force.stages().iter().filter(|stage| stage.node != node);
-    problem.held = left.map(translate::held_layers).collect();
-    let budget = Budget {
-        steps: TRIAL_STEPS,
-        ..Budget::default()
-    };
-    let solution = placement::solve(&problem, budget).map_err(|none| explain(&problem, &none).message)?;
-    let decided = place(question, facts, &solution, state);
-    decided
-        .new_in_force
-        .ok_or_else(|| "the placement cannot be signed".to_owned())
-}
-
-fn serves(world: &World<'_>, in_force: &InForce) -> bool {
-    stages::look(in_force, world.agents)
+    let serves = stages::look(&present, asked.world.agents)
         .iter()
-        .all(stages::StageSight::serves)
+        .all(stages::StageSight::serves);
+    let cause = cause(asked, answering);
+    if let Some(proposal) = state.moving.proposal.take() {
+        let wanted = cause.is_some() || proposal.cause == Cause::Gain;
+        // What is loaded already need not wait for what was lost; what is not is worth nothing then.
+        if wanted && (serves || is_loaded(asked, &proposal)) && stands(asked, &proposal.next) {
+            return follow(asked, &present, proposal, state);
+        }
+    }
+    if !serves {
+        state.standby.forget();
+        return anew(asked, answering, false, state);
+    }
+    match cause {
+        Some(Cause::Leaving) => {
+            let elsewhere = anew(asked, answering, true, state);
+            match moves(&elsewhere, &present) && elsewhere.placed == Placed::Yes {
+                true => soften(asked, &present, elsewhere, Cause::Leaving, state),
+                false => stuck(asked, &present),
+            }
+        }
+        Some(cause) => {
+            let decided = anew(asked, answering, false, state);
+            soften(asked, &present, decided, cause, state)
+        }
+        None => stay(asked, &present, state),
+    }
 }
 
-fn is_loaded(question: Question<'_>, proposal: &Proposal) -> bool {
-    let sights = stages::look(&proposal.next, question.world.agents);
-    proposal.judge(&sights, question.world.now) == Verdict::CutOver
+/// Why the placement in force should not stay, if so.
+fn cause(asked: &Asked<'_>, answering: Option<&InForce>) -> Option<Cause> {
+    let complete = answering.filter(|in_force| is_complete(asked, in_force));
+    match complete {
+        None => Some(Cause::Required),
+        Some(in_force) => leaves(asked, in_force).then_some(Cause::Leaving),
+    }
+}
+
+/// Every pipeline that is asked for goes on.
+fn is_complete(asked: &Asked<'_>, in_force: &InForce) -> bool {
+    let going_on = replicas::going_on(asked.world, asked.known, in_force, asked.failing);
+    replicas::is_complete(in_force, &going_on, asked.known.validated.replicas)
 }
 
 /// A node of the placement is about to leave.
-fn leaving(world: &World<'_>, in_force: &InForce) -> bool {
-    in_force.nodes().any(|node| world.leaving.contains(node))
+fn leaves(asked: &Asked<'_>, in_force: &InForce) -> bool {
+    in_force.nodes().any(|node| asked.world.leaving.contains(node))
 }
 
-/// The placement is of the weights and the runtime that the spec asks for.
-fn answering(question: Question<'_>, in_force: &InForce) -> bool {
-    let Known { validated, facts, .. } = question.known;
-    answers(in_force, &question.model.spec.source, &validated.runtime, facts)
+fn is_answering(asked: &Asked<'_>, in_force: &InForce) -> bool {
+    let known = asked.known;
+    answers(
+        in_force,
+        &asked.model.spec.source,
+        &known.validated.runtime,
+        known.facts,
+    )
 }
 
 /// Whether a proposal is still what it was made for.
-fn stands(question: Question<'_>, next: &InForce) -> bool {
-    answering(question, next)
-        && !leaving(question.world, next)
-        && is_valid(question.world, question.uid(), question.known, next, question.failing)
+fn stands(asked: &Asked<'_>, next: &InForce) -> bool {
+    is_answering(asked, next) && !leaves(asked, next) && is_complete(asked, next)
+}
+
+fn is_loaded(asked: &Asked<'_>, proposal: &Proposal) -> bool {
+    let sights = stages::look(&proposal.next, asked.world.agents);
+    proposal.judge(&sights, asked.world.now) == Verdict::CutOver
+}
+
+/// Whether other stages are to be in force.
+fn moves(decided: &Decided, present: &InForce) -> bool {
+    let next = decided.new_in_force.as_ref();
+    next.is_some_and(|next| next.pipelines() != present.pipelines() && next.stages() != present.stages())
+}
+
+/// What would be in force at once is proposed instead, where there is room for both.
+fn soften(asked: &Asked<'_>, present: &InForce, decided: Decided, cause: Cause, state: &mut ModelState) -> Decided {
+    if !moves(&decided, present) {
+        return decided;
+    }
+    if let Some(why) = state.moving.rests(asked.world.now) {
+        return rested(asked, present, why);
+    }
+    match decided.new_in_force {
+        Some(next) if is_beside(asked, present, &next) => propose(asked, present, next, cause, state),
+        _ => decided,
+    }
+}
+
+/// The last move was rolled back, and what serves goes on for a while.
+fn rested(asked: &Asked<'_>, present: &InForce, why: &str) -> Decided {
+    if is_answering(asked, present) {
+        return asked
+            .refreshed(present)
+            .noted(format!("the last move was rolled back: {why}"));
+    }
+    let message = format!("what is asked for could not be loaded and is tried again later: {why}");
+    Decided::no(Why::new(reason::MOVE_ROLLED_BACK, message))
+}
+
+fn stuck(asked: &Asked<'_>, present: &InForce) -> Decided {
+    let leaving = |node: &&str| asked.world.leaving.contains(*node);
+    let nodes: BTreeSet<&str> = present.nodes().filter(leaving).collect();
+    let nodes: Vec<&str> = nodes.into_iter().collect();
+    let note = format!("{} wants to leave and nothing else has room", nodes.join(", "));
+    asked.refreshed(present).noted(note)
 }
 
 /// Looks after a proposal that is being loaded.
-fn follow(question: Question<'_>, in_force: &InForce, proposal: Proposal, state: &mut ModelState) -> Decided {
-    let world = question.world;
+fn follow(asked: &Asked<'_>, present: &InForce, proposal: Proposal, state: &mut ModelState) -> Decided {
+    let world = asked.world;
     let sights = stages::look(&proposal.next, world.agents);
     match proposal.judge(&sights, world.now) {
         Verdict::CutOver => {
             let nodes: Vec<&str> = proposal.next.nodes().collect();
-            let epoch = state
-                .next_epoch(question.uid(), world.agents, nodes)
-                .max(proposal.next.placement.epoch);
-            let next = sign::raise(question.signer, &proposal.next, epoch, world.now_unix_s);
+            let least = state.next_epoch(asked.uid(), world.agents, nodes);
+            let next = match least.checked_sub(proposal.next.placement.epoch) {
+                // Some node has accepted more meanwhile: the same stages under a higher epoch.
+                Some(1..) => sign::raise(asked.signer, &proposal.next, least, world.now_unix_s),
+                _ => proposal.next.clone(),
+            };
             // Until it is in status it is not in force, and may have to be offered again.
             state.moving.proposal = Some(proposal);
             Decided::new(next)
         }
         Verdict::RollBack { cause } => {
-            let new = proposal.next.stages().iter().zip(&sights);
-            for (stage, _) in new.filter(|(_, sight)| !sight.attached || !sight.is_loaded()) {
-                tracing::warn!(device = stage.device, %cause, "a move is rolled back");
-            }
+            tracing::warn!(model_uid = asked.uid(), %cause, "a move is rolled back");
+            let decided = rested(asked, present, &cause);
             state.moving.rolled_back(cause, world.now);
-            refreshed(world, question.uid(), in_force, question.signer)
+            decided
         }
         Verdict::Wait { loaded } => {
             let stages = proposal.next.stages().len();
@@ -186,118 +164,131 @@ fn follow(question: Question<'_>, in_force: &InForce, proposal: Proposal, state:
                 devices(&proposal.next)
             );
             state.moving.proposal = Some(proposal);
-            moving(question, in_force, note, state)
+            moving(asked, present, note, state)
         }
     }
 }
 
-/// What is in force may not stay.
-fn required(question: Question<'_>, facts: &Facts, in_force: &InForce, state: &mut ModelState) -> Option<Decided> {
-    let solution = solve(question, facts, state)?;
-    if !is_beside(question, in_force, &solution) {
+/// Nothing calls for a move: what a loss would ask for is prepared, and better places are looked for.
+fn stay(asked: &Asked<'_>, present: &InForce, state: &mut ModelState) -> Decided {
+    let stays = asked.refreshed(present);
+    // A renewal first: what is proposed has an epoch above it.
+    let Some(facts) = asked.known.facts.filter(|_| stays.new_in_force.is_none()) else {
+        return stays;
+    };
+    stand_by(asked, facts, present, state);
+    if let Some(why) = state.moving.rests(asked.world.now) {
+        return rested(asked, present, why);
+    }
+    better(asked, facts, present, state).unwrap_or(stays)
+}
+
+/// Looks from time to time whether another placement is better by far, and for long enough. Of one pipeline alone: several are
+/// left as they are.
+fn better(asked: &Asked<'_>, facts: &Facts, present: &InForce, state: &mut ModelState) -> Option<Decided> {
+    let (world, known, threshold) = (asked.world, asked.known, asked.world.threshold);
+    if known.validated.replicas != 1 || !state.moving.gain.is_due(threshold, world.now) {
         return None;
     }
-    Some(propose(question, facts, in_force, &solution, Cause::Required, state))
-}
-
-/// A node wants to leave: what it holds goes elsewhere, if there is room.
-fn leave(question: Question<'_>, facts: &Facts, in_force: &InForce, state: &mut ModelState, stay: Decided) -> Decided {
-    let Some(solution) = solve(question, facts, state) else {
-        let nodes: BTreeSet<&str> = in_force
-            .nodes()
-            .filter(|node| question.world.leaving.contains(*node))
-            .collect();
-        let nodes: Vec<&str> = nodes.into_iter().collect();
-        return stay.noted(format!("{} wants to leave and nothing else has room", nodes.join(", ")));
-    };
-    if is_beside(question, in_force, &solution) {
-        return propose(question, facts, in_force, &solution, Cause::Leaving, state);
-    }
-    // Where there is no room for both, the streams wait for the load.
-    place(question, facts, &solution, state)
-}
-
-/// Looks from time to time whether another placement is better by far, and for long enough.
-fn better(question: Question<'_>, facts: &Facts, in_force: &InForce, state: &mut ModelState, stay: Decided) -> Decided {
-    let (world, threshold) = (question.world, question.world.threshold);
-    if !state.moving.gain.is_due(threshold, world.now) {
-        return stay;
-    }
-    let (known, uid) = (question.known, question.uid());
-    let problem = |in_force| {
-        let topology = world.topology(uid, question.failing, in_force);
-        translate::problem("", known.validated, facts, known.learned.as_ref(), topology).ok()
-    };
+    let plan = translate::plans(present).pop();
     // As if nothing were loaded: what is better in the long run may be elsewhere altogether.
-    let solution = problem(false).and_then(|problem| trial(&problem));
-    let solution = solution.filter(|solution| is_beside(question, in_force, solution));
-    let percent = solution.as_ref().and_then(|solution| {
-        let present = evaluate(&problem(true)?, &translate::plan(in_force))?;
-        gain::percent(known.validated.objective, &present, &solution.plan)
+    let found = problem(asked, facts, false).and_then(|problem| trial(&problem));
+    let percent = found.as_ref().and_then(|found| {
+        let present = evaluate(&problem(asked, facts, true)?, &plan?)?;
+        gain::percent(known.validated.objective, &present, &found.plan)
     });
     let lasts = state.moving.gain.look(percent, threshold, world.now);
-    match solution.filter(|_| lasts) {
-        Some(solution) => propose(question, facts, in_force, &solution, Cause::Gain, state),
-        None => stay,
+    let found = found.filter(|_| lasts)?;
+    let plans = [found.plan];
+    let next = place(asked, (&replicas::arrange(&[], &plans), &plans), None, None, state).new_in_force?;
+    is_beside(asked, present, &next).then(|| propose(asked, present, next, Cause::Gain, state))
+}
+
+fn problem(asked: &Asked<'_>, facts: &Facts, in_force: bool) -> Option<Problem> {
+    let topology = asked.world.topology(&Question {
+        uid: asked.uid(),
+        failing: asked.failing,
+        freed: &[],
+        own: &[],
+        quantisation: if in_force { "" } else { &facts.quantisation },
+        in_force,
+    });
+    let known = asked.known;
+    translate::problem("", known.validated, facts, known.learned.as_ref(), topology).ok()
+}
+
+/// Works out what takes the placement's place when one of its nodes is lost. Of several replicas the others go on by themselves.
+fn stand_by(asked: &Asked<'_>, facts: &Facts, present: &InForce, state: &mut ModelState) {
+    let (world, epoch) = (asked.world, present.placement.epoch);
+    if asked.known.validated.replicas != 1 || !state.standby.is_due(epoch, world.now) {
+        return;
     }
+    let nodes: BTreeSet<&str> = present.nodes().collect();
+    let losses = nodes.iter().take(LOSSES_MAX).map(|node| Loss {
+        node: (*node).to_owned(),
+        next: after_loss(asked, facts, present, node, state),
+    });
+    let losses = losses.collect();
+    let others = nodes.len().saturating_sub(LOSSES_MAX);
+    state.standby.look(epoch, losses, others, world.now);
 }
 
-fn solve(question: Question<'_>, facts: &Facts, state: &mut ModelState) -> Option<Solution> {
-    let Question {
-        world,
-        model,
-        known,
-        failing,
-        ..
-    } = question;
-    let solution = solve_without(world, model, known.validated, facts, failing, state).ok()?;
-    let others = world.holders.leaving(question.uid(), &solution.plan, world.agents);
-    others.is_empty().then_some(solution)
-}
-
-fn is_beside(question: Question<'_>, in_force: &InForce, solution: &Solution) -> bool {
-    let agents = question.world.agents;
-    let understood = |stage: &placement::Stage| agents.get(&stage.node).is_some_and(|agent| agent.takes_purposes);
-    if !solution.plan.stages.iter().all(understood) {
-        return false;
-    }
-    let topology = question.world.topology(question.uid(), &BTreeSet::new(), true);
-    fits_beside(&topology, in_force, &solution.plan, answering(question, in_force))
-}
-
-fn propose(
-    question: Question<'_>,
+/// The placement without a node, or why there is none.
+fn after_loss(
+    asked: &Asked<'_>,
     facts: &Facts,
-    in_force: &InForce,
-    solution: &Solution,
-    cause: Cause,
-    state: &mut ModelState,
-) -> Decided {
-    if answering(question, in_force) && translate::same_stages(&solution.plan, in_force) {
-        return refreshed(question.world, question.uid(), in_force, question.signer);
-    }
-    let decided = place(question, facts, solution, state);
-    let Some(next) = decided.new_in_force else {
-        return decided;
+    present: &InForce,
+    node: &str,
+    state: &ModelState,
+) -> Result<InForce, String> {
+    let mut problem = problem(asked, facts, false).ok_or("the model's figures cannot be used")?;
+    problem.topology.devices.retain(|device| device.node != node);
+    let left = present.stages().into_iter().filter(|stage| stage.node != node);
+    problem.held = left.map(translate::held_layers).collect();
+    let budget = Budget {
+        steps: TRIAL_STEPS,
+        ..Budget::default()
     };
+    let solution = placement::solve(&problem, budget).map_err(|none| explain(&problem, &none).message)?;
+    let plans = [solution.plan];
+    let decided = place(asked, (&replicas::arrange(&[], &plans), &plans), None, None, state);
+    decided
+        .new_in_force
+        .ok_or_else(|| "the placement cannot be signed".to_owned())
+}
+
+fn is_beside(asked: &Asked<'_>, present: &InForce, next: &InForce) -> bool {
+    let understood = |node: &str| {
+        let agent = asked.world.agents.get(node);
+        agent.is_some_and(|agent| agent.takes_purposes)
+    };
+    let nobody = BTreeSet::new();
+    let topology = asked.world.topology(&Question {
+        uid: asked.uid(),
+        failing: &nobody,
+        freed: &[],
+        own: &[],
+        quantisation: "",
+        in_force: true,
+    });
+    next.nodes().all(understood) && fits_beside(&topology, present, next, is_answering(asked, present))
+}
+
+fn propose(asked: &Asked<'_>, present: &InForce, next: InForce, cause: Cause, state: &mut ModelState) -> Decided {
     let note = format!("moves to {}", devices(&next));
     state.moving.proposal = Some(Proposal {
         next,
         cause,
-        since: question.world.now,
+        since: asked.world.now,
     });
-    moving(question, in_force, note, state)
+    moving(asked, present, note, state)
 }
 
 /// While a proposal is loaded: its memory is taken, and what is in force serves.
-fn moving(question: Question<'_>, in_force: &InForce, note: String, state: &ModelState) -> Decided {
-    let claims = state
-        .moving
-        .proposal
-        .iter()
-        .flat_map(|proposal| translate::held(&proposal.next))
-        .collect();
-    let decided = if answering(question, in_force) {
+fn moving(asked: &Asked<'_>, present: &InForce, note: String, state: &ModelState) -> Decided {
+    let proposal = state.moving.proposal.iter();
+    let claims = proposal.flat_map(|proposal| translate::held(&proposal.next)).collect();
+    let decided = if is_answering(asked, present) {
         Decided::keep().noted(note)
     } else {
         Decided::with(Placed::NotYet(Why::new(reason::MOVING, note)))
@@ -306,6 +297,7 @@ fn moving(question: Question<'_>, in_force: &InForce, note: String, state: &Mode
 }
 
 fn devices(in_force: &InForce) -> String {
-    let devices: Vec<&str> = in_force.stages().iter().map(|stage| stage.device.as_str()).collect();
+    let stages = in_force.stages();
+    let devices: Vec<&str> = stages.iter().map(|stage| stage.device.as_str()).collect();
     devices.join(", ")
 }

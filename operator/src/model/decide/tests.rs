@@ -95,6 +95,14 @@ impl Cluster {
     }
 }
 
+/// The device of each stage, replica by replica.
+fn replicas_of(in_force: &InForce) -> Vec<Vec<String>> {
+    let pipelines = in_force.pipelines().iter();
+    pipelines
+        .map(|pipeline| pipeline.stages.iter().map(|stage| stage.device.clone()).collect())
+        .collect()
+}
+
 fn resolve(inspection: &mut Inspection) {
     inspection.asked("a".into(), 0, 1, Instant::now());
     assert!(inspection.answered("a", 1, Ok(Arc::new(fixture::facts()))));
@@ -192,7 +200,7 @@ fn a_node_that_is_gone_moves_its_layers_under_a_higher_epoch() {
     let holds = |stage: &&proto::placement::v1::Stage| stage.device == kept.device;
     let stage = after
         .stages()
-        .iter()
+        .into_iter()
         .find(holds)
         .expect("a stage on the device that is left");
     assert!(stage.first_layer <= kept.first_layer && stage.end_layer >= kept.end_layer);
@@ -607,4 +615,178 @@ fn an_agent_that_holds_nothing_lifts_no_epoch() {
     let epochs = &mut cluster.agents.get_mut(other).unwrap().epochs;
     epochs.insert(fixture::UID.into(), crate::agents::registry::EPOCH_MAX);
     cluster.keeps();
+}
+
+#[test]
+fn replicas_share_no_device_and_are_signed_and_shown_with_their_numbers() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB), ("d", GIB)]);
+    cluster.require_devices(2);
+    cluster.model.spec.replicas = 2;
+    let placed = cluster.place();
+    let devices: BTreeSet<String> = replicas_of(&placed).concat().into_iter().collect();
+    assert_eq!((placed.replicas(), devices.len()), (2, 4));
+    assert!(placed.stages().iter().all(|stage| stage.weight_root.len() == 32));
+    let shown: Vec<(i32, i32)> = placed
+        .view
+        .stages
+        .iter()
+        .map(|stage| (stage.pipeline, stage.index))
+        .collect();
+    assert_eq!(shown, [(0, 0), (0, 1), (1, 0), (1, 1)]);
+    cluster.keeps();
+}
+
+#[test]
+fn fewer_replicas_than_asked_for_are_placed_and_the_next_one_says_what_it_lacks() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", 60 << 20)]);
+    cluster.model.spec.replicas = 3;
+    let decided = cluster.decide();
+    let Placed::Fewer(why) = &decided.placed else {
+        panic!("it is {:?}", decided.placed)
+    };
+    assert_eq!(why.reason, "InsufficientMemory");
+    assert!(
+        why.message.starts_with("2 of 3 replicas fit; the third: "),
+        "{}",
+        why.message
+    );
+    assert!(why.message.contains("MiB short"), "{}", why.message);
+    let placed = decided.new_in_force.clone().unwrap();
+    assert_eq!(placed.replicas(), 2);
+    cluster.state.wrote(Default::default(), Some(placed), cluster.now);
+    // It says so as long as it is so, and nothing moves.
+    let again = cluster.decide();
+    assert_eq!(again.new_in_force, None);
+    assert!(
+        matches!(&again.placed, Placed::Fewer(again) if again.message == why.message),
+        "{:?}",
+        again.placed
+    );
+}
+
+#[test]
+fn of_two_replicas_only_the_one_that_lost_a_device_is_placed_anew() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB), ("d", GIB), ("e", GIB)]);
+    cluster.require_devices(2);
+    cluster.model.spec.placement.max_devices = Some(2);
+    cluster.model.spec.replicas = 2;
+    let before = cluster.place();
+    for number in [0_usize, 1] {
+        let lost = before.pipelines()[number].stages[0].node.clone();
+        let agent = cluster.agents.remove(&lost).unwrap();
+        let decided = cluster.decide();
+        let after = decided.new_in_force.expect("a new placement");
+        assert!(after.placement.epoch > before.placement.epoch);
+        assert_eq!(
+            after.pipelines()[1 - number],
+            before.pipelines()[1 - number],
+            "the other is left alone"
+        );
+        assert!(after.nodes().all(|node| node != lost));
+        let other = |in_force: &InForce| -> Vec<_> {
+            let views = in_force.view.stages.iter();
+            views.filter(|view| view.pipeline != number as i32).cloned().collect()
+        };
+        assert_eq!(other(&after), other(&before));
+        cluster.agents.insert(lost, agent);
+    }
+}
+
+#[test]
+fn a_replica_that_has_no_place_left_waits_for_its_node_and_the_other_goes_on() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    cluster.model.spec.replicas = 2;
+    let before = cluster.place();
+    let lost = before.pipelines()[0].stages[0].node.clone();
+    let agent = cluster.agents.remove(&lost).unwrap();
+    for _ in 0..2 {
+        let decided = cluster.decide();
+        assert_eq!(decided.new_in_force, None, "what is loaded stays where it is");
+        let Placed::Fewer(why) = decided.placed else {
+            panic!("it is {:?}", decided.placed)
+        };
+        assert!(
+            why.message.starts_with("1 of 2 replicas fits; the second: "),
+            "{}",
+            why.message
+        );
+        assert!(why.message.contains("whose agent is not connected"), "{}", why.message);
+    }
+    cluster.agents.insert(lost, agent);
+    cluster.keeps();
+}
+
+#[test]
+fn replicas_come_and_go_with_the_spec_and_those_that_stay_are_left_alone() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    let one = cluster.place();
+    cluster.model.spec.replicas = 2;
+    let two = cluster.place();
+    assert_eq!((two.replicas(), &two.pipelines()[0]), (2, &one.pipelines()[0]));
+    cluster.model.spec.replicas = 1;
+    let again = cluster.place();
+    assert_eq!(again.pipelines(), one.pipelines());
+    assert!(again.placement.epoch > two.placement.epoch);
+}
+
+#[test]
+fn a_gap_between_replicas_is_kept_until_one_fills_it() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB)]);
+    cluster.model.spec.replicas = 3;
+    let before = cluster.place();
+    let lost = before.pipelines()[0].stages[0].node.clone();
+    cluster.agents.remove(&lost);
+    cluster.model.spec.replicas = 2;
+    let after = cluster.place();
+    assert!(after.pipelines()[0].stages.is_empty());
+    assert_eq!(after.pipelines()[1..], before.pipelines()[1..]);
+    assert_eq!(after.view.stages[0].pipeline, 1);
+    cluster.keeps();
+}
+
+#[test]
+fn first_and_last_layers_are_where_tokens_may_be_seen() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB)]);
+    cluster.require_devices(3);
+    let trusted = |name: &str| {
+        (
+            name.to_owned(),
+            BTreeMap::from([("trusted".to_owned(), "yes".to_owned())]),
+        )
+    };
+    cluster.observed.node_labels = BTreeMap::from([trusted("a"), trusted("c")]);
+    cluster.model.spec.placement.token_node_selector = Some(trusted("").1);
+    let placed = cluster.place();
+    assert_eq!(placed.stages()[1].node, "b");
+    cluster.keeps();
+    // A node that is trusted no more is left.
+    cluster.observed.node_labels.remove("c");
+    assert_eq!(cluster.refuses().reason, "ConstraintsClash");
+}
+
+#[test]
+fn weights_that_a_backend_has_no_kernel_for_are_not_placed_on_it() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    let mut state = (*cluster.observed.devices[0]).clone();
+    state.status.as_mut().unwrap().backend = "opencl".into();
+    cluster.observed.devices[0] = Arc::new(state);
+    let mut facts = fixture::facts();
+    facts.quantisation = "IQ3_XXS".into();
+    cluster.state.inspection = Inspection::new(cluster.model.spec.source.clone(), fixture::UID);
+    cluster.state.inspection.asked("a".into(), 0, 1, Instant::now());
+    assert!(cluster.state.inspection.answered("a", 1, Ok(Arc::new(facts))));
+    assert_eq!(devices(&cluster.place()), ["b-cpu0"]);
+    cluster.state.in_force = None;
+    cluster.require_devices(2);
+    let why = cluster.refuses();
+    assert!(
+        why.message.contains("a-cpu0 computes no IQ3_XXS weights"),
+        "{}",
+        why.message
+    );
+    assert!(
+        why.message.ends_with("it would fit without minDevices 2"),
+        "{}",
+        why.message
+    );
 }

@@ -68,23 +68,20 @@ fn after_a_failure_no_move_is_made_for_a_while_unless_the_spec_changes() {
     assert_eq!(moving.rests(now), None);
 }
 
-fn planned(stages: &[(&str, u32, u32, u64)]) -> Plan {
-    let stage = |(device, first_layer, end_layer, mib): &(&str, u32, u32, u64)| placement::Stage {
-        device: format!("{device}-cpu0"),
-        node: (*device).to_owned(),
+/// A placement of stages: node, first layer, end, MiB.
+fn planned(stages: &[(&str, u32, u32, u64)]) -> InForce {
+    let stage = |(node, first_layer, end_layer, mib): &(&str, u32, u32, u64)| Stage {
+        node: (*node).to_owned(),
+        device: format!("{node}-cpu0"),
         backend: "cpu".into(),
         first_layer: *first_layer,
         end_layer: *end_layer,
-        weight_bytes: 0,
-        memory_bytes: mib * MIB,
-        time_ns: 0,
-        hop_ns: None,
+        weight_root: Vec::new(),
+        memory_budget_bytes: mib * MIB,
     };
-    Plan {
-        stages: stages.iter().map(stage).collect(),
-        latency_ns: 0,
-        slowest_ns: 0,
-    }
+    let mut placement = fixture::in_force(2, &["a"]).placement;
+    placement.pipelines[0].stages = stages.iter().map(stage).collect();
+    fixture::signed(placement)
 }
 
 #[test]

@@ -289,3 +289,74 @@ fn transition_times_move_only_with_the_status_and_alone_are_no_difference() {
         at(1)
     );
 }
+
+/// Two replicas, on a and b and on c, of which these nodes serve.
+fn two_replicas(serving: &[&str]) -> Case {
+    let mut case = Case::placed([ShardPhase::Serving; 2]);
+    case.model.spec.replicas = 2;
+    let in_force = fixture::replicas(4, &[&["a", "b"], &["c"]]);
+    let mut agents = fixture::agents(&["a", "b", "c"]);
+    for (node, at) in [("a", (0, 0)), ("b", (0, 1)), ("c", (1, 0))] {
+        if serving.contains(&node) {
+            fixture::report_of(&mut agents, node, 4, at, ShardPhase::Serving);
+        } else {
+            agents.remove(node);
+        }
+    }
+    let sights = stages::look(&in_force, &agents);
+    case.in_force = Some((in_force, sights));
+    case
+}
+
+#[test]
+fn all_replicas_serving_is_ready_and_nothing_is_degraded() {
+    let status = two_replicas(&["a", "b", "c"]).status();
+    assert_eq!(
+        condition(&status, kind::READY),
+        ("True".into(), "Serving".into(), "2 of 2 replicas serve epoch 4".into())
+    );
+    assert_eq!(brief(&status, kind::DEGRADED), pair("False", "AsExpected"));
+    assert_eq!(status.replicas_ready.as_deref(), Some("2/2"));
+    assert_eq!(status.stages_ready.as_deref(), Some("3/3"));
+    assert!(condition(&status, kind::PLACED).2.contains("2 replicas, 3 stages"));
+}
+
+#[test]
+fn one_replica_of_two_answers_and_what_is_lost_is_told() {
+    let mut case = two_replicas(&["a", "c"]);
+    for placed in [
+        Placed::Yes,
+        Placed::Fewer(Why::new(
+            "TooFewDevices",
+            "1 of 2 replicas fits; the second: needs 2 devices",
+        )),
+    ] {
+        case.placed = placed;
+        let status = case.status();
+        assert_eq!(brief(&status, kind::READY), pair("True", "Serving"));
+        assert_eq!(brief(&status, kind::LOADED), pair("False", "StageLost"));
+        assert_eq!(brief(&status, kind::DEGRADED), pair("True", "StageLost"));
+        let (.., message) = condition(&status, kind::DEGRADED);
+        assert!(message.starts_with("1 of 2 replicas serves; "), "{message}");
+        assert!(
+            message.contains("replica 0, stage 1 on b-cpu0: the node's agent is not attached"),
+            "{message}"
+        );
+        assert_eq!(status.endpoint.as_deref(), Some("c:7000"));
+        assert_eq!(status.replicas_ready.as_deref(), Some("1/2"));
+    }
+    assert!(
+        condition(&case.status(), kind::PLACED)
+            .2
+            .contains("1 of 2 replicas fits")
+    );
+    case.model.spec.replicas = 3;
+    assert_eq!(case.status().replicas_ready.as_deref(), Some("1/3"));
+}
+
+#[test]
+fn without_any_whole_replica_requests_are_not_answered() {
+    let status = two_replicas(&["a"]).status();
+    assert_eq!(condition(&status, kind::READY).0, "False");
+    assert_eq!(status.endpoint, None);
+}

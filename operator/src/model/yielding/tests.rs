@@ -209,7 +209,13 @@ impl Fleet {
         for (node, agent) in &mut self.agents {
             let placed = self.term.models.values().filter_map(|state| state.in_force.as_ref());
             let mut shards: Vec<ShardStatus> = placed
-                .flat_map(|in_force| in_force.stages().iter().enumerate().map(move |stage| (in_force, stage)))
+                .flat_map(|in_force| {
+                    in_force
+                        .stages()
+                        .into_iter()
+                        .enumerate()
+                        .map(move |stage| (in_force, stage))
+                })
                 .filter(|(_, (_, stage))| stage.node == *node)
                 .map(|(in_force, (at, _))| shard(in_force.model_uid(), in_force.placement.epoch, at as u32, "n:7000"))
                 .collect();

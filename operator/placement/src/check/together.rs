@@ -1,0 +1,64 @@
+//! What replicas must keep beside each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Violation, check};
+use crate::{Plan, Problem};
+
+/// Everything that is wrong with replicas: each by itself, then all together.
+pub fn check_fleet(problem: &Problem, plans: &[Plan]) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for plan in plans {
+        found.extend(check(problem, plan));
+    }
+    found.extend(check_together(problem, plans));
+    found
+}
+
+/// What is wrong with replicas each of which may be sound by itself: no device has two of them, a memory pool holds all of
+/// them, and works for all of them in the time that one token may take.
+pub fn check_together(problem: &Problem, plans: &[Plan]) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut holder: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut shared: BTreeSet<&str> = BTreeSet::new();
+    let mut memory: BTreeMap<usize, (u128, u128, BTreeSet<usize>)> = BTreeMap::new();
+    for (replica, plan) in plans.iter().enumerate() {
+        for stage in &plan.stages {
+            if *holder.entry(&stage.device).or_insert(replica) != replica && shared.insert(&stage.device) {
+                found.push(Violation::DeviceShared {
+                    device: stage.device.clone(),
+                });
+            }
+            if let Some(device) = problem.topology.devices.iter().find(|d| d.name == stage.device) {
+                let (bytes, busy_ns, replicas) = memory.entry(device.pool).or_default();
+                *bytes += u128::from(stage.memory_bytes);
+                *busy_ns += u128::from(stage.time_ns);
+                replicas.insert(replica);
+            }
+        }
+    }
+    for (pool, (needed_bytes, busy_ns, replicas)) in memory {
+        if replicas.len() < 2 {
+            continue;
+        }
+        let pool = problem.topology.pools.get(pool);
+        let (name, usable_bytes) = pool.map_or(("?", 0), |p| (p.name.as_str(), p.usable_bytes));
+        if needed_bytes > u128::from(usable_bytes) {
+            found.push(Violation::PoolMemory {
+                pool: name.to_owned(),
+                needed_bytes,
+                usable_bytes,
+            });
+        }
+        if let Some(tokens) = problem.constraints.min_tokens_per_second {
+            let cap_ns = 1_000_000_000 / u64::from(tokens.max(1));
+            if busy_ns > u128::from(cap_ns) {
+                found.push(Violation::TooSlow {
+                    slowest_ns: busy_ns,
+                    cap_ns,
+                });
+            }
+        }
+    }
+    found
+}

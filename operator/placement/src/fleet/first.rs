@@ -1,0 +1,115 @@
+//! Plans to begin with: one replica after the other, and devices shared out before anything is decided.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use super::search::{Limits, Search, beside, search};
+use crate::{Budget, Plan, Problem};
+
+/// Rounds in which every two replicas share out anew what they have.
+const ROUNDS: usize = 2;
+
+/// Offers what is found soon.
+pub(super) fn offer(search: &mut Search<'_>) {
+    let share = search.steps / 8 / search.replicas as u64;
+    let anything = vec![Limits::new(); search.replicas];
+    for groups in [anything, groups(search, by_node), groups(search, by_device)] {
+        if let Some(plans) = in_turn(search, &groups, share) {
+            search.offer(plans);
+        }
+    }
+    // Two replicas by themselves are what the search does anyway.
+    if search.replicas > 2 {
+        exchange(search, share);
+    }
+}
+
+/// One after the other, each within its limits and beside those before it.
+fn in_turn(search: &mut Search<'_>, groups: &[Limits], steps: u64) -> Option<Vec<Plan>> {
+    let mut plans: Vec<Plan> = Vec::new();
+    for group in groups {
+        let rest = beside(search.problem, &plans);
+        let single = search.decide(&rest, &renumbered(search.problem, &rest, group), steps);
+        plans.push(single.ok()?.plan);
+    }
+    Some(plans)
+}
+
+/// Limits by the devices' places in a problem that has fewer of them.
+fn renumbered(all: &Problem, rest: &Problem, limits: &Limits) -> Limits {
+    let name = |at: &usize| all.topology.devices.get(*at).map(|device| device.name.as_str());
+    let closed: BTreeSet<&str> = limits.keys().filter_map(name).collect();
+    let devices = rest.topology.devices.iter().enumerate();
+    devices
+        .filter(|(_, device)| closed.contains(device.name.as_str()))
+        .map(|(at, _)| (at, 0))
+        .collect()
+}
+
+fn by_node(problem: &Problem, device: usize) -> &str {
+    &problem.topology.devices[device].node
+}
+
+fn by_device(problem: &Problem, device: usize) -> &str {
+    &problem.topology.devices[device].name
+}
+
+/// Shares the devices out, what belongs together to one replica: the largest first, to whoever has least.
+fn groups(search: &Search<'_>, key: fn(&Problem, usize) -> &str) -> Vec<Limits> {
+    let problem = search.problem;
+    let devices = &problem.topology.devices;
+    let mut parts: BTreeMap<&str, (u64, Vec<usize>)> = BTreeMap::new();
+    for (at, device) in devices.iter().enumerate() {
+        let (bytes, members) = parts.entry(key(problem, at)).or_default();
+        *bytes = bytes.saturating_add(device.usable_bytes);
+        members.push(at);
+    }
+    let mut parts: Vec<(u64, Vec<usize>)> = parts.into_values().collect();
+    parts.sort_by_key(|(bytes, members)| (Reverse(*bytes), members.first().copied()));
+    let mut held = vec![(0_u64, BTreeSet::new()); search.replicas];
+    for (bytes, members) in parts {
+        if let Some((has, own)) = held.iter_mut().min_by_key(|(has, _)| *has) {
+            *has = has.saturating_add(bytes);
+            own.extend(members);
+        }
+    }
+    let closed = |(_, own): (u64, BTreeSet<usize>)| -> Limits {
+        let others = (0..devices.len()).filter(|at| !own.contains(at));
+        others.map(|at| (at, 0)).collect()
+    };
+    held.into_iter().map(closed).collect()
+}
+
+/// Every two replicas share out anew what they have and nobody else has, as long as that is better.
+fn exchange(all: &mut Search<'_>, steps: u64) {
+    for _ in 0..ROUNDS {
+        let before = all.best_cost();
+        for one in 0..all.replicas {
+            for other in one + 1..all.replicas {
+                let Some(plans) = all.best().map(<[Plan]>::to_vec) else {
+                    return;
+                };
+                let is_pair = |at: &usize| *at == one || *at == other;
+                let pick = |wanted: bool| -> Vec<Plan> {
+                    let chosen = (0..plans.len()).filter(|at| is_pair(at) == wanted);
+                    chosen.map(|at| plans[at].clone()).collect()
+                };
+                let (pair, mut others) = (pick(true), pick(false));
+                let budget = Budget {
+                    steps: steps / all.replicas as u64,
+                    seed: all.seed,
+                };
+                let rest = beside(all.problem, &others);
+                let outcome = search(&rest, 2, Some(&pair), budget);
+                all.spend(outcome.steps);
+                others.extend(outcome.plans);
+                all.offer(others);
+            }
+        }
+        if all.best_cost() >= before {
+            return;
+        }
+    }
+}

@@ -1,0 +1,534 @@
+//! Best-first search over what each replica may use.
+//!
+//! In a node every replica has limits of its own (how many bytes it may take on which device) and is decided as if it were alone:
+//! their bounds together are a bound on all plans of the node. Where the plans get in each other's way, the node is divided:
+//!
+//! - *One device, several replicas*: at most one of them has it. One case for each replica that may.
+//! - *A pool too small*: of `k` stages that are `e` bytes too large together, one has at most its bytes less `1 + (e - 1) / k`.
+//! - *A pool too busy*: at most one replica is in it, one case for each; or several are, which is given up and leaves a gap.
+//!
+//! The cases of a division contain every plan without the conflict. Replicas are alike, so nodes that differ in their order only
+//! are one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use topology::{Excluded, Exclusion, Pool};
+
+use super::first;
+use crate::{
+    Budget, HeldLayers, Infeasible, Objective, Plan, Problem,
+    domain::{MAX_CANDIDATES, moved_byte_ns},
+    solve::{Single, single},
+};
+
+/// Nodes kept at once; what does not fit is remembered by its bound.
+const MAX_NODES: usize = 4_000;
+
+/// What it takes to set one replica's problem up, beside what grows with its devices.
+const STEPS_TO_BEGIN: u64 = 200;
+
+/// The least that one replica's problem is given.
+const LEAST_STEPS: u64 = 2_000;
+
+/// Rates are in this part of a token per nanosecond.
+const RATE: i128 = 1_000_000_000_000_000_000;
+
+/// What is minimised: nanoseconds, or rates with the sign turned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Cost(i128);
+
+impl Cost {
+    /// Of what is no plan.
+    pub(super) const NEVER: Self = Self(i128::MAX);
+
+    /// Of replicas that cost so much each.
+    pub(super) fn of_parts(problem: &Problem, parts_ns: impl Iterator<Item = u64>) -> Self {
+        let cost = |ns: u64| match is_sum(problem) {
+            true => i128::from(ns),
+            false => -(RATE / i128::from(ns.max(1))),
+        };
+        Self(parts_ns.map(cost).sum())
+    }
+
+    /// How much more than a bound it is, rounded up; of rates, how much higher they might be.
+    pub(super) fn gap_percent(self, bound: Self) -> u32 {
+        let above = self.0.saturating_sub(bound.0).max(0).saturating_mul(100);
+        let of = if self.0 < 0 { -self.0 } else { bound.0 }.max(1);
+        u32::try_from((above + of - 1) / of).unwrap_or(u32::MAX)
+    }
+}
+
+/// Whether times are added up; else rates are.
+fn is_sum(problem: &Problem) -> bool {
+    problem.objective == Objective::Latency || !problem.held.is_empty()
+}
+
+/// What became of a search.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// As many as were asked for, or none.
+    pub plans: Vec<Plan>,
+    cost: Cost,
+    /// No plans cost less.
+    bound: Cost,
+    pub steps: u64,
+}
+
+impl Outcome {
+    pub(super) fn is_proved(&self) -> bool {
+        self.bound >= self.cost
+    }
+
+    pub(super) fn gap_percent(&self) -> u32 {
+        self.cost.gap_percent(self.bound)
+    }
+}
+
+/// Finds the best `replicas`, or as much as the steps allow. `known` are plans to begin with.
+pub(super) fn search(problem: &Problem, replicas: u32, known: Option<&[Plan]>, budget: Budget) -> Outcome {
+    let mut search = Search {
+        problem,
+        replicas: replicas as usize,
+        seed: budget.seed,
+        steps: budget.steps,
+        left: budget.steps,
+        best: None,
+        answers: BTreeMap::new(),
+        open: BTreeMap::new(),
+        seen: BTreeSet::new(),
+        given_up: Cost::NEVER,
+    };
+    if fits_at_all(problem, search.replicas) {
+        match known {
+            Some(plans) => search.offer(plans.to_vec()),
+            None => first::offer(&mut search),
+        }
+        search.run();
+    }
+    let cost = search.best_cost();
+    Outcome {
+        bound: search.given_up.min(cost),
+        cost,
+        steps: search.steps - search.left,
+        plans: search.best.map(|(_, plans)| plans).unwrap_or_default(),
+    }
+}
+
+/// Whether all memory together holds so many copies, and there are devices enough: what no division changes.
+fn fits_at_all(problem: &Problem, replicas: usize) -> bool {
+    let (model, topology) = (&problem.model, &problem.topology);
+    let layers = model
+        .layers
+        .iter()
+        .map(|l| u128::from(l.weight_bytes) + u128::from(l.kv_bytes));
+    let output = u128::from(model.output_bytes) + u128::from(model.output_buffer_bytes);
+    let fixed = topology.devices.iter().map(|d| d.fixed_bytes).min().unwrap_or(0);
+    let one = layers.sum::<u128>() + output + u128::from(fixed) + u128::from(model.compute_buffer_bytes);
+    let pool = |(at, pool): (usize, &topology::Pool)| {
+        let devices = topology.devices.iter().filter(|device| device.pool == at);
+        let together: u128 = devices.map(|device| u128::from(device.usable_bytes)).sum();
+        together.min(u128::from(pool.usable_bytes))
+    };
+    let all: u128 = topology.pools.iter().enumerate().map(pool).sum();
+    let devices = topology.devices.len() / problem.constraints.min_devices.max(1) as usize;
+    replicas <= devices && one * replicas as u128 <= all
+}
+
+/// What one replica may take at most, by the index of the device. Absent: all that is usable; zero: the device is not for it.
+pub(super) type Limits = BTreeMap<usize, u64>;
+
+/// One replica's answer within its limits.
+#[derive(Debug)]
+struct Answer {
+    plan: Plan,
+    cost_ns: u64,
+    bound_ns: u64,
+}
+
+pub(super) struct Search<'p> {
+    pub problem: &'p Problem,
+    pub replicas: usize,
+    pub seed: u64,
+    pub steps: u64,
+    left: u64,
+    best: Option<(Cost, Vec<Plan>)>,
+    answers: BTreeMap<Limits, Rc<Result<Answer, Infeasible>>>,
+    /// Nodes not yet looked at, by their bound and the order in which they arose.
+    open: BTreeMap<(Cost, usize), Vec<Limits>>,
+    seen: BTreeSet<Vec<Limits>>,
+    /// The least bound of what was not followed to its end.
+    given_up: Cost,
+}
+
+impl Search<'_> {
+    fn run(&mut self) {
+        let parts = std::iter::repeat_n(0, self.replicas);
+        let lowest = Cost::of_parts(self.problem, parts);
+        self.push(lowest, vec![Limits::new(); self.replicas]);
+        while let Some(((bound, _), node)) = self.open.pop_first() {
+            if bound >= self.best_cost() {
+                return;
+            }
+            if self.left == 0 {
+                self.given_up = self.given_up.min(bound);
+                return;
+            }
+            self.follow(bound, &node);
+        }
+    }
+
+    pub(super) fn best_cost(&self) -> Cost {
+        self.best.as_ref().map_or(Cost::NEVER, |(cost, _)| *cost)
+    }
+
+    pub(super) fn best(&self) -> Option<&[Plan]> {
+        self.best.as_ref().map(|(_, plans)| plans.as_slice())
+    }
+
+    /// Takes plans that are better than what is known.
+    pub(super) fn offer(&mut self, plans: Vec<Plan>) {
+        let cost = least_cost(self.problem, &plans);
+        if plans.len() == self.replicas && cost < self.best_cost() {
+            self.best = Some((cost, plans));
+        }
+    }
+
+    /// Steps are spent elsewhere.
+    pub(super) fn spend(&mut self, steps: u64) {
+        self.left = self.left.saturating_sub(steps);
+    }
+
+    fn push(&mut self, bound: Cost, mut node: Vec<Limits>) {
+        node.sort();
+        if !self.seen.insert(node.clone()) {
+            return;
+        }
+        self.open.insert((bound, self.seen.len()), node);
+        if self.open.len() > MAX_NODES
+            && let Some(((bound, _), _)) = self.open.pop_last()
+        {
+            self.given_up = self.given_up.min(bound);
+        }
+    }
+
+    /// Decides a node and opens those it is divided into.
+    fn follow(&mut self, bound: Cost, node: &[Limits]) {
+        let mut answers = Vec::with_capacity(node.len());
+        for limits in node {
+            let answer = self.answer(limits);
+            match answer.as_ref() {
+                Ok(_) => answers.push(answer),
+                Err(Infeasible::Exhausted { .. }) => {
+                    self.given_up = self.given_up.min(bound);
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+        let answers: Vec<&Answer> = answers
+            .iter()
+            .filter_map(|answer| answer.as_ref().as_ref().ok())
+            .collect();
+        let bound = bound.max(Cost::of_parts(
+            self.problem,
+            answers.iter().map(|answer| answer.bound_ns),
+        ));
+        if bound >= self.best_cost() {
+            return;
+        }
+        let plans: Vec<Plan> = answers.iter().map(|answer| answer.plan.clone()).collect();
+        if let Some(cases) = self
+            .cases_of_shared(node, &plans)
+            .or_else(|| self.cases_of_full(node, &plans))
+        {
+            cases.into_iter().for_each(|case| self.push(bound, case));
+            if self.best.is_none() {
+                self.repair(node);
+            }
+            return;
+        }
+        let relaxed = Cost::of_parts(self.problem, answers.iter().map(|answer| answer.cost_ns));
+        let cost = least_cost(self.problem, &plans);
+        self.offer(plans.clone());
+        if cost > relaxed
+            && let Some(cases) = self.cases_of_busy(node, &plans)
+        {
+            cases.into_iter().for_each(|case| self.push(bound, case));
+            self.given_up = self.given_up.min(bound);
+        } else if cost > bound {
+            self.given_up = self.given_up.min(bound);
+        }
+    }
+
+    /// One replica within its limits.
+    fn answer(&mut self, limits: &Limits) -> Rc<Result<Answer, Infeasible>> {
+        if let Some(known) = self.answers.get(limits) {
+            return known.clone();
+        }
+        let answer = Rc::new(
+            self.decide(self.problem, limits, (self.steps / 8).max(LEAST_STEPS))
+                .map(
+                    |Single {
+                         plan,
+                         cost_ns,
+                         bound_ns,
+                         ..
+                     }| Answer {
+                        plan,
+                        cost_ns,
+                        bound_ns,
+                    },
+                ),
+        );
+        self.answers.insert(limits.clone(), answer.clone());
+        answer
+    }
+
+    /// One replica of a problem, within limits and at most so many steps.
+    pub(super) fn decide(&mut self, problem: &Problem, limits: &Limits, steps: u64) -> Result<Single, Infeasible> {
+        let budget = Budget {
+            steps: steps.min(self.left),
+            seed: self.seed,
+        };
+        let devices = problem.topology.devices.len() as u64;
+        // Two figures of each device, and a way between every two that are looked at.
+        self.spend(STEPS_TO_BEGIN + 2 * devices + devices.min(MAX_CANDIDATES as u64).pow(2));
+        let decided = if limits.is_empty() {
+            single(problem, budget)
+        } else {
+            single(&limited(problem, limits), budget)
+        };
+        self.spend(match &decided {
+            Ok(single) => single.steps,
+            Err(Infeasible::Exhausted { steps }) => *steps,
+            Err(_) => 0,
+        });
+        decided
+    }
+
+    /// One replica after the other, each within the limits of the node beside those before it.
+    fn repair(&mut self, node: &[Limits]) {
+        let mut plans = Vec::new();
+        for limits in node {
+            // Indices of devices are those of the whole problem, so devices stay and are closed.
+            let taken = |name: &str| {
+                plans
+                    .iter()
+                    .any(|plan: &Plan| plan.stages.iter().any(|s| s.device == name))
+            };
+            let mut limits = limits.clone();
+            let devices = self.problem.topology.devices.iter().enumerate();
+            limits.extend(devices.filter(|(_, device)| taken(&device.name)).map(|(at, _)| (at, 0)));
+            let mut rest = self.problem.clone();
+            take_from_pools(&mut rest, &plans);
+            match self.decide(&rest, &limits, LEAST_STEPS) {
+                Ok(single) => plans.push(single.plan),
+                Err(_) => return,
+            }
+        }
+        self.offer(plans);
+    }
+
+    fn at(&self, name: &str) -> Option<usize> {
+        self.problem
+            .topology
+            .devices
+            .iter()
+            .position(|device| device.name == name)
+    }
+
+    /// The cases of a device that several plans use.
+    fn cases_of_shared(&self, node: &[Limits], plans: &[Plan]) -> Option<Vec<Vec<Limits>>> {
+        let mut users: BTreeMap<&str, usize> = BTreeMap::new();
+        for stage in plans.iter().flat_map(|plan| &plan.stages) {
+            *users.entry(&stage.device).or_default() += 1;
+        }
+        // What most of them want decides the most.
+        let (name, _) = users
+            .iter()
+            .filter(|(_, count)| **count > 1)
+            .max_by_key(|(name, count)| (**count, std::cmp::Reverse(**name)))?;
+        let at = self.at(name)?;
+        Some(cases_of_one(node, &[at]))
+    }
+
+    /// The cases of a pool that is too small for all stages in it.
+    fn cases_of_full(&self, node: &[Limits], plans: &[Plan]) -> Option<Vec<Vec<Limits>>> {
+        let topology = &self.problem.topology;
+        topology
+            .pools
+            .iter()
+            .enumerate()
+            .find_map(|(pool, Pool { usable_bytes, .. })| {
+                let stages = plans
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(of, plan)| plan.stages.iter().map(move |s| (of, s)));
+                let inside: Vec<(usize, usize, u64)> = stages
+                    .filter_map(|(of, stage)| Some((of, self.at(&stage.device)?, stage.memory_bytes)))
+                    .filter(|(_, at, _)| topology.devices[*at].pool == pool)
+                    .collect();
+                let sum = inside.iter().fold(0_u64, |sum, (.., bytes)| sum.saturating_add(*bytes));
+                let above = sum.checked_sub(*usable_bytes).filter(|above| *above > 0)?;
+                let share = 1 + (above - 1) / (inside.len() as u64).max(1);
+                let case = |(of, at, bytes): &(usize, usize, u64)| {
+                    let mut case = node.to_vec();
+                    let most = bytes.saturating_sub(share);
+                    let entry = case[*of].entry(*at).or_insert(most);
+                    *entry = (*entry).min(most);
+                    case
+                };
+                Some(inside.iter().map(case).collect())
+            })
+    }
+
+    /// The cases of a pool in which several replicas work and which costs one of them its rate.
+    fn cases_of_busy(&self, node: &[Limits], plans: &[Plan]) -> Option<Vec<Vec<Limits>>> {
+        let topology = &self.problem.topology;
+        let pools = 0..topology.pools.len();
+        let load = |pool: usize| pool_ns(self.problem, plans, pool);
+        let in_several = |pool: &usize| plans.iter().filter(|plan| is_in(self.problem, plan, *pool)).count() > 1;
+        let busiest = pools
+            .filter(in_several)
+            .max_by_key(|pool| (load(*pool), std::cmp::Reverse(*pool)))?;
+        let devices: Vec<usize> = (0..topology.devices.len())
+            .filter(|d| topology.devices[*d].pool == busiest)
+            .collect();
+        Some(cases_of_one(node, &devices))
+    }
+}
+
+/// One case for each replica: these devices are for it alone.
+fn cases_of_one(node: &[Limits], devices: &[usize]) -> Vec<Vec<Limits>> {
+    let only = |own: usize| {
+        let mut case = node.to_vec();
+        for (_, limits) in case.iter_mut().enumerate().filter(|(other, _)| *other != own) {
+            limits.extend(devices.iter().map(|device| (*device, 0)));
+        }
+        case
+    };
+    (0..node.len()).map(only).collect()
+}
+
+/// The problem of one replica within its limits.
+fn limited(problem: &Problem, limits: &Limits) -> Problem {
+    let mut own = problem.clone();
+    let mut at = 0;
+    own.topology.devices.retain_mut(|device| {
+        let most = limits.get(&at).copied().unwrap_or(u64::MAX);
+        at += 1;
+        device.usable_bytes = device.usable_bytes.min(most);
+        most > 0
+    });
+    own
+}
+
+/// The problem of a further replica: devices of the others take no part, and what they take of pools is gone.
+pub(super) fn beside(problem: &Problem, others: &[Plan]) -> Problem {
+    let mut rest = problem.clone();
+    let used: BTreeSet<&str> = others
+        .iter()
+        .flat_map(|plan| &plan.stages)
+        .map(|s| s.device.as_str())
+        .collect();
+    take_from_pools(&mut rest, others);
+    let (taken, free) = rest
+        .topology
+        .devices
+        .into_iter()
+        .partition(|d| used.contains(d.name.as_str()));
+    rest.topology.devices = free;
+    rest.topology.excluded.extend(taken.into_iter().map(|device| Excluded {
+        device: device.name,
+        node: device.node,
+        backend: device.backend,
+        kind: device.kind,
+        why: Exclusion::Barred {
+            why: "holds another replica".to_owned(),
+        },
+    }));
+    rest
+}
+
+fn take_from_pools(problem: &mut Problem, plans: &[Plan]) {
+    let topology = &mut problem.topology;
+    for stage in plans.iter().flat_map(|plan| &plan.stages) {
+        let device = topology.devices.iter().find(|device| device.name == stage.device);
+        if let Some(pool) = device.and_then(|device| topology.pools.get_mut(device.pool)) {
+            pool.usable_bytes = pool.usable_bytes.saturating_sub(stage.memory_bytes);
+        }
+    }
+    for device in &mut topology.devices {
+        let left = topology.pools.get(device.pool).map_or(0, |pool| pool.usable_bytes);
+        device.usable_bytes = device.usable_bytes.min(left);
+    }
+}
+
+fn pool_of(problem: &Problem, name: &str) -> Option<usize> {
+    problem.topology.device(name).map(|device| device.pool)
+}
+
+fn is_in(problem: &Problem, plan: &Plan, pool: usize) -> bool {
+    plan.stages
+        .iter()
+        .any(|stage| pool_of(problem, &stage.device) == Some(pool))
+}
+
+/// How long a pool works for one token of each plan.
+fn pool_ns(problem: &Problem, plans: &[Plan], pool: usize) -> u64 {
+    let stages = plans.iter().flat_map(|plan| &plan.stages);
+    let inside = stages.filter(|stage| pool_of(problem, &stage.device) == Some(pool));
+    inside.map(|stage| stage.time_ns).fold(0, u64::saturating_add)
+}
+
+/// What plans cost together; [`Cost::NEVER`] if they get in each other's way.
+pub(super) fn least_cost(problem: &Problem, plans: &[Plan]) -> Cost {
+    let mut bytes: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut busy_ns: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut devices = BTreeSet::new();
+    for stage in plans.iter().flat_map(|plan| &plan.stages) {
+        let Some(pool) = pool_of(problem, &stage.device).filter(|_| devices.insert(&stage.device)) else {
+            return Cost::NEVER;
+        };
+        let (held, busy) = (bytes.entry(pool).or_default(), busy_ns.entry(pool).or_default());
+        *held = held.saturating_add(stage.memory_bytes);
+        *busy = busy.saturating_add(stage.time_ns);
+    }
+    let is_full = |(pool, bytes): (&usize, &u64)| {
+        problem
+            .topology
+            .pools
+            .get(*pool)
+            .is_none_or(|p| *bytes > p.usable_bytes)
+    };
+    if bytes.iter().any(is_full) {
+        return Cost::NEVER;
+    }
+    let slowest_ns = |plan: &Plan| {
+        let pools = plan.stages.iter().filter_map(|stage| pool_of(problem, &stage.device));
+        pools
+            .filter_map(|pool| busy_ns.get(&pool))
+            .fold(plan.slowest_ns, |a, b| a.max(*b))
+    };
+    let cap_ns = problem.constraints.cap_ns().unwrap_or(u64::MAX);
+    if plans.iter().any(|plan| slowest_ns(plan) > cap_ns) {
+        return Cost::NEVER;
+    }
+    let byte_ns = moved_byte_ns(&problem.model);
+    let moved = |plan: &Plan| {
+        let missing = |s: &crate::Stage| {
+            HeldLayers::missing_bytes(&problem.held, &problem.model, &s.device, s.first_layer, s.end_layer)
+        };
+        let bytes = plan.stages.iter().map(missing).fold(0_u64, u64::saturating_add);
+        bytes.saturating_mul(byte_ns)
+    };
+    let cost_ns = |plan: &Plan| match is_sum(problem) {
+        true if problem.held.is_empty() => plan.latency_ns,
+        true => plan.latency_ns.saturating_add(moved(plan)),
+        false => slowest_ns(plan),
+    };
+    Cost::of_parts(problem, plans.iter().map(cost_ns))
+}

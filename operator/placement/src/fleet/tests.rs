@@ -1,0 +1,151 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use topology::{Device, Kind, Origin, Pool, Rate, Topology};
+
+use super::*;
+use crate::{Constraints, Layer, Model, check_fleet};
+
+const MIB: u64 = 1 << 20;
+
+/// Discrete cards, each on its own node, of so many mebibytes and so many gigabytes per second; four layers of 100 MiB.
+fn problem(cards: &[(u64, u64)]) -> Problem {
+    let rate = |gigabytes: u64| Rate {
+        bytes_per_second: gigabytes * 1_000_000_000,
+        origin: Origin::Measured,
+    };
+    let device = |(at, (mib, gigabytes)): (usize, &(u64, u64))| Device {
+        name: format!("d{at:02}"),
+        node: format!("n{at:02}"),
+        node_labels: BTreeMap::new(),
+        vendor: "v".to_owned(),
+        model: String::new(),
+        backend: "cuda".to_owned(),
+        kind: Kind::Discrete,
+        pool: at,
+        usable_bytes: mib * MIB,
+        fixed_bytes: 0,
+        bandwidth: rate(*gigabytes),
+        launch_us: 100,
+        flops_per_second: None,
+        thermal_headroom_percent: None,
+        taints: Vec::new(),
+    };
+    let pool = |(at, (mib, gigabytes)): (usize, &(u64, u64))| Pool {
+        name: format!("p{at:02}"),
+        usable_bytes: mib * MIB,
+        held_bytes: 0,
+        bandwidth: rate(*gigabytes),
+    };
+    Problem {
+        model: Model {
+            name: "m".to_owned(),
+            layers: vec![
+                Layer {
+                    weight_bytes: 100 * MIB,
+                    kv_bytes: 0,
+                    kv_read_bytes: 0
+                };
+                4
+            ],
+            embedding_bytes: 0,
+            output_bytes: 0,
+            activation_bytes: 4096,
+            compute_buffer_bytes: 0,
+            output_buffer_bytes: 0,
+            cuts: BTreeSet::from([1, 2, 3]),
+        },
+        topology: Topology {
+            devices: cards.iter().enumerate().map(device).collect(),
+            pools: cards.iter().enumerate().map(pool).collect(),
+            ..Topology::default()
+        },
+        constraints: Constraints::default(),
+        objective: Objective::Latency,
+        held: Vec::new(),
+    }
+}
+
+fn fleet(problem: &Problem, replicas: u32) -> Fleet {
+    let fleet = solve_fleet(problem, replicas, Budget::default()).expect("a replica");
+    assert_eq!(check_fleet(problem, &fleet.plans), []);
+    fleet
+}
+
+fn used(fleet: &Fleet) -> Vec<Vec<&str>> {
+    fleet.plans.iter().map(|plan| devices(plan).collect()).collect()
+}
+
+#[test]
+fn equal_cards_hold_a_replica_each_and_no_better_is_possible() {
+    let fleet = fleet(&problem(&[(400, 100); 4]), 3);
+    assert_eq!((fleet.plans.len(), fleet.verdict), (3, Verdict::Optimal));
+    assert_eq!(fleet.shortage(), None);
+}
+
+#[test]
+fn the_fastest_cards_are_shared_out_where_one_replica_would_take_them_all() {
+    // The best single replica is on the two fast cards; beside it the two slow ones are too small.
+    let fleet = fleet(&problem(&[(300, 400), (300, 400), (100, 100), (100, 100)]), 2);
+    assert_eq!((fleet.plans.len(), fleet.verdict), (2, Verdict::Optimal));
+    assert!(used(&fleet).iter().all(|devices| devices.len() == 2));
+}
+
+#[test]
+fn what_the_next_replica_lacks_is_said_beside_those_that_fit() {
+    let fleet = fleet(&problem(&[(400, 100), (400, 100), (150, 100)]), 3);
+    assert_eq!(fleet.plans.len(), 2);
+    assert_eq!(fleet.verdict, Verdict::Optimal);
+    let shortage = fleet.shortage().expect("a shortage");
+    assert!(
+        shortage.starts_with("2 of 3 replicas fit; the third: 250.0 MiB short: the model needs 400.0 MiB on 1 device"),
+        "{shortage}"
+    );
+    assert!(shortage.contains("d00 holds another replica"), "{shortage}");
+    assert!(
+        shortage.ends_with("it would fit with 250.0 MiB more on d02"),
+        "{shortage}"
+    );
+}
+
+#[test]
+fn a_pool_that_two_replicas_share_is_one_budget() {
+    let mut problem = problem(&[(400, 100), (400, 100)]);
+    problem.topology.pools.truncate(1);
+    problem.topology.devices[1].pool = 0;
+    let one = fleet(&problem, 2);
+    assert_eq!(one.plans.len(), 1);
+    problem.topology.pools[0].usable_bytes = 800 * MIB;
+    assert_eq!(fleet(&problem, 2).plans.len(), 2);
+    problem.objective = Objective::Throughput;
+    let both = fleet(&problem, 2);
+    assert_ne!(both.verdict, Verdict::Greedy);
+    assert_eq!(both.plans.len(), 2, "more replicas are better than fewer");
+}
+
+#[test]
+fn one_replica_is_decided_as_ever() {
+    let problem = problem(&[(300, 400), (300, 400), (100, 100)]);
+    let (fleet, alone) = (fleet(&problem, 1), solve(&problem, Budget::default()).expect("a plan"));
+    assert_eq!((&fleet.plans[0], fleet.runner_up), (&alone.plan, alone.runner_up));
+}
+
+#[test]
+fn many_cards_end_within_the_budget_and_tell_the_gap() {
+    let cards: Vec<(u64, u64)> = (0..40_u64).map(|at| (150 + at * 37 % 101, 20 + at * 53 % 97)).collect();
+    let problem = problem(&cards);
+    let budget = Budget { steps: 50_000, seed: 1 };
+    let fleet = solve_fleet(&problem, 8, budget).expect("a replica");
+    assert_eq!(check_fleet(&problem, &fleet.plans), []);
+    assert_eq!(fleet.plans.len(), 8);
+    assert!(matches!(fleet.verdict, Verdict::Feasible { .. }), "{}", fleet.verdict);
+    assert_eq!(fleet, solve_fleet(&problem, 8, budget).expect("the same"));
+}
+
+#[test]
+fn no_replica_at_all_is_told_as_for_one() {
+    let problem = problem(&[(100, 100), (100, 100)]);
+    assert_eq!(
+        solve_fleet(&problem, 2, Budget::default()).expect_err("too small"),
+        solve(&problem, Budget::default()).expect_err("too small")
+    );
+}
