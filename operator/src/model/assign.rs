@@ -245,7 +245,7 @@ mod tests {
         fixture::report(&mut agents, "a", 1, 0, ShardPhase::Serving);
         fixture::report_of(&mut agents, "c", 1, (1, 0), ShardPhase::Serving);
         let sights = stages::look(&in_force, &agents);
-        let route = model_route(&model, Some((&in_force, &sights)), vec![1; 32], String::new());
+        let route = model_route(&model, Some((&in_force, &sights)), vec![1; 32], Waits::default());
         assert!(route.ready, "one serves");
         assert_eq!(route.head_endpoints, ["", "c:7000"]);
         let by_node = assignments([holding(&in_force, &sights)], &agents);

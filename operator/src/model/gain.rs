@@ -95,6 +95,7 @@ mod tests {
     fn plan(latency_ns: u64, slowest_ns: u64) -> Plan {
         Plan {
             stages: Vec::new(),
+            entry_ns: 0,
             latency_ns,
             slowest_ns,
         }

@@ -196,7 +196,7 @@ mod tests {
         .unwrap();
         let raised = raise(&signer, &signed, 9, NOW).placement;
         assert_eq!((raised.epoch, raised.pipelines[0].epoch), (9, 9));
-        assert_eq!(raised.pipelines[0].stages, signed.stages());
+        assert_eq!(raised.pipelines[0].stages, signed.pipelines()[0].stages);
     }
 
     #[test]
