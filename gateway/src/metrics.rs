@@ -31,6 +31,10 @@ pub struct Metrics {
     pub active_streams: IntGauge,
     /// Answers that ended with an error after they had begun.
     pub interrupted_streams: IntCounter,
+    /// Answers that went on after the loss of the workers that had begun them, once for each loss.
+    pub resumed_streams: IntCounter,
+    /// From the loss of the workers to the next token of the answer, seconds.
+    pub standstill: Histogram,
     /// Tokens of prompts.
     pub prompt_tokens: IntCounter,
     /// Tokens of prompts that the workers had kept from earlier requests.
@@ -75,6 +79,15 @@ impl Metrics {
                 "interrupted_streams_total",
                 "Answers that ended with an error after they had begun.",
             ))?,
+            resumed_streams: IntCounter::with_opts(options(
+                "resumed_streams_total",
+                "Answers that went on after the loss of the workers that had begun them, once for each loss.",
+            ))?,
+            standstill: histogram(
+                "standstill_seconds",
+                "From the loss of the workers to the next token of the answer.",
+                &FIRST_TOKEN_BUCKETS,
+            )?,
             prompt_tokens: IntCounter::with_opts(options("prompt_tokens_total", "Tokens of prompts."))?,
             cached_prompt_tokens: IntCounter::with_opts(options(
                 "cached_prompt_tokens_total",
@@ -97,6 +110,8 @@ impl Metrics {
         registry.register(Box::new(metrics.duration.clone()))?;
         registry.register(Box::new(metrics.active_streams.clone()))?;
         registry.register(Box::new(metrics.interrupted_streams.clone()))?;
+        registry.register(Box::new(metrics.resumed_streams.clone()))?;
+        registry.register(Box::new(metrics.standstill.clone()))?;
         registry.register(Box::new(metrics.prompt_tokens.clone()))?;
         registry.register(Box::new(metrics.cached_prompt_tokens.clone()))?;
         registry.register(Box::new(metrics.completion_tokens.clone()))?;

@@ -61,7 +61,28 @@ pub enum ModelState {
         epoch: u64,
         /// For the client.
         message: String,
+        /// It is about to be by itself: it is being moved or loaded.
+        recovering: bool,
     },
+}
+
+/// What decides on the tokens of an answer: pipelines of the same weights may go on with each other's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Weights {
+    /// SHA-256 of the weight index.
+    index_sha256: Digest,
+    /// Type of the cached keys and values, as in the placement.
+    kv_type: i32,
+}
+
+impl Weights {
+    fn of(placement: &Placement) -> Option<Self> {
+        let index = &placement.source.as_ref()?.index_sha256;
+        Some(Self {
+            index_sha256: Digest::try_from(index.as_slice()).ok()?,
+            kv_type: placement.runtime.as_ref()?.kv_type,
+        })
+    }
 }
 
 /// Where a model that can be asked is asked.
@@ -69,6 +90,8 @@ pub enum ModelState {
 pub struct Route {
     /// Epoch of the placement.
     pub epoch: u64,
+    /// What computes the answers.
+    pub weights: Weights,
     /// Tokens one sequence may have.
     pub context_length: u32,
     /// At least one.
@@ -190,7 +213,7 @@ fn model(route: ModelRoute, previous: &Table, verifier: &PlacementVerifier, trus
         Err(cause) => {
             tracing::warn!(model = %route.name, namespace = %route.namespace, %cause, "placement refused");
             before.map_or_else(
-                || not_ready(0, "its placement cannot be verified by this gateway"),
+                || not_ready(0, "its placement cannot be verified by this gateway", false),
                 |before| before.state.clone(),
             )
         }
@@ -213,10 +236,11 @@ fn model(route: ModelRoute, previous: &Table, verifier: &PlacementVerifier, trus
     model
 }
 
-fn not_ready(epoch: u64, message: &str) -> ModelState {
+fn not_ready(epoch: u64, message: &str, recovering: bool) -> ModelState {
     ModelState::NotReady {
         epoch,
         message: message.to_owned(),
+        recovering,
     }
 }
 
@@ -233,7 +257,7 @@ fn state(
     };
     let Some(envelope) = &route.envelope else {
         // Placed nowhere any more; what was accepted before stays the least that is accepted again.
-        return Ok(not_ready(accepted_epoch, message));
+        return Ok(not_ready(accepted_epoch, message, route.recovering));
     };
     let placement = verifier.verify(envelope).map_err(|error| error.to_string())?;
     if placement.model_uid != route.model_uid || placement.namespace != route.namespace || placement.name != route.name
@@ -244,15 +268,17 @@ fn state(
         ));
     }
     if !route.ready {
-        return Ok(not_ready(placement.epoch, message));
+        return Ok(not_ready(placement.epoch, message, route.recovering));
     }
     let heads = heads(route, &placement, trust_domain)?;
     let context_length = placement.runtime.as_ref().map_or(0, |runtime| runtime.context_length);
     if heads.is_empty() || context_length == 0 {
-        return Ok(not_ready(placement.epoch, message));
+        return Ok(not_ready(placement.epoch, message, route.recovering));
     }
+    let weights = Weights::of(&placement).ok_or("the placement names no weights")?;
     Ok(ModelState::Ready(Route {
         epoch: placement.epoch,
+        weights,
         context_length,
         heads,
     }))

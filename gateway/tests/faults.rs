@@ -203,32 +203,6 @@ async fn a_head_that_stays_lost_is_a_typed_error_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_head_lost_mid_answer_ends_the_stream_with_a_typed_error() {
-    let world = World::start().await;
-    world
-        .head
-        .expect(Script::then("half an ans", Last::Fail(Code::Unavailable)));
-    let answer = world.client.ask(json!({ "stream": true })).await;
-    assert_eq!((answer.status, answer.streamed_text().as_str()), (200, "half an ans"));
-    let last = answer.chunks().pop().unwrap();
-    assert_eq!(
-        (&last["error"]["code"], &last["error"]["type"]),
-        (&json!("workers_lost"), &json!("service_unavailable"))
-    );
-    assert!(
-        !answer.events().contains(&"[DONE]".to_owned()),
-        "an answer that broke off is not done"
-    );
-
-    world.head.expect(Script::then("half", Last::Wait));
-    let mut open = world.client.ask_open(json!({ "stream": true })).await;
-    open.wait_for("\"f\"").await;
-    world.head.kill();
-    let answer = open.finish().await;
-    assert_eq!(answer.chunks().pop().unwrap()["error"]["code"], "workers_lost");
-}
-
-#[tokio::test]
 async fn a_head_without_the_identity_of_the_placement_gets_no_prompt() {
     let world = World::start().await;
     let role = Role::Worker {

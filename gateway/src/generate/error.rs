@@ -32,6 +32,9 @@ pub enum GenerateError {
     /// The workers were lost, or moved to another placement.
     #[error("the workers of the model were lost")]
     Lost,
+    /// The model has other weights by now, which would not go on with what was begun.
+    #[error("the model was changed meanwhile")]
+    Replaced,
     /// The head refuses the request itself.
     #[error("{message}")]
     Refused {

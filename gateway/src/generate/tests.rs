@@ -1,49 +1,6 @@
-use std::time::Duration;
-
-use proto::shard::v1::Sampling;
-use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::RequestMemory;
 use super::error::{Failure, classify};
-
-fn memory(emitted: Vec<i32>, now: Instant) -> RequestMemory {
-    RequestMemory {
-        model_uid: "uid".into(),
-        request_id: "req".into(),
-        prompt: vec![1, 2],
-        emitted,
-        max_tokens: 10,
-        sampling: Sampling {
-            temperature: 0.5,
-            top_p: 0.9,
-            top_k: 0,
-            seed: 7,
-        },
-        stop_tokens: vec![9],
-        wait_until: now + Duration::from_secs(30),
-        prefix_scope: vec![5; 16],
-    }
-}
-
-#[test]
-fn a_memory_asks_for_what_is_still_missing() {
-    let now = Instant::now();
-    let fresh = memory(vec![], now).request(3, now);
-    assert_eq!(
-        (fresh.epoch, fresh.prompt_tokens, fresh.max_tokens),
-        (3, vec![1, 2], 10)
-    );
-    assert_eq!((fresh.max_wait_ms, fresh.prefix_scope), (30_000, vec![5; 16]));
-    let resumed = memory(vec![3, 4, 5], now).request(4, now + Duration::from_secs(12));
-    assert_eq!(
-        (resumed.epoch, resumed.prompt_tokens, resumed.max_tokens),
-        (4, vec![1, 2, 3, 4, 5], 7)
-    );
-    assert_eq!((resumed.sampling.unwrap().seed, resumed.max_wait_ms), (7, 18_000));
-    let late = memory(vec![], now).request(4, now + Duration::from_secs(31));
-    assert_eq!(late.max_wait_ms, 1, "0 would mean any time");
-}
 
 #[test]
 fn a_status_decides_whether_to_ask_elsewhere() {

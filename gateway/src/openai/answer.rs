@@ -24,7 +24,7 @@ use super::turn::{Kind, Piece, Turn, TurnParts, explain, overdue};
 use crate::context::{Admission, Gateway};
 use crate::generate::{Generation, RequestMemory};
 use crate::keys::KeyId;
-use crate::routes::{Model, ModelState};
+use crate::routes::{Model, ModelState, Route};
 use crate::vocabulary::{Speech, SpeechState};
 
 /// Silence after which a comment is sent, so that nobody between takes the stream for dead.
@@ -70,15 +70,16 @@ pub async fn answer(
     } = caller;
     let Admission { preparing, seat } = admission;
     let model = models::find(&*models::table(gateway)?, &parameters.model)?;
-    let (context_length, speech) = ready(gateway, &model)?;
+    let (route, speech) = ready(gateway, &model)?;
     let place = gateway.enter(&model.uid)?;
     let late = || overdue(patience.end_by - started);
-    let fitted = prompt::fit(prompt, &speech, context_length, parameters.max_tokens, kind);
+    let fitted = prompt::fit(prompt, &speech, route.context_length, parameters.max_tokens, kind);
     let fitted = tokio::time::timeout_at(patience.end_by, fitted)
         .await
         .map_err(|_| late())??;
     let memory = RequestMemory {
         model_uid: model.uid.clone(),
+        weights: route.weights,
         request_id: request_id.clone(),
         prompt: fitted.tokens,
         emitted: Vec::new(),
@@ -117,19 +118,19 @@ pub async fn answer(
     }
 }
 
-/// The context of a model that can be asked, and what it speaks.
-fn ready(gateway: &Gateway, model: &Model) -> Result<(u32, Arc<Speech>), ApiError> {
+/// Where a model that can be asked is asked, and what it speaks.
+fn ready<'m>(gateway: &Gateway, model: &'m Model) -> Result<(&'m Route, Arc<Speech>), ApiError> {
     let not_ready =
         |cause: &str| ApiError::not_ready(format!("the model {} is not ready: {cause}", model.qualified_id()));
-    let context_length = match &model.state {
-        ModelState::Ready(route) => route.context_length,
+    let route = match &model.state {
+        ModelState::Ready(route) => route,
         ModelState::NotReady { message, .. } => return Err(not_ready(message)),
     };
     let digest = model
         .vocabulary
         .ok_or_else(|| not_ready("its vocabulary is not known yet"))?;
     match gateway.vocabularies.get(&digest) {
-        SpeechState::Ready(speech) => Ok((context_length, speech)),
+        SpeechState::Ready(speech) => Ok((route, speech)),
         SpeechState::Preparing(cause) => Err(not_ready(&cause)),
     }
 }

@@ -177,9 +177,19 @@ impl Turn {
                 () = tokio::time::sleep_until(self.end_by) => Err(overdue(self.end_by - self.started)),
                 progress = generation.next() => progress.map_err(|error| explain(&error, &self.request_id)),
             };
+            let standstill = generation.take_standstill();
             let text = match progress {
-                Ok(Progress::Token(token)) => self.token(token),
+                Ok(Progress::Token(token)) => {
+                    if let Some(standstill) = standstill {
+                        self.metrics.resumed_streams.inc();
+                        self.metrics.standstill.observe(standstill.as_secs_f64());
+                    }
+                    self.token(token)
+                }
                 Ok(Progress::Finished { length, cached_tokens }) => {
+                    // Of an answer that was taken on, its own beginning counts as prompt to the workers.
+                    let prompt_tokens = u32::try_from(self.prompt_tokens).unwrap_or(u32::MAX);
+                    let cached_tokens = cached_tokens.min(prompt_tokens);
                     self.cached_tokens = Some(cached_tokens);
                     self.metrics.cached_prompt_tokens.inc_by(cached_tokens.into());
                     let Passed { text, stopped } = self.rest();
@@ -291,7 +301,11 @@ pub fn explain(error: &GenerateError, request_id: &str) -> ApiError {
         }
         GenerateError::Lost => ApiError::interrupted(
             "workers_lost",
-            "a worker of this model was lost; the model recovers by itself, ask again",
+            "workers of this model were lost and no others took their place in time; ask again",
+        ),
+        GenerateError::Replaced => ApiError::interrupted(
+            "model_changed",
+            "the model was changed while it answered, and its new weights cannot go on with the answer; ask again",
         ),
         GenerateError::Refused { message } => {
             ApiError::invalid("messages", format!("the model refuses this request: {message}"))

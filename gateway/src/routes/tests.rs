@@ -1,6 +1,6 @@
 use identity::{PlacementSigner, PlacementVerifier};
 use proto::control::v1::{ModelRoute, RouteTable};
-use proto::placement::v1::{Pipeline, Placement, Runtime, Stage};
+use proto::placement::v1::{Pipeline, Placement, Runtime, Source, Stage};
 
 use super::{Found, ModelState, Table};
 
@@ -57,6 +57,10 @@ fn placement(namespace: &str, name: &str, epoch: u64) -> Placement {
         model_uid: format!("uid-{namespace}-{name}"),
         namespace: namespace.into(),
         name: name.into(),
+        source: Some(Source {
+            index_sha256: vec![3; 32],
+            ..Source::default()
+        }),
         runtime: Some(Runtime {
             context_length: 512,
             ..Runtime::default()

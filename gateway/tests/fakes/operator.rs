@@ -11,7 +11,7 @@ use identity::Role;
 use identity::tls::server_config;
 use proto::control::v1::routes_server::{Routes, RoutesServer};
 use proto::control::v1::{ModelRoute, RouteTable, VocabularyPiece, VocabularyRequest, WatchRequest};
-use proto::placement::v1::{Pipeline, Placement, Runtime, Stage};
+use proto::placement::v1::{Pipeline, Placement, Runtime, Source, Stage};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
@@ -110,11 +110,27 @@ impl FakeOperator {
 
     /// A route that serves at `head`.
     pub fn route(&self, trust: &Trust, name: &str, epoch: u64, head: &FakeHead) -> ModelRoute {
+        self.route_of_weights(trust, name, epoch, head, [1; 32])
+    }
+
+    /// The same of a model whose weight index has this digest.
+    pub fn route_of_weights(
+        &self,
+        trust: &Trust,
+        name: &str,
+        epoch: u64,
+        head: &FakeHead,
+        index_sha256: [u8; 32],
+    ) -> ModelRoute {
         let placement = Placement {
             epoch,
             model_uid: MODEL_UID.into(),
             namespace: "default".into(),
             name: name.into(),
+            source: Some(Source {
+                index_sha256: index_sha256.to_vec(),
+                ..Source::default()
+            }),
             runtime: Some(Runtime {
                 context_length: CONTEXT_LENGTH,
                 ..Runtime::default()
@@ -137,6 +153,7 @@ impl FakeOperator {
             message: String::new(),
             vocabulary_sha256: self.digest.clone(),
             created_unix_s: 1_700_000_000,
+            recovering: false,
         }
     }
 }

@@ -89,13 +89,22 @@ fn routes(sights: &[StageSight]) -> Vec<Route> {
         .collect()
 }
 
-/// What gateways are told of one model; `message` says why it is not ready.
+/// What those wait for who would ask a model that is not ready.
+#[derive(Debug, Default)]
+pub struct Waits {
+    /// Why it is not.
+    pub message: String,
+    /// It is placed: it will be ready once it is moved or loaded.
+    pub placed: bool,
+}
+
+/// What gateways are told of one model.
 #[must_use]
 pub fn model_route(
     model: &crds::InferenceModel,
     in_force: Option<(&InForce, &[StageSight])>,
     vocabulary_sha256: Vec<u8>,
-    message: String,
+    waits: Waits,
 ) -> ModelRoute {
     let metadata = &model.metadata;
     let ready = in_force.is_some_and(|(_, sights)| !sights.is_empty() && sights.iter().all(StageSight::serves));
@@ -109,7 +118,8 @@ pub fn model_route(
         envelope: in_force.map(|(in_force, _)| in_force.envelope.clone()),
         head_endpoints: in_force.map(|_| head.unwrap_or_default()).into_iter().collect(),
         ready,
-        message: if ready { String::new() } else { message },
+        message: if ready { String::new() } else { waits.message },
+        recovering: !ready && waits.placed,
         vocabulary_sha256,
         created_unix_s: metadata
             .creation_timestamp
@@ -122,6 +132,11 @@ pub fn model_route(
 mod tests {
     use super::*;
     use crate::model::{fixture, stages};
+
+    fn waits(message: &str, placed: bool) -> Waits {
+        let message = message.to_owned();
+        Waits { message, placed }
+    }
 
     fn holding<'a>(in_force: &'a InForce, sights: &'a [StageSight]) -> Holding<'a> {
         Holding {
@@ -197,7 +212,12 @@ mod tests {
         fixture::report(&mut agents, "a", 1, 0, ShardPhase::Serving);
         let route = |agents: &_| {
             let sights = stages::look(&in_force, agents);
-            model_route(&model, Some((&in_force, &sights)), vec![1; 32], "stage 1 loads".into())
+            model_route(
+                &model,
+                Some((&in_force, &sights)),
+                vec![1; 32],
+                waits("stage 1 loads", true),
+            )
         };
         let partly = route(&agents);
         assert!(!partly.ready);
@@ -209,7 +229,7 @@ mod tests {
         let whole = route(&agents);
         assert!(whole.ready && whole.message.is_empty());
         assert_eq!(whole.head_endpoints, ["a:7000"]);
-        let unplaced = model_route(&model, None, Vec::new(), "not placed".into());
+        let unplaced = model_route(&model, None, Vec::new(), waits("not placed", false));
         assert!(unplaced.head_endpoints.is_empty() && unplaced.envelope.is_none());
     }
 }

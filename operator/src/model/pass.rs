@@ -13,7 +13,7 @@ use proto::control::v1::RouteTable;
 
 use super::access::Access;
 use super::apply::{self, Prepared};
-use super::assign::{self, Holding};
+use super::assign::{self, Holding, Waits};
 use super::decide::{self, Decided, World};
 use super::in_force::InForce;
 use super::links;
@@ -276,13 +276,16 @@ impl Loop<'_> {
                 .model
                 .as_ref()
                 .and_then(|model| model.vocabulary_sha256.parse::<gguf::Digest>().ok());
-            let message =
-                find(&proposal.status.conditions, kind::READY).map_or_else(String::new, |ready| ready.message.clone());
+            let conditions = &proposal.status.conditions;
+            let waits = Waits {
+                message: find(conditions, kind::READY).map_or_else(String::new, |ready| ready.message.clone()),
+                placed: is_true(conditions, kind::PLACED),
+            };
             assign::model_route(
                 &proposal.model,
                 in_force,
                 vocabulary.map(|digest| digest.0.to_vec()).unwrap_or_default(),
-                message,
+                waits,
             )
         };
         self.routes.publish(RouteTable {

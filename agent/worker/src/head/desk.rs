@@ -106,6 +106,7 @@ impl Desk {
                 stop_tokens: request.stop_tokens,
                 max_wait_us,
                 prefix_scope: request.prefix_scope,
+                resumed: request.resumed,
             };
             let admitted = self.schedule.admit(request, elapsed_us(self.clock));
             admitted

@@ -91,7 +91,9 @@ impl Schedule {
             return Err(Refusal::PromptTooLong { prompt, context });
         }
         let free = self.slots.len() - self.running();
-        if self.queue.len() >= free + MAX_WAITING {
+        // Answers that were running elsewhere come all at once, and are no more than that pipeline had seats.
+        let spare = if request.resumed { self.slots.len() } else { 0 };
+        if self.queue.len() >= free + MAX_WAITING + spare {
             let CellUse { reserved, cells, .. } = self.cells();
             return Err(Refusal::Full {
                 running: self.running(),

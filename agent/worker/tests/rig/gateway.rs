@@ -42,6 +42,7 @@ pub fn request(epoch: u64, prompt: &[i32], max_tokens: u32) -> wire::GenerateReq
         stop_tokens: Vec::new(),
         max_wait_ms: 0,
         prefix_scope: Vec::new(),
+        resumed: false,
     }
 }
 

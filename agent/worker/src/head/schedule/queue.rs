@@ -1,5 +1,5 @@
-//! Requests that wait for a seat: first come, first seated, but for small ones that may pass a big one for which there is no
-//! room yet, a bounded number of times.
+//! Requests that wait for a seat: first come, first seated, but for answers that had begun elsewhere, which come before those that
+//! had not, and for small ones that may pass a big one for which there is no room yet, a bounded number of times.
 
 use std::collections::VecDeque;
 
@@ -40,13 +40,16 @@ impl Queue {
 
     pub(super) fn push(&mut self, request: Request, needs: u32, now_us: u64) {
         let deadline_us = now_us.saturating_add(request.max_wait_us.min(MAX_WAIT_US));
-        self.waiting.push_back(Waiting {
+        let behind = |waiting: &Waiting| request.resumed && !waiting.request.resumed;
+        let place = self.waiting.iter().position(behind).unwrap_or(self.waiting.len());
+        let waiting = Waiting {
             request,
             needs,
             since_us: now_us,
             deadline_us,
             overtaken: 0,
-        });
+        };
+        self.waiting.insert(place, waiting);
     }
 
     /// Cells that the first in the queue needs.

@@ -102,6 +102,8 @@ pub struct Request {
     pub max_wait_us: u64,
     /// Prefixes are shared among requests of equal scope alone.
     pub prefix_scope: Vec<u8>,
+    /// The prompt ends with a part of the answer that was given already.
+    pub resumed: bool,
 }
 
 /// Why a request is not admitted.

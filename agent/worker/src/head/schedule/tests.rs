@@ -57,6 +57,7 @@ fn asking(id: RequestId, prompt: Vec<i32>, max_tokens: u32) -> Request {
         stop_tokens: vec![-1],
         max_wait_us: MAX_WAIT_US,
         prefix_scope: Vec::new(),
+        resumed: false,
     }
 }
 
