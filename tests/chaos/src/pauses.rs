@@ -1,12 +1,13 @@
 //! PURE: how long answers paused around faults, and percentiles of it.
 //!
-//! A fault's pause in a stream is the longest time between two pieces of it, of which the second came after the fault and the first
-//! before the next fault. It is what the user saw, so it is never shorter than the recovery: a token that was on its way when the fault struck
-//! ends no pause. Pieces that a client had already seen before it asked again count for nothing: its pause lasts until there is more.
+//! A fault's pause in a stream is the longest time between two pieces of it that belongs to the fault: within which it struck, or which
+//! began after it and before the next one. It is what the user saw, so it is never shorter than the recovery: a token that was on its
+//! way when the fault struck ends no pause. Pieces that a client had already seen before it asked again count for nothing: its pause
+//! lasts until there is more.
 
 use std::collections::BTreeMap;
 
-use crate::history::{Fault, History, Kind, Moment, Operation};
+use crate::history::{History, Kind, Moment, Operation};
 
 /// Pauses by kind of fault, of all streams that were under way when a fault of that kind struck.
 pub fn by_kind(history: &History) -> BTreeMap<Kind, Vec<Moment>> {
@@ -22,10 +23,12 @@ pub fn by_kind(history: &History) -> BTreeMap<Kind, Vec<Moment>> {
         })
         .map(progress)
         .collect();
-    for (number, fault) in history.faults.iter().enumerate() {
-        let next = history.faults.get(number + 1).map(|next| next.at);
-        let found = progress.iter().filter_map(|moments| pause(moments, fault, next));
-        pauses.entry(fault.kind).or_default().extend(found);
+    let times: Vec<Moment> = history.faults.iter().map(|fault| fault.at).collect();
+    for fault in &history.faults {
+        pauses.entry(fault.kind).or_default();
+    }
+    for (number, pause) in progress.iter().flat_map(|moments| longest(moments, &times)) {
+        pauses.entry(history.faults[number].kind).or_default().push(pause);
     }
     pauses
 }
@@ -47,14 +50,23 @@ fn progress(operation: &Operation) -> Vec<Moment> {
     moments
 }
 
-/// The longest pause of a stream that was under way, `None` if it was not or never went on.
-fn pause(moments: &[Moment], fault: &Fault, next: Option<Moment>) -> Option<Moment> {
-    let under_way = moments.first().is_some_and(|first| *first <= fault.at);
-    let pauses = moments.windows(2).filter_map(|pair| {
-        let counts = pair[1] > fault.at && next.is_none_or(|next| pair[0] < next);
-        counts.then(|| pair[1].saturating_sub(pair[0]))
-    });
-    under_way.then(|| pauses.max()).flatten()
+/// The longest pause of a stream for each fault that struck while it was under way, by the fault's number.
+fn longest(moments: &[Moment], faults: &[Moment]) -> BTreeMap<usize, Moment> {
+    let mut longest: BTreeMap<usize, Moment> = BTreeMap::new();
+    let Some(begun) = moments.first() else {
+        return longest;
+    };
+    for pair in moments.windows(2) {
+        let before = faults.partition_point(|fault| *fault <= pair[0]);
+        let struck_within = faults.get(before).is_some_and(|fault| *fault <= pair[1]);
+        let fault = if struck_within { Some(before) } else { before.checked_sub(1) };
+        let Some(fault) = fault.filter(|fault| *begun <= faults[*fault]) else {
+            continue;
+        };
+        let pause = longest.entry(fault).or_default();
+        *pause = (*pause).max(pair[1].saturating_sub(pair[0]));
+    }
+    longest
 }
 
 /// The value below which a share (0 to 1) of the values lie: the nearest rank. `None` of none.
@@ -130,16 +142,18 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_belongs_to_the_fault_before_it_and_streams_that_had_not_begun_have_none() {
+    fn a_pause_belongs_to_the_fault_within_it_and_streams_that_had_not_begun_have_none() {
         let faults = vec![
             fault(Kind::WorkerKilled, 50),
             fault(Kind::NodeKilled, 150),
             fault(Kind::OperatorKilled, 1000),
+            fault(Kind::AgentFrozen, 1250),
         ];
-        let found = by_kind(&history(vec![attempt(&[100, 200, 900, 1100, 1200])], faults));
+        let found = by_kind(&history(vec![attempt(&[100, 200, 900, 950, 1150, 1200])], faults));
         assert!(found[&Kind::WorkerKilled].is_empty());
         assert_eq!(found[&Kind::NodeKilled], [ms(700)]);
         assert_eq!(found[&Kind::OperatorKilled], [ms(200)]);
+        assert!(found[&Kind::AgentFrozen].is_empty());
     }
 
     #[test]

@@ -20,7 +20,7 @@ const ROUND: [(Kind, usize); 8] = [
 /// Streams get on between two faults: long enough that each has begun, short enough for many faults.
 const PAUSE_MS: (u64, u64) = (500, 4000);
 /// How long a frozen process stands still, or a killed API server stays away.
-const LASTS_MS: (u64, u64) = (1000, 8000);
+const LASTS_MS: (u64, u64) = (1000, 15_000);
 
 /// A fault to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,9 +19,9 @@ const BARS: &[Barred] = &[
     ("tokens_wrong", "tokens lost, repeated or changed", Bar::AtMost(0.0)),
     ("streams_broken", "streams broken", Bar::AtMost(0.0)),
     (
-        "requests_right_percent",
-        "requests right in time, %",
-        Bar::AtLeast(99.95),
+        "requests_wrong_of_10000",
+        "requests not right in time, of 10,000",
+        Bar::AtMost(5.0),
     ),
     (
         "complaints",
@@ -118,7 +118,7 @@ fn headline(
     report.set("tokens_changed", count(verdict.tokens_changed));
     report.set("requests", count(verdict.requests));
     report.set("requests_right", count(verdict.requests_right));
-    report.set("requests_right_percent", Some(verdict.right_ratio() * 100.0));
+    report.set("requests_wrong_of_10000", Some((1.0 - verdict.right_ratio()) * 1e4));
     report.set("refusals", count(verdict.refusals));
     report.set("cut_by_gateway_loss", count(verdict.cut_by_gateway));
     report.set("complaints", Some(outcome.complaints.len() as f64));
