@@ -72,8 +72,9 @@ async fn installation() -> Here {
         operators: 1,
         gateways: 1,
     };
-    let stack = Stack::start_on(plane, &shape, &mut |step| println!("{step}"));
-    let mut stack = stack.await.expect("an installation");
+    let mut stack = Stack::start_on(plane, &shape, &mut |step| println!("{step}"))
+        .await
+        .expect("an installation");
     stack.wait_for_devices(2).await.expect("devices");
     Here {
         stack,
