@@ -1,19 +1,21 @@
 //! What the operator assigned, as far as this node accepts it: signatures are checked, lower epochs refused.
 //!
 //! The highest epoch per model and the last accepted envelopes are on disk before anything acts on them, so that neither a
-//! restart nor an operator that is out of date can take the node back.
+//! restart nor an operator that is out of date can take the node back. What is only proposed, or stands by, is neither accepted
+//! nor written: an operator that does not send it any more has given it up.
+
+mod own;
 
 use crate::shard::observed::Fault;
 use crate::shard::step::DesiredShards;
-use crate::shard::{Desired, Slice, Slot};
-use crate::source::Access;
+use crate::shard::{Purpose, Slot};
 use identity::PlacementVerifier;
+use own::{Given, Own};
 use prost::Message;
-use proto::control::v1::{AcceptedEpoch, Assignment, Assignments, Route, ShardPhase, ShardStatus};
-use proto::placement::v1::{Envelope, Placement, Runtime, Source, Stage};
+use proto::control::v1::{self as wire, AcceptedEpoch, Assignment, Assignments, ShardStatus};
+use proto::placement::v1::{Envelope, Placement};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// The reason of an envelope that none of the known keys signed.
 pub const BAD_SIGNATURE: &str = "BadSignature";
@@ -24,8 +26,9 @@ const ASSIGNMENTS_FILE: &str = "assignments.pb";
 const EPOCHS_MAX: usize = 4096;
 /// Shards of one node: far above its devices.
 const SHARDS_MAX: usize = 1024;
-/// Peers of one model that are remembered; a fetch asks fewer.
-const PEERS_MAX: usize = 64;
+/// Placements of one model beside the one in force: a proposal, one that it replaces, and the losses of a few nodes for which
+/// this one stands by. More would fill its disk for losses that do not come together.
+const AHEAD_MAX: usize = 8;
 /// Files larger than this were not written by us: a thousand envelopes of 64 KiB.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
@@ -134,13 +137,49 @@ impl Ledger {
 
     fn judge(&self, offered: &Assignments, verifier: &PlacementVerifier) -> Judged {
         let mut judged = Judged::default();
+        // First what is in force, wherever it stands in the message: the others are measured by its epoch.
         for assignment in &offered.assignments {
-            match self.stands(assignment, verifier) {
-                Ok(placement) => self.take(&mut judged, assignment, &placement),
-                Err(fault) => self.refuse(&mut judged, assignment, &fault, verifier),
+            if purpose(assignment) == Ok(Purpose::Serve) {
+                match self.stands(assignment, verifier) {
+                    Ok(placement) => self.take(&mut judged, assignment, &placement),
+                    Err(fault) => self.refuse(&mut judged, assignment, &fault, verifier),
+                }
+            }
+        }
+        for assignment in &offered.assignments {
+            let taken = match purpose(assignment) {
+                Ok(Purpose::Serve) => continue,
+                Ok(purpose) => self.take_ahead(&mut judged, assignment, purpose, verifier),
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = taken {
+                self.report(&mut judged, assignment, &fault);
             }
         }
         judged
+    }
+
+    /// What is not in force changes nothing of what is.
+    fn take_ahead(
+        &self,
+        judged: &mut Judged,
+        assignment: &Assignment,
+        purpose: Purpose,
+        verifier: &PlacementVerifier,
+    ) -> Result<(), Fault> {
+        let placement = self.stands(assignment, verifier)?;
+        let in_force = judged.epochs.get(&placement.model_uid).copied().unwrap_or(0);
+        not_below(in_force, &placement)?;
+        let ahead = judged.ahead.entry(placement.model_uid.clone()).or_default();
+        if *ahead >= AHEAD_MAX {
+            return Err(Fault::new(
+                "TooManyProposals",
+                format!("{AHEAD_MAX} placements beside the one in force are prepared already; withdraw some of them"),
+            ));
+        }
+        *ahead += 1;
+        self.add(judged, assignment, &placement, purpose);
+        Ok(())
     }
 
     fn stands(&self, assignment: &Assignment, verifier: &PlacementVerifier) -> Result<Placement, Fault> {
@@ -151,16 +190,7 @@ impl Ledger {
         let placement = verifier
             .verify(envelope)
             .map_err(|error| Fault::new(BAD_SIGNATURE, error.to_string()))?;
-        let highest = self.epochs.get(&placement.model_uid).copied().unwrap_or(0);
-        if placement.epoch < highest {
-            return Err(Fault::new(
-                "StaleEpoch",
-                format!(
-                    "epoch {} is lower than {highest}, which this node accepted before",
-                    placement.epoch
-                ),
-            ));
-        }
+        not_below(self.epochs.get(&placement.model_uid).copied().unwrap_or(0), &placement)?;
         Ok(placement)
     }
 
@@ -188,60 +218,45 @@ impl Ledger {
             peers: Vec::new(),
             ..assignment.clone()
         });
-        let envelope = Arc::new(
-            assignment
-                .envelope
-                .as_ref()
-                .map(Message::encode_to_vec)
-                .unwrap_or_default(),
-        );
-        let access = Access::from(assignment.access.clone().unwrap_or_default());
-        let peers: Vec<String> = assignment.peers.iter().take(PEERS_MAX).cloned().collect();
-        for (slot, stage, pipeline) in self.own_stages(placement) {
-            if judged.desired.desired.len() >= SHARDS_MAX {
-                tracing::warn!(%slot, "more than {SHARDS_MAX} shards are assigned to this node; the rest is left out");
-                return;
-            }
-            let next = assignment.routes.iter().find(|route| follows(route, &slot));
-            match desired(placement, pipeline, &stage, &envelope, next) {
-                Ok(mut desired) => {
-                    desired.access = access.clone();
-                    desired.peers.clone_from(&peers);
-                    judged.desired.desired.insert(slot, desired);
+        self.add(judged, assignment, placement, Purpose::Serve);
+    }
+
+    /// Desires this node's stages of a placement.
+    fn add(&self, judged: &mut Judged, assignment: &Assignment, placement: &Placement, purpose: Purpose) {
+        let given = Given::new(assignment, placement, purpose);
+        for own in own::stages(&self.node, placement) {
+            let desired = match given.desired(&own) {
+                Ok(desired) => desired,
+                Err(fault) => {
+                    judged.desired.refused.push(own.refusal(placement, &fault));
+                    continue;
                 }
-                Err(fault) => judged.desired.refused.push(refusal(&slot, placement.epoch, &fault)),
+            };
+            let slot = Slot::of(&placement.model_uid, &desired.slice);
+            let shards = &mut judged.desired.desired;
+            let full = shards.len() >= SHARDS_MAX;
+            match shards.get_mut(&slot) {
+                Some(known) if given.is_twice(known, &own) => {
+                    let fault = own.twice(placement);
+                    judged.desired.refused.push(own.refusal(placement, &fault));
+                }
+                Some(known) => known.join(desired),
+                None if full => {
+                    tracing::warn!(%slot, "more than {SHARDS_MAX} shards are assigned to this node; the rest is left out");
+                    return;
+                }
+                None => {
+                    shards.insert(slot, desired);
+                }
             }
         }
     }
 
     /// A refused assignment changes nothing: what was accepted for the model stays in force.
     fn refuse(&self, judged: &mut Judged, assignment: &Assignment, fault: &Fault, verifier: &PlacementVerifier) {
-        // Only for the report; nothing else is believed of a payload that does not stand.
-        let claimed = assignment
-            .envelope
-            .as_ref()
-            .and_then(|envelope| Placement::decode(envelope.payload.as_slice()).ok());
-        let Some(claimed) = claimed else {
-            tracing::warn!(
-                reason = fault.reason,
-                message = fault.message,
-                "an assignment is refused"
-            );
+        let Some(claimed) = self.report(judged, assignment, fault) else {
             return;
         };
-        tracing::warn!(
-            model_uid = claimed.model_uid,
-            epoch = claimed.epoch,
-            reason = fault.reason,
-            message = fault.message,
-            "an assignment is refused"
-        );
-        let own = self.own_stages(&claimed);
-        judged.desired.refused.extend(
-            own.iter()
-                .take(SHARDS_MAX)
-                .map(|(slot, ..)| refusal(slot, claimed.epoch, fault)),
-        );
         let kept = self
             .accepted
             .assignments
@@ -254,24 +269,28 @@ impl Ledger {
         }
     }
 
-    fn own_stages(&self, placement: &Placement) -> Vec<(Slot, Stage, usize)> {
-        let mut own = Vec::new();
-        for (pipeline, stages) in placement.pipelines.iter().enumerate() {
-            for (stage, body) in stages
-                .stages
-                .iter()
-                .enumerate()
-                .filter(|(_, body)| body.node == self.node)
-            {
-                let slot = Slot {
-                    model_uid: placement.model_uid.clone(),
-                    pipeline: pipeline as u32,
-                    stage: stage as u32,
-                };
-                own.push((slot, body.clone(), pipeline));
-            }
-        }
-        own
+    /// Says of each of our stages why it is refused, and what the assignment claims to be.
+    fn report(&self, judged: &mut Judged, assignment: &Assignment, fault: &Fault) -> Option<Placement> {
+        // Only for the report; nothing else is believed of a payload that does not stand.
+        let claimed = assignment
+            .envelope
+            .as_ref()
+            .and_then(|envelope| Placement::decode(envelope.payload.as_slice()).ok());
+        tracing::warn!(
+            model_uid = claimed.as_ref().map(|claimed| claimed.model_uid.as_str()),
+            epoch = claimed.as_ref().map(|claimed| claimed.epoch),
+            reason = fault.reason,
+            message = fault.message,
+            "an assignment is refused"
+        );
+        let claimed = claimed?;
+        let own = own::stages(&self.node, &claimed);
+        let refusals = own
+            .iter()
+            .take(SHARDS_MAX)
+            .map(|own: &Own<'_>| own.refusal(&claimed, fault));
+        judged.desired.refused.extend(refusals);
+        Some(claimed)
     }
 }
 
@@ -280,80 +299,38 @@ struct Judged {
     desired: Outcome,
     epochs: BTreeMap<String, u64>,
     kept: Assignments,
+    /// Placements beside the one in force, by model.
+    ahead: BTreeMap<String, usize>,
+}
+
+/// What an assignment is for. One that a newer operator knows is not guessed at.
+fn purpose(assignment: &Assignment) -> Result<Purpose, Fault> {
+    match wire::Purpose::try_from(assignment.purpose) {
+        Ok(wire::Purpose::Serve) => Ok(Purpose::Serve),
+        Ok(wire::Purpose::Load) => Ok(Purpose::Load),
+        Ok(wire::Purpose::Fetch) => Ok(Purpose::Fetch),
+        Err(_) => Err(Fault::new(
+            "UnknownPurpose",
+            format!("purpose {} is not known to this agent; upgrade it", assignment.purpose),
+        )),
+    }
+}
+
+fn not_below(highest: u64, placement: &Placement) -> Result<(), Fault> {
+    if placement.epoch >= highest {
+        return Ok(());
+    }
+    let message = format!(
+        "epoch {} is lower than {highest}, which this node accepted before",
+        placement.epoch
+    );
+    Err(Fault::new("StaleEpoch", message))
 }
 
 /// The model that a kept, hence verified, assignment is for.
 fn uid_of(assignment: &Assignment) -> Option<String> {
     let Envelope { payload, .. } = assignment.envelope.as_ref()?;
     Some(Placement::decode(payload.as_slice()).ok()?.model_uid)
-}
-
-fn follows(route: &Route, slot: &Slot) -> bool {
-    route.pipeline == slot.pipeline && route.stage == slot.stage + 1 && !route.endpoint.is_empty()
-}
-
-fn refusal(slot: &Slot, epoch: u64, fault: &Fault) -> ShardStatus {
-    ShardStatus {
-        model_uid: slot.model_uid.clone(),
-        epoch,
-        pipeline: slot.pipeline,
-        stage: slot.stage,
-        phase: ShardPhase::Failed.into(),
-        reason: fault.reason.clone(),
-        message: fault.message.clone(),
-        ..ShardStatus::default()
-    }
-}
-
-/// A signed placement may still be one that this version cannot carry out.
-fn desired(
-    placement: &Placement,
-    pipeline: usize,
-    stage: &Stage,
-    envelope: &Arc<Vec<u8>>,
-    next: Option<&Route>,
-) -> Result<Desired, Fault> {
-    let malformed = |what: &str| {
-        Fault::new(
-            "BadPlacement",
-            format!("the placement of epoch {} {what}", placement.epoch),
-        )
-    };
-    let Source { uri, index_sha256, .. } = placement.source.clone().ok_or_else(|| malformed("names no source"))?;
-    let runtime: Runtime = placement.runtime.ok_or_else(|| malformed("has no runtime"))?;
-    let stages = placement
-        .pipelines
-        .get(pipeline)
-        .map(|pipeline| &pipeline.stages)
-        .ok_or_else(|| malformed("has no stages"))?;
-    let total_layers = stages.last().map_or(0, |last| last.end_layer);
-    if stage.first_layer >= stage.end_layer || stage.end_layer > total_layers {
-        return Err(malformed("has a stage without layers"));
-    }
-    let digest = |bytes: &[u8], what: &str| <[u8; 32]>::try_from(bytes).map_err(|_| malformed(what));
-    let slice = Slice {
-        index: gguf::Digest(digest(&index_sha256, "has an index digest that is no SHA-256")?),
-        first_layer: stage.first_layer,
-        end_layer: stage.end_layer,
-        total_layers,
-        stages: stages.len() as u32,
-        device: stage.device.clone(),
-        backend: stage.backend.clone(),
-        runtime,
-        weight_root: digest(&stage.weight_root, "has a weight root that is no SHA-256")?,
-    };
-    let next = next.filter(|_| !slice.is_tail()).map(|route| route.endpoint.clone());
-    Ok(Desired {
-        slice,
-        epoch: placement.epoch,
-        envelope: Arc::clone(envelope),
-        uri,
-        access: Access::default(),
-        peers: Vec::new(),
-        model: (placement.namespace.clone(), placement.name.clone()),
-        memory_budget_bytes: stage.memory_budget_bytes,
-        next,
-    })
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, LedgerError> {

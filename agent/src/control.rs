@@ -184,6 +184,7 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             epochs: self.ledger.epochs(),
             weights_endpoint: self.lines.weights_endpoint.clone(),
+            takes_purposes: true,
         };
         send(&outbound, agent_message::Message::Hello(hello)).await?;
         let mut client = AgentControlClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);

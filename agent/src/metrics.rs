@@ -11,7 +11,7 @@ use crate::models::Counters;
 use crate::shard::drive::View;
 use family::{Family, Type};
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
-use proto::control::v1::ShardPhase;
+use proto::control::v1::{ShardPhase, ShardStatus};
 
 /// The text of a scrape. `dcgm`: NVIDIA's cards are told of once more, under the names of NVIDIA's exporter.
 ///
@@ -42,27 +42,58 @@ pub fn text(
         dcgm::collect(&registry, node, devices)?;
     }
     asking(&registry, devices)?;
+    shards(&registry, view)?;
+    worker_failures(&registry, view.worker_failures)?;
+    let mut bytes = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut bytes)?;
+    String::from_utf8(bytes).map_err(|error| prometheus::Error::Msg(error.to_string()))
+}
+
+/// What the shards do. One that serves and is loaded for the next placement counts as both.
+fn shards(registry: &Registry, view: &View) -> Result<(), prometheus::Error> {
+    let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+        let gauge = IntGaugeVec::new(Opts::new(format!("shardwright_agent_{name}"), help), labels)?;
+        registry.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
+    };
     let shards = gauge("shards", "Shards of this node by phase.", &["phase"])?;
-    for phase in ["fetching", "verifying", "loading", "serving", "draining", "failed"] {
-        shards.with_label_values(&[phase]).set(0);
+    for phase in PHASES {
+        shards.with_label_values(&[phase_name(phase)]).set(0);
     }
     let epoch = gauge(
         "shard_epoch",
         "Epoch of the placement a shard obeys.",
         &["model_uid", "pipeline", "stage"],
     )?;
+    let serves = |status: &&ShardStatus| status.phase() == ShardPhase::Serving;
+    let proposed = |status: &&ShardStatus| matches!(status.phase(), ShardPhase::Loaded | ShardPhase::Fetched);
     for status in &view.statuses {
         shards.with_label_values(&[phase_name(status.phase())]).inc();
+    }
+    let others = view
+        .statuses
+        .iter()
+        .filter(|status| !serves(status) && !proposed(status));
+    // Last: what serves counts where a proposal has something else in the same place.
+    for status in others.chain(view.statuses.iter().filter(serves)) {
         let (pipeline, stage) = (status.pipeline.to_string(), status.stage.to_string());
         epoch
             .with_label_values(&[status.model_uid.as_str(), &pipeline, &stage])
             .set(signed(status.epoch));
     }
-    worker_failures(&registry, view.worker_failures)?;
-    let mut bytes = Vec::new();
-    TextEncoder::new().encode(&registry.gather(), &mut bytes)?;
-    String::from_utf8(bytes).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    Ok(())
 }
+
+const PHASES: [ShardPhase; 8] = [
+    ShardPhase::Fetching,
+    ShardPhase::Verifying,
+    ShardPhase::Fetched,
+    ShardPhase::Loading,
+    ShardPhase::Loaded,
+    ShardPhase::Serving,
+    ShardPhase::Draining,
+    ShardPhase::Failed,
+];
 
 /// How the drivers were asked, and how often that failed.
 fn asking(registry: &Registry, devices: &Devices) -> Result<(), prometheus::Error> {
@@ -122,6 +153,8 @@ fn phase_name(phase: ShardPhase) -> &'static str {
         ShardPhase::Serving => "serving",
         ShardPhase::Draining => "draining",
         ShardPhase::Failed => "failed",
+        ShardPhase::Loaded => "loaded",
+        ShardPhase::Fetched => "fetched",
     }
 }
 

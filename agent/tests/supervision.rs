@@ -11,7 +11,7 @@ use agent::models::{Counters, Models};
 use agent::shard::drive::{self, Lines, Setting, View};
 use agent::shard::observed::{Event, Fault, Installed, WorkerPhase};
 use agent::shard::step::DesiredShards;
-use agent::shard::{Desired, Slice, Slot};
+use agent::shard::{Desired, InForce, Place, Purpose, Slice, Slot};
 use agent::worker::config::{Places, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig};
 use agent::worker::leftovers;
 use agent::worker::process::{self, Launch, Order, Patience, Worker};
@@ -36,8 +36,7 @@ fn the_fake_worker_itself() {
 fn slot() -> Slot {
     Slot {
         model_uid: "uid".into(),
-        pipeline: 0,
-        stage: 0,
+        slice: "0-9".into(),
     }
 }
 
@@ -104,9 +103,7 @@ fn config(places: &Places) -> WorkerConfig {
     WorkerConfig {
         model_uid: "uid".into(),
         node: "node".into(),
-        pipeline: 0,
-        stage: 0,
-        stages: 1,
+        device: "node-cpu0".into(),
         first_layer: 0,
         end_layer: 1,
         total_layers: 1,
@@ -149,6 +146,7 @@ async fn a_good_worker_is_heard_told_and_drained() {
     assert_eq!(bench.event().await, serving);
     let offered = Installed {
         epoch: 4,
+        pipeline_epoch: 4,
         next: Some("b:1".into()),
     };
     bench.worker.order(Order::Install {
@@ -306,18 +304,28 @@ impl Node {
     }
 
     fn want(&self, epoch: u64, end_layer: u32) {
-        self.want_on("node-cpu0", epoch, end_layer);
+        self.want_all([self.desired(Purpose::Serve, epoch, end_layer)]);
     }
 
-    fn want_on(&self, device: &str, epoch: u64, end_layer: u32) {
+    fn want_all(&self, all: impl IntoIterator<Item = Desired>) {
         let mut desired = DesiredShards::new();
-        let slice = Slice {
+        for wanted in all {
+            let slot = Slot::of("uid", &wanted.slice);
+            match desired.get_mut(&slot) {
+                Some(known) => Desired::join(known, wanted),
+                None => drop(desired.insert(slot, wanted)),
+            }
+        }
+        self.desired.send_replace(Arc::new(desired));
+    }
+
+    fn slice(&self, end_layer: u32) -> Slice {
+        Slice {
             index: self.index,
             first_layer: 0,
             end_layer,
             total_layers: tiny_model::LAYERS,
-            stages: if end_layer == tiny_model::LAYERS { 1 } else { 2 },
-            device: device.into(),
+            device: "node-cpu0".into(),
             backend: "cpu".into(),
             runtime: Runtime {
                 context_length: 8,
@@ -327,20 +335,31 @@ impl Node {
                 ..Runtime::default()
             },
             weight_root: self.source.stage_root(0, end_layer).unwrap().0,
-        };
-        let wanted = Desired {
-            slice,
+        }
+    }
+
+    fn desired(&self, purpose: Purpose, epoch: u64, end_layer: u32) -> Desired {
+        let in_force = (purpose == Purpose::Serve).then(|| InForce {
             epoch,
+            pipeline_epoch: epoch,
             envelope: Arc::new(vec![epoch as u8]),
+            next: (end_layer < tiny_model::LAYERS).then(|| "b:1".to_owned()),
+        });
+        Desired {
+            slice: self.slice(end_layer),
+            places: vec![Place {
+                epoch,
+                pipeline: 0,
+                stage: 0,
+                purpose,
+            }],
+            in_force,
             uri: self.uri.clone(),
             access: agent::source::Access::default(),
             peers: vec![],
             model: ("ns".into(), "model".into()),
             memory_budget_bytes: 7,
-            next: (end_layer < tiny_model::LAYERS).then(|| "b:1".to_owned()),
-        };
-        desired.insert(slot(), wanted);
-        self.desired.send_replace(Arc::new(desired));
+        }
     }
 
     async fn until(&mut self, what: &str, condition: impl Fn(&View) -> bool) -> Arc<View> {
@@ -352,12 +371,15 @@ impl Node {
     }
 
     async fn until_serving(&mut self, epoch: u64) -> Arc<View> {
-        self.until("serving", |view| {
-            view.statuses
-                .iter()
-                .any(|status| status.phase() == ShardPhase::Serving && status.epoch == epoch)
-        })
-        .await
+        self.until_in(epoch, ShardPhase::Serving).await
+    }
+
+    async fn until_in(&mut self, epoch: u64, phase: ShardPhase) -> Arc<View> {
+        let there = |view: &View| {
+            let mut statuses = view.statuses.iter();
+            statuses.any(|status| status.phase() == phase && status.epoch == epoch)
+        };
+        self.until(phase.as_str_name(), there).await
     }
 
     async fn until_failed(&mut self, reason: &str) -> Arc<View> {
@@ -370,8 +392,18 @@ impl Node {
         .await
     }
 
+    fn places(&self, end_layer: u32) -> Places {
+        Places::new(self.state.path(), &Slot::of("uid", &self.slice(end_layer)))
+    }
+
+    /// What the worker of the whole model was told.
     fn told(&self) -> Vec<serde_json::Value> {
-        told(&Places::new(self.state.path(), &slot()).config())
+        told(&self.places(tiny_model::LAYERS).config())
+    }
+
+    /// The processes that hold layers up to this one.
+    fn processes(&self, end_layer: u32) -> Option<String> {
+        std::fs::read_to_string(self.places(end_layer).directory.join("process.json")).ok()
     }
 }
 
@@ -400,10 +432,68 @@ async fn another_cut_ends_the_worker_and_starts_one_with_the_new_layers() {
     node.want(2, 3);
     let view = node.until_serving(2).await;
     assert_eq!(view.holdings[0].layers, "0-2");
-    let said = node.told();
-    let operations: Vec<_> = said.iter().map(|line| line["op"].as_str().unwrap()).collect();
-    assert_eq!(operations, ["install", "drain", "install"]);
-    assert_eq!(said[2]["next"], "b:1");
+    let said = told(&node.places(3).config());
+    assert_eq!((said.len(), said[0]["next"].as_str()), (1, Some("b:1")));
+    assert!(
+        !node.places(tiny_model::LAYERS).directory.exists(),
+        "nothing is left of the other cut"
+    );
+}
+
+#[tokio::test]
+async fn a_proposal_is_loaded_beside_what_serves_and_comes_into_force_in_the_same_process() {
+    let mut node = Node::start(Manner::Good);
+    let serving = node.desired(Purpose::Serve, 1, tiny_model::LAYERS);
+    let proposed = node.desired(Purpose::Load, 2, 3);
+    node.want_all([serving.clone()]);
+    node.until_serving(1).await;
+    let holder = node.processes(tiny_model::LAYERS).expect("a process");
+    node.want_all([serving, proposed]);
+    let view = node.until_in(2, ShardPhase::Loaded).await;
+    let phases: Vec<_> = view
+        .statuses
+        .iter()
+        .map(|status| (status.epoch, status.phase()))
+        .collect();
+    assert_eq!(phases, [(2, ShardPhase::Loaded), (1, ShardPhase::Serving)]);
+    assert_eq!(view.serving.len(), 1);
+    assert!(told(&node.places(3).config()).is_empty(), "no placement is handed over");
+    let loaded = node.processes(3).expect("a process");
+    assert_ne!(loaded, holder);
+
+    node.want(2, 3);
+    node.until_serving(2).await;
+    assert_eq!(node.processes(3), Some(loaded));
+    node.until("the end of the other", |view| view.statuses.len() == 1)
+        .await;
+    assert_eq!(node.processes(tiny_model::LAYERS), None);
+}
+
+#[tokio::test]
+async fn a_proposal_that_is_withdrawn_ends_its_own_worker_alone() {
+    let mut node = Node::start(Manner::Good);
+    let serving = node.desired(Purpose::Serve, 1, tiny_model::LAYERS);
+    node.want_all([serving.clone(), node.desired(Purpose::Load, 2, tiny_model::LAYERS)]);
+    node.until_serving(1).await;
+    let holder = node.processes(tiny_model::LAYERS);
+    node.want_all([serving.clone(), node.desired(Purpose::Load, 3, 3)]);
+    node.until_in(3, ShardPhase::Loaded).await;
+    node.want_all([serving]);
+    let view = node.until("its end", |view| view.statuses.len() == 1).await;
+    assert_eq!(view.statuses[0].phase(), ShardPhase::Serving);
+    assert_eq!(node.processes(tiny_model::LAYERS), holder);
+    assert_eq!(node.told().len(), 1, "told once, and not drained");
+}
+
+#[tokio::test]
+async fn what_stands_by_is_on_the_disk_and_has_no_worker_and_a_source_is_not_needed_any_more() {
+    let mut node = Node::start(Manner::Good);
+    node.want_all([node.desired(Purpose::Fetch, 2, 3)]);
+    let view = node.until_in(2, ShardPhase::Fetched).await;
+    assert!(view.holdings.is_empty() && node.processes(3).is_none());
+    std::fs::remove_file(node.state.path().join("tiny.gguf")).unwrap();
+    node.want(3, 3);
+    node.until_serving(3).await;
 }
 
 #[tokio::test]
@@ -422,7 +512,7 @@ async fn a_worker_on_a_device_where_an_application_failed_is_started_again_and_c
     let mut devices = Devices::of([processors()]);
     devices.states[0].restart_shards = 1;
     node.devices.send_replace(Arc::new(devices));
-    let config = Places::new(node.state.path(), &slot()).config();
+    let config = node.places(tiny_model::LAYERS).config();
     let view = node
         .until("another life of the worker", |view| {
             let serving = view.statuses.iter().any(|status| status.phase() == ShardPhase::Serving);
@@ -435,7 +525,9 @@ async fn a_worker_on_a_device_where_an_application_failed_is_started_again_and_c
 #[tokio::test]
 async fn a_shard_for_a_device_that_is_not_on_the_node_is_refused_by_name() {
     let mut node = Node::start(Manner::Good);
-    node.want_on("node-cuda7", 1, tiny_model::LAYERS);
+    let mut elsewhere = node.desired(Purpose::Serve, 1, tiny_model::LAYERS);
+    elsewhere.slice.device = "node-cuda7".into();
+    node.want_all([elsewhere]);
     let view = node.until_failed("DeviceMissing").await;
     let said = &view.statuses[0].message;
     assert!(
@@ -487,7 +579,7 @@ async fn weights_that_are_not_the_placements_never_reach_a_worker() {
         })
         .await;
     assert_eq!(view.statuses[0].reason, "DigestMismatch");
-    assert!(node.told().is_empty() && !Places::new(node.state.path(), &slot()).config().exists());
+    assert!(node.told().is_empty() && !node.places(tiny_model::LAYERS).config().exists());
 }
 
 #[tokio::test]
@@ -497,7 +589,7 @@ async fn what_is_not_desired_any_more_is_drained_and_leaves_nothing_behind() {
     node.until_serving(1).await;
     node.desired.send_replace(Arc::default());
     node.until("nothing", |view| view.statuses.is_empty()).await;
-    let places = Places::new(node.state.path(), &slot());
+    let places = node.places(tiny_model::LAYERS);
     assert!(!places.directory.exists() && !places.socket.exists());
 }
 

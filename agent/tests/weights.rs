@@ -135,8 +135,8 @@ fn a_new_cut_of_fetched_layers_needs_no_source_and_moves_no_weights() {
         layer(&held.files) == pool && layer(&beside.files) != pool,
         "two living slices"
     );
-    bench.node.models.release(&rig::slot(0).key());
-    bench.node.models.release(&rig::slot(1).key());
+    bench.node.models.release(&first.slot.key());
+    bench.node.models.release(&second.slot.key());
     let alone = second.prepare().unwrap();
     assert_eq!(layer(&alone.files), pool, "one living slice");
 }

@@ -180,8 +180,8 @@ impl Pipeline {
     ) -> Result<Self> {
         let configs = configure(realm, spec, directory)?;
         let mut workers = Vec::new();
-        for (config, stage) in configs.iter().zip(&spec.stages) {
-            let name = format!("{}-{}", spec.name, config.stage);
+        for (index, (config, stage)) in configs.iter().zip(&spec.stages).enumerate() {
+            let name = format!("{}-{index}", spec.name);
             workers.push(Worker::spawn(&name, config, &stage.seat, directory).await?);
         }
         let envelope = STANDARD.encode(realm.sign(&place(spec)).encode_to_vec());
@@ -290,9 +290,7 @@ fn configure(realm: &Realm, spec: &PipelineSpec, directory: &Path) -> Result<Vec
         configs.push(WorkerConfig {
             model_uid: MODEL_UID.to_owned(),
             node: node(index),
-            pipeline: 0,
-            stage: index as u32,
-            stages: spec.stages.len() as u32,
+            device: format!("{}-cpu0", node(index)),
             first_layer,
             end_layer: stage.end_layer,
             total_layers: pieces.layer_count(),
@@ -373,7 +371,10 @@ fn place(spec: &PipelineSpec) -> placement::Placement {
             prefix_sequences: runtime.prefix_sequences,
             ..placement::Runtime::default()
         }),
-        pipelines: vec![placement::Pipeline { stages }],
+        pipelines: vec![placement::Pipeline {
+            stages,
+            ..placement::Pipeline::default()
+        }],
         ..placement::Placement::default()
     }
 }

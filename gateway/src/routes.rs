@@ -96,6 +96,18 @@ pub struct Route {
     pub context_length: u32,
     /// At least one.
     pub heads: Vec<Head>,
+    /// Of the pipeline of each head, in their order. No part of a head: it keeps its connections over epochs.
+    pub pipeline_epochs: Vec<u64>,
+}
+
+impl Route {
+    /// The epoch in which a head is asked: its pipeline's.
+    #[must_use]
+    pub fn epoch_of(&self, head: &Head) -> u64 {
+        let mut pipelines = self.heads.iter().zip(&self.pipeline_epochs);
+        let found = pipelines.find(|(known, _)| *known == head);
+        found.map_or(self.epoch, |(_, epoch)| *epoch)
+    }
 }
 
 impl Model {
@@ -270,7 +282,7 @@ fn state(
     if !route.ready {
         return Ok(not_ready(placement.epoch, message, route.recovering));
     }
-    let heads = heads(route, &placement, trust_domain)?;
+    let (heads, pipeline_epochs) = heads(route, &placement, trust_domain)?;
     let context_length = placement.runtime.as_ref().map_or(0, |runtime| runtime.context_length);
     if heads.is_empty() || context_length == 0 {
         return Ok(not_ready(placement.epoch, message, route.recovering));
@@ -281,16 +293,17 @@ fn state(
         weights,
         context_length,
         heads,
+        pipeline_epochs,
     }))
 }
 
-/// The heads that serve and may speak, in the order of the pipelines.
-fn heads(route: &ModelRoute, placement: &Placement, trust_domain: &str) -> Result<Vec<Head>, String> {
+/// The heads that serve and may speak, in the order of the pipelines, and the pipelines' epochs.
+fn heads(route: &ModelRoute, placement: &Placement, trust_domain: &str) -> Result<(Vec<Head>, Vec<u64>), String> {
     let (pipelines, endpoints) = (placement.pipelines.len(), route.head_endpoints.len());
     if pipelines != endpoints {
         return Err(format!("{pipelines} pipelines, but {endpoints} endpoints"));
     }
-    let mut heads = Vec::new();
+    let (mut heads, mut epochs) = (Vec::new(), Vec::new());
     for (pipeline, endpoint) in placement.pipelines.iter().zip(&route.head_endpoints) {
         let stage = pipeline.stages.first().ok_or("a pipeline has no stages")?;
         let role = Role::Worker {
@@ -303,7 +316,8 @@ fn heads(route: &ModelRoute, placement: &Placement, trust_domain: &str) -> Resul
                 endpoint: endpoint.clone(),
                 worker,
             });
+            epochs.push(pipeline.epoch_in(placement));
         }
     }
-    Ok(heads)
+    Ok((heads, epochs))
 }

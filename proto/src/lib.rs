@@ -9,6 +9,14 @@ pub mod placement {
     /// Version 1.
     pub mod v1 {
         tonic::include_proto!("shardwright.placement.v1");
+
+        impl Pipeline {
+            /// The epoch that its data plane speaks of, in a placement of that epoch.
+            #[must_use]
+            pub fn epoch_in(&self, placement: &Placement) -> u64 {
+                if self.epoch == 0 { placement.epoch } else { self.epoch }
+            }
+        }
     }
 }
 

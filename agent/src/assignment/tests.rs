@@ -1,6 +1,8 @@
 use super::*;
+use crate::shard::{Desired, Place};
 use identity::PlacementSigner;
-use proto::placement::v1::Pipeline;
+use proto::control::v1::Route;
+use proto::placement::v1::{Pipeline, Runtime, Source, Stage};
 
 const UID: &str = "0b9b7a52";
 
@@ -33,11 +35,40 @@ impl Bench {
     }
 
     fn accept(&self, ledger: &mut Ledger, placement: &Placement) -> Outcome {
-        let assignments = Assignments {
-            assignments: vec![self.assignment(placement)],
-        };
-        ledger.accept(&assignments, &self.verifier).unwrap()
+        self.accept_all(ledger, vec![self.assignment(placement)])
     }
+
+    fn accept_all(&self, ledger: &mut Ledger, assignments: Vec<Assignment>) -> Outcome {
+        ledger.accept(&Assignments { assignments }, &self.verifier).unwrap()
+    }
+
+    fn ahead(&self, placement: &Placement, purpose: wire::Purpose) -> Assignment {
+        Assignment {
+            purpose: purpose.into(),
+            ..self.assignment(placement)
+        }
+    }
+}
+
+/// The epochs in force of everything desired.
+fn in_force(desired: &DesiredShards) -> Vec<u64> {
+    let in_force = desired.values().filter_map(|desired| desired.in_force.as_ref());
+    in_force.map(|in_force| in_force.epoch).collect()
+}
+
+/// Epoch, stage and purpose of every place of everything desired.
+fn places(desired: &DesiredShards) -> Vec<(u64, u32, Purpose)> {
+    let all = desired.values().flat_map(|desired| &desired.places);
+    let mut all: Vec<_> = all.map(|place| (place.epoch, place.stage, place.purpose)).collect();
+    all.sort();
+    all
+}
+
+fn reasons(outcome: &Outcome) -> Vec<(u64, &str)> {
+    let refused = outcome.refused.iter();
+    refused
+        .map(|refused| (refused.epoch, refused.reason.as_str()))
+        .collect()
 }
 
 fn stage(node: &str, first_layer: u32, end_layer: u32) -> Stage {
@@ -70,6 +101,7 @@ fn placement(epoch: u64) -> Placement {
         }),
         pipelines: vec![Pipeline {
             stages: vec![stage("a", 0, 10), stage("b", 10, 30)],
+            epoch: 0,
         }],
         ..Placement::default()
     }
@@ -103,11 +135,17 @@ fn only_our_stages_are_ours_and_the_next_stage_is_known_by_its_route() {
     let [(slot, desired)] = &outcome.desired.iter().collect::<Vec<_>>()[..] else {
         panic!("one shard")
     };
-    assert_eq!(
-        (slot.stage, desired.slice.total_layers, desired.slice.stages),
-        (0, 30, 2)
-    );
-    assert_eq!(desired.next.as_deref(), Some("b:2"));
+    let place = Place {
+        epoch: 3,
+        pipeline: 0,
+        stage: 0,
+        purpose: Purpose::Serve,
+    };
+    assert_eq!((&desired.places, desired.slice.total_layers), (&vec![place], 30));
+    assert_eq!(**slot, Slot::of(UID, &desired.slice));
+    let in_force = desired.in_force.as_ref().unwrap();
+    assert_eq!((in_force.epoch, in_force.pipeline_epoch), (3, 3));
+    assert_eq!(in_force.next.as_deref(), Some("b:2"));
 }
 
 #[test]
@@ -116,14 +154,7 @@ fn a_lower_epoch_is_refused_with_a_report_and_the_higher_one_stays_in_force() {
     let mut ledger = bench.ledger();
     bench.accept(&mut ledger, &placement(5));
     let outcome = bench.accept(&mut ledger, &placement(4));
-    assert_eq!(
-        outcome
-            .desired
-            .values()
-            .map(|desired| desired.epoch)
-            .collect::<Vec<_>>(),
-        [5]
-    );
+    assert_eq!(in_force(&outcome.desired), [5]);
     assert_eq!(
         (outcome.refused[0].reason.as_str(), outcome.refused[0].epoch),
         ("StaleEpoch", 4)
@@ -164,7 +195,7 @@ fn what_was_accepted_last_is_known_after_a_restart() {
     let bench = Bench::new();
     bench.accept(&mut bench.ledger(), &placement(5));
     let resumed = bench.ledger().resume(&bench.verifier);
-    assert_eq!(resumed.values().map(|desired| desired.epoch).collect::<Vec<_>>(), [5]);
+    assert_eq!(in_force(&resumed), [5]);
     let stranger = PlacementVerifier::new([PlacementSigner::generate().unwrap().public_key()]).unwrap();
     assert!(
         bench.ledger().resume(&stranger).is_empty(),
@@ -188,14 +219,7 @@ fn a_forged_placement_is_refused_with_a_report_and_changes_nothing() {
             }],
         };
         let outcome = ledger.accept(&assignments, &bench.verifier).unwrap();
-        assert_eq!(
-            outcome
-                .desired
-                .values()
-                .map(|desired| desired.epoch)
-                .collect::<Vec<_>>(),
-            [5]
-        );
+        assert_eq!(in_force(&outcome.desired), [5]);
         assert_eq!(outcome.refused[0].reason, "BadSignature");
     }
     assert_eq!(bench.ledger().epochs()[0].epoch, 5);
@@ -274,4 +298,130 @@ fn what_a_source_needs_is_handed_on_and_never_written_down() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         assert!(!bytes.windows(4).any(|window| window == b"hush"), "a secret on disk");
     }
+}
+
+#[test]
+fn the_pipelines_own_epoch_is_handed_on() {
+    let bench = Bench::new();
+    let mut placement = placement(5);
+    placement.pipelines[0].epoch = 2;
+    let outcome = bench.accept(&mut bench.ledger(), &placement);
+    let in_force = outcome.desired.values().next().unwrap().in_force.as_ref().unwrap();
+    assert_eq!((in_force.epoch, in_force.pipeline_epoch), (5, 2));
+}
+
+/// Epoch 6 with other layers for this node.
+fn proposed() -> Placement {
+    let mut proposed = placement(6);
+    proposed.pipelines[0].stages[0].end_layer = 15;
+    proposed.pipelines[0].stages[1].first_layer = 15;
+    proposed
+}
+
+#[test]
+fn what_is_proposed_or_stands_by_is_desired_and_neither_accepted_nor_written() {
+    use wire::Purpose::{Fetch, Load};
+    let bench = Bench::new();
+    let mut ledger = bench.ledger();
+    let outcome = bench.accept_all(
+        &mut ledger,
+        vec![
+            bench.ahead(&proposed(), Load),
+            bench.ahead(&placement(7), Fetch),
+            bench.assignment(&placement(5)),
+        ],
+    );
+    assert_eq!(in_force(&outcome.desired), [5]);
+    let expected = [(5, 0, Purpose::Serve), (6, 0, Purpose::Load), (7, 0, Purpose::Fetch)];
+    assert_eq!(places(&outcome.desired), expected);
+    assert_eq!(
+        outcome.desired.len(),
+        2,
+        "the same slice is one slot, in force and ahead"
+    );
+    assert!(outcome.refused.is_empty());
+    assert_eq!(ledger.epochs()[0].epoch, 5);
+    assert_eq!(places(&bench.ledger().resume(&bench.verifier)), expected[..1]);
+    let outcome = bench.accept(&mut ledger, &placement(5));
+    assert_eq!(
+        places(&outcome.desired),
+        expected[..1],
+        "what is not sent any more is given up"
+    );
+}
+
+#[test]
+fn a_proposal_needs_no_placement_in_force_and_becomes_one_in_the_same_slot() {
+    let bench = Bench::new();
+    let mut ledger = bench.ledger();
+    let proposal = bench.ahead(&proposed(), wire::Purpose::Load);
+    let before = bench.accept_all(&mut ledger, vec![proposal]).desired;
+    assert!(in_force(&before).is_empty());
+    let after = bench.accept(&mut ledger, &proposed()).desired;
+    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    assert_eq!(in_force(&after), [6]);
+}
+
+#[test]
+fn a_proposal_below_what_is_in_force_is_refused_wherever_it_stands_in_the_message() {
+    let bench = Bench::new();
+    let mut ledger = bench.ledger();
+    let stale = bench.ahead(&placement(4), wire::Purpose::Load);
+    let outcome = bench.accept_all(&mut ledger, vec![stale.clone(), bench.assignment(&placement(5))]);
+    assert_eq!(
+        (in_force(&outcome.desired), reasons(&outcome)),
+        (vec![5], vec![(4, "StaleEpoch")])
+    );
+    let outcome = bench.accept_all(&mut ledger, vec![stale]);
+    assert_eq!(
+        reasons(&outcome),
+        [(4, "StaleEpoch")],
+        "the fence outlives the placement"
+    );
+}
+
+#[test]
+fn a_proposal_that_does_not_stand_is_refused_with_a_report_and_changes_nothing() {
+    let bench = Bench::new();
+    let stranger = PlacementSigner::generate().unwrap().sign(&proposed());
+    let forged = Assignment {
+        envelope: Some(stranger),
+        purpose: wire::Purpose::Load.into(),
+        ..Assignment::default()
+    };
+    let unknown = Assignment {
+        purpose: 9,
+        ..bench.assignment(&placement(8))
+    };
+    let mut senseless = placement(7);
+    senseless.runtime = None;
+    let senseless = bench.ahead(&senseless, wire::Purpose::Fetch);
+    let serve = bench.assignment(&placement(5));
+    let outcome = bench.accept_all(&mut bench.ledger(), vec![serve, forged, unknown, senseless]);
+    assert_eq!(places(&outcome.desired), [(5, 0, Purpose::Serve)]);
+    let expected = [(6, "BadSignature"), (8, "UnknownPurpose"), (7, "BadPlacement")];
+    assert_eq!(reasons(&outcome), expected);
+}
+
+#[test]
+fn more_placements_ahead_than_anybody_needs_are_refused() {
+    let bench = Bench::new();
+    let ahead = (0..=AHEAD_MAX as u64).map(|at| bench.ahead(&placement(6 + at), wire::Purpose::Fetch));
+    let outcome = bench.accept_all(&mut bench.ledger(), ahead.collect());
+    let desired: Vec<&Desired> = outcome.desired.values().collect();
+    assert_eq!((desired.len(), desired[0].places.len()), (1, AHEAD_MAX));
+    assert_eq!(reasons(&outcome), [(6 + AHEAD_MAX as u64, "TooManyProposals")]);
+}
+
+#[test]
+fn a_worker_has_one_place_in_a_placement() {
+    let bench = Bench::new();
+    let mut placement = placement(5);
+    let twin = placement.pipelines[0].clone();
+    placement.pipelines.push(twin);
+    let outcome = bench.accept(&mut bench.ledger(), &placement);
+    assert_eq!(places(&outcome.desired), [(5, 0, Purpose::Serve)]);
+    let refused = &outcome.refused[0];
+    assert_eq!((refused.pipeline, refused.reason.as_str()), (1, "BadPlacement"));
+    assert!(refused.message.contains("a-cpu0 twice"), "{}", refused.message);
 }

@@ -5,7 +5,6 @@ use crate::shard::Slot;
 use crate::shard::drive::View;
 use crate::worker::client::Client;
 use crate::worker::config::Places;
-use proto::control::v1::ShardPhase;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,7 +48,7 @@ pub async fn watch(state_dir: PathBuf, mut view: watch::Receiver<Arc<View>>, gat
     let mut before = Computed::new();
     let mut looked = tokio::time::Instant::now();
     loop {
-        let slots = serving(&view.borrow_and_update());
+        let slots = view.borrow_and_update().serving.clone();
         let mut now = Computed::new();
         for slot in slots {
             let asked = tokio::time::timeout(ANSWER_LIMIT, ask(&state_dir, &slot)).await;
@@ -69,25 +68,11 @@ pub async fn watch(state_dir: PathBuf, mut view: watch::Receiver<Arc<View>>, gat
         };
         tokio::select! {
             () = look_again => {}
-            changed = view.wait_for(|view| serving(view).len() != before.len()) => if changed.is_err() {
+            changed = view.wait_for(|view| view.serving.len() != before.len()) => if changed.is_err() {
                 return;
             },
         }
     }
-}
-
-fn serving(view: &View) -> Vec<Slot> {
-    let serving = view
-        .statuses
-        .iter()
-        .filter(|status| status.phase() == ShardPhase::Serving);
-    serving
-        .map(|status| Slot {
-            model_uid: status.model_uid.clone(),
-            pipeline: status.pipeline,
-            stage: status.stage,
-        })
-        .collect()
 }
 
 async fn ask(state_dir: &Path, slot: &Slot) -> Option<f64> {

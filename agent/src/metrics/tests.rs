@@ -12,6 +12,7 @@ fn a_scrape_has_every_phase_and_the_epochs() {
     let view = View {
         statuses: vec![status],
         holdings: vec![],
+        serving: vec![],
         worker_failures: 3,
     };
     let fetched = Counters::new();

@@ -60,6 +60,8 @@ pub struct View {
     pub statuses: Vec<ShardStatus>,
     /// For the devices' objects.
     pub holdings: Vec<Holding>,
+    /// Whose workers serve.
+    pub serving: Vec<Slot>,
     /// Ends of workers that nobody asked for, since the start.
     pub worker_failures: u64,
 }
@@ -209,6 +211,7 @@ impl<L: WorkerLeaves> Drive<L> {
     /// Steps until nothing more is to be done at this moment.
     fn advance(&mut self) {
         let desired = Arc::clone(&self.desired);
+        step::remember(&mut self.observed, &desired);
         for _ in 0..ROUNDS_MAX {
             let actions = step::step(&desired, &self.observed, self.now_ms());
             if actions.is_empty() {
@@ -222,8 +225,7 @@ impl<L: WorkerLeaves> Drive<L> {
             }
         }
         for (slot, seen) in &self.observed {
-            let kept = desired.get(slot).is_some_and(|wanted| wanted.slice == seen.slice);
-            if !kept
+            if !desired.contains_key(slot)
                 && matches!(seen.state, State::Busy(_))
                 && let Some(held) = self.held.get(slot)
             {
@@ -259,12 +261,13 @@ impl<L: WorkerLeaves> Drive<L> {
     }
 
     fn install(&mut self, slot: &Slot, offered: Installed) {
-        let (Some(held), Some(wanted)) = (self.held.get_mut(slot), self.desired.get(slot)) else {
+        let in_force = self.desired.get(slot).and_then(|wanted| wanted.in_force.as_ref());
+        let (Some(held), Some(in_force)) = (self.held.get_mut(slot), in_force) else {
             return;
         };
         let envelope = match &held.installed {
             Some((epoch, envelope)) if *epoch == offered.epoch => Arc::clone(envelope),
-            _ => Arc::clone(&wanted.envelope),
+            _ => Arc::clone(&in_force.envelope),
         };
         held.offered = Some((offered.epoch, Arc::clone(&envelope)));
         if let Some(worker) = &held.worker {
@@ -386,6 +389,7 @@ impl<L: WorkerLeaves> Drive<L> {
         let view = View {
             statuses: report::statuses(&self.desired, &self.observed, progress),
             holdings: report::holdings(&self.desired, &self.observed),
+            serving: report::serving(&self.desired, &self.observed),
             worker_failures: self.worker_failures,
         };
         self.view.send_if_modified(|current| {

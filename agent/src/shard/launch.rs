@@ -28,9 +28,7 @@ pub(super) fn launch(
     let config = WorkerConfig {
         model_uid: slot.model_uid.clone(),
         node: setting.node.clone(),
-        pipeline: slot.pipeline,
-        stage: slot.stage,
-        stages: slice.stages,
+        device: slice.device.clone(),
         first_layer: slice.first_layer,
         end_layer: slice.end_layer,
         total_layers: slice.total_layers,

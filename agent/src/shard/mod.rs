@@ -6,8 +6,11 @@
 //!             ┌────────── Observed ◀─────┘                              │
 //!             └──────────────────────────── Event (pure apply) ◀────────┘
 //!
-//!  fetch ─▶ verify ─▶ prepare ─▶ spawn ─▶ (loading, serving) ─▶ drain ─▶ unload
+//!  fetch ─▶ verify ─▶ prepare ─▶ spawn ─▶ (loading, loaded, serving) ─▶ drain ─▶ unload
 //! ```
+//!
+//! A shard is what it holds, not where it stands: a [`Slot`] is a slice on a device. Placements say where it stands, with what
+//! before and after it, and a newer one that names the same slice keeps the worker.
 
 pub mod drive;
 mod launch;
@@ -17,37 +20,43 @@ pub mod step;
 pub mod weights;
 
 use crate::source::Access;
+use prost::Message as _;
 use proto::placement::v1::Runtime;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::sync::Arc;
 
-/// One place in a model's pipelines: at most one worker of this node is in it at any time.
+/// What a worker holds: at most one worker of this node holds it at any time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot {
     /// `metadata.uid` of the InferenceModel.
     pub model_uid: String,
-    /// Index of the pipeline.
-    pub pipeline: u32,
-    /// Index of the stage in the pipeline.
-    pub stage: u32,
+    /// [`Slice::key`].
+    pub slice: String,
 }
 
 impl Slot {
+    /// The slot of a slice of a model.
+    pub fn of(model_uid: &str, slice: &Slice) -> Self {
+        Self {
+            model_uid: model_uid.to_owned(),
+            slice: slice.key(),
+        }
+    }
+
     /// A short name for files. Slots are told apart by a hash, since a uid is the operator's text and no file name.
     pub fn key(&self) -> String {
-        let hash = Sha256::digest(self.to_string());
-        hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+        short_hash(self.to_string())
     }
 }
 
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.model_uid, self.pipeline, self.stage)
+        write!(f, "{}/{}", self.model_uid, self.slice)
     }
 }
 
-/// What a worker was started for. While it stays the same, a newer epoch keeps the worker.
+/// What a worker is started for. While it stays the same, a newer placement keeps the worker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slice {
     /// Digest of the model's weight index.
@@ -58,8 +67,6 @@ pub struct Slice {
     pub end_layer: u32,
     /// Layers of the whole model.
     pub total_layers: u32,
-    /// Stages of the pipeline.
-    pub stages: u32,
     /// Name of the DeviceGPUState.
     pub device: String,
     /// ggml backend family.
@@ -80,17 +87,81 @@ impl Slice {
     pub fn is_tail(&self) -> bool {
         self.end_layer == self.total_layers
     }
+
+    /// The layers for people, and a hash of everything: the same over restarts and versions.
+    pub fn key(&self) -> String {
+        let numbers = [self.first_layer, self.end_layer, self.total_layers].map(u32::to_le_bytes);
+        let mut all = [self.index.0, self.weight_root].concat();
+        all.extend(numbers.concat());
+        for text in [
+            self.device.as_bytes(),
+            self.backend.as_bytes(),
+            &self.runtime.encode_to_vec(),
+        ] {
+            all.extend((text.len() as u64).to_le_bytes());
+            all.extend(text);
+        }
+        format!(
+            "{}-{}.{}",
+            self.first_layer,
+            self.end_layer.saturating_sub(1),
+            short_hash(all)
+        )
+    }
 }
 
-/// What the newest accepted placement asks of one slot.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Desired {
-    /// What to run.
-    pub slice: Slice,
+/// Short enough for a socket's path; 48 bits tell the few slots of a node apart.
+fn short_hash(bytes: impl AsRef<[u8]>) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a placement wants a slice for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Its weights shall be on the disk: it stands by for the loss of another one.
+    Fetch,
+    /// Its weights shall be in memory: the placement is proposed.
+    Load,
+    /// It shall serve: the placement is in force.
+    Serve,
+}
+
+/// Where a placement has a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
     /// Of the placement.
     pub epoch: u64,
+    /// Index of the pipeline.
+    pub pipeline: u32,
+    /// Index of the stage in the pipeline.
+    pub stage: u32,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+/// The placement in force, as one of its workers needs it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InForce {
+    /// Of the placement.
+    pub epoch: u64,
+    /// Of the slice's pipeline.
+    pub pipeline_epoch: u64,
     /// The serialised envelope, as the worker wants it.
     pub envelope: Arc<Vec<u8>>,
+    /// host:port of the next stage's worker, as far as known. Never set for a tail.
+    pub next: Option<String>,
+}
+
+/// What all accepted placements together ask of one slot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// What to hold.
+    pub slice: Slice,
+    /// Where placements have it; at least one.
+    pub places: Vec<Place>,
+    /// What its worker is handed; unset while no placement in force has it.
+    pub in_force: Option<InForce>,
     /// Where the source is.
     pub uri: String,
     /// How it is reached.
@@ -101,6 +172,44 @@ pub struct Desired {
     pub model: (String, String),
     /// What the stage may use on its device.
     pub memory_budget_bytes: u64,
-    /// host:port of the next stage's worker, as far as known. Never set for a tail.
-    pub next: Option<String>,
 }
+
+impl Desired {
+    /// The place that counts where only one can: in force before proposed, and the newest.
+    pub fn place(&self) -> Option<Place> {
+        self.places
+            .iter()
+            .copied()
+            .max_by_key(|place| (place.purpose, place.epoch))
+    }
+
+    /// The most that is wanted of it.
+    pub fn purpose(&self) -> Purpose {
+        self.place().map_or(Purpose::Fetch, |place| place.purpose)
+    }
+
+    /// A worker shall hold it.
+    pub fn loads(&self) -> bool {
+        self.purpose() >= Purpose::Load
+    }
+
+    /// Adds what another placement asks of the slot. How it is done is said by the one that asks for most.
+    pub fn join(&mut self, mut other: Self) {
+        if other.purpose() > self.purpose() {
+            std::mem::swap(self, &mut other);
+        }
+        for place in other.places {
+            let same = |known: &&mut Place| {
+                (known.epoch, known.pipeline, known.stage) == (place.epoch, place.pipeline, place.stage)
+            };
+            match self.places.iter_mut().find(same) {
+                Some(known) => known.purpose = known.purpose.max(place.purpose),
+                None => self.places.push(place),
+            }
+        }
+        self.places.sort_unstable();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What is known of a shard on this node, and how events change it. Pure: time is an argument.
 
-use super::{Desired, Slice};
+use super::{Desired, Place, Purpose, Slice};
 use crate::retry;
 use proto::control::v1::MemoryUse;
 
@@ -59,6 +59,8 @@ pub enum WorkerPhase {
 pub struct Installed {
     /// Of the placement.
     pub epoch: u64,
+    /// Of the pipeline: while it stays, so does the next stage.
+    pub pipeline_epoch: u64,
     /// The next stage it was told of.
     pub next: Option<String>,
 }
@@ -172,8 +174,10 @@ pub enum State {
 pub struct Observed {
     /// What it is for.
     pub slice: Slice,
-    /// The highest epoch it was asked for.
+    /// The highest epoch in which it was asked to serve; 0 before.
     pub epoch: u64,
+    /// Where a placement had it last, to be told by while it goes.
+    pub place: Place,
     /// Where it stands.
     pub state: State,
     /// Failures in a row.
@@ -207,9 +211,16 @@ pub enum Event {
 impl Observed {
     /// A shard of which nothing was done yet.
     pub fn new(desired: &Desired) -> Self {
+        let nowhere = Place {
+            epoch: 0,
+            pipeline: 0,
+            stage: 0,
+            purpose: Purpose::Fetch,
+        };
         Self {
             slice: desired.slice.clone(),
-            epoch: desired.epoch,
+            epoch: desired.in_force.as_ref().map_or(0, |in_force| in_force.epoch),
+            place: desired.place().unwrap_or(nowhere),
             state: State::Idle(Progress::New),
             failures: 0,
         }
@@ -226,6 +237,15 @@ impl Observed {
     /// Whether a process of this shard exists or is about to.
     pub fn holds_memory(&self) -> bool {
         matches!(self.state, State::Running(_) | State::Busy(Work::Spawn))
+    }
+
+    /// Whether its files are here and are what the placement says.
+    pub fn is_on_disk(&self) -> bool {
+        match &self.state {
+            State::Idle(progress) | State::Failed { resume: progress, .. } => *progress >= Progress::Verified,
+            State::Busy(Work::Fetch | Work::Verify) => false,
+            State::Busy(Work::Prepare | Work::Spawn) | State::Running(_) => true,
+        }
     }
 
     /// Takes in what happened. `jitter` in [0, 1] spreads retries.

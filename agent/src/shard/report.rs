@@ -1,8 +1,8 @@
 //! What the operator and people are told of the shards. Pure.
 
-use super::observed::{Observed, Progress, Refusal, State, UNREACHABLE, Work, WorkerPhase};
+use super::observed::{Observed, Progress, Refusal, Running, State, UNREACHABLE, Work, WorkerPhase};
 use super::step::{DesiredShards, ObservedShards};
-use super::{Desired, Slot};
+use super::{Desired, Place, Purpose, Slot};
 use proto::control::v1::{ShardPhase, ShardStatus};
 
 /// A shard on a device, as `DeviceGPUState` shows it.
@@ -31,28 +31,36 @@ pub struct Done {
     pub note: String,
 }
 
-/// The status of every slot. `progress` tells of the work a slot is busy with.
+/// The status of every slot, once for each place that a placement has it at: in force in one, loaded for the next one.
+/// `progress` tells of the work a slot is busy with.
 pub fn statuses(
     desired: &DesiredShards,
     observed: &ObservedShards,
     progress: impl Fn(&Slot) -> Done,
 ) -> Vec<ShardStatus> {
-    observed
-        .iter()
-        .map(|(slot, seen)| status(slot, desired.get(slot), seen, progress(slot)))
-        .collect()
+    let mut statuses = Vec::new();
+    for (slot, seen) in observed {
+        let wanted = desired.get(slot);
+        let places = wanted.map_or(std::slice::from_ref(&seen.place), |wanted| &wanted.places);
+        let told = places
+            .iter()
+            .map(|place| status(slot, place, wanted, seen, progress(slot)));
+        statuses.extend(told);
+    }
+    statuses
 }
 
-fn status(slot: &Slot, wanted: Option<&Desired>, seen: &Observed, progress: Done) -> ShardStatus {
-    let kept = wanted.filter(|wanted| wanted.slice == seen.slice);
+fn status(slot: &Slot, place: &Place, wanted: Option<&Desired>, seen: &Observed, progress: Done) -> ShardStatus {
     let mut status = ShardStatus {
         model_uid: slot.model_uid.clone(),
-        epoch: kept.map_or(seen.epoch, |wanted| wanted.epoch),
-        pipeline: slot.pipeline,
-        stage: slot.stage,
+        epoch: place.epoch,
+        pipeline: place.pipeline,
+        stage: place.stage,
         ..ShardStatus::default()
     };
+    let stands_by = wanted.is_some() && place.purpose == Purpose::Fetch;
     let phase = match &seen.state {
+        _ if stands_by && seen.is_on_disk() => ShardPhase::Fetched,
         State::Busy(work @ (Work::Fetch | Work::Verify)) => {
             (status.bytes_done, status.bytes_total) = (progress.bytes, progress.total_bytes);
             status.message = progress.note;
@@ -64,9 +72,9 @@ fn status(slot: &Slot, wanted: Option<&Desired>, seen: &Observed, progress: Done
         }
         State::Idle(Progress::New) => ShardPhase::Fetching,
         State::Idle(Progress::Fetched) => ShardPhase::Verifying,
-        State::Idle(_) if kept.is_none() => ShardPhase::Draining,
+        State::Idle(_) if wanted.is_none() => ShardPhase::Draining,
         State::Idle(_) | State::Busy(Work::Prepare | Work::Spawn) => ShardPhase::Loading,
-        State::Running(_) => running(&mut status, kept, seen),
+        State::Running(worker) => running(&mut status, place, wanted, seen, worker),
         State::Failed { fault, memory, .. } => {
             status.memory = *memory;
             status.reason.clone_from(&fault.reason);
@@ -78,16 +86,20 @@ fn status(slot: &Slot, wanted: Option<&Desired>, seen: &Observed, progress: Done
     status
 }
 
-/// A worker serves when it listens, has accepted the newest placement and knows whom to pass its results to.
-fn running(status: &mut ShardStatus, kept: Option<&Desired>, seen: &Observed) -> ShardPhase {
-    let Some(running) = seen.running() else {
-        return ShardPhase::Loading;
-    };
+/// A worker is loaded when it listens. It serves when it has accepted the newest placement, too, and knows whom to pass its
+/// results to.
+fn running(
+    status: &mut ShardStatus,
+    place: &Place,
+    wanted: Option<&Desired>,
+    seen: &Observed,
+    running: &Running,
+) -> ShardPhase {
     if let Some(measured) = &running.measured {
         status.memory = measured.memory;
         status.pressure.clone_from(&measured.pressure);
     }
-    let Some(wanted) = kept.filter(|_| running.stop.is_none()) else {
+    let Some(wanted) = wanted.filter(|wanted| running.stop.is_none() && wanted.loads()) else {
         return ShardPhase::Draining;
     };
     match running.phase {
@@ -96,23 +108,39 @@ fn running(status: &mut ShardStatus, kept: Option<&Desired>, seen: &Observed) ->
         WorkerPhase::Serving => {}
     }
     status.endpoint = running.endpoint.clone().unwrap_or_default();
-    let said_no = |refusal: &&Refusal| refusal.offered.epoch == wanted.epoch && refusal.fault.reason != UNREACHABLE;
+    let Some(in_force) = wanted.in_force.as_ref().filter(|_| place.purpose == Purpose::Serve) else {
+        return ShardPhase::Loaded;
+    };
+    let said_no = |refusal: &&Refusal| refusal.offered.epoch == in_force.epoch && refusal.fault.reason != UNREACHABLE;
     if let Some(refusal) = running.refused.as_ref().filter(said_no) {
         status.reason.clone_from(&refusal.fault.reason);
         status.message.clone_from(&refusal.fault.message);
         return ShardPhase::Failed;
     }
     match &running.installed {
-        Some(held) if held.epoch == wanted.epoch && (seen.slice.is_tail() || held.next.is_some()) => {
+        Some(held) if held.epoch == in_force.epoch && (seen.slice.is_tail() || held.next.is_some()) => {
             ShardPhase::Serving
         }
-        Some(held) if held.epoch == wanted.epoch => {
+        Some(held) if held.epoch == in_force.epoch => {
             status.reason = "WaitingForNext".to_owned();
             status.message = "the next stage does not serve yet".to_owned();
             ShardPhase::Loading
         }
         _ => ShardPhase::Loading,
     }
+}
+
+/// The slots that serve.
+pub fn serving(desired: &DesiredShards, observed: &ObservedShards) -> Vec<Slot> {
+    let serves = |(slot, seen): &(&Slot, &Observed)| {
+        let wanted = desired.get(*slot);
+        let places = wanted.iter().flat_map(|wanted| &wanted.places);
+        places
+            .map(|place| status(slot, place, wanted, seen, Done::default()).phase())
+            .any(|phase| phase == ShardPhase::Serving)
+    };
+    let found = observed.iter().filter(serves);
+    found.map(|(slot, _)| slot.clone()).collect()
 }
 
 /// What the devices hold.

@@ -2,19 +2,21 @@
 //!
 //! Guarantees, whatever the order of events:
 //! - a slot has at most one worker: the next is spawned only when the last is known to be gone;
-//! - a worker is never handed a lower epoch than it has, and a shard never goes back to one;
-//! - a device is not filled twice: what is on its way out of a device ends before anything new is loaded there;
-//! - with desires that stand still and work that succeeds, everything desired comes to serve and the rest goes.
+//! - a worker is never handed a lower epoch than it has, nor any envelope that is not of the placement in force;
+//! - a device is not filled twice: what is on its way out of a device ends before anything new is loaded there (that what is
+//!   to be loaded beside what stays has room there is the operator's concern);
+//! - with desires that stand still and work that succeeds, everything desired comes to serve, to be loaded or to lie on the
+//!   disk, as it is wanted, and the rest goes.
 //!
 //! That headers are never rewritten under a worker is the concern of [`gguf::cache::link_slice`], which counts links.
 
 use super::observed::{Installed, Observed, Progress, Running, State, Stop, Work, WorkerPhase};
-use super::{Desired, Slot};
+use super::{Desired, InForce, Slot};
 use std::collections::BTreeMap;
 
 /// A shard that no assignment names finishes its running sequences.
 pub const DRAIN_LIMIT_MS: u64 = 30_000;
-/// A shard that another slice replaces: its pipeline's streams end with the epoch anyway.
+/// A shard in whose place another one of its model waits to be loaded: until that serves, nobody has an answer.
 pub const REPLACE_LIMIT_MS: u64 = 2_000;
 /// A killed worker is gone in moments; if its end is not heard, it is killed again.
 const KILL_AGAIN_MS: u64 = 5_000;
@@ -35,7 +37,7 @@ pub enum Action {
     Adopt,
     /// Start work.
     Start(Work),
-    /// Hand the worker the desired envelope and next stage.
+    /// Hand the worker the envelope in force and the next stage.
     Install(Installed),
     /// Ask the worker to finish and end.
     Drain {
@@ -65,6 +67,15 @@ pub fn step(desired: &DesiredShards, observed: &ObservedShards, now_ms: u64) -> 
     actions
 }
 
+/// Remembers where placements have each shard, for the time when none has it any more.
+pub fn remember(observed: &mut ObservedShards, desired: &DesiredShards) {
+    for (slot, seen) in observed {
+        if let Some(place) = desired.get(slot).and_then(Desired::place) {
+            seen.place = place;
+        }
+    }
+}
+
 /// Marks an action as begun.
 pub fn begin(observed: &mut ObservedShards, desired: &DesiredShards, slot: &Slot, action: &Action, now_ms: u64) {
     match action {
@@ -78,8 +89,8 @@ pub fn begin(observed: &mut ObservedShards, desired: &DesiredShards, slot: &Slot
         }
         action => {
             if let Some(seen) = observed.get_mut(slot) {
-                if let Some(wanted) = desired.get(slot).filter(|wanted| wanted.slice == seen.slice) {
-                    seen.epoch = seen.epoch.max(wanted.epoch);
+                if let Some(in_force) = desired.get(slot).and_then(|wanted| wanted.in_force.as_ref()) {
+                    seen.epoch = seen.epoch.max(in_force.epoch);
                 }
                 begin_on(seen, action, now_ms);
             }
@@ -126,20 +137,24 @@ struct World<'a> {
 impl World<'_> {
     fn next(&self, slot: &Slot, seen: &Observed) -> Option<Action> {
         match self.desired.get(slot) {
-            Some(wanted) if wanted.epoch < seen.epoch => None,
-            Some(wanted) if wanted.slice == seen.slice => self.keep(slot, seen, wanted),
-            // Adopted anew once it is at rest.
-            Some(_) => self.end(seen, REPLACE_LIMIT_MS, None),
-            None => self.end(seen, DRAIN_LIMIT_MS, Some(Action::Forget)),
+            Some(wanted) if is_older(wanted, seen) => None,
+            Some(wanted) if wanted.loads() => self.keep(slot, seen, wanted),
+            Some(_) => self.lay_down(slot, seen),
+            None => self.end(slot, seen, Some(Action::Forget)),
         }
     }
 
     /// Towards nothing.
-    fn end(&self, seen: &Observed, limit_ms: u64, at_rest: Option<Action>) -> Option<Action> {
+    fn end(&self, slot: &Slot, seen: &Observed, at_rest: Option<Action>) -> Option<Action> {
         match &seen.state {
             State::Running(running) => match running.stop {
                 Some(stop) => self.overdue(stop),
-                None => Some(Action::Drain { limit_ms }),
+                None if self.is_waited_for(slot, seen) => Some(Action::Drain {
+                    limit_ms: REPLACE_LIMIT_MS,
+                }),
+                None => Some(Action::Drain {
+                    limit_ms: DRAIN_LIMIT_MS,
+                }),
             },
             // Its task is told by the drive and reports soon.
             State::Busy(_) => None,
@@ -147,7 +162,17 @@ impl World<'_> {
         }
     }
 
-    /// Towards serving.
+    /// Towards files on the disk, and no worker.
+    fn lay_down(&self, slot: &Slot, seen: &Observed) -> Option<Action> {
+        match &seen.state {
+            State::Idle(Progress::New) => Some(Action::Start(Work::Fetch)),
+            State::Idle(Progress::Fetched) => Some(Action::Start(Work::Verify)),
+            State::Failed { retry_at_ms, .. } => self.retry(*retry_at_ms),
+            _ => self.end(slot, seen, None),
+        }
+    }
+
+    /// Towards a worker that is loaded, and serves where it shall.
     fn keep(&self, slot: &Slot, seen: &Observed, wanted: &Desired) -> Option<Action> {
         match &seen.state {
             State::Idle(Progress::New) => Some(Action::Start(Work::Fetch)),
@@ -156,8 +181,12 @@ impl World<'_> {
             State::Idle(Progress::Prepared) => (!self.device_in_use(slot, seen)).then_some(Action::Start(Work::Spawn)),
             State::Busy(_) => None,
             State::Running(running) => self.supervise(running, wanted),
-            State::Failed { retry_at_ms, .. } => (self.now_ms >= *retry_at_ms).then_some(Action::Retry),
+            State::Failed { retry_at_ms, .. } => self.retry(*retry_at_ms),
         }
+    }
+
+    fn retry(&self, at_ms: u64) -> Option<Action> {
+        (self.now_ms >= at_ms).then_some(Action::Retry)
     }
 
     fn supervise(&self, running: &Running, wanted: &Desired) -> Option<Action> {
@@ -175,27 +204,12 @@ impl World<'_> {
         if running.installing.is_some() {
             return None;
         }
-        let offer = self.offer(running, wanted)?;
+        let offer = offer(running, wanted.in_force.as_ref()?)?;
         let waiting = running
             .refused
             .as_ref()
             .is_some_and(|refusal| refusal.offered == offer && self.now_ms < refusal.retry_at_ms);
         (!waiting).then_some(Action::Install(offer))
-    }
-
-    /// What the worker should be handed, if it has not got it.
-    fn offer(&self, running: &Running, wanted: &Desired) -> Option<Installed> {
-        let offer = Installed {
-            epoch: wanted.epoch,
-            next: wanted.next.clone(),
-        };
-        match &running.installed {
-            None => Some(offer),
-            Some(held) if held.epoch < offer.epoch => Some(offer),
-            Some(held) if held.epoch > offer.epoch => None,
-            // A route that is not known at the moment is no reason to forget the last one.
-            Some(held) => (offer.next.is_some() && held.next != offer.next).then_some(offer),
-        }
     }
 
     fn overdue(&self, stop: Stop) -> Option<Action> {
@@ -208,29 +222,51 @@ impl World<'_> {
             other_slot != slot
                 && other.holds_memory()
                 && other.slice.device == seen.slice.device
-                && !self.is_kept(other_slot, other)
+                && !self.is_kept(other_slot)
         })
     }
 
-    fn is_kept(&self, slot: &Slot, seen: &Observed) -> bool {
-        self.desired.get(slot).is_some_and(|wanted| wanted.slice == seen.slice)
+    fn is_kept(&self, slot: &Slot) -> bool {
+        self.desired.get(slot).is_some_and(Desired::loads)
     }
 
-    /// Begins what is desired and not yet tracked, or tracked as something else that is at rest by now.
+    /// Another shard of the model shall be loaded on this one's device and is not there yet.
+    fn is_waited_for(&self, slot: &Slot, seen: &Observed) -> bool {
+        self.desired.iter().any(|(other, wanted)| {
+            other != slot
+                && other.model_uid == slot.model_uid
+                && wanted.loads()
+                && wanted.slice.device == seen.slice.device
+                && !self.observed.get(other).is_some_and(Observed::holds_memory)
+        })
+    }
+
+    /// Begins what is desired and not yet tracked.
     fn adopt(&self, actions: &mut Vec<(Slot, Action)>) {
-        for (slot, wanted) in self.desired {
-            let free = match self.observed.get(slot) {
-                None => true,
-                Some(seen) => {
-                    wanted.epoch >= seen.epoch
-                        && wanted.slice != seen.slice
-                        && matches!(seen.state, State::Idle(_) | State::Failed { .. })
-                }
-            };
-            if free {
-                actions.push((slot.clone(), Action::Adopt));
-            }
-        }
+        let untracked = self.desired.keys().filter(|slot| !self.observed.contains_key(slot));
+        actions.extend(untracked.map(|slot| (slot.clone(), Action::Adopt)));
+    }
+}
+
+/// A shard never goes back to a lower epoch.
+fn is_older(wanted: &Desired, seen: &Observed) -> bool {
+    let in_force = wanted.in_force.as_ref();
+    in_force.is_some_and(|in_force| in_force.epoch < seen.epoch)
+}
+
+/// What the worker should be handed, if it has not got it.
+fn offer(running: &Running, in_force: &InForce) -> Option<Installed> {
+    let held = running.installed.as_ref();
+    // A route that is not known at the moment is no reason to forget the last one, as long as it leads to the same stage.
+    let known = held.filter(|held| held.pipeline_epoch == in_force.pipeline_epoch);
+    let offer = Installed {
+        epoch: in_force.epoch,
+        pipeline_epoch: in_force.pipeline_epoch,
+        next: in_force.next.clone().or_else(|| known?.next.clone()),
+    };
+    match held {
+        Some(held) if held.epoch > offer.epoch => None,
+        held => (held != Some(&offer)).then_some(offer),
     }
 }
 

@@ -11,12 +11,8 @@ pub struct WorkerConfig {
     pub model_uid: String,
     /// Name of the node.
     pub node: String,
-    /// Index of the pipeline.
-    pub pipeline: u32,
-    /// Index of the stage.
-    pub stage: u32,
-    /// Stages of the pipeline.
-    pub stages: u32,
+    /// Name of the DeviceGPUState.
+    pub device: String,
     /// First layer.
     pub first_layer: u32,
     /// One past the last layer.

@@ -114,14 +114,6 @@ pub fn ask(runtime: &Runtime, models: &Arc<Models>, request: Inspect) -> Result<
     }
 }
 
-pub fn slot(stage: u32) -> Slot {
-    Slot {
-        model_uid: "uid".into(),
-        pipeline: 0,
-        stage,
-    }
-}
-
 pub fn wanted(facts: &ModelFacts, uri: &str, access: Option<SourceAccess>) -> Wanted {
     Wanted {
         index: Digest::try_from(facts.index_sha256.as_slice()).unwrap(),
@@ -139,20 +131,20 @@ pub fn weights(models: &Arc<Models>, facts: &ModelFacts, wanted: Wanted, first_l
         layers: facts.layers.iter().map(|layer| digest(&layer.digest)).collect(),
         output: digest(&facts.output.as_ref().unwrap().digest),
     };
+    let slice = Slice {
+        index: wanted.index,
+        first_layer,
+        end_layer,
+        total_layers: facts.layers.len() as u32,
+        device: "node-cpu0".into(),
+        backend: "cpu".into(),
+        runtime: Agreed::default(),
+        weight_root: index.stage_root(first_layer, end_layer).unwrap().0,
+    };
     Weights {
         models: Arc::clone(models),
-        slot: slot(first_layer),
-        slice: Slice {
-            index: wanted.index,
-            first_layer,
-            end_layer,
-            total_layers: facts.layers.len() as u32,
-            stages: 2,
-            device: "node-cpu0".into(),
-            backend: "cpu".into(),
-            runtime: Agreed::default(),
-            weight_root: index.stage_root(first_layer, end_layer).unwrap().0,
-        },
+        slot: Slot::of("uid", &slice),
+        slice,
         wanted,
     }
 }

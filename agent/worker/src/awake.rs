@@ -83,7 +83,7 @@ impl Awake {
 
     /// As the configuration says, where the stage has neighbours and no quota forbids it.
     pub fn for_stage(config: &WorkerConfig) -> Self {
-        if !config.keep_awake || config.stages == 1 {
+        if !config.keep_awake || config.is_whole() {
             return Self::never();
         }
         let cores = sched_getaffinity(None).map_or(0, |cores| cores.count());

@@ -32,12 +32,8 @@ pub struct WorkerConfig {
     pub model_uid: String,
     /// Name of the Kubernetes node.
     pub node: String,
-    /// Index of the pipeline in the placement.
-    pub pipeline: u32,
-    /// Index of the stage in the pipeline.
-    pub stage: u32,
-    /// Stages of the pipeline.
-    pub stages: u32,
+    /// Name of the `DeviceGPUState`. With the node and the layers it says which stage of a placement this worker is.
+    pub device: String,
     /// First layer of the shard.
     pub first_layer: u32,
     /// The layer after the shard's last.
@@ -230,23 +226,13 @@ impl WorkerConfig {
     /// # Errors
     /// The first field that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        require(self.stage < self.stages, "stage", || {
-            format!("is {}, must be below stages = {}", self.stage, self.stages)
-        })?;
         let ordered = self.first_layer < self.end_layer && self.end_layer <= self.total_layers;
         require(ordered, "end_layer", || {
             let (first, end, total) = (self.first_layer, self.end_layer, self.total_layers);
             format!("layers [{first}, {end}) are not a range within {total} layers")
         })?;
-        require((self.stage == 0) == (self.first_layer == 0), "first_layer", || {
-            "must be 0 on stage 0, and only there".to_owned()
-        })?;
-        let last = self.stage + 1 == self.stages;
-        require(last == (self.end_layer == self.total_layers), "end_layer", || {
-            "must be total_layers on the last stage, and only there".to_owned()
-        })?;
         // Models that run whole for their architecture's sake look their tokens up themselves.
-        let embeds = (self.stage == 0) == self.embedding.is_some() || self.stages == 1;
+        let embeds = self.is_head() == self.embedding.is_some() || self.is_whole();
         require(embeds, "embedding", || {
             "must be set on the first of several stages, and only there".to_owned()
         })?;
@@ -330,7 +316,22 @@ impl WorkerConfig {
         }
     }
 
-    /// Where the stage stands, and the limits that all stages share.
+    /// Embeds tokens and owns the schedule.
+    pub fn is_head(&self) -> bool {
+        self.first_layer == 0
+    }
+
+    /// Samples.
+    pub fn is_tail(&self) -> bool {
+        self.end_layer == self.total_layers
+    }
+
+    /// A pipeline by itself.
+    pub fn is_whole(&self) -> bool {
+        self.is_head() && self.is_tail()
+    }
+
+    /// What the shard is to any pipeline, and the limits that all stages share.
     pub fn place(&self) -> Place {
         let limits = Limits {
             parallel_sequences: self.runtime.parallel_sequences,
@@ -340,8 +341,8 @@ impl WorkerConfig {
             prefix_sequences: self.runtime.prefix_sequences,
         };
         Place {
-            stage: self.stage,
-            stages: self.stages,
+            head: self.is_head(),
+            tail: self.is_tail(),
             limits,
             deadlines: Deadlines::default(),
         }

@@ -205,6 +205,11 @@ impl Metrics {
         }
     }
 
+    /// Another pipeline begins, perhaps with fewer stages: what was said of those of the last one does not hold any more.
+    pub fn forget_occupancy(&self) {
+        self.stage_busy_ratio.reset();
+    }
+
     /// The text exposition format.
     ///
     /// # Errors

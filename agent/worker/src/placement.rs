@@ -16,8 +16,14 @@ pub use fence::{Fence, FenceError};
 /// What the installed placement says about this worker's surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
-    /// Its epoch.
+    /// Of the pipeline: what the data plane speaks of. While it stays, so do the streams.
     pub epoch: u64,
+    /// Of the placement.
+    pub placement_epoch: u64,
+    /// Index of this worker's stage in its pipeline.
+    pub stage: u32,
+    /// All stages of the pipeline, this one among them.
+    stages: Vec<wire::Stage>,
     /// Who may open `Stage.Carry` here; none on the head.
     pub previous: Option<SpiffeId>,
     /// Who must answer where the next stage is dialled; none on the tail.
@@ -28,6 +34,23 @@ pub struct Installed {
     denied: Vec<String>,
     /// The placement without its time to be installed, serialised.
     undated: Vec<u8>,
+}
+
+/// Where a worker stands in its pipeline, for as long as the pipeline does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stand {
+    /// Of the pipeline.
+    pub epoch: u64,
+    /// Index in the pipeline.
+    pub stage: u32,
+    /// Stages of the pipeline.
+    pub stages: u32,
+}
+
+/// A stage of a placement.
+struct Mine<'a> {
+    pipeline: &'a wire::Pipeline,
+    stage: usize,
 }
 
 /// Why a placement is not installed. The variant's name is the reason on the control socket.
@@ -63,7 +86,8 @@ impl InstallError {
     }
 }
 
-/// Accepts placements, and publishes the one in force.
+/// Accepts placements, and publishes the one in force. A worker is known by what it holds: wherever a placement has its layers
+/// on its device, that is its stage.
 #[derive(Debug)]
 pub struct Installer {
     config: Arc<WorkerConfig>,
@@ -89,7 +113,8 @@ impl Installer {
     }
 
     /// Installs a placement, or renews the hint where the next stage listens. Installing the same one again is no change, nor
-    /// is one that differs only in its time to be installed: the operator prolongs that under the same epoch.
+    /// is one that differs only in its time to be installed: the operator prolongs that under the same epoch. A newer one that
+    /// leaves this worker's pipeline as it is disturbs no stream.
     ///
     /// # Errors
     /// See [`InstallError`]; what was in force stays so.
@@ -111,11 +136,14 @@ impl Installer {
             self.publish(renewed);
             return Ok(());
         }
-        self.check(&placement, now_unix_s)?;
+        let mine = self.check(&placement, now_unix_s)?;
+        let mut installed = self.neighbours(&placement, mine, undated, next_endpoint);
+        self.check_pipeline(&mut installed)?;
         let accepted = self.fence.accept(placement.epoch);
         accepted.map_err(|error| InstallError::Unwritable(error.to_string()))?;
-        tracing::info!(epoch = placement.epoch, "placement installed");
-        self.publish(self.neighbours(&placement, undated, next_endpoint));
+        let (epoch, pipeline_epoch, stage) = (placement.epoch, installed.epoch, installed.stage);
+        tracing::info!(epoch, pipeline_epoch, stage, "placement installed");
+        self.publish(installed);
         Ok(())
     }
 
@@ -127,7 +155,8 @@ impl Installer {
         });
     }
 
-    fn check(&self, placement: &wire::Placement, now_unix_s: i64) -> Result<(), InstallError> {
+    /// This worker's stage, if the placement may be installed.
+    fn check<'a>(&self, placement: &'a wire::Placement, now_unix_s: i64) -> Result<Mine<'a>, InstallError> {
         let (epoch, highest) = (placement.epoch, self.fence.highest());
         if epoch < highest {
             let message = format!("epoch {epoch} is lower than {highest}, which was accepted before");
@@ -137,7 +166,7 @@ impl Installer {
             .current
             .borrow()
             .as_ref()
-            .is_some_and(|installed| installed.epoch == epoch)
+            .is_some_and(|installed| installed.placement_epoch == epoch)
         {
             let message = format!("another placement of epoch {epoch} is installed");
             return Err(InstallError::StaleEpoch(message));
@@ -150,19 +179,33 @@ impl Installer {
         self.check_is_mine(placement).map_err(InstallError::NotMine)
     }
 
+    /// Streams of an epoch go on by what they began with: it must not mean anything else now. Where the next stage listens is
+    /// remembered with it, as long as nothing newer is known.
+    fn check_pipeline(&self, installed: &mut Installed) -> Result<(), InstallError> {
+        let (epoch, above) = (installed.epoch, installed.placement_epoch);
+        if epoch > above {
+            let message = format!("the pipeline's epoch {epoch} is above the placement's, {above}");
+            return Err(InstallError::NotMine(message));
+        }
+        let current = self.current.borrow();
+        let Some(known) = current.as_ref().filter(|known| known.epoch == epoch) else {
+            return Ok(());
+        };
+        if known.stages != installed.stages {
+            let message = format!("a pipeline of other stages was installed under its epoch {epoch}");
+            return Err(InstallError::StaleEpoch(message));
+        }
+        if installed.next_endpoint.is_none() {
+            installed.next_endpoint.clone_from(&known.next_endpoint);
+        }
+        Ok(())
+    }
+
     /// Everything the placement says about this shard must be what was loaded.
-    fn check_is_mine(&self, placement: &wire::Placement) -> Result<(), String> {
+    fn check_is_mine<'a>(&self, placement: &'a wire::Placement) -> Result<Mine<'a>, String> {
         let config = &self.config;
         same("model", &placement.model_uid, &config.model_uid)?;
-        let pipeline = placement.pipelines.get(config.pipeline as usize);
-        let stages = &pipeline
-            .ok_or(format!("there is no pipeline {}", config.pipeline))?
-            .stages;
-        same("number of stages", &stages.len(), &(config.stages as usize))?;
-        let stage = stages.get(config.stage as usize).ok_or("the stage is missing")?;
-        same("node", &stage.node, &config.node)?;
-        let layers = (stage.first_layer, stage.end_layer);
-        same("range of layers", &layers, &(config.first_layer, config.end_layer))?;
+        let mine = self.find(placement)?;
         let runtime = placement.runtime.as_ref().ok_or("the runtime is missing")?;
         let loaded = &config.runtime;
         same("context length", &runtime.context_length, &loaded.context_length)?;
@@ -187,13 +230,37 @@ impl Installer {
         if placement.denied.contains(&config.spiffe_id().to_string()) {
             return Err("this worker is denied".to_owned());
         }
-        Ok(())
+        Ok(mine)
     }
 
-    fn neighbours(&self, placement: &wire::Placement, undated: Vec<u8>, next_endpoint: Option<String>) -> Installed {
-        let stages = placement.pipelines.get(self.config.pipeline as usize);
-        let worker = |index: Option<u32>| {
-            let stage = stages?.stages.get(index? as usize)?;
+    /// The stage with this worker's layers on its device.
+    fn find<'a>(&self, placement: &'a wire::Placement) -> Result<Mine<'a>, String> {
+        let config = &self.config;
+        let ours = |stage: &wire::Stage| {
+            (stage.node.as_str(), stage.device.as_str()) == (&config.node, &config.device)
+                && (stage.first_layer, stage.end_layer) == (config.first_layer, config.end_layer)
+        };
+        let found = placement.pipelines.iter().find_map(|pipeline| {
+            let stage = pipeline.stages.iter().position(ours)?;
+            Some(Mine { pipeline, stage })
+        });
+        let (first, end) = (config.first_layer, config.end_layer);
+        let mine = found.ok_or_else(|| format!("it has no layers [{first}, {end}) on {}", config.device))?;
+        let last = mine.stage + 1 == mine.pipeline.stages.len();
+        same("head here", &(mine.stage == 0), &config.is_head())?;
+        same("tail here", &last, &config.is_tail())?;
+        Ok(mine)
+    }
+
+    fn neighbours(
+        &self,
+        placement: &wire::Placement,
+        Mine { pipeline, stage }: Mine<'_>,
+        undated: Vec<u8>,
+        next_endpoint: Option<String>,
+    ) -> Installed {
+        let worker = |index: Option<usize>| {
+            let stage = pipeline.stages.get(index?)?;
             let (node, model_uid) = (stage.node.clone(), placement.model_uid.clone());
             let role = Role::Worker { node, model_uid };
             Some(SpiffeId {
@@ -202,9 +269,12 @@ impl Installer {
             })
         };
         Installed {
-            epoch: placement.epoch,
-            previous: worker(self.config.stage.checked_sub(1)),
-            next: worker(self.config.stage.checked_add(1)),
+            epoch: pipeline.epoch_in(placement),
+            placement_epoch: placement.epoch,
+            stage: u32::try_from(stage).unwrap_or(u32::MAX),
+            stages: pipeline.stages.clone(),
+            previous: worker(stage.checked_sub(1)),
+            next: worker(stage.checked_add(1)),
             next_endpoint,
             denied: placement.denied.clone(),
             undated,
@@ -213,6 +283,15 @@ impl Installer {
 }
 
 impl Installed {
+    /// Where this worker stands.
+    pub fn stand(&self) -> Stand {
+        Stand {
+            epoch: self.epoch,
+            stage: self.stage,
+            stages: u32::try_from(self.stages.len()).unwrap_or(u32::MAX),
+        }
+    }
+
     /// Whether a peer may open `Stage.Carry` here; the message says why not.
     pub fn may_carry(&self, peer: &SpiffeId) -> Result<(), String> {
         self.not_denied(peer)?;

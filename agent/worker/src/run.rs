@@ -250,7 +250,7 @@ impl DataPlane<'_> {
             listener,
             compute,
         } = self;
-        let is_head = compute.place().is_head();
+        let is_head = compute.place().head;
         let endpoint = endpoint(&shard.config, listener.local_addr().port());
         let (submit, submissions) = mpsc::channel(MAX_SUBMISSIONS);
         let wake = Arc::new(Notify::new());

@@ -122,7 +122,7 @@ impl Shard {
 
     /// What runs, waits, or is held; see [`Status::active_sequences`].
     pub fn active_sequences(&self) -> usize {
-        if self.config.stage == 0 {
+        if self.config.is_head() {
             return *self.load.borrow();
         }
         self.life
@@ -138,7 +138,7 @@ impl Shard {
     /// See [`Metrics::text`].
     pub fn metrics_text(&self) -> Result<String, prometheus::Error> {
         // The head's driver knows better which of its requests hold a slot.
-        if self.config.stage != 0 {
+        if !self.config.is_head() {
             let active = i64::try_from(self.active_sequences()).unwrap_or(i64::MAX);
             self.metrics.active_sequences.set(active);
         }
@@ -152,7 +152,11 @@ impl Shard {
         Status {
             phase: life.phase,
             endpoint: life.endpoint.clone(),
-            epoch: self.installed.borrow().as_ref().map(|installed| installed.epoch),
+            epoch: self
+                .installed
+                .borrow()
+                .as_ref()
+                .map(|installed| installed.placement_epoch),
             reason: life.reason.clone(),
             message: life.message.clone(),
             active_sequences,

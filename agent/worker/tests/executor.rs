@@ -24,8 +24,8 @@ const LIMITS: Limits = Limits {
 fn whole() -> Executor {
     Executor::new(
         Place {
-            stage: 0,
-            stages: 1,
+            head: true,
+            tail: true,
             limits: LIMITS,
             deadlines: Deadlines::default(),
         },
@@ -36,8 +36,8 @@ fn whole() -> Executor {
 fn middle() -> Executor {
     Executor::new(
         Place {
-            stage: 1,
-            stages: 3,
+            head: false,
+            tail: false,
             limits: LIMITS,
             deadlines: Deadlines::default(),
         },

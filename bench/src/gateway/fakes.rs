@@ -245,6 +245,7 @@ impl Fakes {
                 node: format!("node-{number}"),
                 ..Stage::default()
             }],
+            ..Pipeline::default()
         };
         let placement = Placement {
             epoch: 1,

@@ -83,7 +83,7 @@ impl Search<'_> {
         let mut soonest_s: Option<u32> = None;
         while let Some(head) = self.heads.least_busy(&route.heads, &full) {
             let wait = patience::seat(self.memory, self.since, Instant::now());
-            match ask(self.heads, head, self.memory.request(route.epoch, wait)).await {
+            match ask(self.heads, head, self.memory.request(route.epoch_of(head), wait)).await {
                 Ok(open) => return Ok(Round::Open(open)),
                 Err(Failure::Busy { message, retry_after_s }) => {
                     full.insert(head.clone());

@@ -67,6 +67,7 @@ fn placement(namespace: &str, name: &str, epoch: u64) -> Placement {
         }),
         pipelines: vec![Pipeline {
             stages: vec![stage("node-a"), stage("node-b")],
+            ..Pipeline::default()
         }],
         ..Placement::default()
     }
@@ -154,6 +155,7 @@ fn only_heads_that_serve_and_may_speak_are_asked() {
             node: node.into(),
             ..Stage::default()
         }],
+        ..Pipeline::default()
     };
     placement.pipelines = vec![pipeline("a"), pipeline("b"), pipeline("c")];
     placement.denied = vec!["spiffe://shardwright/worker/b/uid-default-chat".into()];
@@ -164,6 +166,28 @@ fn only_heads_that_serve_and_may_speak_are_asked() {
     assert_eq!(endpoints, ["c:1"]);
     route.head_endpoints.pop();
     assert!(reason(&operator.first(vec![route])).contains("cannot be verified"));
+}
+
+#[test]
+fn every_head_is_asked_in_the_epoch_of_its_pipeline() {
+    let operator = Operator::new();
+    let mut placement = placement("default", "chat", 5);
+    let pipeline = |node: &str, epoch: u64| Pipeline {
+        stages: vec![Stage {
+            node: node.into(),
+            ..Stage::default()
+        }],
+        epoch,
+    };
+    placement.pipelines = vec![pipeline("a", 2), pipeline("b", 3), pipeline("c", 5), pipeline("d", 0)];
+    let mut route = operator.signed(&placement);
+    route.head_endpoints = vec![String::new(), "b:1".into(), "c:1".into(), "d:1".into()];
+    let table = operator.first(vec![route]);
+    let ModelState::Ready(route) = &table.models()[0].state else {
+        panic!("not ready")
+    };
+    let epochs: Vec<u64> = route.heads.iter().map(|head| route.epoch_of(head)).collect();
+    assert_eq!((route.epoch, epochs), (5, vec![3, 5, 5]));
 }
 
 #[test]

@@ -140,6 +140,7 @@ impl FakeOperator {
                     node: head.node.clone(),
                     ..Stage::default()
                 }],
+                ..Pipeline::default()
             }],
             ..Placement::default()
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use proto::control::v1::{Assignment, ModelRoute, Route, ShardPhase, ShardStatus, SourceAccess};
+use proto::control::v1::{Assignment, ModelRoute, Purpose, Route, ShardPhase, ShardStatus, SourceAccess};
 
 use super::in_force::InForce;
 use super::stages::StageSight;
@@ -46,6 +46,7 @@ pub fn assignments<'a>(
                     routes: routes(sights),
                     access: access.clone(),
                     peers: peers(&stage.node, uid, agents),
+                    purpose: Purpose::Serve.into(),
                 });
             }
         }
@@ -70,7 +71,7 @@ fn peers(node: &str, uid: &str, agents: &BTreeMap<String, AgentView>) -> Vec<Str
 fn has(shard: &ShardStatus, uid: &str) -> bool {
     let verified = matches!(
         shard.phase(),
-        ShardPhase::Loading | ShardPhase::Serving | ShardPhase::Draining
+        ShardPhase::Fetched | ShardPhase::Loading | ShardPhase::Loaded | ShardPhase::Serving | ShardPhase::Draining
     );
     shard.model_uid == uid && verified
 }

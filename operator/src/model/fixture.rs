@@ -119,7 +119,7 @@ pub fn in_force_of(uid: &str, epoch: u64, nodes: &[&str]) -> InForce {
         namespace: "default".into(),
         name: "smol".into(),
         generation: 1,
-        pipelines: vec![Pipeline { stages }],
+        pipelines: vec![Pipeline { stages, epoch }],
         ..Default::default()
     };
     signed(placement)

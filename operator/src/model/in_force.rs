@@ -49,7 +49,10 @@ impl InForce {
 }
 
 fn stages(placement: &Placement) -> &[Stage] {
-    placement.pipelines.first().map_or(&[], |Pipeline { stages }| stages)
+    placement
+        .pipelines
+        .first()
+        .map_or(&[], |Pipeline { stages, .. }| stages)
 }
 
 /// The text of an envelope in a status.

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod apply;
 pub mod assign;
+pub mod carry_over;
 pub mod decide;
 pub mod facts;
 pub mod failures;

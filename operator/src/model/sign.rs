@@ -64,7 +64,7 @@ pub fn sign(
         not_after_unix_s: now_unix_s + INSTALLABLE_S,
         source: Some(source),
         runtime: Some(runtime),
-        pipelines: vec![Pipeline { stages }],
+        pipelines: vec![Pipeline { stages, epoch }],
         denied: Vec::new(),
     };
     let in_force = envelop(signer, placement, view);
@@ -78,23 +78,31 @@ pub fn sign(
     Ok(in_force)
 }
 
-/// The same stages under a higher epoch: a node has accepted one above the present.
+/// The same stages under a higher epoch: a node has accepted one above the present. What it has accepted is not known, so
+/// that no pipeline is taken to have stood before.
 #[must_use]
 pub fn raise(signer: &PlacementSigner, in_force: &InForce, epoch: u64, now_unix_s: i64) -> InForce {
-    let not_after_unix_s = now_unix_s + INSTALLABLE_S;
-    let placement = Placement {
-        epoch,
-        not_after_unix_s,
-        ..in_force.placement.clone()
-    };
-    envelop(signer, placement, in_force.view.clone())
+    let mut placement = in_force.placement.clone();
+    placement.epoch = epoch;
+    for pipeline in &mut placement.pipelines {
+        pipeline.epoch = epoch;
+    }
+    dated(signer, placement, in_force, now_unix_s)
 }
 
 /// The same placement, installable for longer; `None` while more than half of its time is left.
 #[must_use]
 pub fn prolong(signer: &PlacementSigner, in_force: &InForce, now_unix_s: i64) -> Option<InForce> {
     let left = in_force.placement.not_after_unix_s.saturating_sub(now_unix_s);
-    (left < INSTALLABLE_S / 2).then(|| raise(signer, in_force, in_force.placement.epoch, now_unix_s))
+    (left < INSTALLABLE_S / 2).then(|| dated(signer, in_force.placement.clone(), in_force, now_unix_s))
+}
+
+fn dated(signer: &PlacementSigner, placement: Placement, in_force: &InForce, now_unix_s: i64) -> InForce {
+    let placement = Placement {
+        not_after_unix_s: now_unix_s + INSTALLABLE_S,
+        ..placement
+    };
+    envelop(signer, placement, in_force.view.clone())
 }
 
 fn envelop(signer: &PlacementSigner, placement: Placement, view: PlacementStatus) -> InForce {
@@ -146,6 +154,7 @@ mod tests {
             .unwrap();
         assert_eq!(verified, signed.placement);
         assert_eq!((verified.epoch, verified.generation, signed.view.epoch), (5, 1, 5));
+        assert_eq!(verified.pipelines[0].epoch, 5);
         assert_eq!(signed.stages()[0].weight_root, index.stage_root(0, 3).unwrap().0);
         assert_eq!(verified.not_after_unix_s, NOW + INSTALLABLE_S);
     }
@@ -159,6 +168,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_raised_above_an_unknown_placement_stands_anew() {
+        let signer = PlacementSigner::generate().unwrap();
+        let signed = sign(&signer, &fixture::model(), &fixture::facts().index, draft(), 5, NOW).unwrap();
+        let raised = raise(&signer, &signed, 9, NOW).placement;
+        assert_eq!((raised.epoch, raised.pipelines[0].epoch), (9, 9));
+        assert_eq!(raised.pipelines[0].stages, signed.stages());
+    }
+
+    #[test]
     fn a_placement_is_prolonged_from_half_its_time_without_a_new_epoch() {
         let signer = PlacementSigner::generate().unwrap();
         let signed = sign(&signer, &fixture::model(), &fixture::facts().index, draft(), 5, NOW).unwrap();
@@ -169,7 +187,7 @@ mod tests {
             (prolonged.placement.epoch, prolonged.placement.not_after_unix_s),
             (5, later + INSTALLABLE_S)
         );
-        assert_eq!(prolonged.stages(), signed.stages());
+        assert_eq!(prolonged.placement.pipelines, signed.placement.pipelines);
         assert_ne!(prolonged.view.envelope, signed.view.envelope);
     }
 }

@@ -118,7 +118,8 @@ fn phase(phase: ShardPhase) -> StagePhase {
         ShardPhase::Unspecified => StagePhase::Pending,
         ShardPhase::Fetching => StagePhase::Fetching,
         ShardPhase::Verifying => StagePhase::Verifying,
-        ShardPhase::Loading => StagePhase::Loading,
+        // A stage in force passes through these.
+        ShardPhase::Fetched | ShardPhase::Loading | ShardPhase::Loaded => StagePhase::Loading,
         ShardPhase::Serving => StagePhase::Serving,
         ShardPhase::Draining => StagePhase::Draining,
         ShardPhase::Failed => StagePhase::Failed,

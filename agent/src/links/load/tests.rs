@@ -5,8 +5,7 @@ const LOOK: Duration = Duration::from_secs(5);
 fn slot(stage: u32) -> Slot {
     Slot {
         model_uid: "uid".into(),
-        pipeline: 0,
-        stage,
+        slice: stage.to_string(),
     }
 }
 

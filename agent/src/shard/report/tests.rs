@@ -1,42 +1,64 @@
-use super::super::Slice;
 use super::super::observed::{Event, Fault, Installed};
+use super::super::{InForce, Slice};
 use super::*;
 use proto::placement::v1::Runtime;
 use std::sync::Arc;
 
 fn slot() -> Slot {
-    Slot {
-        model_uid: "uid".to_owned(),
-        pipeline: 0,
-        stage: 0,
-    }
+    Slot::of("uid", &slice())
 }
 
-/// The first of two stages, in epoch 3.
-fn desired() -> DesiredShards {
-    let slice = Slice {
+/// The first of two stages.
+fn slice() -> Slice {
+    Slice {
         index: gguf::Digest([0; 32]),
         first_layer: 0,
         end_layer: 10,
         total_layers: 20,
-        stages: 2,
         device: "node-cpu0".to_owned(),
         backend: "cpu".to_owned(),
         runtime: Runtime::default(),
         weight_root: [0; 32],
+    }
+}
+
+fn place(epoch: u64, stage: u32, purpose: Purpose) -> Place {
+    Place {
+        epoch,
+        pipeline: 0,
+        stage,
+        purpose,
+    }
+}
+
+/// In force in epoch 3.
+fn desired() -> DesiredShards {
+    let in_force = InForce {
+        epoch: 3,
+        pipeline_epoch: 3,
+        envelope: Arc::default(),
+        next: None,
     };
     let desired = Desired {
-        slice,
-        epoch: 3,
-        envelope: Arc::default(),
+        slice: slice(),
+        places: vec![place(3, 0, Purpose::Serve)],
+        in_force: Some(in_force),
         uri: String::new(),
         access: crate::source::Access::default(),
         peers: vec![],
         model: ("ns".to_owned(), "model".to_owned()),
         memory_budget_bytes: 8,
-        next: None,
     };
     [(slot(), desired)].into()
+}
+
+/// In force nowhere.
+fn ahead(places: &[Place]) -> DesiredShards {
+    let mut desired = desired();
+    let wanted = desired.get_mut(&slot()).unwrap();
+    wanted.in_force = None;
+    wanted.places = places.to_vec();
+    desired
 }
 
 fn done() -> Done {
@@ -62,12 +84,17 @@ fn report(events: &[Event]) -> ShardStatus {
     statuses(&desired(), &observed(events), |_| done()).remove(0)
 }
 
+fn installed(next: Option<&str>) -> Installed {
+    Installed {
+        epoch: 3,
+        pipeline_epoch: 3,
+        next: next.map(str::to_owned),
+    }
+}
+
 fn serving(next: Option<&str>) -> Vec<Event> {
     let endpoint = Some("a:1".to_owned());
-    let installed = Installed {
-        epoch: 3,
-        next: next.map(str::to_owned),
-    };
+    let installed = installed(next);
     vec![
         Event::Done(Work::Spawn),
         Event::Status {
@@ -94,13 +121,13 @@ fn a_stage_serves_once_it_knows_whom_to_pass_its_results_to_and_its_endpoint_is_
 fn a_worker_that_has_not_taken_the_placement_does_not_serve() {
     assert_eq!(report(&serving(None)[..2]).phase(), ShardPhase::Loading);
     let mut events = serving(None);
-    events[2] = Event::Refused(Installed { epoch: 3, next: None }, Fault::new("Expired", "too late"));
+    events[2] = Event::Refused(installed(None), Fault::new("Expired", "too late"));
     let refused = report(&events);
     assert_eq!(
         (refused.phase(), refused.reason.as_str()),
         (ShardPhase::Failed, "Expired")
     );
-    events[2] = Event::Refused(Installed { epoch: 3, next: None }, Fault::new(UNREACHABLE, "not yet"));
+    events[2] = Event::Refused(installed(None), Fault::new(UNREACHABLE, "not yet"));
     assert_eq!(report(&events).phase(), ShardPhase::Loading);
 }
 
@@ -119,6 +146,60 @@ fn work_tells_its_progress_and_failures_their_reason() {
         (failed.phase(), failed.reason.as_str(), failed.message.as_str()),
         (ShardPhase::Failed, "DiskFull", "make room")
     );
+}
+
+/// Epoch, stage and phase of each status.
+fn told(desired: &DesiredShards, observed: &ObservedShards) -> Vec<(u64, u32, ShardPhase)> {
+    let statuses = statuses(desired, observed, |_| Done::default());
+    let told = |status: &ShardStatus| (status.epoch, status.stage, status.phase());
+    statuses.iter().map(told).collect()
+}
+
+#[test]
+fn a_shard_is_told_of_once_for_each_placement_that_has_it() {
+    use ShardPhase::{Fetched, Fetching, Loaded, Loading, Serving};
+    let mut desired = desired();
+    let wanted = desired.get_mut(&slot()).unwrap();
+    wanted
+        .places
+        .extend([place(4, 2, Purpose::Load), place(5, 1, Purpose::Fetch)]);
+    let at = |phases: [ShardPhase; 3]| [(3, 0, phases[0]), (4, 2, phases[1]), (5, 1, phases[2])];
+    assert_eq!(told(&desired, &observed(&[])), at([Fetching; 3]));
+    let all = serving(Some("b:2"));
+    assert_eq!(told(&desired, &observed(&all[..1])), at([Loading, Loading, Fetched]));
+    assert_eq!(told(&desired, &observed(&all[..2])), at([Loading, Loaded, Fetched]));
+    assert_eq!(told(&desired, &observed(&all)), at([Serving, Loaded, Fetched]));
+    let refused = Event::Refused(installed(None), Fault::new("Expired", "too late"));
+    let refused = observed(&[&all[..2], &[refused]].concat());
+    assert_eq!(told(&desired, &refused), at([ShardPhase::Failed, Loaded, Fetched]));
+    let endpoints = statuses(&desired, &observed(&all[..2]), |_| Done::default());
+    assert_eq!(endpoints[1].endpoint, "a:1", "known before the cut-over");
+}
+
+#[test]
+fn a_worker_that_ends_is_loaded_no_more_and_what_stands_by_is_there_whatever_becomes_of_it() {
+    let mut seen = observed(&serving(Some("b:2")));
+    let State::Running(running) = &mut seen.get_mut(&slot()).unwrap().state else {
+        panic!("running")
+    };
+    running.stop = Some(crate::shard::observed::Stop {
+        since_ms: 0,
+        limit_ms: 0,
+        killed: false,
+        failed: false,
+    });
+    let places = [place(4, 0, Purpose::Load), place(5, 0, Purpose::Fetch)];
+    let phases = [(4, 0, ShardPhase::Draining), (5, 0, ShardPhase::Fetched)];
+    assert_eq!(told(&ahead(&places), &seen), phases);
+    assert_eq!(told(&ahead(&places[1..]), &seen), phases[1..]);
+}
+
+#[test]
+fn only_what_is_in_force_counts_as_serving() {
+    let seen = observed(&serving(Some("b:2")));
+    assert_eq!(super::serving(&desired(), &seen), [slot()]);
+    assert!(super::serving(&ahead(&[place(4, 0, Purpose::Load)]), &seen).is_empty());
+    assert!(super::serving(&DesiredShards::new(), &seen).is_empty());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::super::observed::{Event, Fault, UNREACHABLE};
 use super::*;
-use crate::shard::Slice;
+use crate::shard::{Place, Purpose, Slice};
 use proptest::prelude::*;
 use proto::placement::v1::Runtime;
 use std::sync::Arc;
@@ -11,7 +11,6 @@ fn slice(first_layer: u32, end_layer: u32, device: &str) -> Slice {
         first_layer,
         end_layer,
         total_layers: 30,
-        stages: 3,
         device: device.to_owned(),
         backend: "cpu".to_owned(),
         runtime: Runtime {
@@ -25,24 +24,47 @@ fn slice(first_layer: u32, end_layer: u32, device: &str) -> Slice {
     }
 }
 
-fn slot(stage: u32) -> Slot {
-    Slot {
-        model_uid: "uid".to_owned(),
-        pipeline: 0,
-        stage,
-    }
+fn slot_of(slice: &Slice) -> Slot {
+    Slot::of("uid", slice)
 }
 
-fn wanted(epoch: u64, slice: Slice, next: Option<&str>) -> Desired {
+/// Of the slice that most of the tests are about.
+fn slot() -> Slot {
+    slot_of(&slice(0, 10, "cpu0"))
+}
+
+fn wanted_for(purpose: Purpose, epoch: u64, slice: Slice, next: Option<&str>) -> Desired {
+    let in_force = (purpose == Purpose::Serve).then(|| InForce {
+        epoch,
+        pipeline_epoch: epoch,
+        envelope: Arc::new(vec![epoch as u8]),
+        next: next.map(str::to_owned),
+    });
     Desired {
         slice,
-        epoch,
-        envelope: Arc::new(vec![epoch as u8]),
+        places: vec![Place {
+            epoch,
+            pipeline: 0,
+            stage: 0,
+            purpose,
+        }],
+        in_force,
         uri: "file:///m.gguf".to_owned(),
         access: crate::source::Access::default(),
         peers: vec![],
         model: ("ns".to_owned(), "m".to_owned()),
         memory_budget_bytes: 1,
+    }
+}
+
+fn wanted(epoch: u64, slice: Slice, next: Option<&str>) -> Desired {
+    wanted_for(Purpose::Serve, epoch, slice, next)
+}
+
+fn installed(epoch: u64, next: Option<&str>) -> Installed {
+    Installed {
+        epoch,
+        pipeline_epoch: epoch,
         next: next.map(str::to_owned),
     }
 }
@@ -55,16 +77,17 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(desired: impl IntoIterator<Item = (Slot, Desired)>) -> Self {
+    fn new(desired: impl IntoIterator<Item = Desired>) -> Self {
+        let desired = desired.into_iter();
         Self {
-            desired: desired.into_iter().collect(),
+            desired: desired.map(|desired| (slot_of(&desired.slice), desired)).collect(),
             observed: BTreeMap::new(),
             now_ms: 1_000,
         }
     }
 
     fn one(epoch: u64) -> Self {
-        Self::new([(slot(0), wanted(epoch, slice(0, 10, "cpu0"), None))])
+        Self::new([wanted(epoch, slice(0, 10, "cpu0"), None)])
     }
 
     /// The actions of this moment, begun.
@@ -77,12 +100,12 @@ impl Bench {
     }
 
     fn event(&mut self, event: Event) {
-        self.event_of(0, event);
+        self.event_of(&slot(), event);
     }
 
-    fn event_of(&mut self, stage: u32, event: Event) {
+    fn event_of(&mut self, slot: &Slot, event: Event) {
         let now_ms = self.now_ms;
-        self.observed.get_mut(&slot(stage)).unwrap().apply(event, now_ms, 1.0);
+        self.observed.get_mut(slot).unwrap().apply(event, now_ms, 1.0);
     }
 
     fn status(&mut self, phase: WorkerPhase) {
@@ -106,7 +129,7 @@ impl Bench {
 
     fn serving(self, epoch: u64) -> Self {
         let mut bench = self.running();
-        let offer = Installed { epoch, next: None };
+        let offer = installed(epoch, None);
         assert_eq!(bench.step(), [Action::Install(offer.clone())]);
         bench.event(Event::Accepted(offer));
         bench.status(WorkerPhase::Serving);
@@ -115,7 +138,12 @@ impl Bench {
     }
 
     fn want(&mut self, desired: Desired) {
-        self.desired.insert(slot(0), desired);
+        self.desired.insert(slot_of(&desired.slice), desired);
+    }
+
+    fn want_only(&mut self, desired: Desired) {
+        self.desired.clear();
+        self.want(desired);
     }
 }
 
@@ -139,22 +167,19 @@ fn a_worker_that_is_not_heard_yet_is_told_nothing() {
 fn the_same_slice_in_a_newer_epoch_keeps_the_worker_and_installs_anew() {
     let mut bench = Bench::one(1).serving(1);
     bench.want(wanted(2, slice(0, 10, "cpu0"), None));
-    let offer = Installed { epoch: 2, next: None };
+    let offer = installed(2, None);
     assert_eq!(bench.step(), [Action::Install(offer.clone())]);
     assert!(bench.step().is_empty(), "asked once");
     bench.event(Event::Accepted(offer));
     assert!(bench.step().is_empty());
-    assert_eq!(bench.observed[&slot(0)].epoch, 2);
+    assert_eq!(bench.observed[&slot()].epoch, 2);
 }
 
 #[test]
 fn a_new_route_is_installed_and_a_route_that_is_not_known_is_no_news() {
     let mut bench = Bench::one(1).serving(1);
     bench.want(wanted(1, slice(0, 10, "cpu0"), Some("b:2")));
-    let offer = Installed {
-        epoch: 1,
-        next: Some("b:2".to_owned()),
-    };
+    let offer = installed(1, Some("b:2"));
     assert_eq!(bench.step(), [Action::Install(offer.clone())]);
     bench.event(Event::Accepted(offer));
     bench.want(wanted(1, slice(0, 10, "cpu0"), None));
@@ -162,30 +187,59 @@ fn a_new_route_is_installed_and_a_route_that_is_not_known_is_no_news() {
 }
 
 #[test]
+fn a_newer_placement_keeps_the_route_where_the_pipeline_stays_and_forgets_it_where_not() {
+    for (pipeline_epoch, next) in [(1, Some("b:2")), (2, None)] {
+        let mut bench = Bench::one(1).serving(1);
+        bench.want(wanted(1, slice(0, 10, "cpu0"), Some("b:2")));
+        bench.step();
+        bench.event(Event::Accepted(installed(1, Some("b:2"))));
+        let mut newer = wanted(2, slice(0, 10, "cpu0"), None);
+        newer.in_force.as_mut().unwrap().pipeline_epoch = pipeline_epoch;
+        bench.want(newer);
+        let offer = Installed {
+            pipeline_epoch,
+            ..installed(2, next)
+        };
+        assert_eq!(bench.step(), [Action::Install(offer)]);
+    }
+}
+
+#[test]
 fn a_lower_epoch_moves_nothing() {
     let mut bench = Bench::one(5).serving(5);
     bench.want(wanted(4, slice(0, 10, "cpu0"), Some("b:2")));
     assert!(bench.step().is_empty());
-    bench.want(wanted(4, slice(0, 20, "cpu0"), None));
-    assert!(bench.step().is_empty(), "not even another slice");
 }
 
 #[test]
-fn another_slice_stops_the_worker_before_anything_is_fetched_or_loaded() {
+fn another_slice_of_the_device_is_fetched_at_once_and_loaded_when_the_first_is_gone() {
     let mut bench = Bench::one(1).serving(1);
-    bench.want(wanted(2, slice(0, 15, "cpu0"), None));
-    assert_eq!(
-        bench.step(),
-        [Action::Drain {
-            limit_ms: REPLACE_LIMIT_MS
-        }]
-    );
+    let other = slice(0, 15, "cpu0");
+    bench.want_only(wanted(2, other.clone(), None));
+    let drain = Action::Drain {
+        limit_ms: REPLACE_LIMIT_MS,
+    };
+    assert_eq!(bench.step(), [drain, Action::Adopt]);
+    for work in [Work::Fetch, Work::Verify, Work::Prepare] {
+        assert_eq!(bench.step(), [Action::Start(work)]);
+        bench.event_of(&slot_of(&other), Event::Done(work));
+    }
     bench.now_ms += REPLACE_LIMIT_MS;
     assert_eq!(bench.step(), [Action::Kill]);
+    assert!(bench.step().is_empty(), "the device is full");
     bench.event(Event::Exited(Fault::new("Exited", "")));
-    assert_eq!(bench.step(), [Action::Adopt]);
-    assert_eq!(bench.step(), [Action::Start(Work::Fetch)]);
-    assert_eq!(bench.observed[&slot(0)].slice.end_layer, 15);
+    assert_eq!(bench.step(), [Action::Start(Work::Spawn), Action::Forget]);
+}
+
+#[test]
+fn a_shard_in_whose_place_nothing_waits_may_finish_what_it_serves() {
+    let elsewhere = slice(10, 20, "vulkan0");
+    let mut bench = Bench::one(1).serving(1);
+    bench.want_only(wanted(2, elsewhere, None));
+    let drain = Action::Drain {
+        limit_ms: DRAIN_LIMIT_MS,
+    };
+    assert!(bench.step().contains(&drain));
 }
 
 #[test]
@@ -245,7 +299,7 @@ fn a_crashed_worker_is_started_again_later_and_later() {
     let mut waits = Vec::new();
     for _ in 0..9 {
         bench.event(Event::Exited(Fault::new("Crashed", "")));
-        let State::Failed { retry_at_ms, .. } = bench.observed[&slot(0)].state else {
+        let State::Failed { retry_at_ms, .. } = bench.observed[&slot()].state else {
             panic!("failed")
         };
         waits.push(retry_at_ms - bench.now_ms);
@@ -261,10 +315,10 @@ fn a_crashed_worker_is_started_again_later_and_later() {
 #[test]
 fn a_worker_that_served_for_long_starts_again_at_once_after_a_crash() {
     let mut bench = Bench::one(1).serving(1);
-    bench.observed.get_mut(&slot(0)).unwrap().failures = 9;
+    bench.observed.get_mut(&slot()).unwrap().failures = 9;
     bench.now_ms += 120_000;
     bench.event(Event::Exited(Fault::new("Crashed", "")));
-    assert_eq!(bench.observed[&slot(0)].failures, 1);
+    assert_eq!(bench.observed[&slot()].failures, 1);
 }
 
 #[test]
@@ -321,77 +375,140 @@ fn a_worker_that_is_ended_for_loading_for_ever_counts_as_a_failure_and_is_not_st
     bench.now_ms += KILL_AGAIN_MS;
     assert_eq!(bench.step(), [Action::Kill], "its end was not heard");
     bench.event(Event::Exited(Fault::new("Crashed", "")));
-    let seen = &bench.observed[&slot(0)];
+    let seen = &bench.observed[&slot()];
     assert!(matches!(seen.state, State::Failed { .. }), "{seen:?}");
     assert!(bench.step().is_empty(), "the operator sees it before it is tried again");
 }
 
 #[test]
-fn a_device_takes_the_next_shard_only_when_the_last_has_left_it() {
-    let mut bench = Bench::one(1).serving(1);
-    bench.desired = [(slot(1), wanted(2, slice(10, 20, "cpu0"), None))].into();
-    let actions = bench.step();
-    assert!(
-        actions.contains(&Action::Drain {
-            limit_ms: DRAIN_LIMIT_MS
-        }),
-        "{actions:?}"
-    );
-    for work in [Work::Fetch, Work::Verify, Work::Prepare] {
-        assert_eq!(bench.step(), [Action::Start(work)]);
-        bench.event_of(1, Event::Done(work));
-    }
-    assert!(bench.step().is_empty(), "the device is full");
-    bench.event(Event::Exited(Fault::new("Exited", "")));
-    assert!(bench.step().contains(&Action::Start(Work::Spawn)));
-}
-
-#[test]
 fn two_shards_of_one_model_are_begun_side_by_side() {
     let mut bench = Bench::new([
-        (slot(0), wanted(1, slice(0, 10, "cpu0"), None)),
-        (slot(1), wanted(1, slice(10, 20, "vulkan0"), None)),
+        wanted(1, slice(0, 10, "cpu0"), None),
+        wanted(1, slice(10, 20, "vulkan0"), None),
     ]);
     assert_eq!(bench.step(), [Action::Adopt, Action::Adopt]);
 }
 
-/// What may happen to a model of three slots, as a random walk.
+#[test]
+fn what_is_proposed_is_loaded_beside_what_serves_and_handed_nothing_until_it_is_in_force() {
+    let proposed = slice(0, 15, "cpu0");
+    let other = slot_of(&proposed);
+    let mut bench = Bench::one(1).serving(1);
+    bench.want(wanted_for(Purpose::Load, 2, proposed.clone(), None));
+    assert_eq!(bench.step(), [Action::Adopt]);
+    for work in [Work::Fetch, Work::Verify, Work::Prepare, Work::Spawn] {
+        assert_eq!(bench.step(), [Action::Start(work)]);
+        bench.event_of(&other, Event::Done(work));
+    }
+    let serving = Event::Status {
+        phase: WorkerPhase::Serving,
+        endpoint: Some("a:2".to_owned()),
+    };
+    bench.event_of(&other, serving);
+    assert!(bench.step().is_empty());
+
+    bench.want_only(wanted(2, proposed, None));
+    let cut_over = bench.step();
+    assert!(cut_over.contains(&Action::Install(installed(2, None))), "{cut_over:?}");
+    let drain = Action::Drain {
+        limit_ms: DRAIN_LIMIT_MS,
+    };
+    assert!(cut_over.contains(&drain), "{cut_over:?}");
+}
+
+#[test]
+fn a_proposal_that_is_withdrawn_leaves_what_it_alone_wanted_and_nothing_else() {
+    let mut bench = Bench::one(1).serving(1);
+    let mut both = wanted(1, slice(0, 10, "cpu0"), None);
+    both.join(wanted_for(Purpose::Load, 2, slice(0, 10, "cpu0"), None));
+    bench.want(both);
+    assert!(bench.step().is_empty(), "it is loaded already");
+    bench.want(wanted(1, slice(0, 10, "cpu0"), None));
+    assert!(bench.step().is_empty());
+    bench.want_only(wanted_for(Purpose::Load, 2, slice(0, 10, "cpu0"), None));
+    assert!(bench.step().is_empty(), "a worker that is proposed is kept");
+    bench.desired.clear();
+    assert!(matches!(bench.step()[..], [Action::Drain { .. }]));
+}
+
+#[test]
+fn what_stands_by_is_fetched_and_verified_and_no_worker_is_started() {
+    let mut bench = Bench::new([wanted_for(Purpose::Fetch, 2, slice(0, 10, "cpu0"), None)]);
+    assert_eq!(bench.step(), [Action::Adopt]);
+    for work in [Work::Fetch, Work::Verify] {
+        assert_eq!(bench.step(), [Action::Start(work)]);
+        bench.event(Event::Done(work));
+    }
+    assert!(bench.step().is_empty());
+    bench.want(wanted(3, slice(0, 10, "cpu0"), None));
+    assert_eq!(bench.step(), [Action::Start(Work::Prepare)]);
+}
+
+#[test]
+fn a_shard_that_is_only_to_stand_by_from_now_on_is_drained_and_its_files_stay() {
+    let mut bench = Bench::one(1).serving(1);
+    bench.want(wanted_for(Purpose::Fetch, 2, slice(0, 10, "cpu0"), None));
+    assert!(matches!(bench.step()[..], [Action::Drain { .. }]));
+    bench.event(Event::Exited(Fault::new("Exited", "")));
+    assert!(bench.step().is_empty());
+    assert!(bench.observed[&slot()].is_on_disk());
+}
+
+/// What may happen to a model whose layers are cut in several ways, as a random walk over [`slices`].
 #[derive(Clone, Debug)]
 enum Move {
-    Want(u32, u32, u32),
-    Unwant(u32),
-    Route(u32, u32),
-    Finish(u32, bool),
-    Answer(u32, bool),
-    Heard(u32),
-    Crash(u32),
+    /// Another placement comes into force: of the slices that begin alike, it has this one.
+    Want(usize),
+    /// What is in force, asked for by something else, too.
+    Ahead(usize, Purpose),
+    Withdraw(usize),
+    Unwant(usize),
+    Route(usize, u32),
+    Finish(usize, bool),
+    Answer(usize, bool),
+    Heard(usize),
+    Crash(usize),
     Wait(u32),
 }
 
+/// Three cuts of the three thirds of a model, each on two devices.
+fn slices() -> Vec<Slice> {
+    let cuts = (0..3).flat_map(|third| (0..3).map(move |cut| (third * 10, third * 10 + 8 + cut)));
+    cuts.flat_map(|(first, end)| ["cpu0", "vulkan0"].map(|device| slice(first, end, device)))
+        .collect()
+}
+
 fn moves() -> impl Strategy<Value = Vec<Move>> {
-    let stage = 0..3_u32;
+    let which = 0..slices().len();
+    let purpose = prop_oneof![Just(Purpose::Load), Just(Purpose::Fetch)];
     let one = prop_oneof![
-        3 => (stage.clone(), 0..3_u32, 0..2_u32).prop_map(|(s, cut, device)| Move::Want(s, cut, device)),
-        1 => stage.clone().prop_map(Move::Unwant),
-        2 => (stage.clone(), 0..3_u32).prop_map(|(s, port)| Move::Route(s, port)),
-        8 => (stage.clone(), prop::bool::weighted(0.8)).prop_map(|(s, well)| Move::Finish(s, well)),
-        4 => (stage.clone(), prop::bool::weighted(0.8)).prop_map(|(s, well)| Move::Answer(s, well)),
-        4 => stage.clone().prop_map(Move::Heard),
-        2 => stage.prop_map(Move::Crash),
+        3 => which.clone().prop_map(Move::Want),
+        3 => (which.clone(), purpose).prop_map(|(at, purpose)| Move::Ahead(at, purpose)),
+        2 => which.clone().prop_map(Move::Withdraw),
+        1 => which.clone().prop_map(Move::Unwant),
+        2 => (which.clone(), 0..3_u32).prop_map(|(at, port)| Move::Route(at, port)),
+        8 => (which.clone(), prop::bool::weighted(0.8)).prop_map(|(at, well)| Move::Finish(at, well)),
+        4 => (which.clone(), prop::bool::weighted(0.8)).prop_map(|(at, well)| Move::Answer(at, well)),
+        4 => which.clone().prop_map(Move::Heard),
+        2 => which.prop_map(Move::Crash),
         2 => (1..40_000_u32).prop_map(Move::Wait),
     ];
-    prop::collection::vec(one, 1..120)
+    prop::collection::vec(one, 1..160)
 }
 
 /// A node outside of `step`: which processes there really are, and what each was told.
 #[derive(Default)]
 struct Node {
-    processes: BTreeMap<Slot, (Slice, Vec<u64>)>,
+    processes: BTreeMap<Slot, Vec<u64>>,
 }
 
 struct Walk {
     bench: Bench,
     node: Node,
+    slices: Vec<(Slot, Slice)>,
+    /// What is in force, and what else is asked for, by slice.
+    in_force: BTreeMap<usize, Option<String>>,
+    ahead: BTreeMap<usize, Purpose>,
     epoch: u64,
 }
 
@@ -400,12 +517,29 @@ impl Walk {
         Self {
             bench: Bench::new([]),
             node: Node::default(),
-            epoch: 0,
+            slices: slices().into_iter().map(|slice| (slot_of(&slice), slice)).collect(),
+            in_force: BTreeMap::new(),
+            ahead: BTreeMap::new(),
+            epoch: 1,
         }
+    }
+
+    fn slot(&self, at: usize) -> Slot {
+        self.slices[at].0.clone()
+    }
+
+    /// Whether a worker that must end is on the device.
+    fn is_leaving(&self, device: &str) -> bool {
+        self.slices.iter().any(|(slot, slice)| {
+            slice.device == device
+                && self.node.processes.contains_key(slot)
+                && !self.bench.desired.get(slot).is_some_and(Desired::loads)
+        })
     }
 
     fn advance(&mut self) {
         for _ in 0..20 {
+            remember(&mut self.bench.observed, &self.bench.desired);
             let actions = step(&self.bench.desired, &self.bench.observed, self.bench.now_ms);
             if actions.is_empty() {
                 return;
@@ -426,21 +560,27 @@ impl Walk {
 
     fn check(&mut self, slot: &Slot, action: &Action) {
         let seen = self.bench.observed.get(slot);
+        let wanted = self.bench.desired.get(slot);
         match action {
             Action::Start(Work::Spawn) => {
                 let seen = seen.expect("only what is tracked is spawned");
-                assert!(!self.node.processes.contains_key(slot), "two workers for {slot}");
-                self.node
-                    .processes
-                    .insert(slot.clone(), (seen.slice.clone(), Vec::new()));
+                assert!(wanted.is_some_and(Desired::loads), "{slot} is not to be loaded");
+                assert!(!self.is_leaving(&seen.slice.device), "the device is filled twice");
+                let before = self.node.processes.insert(slot.clone(), Vec::new());
+                assert!(before.is_none(), "two workers for {slot}");
             }
             Action::Start(Work::Prepare) => {
-                let seen = seen.expect("only what is tracked is prepared");
                 let lives = self.node.processes.contains_key(slot);
-                assert!(!lives, "{slot}: links of a living worker, {}", seen.slice.device);
+                assert!(!lives, "{slot}: links of a living worker");
             }
             Action::Install(offer) => {
-                let (.., told) = self.node.processes.get_mut(slot).expect("only a living worker is told");
+                let in_force = wanted.and_then(|wanted| wanted.in_force.as_ref());
+                assert_eq!(
+                    in_force.map(|in_force| in_force.epoch),
+                    Some(offer.epoch),
+                    "{slot} is told what is not in force"
+                );
+                let told = self.node.processes.get_mut(slot).expect("only a living worker is told");
                 assert!(
                     told.last().is_none_or(|last| *last <= offer.epoch),
                     "{slot} is told a lower epoch"
@@ -451,69 +591,78 @@ impl Walk {
         }
     }
 
-    fn apply(&mut self, event: Event, stage: u32) {
-        let now_ms = self.bench.now_ms;
-        if let Some(seen) = self.bench.observed.get_mut(&slot(stage)) {
+    fn apply(&mut self, event: Event, at: usize) {
+        let (slot, now_ms) = (self.slot(at), self.bench.now_ms);
+        if let Some(seen) = self.bench.observed.get_mut(&slot) {
             seen.apply(event, now_ms, 0.5);
+        }
+    }
+
+    /// What the ledger would make of the present assignments.
+    fn desire(&mut self) {
+        self.bench.desired.clear();
+        for (at, next) in &self.in_force {
+            let (slot, slice) = self.slices[*at].clone();
+            let wanted = wanted(self.epoch, slice, next.as_deref());
+            self.bench.desired.insert(slot, wanted);
+        }
+        for (at, purpose) in &self.ahead {
+            let (slot, slice) = self.slices[*at].clone();
+            let wanted = wanted_for(*purpose, self.epoch + 1, slice, None);
+            match self.bench.desired.get_mut(&slot) {
+                Some(known) => known.join(wanted),
+                None => drop(self.bench.desired.insert(slot, wanted)),
+            }
         }
     }
 
     fn make(&mut self, one: &Move) {
         match one {
-            Move::Want(stage, cut, device) => {
+            Move::Want(at) => {
                 self.epoch += 1;
-                let device = ["cpu0", "vulkan0"][*device as usize];
-                let slice = slice(stage * 10, stage * 10 + 8 + cut, device);
-                self.bench.desired.insert(slot(*stage), wanted(self.epoch, slice, None));
-                for desired in self.bench.desired.values_mut() {
-                    desired.epoch = self.epoch;
+                self.in_force.retain(|known, _| known / 6 != at / 6);
+                self.in_force.insert(*at, None);
+            }
+            Move::Ahead(at, purpose) => drop(self.ahead.insert(*at, *purpose)),
+            Move::Withdraw(at) => drop(self.ahead.remove(at)),
+            Move::Unwant(at) => drop(self.in_force.remove(at)),
+            Move::Route(at, port) => {
+                if let Some(next) = self.in_force.get_mut(at) {
+                    *next = (*port > 0).then(|| format!("b:{port}"));
                 }
             }
-            Move::Unwant(stage) => {
-                self.bench.desired.remove(&slot(*stage));
-            }
-            Move::Route(stage, port) => {
-                if let Some(desired) = self.bench.desired.get_mut(&slot(*stage)) {
-                    desired.next = (*port > 0).then(|| format!("b:{port}"));
-                }
-            }
-            Move::Finish(stage, well) => self.finish(*stage, *well),
-            Move::Answer(stage, well) => self.answer(*stage, *well),
-            Move::Heard(stage) => {
-                self.apply(
-                    Event::Status {
-                        phase: WorkerPhase::Serving,
-                        endpoint: Some("a:1".to_owned()),
-                    },
-                    *stage,
-                );
-            }
-            Move::Crash(stage) => self.end(*stage),
+            Move::Finish(at, well) => self.finish(*at, *well),
+            Move::Answer(at, well) => self.answer(*at, *well),
+            Move::Heard(at) => self.heard(*at),
+            Move::Crash(at) => self.end(*at),
             Move::Wait(ms) => self.bench.now_ms += u64::from(*ms),
         }
+        self.desire();
     }
 
-    fn finish(&mut self, stage: u32, well: bool) {
-        let Some(State::Busy(work)) = self.bench.observed.get(&slot(stage)).map(|seen| seen.state.clone()) else {
+    fn heard(&mut self, at: usize) {
+        let (phase, endpoint) = (WorkerPhase::Serving, Some("a:1".to_owned()));
+        self.apply(Event::Status { phase, endpoint }, at);
+    }
+
+    fn finish(&mut self, at: usize, well: bool) {
+        let slot = self.slot(at);
+        let Some(State::Busy(work)) = self.bench.observed.get(&slot).map(|seen| seen.state.clone()) else {
             return;
         };
         if well {
-            self.apply(Event::Done(work), stage);
+            self.apply(Event::Done(work), at);
         } else {
             if work == Work::Spawn {
-                self.node.processes.remove(&slot(stage));
+                self.node.processes.remove(&slot);
             }
-            self.apply(Event::WorkFailed(work, Fault::new("Any", "")), stage);
+            self.apply(Event::WorkFailed(work, Fault::new("Any", "")), at);
         }
     }
 
-    fn answer(&mut self, stage: u32, well: bool) {
-        let running = self
-            .bench
-            .observed
-            .get(&slot(stage))
-            .and_then(Observed::running)
-            .cloned();
+    fn answer(&mut self, at: usize, well: bool) {
+        let seen = self.bench.observed.get(&self.slot(at));
+        let running = seen.and_then(Observed::running).cloned();
         let Some(offer) = running.and_then(|running| running.installing) else {
             return;
         };
@@ -522,18 +671,15 @@ impl Walk {
         } else {
             Event::Refused(offer, Fault::new("Any", ""))
         };
-        self.apply(event, stage);
+        self.apply(event, at);
     }
 
-    fn end(&mut self, stage: u32) {
-        if self
-            .bench
-            .observed
-            .get(&slot(stage))
-            .is_some_and(|seen| seen.running().is_some())
-        {
-            self.node.processes.remove(&slot(stage));
-            self.apply(Event::Exited(Fault::new("Crashed", "")), stage);
+    fn end(&mut self, at: usize) {
+        let slot = self.slot(at);
+        let seen = self.bench.observed.get(&slot);
+        if seen.is_some_and(|seen| seen.running().is_some()) {
+            self.node.processes.remove(&slot);
+            self.apply(Event::Exited(Fault::new("Crashed", "")), at);
         }
     }
 
@@ -541,16 +687,14 @@ impl Walk {
     fn settle(&mut self) {
         for _ in 0..200 {
             self.advance();
-            for stage in 0..3 {
-                self.finish(stage, true);
-                self.make(&Move::Heard(stage));
-                self.answer(stage, true);
-                let seen = self.bench.observed.get(&slot(stage));
-                if seen
-                    .and_then(Observed::running)
-                    .is_some_and(|running| running.stop.is_some())
-                {
-                    self.end(stage);
+            for at in 0..self.slices.len() {
+                self.finish(at, true);
+                self.heard(at);
+                self.answer(at, true);
+                let seen = self.bench.observed.get(&self.slot(at));
+                let running = seen.and_then(Observed::running);
+                if running.is_some_and(|running| running.stop.is_some()) {
+                    self.end(at);
                 }
             }
             self.bench.now_ms += 1_000;
@@ -569,16 +713,22 @@ proptest! {
             walk.advance();
         }
         walk.settle();
-        let slots: Vec<&Slot> = walk.bench.desired.keys().collect();
-        prop_assert_eq!(walk.bench.observed.keys().collect::<Vec<_>>(), slots.clone());
-        prop_assert_eq!(walk.node.processes.keys().collect::<Vec<_>>(), slots);
-        for (slot, desired) in &walk.bench.desired {
-            let seen = &walk.bench.observed[slot];
+        let Bench { desired, observed, .. } = &walk.bench;
+        prop_assert_eq!(observed.keys().collect::<Vec<_>>(), desired.keys().collect::<Vec<_>>());
+        let loaded = desired.iter().filter(|(_, desired)| desired.loads());
+        prop_assert_eq!(
+            walk.node.processes.keys().collect::<Vec<_>>(),
+            loaded.map(|(slot, _)| slot).collect::<Vec<_>>()
+        );
+        for (slot, desired) in desired {
+            let seen = &observed[slot];
             prop_assert_eq!(&seen.slice, &desired.slice);
+            prop_assert!(seen.is_on_disk());
+            let Some(in_force) = &desired.in_force else { continue };
             let running = seen.running().expect("running");
             let held = running.installed.as_ref().expect("installed");
-            prop_assert_eq!(held.epoch, desired.epoch);
-            prop_assert!(desired.next.is_none() || held.next == desired.next);
+            prop_assert_eq!(held.epoch, in_force.epoch);
+            prop_assert!(in_force.next.is_none() || held.next == in_force.next);
         }
     }
 }

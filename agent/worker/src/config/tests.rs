@@ -2,7 +2,7 @@ use super::*;
 
 fn valid() -> WorkerConfig {
     let json = r#"{
-        "model_uid": "9b3c", "node": "node-a", "pipeline": 0, "stage": 1, "stages": 3,
+        "model_uid": "9b3c", "node": "node-a", "device": "node-a-cpu0",
         "first_layer": 10, "end_layer": 20, "total_layers": 30,
         "backend": "cpu", "device_index": 0, "threads": 2, "memory_budget_bytes": 0,
         "slice": {"header": "/s/slice.gguf", "parts": ["/s/1.gguf", "/s/2.gguf"]},
@@ -32,12 +32,9 @@ fn what_the_agent_writes_is_read_and_written_alike() {
 #[test]
 fn a_value_that_cannot_work_is_refused_by_the_name_of_its_field() {
     type Change = fn(&mut WorkerConfig);
-    let cases: [(&str, Change); 19] = [
-        ("stage", |c| c.stage = 3),
+    let cases: [(&str, Change); 16] = [
         ("end_layer", |c| c.end_layer = 10),
         ("end_layer", |c| c.end_layer = 31),
-        ("end_layer", |c| c.end_layer = 30),
-        ("first_layer", |c| c.first_layer = 0),
         ("embedding", |c| c.embedding = Some("/s/e.gguf".into())),
         ("embedding_length", |c| c.embedding_length = 0),
         ("threads", |c| c.threads = 0),
@@ -68,12 +65,12 @@ fn a_value_that_cannot_work_is_refused_by_the_name_of_its_field() {
 #[test]
 fn only_a_whole_model_may_do_without_an_embedding_beside_it() {
     let mut head = valid();
-    (head.stage, head.first_layer, head.embedding) = (0, 0, None);
+    (head.first_layer, head.embedding) = (0, None);
     assert!(matches!(
         head.validate(),
         Err(ConfigError::Invalid { field: "embedding", .. })
     ));
-    (head.stages, head.end_layer) = (1, head.total_layers);
+    head.end_layer = head.total_layers;
     head.validate().unwrap();
     head.embedding = Some("/s/e.gguf".into());
     head.validate().unwrap();

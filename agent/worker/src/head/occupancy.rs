@@ -22,6 +22,7 @@ pub(super) struct Occupancy {
 
 impl Occupancy {
     pub(super) fn new(stages: u32, metrics: Metrics) -> Self {
+        metrics.forget_occupancy();
         let computed_before = (0..stages).map(|stage| metrics.stage_busy_s(stage)).collect();
         Self {
             stages,

@@ -96,11 +96,12 @@ impl Pipeline {
         installed: &Arc<Installed>,
         metrics: Metrics,
     ) -> Result<Self, String> {
-        let opened = timeout(compute.place().deadlines.step, compute.open(installed.epoch)).await;
+        let opened = timeout(compute.place().deadlines.step, compute.open(installed.stand())).await;
         let opened = opened.map_err(|_| "the head's engine does not answer".to_owned())?;
         let session = opened.map_err(|fault| fault.to_string())?;
         let place = session.place();
-        let link = if place.is_tail() {
+        let later = Patience::new(answer_limit(place, session.stand()));
+        let link = if place.tail {
             None
         } else {
             let link = Link::open(credentials, installed, place).await;
@@ -115,7 +116,7 @@ impl Pipeline {
             flights: VecDeque::with_capacity(MAX_IN_FLIGHT),
             next_number: None,
             own: Patience::new(place.deadlines.step),
-            later: Patience::new(answer_limit(place)),
+            later,
             alarm: Alarm::new(),
             undoing: false,
             dead: None,
@@ -172,7 +173,7 @@ impl Pipeline {
 
     /// Stages from the head to the tail.
     pub fn stages(&self) -> u32 {
-        self.session.place().stages
+        self.session.stand().stages
     }
 
     /// Undoes a failed step and all that came after it on every stage; their outcomes are dropped. When this returns nothing

@@ -102,9 +102,9 @@ impl Stage for CarryService {
             return Err(Status::failed_precondition(message));
         }
         let closing = self.take_over();
-        let session = self.compute.open(epoch).await;
+        let session = self.compute.open(installed.stand()).await;
         let session = session.map_err(|fault| Status::unavailable(fault.to_string()))?;
-        let link = if session.place().is_tail() {
+        let link = if session.place().tail {
             None
         } else {
             let link = Link::open(&self.credentials, &installed, session.place()).await;

@@ -15,13 +15,13 @@ use crate::head::schedule::Limits;
 use crate::step::{KvOperation, MAX_OPERATIONS_PER_SLOT, PrefixCopy, Reason, Removal, Row, Sampled, Step, StepFault};
 use journal::Journal;
 
-/// Where a stage stands in its pipeline, and what the placement fixes for all of them.
+/// What a shard is to any pipeline that it stands in, and what the placement fixes for all stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Index in the pipeline.
-    pub stage: u32,
-    /// Stages of the pipeline.
-    pub stages: u32,
+    /// Has the first layer: embeds tokens and owns the schedule.
+    pub head: bool,
+    /// Has the last layer: samples.
+    pub tail: bool,
     /// Slots, context and rows.
     pub limits: Limits,
     /// How long other stages are waited for.
@@ -29,22 +29,12 @@ pub struct Place {
 }
 
 impl Place {
-    /// Embeds tokens and owns the schedule.
-    pub fn is_head(self) -> bool {
-        self.stage == 0
-    }
-
     /// The place of what was loaded: no prefixes are kept where none can be shared.
     pub fn with(mut self, facts: Facts) -> Self {
         if !facts.shares_prefixes {
             self.limits.prefix_sequences = 0;
         }
         self
-    }
-
-    /// Samples.
-    pub fn is_tail(self) -> bool {
-        self.stage + 1 == self.stages
     }
 }
 
@@ -227,11 +217,7 @@ impl Executor {
     /// The values behind `encoded`; none on the head.
     fn check_activations<'a>(&self, step: &Step, encoded: &'a [u8]) -> Result<Cow<'a, [f32]>, StepFault> {
         let width = self.compute.facts().embedding_length;
-        let expected = if self.place.is_head() {
-            0
-        } else {
-            step.rows.len() * width
-        };
+        let expected = if self.place.head { 0 } else { step.rows.len() * width };
         if encoded.len() != expected * size_of::<f32>() {
             let message = format!("{} bytes of activations for {expected} values", encoded.len());
             return Err(self.fault(Reason::WrongShape, message));
@@ -246,7 +232,7 @@ impl Executor {
         if step.rows.is_empty() {
             return Ok(self.nothing());
         }
-        if self.place.is_head() {
+        if self.place.head {
             let tokens: Vec<i32> = step.rows.iter().map(|row| row.token).collect();
             let embedded = self.compute.embed(&tokens).map_err(|error| self.failed(&error))?;
             input = Cow::Owned(embedded);
@@ -256,10 +242,10 @@ impl Executor {
             .step(&step.rows, &input)
             .map_err(|error| self.failed(&error))?;
         match output {
-            Output::Activations(values) if !self.place.is_tail() && values.len() == input.len() => {
+            Output::Activations(values) if !self.place.tail && values.len() == input.len() => {
                 Ok(Yield::Activations(activations::encode(values)))
             }
-            Output::Tokens(tokens) if self.place.is_tail() => {
+            Output::Tokens(tokens) if self.place.tail => {
                 let rows = step.rows.iter().filter(|row| row.sample.is_some());
                 let sampled = rows.zip(tokens).map(|(row, token)| Sampled {
                     sequence: row.sequence,
@@ -273,7 +259,7 @@ impl Executor {
     }
 
     fn nothing(&self) -> Yield {
-        if self.place.is_tail() {
+        if self.place.tail {
             Yield::Tokens(Vec::new())
         } else {
             Yield::Activations(Bytes::new())
@@ -316,12 +302,10 @@ impl Executor {
         self.fault(reason, error.to_string())
     }
 
+    /// The index of the stage is filled in by the one who holds the session.
     fn fault(&self, reason: Reason, message: String) -> StepFault {
-        StepFault {
-            stage: self.place.stage,
-            reason,
-            message,
-        }
+        let stage = 0;
+        StepFault { stage, reason, message }
     }
 }
 

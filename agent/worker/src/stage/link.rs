@@ -14,7 +14,7 @@ use tonic::{Status, Streaming};
 
 use super::executor::Place;
 use crate::head::schedule::Limits;
-use crate::placement::Installed;
+use crate::placement::{Installed, Stand};
 use crate::step::{MAX_OPERATIONS_PER_SLOT, Reason, StepFault};
 
 /// Largest message of the data plane: the activations of the largest step that a configuration may ask for, and its rows.
@@ -147,8 +147,9 @@ impl Link {
     /// # Errors
     /// When the next stage is not known, not there, not the one that the placement names, or refuses.
     pub async fn open(credentials: &Credentials, installed: &Installed, place: Place) -> Result<Self, LinkError> {
-        let stage = place.stage + 1;
-        let limit = place.deadlines.open * (place.stages - stage);
+        let Stand { stage, stages, .. } = installed.stand();
+        let (stage, later) = (stage + 1, stages.saturating_sub(stage + 1));
+        let limit = place.deadlines.open * later;
         let opened = tokio::time::timeout(limit, Self::dial(credentials, installed, stage)).await;
         let late = || LinkError::unreachable(stage, format!("no answer within {limit:?}"));
         opened.unwrap_or_else(|_| Err(late()))
@@ -212,6 +213,6 @@ impl Link {
 }
 
 /// How long the stages after this one may take for a step.
-pub fn answer_limit(place: Place) -> Duration {
-    place.deadlines.step * (place.stages - 1 - place.stage)
+pub fn answer_limit(place: Place, stand: Stand) -> Duration {
+    place.deadlines.step * stand.stages.saturating_sub(stand.stage + 1)
 }

@@ -64,7 +64,7 @@ enum Happened {
 }
 
 impl Relay {
-    /// Works until either side ends, another epoch is installed, or a newer stream takes over.
+    /// Works until either side ends, another epoch of the pipeline is installed, or a newer stream takes over.
     pub(super) async fn run(mut self) {
         let mut steps = Steps::new(&self);
         let ended = self.relay(&mut steps).await;
@@ -105,7 +105,7 @@ impl Relay {
             session,
             ..
         } = self;
-        let (epoch, next) = (session.epoch(), session.place().stage + 1);
+        let (epoch, next) = (session.epoch(), session.stand().stage + 1);
         let returned = async {
             match link {
                 Some(link) => link.result().await,
@@ -160,7 +160,7 @@ impl Relay {
     fn wrong_epoch(&self, number: u64, epoch: u64) -> StepFault {
         let installed = self.session.epoch();
         StepFault {
-            stage: self.session.place().stage,
+            stage: self.session.stand().stage,
             reason: Reason::WrongEpoch,
             message: format!("step {number} is of epoch {epoch}, installed is {installed}"),
         }
@@ -241,7 +241,7 @@ impl Steps {
             pending: VecDeque::with_capacity(MAX_IN_FLIGHT),
             computing: 0,
             undoing: false,
-            later: Patience::new(answer_limit(relay.session.place())),
+            later: Patience::new(answer_limit(relay.session.place(), relay.session.stand())),
             results: relay.results.clone(),
         }
     }
@@ -316,7 +316,7 @@ fn gone() -> Status {
     Status::cancelled("the previous stage takes no results")
 }
 
-/// Returns once another epoch than this one is installed.
+/// Returns once another epoch of the pipeline than this one is installed. A newer placement with the same one is none.
 pub(crate) async fn superseded(installed: &mut watch::Receiver<Option<Arc<Installed>>>, epoch: u64) {
     let other = |current: &Option<Arc<Installed>>| current.as_ref().is_none_or(|installed| installed.epoch != epoch);
     if installed.wait_for(other).await.is_err() {

@@ -21,6 +21,7 @@ use super::job_clock::JobClock;
 use super::link::{MAX_IN_FLIGHT, Outgoing};
 use crate::awake::{Awake, Carrier};
 use crate::compute::{Facts, LoadError, Loader};
+use crate::placement::Stand;
 use crate::step::{Reason, Sampled, Step, StepFault};
 
 /// Jobs that wait for the thread: the steps that may be under way, and a rollback, a reset and a take-over behind them.
@@ -56,7 +57,7 @@ type Reply = oneshot::Sender<Result<(), StepFault>>;
 /// What a session and the thread share.
 #[derive(Debug)]
 struct Line {
-    epoch: u64,
+    stand: Stand,
     /// To the next stage; none on the tail. Weak: whoever drops the link ends the stream, even while the engine hangs.
     forward: OnceLock<Outgoing>,
     /// Queued steps from this number on are refused instead of computed.
@@ -286,7 +287,7 @@ impl Current {
         match outgoing.try_reserve() {
             Ok(place) => {
                 told(Ok(Left::Forwarded));
-                let step = step.to_wire(self.line.epoch, activations);
+                let step = step.to_wire(self.line.stand.epoch, activations);
                 place.send(message(Message::Step(step)));
             }
             Err(mpsc::error::TrySendError::Closed(())) => told(Ok(Left::Forwarded)),
@@ -345,6 +346,10 @@ fn taken_over() -> StepFault {
     )
 }
 
+fn gone() -> StepFault {
+    fault(Reason::Unreachable, "the compute thread has ended".to_owned())
+}
+
 fn congested() -> StepFault {
     fault(Reason::Unreachable, "the next stage takes nothing more".to_owned())
 }
@@ -355,7 +360,7 @@ impl ComputeHandle {
         self.facts
     }
 
-    /// Where the stage stands. It has slots for prefixes only where what was loaded can share them.
+    /// What the stage is. It has slots for prefixes only where what was loaded can share them.
     pub fn place(&self) -> Place {
         self.place
     }
@@ -370,14 +375,15 @@ impl ComputeHandle {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Takes the stage over: every sequence is forgotten, work of older sessions is refused from here on.
+    /// Takes the stage over for a pipeline in which it stands so: every sequence is forgotten, work of older sessions is
+    /// refused from here on.
     ///
     /// # Errors
     /// When the sequences cannot be forgotten, or the thread has ended.
-    pub async fn open(&self, epoch: u64) -> Result<Session, StepFault> {
+    pub async fn open(&self, stand: Stand) -> Result<Session, StepFault> {
         let id = self.latest.fetch_add(1, Ordering::SeqCst) + 1;
         let line = Arc::new(Line {
-            epoch,
+            stand,
             forward: OnceLock::new(),
             void_from: AtomicU64::new(NONE_VOID),
             ended: AtomicBool::new(false),
@@ -389,7 +395,7 @@ impl ComputeHandle {
             done,
             reply,
         };
-        self.call(open).await?;
+        self.call(open).await.map_err(|fault| stand.here(fault))?;
         Ok(Session {
             id,
             line,
@@ -401,20 +407,18 @@ impl ComputeHandle {
     async fn call(&self, job: impl FnOnce(Reply) -> Job) -> Result<(), StepFault> {
         let (reply, answer) = oneshot::channel();
         self.queue(job(reply)).await?;
-        answer.await.map_err(|_| self.gone())?
+        answer.await.map_err(|_| gone())?
     }
 
     async fn queue(&self, job: Job) -> Result<(), StepFault> {
-        self.jobs.send(job).await.map_err(|_| self.gone())
+        self.jobs.send(job).await.map_err(|_| gone())
     }
+}
 
-    fn gone(&self) -> StepFault {
-        let message = "the compute thread has ended".to_owned();
-        self.here(fault(Reason::Unreachable, message))
-    }
-
-    fn here(&self, fault: StepFault) -> StepFault {
-        let stage = self.place.stage;
+impl Stand {
+    /// A fault of this stage.
+    fn here(self, fault: StepFault) -> StepFault {
+        let stage = self.stage;
         StepFault { stage, ..fault }
     }
 }
@@ -422,10 +426,15 @@ impl ComputeHandle {
 impl Session {
     /// The epoch it was opened for.
     pub fn epoch(&self) -> u64 {
-        self.line.epoch
+        self.line.stand.epoch
     }
 
-    /// Where the stage stands.
+    /// Where the stage stands in the pipeline that it was opened for.
+    pub fn stand(&self) -> Stand {
+        self.line.stand
+    }
+
+    /// What the stage is.
     pub fn place(&self) -> Place {
         self.compute.place
     }
@@ -450,7 +459,7 @@ impl Session {
             step,
             activations,
         });
-        queued.await
+        queued.await.map_err(|fault| self.line.stand.here(fault))
     }
 
     /// Undoes the steps from a number on, here and on all later stages; steps still in the queue are refused.
@@ -461,7 +470,8 @@ impl Session {
     pub async fn rollback(&self, from_number: u64) -> Result<(), StepFault> {
         self.line.void_from.store(from_number, Ordering::SeqCst);
         let session = self.id;
-        self.compute.queue(Job::Rollback { session, from_number }).await
+        let queued = self.compute.queue(Job::Rollback { session, from_number }).await;
+        queued.map_err(|fault| self.line.stand.here(fault))
     }
 
     /// What came of the oldest job that was not told of. Cancel-safe.
@@ -471,8 +481,8 @@ impl Session {
     pub async fn done(&mut self) -> Result<Done, StepFault> {
         match self.done.recv().await {
             Some(done) => Ok(self.placed(done)),
-            None if self.compute.jobs.is_closed() => Err(self.compute.gone()),
-            None => Err(self.compute.here(taken_over())),
+            None if self.compute.jobs.is_closed() => Err(self.line.stand.here(gone())),
+            None => Err(self.line.stand.here(taken_over())),
         }
     }
 
@@ -483,12 +493,13 @@ impl Session {
     }
 
     fn placed(&self, done: Done) -> Done {
+        let here = |fault| self.line.stand.here(fault);
         match done {
             Done::Step(step) => Done::Step(StepDone {
-                outcome: step.outcome.map_err(|fault| self.compute.here(fault)),
+                outcome: step.outcome.map_err(here),
                 ..step
             }),
-            Done::RolledBack(undone) => Done::RolledBack(undone.map_err(|fault| self.compute.here(fault))),
+            Done::RolledBack(undone) => Done::RolledBack(undone.map_err(here)),
         }
     }
 

@@ -80,7 +80,7 @@ pub struct WorkerProcess {
 
 impl WorkerProcess {
     pub async fn spawn(realm: &Realm, config: &WorkerConfig) -> Self {
-        let path = realm.path(&format!("config{}.json", config.stage));
+        let path = realm.path(&format!("config{}.json", config.first_layer));
         write_config(config, &path);
         let child = Self::command().arg("--config").arg(&path).spawn().unwrap();
         Self {

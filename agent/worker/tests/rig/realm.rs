@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use identity::sign::store_keys;
-use identity::{Authority, Credentials, Identity, KeyPair, PlacementSigner, Role, SpiffeId};
+use identity::{Authority, Credentials, Identity, KeyPair, PlacementSigner, PlacementVerifier, Role, SpiffeId};
 use prost::Message;
 use proto::placement::v1 as placement;
 use worker::config::{Backend, KvType, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig};
@@ -63,6 +63,15 @@ impl Realm {
         }
     }
 
+    /// Of what `sign` signs.
+    pub fn verifier(&self) -> PlacementVerifier {
+        PlacementVerifier::new([self.signer.public_key()]).unwrap()
+    }
+
+    pub fn placement_keys(&self) -> Vec<Vec<u8>> {
+        vec![self.signer.public_key().to_vec()]
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -94,16 +103,14 @@ impl Realm {
         let identity_dir = self.path(&format!("id{name}"));
         std::fs::create_dir_all(&identity_dir).unwrap();
         self.identity(&self.worker_id(stage)).store(&identity_dir).unwrap();
-        store_keys(&identity_dir, &[self.signer.public_key().to_vec()]).unwrap();
+        store_keys(&identity_dir, &self.placement_keys()).unwrap();
         WorkerConfig {
             model_uid: MODEL.to_owned(),
             node: at.node.clone(),
-            pipeline: 0,
-            stage: stage as u32,
-            stages: self.stages.len() as u32,
+            device: format!("{}-cpu0", at.node),
             first_layer: at.first_layer,
             end_layer: at.end_layer,
-            total_layers: self.stages.last().map_or(LAYERS, |stage| stage.end_layer),
+            total_layers: self.stages.iter().map(|stage| stage.end_layer).max().unwrap_or(LAYERS),
             backend: Backend::Cpu,
             device_index: 0,
             threads: 1,
@@ -112,7 +119,7 @@ impl Realm {
                 header: self.path("none"),
                 parts: Vec::new(),
             },
-            embedding: (stage == 0).then(|| self.path("none")),
+            embedding: (at.first_layer == 0).then(|| self.path("none")),
             embedding_length: WIDTH as u32,
             runtime: self.runtime.clone(),
             listen: "127.0.0.1:0".to_owned(),
@@ -150,9 +157,22 @@ impl Realm {
             }),
             pipelines: vec![placement::Pipeline {
                 stages: self.stages.iter().map(stage).collect(),
+                epoch: 0,
             }],
             ..placement::Placement::default()
         }
+    }
+
+    /// A placement of several pipelines: the epoch of each, and which of the stages it has.
+    pub fn placement_of(&self, epoch: u64, pipelines: &[(u64, &[usize])]) -> placement::Placement {
+        let mut placement = self.placement(epoch);
+        let all = placement.pipelines.remove(0).stages;
+        let pipeline = |(epoch, stages): &(u64, &[usize])| placement::Pipeline {
+            stages: stages.iter().map(|stage| all[*stage].clone()).collect(),
+            epoch: *epoch,
+        };
+        placement.pipelines = pipelines.iter().map(pipeline).collect();
+        placement
     }
 
     pub fn sign(&self, placement: &placement::Placement) -> Vec<u8> {

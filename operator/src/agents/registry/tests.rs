@@ -10,6 +10,7 @@ fn hello(epoch: u64) -> Hello {
             epoch,
         }],
         weights_endpoint: "10.0.0.1:9445".into(),
+        takes_purposes: true,
     }
 }
 
