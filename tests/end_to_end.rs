@@ -243,7 +243,10 @@ async fn a_stream_outlives_the_loss_of_a_node_and_says_what_it_would_have_said()
     let epoch = before["status"]["placement"]["epoch"].as_i64().expect("an epoch");
     let victim = stages(&before)[1]["node"].as_str().expect("a node").to_owned();
     let chat = here.chat();
-    let undisturbed = chat.stream("m", STORY, STORY_TOKENS, &mut |_| {}).await.expect("an answer");
+    let undisturbed = chat
+        .stream("m", STORY, STORY_TOKENS, &mut |_| {})
+        .await
+        .expect("an answer");
     assert_eq!(undisturbed.error, None);
 
     let (some_tokens, seen) = tokio::sync::oneshot::channel();
@@ -253,7 +256,9 @@ async fn a_stream_outlives_the_loss_of_a_node_and_says_what_it_would_have_said()
             let (mut pieces, mut some_tokens) = (0, Some(some_tokens));
             chat.stream("m", STORY, STORY_TOKENS, &mut |_| {
                 pieces += 1;
-                if pieces == 20 && let Some(sender) = some_tokens.take() {
+                if pieces == 20
+                    && let Some(sender) = some_tokens.take()
+                {
                     let _ = sender.send(());
                 }
             })

@@ -24,6 +24,8 @@ const TOKENS: (u64, u64) = (60, 120);
 const SAMPLED_EVERY: usize = 3;
 /// Every fourth waits for its whole answer.
 const WHOLE_EVERY: usize = 4;
+/// Every eighth, of those that wait, for two at once.
+const TWO_EVERY: usize = 8;
 
 /// The requests of a seed, `count` of them.
 pub fn requests(seed: u64, count: usize) -> Vec<Request> {
@@ -43,6 +45,7 @@ pub fn requests(seed: u64, count: usize) -> Vec<Request> {
                 // The OpenAI API takes a signed number.
                 seed: random.any() >> 1,
                 streamed: number % WHOLE_EVERY != WHOLE_EVERY - 1,
+                choices: if number % TWO_EVERY == TWO_EVERY - 1 { 2 } else { 1 },
             }
         })
         .collect()
@@ -60,7 +63,9 @@ mod tests {
             book.iter()
                 .any(|request| request.temperature == 0.0 && request.streamed)
         );
-        assert!(book.iter().any(|request| !request.streamed));
+        assert!(book.iter().any(|request| !request.streamed && request.choices == 1));
+        assert!(book.iter().any(|request| !request.streamed && request.choices == 2));
+        assert!(book.iter().all(|request| !request.streamed || request.choices == 1));
         let mut prompts: Vec<&str> = book.iter().map(|request| request.prompt.as_str()).collect();
         prompts.sort_unstable();
         prompts.dedup();

@@ -2,15 +2,15 @@
 //!
 //! | rule | compared |
 //! |---|---|
-//! | sent text is right | every attempt's text, byte for byte, with the beginning of its request's reference |
-//! | an answer is whole | text, token count and `finish_reason` of an answered attempt with all of the reference |
+//! | sent text is right | every attempt's text, byte for byte, with its request's reference, from where the client asked on |
+//! | an answer is whole | length, token count and `finish_reason` of an answered attempt with all of the reference |
 //! | every request ends | each attempt with an answer or OpenAI's error object, unless the gateway replica that it asked was being killed |
 //! | nothing is silent | each attempt before its deadline, with a sign of life in between |
 //! | requests go on | no refusal but 429 and 503, which clients repeat by themselves, and those only before anything was answered |
 //! | streams go on | no streamed answer that has begun ends with an error, unless its gateway was being killed |
 //!
-//! An attempt that was cut short is right as far as it goes: a client that asks again after the loss of a gateway gets the same
-//! beginning, because both attempts begin as the reference does. Nothing that was sent can be changed, repeated or left out without
+//! An attempt that was cut short is right as far as it goes. A client that asks again after the loss of a gateway names the last event
+//! that it saw, and what comes then is held against the reference from there on; where it names none, from its beginning. Nothing that was sent can be changed, repeated or left out without
 //! the text parting from the reference; [`Difference`] counts by how many pieces it does. A piece is a token's text, but for tokens
 //! that end within a character.
 
@@ -234,7 +234,11 @@ fn wrong(attempt: &Attempt, reference: &Reference, gateway_was_lost: bool) -> Op
 
 fn incomplete(attempt: &Attempt, reason: &str, tokens: Option<u64>, reference: &Reference) -> Option<Wrong> {
     let describe = |bytes: usize, tokens: u64, reason: &str| format!("{bytes} bytes, {tokens} tokens, {reason:?}");
-    let got = describe(attempt.text().len(), tokens.unwrap_or(reference.tokens), reason);
+    let got = describe(
+        attempt.from + attempt.text().len(),
+        tokens.unwrap_or(reference.tokens),
+        reason,
+    );
     let expected = describe(reference.text().len(), reference.tokens, &reference.finish_reason);
     (got != expected).then_some(Wrong::Incomplete { got, expected })
 }
@@ -258,7 +262,7 @@ fn difference(attempt: &Attempt, reference: &Reference) -> Option<Difference> {
         .take_while(|(left, right)| left == right);
     let at_byte = same.count();
     let got: Vec<&str> = attempt.pieces.iter().map(|piece| piece.text.as_str()).collect();
-    let expected: Vec<&str> = reference.pieces.iter().map(String::as_str).collect();
+    let expected = reference.pieces_from(attempt.from);
     let parted = got
         .iter()
         .zip(&expected)

@@ -23,6 +23,8 @@ pub struct Request {
     pub seed: u64,
     /// Whether the answer comes in pieces.
     pub streamed: bool,
+    /// `n`: answers to the one prompt. The text is all of them, one after the other.
+    pub choices: u32,
 }
 
 /// The answer to a request when nothing was wrong.
@@ -40,6 +42,17 @@ impl Reference {
     /// All of it.
     pub fn text(&self) -> String {
         self.pieces.concat()
+    }
+
+    /// The pieces behind so many bytes; those of a piece that lies across come whole.
+    pub fn pieces_from(&self, byte: usize) -> Vec<&str> {
+        let mut end = 0;
+        let pieces = self.pieces.iter().map(String::as_str);
+        let behind = pieces.skip_while(|piece| {
+            end += piece.len();
+            end <= byte
+        });
+        behind.collect()
     }
 }
 
@@ -93,6 +106,8 @@ pub enum End {
 pub struct Attempt {
     /// Which replica of the gateway was asked.
     pub gateway: usize,
+    /// Bytes of the answer that the client named as seen (`Last-Event-ID`); 0 where it asked for all of it.
+    pub from: usize,
     /// When it was asked.
     #[serde(serialize_with = "milliseconds")]
     pub asked: Moment,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::history::{Attempt, End, Moment, Operation, Piece, Reference, Request};
 use crate::random::Random;
 use crate::{Error, Result};
-use events::{Event, Lines, refusal};
+use events::{Event, Seen, Stream, refusal};
 
 /// A gateway comments on a stream that waits every 15 s: three of them.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(45);
@@ -126,7 +126,8 @@ impl Load {
     pub async fn references(&self, at_once: usize) -> Result<Vec<Reference>> {
         let answers = futures::stream::iter(0..self.requests.len())
             .map(|request| async move {
-                let attempt = self.attempt(request, 0, self.now() + self.patience).await;
+                let deadline = self.now() + self.patience;
+                let attempt = self.attempt(request, 0, deadline, &mut Seen::default()).await;
                 reference(&self.requests[request], &attempt)
             })
             .buffered(at_once);
@@ -153,9 +154,10 @@ impl Load {
             noted.begun
         };
         let mut attempts: Vec<Attempt> = Vec::new();
+        let mut seen = Seen::default();
         loop {
             let gateway = (client + attempts.len()) % self.endpoints.len();
-            let attempt = self.attempt(request, gateway, deadline).await;
+            let attempt = self.attempt(request, gateway, deadline, &mut seen).await;
             let pause = match &attempt.end {
                 End::Refused { .. } | End::Cut { .. } => Some(ASK_AGAIN),
                 End::Interrupted { .. } => Some(Duration::ZERO),
@@ -177,16 +179,22 @@ impl Load {
         });
     }
 
-    async fn attempt(&self, request: usize, gateway: usize, deadline: Moment) -> Attempt {
+    async fn attempt(&self, request: usize, gateway: usize, deadline: Moment, seen: &mut Seen) -> Attempt {
         let mut attempt = Attempt {
             gateway,
+            from: seen.bytes,
             asked: self.now(),
             pieces: Vec::new(),
             ended: Moment::ZERO,
             end: End::Silent,
         };
         let left = deadline.saturating_sub(attempt.asked);
-        let asked = self.ask(&self.requests[request], &self.endpoints[gateway], &mut attempt.pieces);
+        let asked = self.ask(
+            &self.requests[request],
+            &self.endpoints[gateway],
+            seen,
+            &mut attempt.pieces,
+        );
         // What was not over by then has been silent for too long.
         if let Ok(end) = tokio::time::timeout(left, asked).await {
             attempt.end = end;
@@ -195,63 +203,79 @@ impl Load {
         attempt
     }
 
-    async fn ask(&self, request: &Request, endpoint: &str, pieces: &mut Vec<Piece>) -> End {
+    async fn ask(&self, request: &Request, endpoint: &str, seen: &mut Seen, pieces: &mut Vec<Piece>) -> End {
         let cut = |error: &dyn std::error::Error| End::Cut { cause: chain(error) };
-        let asked = self
+        let mut asked = self
             .http
             .post(format!("{endpoint}/chat/completions"))
             .bearer_auth(&self.key)
             .header("content-type", "application/json")
-            .body(self.body(request).to_string())
-            .send();
+            .body(self.body(request).to_string());
+        if let Some(id) = &seen.id {
+            asked = asked.header("last-event-id", id);
+        }
         // The header of a streamed answer comes with its first token; that of a whole one at its end.
-        let response = match asked.await {
+        let response = match asked.send().await {
             Ok(response) => response,
             Err(error) => return cut(&error),
         };
         let status = response.status().as_u16();
         if status != 200 || !request.streamed {
-            let text = match response.text().await {
-                Ok(text) => text,
-                Err(error) => return cut(&error),
+            return match response.text().await {
+                Ok(text) => self.whole(status, &text, pieces),
+                Err(error) => cut(&error),
             };
-            return self.whole(status, &text, pieces);
         }
         let mut bytes = response.bytes_stream();
-        let mut lines = Lines::default();
-        loop {
+        let mut stream = Stream::after(seen.clone());
+        let end = loop {
             match tokio::time::timeout(SIGN_OF_LIFE, bytes.next()).await {
-                Err(_) => return End::Silent,
+                Err(_) => break End::Silent,
                 Ok(None) => {
-                    return End::Cut {
+                    break End::Cut {
                         cause: "the stream ended before the answer did".to_owned(),
                     };
                 }
-                Ok(Some(Err(error))) => return cut(&error),
+                Ok(Some(Err(error))) => break cut(&error),
                 Ok(Some(Ok(more))) => {
-                    for event in lines.push(&more) {
+                    let mut end = None;
+                    for event in stream.push(&more) {
                         match event {
                             Event::Text(text) => self.note_piece(text, pieces),
-                            Event::End(end) => return end,
+                            Event::End(found) => end = end.or(Some(found)),
                         }
+                    }
+                    if let Some(end) = end {
+                        break end;
                     }
                 }
             }
-        }
+        };
+        *seen = stream.seen();
+        end
     }
 
     fn whole(&self, status: u16, text: &str, pieces: &mut Vec<Piece>) -> End {
         let answer: Value = serde_json::from_str(text).unwrap_or_default();
-        let choice = &answer["choices"][0];
-        let (Some(content), Some(reason)) = (choice["message"]["content"].as_str(), choice["finish_reason"].as_str())
-        else {
+        let choices = answer["choices"].as_array().cloned().unwrap_or_default();
+        let texts: Option<Vec<(&str, &str)>> = choices
+            .iter()
+            .map(|choice| {
+                Some((
+                    choice["message"]["content"].as_str()?,
+                    choice["finish_reason"].as_str()?,
+                ))
+            })
+            .collect();
+        let Some(texts) = texts.filter(|texts| !texts.is_empty()) else {
             return refusal(status, &answer, text);
         };
-        if !content.is_empty() {
-            self.note_piece(content.to_owned(), pieces);
+        for (content, _) in texts.iter().filter(|(content, _)| !content.is_empty()) {
+            self.note_piece((*content).to_owned(), pieces);
         }
+        let reasons: Vec<&str> = texts.iter().map(|(_, reason)| *reason).collect();
         End::Answered {
-            finish_reason: reason.to_owned(),
+            finish_reason: reasons.join(", "),
             tokens: answer["usage"]["completion_tokens"].as_u64(),
         }
     }
@@ -269,6 +293,7 @@ impl Load {
             "temperature": request.temperature,
             "seed": request.seed,
             "stream": request.streamed,
+            "n": request.choices,
         });
         if request.streamed {
             body["stream_options"] = json!({ "include_usage": true });

@@ -38,7 +38,7 @@ fn progress(operation: &Operation) -> Vec<Moment> {
     let mut moments = Vec::new();
     let mut furthest = 0;
     for attempt in &operation.attempts {
-        let mut reached = 0;
+        let mut reached = attempt.from;
         for piece in &attempt.pieces {
             reached += piece.text.len();
             if reached > furthest {
@@ -59,7 +59,11 @@ fn longest(moments: &[Moment], faults: &[Moment]) -> BTreeMap<usize, Moment> {
     for pair in moments.windows(2) {
         let before = faults.partition_point(|fault| *fault <= pair[0]);
         let struck_within = faults.get(before).is_some_and(|fault| *fault <= pair[1]);
-        let fault = if struck_within { Some(before) } else { before.checked_sub(1) };
+        let fault = if struck_within {
+            Some(before)
+        } else {
+            before.checked_sub(1)
+        };
         let Some(fault) = fault.filter(|fault| *begun <= faults[*fault]) else {
             continue;
         };
@@ -95,6 +99,7 @@ mod tests {
         };
         Attempt {
             gateway: 0,
+            from: 0,
             asked: ms(0),
             pieces: at_ms.iter().map(piece).collect(),
             ended: ms(*at_ms.last().unwrap_or(&0)),
@@ -120,6 +125,7 @@ mod tests {
                 temperature: 0.0,
                 seed: 0,
                 streamed: true,
+                choices: 1,
             }],
             operations: vec![Operation {
                 id: 0,

@@ -23,6 +23,7 @@ fn answered() -> End {
 fn attempt(words: &[&str], end: End) -> Attempt {
     Attempt {
         gateway: 0,
+        from: 0,
         asked: Duration::ZERO,
         pieces: pieces(words),
         ended: Duration::from_secs(1),
@@ -38,6 +39,7 @@ fn judged_with(attempts: Vec<Attempt>, faults: Vec<Fault>) -> Verdict {
             temperature: 0.0,
             seed: 1,
             streamed: true,
+            choices: 1,
         }],
         references: vec![Reference {
             pieces: WORDS.map(str::to_owned).to_vec(),
@@ -232,4 +234,29 @@ fn a_connection_that_ends_without_a_word_is_excused_only_by_the_loss_of_that_ver
         judged_with(vec![wrong], vec![gateway_killed(0, 900, None)]).tokens_changed,
         1
     );
+}
+
+#[test]
+fn what_follows_the_last_event_that_was_seen_is_held_against_the_rest() {
+    let resumed = |from: usize, words: &[&str]| Attempt {
+        from,
+        ..attempt(words, answered())
+    };
+    let verdict = judged(resumed("The sea is".len(), &WORDS[3..]));
+    assert_eq!((verdict.violations.len(), verdict.requests_right), (0, 1));
+    assert!(
+        judged(resumed("The sea is wide and it sings.".len(), &[]))
+            .violations
+            .is_empty()
+    );
+    let verdict = judged(resumed("The sea is".len(), &WORDS[2..]));
+    let found = difference(&verdict);
+    assert_eq!(
+        (found.repeated, found.lost, found.changed),
+        (1, 0, 0),
+        "what the client had already"
+    );
+    let verdict = judged(resumed("The sea is".len(), &WORDS[4..]));
+    assert_eq!(difference(&verdict).lost, 1);
+    assert_eq!(difference(&verdict).at_byte, "The sea is ".len());
 }

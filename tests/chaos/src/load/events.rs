@@ -13,33 +13,77 @@ pub enum Event {
     End(End),
 }
 
-/// An event stream that has been read so far.
-#[derive(Debug, Default)]
-pub struct Lines {
-    pending: Vec<u8>,
+/// How far a client came with an answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Of the last event.
+    pub id: Option<String>,
+    /// Of the text up to that event.
+    pub bytes: usize,
     finish_reason: Option<String>,
     tokens: Option<u64>,
 }
 
-impl Lines {
+/// An event stream that has been read so far.
+#[derive(Debug, Default)]
+pub struct Stream {
+    pending: Vec<u8>,
+    /// The event that is not complete yet: it counts with the empty line behind it.
+    id: Option<String>,
+    data: Option<String>,
+    seen: Seen,
+}
+
+impl Stream {
+    /// The rest of an answer, or all of it where nothing was seen.
+    pub fn after(seen: Seen) -> Self {
+        Self {
+            seen,
+            ..Self::default()
+        }
+    }
+
+    /// From where on to ask for the rest. Without an id of an event that is from the beginning.
+    pub fn seen(self) -> Seen {
+        match self.seen.id {
+            Some(_) => self.seen,
+            None => Seen::default(),
+        }
+    }
+
     /// What these bytes complete.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Event> {
         self.pending.extend_from_slice(bytes);
         let mut events = Vec::new();
         while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.pending.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line).into_owned();
-            events.extend(line.trim_end().strip_prefix("data: ").and_then(|data| self.event(data)));
+            events.extend(self.line(String::from_utf8_lossy(&line).trim_end()));
         }
         events
     }
 
+    fn line(&mut self, line: &str) -> Option<Event> {
+        if let Some(id) = line.strip_prefix("id: ") {
+            self.id = Some(id.to_owned());
+        } else if let Some(data) = line.strip_prefix("data: ") {
+            self.data = Some(data.to_owned());
+        } else if line.is_empty() {
+            let event = self.data.take().and_then(|data| self.event(&data));
+            if let Some(Event::Text(text)) = &event {
+                self.seen.bytes += text.len();
+            }
+            self.seen.id = self.id.take().or_else(|| self.seen.id.take());
+            return event;
+        }
+        None
+    }
+
     fn event(&mut self, data: &str) -> Option<Event> {
         if data == "[DONE]" {
-            let end = match self.finish_reason.take() {
+            let end = match &self.seen.finish_reason {
                 Some(finish_reason) => End::Answered {
-                    finish_reason,
-                    tokens: self.tokens,
+                    finish_reason: finish_reason.clone(),
+                    tokens: self.seen.tokens,
                 },
                 None => End::Cut {
                     cause: "the stream says that it is done without a finish_reason".to_owned(),
@@ -53,11 +97,11 @@ impl Lines {
             return Some(Event::End(End::Interrupted { code, message }));
         }
         if let Some(tokens) = chunk["usage"]["completion_tokens"].as_u64() {
-            self.tokens = Some(tokens);
+            self.seen.tokens = Some(tokens);
         }
         let choice = &chunk["choices"][0];
         if let Some(reason) = choice["finish_reason"].as_str() {
-            self.finish_reason = Some(reason.to_owned());
+            self.seen.finish_reason = Some(reason.to_owned());
         }
         // The first chunk names the role and has no text yet.
         let text = choice["delta"]["content"].as_str().filter(|text| !text.is_empty());
@@ -87,7 +131,7 @@ fn told(answer: &Value) -> (String, String) {
 mod tests {
     use serde_json::json;
 
-    use super::{Event, Lines, refusal};
+    use super::{Event, Seen, Stream, refusal};
     use crate::history::End;
 
     fn chunk(value: &serde_json::Value) -> Vec<u8> {
@@ -100,7 +144,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_its_texts_and_ends_with_its_reason_and_count() {
-        let mut lines = Lines::default();
+        let mut stream = Stream::default();
         let bytes = [
             chunk(&json!({ "choices": [{ "delta": { "role": "assistant", "content": "" } }] })),
             text("a"),
@@ -112,7 +156,7 @@ mod tests {
         ]
         .concat();
         // In whatever portions the network has.
-        let events: Vec<Event> = bytes.chunks(3).flat_map(|bytes| lines.push(bytes)).collect();
+        let events: Vec<Event> = bytes.chunks(3).flat_map(|bytes| stream.push(bytes)).collect();
         let end = End::Answered {
             finish_reason: "stop".to_owned(),
             tokens: Some(2),
@@ -132,9 +176,43 @@ mod tests {
             code: "workers_lost".to_owned(),
             message: "m".to_owned(),
         };
-        assert_eq!(Lines::default().push(&error), [Event::End(interrupted)]);
-        let done = Lines::default().push(b"data: [DONE]\n");
+        assert_eq!(Stream::default().push(&error), [Event::End(interrupted)]);
+        let done = Stream::default().push(b"data: [DONE]\n\n");
         assert!(matches!(done.as_slice(), [Event::End(End::Cut { .. })]), "{done:?}");
+    }
+
+    fn with_id(id: &str, of: Vec<u8>) -> Vec<u8> {
+        [format!("id: {id}\n").into_bytes(), of].concat()
+    }
+
+    #[test]
+    fn an_event_counts_with_the_empty_line_behind_it_and_its_id_says_how_far_that_is() {
+        let mut stream = Stream::default();
+        assert_eq!(stream.push(&with_id("1", text("ab"))).len(), 1);
+        let cut = with_id("2", text("cd"));
+        assert_eq!(stream.push(&cut[..cut.len() - 1]), []);
+        let seen = stream.seen();
+        assert_eq!((seen.id.as_deref(), seen.bytes), (Some("1"), 2));
+
+        let mut rest = Stream::after(seen);
+        rest.push(&with_id("3", text("cdef")));
+        let end = json!({ "choices": [{ "delta": {}, "finish_reason": "stop" }] });
+        rest.push(&with_id("4", chunk(&end)));
+        let seen = rest.seen();
+        assert_eq!((seen.id.as_deref(), seen.bytes), (Some("4"), 6));
+        // All but the last word was seen: that alone is sent again.
+        let events = Stream::after(seen).push(b"id: 4\ndata: [DONE]\n\n");
+        assert!(
+            matches!(events.as_slice(), [Event::End(End::Answered { .. })]),
+            "{events:?}"
+        );
+    }
+
+    #[test]
+    fn where_events_have_no_ids_an_answer_is_asked_for_from_its_beginning() {
+        let mut stream = Stream::default();
+        stream.push(&text("ab"));
+        assert_eq!(stream.seen(), Seen::default());
     }
 
     #[test]
