@@ -19,6 +19,8 @@ const DNS_NAME_MAX: usize = 253;
 const DNS_LABEL_MAX: usize = 63;
 /// More compute threads than any machine has cores.
 const THREADS_MAX: u32 = 1024;
+/// An hour: within it the largest models are loaded, and no longer grace is given to a pod.
+const LEAVE_WITHIN_SECONDS_MAX: u64 = 3600;
 /// Between readings of a device: faster than that no driver averages, and slower a fault is seen too late.
 const DEVICE_POLL_MS: std::ops::RangeInclusive<u64> = 100..=4000;
 
@@ -173,6 +175,9 @@ struct DeviceArgs {
     /// Milliseconds from one reading of the devices to the next.
     #[arg(long, default_value_t = 2000)]
     device_poll_ms: u64,
+    /// Seconds that an agent which was told to end waits until what it serves is elsewhere; then it ends its workers.
+    #[arg(long, default_value_t = 20)]
+    leave_within_seconds: u64,
 }
 
 /// Where models come from, and what they may take.
@@ -244,6 +249,8 @@ pub struct Settings {
     pub sysfs_root: PathBuf,
     /// From one reading of the devices to the next.
     pub device_poll: Duration,
+    /// How long an agent that was told to end waits until what it serves is elsewhere.
+    pub leave_within: Duration,
     /// How devices are used that the cluster gives out, and who tells to whom it gave them.
     pub neighbours: neighbours::Flags,
     /// Address the workers bind.
@@ -367,6 +374,7 @@ impl Settings {
             backends,
             sysfs_root: devices.sysfs_root,
             device_poll: device_poll("--device-poll-ms", devices.device_poll_ms)?,
+            leave_within: leave_within("--leave-within-seconds", devices.leave_within_seconds)?,
             neighbours,
             listen_ip: args.listen_ip,
             advertise_ip: args.advertise_ip,
@@ -423,6 +431,14 @@ fn device_poll(flag: &str, milliseconds: u64) -> Result<Duration, String> {
     } else {
         let (least, most) = (DEVICE_POLL_MS.start(), DEVICE_POLL_MS.end());
         Err(format!("{flag} is {milliseconds}; use {least} to {most}"))
+    }
+}
+
+fn leave_within(flag: &str, seconds: u64) -> Result<Duration, String> {
+    if seconds <= LEAVE_WITHIN_SECONDS_MAX {
+        Ok(Duration::from_secs(seconds))
+    } else {
+        Err(format!("{flag} is {seconds}; use at most {LEAVE_WITHIN_SECONDS_MAX}"))
     }
 }
 

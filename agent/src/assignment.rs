@@ -153,7 +153,9 @@ impl Ledger {
                 Err(fault) => Err(fault),
             };
             if let Err(fault) = taken {
-                self.report(&mut judged, assignment, &fault);
+                // Of what it is for no more is known than that it is not in force.
+                let purpose = purpose(assignment).unwrap_or(Purpose::Fetch);
+                self.report(&mut judged, assignment, purpose, &fault);
             }
         }
         judged
@@ -228,7 +230,7 @@ impl Ledger {
             let desired = match given.desired(&own) {
                 Ok(desired) => desired,
                 Err(fault) => {
-                    judged.desired.refused.push(own.refusal(placement, &fault));
+                    judged.desired.refused.push(own.refusal(placement, purpose, &fault));
                     continue;
                 }
             };
@@ -238,7 +240,7 @@ impl Ledger {
             match shards.get_mut(&slot) {
                 Some(known) if given.is_twice(known, &own) => {
                     let fault = own.twice(placement);
-                    judged.desired.refused.push(own.refusal(placement, &fault));
+                    judged.desired.refused.push(own.refusal(placement, purpose, &fault));
                 }
                 Some(known) => known.join(desired),
                 None if full => {
@@ -254,7 +256,7 @@ impl Ledger {
 
     /// A refused assignment changes nothing: what was accepted for the model stays in force.
     fn refuse(&self, judged: &mut Judged, assignment: &Assignment, fault: &Fault, verifier: &PlacementVerifier) {
-        let Some(claimed) = self.report(judged, assignment, fault) else {
+        let Some(claimed) = self.report(judged, assignment, Purpose::Serve, fault) else {
             return;
         };
         let kept = self
@@ -270,7 +272,13 @@ impl Ledger {
     }
 
     /// Says of each of our stages why it is refused, and what the assignment claims to be.
-    fn report(&self, judged: &mut Judged, assignment: &Assignment, fault: &Fault) -> Option<Placement> {
+    fn report(
+        &self,
+        judged: &mut Judged,
+        assignment: &Assignment,
+        purpose: Purpose,
+        fault: &Fault,
+    ) -> Option<Placement> {
         // Only for the report; nothing else is believed of a payload that does not stand.
         let claimed = assignment
             .envelope
@@ -288,7 +296,7 @@ impl Ledger {
         let refusals = own
             .iter()
             .take(SHARDS_MAX)
-            .map(|own: &Own<'_>| own.refusal(&claimed, fault));
+            .map(|own: &Own<'_>| own.refusal(&claimed, purpose, fault));
         judged.desired.refused.extend(refusals);
         Some(claimed)
     }

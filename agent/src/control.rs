@@ -17,7 +17,7 @@ use identity::{ConnectOptions, Credentials, Expected, PlacementVerifier, connect
 use lifecycle::backoff::Backoff;
 use proto::control::v1::agent_control_client::AgentControlClient;
 use proto::control::v1::{
-    AgentMessage, Assignments, Hello, Inspection, OperatorMessage, ShardReport, ShardStatus, agent_message,
+    AgentMessage, Assignments, Hello, Inspection, Leaving, OperatorMessage, ShardReport, ShardStatus, agent_message,
     is_not_the_leader, operator_message,
 };
 use std::sync::Arc;
@@ -80,6 +80,10 @@ pub struct Lines {
     pub weights_endpoint: String,
     /// To whom links are measured; `None` until the operator has told.
     pub peers: watch::Sender<Option<Arc<Peers>>>,
+    /// Once cancelled, the operator is asked to put elsewhere what the node serves.
+    pub leaving: CancellationToken,
+    /// Whether the node can leave: it is to serve nothing, or nothing else could serve that.
+    pub released: watch::Sender<bool>,
 }
 
 impl Control {
@@ -218,10 +222,15 @@ impl Control {
         self.lines.attached.send_replace(true);
         let mut new_keys = self.keys.changes();
         let (inspected, mut inspections) = mpsc::channel::<Inspection>(INSPECTIONS_MAX);
+        let (leaving, mut said) = (self.lines.leaving.clone(), false);
         self.lines.view.mark_changed();
         loop {
             tokio::select! {
                 () = leave.cancelled() => return Ok(()),
+                () = leaving.cancelled(), if !said => {
+                    said = true;
+                    send(&outbound, agent_message::Message::Leaving(Leaving {})).await?;
+                }
                 message = inbound.message() => match message? {
                     Some(message) => self.take(message, &outbound, &inspected).await?,
                     None => return Ok(()),
@@ -299,6 +308,8 @@ impl Control {
                     refused = self.refused.len(),
                     "assignments taken"
                 );
+                let serves = outcome.desired.values().any(|desired| desired.in_force.is_some());
+                self.lines.released.send_replace(!serves || assignments.leave_now);
                 self.lines.desired.send_replace(Arc::new(outcome.desired));
             }
             Err(message) => tracing::error!(message, "assignments are not taken; the node goes on as it is"),

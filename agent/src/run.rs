@@ -214,6 +214,8 @@ async fn live(
             unload: unload.clone(),
         },
     ));
+    let (leaving, released) = (CancellationToken::new(), watch::Sender::new(true));
+    let may_leave = released.subscribe();
     let lines = control::Lines {
         desired,
         view: wires.view.subscribe(),
@@ -222,11 +224,15 @@ async fn live(
         models,
         weights_endpoint,
         peers,
+        leaving: leaving.clone(),
+        released,
     };
     let leave = CancellationToken::new();
     let control = Control::new(settings.clone(), credentials, keys, enrolment, ledger, lines);
     let attached = tokio::spawn(control.run(leave.clone()));
     ended.await;
+    leaving.cancel();
+    moved(settings, may_leave, wires.attached.subscribe()).await;
     drain(&unload, driving, &leave, attached).await;
     stop.cancel();
     // Cancelled just now.
@@ -313,6 +319,19 @@ async fn serve_agents(
         }
     });
     endpoint
+}
+
+/// Waits until what the node serves is elsewhere, as long as there is an operator who sees to it.
+async fn moved(settings: &Settings, mut released: watch::Receiver<bool>, mut attached: watch::Receiver<bool>) {
+    let limit = settings.leave_within;
+    tokio::select! {
+        // Their senders live as long as the stream's task, which is ended after this.
+        _ = released.wait_for(|released| *released) => {}
+        _ = attached.wait_for(|attached| !*attached) => tracing::warn!("no operator could move what this node serves"),
+        () = tokio::time::sleep(limit) => {
+            tracing::warn!("what this node serves was not moved within {} s", limit.as_secs());
+        }
+    }
 }
 
 /// The stream stays while workers drain, so that the operator sees them drain; then the node leaves.

@@ -34,8 +34,10 @@ pub mod model {
     pub const READY: &str = "Ready";
     /// Requests are answered, or would be, on less than was asked for.
     pub const DEGRADED: &str = "Degraded";
+    /// The loss of any one node is survived, and what it takes is on the disks of others.
+    pub const RECOVERY_READY: &str = "RecoveryReady";
     /// Every type above: all of them are set, `Unknown` at first.
-    pub const ALL: [&str; 5] = [RESOLVED, PLACED, LOADED, READY, DEGRADED];
+    pub const ALL: [&str; 6] = [RESOLVED, PLACED, LOADED, READY, DEGRADED, RECOVERY_READY];
 }
 
 /// Condition types of a DeviceGPUState.
@@ -105,6 +107,14 @@ pub mod reason {
     pub const YIELDED: &str = "Yielded";
     /// There is a plan, and its memory is about to be left by other models.
     pub const AWAITS_MEMORY: &str = "AwaitsMemory";
+    /// RecoveryReady: it is; a node's loss would leave too little; there is nothing to stand by for yet.
+    pub const PREPARED: &str = "Prepared";
+    pub const NO_SPARE_CAPACITY: &str = "NoSpareCapacity";
+    pub const NOT_SERVING: &str = "NotServing";
+    /// What is asked for is loaded beside what serves.
+    pub const MOVING: &str = "Moving";
+    /// What is asked for could not be loaded; what served before still does.
+    pub const MOVE_ROLLED_BACK: &str = "MoveRolledBack";
 
     // Loaded and Ready.
     pub const LOADED: &str = "Loaded";

@@ -99,25 +99,29 @@ impl Gateway {
     /// # Errors
     /// 429 when the key has as many as it may have, or all are taken.
     pub fn admit(&self, key: KeyId) -> Result<Admission, ApiError> {
+        let seat = self.seat(key)?;
+        let preparing = Arc::clone(&self.preparing).try_acquire_owned();
+        Ok(Admission {
+            preparing: preparing.map_err(|_| busy("prepares", MAX_PREPARING))?,
+            seat,
+        })
+    }
+
+    /// Places for one more answer of `key`.
+    ///
+    /// # Errors
+    /// 429 when the key has as many as it may have, or all are taken.
+    pub fn seat(&self, key: KeyId) -> Result<Seat, ApiError> {
         let most = self.limits.streams_per_key;
         let own = self.by_key.enter(&key, most).ok_or_else(|| {
             ApiError::too_many_streams(format!(
                 "this API key has {most} answers in progress, the most it may have; wait for one to end"
             ))
         })?;
-        let busy = |what: &str, most: usize| {
-            ApiError::busy(format!(
-                "this gateway {what} {most} requests at once and all places are taken; try again shortly"
-            ))
-        };
-        let preparing = Arc::clone(&self.preparing).try_acquire_owned();
         let answer = Arc::clone(&self.answers).try_acquire_owned();
-        Ok(Admission {
-            preparing: preparing.map_err(|_| busy("prepares", MAX_PREPARING))?,
-            seat: Seat {
-                _answer: answer.map_err(|_| busy("answers", MAX_ANSWERS))?,
-                _key: own,
-            },
+        Ok(Seat {
+            _answer: answer.map_err(|_| busy("answers", MAX_ANSWERS))?,
+            _key: own,
         })
     }
 
@@ -133,4 +137,10 @@ impl Gateway {
             ))
         })
     }
+}
+
+fn busy(what: &str, most: usize) -> ApiError {
+    ApiError::busy(format!(
+        "this gateway {what} {most} requests at once and all places are taken; try again shortly"
+    ))
 }

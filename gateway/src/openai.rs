@@ -16,6 +16,8 @@ pub mod models;
 pub mod parameters;
 pub mod patience;
 pub mod prompt;
+pub mod resume;
+mod sending;
 pub mod shape;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,7 @@ use error::ApiError;
 use guard::RequestId;
 use patience::Patience;
 use prompt::Prompt;
+use resume::Seen;
 use text::TextRequest;
 use turn::Kind;
 
@@ -95,6 +98,7 @@ fn caller(gateway: &Gateway, request_id: String, key: KeyId, request: &Request) 
         key,
         started,
         patience: Patience::read(request.headers(), gateway.limits.request, started)?,
+        seen: Seen::read(request.headers())?,
     })
 }
 

@@ -76,6 +76,12 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// Two are equal if and only if these are.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        [self.index_sha256.as_slice(), &self.kv_type.to_le_bytes()].concat()
+    }
+
     fn of(placement: &Placement) -> Option<Self> {
         let index = &placement.source.as_ref()?.index_sha256;
         Some(Self {

@@ -163,3 +163,129 @@ async fn who_has_begun_waits_for_a_seat_where_others_are_sent_away() {
     let answer = world.client.ask(json!({ "stream": true })).await;
     assert_eq!(answer.streamed_text(), "half an answer", "{}", answer.body);
 }
+
+/// Asks with the last event that was seen of an earlier answer.
+async fn ask_after(world: &World, fields: Value, last_event_id: &str) -> fakes::client::Answer {
+    let authorization = format!("Bearer {}", fakes::KEY);
+    let headers = [
+        ("authorization", authorization.as_str()),
+        ("last-event-id", last_event_id),
+    ];
+    let body = fakes::client::body(fields);
+    let asked = world
+        .client
+        .open("POST", "/v1/chat/completions", &headers, body.as_bytes());
+    asked.await.finish().await
+}
+
+/// Events with their ids, in order.
+fn with_ids(answer: &fakes::client::Answer) -> Vec<(String, String)> {
+    let mut events = Vec::new();
+    let (mut id, mut data) = (String::new(), String::new());
+    for line in answer.body.lines() {
+        if let Some(value) = line.strip_prefix("id: ") {
+            id = value.to_owned();
+        } else if let Some(value) = line.strip_prefix("data: ") {
+            data = value.to_owned();
+        } else if line.is_empty() && !data.is_empty() {
+            events.push((id.clone(), std::mem::take(&mut data)));
+        }
+    }
+    events
+}
+
+#[tokio::test]
+async fn a_client_that_lost_its_gateway_gets_the_rest_from_another_after_any_event() {
+    let (world, fields) = (World::start().await, json!({ "stream": true, "temperature": 0.9 }));
+    world.head.expect(Script::text("an answer"));
+    let whole = world.client.ask(fields.clone()).await;
+    let events = with_ids(&whole);
+    assert_eq!(
+        events.len(),
+        1 + 9 + 1 + 1,
+        "opening, pieces, end, last word: {}",
+        whole.body
+    );
+    let first = world.head.requests()[0].clone();
+    for seen in 1..=events.len() {
+        world.head.forget();
+        world.head.expect(Script::text("an answer"));
+        let rest = ask_after(&world, fields.clone(), &events[seen - 1].0).await;
+        assert_eq!(rest.status, 200, "{}", rest.body);
+        let rest: Vec<String> = with_ids(&rest).into_iter().map(|(_, data)| data).collect();
+        let expected: Vec<String> = events[seen.min(events.len() - 1)..]
+            .iter()
+            .map(|(_, data)| data.clone())
+            .collect();
+        assert_eq!(rest, expected, "after {seen}");
+        if let [again] = &world.head.requests()[..] {
+            assert_eq!(again.sampling, first.sampling, "it is drawn as it was");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_resumed_is_refused_with_the_reason() {
+    let (world, fields) = (World::start().await, json!({ "stream": true }));
+    world.head.expect(Script::text("an answer"));
+    let whole = world.client.ask(fields.clone()).await;
+    let (id, _) = with_ids(&whole).swap_remove(4);
+    for (other, why) in [
+        (json!({ "stream": true, "max_tokens": 3 }), "not the request"),
+        (json!({ "stream": true, "seed": 3 }), "another seed"),
+        (json!({ "stream": false }), "only streams"),
+        (json!({ "stream": true, "n": 2 }), "only streams"),
+    ] {
+        let refused = ask_after(&world, other, &id).await;
+        assert_eq!(
+            (refused.status, refused.error("param").as_str()),
+            (400, "last-event-id")
+        );
+        assert!(refused.error("message").contains(why), "{}", refused.body);
+    }
+    let refused = ask_after(&world, fields.clone(), "nonsense").await;
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    // Whoever computes otherwise is found out.
+    world.head.expect(Script::text("another answer"));
+    let diverged = ask_after(&world, fields, &id).await;
+    let error = &diverged.chunks().pop().unwrap()["error"];
+    assert_eq!(error["code"], "resume_diverged", "{}", diverged.body);
+    assert_eq!(diverged.streamed_text(), "", "nothing is sent that would not fit");
+}
+
+#[tokio::test]
+async fn several_answers_to_one_prompt_are_drawn_apart_and_each_outlives_its_head() {
+    let world = World::start().await;
+    world.head.expect(Script::then("on", Last::Fail(Code::Unavailable)));
+    world.head.expect(Script::then("on", Last::Fail(Code::Unavailable)));
+    world.head.expect(Script::text("e"));
+    world.head.expect(Script::text("e"));
+    let answer = world.client.ask(json!({ "n": 2, "seed": 7 })).await;
+    let choices = answer.json()["choices"].as_array().cloned().unwrap();
+    let texts: Vec<&Value> = choices.iter().map(|choice| &choice["message"]["content"]).collect();
+    assert_eq!(texts, ["one", "one"], "{}", answer.body);
+    assert_eq!(answer.json()["usage"]["completion_tokens"], 6);
+    let seeds: Vec<u64> = world.head.requests()[..2]
+        .iter()
+        .map(|asked| asked.sampling.unwrap().seed)
+        .collect();
+    assert_eq!(seeds.iter().sum::<u64>(), 7 + 8, "{seeds:?}");
+
+    world.head.forget();
+    world.head.expect(Script::text("a"));
+    world.head.expect(Script::text("a"));
+    let streamed = world
+        .client
+        .ask(json!({ "n": 2, "stream": true, "stream_options": { "include_usage": true } }))
+        .await;
+    let mut indices: Vec<i64> = streamed
+        .chunks()
+        .iter()
+        .filter(|chunk| chunk["choices"][0]["finish_reason"] == "stop")
+        .filter_map(|chunk| chunk["choices"][0]["index"].as_i64())
+        .collect();
+    indices.sort_unstable();
+    assert_eq!(indices, [0, 1], "{}", streamed.body);
+    assert!(done(&streamed.events()));
+    assert_eq!(streamed.chunks().pop().unwrap()["usage"]["completion_tokens"], 2);
+}

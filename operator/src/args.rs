@@ -8,6 +8,7 @@ use clap::Parser;
 use identity::SubjectName;
 use lifecycle::log;
 
+use crate::model::gain::Threshold;
 use crate::reservation::{self, Count};
 
 /// `EX_USAGE` of sysexits.h: the configuration is wrong and a restart will not mend it.
@@ -17,6 +18,8 @@ pub const EXIT_BAD_CONFIGURATION: u8 = 64;
 const LEASE_SECONDS_MIN: u64 = 3;
 /// Longer leases would leave the cluster without a leader for minutes after a crash.
 const LEASE_SECONDS_MAX: u64 = 300;
+/// A week: whoever wants to wait for longer wants no moves at all.
+const MOVE_AFTER_SECONDS_MAX: u64 = 7 * 24 * 3600;
 /// A DNS label (RFC 1123).
 const DNS_LABEL_MAX: usize = 63;
 /// A DNS name (RFC 1123).
@@ -56,6 +59,12 @@ struct Args {
     /// Seconds after which a silent leader may be replaced.
     #[arg(long, default_value_t = 15)]
     lease_seconds: u64,
+    /// A model that serves is moved to a better place only where a token takes this much less time there, in per cent.
+    #[arg(long, default_value_t = 15)]
+    move_gain_percent: u32,
+    /// And only after the better place has been there for so many seconds.
+    #[arg(long, default_value_t = 600)]
+    move_after_seconds: u64,
     #[command(flatten)]
     reservation: ReservationArgs,
     /// How log lines look.
@@ -104,6 +113,8 @@ pub struct Settings {
     pub admin_listen: SocketAddr,
     /// Trust domain of every SPIFFE id.
     pub trust_domain: String,
+    /// What is worth moving a model that serves.
+    pub threshold: Threshold,
     /// Names in the operator's own certificate.
     pub server_names: Vec<SubjectName>,
     /// Names in gateways' certificates.
@@ -146,6 +157,8 @@ impl Settings {
             server_names,
             gateway_names,
             lease_seconds,
+            move_gain_percent,
+            move_after_seconds,
             reservation,
             log_format,
         } = args;
@@ -157,7 +170,17 @@ impl Settings {
                 "--lease-seconds is {lease_seconds}; use {LEASE_SECONDS_MIN} to {LEASE_SECONDS_MAX} seconds"
             ));
         }
+        if !(1..=99).contains(&move_gain_percent) || move_after_seconds > MOVE_AFTER_SECONDS_MAX {
+            return Err(format!(
+                "--move-gain-percent is {move_gain_percent} and --move-after-seconds {move_after_seconds}; use 1 to 99 per cent and \
+                 at most {MOVE_AFTER_SECONDS_MAX} seconds"
+            ));
+        }
         Ok(Self {
+            threshold: Threshold {
+                percent: move_gain_percent,
+                lasting: Duration::from_secs(move_after_seconds),
+            },
             server_names: names("--server-names", server_names, "shardwright-operator", &namespace)?,
             gateway_names: names("--gateway-names", gateway_names, "shardwright-gateway", &namespace)?,
             lease: Duration::from_secs(lease_seconds),

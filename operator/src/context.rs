@@ -9,6 +9,7 @@ use tonic::Status;
 
 use crate::args::Settings;
 use crate::metrics::Metrics;
+use crate::model::gain::Threshold;
 
 /// Names of this installation.
 #[derive(Debug, Clone)]
@@ -63,6 +64,8 @@ pub struct Context {
     pub client: ClientHandle,
     /// The operator's keys.
     pub keys: Keys,
+    /// What is worth moving a model that serves.
+    pub threshold: Threshold,
     /// What is counted.
     pub metrics: Metrics,
 }

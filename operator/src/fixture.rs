@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::context::{ClientHandle, Context, Keys, Names};
 use crate::metrics::Metrics;
+use crate::model::gain::Threshold;
 
 /// One call, and its answer.
 #[derive(Debug, Clone)]
@@ -147,6 +148,7 @@ pub fn context(client: Client) -> Context {
         names: Arc::new(names()),
         client: ClientHandle(client),
         keys: keys(),
+        threshold: Threshold::default(),
         metrics: Metrics::new(),
     }
 }

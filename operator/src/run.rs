@@ -121,6 +121,7 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
             names: names.clone(),
             client: ClientHandle(client.clone()),
             keys: keys.clone(),
+            threshold: settings.threshold,
             metrics,
         },
         agents: Arc::default(),

@@ -4,7 +4,7 @@ use crate::shard::observed::Fault;
 use crate::shard::{Desired, InForce, Place, Purpose, Slice};
 use crate::source::Access;
 use prost::Message;
-use proto::control::v1::{Assignment, Route, ShardPhase, ShardStatus};
+use proto::control::v1::{self as wire, Assignment, Route, ShardPhase, ShardStatus};
 use proto::placement::v1::{Pipeline, Placement, Runtime, Source, Stage};
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub(super) fn stages<'a>(node: &str, placement: &'a Placement) -> Vec<Own<'a>> {
 
 impl Own<'_> {
     /// That the stage is refused.
-    pub(super) fn refusal(&self, placement: &Placement, fault: &Fault) -> ShardStatus {
+    pub(super) fn refusal(&self, placement: &Placement, purpose: Purpose, fault: &Fault) -> ShardStatus {
         ShardStatus {
             model_uid: placement.model_uid.clone(),
             epoch: placement.epoch,
@@ -52,6 +52,7 @@ impl Own<'_> {
             phase: ShardPhase::Failed.into(),
             reason: fault.reason.clone(),
             message: fault.message.clone(),
+            purpose: wire::Purpose::from(purpose).into(),
             ..ShardStatus::default()
         }
     }

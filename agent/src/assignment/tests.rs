@@ -39,7 +39,15 @@ impl Bench {
     }
 
     fn accept_all(&self, ledger: &mut Ledger, assignments: Vec<Assignment>) -> Outcome {
-        ledger.accept(&Assignments { assignments }, &self.verifier).unwrap()
+        ledger
+            .accept(
+                &Assignments {
+                    assignments,
+                    leave_now: false,
+                },
+                &self.verifier,
+            )
+            .unwrap()
     }
 
     fn ahead(&self, placement: &Placement, purpose: wire::Purpose) -> Assignment {
@@ -128,6 +136,7 @@ fn only_our_stages_are_ours_and_the_next_stage_is_known_by_its_route() {
         .accept(
             &Assignments {
                 assignments: vec![assignment],
+                leave_now: false,
             },
             &bench.verifier,
         )
@@ -217,6 +226,7 @@ fn a_forged_placement_is_refused_with_a_report_and_changes_nothing() {
                 envelope: Some(envelope),
                 ..Assignment::default()
             }],
+            leave_now: false,
         };
         let outcome = ledger.accept(&assignments, &bench.verifier).unwrap();
         assert_eq!(in_force(&outcome.desired), [5]);
@@ -255,6 +265,7 @@ fn an_empty_envelope_is_refused_without_a_crash() {
                 ..Assignment::default()
             },
         ],
+        leave_now: false,
     };
     assert!(
         bench
@@ -288,6 +299,7 @@ fn what_a_source_needs_is_handed_on_and_never_written_down() {
     };
     let assignments = Assignments {
         assignments: vec![assignment],
+        leave_now: false,
     };
     let outcome = ledger.accept(&assignments, &bench.verifier).unwrap();
     let desired = outcome.desired.values().next().unwrap();

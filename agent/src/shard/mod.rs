@@ -21,6 +21,7 @@ pub mod weights;
 
 use crate::source::Access;
 use prost::Message as _;
+use proto::control::v1 as wire;
 use proto::placement::v1::Runtime;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -125,6 +126,16 @@ pub enum Purpose {
     Load,
     /// It shall serve: the placement is in force.
     Serve,
+}
+
+impl From<Purpose> for wire::Purpose {
+    fn from(purpose: Purpose) -> Self {
+        match purpose {
+            Purpose::Fetch => Self::Fetch,
+            Purpose::Load => Self::Load,
+            Purpose::Serve => Self::Serve,
+        }
+    }
 }
 
 /// Where a placement has a slice.

@@ -3,7 +3,7 @@
 use super::observed::{Observed, Progress, Refusal, Running, State, UNREACHABLE, Work, WorkerPhase};
 use super::step::{DesiredShards, ObservedShards};
 use super::{Desired, Place, Purpose, Slot};
-use proto::control::v1::{ShardPhase, ShardStatus};
+use proto::control::v1::{self as wire, ShardPhase, ShardStatus};
 
 /// A shard on a device, as `DeviceGPUState` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,7 @@ fn status(slot: &Slot, place: &Place, wanted: Option<&Desired>, seen: &Observed,
         epoch: place.epoch,
         pipeline: place.pipeline,
         stage: place.stage,
+        purpose: wire::Purpose::from(place.purpose).into(),
         ..ShardStatus::default()
     };
     let stands_by = wanted.is_some() && place.purpose == Purpose::Fetch;

@@ -194,7 +194,13 @@ impl Node {
         let assignments = placements.iter().map(assignment).collect();
         let outcome = self
             .ledger
-            .accept(&Assignments { assignments }, &self.realm.verifier())
+            .accept(
+                &Assignments {
+                    assignments,
+                    leave_now: false,
+                },
+                &self.realm.verifier(),
+            )
             .unwrap();
         assert!(outcome.refused.is_empty(), "{:?}", outcome.refused);
         self.desired.send_replace(Arc::new(outcome.desired));

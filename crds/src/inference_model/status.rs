@@ -236,4 +236,8 @@ pub enum StagePhase {
     Serving,
     Draining,
     Failed,
+    /// It holds its weights and waits for its placement to be in force.
+    Loaded,
+    /// It has its weights on the disk.
+    Fetched,
 }

@@ -3,13 +3,16 @@
 use proto::shard::v1::Sampling;
 use serde_json::Value;
 
-use super::error::{ApiError, shortened};
+use super::error::ApiError;
 use super::fields::Fields;
 
 /// Stop strings in one request, as OpenAI has it.
 const MAX_STOPS: usize = 4;
 /// Bytes of one stop string: so much of an answer may be held back.
 const MAX_STOP_BYTES: usize = 1024;
+
+/// Answers to one prompt: each takes a sequence at the workers, of which a model has a handful.
+const MAX_CHOICES: u32 = 8;
 
 /// Validated parameters of one request.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +33,8 @@ pub struct Parameters {
     pub stream: bool,
     /// End the stream with the token counts.
     pub include_usage: bool,
+    /// Answers to the same prompt, each drawn by itself.
+    pub choices: u32,
 }
 
 impl Parameters {
@@ -65,19 +70,25 @@ impl Parameters {
             stop: stops(fields)?,
             stream,
             include_usage: include_usage(fields, stream)?,
+            choices: choices(fields)?,
         })
     }
 
-    /// As the workers take it; `any_seed` where the client named none.
+    /// As the workers take it; `any_seed` where the client named none. Each choice is drawn by itself.
     #[must_use]
-    pub fn sampling(&self, any_seed: u64) -> Sampling {
+    pub fn sampling(&self, any_seed: u64, choice: u32) -> Sampling {
         Sampling {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: 0,
-            seed: self.seed.unwrap_or(any_seed),
+            seed: self.seed.unwrap_or(any_seed).wrapping_add(choice.into()),
         }
     }
+}
+
+fn choices(fields: &Fields) -> Result<u32, ApiError> {
+    let choices = fields.whole("n", 1, MAX_CHOICES.into())?.unwrap_or(1);
+    Ok(u32::try_from(choices).unwrap_or(1))
 }
 
 fn stops(fields: &Fields) -> Result<Vec<String>, ApiError> {
@@ -130,14 +141,6 @@ fn include_usage(fields: &Fields, stream: bool) -> Result<bool, ApiError> {
 
 /// Fields that change the answer in ways not done here, each with the values that ask for nothing.
 fn refuse_unsupported(fields: &Fields) -> Result<(), ApiError> {
-    if let Some(n) = fields.get("n")
-        && n.as_i64() != Some(1)
-    {
-        return Err(ApiError::unsupported(
-            "n",
-            format!("n must be 1, but is {}", shortened(&n.to_string())),
-        ));
-    }
     for (name, asks_for_nothing) in UNSUPPORTED {
         if fields.get(name).is_some_and(|value| !asks_for_nothing(value)) {
             return Err(ApiError::unsupported(

@@ -15,6 +15,17 @@ pub struct Header {
     pub created_unix_s: i64,
     /// The model's id as the client wrote it.
     pub model: String,
+    /// Which of the answers to the prompt.
+    pub choice: u32,
+}
+
+/// What is said of one answer in whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The text.
+    pub text: String,
+    /// Why it ended.
+    pub finish_reason: &'static str,
 }
 
 /// Tokens of one request.
@@ -29,6 +40,16 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Of several answers to one prompt, which counts once.
+    #[must_use]
+    pub fn of_all(usages: &[Self]) -> Self {
+        Self {
+            prompt_tokens: usages.first().map_or(0, |first| first.prompt_tokens),
+            completion_tokens: usages.iter().map(|usage| usage.completion_tokens).sum(),
+            cached_tokens: usages.iter().filter_map(|usage| usage.cached_tokens).min(),
+        }
+    }
+
     fn json(self) -> Value {
         let Self {
             prompt_tokens,
@@ -49,23 +70,24 @@ impl Usage {
 }
 
 impl Header {
-    /// The whole answer.
+    /// The whole answer: all choices.
     #[must_use]
-    pub fn whole(&self, text: &str, finish_reason: &str, usage: Usage) -> Value {
-        let choice = match self.kind {
+    pub fn whole(&self, choices: &[Choice], usage: Usage) -> Value {
+        let choice = |(index, Choice { text, finish_reason }): (usize, &Choice)| match self.kind {
             Kind::Chat => json!({
-                "index": 0,
+                "index": index,
                 "message": { "role": "assistant", "content": text, "refusal": null },
                 "logprobs": null,
                 "finish_reason": finish_reason,
             }),
-            Kind::Text => json!({ "index": 0, "text": text, "logprobs": null, "finish_reason": finish_reason }),
+            Kind::Text => json!({ "index": index, "text": text, "logprobs": null, "finish_reason": finish_reason }),
         };
         let object = match self.kind {
             Kind::Chat => "chat.completion",
             Kind::Text => "text_completion",
         };
-        let mut answer = self.envelope(object, &json!([choice]));
+        let choices: Vec<Value> = choices.iter().enumerate().map(choice).collect();
+        let mut answer = self.envelope(object, &json!(choices));
         answer["usage"] = usage.json();
         answer
     }
@@ -113,12 +135,12 @@ impl Header {
     }
 
     fn chat_chunk(&self, delta: &Value, finish_reason: Option<&str>) -> Value {
-        let choice = json!({ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason });
+        let choice = json!({ "index": self.choice, "delta": delta, "logprobs": null, "finish_reason": finish_reason });
         self.envelope(self.chunk_object(), &json!([choice]))
     }
 
     fn text_chunk(&self, text: &str, finish_reason: Option<&str>) -> Value {
-        let choice = json!({ "index": 0, "text": text, "logprobs": null, "finish_reason": finish_reason });
+        let choice = json!({ "index": self.choice, "text": text, "logprobs": null, "finish_reason": finish_reason });
         self.envelope(self.chunk_object(), &json!([choice]))
     }
 

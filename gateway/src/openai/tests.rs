@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::chat::ChatRequest;
 use super::error::ApiError;
 use super::prompt::{measure, with_bos};
-use super::shape::{Header, Usage};
+use super::shape::{Choice, Header, Usage};
 use super::text::TextRequest;
 use super::turn::{Kind, explain};
 use crate::generate::GenerateError;
@@ -53,9 +53,9 @@ fn every_supported_field_is_read() {
         (parameters.seed, parameters.stop.len(), parameters.include_usage),
         (Some(u64::MAX), 2, true)
     );
-    assert_eq!(parameters.sampling(5).seed, u64::MAX);
+    assert_eq!(parameters.sampling(5, 0).seed, u64::MAX);
     assert_eq!(chat(&json!({ "stop": "x" })).unwrap().parameters.stop, ["x"]);
-    assert_eq!(chat(&json!({})).unwrap().parameters.sampling(5).seed, 5);
+    assert_eq!(chat(&json!({})).unwrap().parameters.sampling(5, 0).seed, 5);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn every_wrong_field_is_named() {
         ("stream", json!("yes")),
         ("stream_options", json!({ "include_usage": true })),
         ("n", json!(0)),
-        ("n", json!(2)),
+        ("n", json!(9)),
         ("n", json!(1_000_000_000_000_u64)),
     ] {
         let error = refused(&json!({ field: wrong }));
@@ -316,14 +316,26 @@ fn answers_have_openais_shape() {
         id: "id".into(),
         created_unix_s: 5,
         model: "m".into(),
+        choice: 0,
     };
     let usage = Usage {
         prompt_tokens: 3,
         completion_tokens: 2,
         cached_tokens: None,
     };
-    let whole = header(Kind::Chat).whole("Hi", "stop", usage);
+    let choice = |text: &str| Choice {
+        text: text.into(),
+        finish_reason: "stop",
+    };
+    let whole = header(Kind::Chat).whole(&[choice("Hi"), choice("Ho")], usage);
     assert_eq!(whole["choices"][0]["message"]["content"], "Hi");
+    assert_eq!(
+        (
+            &whole["choices"][1]["index"],
+            &whole["choices"][1]["message"]["content"]
+        ),
+        (&json!(1), &json!("Ho"))
+    );
     assert_eq!(
         whole["usage"],
         json!({ "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5 })

@@ -6,7 +6,9 @@ mod brute_force;
 mod problems;
 
 use brute_force::cost;
-use placement::{Budget, Infeasible, Objective, Plan, RunnerUp, Verdict, bound_ns, check, diff, explain, solve};
+use placement::{
+    Budget, Infeasible, Objective, Plan, RunnerUp, Verdict, bound_ns, check, diff, evaluate, explain, solve,
+};
 use proptest::{prelude::*, test_runner::RngSeed};
 
 /// As many random problems as `ORACLE_CASES` says, for those who have the time.
@@ -31,6 +33,8 @@ proptest! {
                 prop_assert_eq!(solution.verdict, Verdict::Optimal);
                 let best = best.expect("brute force finds a plan where the solver does");
                 prop_assert_eq!(cost(&problem, &solution.plan), cost(&problem, &best), "\n{}{}", solution.plan, best);
+                // Brute force has its own prices.
+                prop_assert_eq!(evaluate(&problem, &best), Some(best));
             }
             Err(infeasible) => {
                 let proved = !matches!(infeasible, Infeasible::Exhausted { .. });

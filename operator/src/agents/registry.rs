@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use proto::control::v1::{Assignments, Hello, Inspect, Inspection, LinkPeers, ShardReport, ShardStatus};
+use proto::control::v1::{Assignments, Hello, Inspect, Inspection, LinkPeers, Purpose, ShardReport, ShardStatus};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,10 @@ pub struct AgentView {
     pub epochs: HashMap<String, u64>,
     /// Its port for other agents, which read pieces of models there and measure links; empty where it has none.
     pub weights_endpoint: String,
+    /// It prepares what is not in force yet.
+    pub takes_purposes: bool,
+    /// It is about to end, and serves until its shards are elsewhere.
+    pub leaving: bool,
     /// Whether it has reported its shards yet.
     pub reported: bool,
     /// Its shards.
@@ -175,6 +179,8 @@ impl Agents {
                     .map(|accepted| (accepted.model_uid, accepted.epoch))
                     .collect(),
                 weights_endpoint: endpoint(hello.weights_endpoint),
+                takes_purposes: hello.takes_purposes,
+                leaving: false,
                 reported: false,
                 shards: Arc::default(),
             };
@@ -223,7 +229,7 @@ impl Agents {
         let changed = self.with(node, session, |entry| {
             let changed = !entry.view.reported || *entry.view.shards != *shards;
             let epochs = &mut entry.view.epochs;
-            for shard in &shards {
+            for shard in shards.iter().filter(|shard| shard.purpose() == Purpose::Serve) {
                 let room = epochs.len() < EPOCHS_MAX || epochs.contains_key(&shard.model_uid);
                 if room && is_credible(node, &shard.model_uid, shard.epoch) {
                     let epoch = epochs.entry(shard.model_uid.clone()).or_default();
@@ -235,6 +241,15 @@ impl Agents {
             changed
         });
         if changed == Some(true) {
+            self.touch();
+        }
+    }
+
+    /// The node wants to leave; ignored from a stream that was replaced.
+    pub fn leaving(&self, node: &str, session: u64) {
+        let changed = self.with(node, session, |entry| !std::mem::replace(&mut entry.view.leaving, true));
+        if changed == Some(true) {
+            tracing::info!(node, "the agent is about to end; what it serves is moved");
             self.touch();
         }
     }

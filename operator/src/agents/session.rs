@@ -150,6 +150,7 @@ impl Session {
             Some(agent_message::Message::Inspection(inspection)) => {
                 self.agents.inspected(&self.node, session, inspection);
             }
+            Some(agent_message::Message::Leaving(_)) => self.agents.leaving(&self.node, session),
             Some(agent_message::Message::Hello(_)) => {
                 return Err(Status::invalid_argument("Hello comes once, at the start of the stream"));
             }

@@ -61,6 +61,7 @@ async fn until(port: &Port, condition: impl Fn(&BTreeMap<String, AgentView>) -> 
 fn holding(model_uid: &str) -> BTreeMap<String, NodeAssignments> {
     let message = Assignments {
         assignments: vec![Assignment::default()],
+        leave_now: false,
     };
     BTreeMap::from([(
         "a".to_owned(),

@@ -1,6 +1,6 @@
 //! PURE: from placements in force to what each node is told to hold and each gateway may use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use proto::control::v1::{Assignment, ModelRoute, Purpose, Route, ShardPhase, ShardStatus, SourceAccess};
@@ -21,6 +21,10 @@ pub struct Holding<'a> {
     pub sights: &'a [StageSight],
     /// How its source is reached.
     pub access: Option<SourceAccess>,
+    /// What takes its place once it is loaded.
+    pub proposed: Option<&'a InForce>,
+    /// What takes its place when a node is lost.
+    pub standby: Vec<&'a InForce>,
 }
 
 /// What every node must hold: all placements that name it, each with the endpoints known so far. Infallible.
@@ -30,11 +34,15 @@ pub fn assignments<'a>(
     agents: &BTreeMap<String, AgentView>,
 ) -> BTreeMap<String, NodeAssignments> {
     let mut by_node: BTreeMap<String, NodeAssignments> = BTreeMap::new();
+    // Nodes of models that are about to be elsewhere.
+    let mut moving: BTreeSet<String> = BTreeSet::new();
     for holding in holdings {
         let Holding {
             in_force,
             sights,
             access,
+            proposed,
+            standby,
         } = holding;
         let uid = in_force.model_uid();
         for stage in in_force.stages() {
@@ -50,6 +58,33 @@ pub fn assignments<'a>(
                 });
             }
         }
+        if proposed.is_some() {
+            moving.extend(in_force.nodes().map(str::to_owned));
+        }
+        let proposed = proposed.map(|proposed| (proposed, Purpose::Load));
+        let ahead = proposed
+            .into_iter()
+            .chain(standby.into_iter().map(|next| (next, Purpose::Fetch)));
+        for (next, purpose) in ahead {
+            let nodes: BTreeSet<&str> = next.nodes().collect();
+            for node in nodes
+                .into_iter()
+                .filter(|node| agents.get(*node).is_some_and(|agent| agent.takes_purposes))
+            {
+                let entry = by_node.entry(node.to_owned()).or_default();
+                entry.models.insert(uid.to_owned());
+                entry.message.assignments.push(Assignment {
+                    envelope: Some(next.envelope.clone()),
+                    routes: Vec::new(),
+                    access: access.clone(),
+                    peers: peers(node, uid, agents),
+                    purpose: purpose.into(),
+                });
+            }
+        }
+    }
+    for (node, entry) in &mut by_node {
+        entry.message.leave_now = agents.get(node).is_some_and(|agent| agent.leaving) && !moving.contains(node);
     }
     by_node
 }
@@ -144,6 +179,8 @@ mod tests {
             in_force,
             sights,
             access: None,
+            proposed: None,
+            standby: Vec::new(),
         }
     }
 

@@ -1,9 +1,12 @@
 //! PURE: keep the placement in force while it is valid, else solve, then check, then sign.
 //!
-//! A placement is not given up because a better one exists; only because it no longer answers the spec, or a device in it
-//! cannot be used any more. Where nothing else is feasible it stays in force: what is loaded stays loaded, and a node that
-//! comes back finds its work where it left it. The one exception is a model that yields to one of higher priority, see
+//! A placement is given up because it no longer answers the spec, because a device in it cannot be used any more, or for one
+//! that is better by far and has been for long ([`super::gain`]). While it serves it is left without a pause: the next one is
+//! loaded beside it ([`super::moving`]). Where nothing else is feasible it stays in force: what is loaded stays loaded, and a
+//! node that comes back finds its work where it left it. The one exception is a model that yields to one of higher priority, see
 //! [`super::yielding`].
+
+mod planned;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -16,6 +19,7 @@ use proto::placement::v1::Runtime;
 use topology::{DeviceReport, HeldMemory, Input, Links, Topology};
 
 use super::facts::Facts;
+use super::gain::Threshold;
 use super::holders::Holders;
 use super::in_force::InForce;
 use super::inspect::Resolution;
@@ -29,6 +33,7 @@ use super::translate;
 use super::validate::{Validated, validate};
 use super::yielding;
 use crate::agents::AgentView;
+use planned::Question;
 
 /// Of each choice of lower models that is tried: a tenth of what a decision may cost.
 const TRIAL_STEPS: u64 = 200_000;
@@ -48,6 +53,8 @@ pub struct Decided {
     pub claims: Vec<HeldMemory>,
     /// Models, by uid, that yield to this one.
     pub takes: BTreeMap<String, Yielded>,
+    /// What people are told beside that it is placed.
+    pub note: Option<String>,
 }
 
 impl Decided {
@@ -59,6 +66,14 @@ impl Decided {
             yielded: None,
             claims: Vec::new(),
             takes: BTreeMap::new(),
+            note: None,
+        }
+    }
+
+    fn noted(self, note: String) -> Self {
+        Self {
+            note: Some(note),
+            ..self
         }
     }
 
@@ -96,6 +111,9 @@ pub struct World<'a> {
     agents: &'a BTreeMap<String, AgentView>,
     awaited: &'a BTreeSet<String>,
     links: Links,
+    /// Nodes that get nothing new, and whose shards go elsewhere if they can: cordoned, or with an agent that is about to end.
+    leaving: BTreeSet<String>,
+    threshold: Threshold,
     /// Who holds what, and who gives way to whom.
     pub holders: Holders,
     now: Instant,
@@ -125,6 +143,13 @@ impl<'a> World<'a> {
             agents,
             awaited,
             links: Links::default(),
+            leaving: agents
+                .iter()
+                .filter(|(_, agent)| agent.leaving)
+                .map(|(node, _)| node.clone())
+                .chain(observed.cordoned.iter().cloned())
+                .collect(),
+            threshold: Threshold::default(),
             holders,
             now,
             now_unix_s,
@@ -135,6 +160,12 @@ impl<'a> World<'a> {
     #[must_use]
     pub fn with_links(self, links: Links) -> Self {
         Self { links, ..self }
+    }
+
+    /// With another measure of what is worth a move.
+    #[must_use]
+    pub fn with_threshold(self, threshold: Threshold) -> Self {
+        Self { threshold, ..self }
     }
 
     /// The graph for one model: what others hold is taken, and what it holds itself is free for it. For a placement in
@@ -153,9 +184,13 @@ impl<'a> World<'a> {
             device.fault = Some("shards of this model keep failing on it".to_owned());
         }
         let awaited = self.awaited.iter().filter(|_| in_force);
+        let attached = self
+            .agents
+            .keys()
+            .filter(|node| in_force || !self.leaving.contains(*node));
         let built = topology::build(&Input {
             devices,
-            attached_nodes: self.agents.keys().chain(awaited).cloned().collect(),
+            attached_nodes: attached.chain(awaited).cloned().collect(),
             node_labels: self.node_labels.clone(),
             held: self.holders.beside(uid, freed),
             ..Input::default()
@@ -198,15 +233,21 @@ fn decide_place(
         facts: facts.as_deref(),
         learned: state.learned,
     };
-    if let Some(in_force) = answering
-        && is_valid(world, uid, known, in_force, &failing)
-    {
-        return refreshed(world, uid, in_force, signer);
+    let sound = answering.is_some_and(|in_force| is_valid(world, uid, known, in_force, &failing));
+    let answering = answering.is_some();
+    let question = Question {
+        world,
+        model,
+        known,
+        failing: &failing,
+        signer,
+    };
+    if !yields && let Some(decided) = planned::decide(question, sound, state) {
+        return decided;
     }
     let Some(facts) = facts.as_deref() else {
         return Decided::with(not_resolved(state));
     };
-    let answering = answering.is_some();
     let solved = match solve_without(world, model, &validated, facts, &failing, state) {
         // Better a device that may fail again than none.
         Err(_) if !failing.is_empty() => {
@@ -235,7 +276,20 @@ fn decide_place(
     if !leaving.is_empty() {
         return Decided::waits(&leaving, &solution.plan);
     }
-    let mut draft = translate::draft(&solution, &model.spec.source.uri, &validated, facts);
+    place(question, facts, &solution, state)
+}
+
+/// Makes a placement of a solution.
+fn place(question: Question<'_>, facts: &Facts, solution: &Solution, state: &ModelState) -> Decided {
+    let Question {
+        world,
+        model,
+        known,
+        signer,
+        ..
+    } = question;
+    let uid = model.metadata.uid.as_deref().unwrap_or_default();
+    let mut draft = translate::draft(solution, &model.spec.source.uri, known.validated, facts);
     draft.view.took = world.holders.took(uid, &solution.plan);
     let nodes = solution.plan.stages.iter().map(|stage| stage.node.as_str());
     let epoch = state.next_epoch(uid, world.agents, nodes);
@@ -437,8 +491,7 @@ fn take(
         let topology = world.topology_without(uid, &freed, failing, false);
         translate::problem(name, known.validated, facts, learned.as_ref(), topology).ok()
     };
-    let fewest =
-        |failing: &BTreeSet<String>| yielding::fewest(lower.len(), |chosen| planned(&problem(chosen, failing)?));
+    let fewest = |failing: &BTreeSet<String>| yielding::fewest(lower.len(), |chosen| trial(&problem(chosen, failing)?));
     let all: Vec<usize> = (0..lower.len()).collect();
     let hopeless = problem(&all, &BTreeSet::new());
     if hopeless.is_some() && state.hopeless == hopeless {
@@ -463,7 +516,7 @@ fn take(
 }
 
 /// A plan, if one is found soon: what is placed in the end is solved with the full budget.
-fn planned(problem: &Problem) -> Option<Solution> {
+fn trial(problem: &Problem) -> Option<Solution> {
     let budget = Budget {
         steps: TRIAL_STEPS,
         ..Budget::default()

@@ -226,6 +226,8 @@ pub fn agents(nodes: &[&str]) -> BTreeMap<String, AgentView> {
         attached: Instant::now(),
         epochs: HashMap::new(),
         weights_endpoint: format!("{}:9445", nodes[at]),
+        takes_purposes: true,
+        leaving: false,
         reported: true,
         shards: Arc::default(),
     };

@@ -1,6 +1,6 @@
 //! The stores that the control loop decides on: models, devices, links and the labels of nodes, kept current by watches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::hash::Hash;
 use std::pin::{Pin, pin};
@@ -28,6 +28,7 @@ pub struct Stores {
     devices: Store<DeviceGPUState>,
     links: Store<NodeLinkState>,
     nodes: Store<PartialObjectMeta<Node>>,
+    cordoned: Store<PartialObjectMeta<Node>>,
 }
 
 /// Everything that was watched, at one moment.
@@ -41,6 +42,8 @@ pub struct Observed {
     pub links: Vec<Arc<NodeLinkState>>,
     /// Labels by node.
     pub node_labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// Nodes that are cordoned: `spec.unschedulable`, as `kubectl drain` sets it.
+    pub cordoned: BTreeSet<String>,
 }
 
 /// Keeps the stores current while it is polled; never ends.
@@ -79,8 +82,11 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
     let (devices, devices_writer) = reflector::store();
     let (links, links_writer) = reflector::store();
     let (nodes, nodes_writer) = reflector::store();
+    let (cordoned, cordoned_writer) = reflector::store();
     let config = watcher::Config::default();
-    let watches = futures::future::join4(
+    // The API selects by it, so that the objects themselves need not be read.
+    let unschedulable = config.clone().fields("spec.unschedulable=true");
+    let watches = futures::future::join5(
         drive(
             "InferenceModels",
             models_writer,
@@ -110,12 +116,20 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
             metrics,
             changed,
         ),
+        drive(
+            "cordoned Nodes",
+            cordoned_writer,
+            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), unschedulable),
+            metrics,
+            changed,
+        ),
     );
     let stores = Stores {
         models,
         devices,
         links,
         nodes,
+        cordoned,
     };
     (stores, Box::pin(watches.map(drop)))
 }
@@ -154,7 +168,8 @@ impl Stores {
             self.models.wait_until_ready(),
             self.devices.wait_until_ready(),
             self.links.wait_until_ready(),
-            self.nodes.wait_until_ready()
+            self.nodes.wait_until_ready(),
+            self.cordoned.wait_until_ready()
         );
     }
 
@@ -177,6 +192,12 @@ impl Stores {
             devices: self.devices.state(),
             links,
             node_labels: self.nodes.state().into_iter().filter_map(labels).collect(),
+            cordoned: self
+                .cordoned
+                .state()
+                .iter()
+                .filter_map(|node| node.metadata.name.clone())
+                .collect(),
         }
     }
 }

@@ -152,7 +152,9 @@ impl Loop<'_> {
         wall: Timestamp,
     ) -> Vec<Proposal> {
         let known = self.term.links.links(&observed.links, wall.as_second());
-        let mut world = World::new(observed, agents, awaited, now, wall.as_second()).with_links(known);
+        let mut world = World::new(observed, agents, awaited, now, wall.as_second())
+            .with_links(known)
+            .with_threshold(self.context.threshold);
         for (uid, state) in &self.term.models {
             if let Some(in_force) = &state.in_force {
                 world.holders.hold(uid, in_force);
@@ -260,6 +262,13 @@ impl Loop<'_> {
                 in_force,
                 sights,
                 access: access.and_then(Access::to_message),
+                proposed: models
+                    .get(&proposal.uid)?
+                    .moving
+                    .proposal
+                    .as_ref()
+                    .map(|proposal| &proposal.next),
+                standby: models.get(&proposal.uid)?.standby.placements().collect(),
             })
         });
         self.agents.assign(&assign::assignments(holdings, agents));
@@ -355,6 +364,8 @@ fn sight(
         learned: state.learned,
         placed: &decided.placed,
         yielded: decided.yielded.as_ref(),
+        note: decided.note.as_deref(),
+        recovery: state.standby.judge(|next| stages::look(next, agents)),
         in_force: in_force.zip(sights.as_deref()),
     };
     status::status(&sight, state.previous(model), &Time(wall))

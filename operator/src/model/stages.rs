@@ -53,6 +53,12 @@ impl StageSight {
         self.phase == StagePhase::Failed && self.reason == reason::INSUFFICIENT_MEMORY
     }
 
+    /// It holds its weights.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.attached && matches!(self.phase, StagePhase::Loaded | StagePhase::Serving)
+    }
+
     /// What it says of its device. A failure to read `uri` that other nodes would share says nothing.
     #[must_use]
     pub fn health(&self, uri: &str) -> Health {
@@ -119,10 +125,12 @@ fn phase(phase: ShardPhase) -> StagePhase {
         ShardPhase::Fetching => StagePhase::Fetching,
         ShardPhase::Verifying => StagePhase::Verifying,
         // A stage in force passes through these.
-        ShardPhase::Fetched | ShardPhase::Loading | ShardPhase::Loaded => StagePhase::Loading,
+        ShardPhase::Loading => StagePhase::Loading,
         ShardPhase::Serving => StagePhase::Serving,
         ShardPhase::Draining => StagePhase::Draining,
         ShardPhase::Failed => StagePhase::Failed,
+        ShardPhase::Loaded => StagePhase::Loaded,
+        ShardPhase::Fetched => StagePhase::Fetched,
     }
 }
 

@@ -68,6 +68,10 @@ pub struct Sight<'a> {
     pub placed: &'a Placed,
     /// What it gave up to a model of higher priority.
     pub yielded: Option<&'a Yielded>,
+    /// What goes on beside.
+    pub note: Option<&'a str>,
+    /// Whether the loss of a node is survived.
+    pub recovery: (ConditionStatus, Why),
     /// The placement in force, and its stages.
     pub in_force: Option<(&'a InForce, &'a [StageSight])>,
 }
@@ -107,7 +111,7 @@ pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &
 
 type Judgement = (ConditionStatus, Why);
 
-fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 5] {
+fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 6] {
     let resolved = resolved(sight);
     let placed = placed(sight);
     let loaded = loaded(sight, all_serve);
@@ -136,6 +140,7 @@ fn judge(sight: &Sight<'_>, all_serve: bool) -> [(&'static str, Judgement); 5] {
         (kind::LOADED, loaded),
         (kind::READY, ready),
         (kind::DEGRADED, degraded),
+        (kind::RECOVERY_READY, sight.recovery.clone()),
     ]
 }
 
@@ -187,7 +192,8 @@ fn placed(sight: &Sight<'_>) -> Judgement {
                 message = format!("{message}; {}", learned::explain(learned));
             }
             let yielded = sight.yielded.map(yielding::yielded);
-            for more in in_force.view.took.iter().chain(&yielded) {
+            let note = sight.note.map(str::to_owned);
+            for more in in_force.view.took.iter().chain(&yielded).chain(&note) {
                 message = format!("{message}; {more}");
             }
             (ConditionStatus::True, Why::new(reason::PLACED, message))
@@ -342,6 +348,8 @@ fn doing(phase: StagePhase) -> &'static str {
         StagePhase::Serving => "serves, but its endpoint is not known yet",
         StagePhase::Draining => "drains",
         StagePhase::Failed => "failed",
+        StagePhase::Loaded => "is loaded and waits",
+        StagePhase::Fetched => "has its weights on disk",
     }
 }
 

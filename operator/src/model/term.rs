@@ -17,8 +17,10 @@ use super::failures::Failures;
 use super::in_force::{self, InForce};
 use super::inspect::{Failure, Inspection, Resolution};
 use super::links;
+use super::moving::Moving;
 use super::progress::Progress;
 use super::secrets::Secrets;
+use super::standby::Standby;
 use super::status::{self, Why};
 use crate::agents::AgentView;
 use crate::agents::registry::Inspected;
@@ -61,6 +63,10 @@ pub struct ModelState {
     pub learned: Option<LearnedMemory>,
     /// What people are shown of what its stages fetch.
     pub progress: Progress,
+    /// What replaces the placement in force, once it is loaded.
+    pub moving: Moving,
+    /// What takes its place when a node is lost.
+    pub standby: Standby,
     written: Option<(InferenceModelStatus, Instant)>,
 }
 
@@ -89,6 +95,8 @@ impl ModelState {
             yielded: status.and_then(|status| status.yielded.clone()),
             access: Ok(Access::default()),
             progress: Progress::default(),
+            moving: Moving::default(),
+            standby: Standby::default(),
             written: None,
         }
     }
@@ -131,6 +139,13 @@ impl ModelState {
     pub fn wrote(&mut self, status: InferenceModelStatus, in_force: Option<InForce>, now: Instant) {
         if let Some(in_force) = in_force {
             self.status_epoch = self.status_epoch.max(in_force.placement.epoch);
+            if self
+                .in_force
+                .as_ref()
+                .is_none_or(|last| last.stages() != in_force.stages())
+            {
+                self.moving.moved();
+            }
             self.in_force = Some(in_force);
         }
         self.written = Some((status, now));
@@ -405,6 +420,7 @@ impl Term {
                 state.inspection.wakes_at(),
                 state.failures.wakes_at(),
                 state.progress.wakes_at(),
+                state.moving.wakes_at(),
             ]
         });
         let settling = (!awaited.is_empty()).then(|| (now + REPORT_GRACE).min(self.began + ATTACH_GRACE));

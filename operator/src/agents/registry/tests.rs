@@ -32,6 +32,7 @@ fn holding(models: &[&str]) -> NodeAssignments {
     NodeAssignments {
         message: Assignments {
             assignments: models.iter().map(|_| Assignment::default()).collect(),
+            leave_now: false,
         },
         models: models.iter().map(ToString::to_string).collect(),
     }

@@ -1,3 +1,5 @@
+mod moves;
+
 use std::sync::Arc;
 
 use crds::conditions::{ConditionStatus, device as kind};

@@ -181,6 +181,7 @@ async fn agents_are_told_of_each_other_so_that_they_measure_their_links() {
     plane.observed.models.clear();
     let reached_at = |endpoint: &str| Hello {
         weights_endpoint: endpoint.into(),
+        takes_purposes: true,
         ..Hello::default()
     };
     let now = Instant::now();

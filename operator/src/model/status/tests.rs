@@ -70,6 +70,8 @@ impl Case {
             learned: self.learned,
             placed: &self.placed,
             yielded: self.yielded.as_ref(),
+            note: None,
+            recovery: (ConditionStatus::Unknown, Why::new("NotServing", "")),
             in_force: self
                 .in_force
                 .as_ref()

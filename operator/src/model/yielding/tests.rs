@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crds::conditions::ConditionStatus;
 use identity::{PlacementSigner, PlacementVerifier};
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
@@ -184,6 +185,8 @@ impl Fleet {
             learned: None,
             placed: &decided.placed,
             yielded: decided.yielded.as_ref(),
+            note: None,
+            recovery: (ConditionStatus::Unknown, Why::new("NotServing", "")),
             in_force: decided
                 .new_in_force
                 .as_ref()

@@ -1,0 +1,212 @@
+//! Models that serve are moved without a pause.
+
+use std::time::Duration;
+
+use super::*;
+use crate::model::moving::Cause;
+
+impl Cluster {
+    /// Every stage of a placement is in this phase.
+    fn report(&mut self, placement: &InForce, phase: ShardPhase) {
+        for (index, stage) in placement.stages().iter().enumerate() {
+            let epoch = placement.placement.epoch;
+            fixture::report(&mut self.agents, &stage.node, epoch, index as u32, phase);
+        }
+    }
+
+    /// Places the model, and lets it serve.
+    fn serve(&mut self) -> InForce {
+        let in_force = self.place();
+        self.report(&in_force, ShardPhase::Serving);
+        in_force
+    }
+
+    fn proposed(&self) -> Option<&InForce> {
+        self.state.moving.proposal.as_ref().map(|proposal| &proposal.next)
+    }
+
+    /// Decides, and expects that the model goes on and a move is proposed.
+    fn proposes(&mut self, cause: Cause) -> InForce {
+        let decided = self.decide();
+        assert_eq!(decided.new_in_force, None, "{decided:?}");
+        let proposal = self.state.moving.proposal.as_ref().expect("a proposal");
+        assert_eq!(proposal.cause, cause);
+        assert_eq!(
+            decided.claims.len(),
+            proposal.next.stages().len(),
+            "its memory is taken"
+        );
+        proposal.next.clone()
+    }
+
+    fn taint(&mut self, node: &str) {
+        let name = format!("{node}-cpu0");
+        for device in &mut self.observed.devices {
+            if device.metadata.name.as_deref() == Some(name.as_str()) {
+                let taint = crds::DeviceTaint {
+                    key: "maintenance".into(),
+                    value: None,
+                    effect: crds::TaintEffect::Evict,
+                };
+                Arc::make_mut(device).spec.taints.get_or_insert_default().push(taint);
+            }
+        }
+    }
+}
+
+/// Two nodes with room for the model twice; it is on `a`.
+fn serving_on_one_of_two() -> (Cluster, InForce, &'static str) {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    let in_force = cluster.serve();
+    assert_eq!(in_force.stages().len(), 1);
+    let other = if in_force.stages()[0].node == "a" { "b" } else { "a" };
+    (cluster, in_force, other)
+}
+
+#[test]
+fn a_model_on_a_cordoned_node_is_loaded_elsewhere_before_it_leaves() {
+    let (mut cluster, in_force, other) = serving_on_one_of_two();
+    cluster.observed.cordoned.insert(in_force.stages()[0].node.clone());
+    let next = cluster.proposes(Cause::Leaving);
+    assert_eq!(next.stages()[0].node, other);
+    assert!(next.placement.epoch > in_force.placement.epoch);
+    cluster.report(&next, ShardPhase::Loading);
+    let waiting = cluster.decide();
+    assert_eq!((waiting.placed, waiting.new_in_force), (Placed::Yes, None));
+    let note = waiting.note.expect("people are told");
+    assert!(note.contains("0 of 1 stages are loaded"), "{note}");
+    cluster.report(&next, ShardPhase::Loaded);
+    let over = cluster.place();
+    assert_eq!(over.stages(), next.stages());
+    assert!(cluster.proposed().is_none(), "it is in force");
+    assert!(over.placement.epoch >= next.placement.epoch);
+}
+
+#[test]
+fn an_agent_that_is_about_to_end_is_left_like_a_cordoned_node() {
+    let (mut cluster, in_force, _) = serving_on_one_of_two();
+    let node = &in_force.stages()[0].node;
+    cluster.agents.get_mut(node).expect("attached").leaving = true;
+    cluster.proposes(Cause::Leaving);
+}
+
+#[test]
+fn where_nothing_else_has_room_a_model_stays_and_says_so() {
+    let mut cluster = Cluster::of(&[("a", GIB)]);
+    cluster.serve();
+    cluster.observed.cordoned.insert("a".into());
+    let decided = cluster.decide();
+    assert_eq!((decided.placed, decided.new_in_force), (Placed::Yes, None));
+    assert_eq!(
+        decided.note.as_deref(),
+        Some("a wants to leave and nothing else has room")
+    );
+    // Nothing new is put there.
+    let mut fresh = Cluster::of(&[("a", GIB)]);
+    fresh.observed.cordoned.insert("a".into());
+    fresh.refuses();
+}
+
+#[test]
+fn a_move_that_cannot_be_loaded_is_rolled_back_and_not_tried_again_at_once() {
+    let (mut cluster, in_force, other) = serving_on_one_of_two();
+    cluster.observed.cordoned.insert(in_force.stages()[0].node.clone());
+    let next = cluster.proposes(Cause::Leaving);
+    cluster.report(&next, ShardPhase::Failed);
+    cluster.keeps();
+    assert!(cluster.proposed().is_none());
+    let decided = cluster.decide();
+    let note = decided.note.expect("people are told");
+    assert!(note.contains("rolled back") && note.contains(other), "{note}");
+    assert!(cluster.proposed().is_none());
+    cluster.now += Duration::from_secs(3600);
+    cluster.proposes(Cause::Leaving);
+}
+
+#[test]
+fn a_device_that_is_tainted_is_left_without_a_pause_where_there_is_room_for_both() {
+    let (mut cluster, in_force, _) = serving_on_one_of_two();
+    let node = in_force.stages()[0].node.clone();
+    cluster.taint(&node);
+    cluster.proposes(Cause::Required);
+}
+
+#[test]
+fn another_runtime_is_loaded_beside_the_one_that_serves() {
+    let (mut cluster, in_force, _) = serving_on_one_of_two();
+    cluster.model.spec.context_length = 512;
+    cluster.model.metadata.generation = Some(2);
+    let next = cluster.proposes(Cause::Required);
+    assert_eq!(next.placement.generation, 2);
+    let Placed::NotYet(why) = cluster.decide().placed else {
+        panic!("what is asked for is not placed yet");
+    };
+    assert_eq!(why.reason, reason::MOVING);
+    cluster.report(&next, ShardPhase::Failed);
+    let why = {
+        cluster.decide();
+        cluster.refuses()
+    };
+    assert_eq!(why.reason, reason::MOVE_ROLLED_BACK);
+    assert_eq!(cluster.state.in_force.as_ref(), Some(&in_force), "the old one serves");
+    // Who asks for something else is heard at once.
+    cluster.model.spec.context_length = 768;
+    cluster.model.metadata.generation = Some(3);
+    cluster.proposes(Cause::Required);
+}
+
+#[test]
+fn without_room_for_both_a_model_moves_at_once() {
+    let mut cluster = Cluster::of(&[("a", 140 << 20)]);
+    cluster.serve();
+    cluster.model.spec.context_length = 300;
+    let decided = cluster.decide();
+    assert!(decided.new_in_force.is_some(), "{decided:?}");
+    assert!(cluster.proposed().is_none());
+}
+
+#[test]
+fn what_is_loaded_already_takes_over_at_once_when_what_serves_is_lost() {
+    let (mut cluster, in_force, _) = serving_on_one_of_two();
+    cluster.observed.cordoned.insert(in_force.stages()[0].node.clone());
+    let next = cluster.proposes(Cause::Leaving);
+    cluster.report(&next, ShardPhase::Loaded);
+    cluster.agents.remove(&in_force.stages()[0].node);
+    assert_eq!(cluster.place().stages(), next.stages());
+}
+
+fn measured_rate(value: i64) -> crds::Measurement {
+    crds::Measurement {
+        value,
+        measured_at: Time(k8s_openapi::jiff::Timestamp::from_second(NOW).expect("a time")),
+        samples: 5,
+    }
+}
+
+#[test]
+fn a_faster_device_that_joins_is_used_once_its_gain_has_lasted() {
+    let mut cluster = Cluster::of(&[("a", GIB)]);
+    let in_force = cluster.serve();
+    let mut fast = fixture::cpu("z", GIB);
+    let status = Arc::make_mut(&mut fast).status.as_mut().expect("a status");
+    status.bandwidth_bytes_per_second = Some(measured_rate(500_000_000_000));
+    let slow = Arc::make_mut(&mut cluster.observed.devices[0])
+        .status
+        .as_mut()
+        .expect("a status");
+    slow.bandwidth_bytes_per_second = Some(measured_rate(5_000_000_000));
+    cluster.observed.devices.push(fast);
+    cluster.agents.extend(fixture::agents(&["z"]));
+    for _ in 0..10 {
+        cluster.keeps();
+        assert!(cluster.proposed().is_none());
+        cluster.now += Duration::from_secs(60);
+    }
+    let next = cluster.proposes(Cause::Gain);
+    assert_eq!(next.stages()[0].node, "z");
+    // It goes again: what serves was never left.
+    cluster.agents.remove("z");
+    cluster.keeps();
+    assert!(cluster.proposed().is_none());
+    assert_eq!(cluster.state.in_force.as_ref(), Some(&in_force));
+}
