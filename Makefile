@@ -80,6 +80,14 @@ test-devices: bootstrap ## One suite for every kind of device: a table of test x
 test-openai: build ## The official OpenAI client against a running stack
 	cargo test -p tests --locked --test end_to_end the_official_openai_client
 
+.PHONY: chaos
+chaos: build ## Kill and freeze parts of a whole installation under load, and check every answer: target/bench/chaos.json (SECONDS=240, KILLS=100, SEED=1)
+	$(BIN)/chaos --seed $(or $(SEED),1) --seconds $(or $(SECONDS),$(if $(KILLS),86400,240)) $(if $(KILLS),--kills $(KILLS))
+
+.PHONY: soak
+soak: build ## The same with a fault every 30 s, and nothing may grow: target/bench/soak.json (MINUTES=30, SEED=1)
+	$(BIN)/chaos --seed $(or $(SEED),1) --seconds $$(( $(or $(MINUTES),30) * 60 )) --every-seconds 30 --dir target/soak --name soak
+
 .PHONY: bench
 bench: build ## Everything that has a bar, against llama.cpp on this machine, some ten minutes: target/bench/engine.json (BENCH='--only hop --rounds 1')
 	cargo build -q -p worker --example hop --locked

@@ -54,6 +54,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("report", &[]),
     ("solvers", &["placement", "topology", "report"]),
     ("tests", &[]),
+    ("chaos", &["localplane", "report"]),
+    ("apiproxy", &[]),
 ];
 
 /// Crates from elsewhere that a crate must not name among its dependencies.

@@ -18,7 +18,7 @@ use lifecycle::backoff::Backoff;
 use proto::control::v1::agent_control_client::AgentControlClient;
 use proto::control::v1::{
     AgentMessage, Assignments, Hello, Inspection, Leaving, OperatorMessage, ShardReport, ShardStatus, agent_message,
-    operator_message,
+    is_not_the_leader, operator_message,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +55,13 @@ pub struct Control {
     refused: Vec<ShardStatus>,
     /// The operator has told at least once, in this life, what the node shall hold.
     told: bool,
+}
+
+/// Why a stream is no more.
+struct Ended {
+    message: String,
+    /// The replica that was reached does not lead.
+    elsewhere: bool,
 }
 
 /// What connects the stream with the rest of the agent.
@@ -104,7 +111,7 @@ impl Control {
 
     /// Attaches again and again, until `leave`; then closes the stream.
     pub async fn run(mut self, leave: CancellationToken) {
-        let mut backoff = Backoff::new(retry::OPERATOR);
+        let (mut backoff, mut turns) = (Backoff::new(retry::OPERATOR), Backoff::new(retry::NEXT_REPLICA));
         let mut failures = 0_u32;
         let resume_at = tokio::time::Instant::now() + RESUME_AFTER;
         loop {
@@ -120,15 +127,20 @@ impl Control {
             }
             if began.elapsed() >= SOUND_AFTER {
                 backoff.succeeded();
+                turns.succeeded();
                 failures = 0;
             }
-            failures = failures.saturating_add(1);
-            if failures.is_multiple_of(DOUBT_AFTER) {
+            let wait = if ended.elsewhere {
+                turns.failed()
+            } else {
+                failures = failures.saturating_add(1);
+                backoff.failed()
+            };
+            if !ended.elsewhere && failures.is_multiple_of(DOUBT_AFTER) {
                 self.enrolment.doubt.notify_one();
             }
-            let wait = backoff.failed();
             tracing::warn!(
-                message = ended,
+                message = ended.message,
                 wait_ms = wait.as_millis() as u64,
                 "not attached to the operator"
             );
@@ -158,7 +170,7 @@ impl Control {
     }
 
     /// One stream, until it ends; the answer says why.
-    async fn session(&mut self, resume_at: tokio::time::Instant, leave: &CancellationToken) -> String {
+    async fn session(&mut self, resume_at: tokio::time::Instant, leave: &CancellationToken) -> Ended {
         let config = tls::client_config(&self.credentials);
         let dialled = connect(
             &self.settings.operator_control,
@@ -169,11 +181,20 @@ impl Control {
         .await;
         let channel = match dialled {
             Ok(channel) => channel,
-            Err(error) => return error.to_string(),
+            Err(error) => {
+                return Ended {
+                    message: error.to_string(),
+                    elsewhere: false,
+                };
+            }
         };
-        match self.attached(channel, resume_at, leave).await {
-            Ok(()) => "the operator closed the stream".to_owned(),
-            Err(status) => format!("{:?}: {}", status.code(), status.message()),
+        let ended = self.attached(channel, resume_at, leave).await;
+        Ended {
+            elsewhere: ended.as_ref().is_err_and(is_not_the_leader),
+            message: match ended {
+                Ok(()) => "the operator closed the stream".to_owned(),
+                Err(status) => format!("{:?}: {}", status.code(), status.message()),
+            },
         }
     }
 

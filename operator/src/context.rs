@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use identity::{Authority, PlacementSigner, SubjectName};
+use proto::control::v1::NOT_THE_LEADER;
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -116,5 +117,5 @@ impl Leadership {
 /// The answer of a replica that does not lead.
 #[must_use]
 pub fn not_the_leader() -> Status {
-    Status::unavailable("not the leader")
+    Status::unavailable(NOT_THE_LEADER)
 }

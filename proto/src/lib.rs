@@ -26,6 +26,15 @@ pub mod control {
     pub mod v1 {
         tonic::include_proto!("shardwright.control.v1");
 
+        /// What a replica of the operator that does not lead says with UNAVAILABLE: the next connection may reach the one that does.
+        pub const NOT_THE_LEADER: &str = "not the leader";
+
+        /// Whether a replica of the operator was asked that does not lead.
+        #[must_use]
+        pub fn is_not_the_leader(status: &tonic::Status) -> bool {
+            status.code() == tonic::Code::Unavailable && status.message() == NOT_THE_LEADER
+        }
+
         impl std::fmt::Debug for SourceAccess {
             /// Which fields are set. What is in them are secrets, and a proxy's address may hold one.
             fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

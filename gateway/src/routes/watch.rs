@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use identity::{ConnectOptions, Credentials, Expected, PlacementVerifier};
 use proto::control::v1::routes_client::RoutesClient;
-use proto::control::v1::{RouteTable, WatchRequest};
+use proto::control::v1::{NOT_THE_LEADER, RouteTable, WatchRequest};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -19,6 +19,11 @@ use lifecycle::backoff::{Backoff, Policy};
 const RECONNECT: Policy = Policy {
     first: Duration::from_millis(200),
     cap: Duration::from_secs(5),
+};
+/// After a replica that does not lead: the next connection reaches another, and one of them leads within seconds.
+const NEXT_REPLICA: Policy = Policy {
+    first: Duration::from_millis(200),
+    cap: Duration::from_secs(1),
 };
 /// Longest wait for an operator to begin its answer; one that does not lead refuses at once.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
@@ -57,7 +62,7 @@ impl Control {
 
     /// Publishes every table that comes, for ever. A lost stream changes nothing in the table published last.
     pub async fn follow(&self, tables: &watch::Sender<Option<Arc<Table>>>, connected: impl Fn(bool)) {
-        let mut backoff = Backoff::new(RECONNECT);
+        let (mut backoff, mut turns) = (Backoff::new(RECONNECT), Backoff::new(NEXT_REPLICA));
         loop {
             let mut received = 0_u64;
             let lost = self.follow_once(tables, &connected, &mut received).await;
@@ -65,10 +70,13 @@ impl Control {
             connected(false);
             if received > 0 {
                 backoff.succeeded();
+                turns.succeeded();
             }
             let cause = lost.err().unwrap_or_else(|| "the operator ended the stream".to_owned());
             tracing::warn!(endpoint = %self.endpoint, %cause, "operator lost; serving with the routes known last");
-            tokio::time::sleep(backoff.failed()).await;
+            // As `describe` words it.
+            let elsewhere = cause.ends_with(NOT_THE_LEADER);
+            tokio::time::sleep(if elsewhere { turns.failed() } else { backoff.failed() }).await;
         }
     }
 

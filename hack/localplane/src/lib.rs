@@ -20,6 +20,7 @@ pub mod folder;
 pub mod kubelet;
 pub mod plane;
 pub mod process;
+pub mod service;
 pub mod stack;
 pub mod wait;
 

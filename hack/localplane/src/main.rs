@@ -1,11 +1,11 @@
 //! `localplane`: a real control plane on this machine, bare or with the demo on it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use localplane::demo;
-use localplane::plane::{MARKER, Plane};
+use localplane::plane::{Plane, clear};
 
 #[derive(Parser)]
 #[command(about = "A real kube-apiserver and etcd on loopback, for the demo and the tests")]
@@ -52,28 +52,9 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Removes what an earlier run left, and refuses to remove anything else.
-fn empty(dir: &Path) -> localplane::Result<()> {
-    let failed = |source| localplane::Error::File {
-        path: dir.display().to_string(),
-        source,
-    };
-    if !dir.exists() {
-        return Ok(());
-    }
-    let holds_something = std::fs::read_dir(dir).map_err(failed)?.next().is_some();
-    if holds_something && !dir.join(MARKER).exists() {
-        return Err(localplane::Error::Other(format!(
-            "{} holds files of something else; name an empty folder or a new one",
-            dir.display()
-        )));
-    }
-    std::fs::remove_dir_all(dir).map_err(failed)
-}
-
 async fn run(arguments: Arguments) -> localplane::Result<()> {
     let dir = arguments.dir;
-    empty(&dir)?;
+    clear(&dir)?;
     match arguments.command {
         Command::Up => {
             let plane = Plane::start(&dir).await?;

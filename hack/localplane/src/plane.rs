@@ -18,18 +18,21 @@ const ADMIN_TOKEN: &str = "local-admin";
 /// The API server builds its role objects after it starts to answer; ready takes 3-6 s on two cores.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// The first file in a plane's folder: what holds it may be emptied for the next run.
-pub const MARKER: &str = ".localplane";
+const MARKER: &str = ".localplane";
 /// The audience that Shardwright's enrolment asks tokens for.
 pub const ENROL_AUDIENCE: &str = "shardwright-enrol";
 
 /// A running control plane. Dropping it ends both processes; its directory stays with the caller.
-#[derive(Debug)]
 pub struct Plane {
     dir: PathBuf,
     url: String,
+    /// What processes in Pods dial: the API server, or what stands in front of it.
+    pods_url: String,
     certificates: Certificates,
+    client: kube::Client,
     // Dropped in this order: killed, because their data goes with them.
-    _apiserver: Process,
+    apiserver: Process,
+    apiserver_command: Command,
     _etcd: Process,
 }
 
@@ -44,7 +47,8 @@ impl Plane {
         let certificates = Certificates::generate(dir)?;
         let [client_port, peer_port, api_port] = free_ports()?;
         let etcd = start_etcd(dir, client_port, peer_port)?;
-        let mut apiserver = start_apiserver(dir, &certificates, client_port, api_port)?;
+        let apiserver_command = apiserver_command(dir, &certificates, client_port, api_port)?;
+        let apiserver = spawn_apiserver(dir, &apiserver_command)?;
         let url = format!("https://127.0.0.1:{api_port}");
         write_kubeconfig(
             &dir.join("kubeconfig"),
@@ -53,6 +57,22 @@ impl Plane {
             &Credential::Token(ADMIN_TOKEN),
         )?;
         let client = crate::client::from_kubeconfig(&dir.join("kubeconfig")).await?;
+        let mut plane = Self {
+            dir: dir.to_owned(),
+            pods_url: url.clone(),
+            url,
+            certificates,
+            client,
+            apiserver,
+            apiserver_command,
+            _etcd: etcd,
+        };
+        plane.wait_until_ready().await?;
+        Ok(plane)
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<()> {
+        let (apiserver, client) = (&mut self.apiserver, &self.client);
         until("the API server is ready", READY_LIMIT, || {
             let alive = apiserver.check();
             let client = client.clone();
@@ -67,14 +87,34 @@ impl Plane {
                 }
             }
         })
-        .await?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            url,
-            certificates,
-            _apiserver: apiserver,
-            _etcd: etcd,
-        })
+        .await
+    }
+
+    /// Kills the API server; etcd keeps what it has.
+    pub fn kill_apiserver(&mut self) {
+        self.apiserver.kill();
+    }
+
+    /// Starts the API server again, on the same port and the same data, and waits until it is ready.
+    pub async fn restart_apiserver(&mut self) -> Result<()> {
+        self.apiserver.kill();
+        self.apiserver = spawn_apiserver(&self.dir, &self.apiserver_command)?;
+        self.wait_until_ready().await
+    }
+
+    /// The API server's own address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Of the API server.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// Pods that start from now on dial this in the API server's place. Its certificate must chain to the same authority.
+    pub fn reach_pods_through(&mut self, url: &str) {
+        url.clone_into(&mut self.pods_url);
     }
 
     pub fn dir(&self) -> &Path {
@@ -86,14 +126,14 @@ impl Plane {
         self.dir.join("kubeconfig")
     }
 
-    /// A client with the administrator's rights.
+    /// A new client with the administrator's rights.
     pub async fn client(&self) -> Result<kube::Client> {
         crate::client::from_kubeconfig(&self.kubeconfig()).await
     }
 
     /// A kubeconfig for a process that reads its token from `token`, as a Pod does.
     pub fn write_kubeconfig(&self, to: &Path, token: &Path) -> Result<()> {
-        write_kubeconfig(to, &self.url, &self.certificates, &Credential::TokenFile(token))
+        write_kubeconfig(to, &self.pods_url, &self.certificates, &Credential::TokenFile(token))
     }
 
     /// `kubectl` with the administrator's kubeconfig.
@@ -118,6 +158,21 @@ impl Plane {
     }
 }
 
+/// Empties the folder of an earlier plane, and refuses to empty anything else.
+pub fn clear(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    let holds_something = std::fs::read_dir(dir).map_err(file(dir))?.next().is_some();
+    if holds_something && !dir.join(MARKER).exists() {
+        return Err(Error::Other(format!(
+            "{} holds files of something else; name an empty folder or a new one",
+            dir.display()
+        )));
+    }
+    std::fs::remove_dir_all(dir).map_err(file(dir))
+}
+
 fn start_etcd(dir: &Path, client_port: u16, peer_port: u16) -> Result<Process> {
     let client = format!("http://127.0.0.1:{client_port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
@@ -133,7 +188,11 @@ fn start_etcd(dir: &Path, client_port: u16, peer_port: u16) -> Result<Process> {
     Process::spawn("etcd", &command, &dir.join("etcd.log"))
 }
 
-fn start_apiserver(dir: &Path, certificates: &Certificates, etcd_port: u16, port: u16) -> Result<Process> {
+fn spawn_apiserver(dir: &Path, command: &Command) -> Result<Process> {
+    Process::spawn("kube-apiserver", command, &dir.join("kube-apiserver.log"))
+}
+
+fn apiserver_command(dir: &Path, certificates: &Certificates, etcd_port: u16, port: u16) -> Result<Command> {
     let users = dir.join("users.csv");
     std::fs::write(
         &users,
@@ -162,7 +221,7 @@ fn start_apiserver(dir: &Path, certificates: &Certificates, etcd_port: u16, port
         // No controller-manager runs that would fill in what this plug-in waits for.
         .args(["--disable-admission-plugins", "ServiceAccount"])
         .args(["--endpoint-reconciler-type", "none"]);
-    Process::spawn("kube-apiserver", &command, &dir.join("kube-apiserver.log"))
+    Ok(command)
 }
 
 enum Credential<'a> {

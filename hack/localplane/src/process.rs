@@ -167,9 +167,32 @@ fn parent_of(id: u32) -> Option<u32> {
     fields.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// The name of the file that a process runs; `None` when it is gone.
+pub fn executable(id: u32) -> Option<String> {
+    let path = std::fs::read_link(format!("/proc/{id}/exe")).ok()?;
+    // The kernel appends this where the file was replaced since: a build went on meanwhile.
+    let name = path.file_name()?.to_str()?.trim_end_matches(" (deleted)");
+    Some(name.to_owned())
+}
+
 /// Kills one process by its id. It may be gone already.
 pub fn kill(id: u32) {
+    signal(id, Signal::KILL);
+}
+
+/// Stops a process where it stands, as a machine does that swaps, or a hypervisor that moves it.
+pub fn freeze(id: u32) {
+    signal(id, Signal::STOP);
+}
+
+/// Lets a frozen process go on.
+pub fn thaw(id: u32) {
+    signal(id, Signal::CONT);
+}
+
+fn signal(id: u32, signal: Signal) {
     if let Some(id) = i32::try_from(id).ok().and_then(Pid::from_raw) {
-        let _ = rustix::process::kill_process(id, Signal::KILL);
+        // It may be gone already.
+        let _ = rustix::process::kill_process(id, signal);
     }
 }

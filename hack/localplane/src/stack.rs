@@ -1,6 +1,7 @@
 //! The whole of Shardwright on the local control plane: the chart by a real Helm, and the processes that its Pods would run.
 
 mod objects;
+mod part;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,12 @@ use std::time::Duration;
 use crate::kubelet::{Kubelet, PodSpec, RunningPod};
 use crate::plane::{Plane, free_port};
 use crate::process::Process;
+use crate::service::Service;
 use crate::wait::{Seen, until};
 use crate::{Error, Result, assets};
 
 pub use objects::condition_of;
+pub use part::Part;
 
 pub const NAMESPACE: &str = "shardwright-system";
 pub const RELEASE: &str = "shardwright";
@@ -45,6 +48,16 @@ impl AgentSpec {
     }
 }
 
+/// What a stack is made of.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    pub agents: Vec<AgentSpec>,
+    /// Replicas of the operator; several are reached through one address, as by a Service.
+    pub operators: usize,
+    /// Replicas of the gateway, each with an address of its own.
+    pub gateways: usize,
+}
+
 /// A process, how to start it again, and the Pod it stands for. The process goes first.
 struct Member {
     process: Process,
@@ -52,13 +65,64 @@ struct Member {
     pod: RunningPod,
 }
 
-/// Ports on loopback that all processes agree on.
-struct Ports {
+/// One replica of the operator.
+struct OperatorPorts {
     enrol: u16,
     control: u16,
-    operator_admin: u16,
-    gateway: u16,
-    gateway_admin: u16,
+    admin: u16,
+}
+
+/// One replica of the gateway.
+struct GatewayPorts {
+    users: u16,
+    admin: u16,
+}
+
+/// Ports on loopback that all processes agree on.
+struct Ports {
+    /// Where agents and gateways find the operator.
+    enrol: u16,
+    control: u16,
+    operators: Vec<OperatorPorts>,
+    gateways: Vec<GatewayPorts>,
+    /// In front of several operators.
+    _services: Vec<Service>,
+}
+
+impl Ports {
+    fn choose(shape: &Shape) -> Result<Self> {
+        let mut operators = Vec::new();
+        for _ in 0..shape.operators {
+            operators.push(OperatorPorts {
+                enrol: free_port()?,
+                control: free_port()?,
+                admin: free_port()?,
+            });
+        }
+        let mut gateways = Vec::new();
+        for _ in 0..shape.gateways {
+            gateways.push(GatewayPorts {
+                users: free_port()?,
+                admin: free_port()?,
+            });
+        }
+        let (enrol, control, services) = match operators.as_slice() {
+            [] => return Err(Error::Other("a stack has one operator at least".into())),
+            [only] => (only.enrol, only.control, Vec::new()),
+            several => {
+                let enrol = Service::start(several.iter().map(|operator| operator.enrol).collect())?;
+                let control = Service::start(several.iter().map(|operator| operator.control).collect())?;
+                (enrol.port(), control.port(), vec![enrol, control])
+            }
+        };
+        Ok(Self {
+            enrol,
+            control,
+            operators,
+            gateways,
+            _services: services,
+        })
+    }
 }
 
 /// A running installation.
@@ -66,53 +130,76 @@ pub struct Stack {
     plane: Plane,
     kubelet: Kubelet,
     ports: Ports,
-    operator: Option<Member>,
-    gateway: Option<Member>,
-    agents: BTreeMap<String, Member>,
+    members: BTreeMap<Part, Member>,
     api_key: String,
     bundle: PathBuf,
 }
 
 impl Stack {
-    /// Starts a control plane in `dir`, installs the chart, and starts operator, agents and gateway. `progress` is told of every
-    /// step. Ready means: the processes run; models and devices come later.
+    /// Starts a control plane in `dir`, installs the chart, and starts an operator, agents and a gateway. `progress` is told of
+    /// every step. Ready means: the processes run; models and devices come later.
     pub async fn start(dir: &Path, agents: &[AgentSpec], progress: &mut dyn FnMut(&str)) -> Result<Self> {
+        let shape = Shape {
+            agents: agents.to_vec(),
+            operators: 1,
+            gateways: 1,
+        };
         progress("starting etcd and kube-apiserver");
         let plane = Plane::start(dir).await?;
+        Self::start_on(plane, &shape, progress).await
+    }
+
+    /// The same on a control plane that runs already.
+    pub async fn start_on(plane: Plane, shape: &Shape, progress: &mut dyn FnMut(&str)) -> Result<Self> {
         let kubelet = Kubelet::new(&plane).await?;
         progress("installing the chart");
         install_chart_with(&plane, &["operator.sourceSecretNamespaces={default}"])?;
-        let ports = Ports {
-            enrol: free_port()?,
-            control: free_port()?,
-            operator_admin: free_port()?,
-            gateway: free_port()?,
-            gateway_admin: free_port()?,
-        };
         let mut stack = Self {
             bundle: plane.dir().join("bundle.pem"),
+            ports: Ports::choose(shape)?,
             plane,
             kubelet,
-            ports,
-            operator: None,
-            gateway: None,
-            agents: BTreeMap::new(),
+            members: BTreeMap::new(),
             api_key: String::new(),
         };
-        progress("starting the operator");
-        stack.start_operator().await?;
-        for agent in agents {
+        for replica in 0..shape.operators {
+            let part = Part::Operator(replica);
+            progress(&format!("starting {part}"));
+            stack.start_operator(replica).await?;
+        }
+        for agent in &shape.agents {
             progress(&format!("starting the agent of {} ({})", agent.node, agent.backends));
             stack.start_agent(agent).await?;
         }
-        progress("starting the gateway");
-        stack.start_gateway().await?;
+        for replica in 0..shape.gateways {
+            let part = Part::Gateway(replica);
+            progress(&format!("starting {part}"));
+            stack.start_gateway(replica).await?;
+        }
         Ok(stack)
     }
 
-    /// Base URL of the OpenAI-compatible API.
+    /// Base URL of the OpenAI-compatible API, at the first gateway.
     pub fn endpoint(&self) -> String {
-        format!("https://127.0.0.1:{}/v1", self.ports.gateway)
+        self.endpoints().into_iter().next().unwrap_or_default()
+    }
+
+    /// The same at every gateway.
+    pub fn endpoints(&self) -> Vec<String> {
+        let ports = self.ports.gateways.iter();
+        ports
+            .map(|ports| format!("https://127.0.0.1:{}/v1", ports.users))
+            .collect()
+    }
+
+    /// Where a replica of the operator or the gateway serves its metrics.
+    pub fn metrics_url(&self, part: &Part) -> Option<String> {
+        let port = match part {
+            Part::Operator(replica) => self.ports.operators.get(*replica)?.admin,
+            Part::Gateway(replica) => self.ports.gateways.get(*replica)?.admin,
+            Part::Agent(_) => return None,
+        };
+        Some(format!("https://127.0.0.1:{port}/metrics"))
     }
 
     /// A bearer token that the gateway accepts.
@@ -129,6 +216,10 @@ impl Stack {
         &self.plane
     }
 
+    pub fn plane_mut(&mut self) -> &mut Plane {
+        &mut self.plane
+    }
+
     /// Where an agent keeps what it keeps.
     pub fn state_dir(&self, node: &str) -> PathBuf {
         self.plane.dir().join("state").join(node)
@@ -138,24 +229,27 @@ impl Stack {
         &self.kubelet
     }
 
-    /// Starts the operator, again if it was stopped.
-    pub async fn start_operator(&mut self) -> Result<()> {
-        let pod = self.pod("shardwright-operator-0", "control-plane", "operator").await?;
+    /// Starts a replica of the operator, again if it was stopped.
+    pub async fn start_operator(&mut self, replica: usize) -> Result<()> {
+        let name = format!("shardwright-operator-{replica}");
+        let pod = self.pod(&name, "control-plane", "operator").await?;
+        let Some(ports) = self.ports.operators.get(replica) else {
+            return Err(Error::Other(format!("the stack has no place for {name}")));
+        };
         let mut command = Command::new(assets::own("shardwright-operator")?);
         command
             .env("KUBECONFIG", &pod.kubeconfig)
             .args(["--namespace", NAMESPACE, "--pod-name", &pod.spec.name])
-            .args(["--enrol-listen", &loopback(self.ports.enrol)])
-            .args(["--control-listen", &loopback(self.ports.control)])
-            .args(["--admin-listen", &loopback(self.ports.operator_admin)])
+            .args(["--enrol-listen", &loopback(ports.enrol)])
+            .args(["--control-listen", &loopback(ports.control)])
+            .args(["--admin-listen", &loopback(ports.admin)])
             .args([
                 "--server-names",
                 "localhost,127.0.0.1",
                 "--gateway-names",
                 "localhost,127.0.0.1",
             ]);
-        let process = self.spawn("operator", &command)?;
-        self.operator = Some(Member { process, command, pod });
+        self.spawn(Part::Operator(replica), command, pod)?;
         self.wait_for_authority().await
     }
 
@@ -221,14 +315,13 @@ impl Stack {
             .args(["--admin-listen", &loopback(free_port()?)])
             // A free port each: all nodes share one address here.
             .args(["--weights-listen", "127.0.0.1:0"]);
-        let process = self.spawn(&format!("agent-{}", spec.node), &command)?;
-        self.agents.insert(spec.node.clone(), Member { process, command, pod });
-        Ok(())
+        self.spawn(Part::Agent(spec.node.clone()), command, pod)
     }
 
-    /// Starts the gateway, again if it was stopped.
-    pub async fn start_gateway(&mut self) -> Result<()> {
-        let pod = self.pod("shardwright-gateway-0", "control-plane", "gateway").await?;
+    /// Starts a replica of the gateway, again if it was stopped.
+    pub async fn start_gateway(&mut self, replica: usize) -> Result<()> {
+        let name = format!("shardwright-gateway-{replica}");
+        let pod = self.pod(&name, "control-plane", "gateway").await?;
         let bundle = self
             .kubelet
             .project_config_map(&pod, "shardwright-trust", "bundle.pem")
@@ -240,6 +333,9 @@ impl Stack {
         let text = std::fs::read_to_string(&keys).map_err(crate::file(&keys))?;
         self.api_key = text.lines().next().unwrap_or_default().trim().to_owned();
         std::fs::copy(&bundle, &self.bundle).map_err(crate::file(&bundle))?;
+        let Some(ports) = self.ports.gateways.get(replica) else {
+            return Err(Error::Other(format!("the stack has no place for {name}")));
+        };
         let mut command = Command::new(assets::own("shardwright-gateway")?);
         command
             .args(["--namespace", NAMESPACE, "--pod-name", &pod.spec.name])
@@ -252,72 +348,21 @@ impl Stack {
             .arg("--api-keys")
             .arg(keys)
             .arg("--state-dir")
-            .arg(self.plane.dir().join("state/gateway"))
-            .args(["--listen", &loopback(self.ports.gateway)])
-            .args(["--admin-listen", &loopback(self.ports.gateway_admin)]);
-        let process = self.spawn("gateway", &command)?;
-        self.gateway = Some(Member { process, command, pod });
-        Ok(())
-    }
-
-    /// Kills an agent and its workers at once, as the loss of its node does. Its Pod object goes too.
-    pub async fn kill_agent(&mut self, node: &str) -> Result<()> {
-        let Some(mut member) = self.agents.remove(node) else {
-            return Err(Error::Other(format!("no agent runs on {node}")));
-        };
-        kill_tree(&mut member.process);
-        self.kubelet.delete_pod(&member.pod.spec).await
-    }
-
-    /// Fails with the log of the first process that has ended.
-    pub fn check(&mut self) -> Result<()> {
-        self.members()
-            .map(|member| &mut member.process)
-            .try_for_each(Process::check)
-    }
-
-    /// Starts every process again that has ended, as a kubelet does with a container; returns their names.
-    pub fn restart_ended(&mut self) -> Result<Vec<String>> {
-        let mut restarted = Vec::new();
-        for member in self.members() {
-            if !member.process.is_running() {
-                let name = member.process.name().to_owned();
-                let log = member.process.log().to_owned();
-                member.process = Process::spawn(&name, &member.command, &log)?;
-                restarted.push(name);
-            }
-        }
-        Ok(restarted)
-    }
-
-    /// Kills the agent's process alone; its Pod object stays, as after the crash of a container.
-    pub fn crash_agent(&mut self, node: &str) -> Result<()> {
-        let member = self.agents.get_mut(node);
-        let member = member.ok_or_else(|| Error::Other(format!("no agent runs on {node}")))?;
-        member.process.kill();
-        Ok(())
-    }
-
-    fn members(&mut self) -> impl Iterator<Item = &mut Member> {
-        let processes = self.operator.iter_mut().chain(self.gateway.iter_mut());
-        processes.chain(self.agents.values_mut())
+            .arg(self.plane.dir().join("state").join(Part::Gateway(replica).to_string()))
+            .args(["--listen", &loopback(ports.users)])
+            .args(["--admin-listen", &loopback(ports.admin)]);
+        self.spawn(Part::Gateway(replica), command, pod)
     }
 
     /// Stops everything in order, agents draining their workers, and removes the Pods and Nodes.
     pub async fn stop(mut self) -> Result<()> {
-        if let Some(mut gateway) = self.gateway.take() {
-            gateway.process.stop(STOP_LIMIT).await;
-            self.kubelet.delete_pod(&gateway.pod.spec).await?;
-        }
-        for (node, mut agent) in std::mem::take(&mut self.agents) {
-            agent.process.stop(STOP_LIMIT).await;
-            self.kubelet.delete_pod(&agent.pod.spec).await?;
-            self.kubelet.delete_node(&node).await?;
-        }
-        if let Some(mut operator) = self.operator.take() {
-            operator.process.stop(STOP_LIMIT).await;
-            self.kubelet.delete_pod(&operator.pod.spec).await?;
-            self.kubelet.delete_node(&operator.pod.spec.node).await?;
+        // Gateways, agents, operators: whoever is asked goes after those who ask.
+        while let Some((part, mut member)) = self.members.pop_last() {
+            member.process.stop(STOP_LIMIT).await;
+            self.kubelet.delete_pod(&member.pod.spec).await?;
+            if !matches!(part, Part::Gateway(_)) {
+                self.kubelet.delete_node(&member.pod.spec.node).await?;
+            }
         }
         Ok(())
     }
@@ -338,25 +383,11 @@ impl Stack {
         self.kubelet.start_pod(&self.plane, spec).await
     }
 
-    fn spawn(&self, name: &str, command: &Command) -> Result<Process> {
-        Process::spawn(name, command, &self.plane.dir().join(format!("{name}.log")))
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        for member in self.agents.values_mut() {
-            kill_tree(&mut member.process);
-        }
-    }
-}
-
-/// Kills a process and all its descendants: workers have process groups of their own.
-fn kill_tree(process: &mut Process) {
-    let descendants = crate::process::descendants(process.id());
-    process.kill();
-    for id in descendants {
-        crate::process::kill(id);
+    fn spawn(&mut self, part: Part, command: Command, pod: RunningPod) -> Result<()> {
+        let name = part.to_string();
+        let process = Process::spawn(&name, &command, &self.plane.dir().join(format!("{name}.log")))?;
+        self.members.insert(part, Member { process, command, pod });
+        Ok(())
     }
 }
 

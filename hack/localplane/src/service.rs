@@ -1,0 +1,103 @@
+//! One address in front of several replicas, as a Kubernetes Service is: connections in turns, none to a port that refuses.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+use crate::{Error, Result};
+
+/// A running forwarder with a thread of its own. It ends, and its connections with it, when this is dropped.
+#[derive(Debug)]
+pub struct Service {
+    port: u16,
+    _ended: oneshot::Sender<()>,
+}
+
+impl Service {
+    /// Listens on a free port of loopback for replicas on these.
+    pub fn start(replicas: Vec<u16>) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::Other(format!("no Service for ports {replicas:?}: {error}"));
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(failed)?;
+        let (ended, end) = oneshot::channel::<()>();
+        // Not on the caller's runtime: that may be busy with a tool, and a node's network never is.
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = forward(listener, &replicas) => {}
+                    _ = end => {}
+                }
+            });
+        });
+        Ok(Self { port, _ended: ended })
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+async fn forward(listener: std::net::TcpListener, replicas: &[u16]) {
+    let Ok(listener) = TcpListener::from_std(listener) else {
+        return;
+    };
+    for turn in 0.. {
+        let Ok((mut client, _)) = listener.accept().await else {
+            continue;
+        };
+        let mut order = replicas.to_vec();
+        order.rotate_left(turn % replicas.len().max(1));
+        tokio::spawn(async move {
+            for port in order {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                if let Ok(mut replica) = TcpStream::connect(address).await {
+                    // Either end may hang up as it likes.
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut replica).await;
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::Service;
+
+    /// A replica that says who it is.
+    fn replica(name: &'static str) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                stream.unwrap().write_all(name.as_bytes()).unwrap();
+            }
+        });
+        port
+    }
+
+    fn ask(service: &Service) -> String {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(("127.0.0.1", service.port())).unwrap();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn connections_go_to_the_replicas_in_turns_and_past_one_that_refuses() {
+        let refusing = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        let service = Service::start(vec![replica("a"), replica("b"), refusing]).unwrap();
+        let answers: Vec<String> = (0..6).map(|_| ask(&service)).collect();
+        assert_eq!(answers, ["a", "b", "a", "a", "b", "a"]);
+    }
+}

@@ -1,0 +1,181 @@
+//! PURE: how long answers paused around faults, and percentiles of it.
+//!
+//! A fault's pause in a stream is the longest time between two pieces of it that belongs to the fault: within which it struck, or which
+//! began after it and before the next one. It is what the user saw, so it is never shorter than the recovery: a token that was on its
+//! way when the fault struck ends no pause. Pieces that a client had already seen before it asked again count for nothing: its pause
+//! lasts until there is more.
+
+use std::collections::BTreeMap;
+
+use crate::history::{History, Kind, Moment, Operation};
+
+/// Pauses by kind of fault, of all streams that were under way when a fault of that kind struck.
+pub fn by_kind(history: &History) -> BTreeMap<Kind, Vec<Moment>> {
+    let mut pauses: BTreeMap<Kind, Vec<Moment>> = BTreeMap::new();
+    let progress: Vec<Vec<Moment>> = history
+        .operations
+        .iter()
+        .filter(|operation| {
+            history
+                .requests
+                .get(operation.request)
+                .is_some_and(|request| request.streamed)
+        })
+        .map(progress)
+        .collect();
+    let times: Vec<Moment> = history.faults.iter().map(|fault| fault.at).collect();
+    for fault in &history.faults {
+        pauses.entry(fault.kind).or_default();
+    }
+    for (number, pause) in progress.iter().flat_map(|moments| longest(moments, &times)) {
+        pauses.entry(history.faults[number].kind).or_default().push(pause);
+    }
+    pauses
+}
+
+/// When a client saw more of its answer than ever before.
+fn progress(operation: &Operation) -> Vec<Moment> {
+    let mut moments = Vec::new();
+    let mut furthest = 0;
+    for attempt in &operation.attempts {
+        let mut reached = attempt.from;
+        for piece in &attempt.pieces {
+            reached += piece.text.len();
+            if reached > furthest {
+                furthest = reached;
+                moments.push(piece.at);
+            }
+        }
+    }
+    moments
+}
+
+/// The longest pause of a stream for each fault that struck while it was under way, by the fault's number.
+fn longest(moments: &[Moment], faults: &[Moment]) -> BTreeMap<usize, Moment> {
+    let mut longest: BTreeMap<usize, Moment> = BTreeMap::new();
+    let Some(begun) = moments.first() else {
+        return longest;
+    };
+    for pair in moments.windows(2) {
+        let before = faults.partition_point(|fault| *fault <= pair[0]);
+        let struck_within = faults.get(before).is_some_and(|fault| *fault <= pair[1]);
+        let fault = if struck_within {
+            Some(before)
+        } else {
+            before.checked_sub(1)
+        };
+        let Some(fault) = fault.filter(|fault| *begun <= faults[*fault]) else {
+            continue;
+        };
+        let pause = longest.entry(fault).or_default();
+        *pause = (*pause).max(pair[1].saturating_sub(pair[0]));
+    }
+    longest
+}
+
+/// The value below which a share (0 to 1) of the values lie: the nearest rank. `None` of none.
+pub fn percentile(values: &[Moment], share: f64) -> Option<Moment> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{by_kind, percentile};
+    use crate::history::{Attempt, End, Fault, History, Kind, Operation, Piece, Request};
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn attempt(at_ms: &[u64]) -> Attempt {
+        let piece = |at: &u64| Piece {
+            at: ms(*at),
+            text: "a".to_owned(),
+        };
+        Attempt {
+            gateway: 0,
+            from: 0,
+            asked: ms(0),
+            pieces: at_ms.iter().map(piece).collect(),
+            ended: ms(*at_ms.last().unwrap_or(&0)),
+            end: End::Silent,
+        }
+    }
+
+    fn fault(kind: Kind, at_ms: u64) -> Fault {
+        Fault {
+            kind,
+            target: String::new(),
+            gateway: None,
+            at: ms(at_ms),
+            whole: None,
+        }
+    }
+
+    fn history(attempts: Vec<Attempt>, faults: Vec<Fault>) -> History {
+        History {
+            requests: vec![Request {
+                prompt: String::new(),
+                max_tokens: 9,
+                temperature: 0.0,
+                seed: 0,
+                streamed: true,
+                choices: 1,
+            }],
+            operations: vec![Operation {
+                id: 0,
+                request: 0,
+                deadline: ms(0),
+                attempts,
+            }],
+            faults,
+            ..History::default()
+        }
+    }
+
+    #[test]
+    fn a_token_that_was_under_way_when_the_fault_struck_does_not_end_the_pause() {
+        let found = by_kind(&history(
+            vec![attempt(&[100, 200, 301, 1500, 1600])],
+            vec![fault(Kind::WorkerKilled, 300)],
+        ));
+        assert_eq!(found[&Kind::WorkerKilled], [ms(1199)]);
+    }
+
+    #[test]
+    fn a_pause_belongs_to_the_fault_within_it_and_streams_that_had_not_begun_have_none() {
+        let faults = vec![
+            fault(Kind::WorkerKilled, 50),
+            fault(Kind::NodeKilled, 150),
+            fault(Kind::OperatorKilled, 1000),
+            fault(Kind::AgentFrozen, 1250),
+        ];
+        let found = by_kind(&history(vec![attempt(&[100, 200, 900, 950, 1150, 1200])], faults));
+        assert!(found[&Kind::WorkerKilled].is_empty());
+        assert_eq!(found[&Kind::NodeKilled], [ms(700)]);
+        assert_eq!(found[&Kind::OperatorKilled], [ms(200)]);
+        assert!(found[&Kind::AgentFrozen].is_empty());
+    }
+
+    #[test]
+    fn what_a_client_has_seen_already_is_no_progress_when_it_asks_again() {
+        let found = by_kind(&history(
+            vec![attempt(&[100, 200, 300]), attempt(&[500, 600, 700, 800])],
+            vec![fault(Kind::GatewayKilled, 350)],
+        ));
+        assert_eq!(found[&Kind::GatewayKilled], [ms(500)]);
+    }
+
+    #[test]
+    fn percentiles_are_values_by_nearest_rank() {
+        let values: Vec<Duration> = (1..=100).rev().map(ms).collect();
+        assert_eq!(percentile(&values, 0.5), Some(ms(50)));
+        assert_eq!(percentile(&values, 0.99), Some(ms(99)));
+        assert_eq!(percentile(&[], 0.99), None);
+    }
+}
