@@ -86,6 +86,7 @@ fn running(status: &mut ShardStatus, kept: Option<&Desired>, seen: &Observed) ->
     if let Some(measured) = &running.measured {
         status.memory = measured.memory;
         status.pressure.clone_from(&measured.pressure);
+        status.pace = measured.pace;
     }
     let Some(wanted) = kept.filter(|_| running.stop.is_none()) else {
         return ShardPhase::Draining;

@@ -39,6 +39,7 @@ mod greedy;
 mod level;
 mod limits;
 mod plan;
+pub mod prefill;
 mod problem;
 pub mod scenario;
 pub mod score;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crds::conditions::reason;
-use crds::{InferenceModel, LearnedMemory, ModelSource, Yielded};
+use crds::{InferenceModel, LearnedMemory, ModelSource, PlacementStatus, Yielded};
 use identity::PlacementSigner;
 use placement::{Budget, Plan, Problem, Solution, Violation, check, explain, solve};
 use proto::placement::v1::Runtime;
@@ -20,6 +20,7 @@ use super::holders::Holders;
 use super::in_force::InForce;
 use super::inspect::Resolution;
 use super::learned;
+use super::learned_pace::Corrections;
 use super::observe::Observed;
 use super::sign;
 use super::stages::{self, StageSight};
@@ -96,6 +97,8 @@ pub struct World<'a> {
     agents: &'a BTreeMap<String, AgentView>,
     awaited: &'a BTreeSet<String>,
     links: Links,
+    /// What serving stages taught about the speed of devices.
+    pub paces: Corrections,
     /// Who holds what, and who gives way to whom.
     pub holders: Holders,
     now: Instant,
@@ -125,6 +128,7 @@ impl<'a> World<'a> {
             agents,
             awaited,
             links: Links::default(),
+            paces: Corrections::default(),
             holders,
             now,
             now_unix_s,
@@ -237,11 +241,28 @@ fn decide_place(
     }
     let mut draft = translate::draft(&solution, &model.spec.source.uri, &validated, facts);
     draft.view.took = world.holders.took(uid, &solution.plan);
+    foretell(world, uid, &validated, facts, &solution.plan, &mut draft.view);
     let nodes = solution.plan.stages.iter().map(|stage| stage.node.as_str());
     let epoch = state.next_epoch(uid, world.agents, nodes);
     match sign::sign(signer, model, &facts.index, draft, epoch, world.now_unix_s) {
         Ok(in_force) => Decided::new(in_force),
         Err(why) => Decided::no(why),
+    }
+}
+
+/// What is said of a plan beside its times for one token: what was learned of its devices, and what a prompt takes.
+fn foretell(
+    world: &World<'_>,
+    uid: &str,
+    validated: &Validated,
+    facts: &Facts,
+    plan: &Plan,
+    view: &mut PlacementStatus,
+) {
+    world.paces.note(view, &facts.quantisation);
+    let topology = translate::counted(world.topology(uid, &BTreeSet::new(), false), facts, &world.paces);
+    if let Ok(problem) = translate::problem("", validated, facts, None, topology) {
+        translate::foretell_prefill(view, &problem, plan, facts, validated);
     }
 }
 
@@ -389,6 +410,7 @@ fn solve_without(
     let metadata = &model.metadata;
     let name = metadata.name.as_deref().unwrap_or_default();
     let topology = world.topology(metadata.uid.as_deref().unwrap_or_default(), failing, false);
+    let topology = translate::counted(topology, facts, &world.paces);
     let learned = state.learned;
     let mut problem = translate::problem(name, validated, facts, learned.as_ref(), topology)?;
     // What is loaded stays where it can: a model that lost a device waits for the fewest bytes.
@@ -435,6 +457,7 @@ fn take(
     let problem = |chosen: &[usize], failing: &BTreeSet<String>| {
         let freed: Vec<&str> = chosen.iter().map(|at| lower[*at]).collect();
         let topology = world.topology_without(uid, &freed, failing, false);
+        let topology = translate::counted(topology, facts, &world.paces);
         translate::problem(name, known.validated, facts, learned.as_ref(), topology).ok()
     };
     let fewest =

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crds::StagePhase;
 use crds::conditions::reason;
-use proto::control::v1::{MemoryUse, ShardPhase, ShardStatus};
+use proto::control::v1::{MemoryUse, ObservedPace, ShardPhase, ShardStatus};
 
 use super::failures::Health;
 use super::in_force::InForce;
@@ -30,6 +30,8 @@ pub struct StageSight {
     pub memory: Option<MemoryUse>,
     /// What it does against a shortage of memory; empty without one.
     pub pressure: String,
+    /// How fast it really is, once enough was measured.
+    pub pace: Option<ObservedPace>,
 }
 
 /// Why a stage fails that cannot read a source in the network: on another device it would fail alike.
@@ -94,6 +96,7 @@ pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<Sta
                 bytes: Bytes::default(),
                 memory: None,
                 pressure: String::new(),
+                pace: None,
             };
         };
         StageSight {
@@ -108,6 +111,7 @@ pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<Sta
             },
             memory: shard.memory,
             pressure: shard.pressure.clone(),
+            pace: shard.pace,
         }
     };
     in_force.stages().iter().enumerate().map(sight).collect()

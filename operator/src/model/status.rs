@@ -2,8 +2,8 @@
 
 use crds::conditions::{ConditionStatus, NewCondition, model as kind, reason, set_condition};
 use crds::{
-    InferenceModel, InferenceModelStatus, LearnedMemory, MemoryUsed, PlacementStatus, ResolvedModel, StagePhase,
-    Yielded,
+    InferenceModel, InferenceModelStatus, LearnedMemory, LearnedPace, MemoryUsed, PlacementStatus, ResolvedModel,
+    StagePhase, Yielded,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use placement::text;
@@ -12,6 +12,8 @@ use super::facts::Facts;
 use super::in_force::InForce;
 use super::inspect::Resolution;
 use super::learned;
+use super::learned_pace;
+use super::observed_pace;
 use super::stages::StageSight;
 use super::yielding;
 
@@ -64,6 +66,8 @@ pub struct Sight<'a> {
     pub unreachable: Option<&'a Why>,
     /// What loaded stages taught about memory.
     pub learned: Option<LearnedMemory>,
+    /// What serving stages taught about the speed of their devices.
+    pub learned_pace: &'a [LearnedPace],
     /// What was decided.
     pub placed: &'a Placed,
     /// What it gave up to a model of higher priority.
@@ -101,6 +105,7 @@ pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &
             .and_then(|head| head.endpoint.clone())
             .filter(|_| all_serve),
         learned: sight.learned,
+        learned_pace: sight.learned_pace.to_vec(),
         yielded: sight.yielded.cloned(),
     }
 }
@@ -187,7 +192,8 @@ fn placed(sight: &Sight<'_>) -> Judgement {
                 message = format!("{message}; {}", learned::explain(learned));
             }
             let yielded = sight.yielded.map(yielding::yielded);
-            for more in in_force.view.took.iter().chain(&yielded) {
+            let paces = learned_pace::explain(sight.learned_pace, &in_force.view);
+            for more in in_force.view.took.iter().chain(&yielded).chain(&paces) {
                 message = format!("{message}; {more}");
             }
             (ConditionStatus::True, Why::new(reason::PLACED, message))
@@ -345,7 +351,9 @@ fn doing(phase: StagePhase) -> &'static str {
     }
 }
 
-fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
+/// The placement as people see it now.
+#[must_use]
+pub fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
     let mut view = in_force.view.clone();
     for (stage, sight) in view.stages.iter_mut().zip(sights) {
         stage.phase = sight.phase;
@@ -356,6 +364,8 @@ fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
             compute: signed(memory.compute_bytes),
         });
         stage.pressure = Some(sight.pressure.clone()).filter(|pressure| !pressure.is_empty());
+        // What was shown before a change of the leader stays until there is something newer.
+        stage.observed = sight.pace.as_ref().map(observed_pace::view).or(stage.observed);
         let text = if sight.message.is_empty() {
             &sight.reason
         } else {
@@ -364,6 +374,7 @@ fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
         let end = text.floor_char_boundary(STAGE_MESSAGE_MAX);
         stage.message = (!text.is_empty()).then(|| text[..end].to_owned());
     }
+    view.observed_us_per_token = observed_pace::total_us(&view);
     view
 }
 

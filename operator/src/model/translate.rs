@@ -2,6 +2,7 @@
 
 use crds::{LearnedMemory, PlacementStatus, StagePhase, StageStatus, Verdict};
 use gguf::Digest;
+use placement::prefill::{Prompt, prefill};
 use placement::{Figures, HeldLayers, Model, Plan, Problem, Solution, estimate, text};
 use proto::placement::v1 as wire;
 use topology::{HeldMemory, Topology};
@@ -9,6 +10,8 @@ use topology::{HeldMemory, Topology};
 use super::facts::Facts;
 use super::in_force::InForce;
 use super::learned;
+use super::learned_pace::Corrections;
+use super::observed_pace::PREFILL_TOKENS;
 use super::sign::Draft;
 use super::status::Why;
 use super::validate::{INVALID_SPEC, Validated};
@@ -32,6 +35,14 @@ pub fn problem(
         objective: validated.objective,
         held: Vec::new(),
     })
+}
+
+/// The graph as it counts for a model: by the format of its weights, and by what serving stages taught.
+#[must_use]
+pub fn counted(topology: Topology, facts: &Facts, paces: &Corrections) -> Topology {
+    let bits = facts.file_bytes.saturating_mul(8) / facts.parameters.max(1);
+    let topology = topology.for_weights_of(u32::try_from(bits).unwrap_or(u32::MAX));
+    paces.correct(topology, &facts.quantisation)
 }
 
 /// The model as it is estimated, before anything was measured.
@@ -145,11 +156,35 @@ pub fn draft(solution: &Solution, uri: &str, validated: &Validated, facts: &Fact
             verdict,
             gap_percent,
             predicted_us_per_token: signed(text::us(plan.latency_ns)),
+            observed_us_per_token: None,
+            predicted_prefill_us: None,
             stages: plan.stages.iter().enumerate().map(view_stage).collect(),
             runner_up: runner_up.as_ref().map(|other| clip(other.summary())),
             took: None,
         },
     }
+}
+
+/// Puts the predicted times of a prompt beside those of a token.
+pub fn foretell_prefill(
+    view: &mut PlacementStatus,
+    problem: &Problem,
+    plan: &Plan,
+    facts: &Facts,
+    validated: &Validated,
+) {
+    let prompt = Prompt {
+        tokens: PREFILL_TOKENS,
+        step_rows: validated.runtime.max_step_rows.into(),
+        parameters: facts.parameters,
+        parameter_bytes: facts.file_bytes,
+    };
+    let foretold = prefill(problem, plan, &prompt);
+    let us = |ns: u64| signed(text::us(ns));
+    for (stage, ns) in view.stages.iter_mut().zip(&foretold.stages_ns) {
+        stage.predicted_prefill_us = ns.map(us);
+    }
+    view.predicted_prefill_us = foretold.total_ns.map(us);
 }
 
 fn bytes(digest: Option<Digest>) -> Vec<u8> {
@@ -182,6 +217,9 @@ fn view_stage((index, stage): (usize, &placement::Stage)) -> StageStatus {
         memory_used_bytes: None,
         pressure: None,
         predicted_us_per_token: signed(text::us(stage.time_ns)),
+        correction_percent: None,
+        predicted_prefill_us: None,
+        observed: None,
         hop_us: stage.hop_ns.map(|ns| signed(text::us(ns))),
         endpoint: None,
         phase: StagePhase::Pending,

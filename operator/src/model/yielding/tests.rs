@@ -182,6 +182,7 @@ impl Fleet {
             resolved: None,
             unreachable: None,
             learned: None,
+            learned_pace: &[],
             placed: &decided.placed,
             yielded: decided.yielded.as_ref(),
             in_force: decided
