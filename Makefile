@@ -103,6 +103,10 @@ bench-placement: ## Placement beside CP-SAT, HiGHS and others' rules, twenty min
 	cargo build -q -p solvers --locked
 	$(BIN)/bench-placement --python $(SHARDWRIGHT_CACHE)/python-$$(sha256sum bench/placement/peers/requirements.txt | cut -c1-12)/bin/python $(BENCH)
 
+.PHONY: bench-prediction
+bench-prediction: build ## Predicted beside measured time of a token, for ten cuts over three devices, five minutes: target/bench/prediction.json
+	$(BIN)/bench-prediction
+
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt --all

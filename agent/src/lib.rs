@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod models;
 pub mod neighbours;
 pub mod probe;
+pub mod rates;
 pub mod retry;
 pub mod run;
 pub mod shard;

@@ -14,6 +14,7 @@ use crate::links::{self, gate::Gate};
 use crate::models::{Counters, Models, serve};
 use crate::neighbours::{self, Neighbours};
 use crate::probe;
+use crate::rates;
 use crate::shard::drive::{self, View};
 use crate::worker::leftovers;
 use std::fs::File;
@@ -131,6 +132,7 @@ struct Wires {
     attached: watch::Sender<bool>,
     fetched: Counters,
     links: watch::Sender<Arc<links::Seen>>,
+    rates: watch::Sender<Arc<rates::ByDevice>>,
 }
 
 impl Wires {
@@ -143,6 +145,7 @@ impl Wires {
             attached: watch::Sender::new(false),
             fetched: Counters::new(),
             links: watch::Sender::new(Arc::default()),
+            rates: watch::Sender::new(Arc::default()),
         }
     }
 
@@ -248,14 +251,32 @@ fn publish(settings: &Settings, wires: &Wires, stop: &CancellationToken) -> toki
         pod: settings.pod.clone(),
         devices: wires.devices.subscribe(),
         view: wires.view.subscribe(),
+        rates: wires.rates.subscribe(),
     };
     let (node, pod, namespace) = (settings.node.clone(), settings.pod.clone(), settings.namespace.clone());
     let publishing = stop.clone().run_until_cancelled_owned(publisher.run());
+    let rating = stop.clone().run_until_cancelled_owned(measure_steps(settings, wires));
     let token = stop.clone();
     let leasing = async move { token.run_until_cancelled(lease::keep(&node, &pod, &namespace)).await };
     tokio::spawn(async move {
-        tokio::join!(publishing, leasing);
+        tokio::join!(publishing, leasing, rating);
     })
+}
+
+/// Measures how fast steps are on the node's devices.
+fn measure_steps(settings: &Settings, wires: &Wires) -> impl Future<Output = ()> + Send + use<> {
+    let setting = rates::Setting {
+        node: settings.node.clone(),
+        worker: settings.worker.clone(),
+        threads: settings.threads,
+        state_dir: settings.state_dir.clone(),
+    };
+    rates::run(
+        setting,
+        wires.devices.subscribe(),
+        wires.view.subscribe(),
+        wires.rates.clone(),
+    )
 }
 
 /// Measures the links to the nodes that the operator names and publishes them, until `stop`.

@@ -102,3 +102,10 @@ pub const DEVICES: &[Barred] = &[
     ("agent_rss_mib", "the agent's memory, MiB", Bar::AtMost(40.0)),
     ("cpu_copy_vs_memcpy", "copies on the CPU / memcpy", Bar::AtLeast(0.8)),
 ];
+
+/// Of placement's predictions.
+pub const PREDICTION: &[Barred] = &[(
+    "prediction.median_error_percent",
+    "predicted time of a token: median error, percent",
+    Bar::AtMost(20.0),
+)];

@@ -10,6 +10,7 @@
 //! | [`prefix`] | the same prompt without a kept prefix |
 //! | [`gateway`] | none: memory of idle streams, time per token |
 //! | [`devices`] | none: readiness, cost of reading, memory; memcpy for copies |
+//! | [`prediction`] | what placement predicts of ten cuts, from devices' measurements alone |
 //! | [`stack`] | llama.cpp's own loop, against everything from the gateway down on a real control plane |
 //!
 //! The rest is what they stand on: [`realm`] and [`worker_rig`] start real workers, [`peer`] the other side, [`netns`],
@@ -30,6 +31,7 @@ pub mod netns;
 pub mod one_stage;
 pub mod peer;
 pub mod pinning;
+pub mod prediction;
 pub mod prefix;
 pub mod prompts;
 pub mod realm;

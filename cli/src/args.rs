@@ -39,6 +39,23 @@ pub enum Command {
     ///
     /// Asks kubectl for the objects that agents write.
     Topology(TopologyArgs),
+    /// Shows where the layers of models run: each stage's predicted time for a token beside the measured one, and what a prompt takes.
+    ///
+    /// Asks kubectl for the InferenceModels.
+    Plan(PlanArgs),
+}
+
+/// Of `plan`.
+#[derive(Debug, ClapArgs)]
+pub struct PlanArgs {
+    /// Name of an InferenceModel. Default: all.
+    pub model: Option<String>,
+    /// Its namespace. Default: all.
+    #[arg(short = 'n', long)]
+    pub namespace: Option<String>,
+    /// A List in JSON instead of kubectl's answer, as `kubectl get im -A -o json` prints it; `-` for standard input.
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 /// Of `topology`.

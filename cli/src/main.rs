@@ -3,6 +3,7 @@
 mod args;
 mod failure;
 mod model;
+mod plan;
 mod progress;
 mod topology;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Model(ModelCommand::Index(command)) => model::index::run(&command, args.output),
         Command::Model(ModelCommand::Verify(command)) => model::verify::run(&command, args.output),
         Command::Model(ModelCommand::Show(command)) => model::show::run(&command, args.output),
+        Command::Plan(command) => plan::run(&command, args.output),
         Command::Topology(command) => topology::run(&command, args.output),
     };
     match outcome.and_then(|text| print(&text)) {

@@ -61,7 +61,8 @@ pub fn run(args: &TopologyArgs, output: Output) -> Result<String, Failure> {
     }
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+/// Reads a file of objects, or standard input.
+pub fn read(path: &Path) -> Result<String, Failure> {
     let failed = |error| reading(&path.display().to_string(), &error);
     let mut text = String::new();
     let source: Box<dyn Read> = if path == Path::new("-") {

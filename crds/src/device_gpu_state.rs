@@ -4,12 +4,14 @@
 #![allow(clippy::duplicated_attributes)]
 
 mod status;
+mod step_rates;
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use status::{BandwidthPrior, DeviceGPUStateStatus, DeviceKind, HeldShard, Measurement, SupportLevel};
+pub use step_rates::{ReadingRate, StepRates};
 
 /// What the administrator decides about a device. Every field is optional: the agent applies an empty spec.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]

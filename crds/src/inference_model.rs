@@ -3,6 +3,7 @@
 // Printer columns are attributes, and most have the same type.
 #![allow(clippy::duplicated_attributes)]
 
+mod pace;
 mod source;
 mod status;
 mod toleration;
@@ -13,6 +14,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use pace::{LearnedPace, ObservedPace};
 pub use source::{MemoryPressure, ModelSource, PrefixCache, SourceSecret};
 pub use status::{
     InferenceModelStatus, LearnedMemory, MemoryUsed, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict,

@@ -18,12 +18,13 @@ pub mod node_link_state;
 
 pub use device_gpu_state::{
     BandwidthPrior, DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, DeviceTaint, HeldShard,
-    Measurement, SupportLevel, TaintEffect,
+    Measurement, ReadingRate, StepRates, SupportLevel, TaintEffect,
 };
 pub use inference_model::{
-    Determinism, InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, LearnedMemory, MemoryPressure,
-    MemoryUsed, ModelSource, Objective, PinnedLayers, PlacementConstraints, PlacementStatus, PrefixCache,
-    ResolvedModel, SourceSecret, StagePhase, StageStatus, Toleration, TolerationOperator, Verdict, Yielded,
+    Determinism, InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, LearnedMemory, LearnedPace,
+    MemoryPressure, MemoryUsed, ModelSource, Objective, ObservedPace, PinnedLayers, PlacementConstraints,
+    PlacementStatus, PrefixCache, ResolvedModel, SourceSecret, StagePhase, StageStatus, Toleration, TolerationOperator,
+    Verdict, Yielded,
 };
 pub use node_link_state::{
     DevicePair, ExcludedPeer, LinkKind, LinkState, NodeLinkState, NodeLinkStateSpec, NodeLinkStateStatus, PeerLink,

@@ -1,7 +1,9 @@
-//! What the operator counts, as `shardwright_operator_*`. Every label has a fixed set of values.
+//! What the operator counts, as `shardwright_operator_*`. Every label has a fixed set of values, but for the stages of models, of
+//! which there are as many as placements have.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// One pass of the control loop: from a millisecond (nothing to do) to its slow calls of seconds.
@@ -19,6 +21,10 @@ pub struct Metrics {
     pub gateways: IntGauge,
     /// Models by `state`: `ready`, `placed`, `waiting`.
     pub models: IntGaugeVec,
+    /// How far the measured time of a stage is from the predicted one, by `namespace`, `model` and `stage`: 0.3 is 30 % slower.
+    pub prediction_error_ratio: GaugeVec,
+    /// Tokens behind that, by the same labels.
+    pub prediction_tokens: IntGaugeVec,
     /// Duration of a pass over all models.
     pub pass_seconds: Histogram,
     /// Placements by `outcome`: `placed`, `refused`.
@@ -66,6 +72,16 @@ impl Metrics {
         };
         let models = IntGaugeVec::new(Opts::new("models", "InferenceModels by state"), &["state"])?;
         registry.register(Box::new(models.clone()))?;
+        let stage = ["namespace", "model", "stage"];
+        let error = Opts::new(
+            "prediction_error_ratio",
+            "Measured time of a stage for one token / predicted time - 1",
+        );
+        let prediction_error_ratio = GaugeVec::new(error, &stage)?;
+        registry.register(Box::new(prediction_error_ratio.clone()))?;
+        let tokens = Opts::new("prediction_tokens", "Tokens behind prediction_error_ratio");
+        let prediction_tokens = IntGaugeVec::new(tokens, &stage)?;
+        registry.register(Box::new(prediction_tokens.clone()))?;
         let pass =
             HistogramOpts::new("pass_seconds", "Duration of a pass over all models").buckets(PASS_BUCKETS_S.into());
         let pass_seconds = Histogram::with_opts(pass)?;
@@ -81,6 +97,8 @@ impl Metrics {
             agents: gauge("agents_attached", "Agents attached to this replica")?,
             gateways: gauge("gateways_watching", "Gateways that watch the routes")?,
             models,
+            prediction_error_ratio,
+            prediction_tokens,
             pass_seconds,
             placements: counters("placements_total", "Placements decided", &["outcome"])?,
             inspections: counters("inspections_total", "Sources inspected", &["outcome"])?,

@@ -12,6 +12,7 @@
 //! * [`Embedding`] looks token rows up for the first stage; no slice but the last knows tokens.
 //! * [`sample::sample`] is pure: the same (logits, sampling, position) gives the same token.
 //! * [`tokenizer`] serves a vocabulary over standard streams, in a process of its own.
+//! * [`rates::measure`] says how fast a device will run steps, before there is a model.
 //! * [`reference::WholeModel`] is llama.cpp's own loop on the unsplit file, to compare with.
 //!
 //! Numbers of a stage depend on the backend, the build and the rows of a step, and on nothing else:
@@ -20,6 +21,7 @@
 pub mod embedding;
 mod error;
 mod ffi;
+pub mod rates;
 pub mod reference;
 mod runtime;
 pub mod sample;

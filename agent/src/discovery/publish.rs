@@ -5,6 +5,7 @@ use super::report::{self, Seen};
 use super::thresholds::{self, News};
 use crate::devices::{DeviceState, Devices};
 use crate::neighbours::sharing_label;
+use crate::rates::ByDevice;
 use crate::retry;
 use crate::shard::drive::View;
 use crate::shard::report::Holding;
@@ -40,6 +41,8 @@ pub struct Publisher {
     pub devices: watch::Receiver<Arc<Devices>>,
     /// What they hold.
     pub view: watch::Receiver<Arc<View>>,
+    /// How fast steps are on them.
+    pub rates: watch::Receiver<Arc<ByDevice>>,
 }
 
 /// What the API server has of one device.
@@ -132,11 +135,12 @@ impl Publisher {
         while Instant::now() < refresh_at {
             let devices = Arc::clone(&self.devices.borrow_and_update());
             let holdings = self.view.borrow_and_update().holdings.clone();
+            let rates = Arc::clone(&self.rates.borrow_and_update());
             if devices.complete {
                 self.remove_stale(&mut session, &devices).await?;
             }
             if devices.ready {
-                self.write_news(&mut session, &devices, &holdings).await?;
+                self.write_news(&mut session, &devices, &holdings, &rates).await?;
             }
             backoff.succeeded();
             tokio::select! {
@@ -146,6 +150,8 @@ impl Publisher {
                 changed = self.devices.changed() => if changed.is_err() {
                     return Ok(());
                 },
+                // Whoever measures may have ended; its last word stands.
+                Ok(()) = self.rates.changed() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
@@ -184,6 +190,7 @@ impl Publisher {
         session: &mut Session,
         devices: &Devices,
         holdings: &[Holding],
+        rates: &ByDevice,
     ) -> Result<(), PublishError> {
         let host_free_bytes = device::cpu::memory(Path::new("/")).ok().map(|memory| memory.free_bytes);
         for state in &devices.states {
@@ -200,6 +207,7 @@ impl Publisher {
                 spec: Some(&written.spec),
                 host_free_bytes,
                 holdings,
+                rates: rates.get(&name),
             };
             let before = written.status.as_ref();
             let status = report::status(&self.node, &seen, before, written.generation, Timestamp::now());

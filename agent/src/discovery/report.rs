@@ -4,9 +4,11 @@ mod conditions;
 
 use crate::devices::DeviceState;
 use crate::probe::gibibytes;
+use crate::rates::Rates;
 use crate::shard::report::Holding;
 use crds::{
-    BandwidthPrior, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, HeldShard, Measurement, SupportLevel,
+    BandwidthPrior, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, HeldShard, Measurement, ReadingRate,
+    StepRates, SupportLevel,
 };
 use device::telemetry::{Sample, Throttle};
 use device::{Figure, GpuDevice, Kind, Pool};
@@ -16,6 +18,7 @@ use k8s_openapi::jiff::Timestamp;
 /// The schema's own limits.
 const SHARDS_MAX: usize = 256;
 const BACKENDS_MAX: usize = 8;
+const READINGS_MAX: usize = 8;
 const CELSIUS_MAX: f32 = 150.0;
 
 /// What is reported of one device.
@@ -29,6 +32,8 @@ pub struct Seen<'a> {
     pub host_free_bytes: Option<u64>,
     /// What this node holds, on all devices.
     pub holdings: &'a [Holding],
+    /// How fast steps are on it, once that was measured.
+    pub rates: Option<&'a Rates>,
 }
 
 /// Name of the device's object.
@@ -102,6 +107,7 @@ pub fn status(
         to_device_bytes_per_second: measurement(measured.to_device_bytes_per_second),
         from_device_bytes_per_second: measurement(measured.from_device_bytes_per_second),
         launch_ns: measurement(measured.launch_ns),
+        step_rates: seen.rates.and_then(step_rates),
         shards: own().take(SHARDS_MAX).map(held).collect(),
         conditions: conditions::of(seen, power_limit_watts, before, generation, now),
     }
@@ -183,6 +189,21 @@ fn measurement(figure: Option<Figure>) -> Option<Measurement> {
         value: signed(figure.value).max(1),
         measured_at: Time(Timestamp::from_second(signed(figure.measured_unix_s)).ok()?),
         samples: counted(figure.samples).max(1),
+    })
+}
+
+fn step_rates(rates: &Rates) -> Option<StepRates> {
+    let reading = rates.reading.iter().take(READINGS_MAX).map(|reading| ReadingRate {
+        bits: counted(reading.bits).clamp(1, 64),
+        bytes_per_second: signed(reading.bytes_per_second).max(1),
+    });
+    Some(StepRates {
+        step_ns: signed(rates.step_ns),
+        layer_ns: signed(rates.layer_ns),
+        reading: reading.collect(),
+        prefill_flops_per_second: rates.flops_per_second.map(|flops| signed(flops).max(1)),
+        measured_at: Time(Timestamp::from_second(signed(rates.measured_unix_s)).ok()?),
+        samples: counted(rates.samples).max(1),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Desired, Place, Purpose, Slice};
 use crate::retry;
-use proto::control::v1::MemoryUse;
+use proto::control::v1::{MemoryUse, ObservedPace};
 
 /// A worker that served this long before it ended failed by chance, not by habit: its count of failures starts again.
 const STEADY_MS: u64 = 60_000;
@@ -97,17 +97,19 @@ pub struct Running {
     pub refused: Option<Refusal>,
     /// Set once it must end.
     pub stop: Option<Stop>,
-    /// What it says of its memory, once it does.
+    /// What it says of its memory and its pace, once it does.
     pub measured: Option<Box<Measured>>,
 }
 
-/// A worker's memory, as it says itself.
+/// A worker's memory and pace, as it says itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measured {
     /// What it takes on its device, once loaded.
     pub memory: Option<MemoryUse>,
     /// The rung of its memory ladder; empty without pressure.
     pub pressure: String,
+    /// How fast its steps really were, once enough were measured.
+    pub pace: Option<ObservedPace>,
 }
 
 impl Running {
@@ -198,7 +200,7 @@ pub enum Event {
         /// Where it serves.
         endpoint: Option<String>,
     },
-    /// The worker says what it takes on its device, and how short of memory it is.
+    /// The worker says what it takes on its device, how short of memory it is, and how fast its steps are.
     Measured(Measured),
     /// The worker took an envelope.
     Accepted(Installed),

@@ -99,6 +99,7 @@ fn running(
     if let Some(measured) = &running.measured {
         status.memory = measured.memory;
         status.pressure.clone_from(&measured.pressure);
+        status.pace = measured.pace;
     }
     let Some(wanted) = wanted.filter(|wanted| running.stop.is_none() && wanted.loads()) else {
         return ShardPhase::Draining;

@@ -3,7 +3,7 @@
 use crate::shard::observed::{Fault, Measured, WorkerPhase};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use proto::control::v1::MemoryUse;
+use proto::control::v1::{MemoryUse, ObservedPace};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
@@ -42,6 +42,25 @@ pub struct Status {
     /// One CamelCase word while it is short of memory.
     #[serde(default)]
     pressure: Option<String>,
+    /// How fast its steps really were, once it knows.
+    #[serde(default)]
+    pace: Option<Pace>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+struct Pace {
+    #[serde(default)]
+    decode_token_ns: u64,
+    #[serde(default)]
+    decode_samples: u64,
+    #[serde(default)]
+    prefill_row_ns: u64,
+    #[serde(default)]
+    prefill_samples: u64,
+    #[serde(default)]
+    hops_token_ns: u64,
+    #[serde(default)]
+    hops_samples: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -64,7 +83,7 @@ enum Phase {
 }
 
 impl Status {
-    /// What it says of its memory.
+    /// What it says of its memory and its pace.
     pub fn measured(&self) -> Measured {
         Measured {
             memory: self.memory.map(|memory| MemoryUse {
@@ -73,6 +92,14 @@ impl Status {
                 compute_bytes: memory.compute_bytes,
             }),
             pressure: self.pressure.clone().unwrap_or_default(),
+            pace: self.pace.map(|pace| ObservedPace {
+                decode_token_ns: pace.decode_token_ns,
+                decode_samples: pace.decode_samples,
+                prefill_row_ns: pace.prefill_row_ns,
+                prefill_samples: pace.prefill_samples,
+                hops_token_ns: pace.hops_token_ns,
+                hops_samples: pace.hops_samples,
+            }),
         }
     }
 

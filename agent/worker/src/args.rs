@@ -9,8 +9,9 @@ use lifecycle::log;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::compute::{device, engine_loader};
-use crate::config::WorkerConfig;
+use crate::compute::{device, engine_device, engine_loader};
+use crate::config::{Backend, WorkerConfig};
+use crate::measure;
 use crate::memory::observation;
 use crate::process;
 use crate::run::{Exit, run_observed};
@@ -20,8 +21,20 @@ use crate::run::{Exit, run_observed};
 #[command(name = "shardwright-worker", version)]
 pub struct Args {
     /// The shard's configuration, JSON.
-    #[arg(long)]
-    config: PathBuf,
+    #[arg(long, required_unless_present = "measure")]
+    config: Option<PathBuf>,
+    /// Holds no shard, but measures how fast steps are on this backend, prints one JSON object and ends.
+    #[arg(long, value_name = "BACKEND", conflicts_with = "config")]
+    measure: Option<Backend>,
+    /// Of `--measure`: index of the device in its backend.
+    #[arg(long, default_value_t = 0, requires = "measure")]
+    device_index: u32,
+    /// Of `--measure`: compute threads on the CPU.
+    #[arg(long, default_value_t = 1, requires = "measure")]
+    threads: u32,
+    /// Of `--measure`: an empty folder for its files.
+    #[arg(long, value_name = "FOLDER", requires = "measure")]
+    folder: Option<PathBuf>,
     /// How log lines on standard error look.
     #[arg(long, value_enum, default_value_t = log::Format::Text)]
     log_format: log::Format,
@@ -33,7 +46,11 @@ pub struct Args {
 impl Args {
     /// Runs the worker to its end.
     pub fn run(self) -> Exit {
-        let config = match WorkerConfig::read(&self.config) {
+        if let Some(backend) = self.measure {
+            let device = engine_device(backend, self.device_index, self.threads);
+            return measure::run(&device, self.folder);
+        }
+        let config = match WorkerConfig::read(&self.config.unwrap_or_default()) {
             Ok(config) => Arc::new(WorkerConfig {
                 keep_awake: config.keep_awake && self.keep_awake,
                 ..config
@@ -72,7 +89,8 @@ pub fn io_runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-fn refuse(exit: Exit, error: &dyn std::fmt::Display) -> Exit {
+/// Tells why, and gives the exit.
+pub(crate) fn refuse(exit: Exit, error: &dyn std::fmt::Display) -> Exit {
     eprintln!("shardwright-worker: {error}");
     exit
 }

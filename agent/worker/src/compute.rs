@@ -3,7 +3,7 @@
 mod llama;
 mod loading;
 
-pub use llama::{device, engine_loader};
+pub use llama::{device, engine_device, engine_loader};
 
 use engine::Sampling;
 use engine::sample::{any_nan, sample};

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use engine::stage::PARALLEL_SEQUENCES_LIMIT;
 use identity::{Role, SpiffeId};
 use serde::{Deserialize, Serialize};
@@ -113,8 +114,9 @@ pub struct RuntimeConfig {
 }
 
 /// Families of ggml backends that a worker can load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
 pub enum Backend {
     /// The processor.
     Cpu,

@@ -12,7 +12,7 @@
 mod protocol;
 mod socket;
 
-pub use protocol::{Answer, MemoryUse, Phase, Request, Status};
+pub use protocol::{Answer, MemoryUse, Pace, Phase, Request, Status};
 pub use socket::{ControlError, bind};
 
 use std::sync::Arc;

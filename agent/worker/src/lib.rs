@@ -22,6 +22,7 @@ pub mod compute;
 pub mod config;
 pub mod control;
 pub mod head;
+mod measure;
 pub mod memory;
 pub mod metrics;
 pub mod placement;

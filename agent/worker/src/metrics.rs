@@ -1,12 +1,17 @@
 //! What a worker counts. The agent asks for the text over the control socket and exposes it.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
 use prometheus::core::Collector;
 use prometheus::{
     CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
 
+use crate::control::Pace;
 use crate::head::schedule::{CellUse, Tally};
+use crate::stage::pace::StagePace;
 
 /// Upper bounds in seconds, from a decode step of a small slice to a prefill step on a slow device.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -52,6 +57,7 @@ pub struct Metrics {
     pub stage_bubble_seconds: CounterVec,
     /// On the head: the part of the last second of work that each `stage` computed.
     pub stage_busy_ratio: GaugeVec,
+    pace: Arc<Mutex<StagePace>>,
 }
 
 impl Metrics {
@@ -109,6 +115,7 @@ impl Metrics {
             stage_busy_seconds: CounterVec::new(busy, &["stage"])?,
             stage_bubble_seconds: CounterVec::new(bubbles, &["stage"])?,
             stage_busy_ratio: GaugeVec::new(ratio, &["stage"])?,
+            pace: Arc::default(),
         };
         metrics.register()?;
         Ok(metrics)
@@ -147,14 +154,29 @@ impl Metrics {
                 self.steps.with_label_values(&["ok"]).inc();
                 self.rows.inc_by(rows as u64);
                 self.compute_seconds.observe(seconds(compute_us));
+                self.with_pace(|pace| pace.computed(rows, compute_us));
             }
             Err(reason) => self.steps.with_label_values(&[reason]).inc(),
         }
     }
 
-    /// What a step took beyond all stages' compute, microseconds.
-    pub fn record_hops(&self, hop_us: u64) {
+    /// What a step took beyond all stages' compute, microseconds. `alone`: of one row, and with no other step under way, so that
+    /// it waited for nothing.
+    pub fn record_hops(&self, hop_us: u64, alone: bool) {
         self.hop_seconds.observe(seconds(hop_us));
+        if alone {
+            self.with_pace(|pace| pace.hopped(hop_us));
+        }
+    }
+
+    /// How fast the stage is, as it is told now; nothing before enough was measured.
+    pub fn pace(&self, now: Instant) -> Option<Pace> {
+        Some(self.with_pace(|pace| pace.told(now))).filter(|pace| *pace != Pace::default())
+    }
+
+    fn with_pace<T>(&self, act: impl FnOnce(&mut StagePace) -> T) -> T {
+        // A panic in between leaves figures that are still figures.
+        act(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A request waited so long for its seat, microseconds.

@@ -1,7 +1,7 @@
 //! What the parts of a worker know of each other: the phase, the placement, the wish to end.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -166,6 +166,7 @@ impl Shard {
                 compute_bytes: memory.compute_bytes,
             }),
             pressure: self.memory.pressure.borrow().word().map(str::to_owned),
+            pace: self.metrics.pace(Instant::now()),
         }
     }
 }

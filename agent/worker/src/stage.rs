@@ -5,6 +5,7 @@ pub mod carry;
 pub mod executor;
 mod job_clock;
 pub mod link;
+pub mod pace;
 pub(crate) mod patience;
 pub(crate) mod relay;
 pub mod thread;

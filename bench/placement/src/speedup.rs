@@ -88,6 +88,7 @@ pub fn as_cluster(instance: &Instance) -> Problem {
         fixed_bytes: 0,
         bandwidth: rate(LAYER_BYTES * 1_000_000 / instance.layer_us[index].max(1)),
         launch_us: 0,
+        steps: None,
         // Of its speed an instance says one thing.
         flops_per_second: Some(LAYER_BYTES * 1_000_000 / instance.layer_us[index].max(1)),
         thermal_headroom_percent: None,

@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::step_rates::StepRates;
+
 /// What the agent found. Written when something changes, never on a timer.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -129,6 +131,9 @@ pub struct DeviceGPUStateStatus {
     /// Measured fixed cost of starting one piece of work, nanoseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launch_ns: Option<Measurement>,
+    /// How fast steps of a model are on the device, as a worker measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_rates: Option<StepRates>,
     /// What the device holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]

@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::pace::{LearnedPace, ObservedPace};
+
 /// What the operator found, decided and sees.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -37,6 +39,10 @@ pub struct InferenceModelStatus {
     /// What loaded stages taught about the memory of this model; the next placement reckons with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learned: Option<LearnedMemory>,
+    /// How much slower or faster than predicted devices proved to be for this model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub learned_pace: Vec<LearnedPace>,
     /// What the model gave up to one of higher priority, until it is placed anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yielded: Option<Yielded>,
@@ -152,6 +158,15 @@ pub struct PlacementStatus {
     /// Predicted time of one token, microseconds, all stages and hops included; of several replicas the mean.
     #[schemars(range(min = 0))]
     pub predicted_us_per_token: i64,
+    /// The same as it was measured: all stages and hops, once all of them measured enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_us_per_token: Option<i64>,
+    /// Predicted time of 1,000 tokens of a prompt, microseconds, steps of which follow each other through the stages; absent where
+    /// a device's arithmetic was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub predicted_prefill_us: Option<i64>,
     /// Replica by replica, in the order of the layers.
     #[schemars(length(max = 256))]
     pub stages: Vec<StageStatus>,
@@ -218,6 +233,17 @@ pub struct StageStatus {
     /// Predicted time of this stage for one token, microseconds.
     #[schemars(range(min = 0))]
     pub predicted_us_per_token: i64,
+    /// What was learned of the device and is in that prediction, in percent of what it would be without; absent where nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 25, max = 400))]
+    pub correction_percent: Option<i32>,
+    /// Predicted computing of 1,000 tokens of a prompt, microseconds; absent where the device's arithmetic was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub predicted_prefill_us: Option<i64>,
+    /// What was measured of the stage, once it served for long enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<ObservedPace>,
     /// Predicted time to the next stage, microseconds. The last stage has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

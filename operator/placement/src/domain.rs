@@ -236,10 +236,11 @@ pub(crate) fn candidate(problem: &Problem, device_index: usize) -> Candidate {
     let model: &Model = &problem.model;
     let device = &problem.topology.devices[device_index];
     let rate = device.bandwidth.bytes_per_second;
-    let layer_ns = model
-        .layers
-        .iter()
-        .map(|layer| transfer_ns(layer.weight_bytes.saturating_add(layer.kv_read_bytes), rate));
+    let layer_ns = device.layer_ns();
+    let elapsed_ns = model.layers.iter().map(|layer| {
+        let read_ns = transfer_ns(layer.weight_bytes.saturating_add(layer.kv_read_bytes), rate);
+        read_ns.saturating_add(layer_ns)
+    });
     let head_bytes = if device.kind.uses_host_memory() {
         model.embedding_bytes
     } else {
@@ -254,7 +255,7 @@ pub(crate) fn candidate(problem: &Problem, device_index: usize) -> Candidate {
             .saturating_add(model.compute_buffer_bytes)
             .min(MAX_LAYER_BYTES),
         head_bytes: head_bytes.min(MAX_LAYER_BYTES),
-        elapsed_ns: prefix(layer_ns),
+        elapsed_ns: prefix(elapsed_ns),
         launch_ns: us_to_ns(device.launch_us),
         output_ns: transfer_ns(model.output_bytes, rate),
         bytes_per_second: rate.max(1),

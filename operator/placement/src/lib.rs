@@ -41,6 +41,7 @@ mod greedy;
 mod level;
 mod limits;
 mod plan;
+pub mod prefill;
 mod problem;
 pub mod scenario;
 pub mod score;

@@ -7,24 +7,21 @@
 //! [`super::yielding`].
 
 mod planned;
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use crds::conditions::reason;
-use crds::{InferenceModel, LearnedMemory, ModelSource, Yielded};
+use crds::{InferenceModel, LearnedMemory, ModelSource, PlacementStatus, Yielded};
 use identity::PlacementSigner;
 use placement::{Budget, Fleet, Plan, Problem, Solution, check, check_fleet, explain, solve, solve_fleet};
 use proto::placement::v1::Runtime;
-use topology::{DeviceReport, HeldMemory, Input, Links, Topology, support};
+use topology::HeldMemory;
 
 use super::facts::Facts;
-use super::gain::Threshold;
-use super::holders::Holders;
 use super::in_force::InForce;
 use super::inspect::Resolution;
 use super::learned;
-use super::observe::Observed;
 use super::replicas::{self, Replica};
 use super::sign;
 use super::stages;
@@ -33,7 +30,8 @@ use super::term::{self, ModelState};
 use super::translate::{self, Judged};
 use super::validate::{Validated, validate};
 use super::yielding;
-use crate::agents::AgentView;
+pub(super) use world::Question;
+pub use world::World;
 
 /// Of each choice of lower models that is tried: a tenth of what a decision may cost.
 const TRIAL_STEPS: u64 = 200_000;
@@ -112,140 +110,6 @@ impl Decided {
             _ => self,
         }
     }
-}
-
-/// Everything but the model itself that a decision depends on.
-#[derive(Debug)]
-pub struct World<'a> {
-    reports: Vec<DeviceReport>,
-    node_labels: &'a BTreeMap<String, BTreeMap<String, String>>,
-    agents: &'a BTreeMap<String, AgentView>,
-    awaited: &'a BTreeSet<String>,
-    links: Links,
-    /// Nodes that get nothing new, and whose shards go elsewhere if they can: cordoned, or with an agent that is about to end.
-    leaving: BTreeSet<String>,
-    threshold: Threshold,
-    /// Who holds what, and who gives way to whom.
-    pub holders: Holders,
-    now: Instant,
-    now_unix_s: i64,
-}
-
-impl<'a> World<'a> {
-    /// As observed; nothing is held yet.
-    #[must_use]
-    pub fn new(
-        observed: &'a Observed,
-        agents: &'a BTreeMap<String, AgentView>,
-        awaited: &'a BTreeSet<String>,
-        now: Instant,
-        now_unix_s: i64,
-    ) -> Self {
-        let reports = observed
-            .devices
-            .iter()
-            .filter_map(|device| DeviceReport::from_state(device))
-            .collect::<Vec<_>>();
-        let node_labels = &observed.node_labels;
-        let holders = Holders::new(observed.models.iter().map(AsRef::as_ref), &reports);
-        Self {
-            reports,
-            node_labels,
-            agents,
-            awaited,
-            links: Links::default(),
-            leaving: agents
-                .iter()
-                .filter(|(_, agent)| agent.leaving)
-                .map(|(node, _)| node.clone())
-                .chain(observed.cordoned.iter().cloned())
-                .collect(),
-            threshold: Threshold::default(),
-            holders,
-            now,
-            now_unix_s,
-        }
-    }
-
-    /// With links as they were measured; without, all are assumed.
-    #[must_use]
-    pub fn with_links(self, links: Links) -> Self {
-        Self { links, ..self }
-    }
-
-    /// With another measure of what is worth a move.
-    #[must_use]
-    pub fn with_threshold(self, threshold: Threshold) -> Self {
-        Self { threshold, ..self }
-    }
-
-    /// The graph for one model: what others hold is taken, and what it holds itself is free for it. For a placement in
-    /// force more counts than for a new one: agents that are awaited, and devices that get nothing new.
-    pub(super) fn topology(&self, question: &Question<'_>) -> Topology {
-        let Question {
-            uid,
-            failing,
-            freed,
-            own,
-            quantisation,
-            in_force,
-        } = *question;
-        let mut devices = self.reports.clone();
-        if in_force {
-            devices = devices.into_iter().map(DeviceReport::for_what_it_holds).collect();
-        }
-        for device in &mut devices {
-            if failing.contains(&device.name) {
-                device.fault = Some("shards of this model keep failing on it".to_owned());
-            }
-            if let Some(why) = support::refuses(&device.backend, quantisation) {
-                device.barred = Some(why);
-            }
-            if own.iter().any(|held| held.device == device.name) {
-                device.barred = Some("holds another replica".to_owned());
-            }
-        }
-        let awaited = self.awaited.iter().filter(|_| in_force);
-        let attached = self
-            .agents
-            .keys()
-            .filter(|node| in_force || !self.leaving.contains(*node));
-        let mut held = self.holders.beside(uid, freed);
-        held.extend(own.iter().cloned());
-        let built = topology::build(&Input {
-            devices,
-            attached_nodes: attached.chain(awaited).cloned().collect(),
-            node_labels: self.node_labels.clone(),
-            held,
-            ..Input::default()
-        });
-        // Judged once for all graphs of a pass: a large cluster has tens of thousands.
-        Topology {
-            links: self.links.clone(),
-            ..built
-        }
-    }
-
-    /// What the agents report.
-    pub(super) fn agents(&self) -> &BTreeMap<String, AgentView> {
-        self.agents
-    }
-}
-
-/// For whom a graph is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Question<'q> {
-    pub uid: &'q str,
-    /// Devices on which its shards keep failing.
-    pub failing: &'q BTreeSet<String>,
-    /// Other models whose memory is taken to be free.
-    pub freed: &'q [&'q str],
-    /// What replicas take that go on as they are: no other has a part in their devices.
-    pub own: &'q [HeldMemory],
-    /// Of its weights; empty where it is not asked for: what is loaded has shown that it can be.
-    pub quantisation: &'q str,
-    /// Whether it is for layers that are held already.
-    pub in_force: bool,
 }
 
 /// Decides for one model; remembers in `state` a problem that has no solution.
@@ -457,12 +321,34 @@ fn place(
     let uri = &model.spec.source.uri;
     let mut draft = translate::draft(next, in_force, judged, uri, (known.validated, facts));
     draft.view.took = world.holders.took(asked.uid(), new);
+    foretell(asked, facts, (next, new), &mut draft.view);
     let stages = draft.pipelines.iter().flat_map(|pipeline| &pipeline.stages);
     let epoch = state.next_epoch(asked.uid(), world.agents, stages.map(|stage| stage.node.as_str()));
     let previous = state.in_force.as_ref().map(|in_force| &in_force.placement);
     match sign::sign(signer, model, &facts.index, draft, (previous, epoch), world.now_unix_s) {
         Ok(in_force) => Decided::new(in_force),
         Err(why) => Decided::no(why),
+    }
+}
+
+/// Puts what is foretold of prompts into the view, and what it is reckoned with. Of several replicas no time of a prompt is told.
+fn foretell(asked: &Asked<'_>, facts: &Facts, (next, new): (&[Replica<'_>], &[Plan]), view: &mut PlacementStatus) {
+    let (world, validated) = (asked.world, asked.known.validated);
+    world.paces.note(view, &facts.quantisation);
+    let ([Replica::New(_)], [plan]) = (next, new) else {
+        return;
+    };
+    let topology = world.topology(&Question {
+        uid: asked.uid(),
+        failing: &BTreeSet::new(),
+        freed: &[],
+        own: &[],
+        quantisation: "",
+        in_force: false,
+    });
+    let topology = translate::counted(topology, facts, &world.paces);
+    if let Ok(problem) = translate::problem("", validated, facts, None, topology) {
+        translate::foretell_prefill(view, &problem, plan, facts, validated);
     }
 }
 
@@ -580,6 +466,7 @@ fn solve_rest(
         quantisation: &facts.quantisation,
         in_force: false,
     });
+    let topology = translate::counted(topology, facts, &world.paces);
     let learned = state.learned;
     let mut problem = translate::problem(name, rest.known.validated, facts, learned.as_ref(), topology)?;
     // What is loaded stays where it can: a model that lost a device waits for the fewest bytes.
@@ -628,6 +515,7 @@ fn take(
             quantisation: &facts.quantisation,
             in_force: false,
         });
+        let topology = translate::counted(topology, facts, &world.paces);
         translate::problem(name, known.validated, facts, learned.as_ref(), topology).ok()
     };
     let fewest = |failing: &BTreeSet<String>| yielding::fewest(lower.len(), |chosen| trial(&problem(chosen, failing)?));

@@ -16,8 +16,10 @@ use super::apply::{self, Prepared};
 use super::assign::{self, Holding, Waits};
 use super::decide::{self, Decided, World};
 use super::in_force::InForce;
+use super::learned_pace::{self, Corrections};
 use super::links;
 use super::observe::Observed;
+use super::observed_pace;
 use super::publish::{self, Events, Note};
 use super::secrets::{self, Secrets};
 use super::stages::{self, StageSight};
@@ -155,6 +157,8 @@ impl Loop<'_> {
         let mut world = World::new(observed, agents, awaited, now, wall.as_second())
             .with_links(known)
             .with_threshold(self.context.threshold);
+        let taught = self.term.models.values().flat_map(|state| &state.learned_pace);
+        world.paces = Corrections::of(taught);
         for (uid, state) in &self.term.models {
             if let Some(in_force) = &state.in_force {
                 world.holders.hold(uid, in_force);
@@ -335,6 +339,28 @@ impl Loop<'_> {
                 .with_label_values(&[state])
                 .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+        self.compare(proposals);
+    }
+
+    /// What was predicted beside what was measured, of the placements that serve.
+    fn compare(&self, proposals: &[Proposal]) {
+        let metrics = &self.context.metrics;
+        metrics.prediction_error_ratio.reset();
+        metrics.prediction_tokens.reset();
+        for Proposal { model, status, .. } in proposals {
+            let (namespace, name) = (model.metadata.namespace.as_deref(), model.metadata.name.as_deref());
+            for stage in status.placement.iter().flat_map(|placement| &placement.stages) {
+                let Some(error) = observed_pace::error_ratio(stage) else {
+                    continue;
+                };
+                let index = stage.index.to_string();
+                let labels = [namespace.unwrap_or_default(), name.unwrap_or_default(), &index];
+                metrics.prediction_error_ratio.with_label_values(&labels).set(error);
+                let tokens = stage.observed.and_then(|observed| observed.tokens);
+                let counted = metrics.prediction_tokens.with_label_values(&labels);
+                counted.set(tokens.unwrap_or_default());
+            }
+        }
     }
 }
 
@@ -355,6 +381,11 @@ fn sight(
     let sights = in_force.map(|in_force| {
         let mut sights = stages::look(in_force, agents);
         state.progress.show(in_force.placement.epoch, &mut sights, now);
+        let news = state.paces.show(in_force.placement.epoch, &mut sights, now);
+        if let Some(resolved) = state.resolved.as_ref().filter(|_| news) {
+            let view = status::view(in_force, &sights);
+            state.learned_pace = learned_pace::learn(&state.learned_pace, &resolved.quantisation, &view);
+        }
         sights
     });
     let sight = Sight {
@@ -363,6 +394,7 @@ fn sight(
         resolved: state.resolved.as_ref(),
         unreachable: state.access.as_ref().err(),
         learned: state.learned,
+        learned_pace: &state.learned_pace,
         placed: &decided.placed,
         yielded: decided.yielded.as_ref(),
         note: decided.note.as_deref(),

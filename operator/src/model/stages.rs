@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crds::StagePhase;
 use crds::conditions::reason;
-use proto::control::v1::{MemoryUse, ShardPhase, ShardStatus};
+use proto::control::v1::{MemoryUse, ObservedPace, ShardPhase, ShardStatus};
 
 use super::failures::Health;
 use super::in_force::InForce;
@@ -34,6 +34,8 @@ pub struct StageSight {
     pub memory: Option<MemoryUse>,
     /// What it does against a shortage of memory; empty without one.
     pub pressure: String,
+    /// How fast it really is, once enough was measured.
+    pub pace: Option<ObservedPace>,
 }
 
 /// Why a stage fails that cannot read a source in the network: on another device it would fail alike.
@@ -106,6 +108,7 @@ pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<Sta
                 bytes: Bytes::default(),
                 memory: None,
                 pressure: String::new(),
+                pace: None,
             };
         };
         StageSight {
@@ -122,6 +125,7 @@ pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<Sta
             },
             memory: shard.memory,
             pressure: shard.pressure.clone(),
+            pace: shard.pace,
         }
     };
     let mut sights = Vec::new();

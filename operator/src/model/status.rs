@@ -2,8 +2,8 @@
 
 use crds::conditions::{ConditionStatus, NewCondition, model as kind, reason, set_condition};
 use crds::{
-    InferenceModel, InferenceModelStatus, LearnedMemory, MemoryUsed, PlacementStatus, ResolvedModel, StagePhase,
-    Yielded,
+    InferenceModel, InferenceModelStatus, LearnedMemory, LearnedPace, MemoryUsed, PlacementStatus, ResolvedModel,
+    StagePhase, Yielded,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use placement::text;
@@ -13,6 +13,8 @@ use super::facts::Facts;
 use super::in_force::InForce;
 use super::inspect::Resolution;
 use super::learned;
+use super::learned_pace;
+use super::observed_pace;
 use super::stages::{self, StageSight};
 use super::yielding;
 
@@ -67,6 +69,8 @@ pub struct Sight<'a> {
     pub unreachable: Option<&'a Why>,
     /// What loaded stages taught about memory.
     pub learned: Option<LearnedMemory>,
+    /// What serving stages taught about the speed of their devices.
+    pub learned_pace: &'a [LearnedPace],
     /// What was decided.
     pub placed: &'a Placed,
     /// What it gave up to a model of higher priority.
@@ -113,6 +117,7 @@ pub fn status(sight: &Sight<'_>, previous: Option<&InferenceModelStatus>, now: &
         replicas_ready: (!stages.is_empty()).then(|| format!("{}/{}", replicas.serving, replicas.asked)),
         endpoint: heads.into_iter().flatten().next(),
         learned: sight.learned,
+        learned_pace: sight.learned_pace.to_vec(),
         yielded: sight.yielded.cloned(),
     }
 }
@@ -246,7 +251,16 @@ fn where_it_is(sight: &Sight<'_>, in_force: &InForce, fewer: Option<&Why>) -> St
     let yielded = sight.yielded.map(yielding::yielded);
     let fewer = fewer.map(|why| why.message.clone());
     let note = sight.note.map(str::to_owned);
-    for more in in_force.view.took.iter().chain(&yielded).chain(&fewer).chain(&note) {
+    let paces = learned_pace::explain(sight.learned_pace, &in_force.view);
+    for more in in_force
+        .view
+        .took
+        .iter()
+        .chain(&yielded)
+        .chain(&fewer)
+        .chain(&paces)
+        .chain(&note)
+    {
         message = format!("{message}; {more}");
     }
     message
@@ -423,7 +437,9 @@ fn doing(phase: StagePhase) -> &'static str {
     }
 }
 
-fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
+/// The placement as people see it now.
+#[must_use]
+pub fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
     let mut view = in_force.view.clone();
     for (stage, sight) in view.stages.iter_mut().zip(sights) {
         stage.phase = sight.phase;
@@ -434,6 +450,8 @@ fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
             compute: signed(memory.compute_bytes),
         });
         stage.pressure = Some(sight.pressure.clone()).filter(|pressure| !pressure.is_empty());
+        // What was shown before a change of the leader stays until there is something newer.
+        stage.observed = sight.pace.as_ref().map(observed_pace::view).or(stage.observed);
         let text = if sight.message.is_empty() {
             &sight.reason
         } else {
@@ -442,6 +460,7 @@ fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
         let end = text.floor_char_boundary(STAGE_MESSAGE_MAX);
         stage.message = (!text.is_empty()).then(|| text[..end].to_owned());
     }
+    view.observed_us_per_token = observed_pace::total_us(&view);
     view
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crds::conditions::reason;
-use crds::{InferenceModel, InferenceModelStatus, LearnedMemory, ModelSource, ResolvedModel, Yielded};
+use crds::{InferenceModel, InferenceModelStatus, LearnedMemory, LearnedPace, ModelSource, ResolvedModel, Yielded};
 use identity::PlacementVerifier;
 use placement::Problem;
 use proto::control::v1::{Inspect, inspection::Result as Answer};
@@ -18,6 +18,7 @@ use super::in_force::{self, InForce};
 use super::inspect::{Failure, Inspection, Resolution};
 use super::links;
 use super::moving::Moving;
+use super::observed_pace::Shown;
 use super::progress::Progress;
 use super::secrets::Secrets;
 use super::standby::Standby;
@@ -61,6 +62,10 @@ pub struct ModelState {
     pub access: Result<Access, Why>,
     /// What its loaded stages taught about memory.
     pub learned: Option<LearnedMemory>,
+    /// What its serving stages taught about the speed of their devices.
+    pub learned_pace: Vec<LearnedPace>,
+    /// What people are shown of how fast its stages are.
+    pub paces: Shown,
     /// What people are shown of what its stages fetch.
     pub progress: Progress,
     /// What replaces the placement in force, once it is loaded.
@@ -83,6 +88,8 @@ impl ModelState {
                 .and_then(|status| status.model.clone())
                 .filter(|_| in_force.is_some()),
             learned: status.and_then(|status| status.learned).filter(|_| in_force.is_some()),
+            learned_pace: status.map(|status| status.learned_pace.clone()).unwrap_or_default(),
+            paces: Shown::default(),
             in_force,
             status_epoch: epoch_in_status(model),
             inspection: Inspection::new(
@@ -421,6 +428,7 @@ impl Term {
                 state.failures.wakes_at(),
                 state.progress.wakes_at(),
                 state.moving.wakes_at(),
+                state.paces.wakes_at(),
             ]
         });
         let settling = (!awaited.is_empty()).then(|| (now + REPORT_GRACE).min(self.began + ATTACH_GRACE));

@@ -2,6 +2,7 @@
 
 use crds::{LearnedMemory, PlacementStatus, StagePhase, StageStatus, Verdict};
 use gguf::Digest;
+use placement::prefill::{Prompt, prefill};
 use placement::{Figures, HeldLayers, Model, Plan, Problem, RunnerUp, estimate, text};
 use proto::placement::v1 as wire;
 use topology::{HeldMemory, Topology};
@@ -9,6 +10,8 @@ use topology::{HeldMemory, Topology};
 use super::facts::Facts;
 use super::in_force::InForce;
 use super::learned;
+use super::learned_pace::Corrections;
+use super::observed_pace::PREFILL_TOKENS;
 use super::replicas::Replica;
 use super::sign::Draft;
 use super::status::Why;
@@ -33,6 +36,14 @@ pub fn problem(
         objective: validated.objective,
         held: Vec::new(),
     })
+}
+
+/// The graph as it counts for a model: by the format of its weights, and by what serving stages taught.
+#[must_use]
+pub fn counted(topology: Topology, facts: &Facts, paces: &Corrections) -> Topology {
+    let bits = facts.file_bytes.saturating_mul(8) / facts.parameters.max(1);
+    let topology = topology.for_weights_of(u32::try_from(bits).unwrap_or(u32::MAX));
+    paces.correct(topology, &facts.quantisation)
 }
 
 /// The model as it is estimated, before anything was measured.
@@ -158,6 +169,8 @@ pub fn draft(
             verdict,
             gap_percent,
             predicted_us_per_token: predicted_us(next, &views),
+            observed_us_per_token: None,
+            predicted_prefill_us: None,
             stages: views.into_iter().flatten().collect(),
             runner_up: judged
                 .and_then(|judged| judged.runner_up)
@@ -213,6 +226,28 @@ fn predicted_us(next: &[Replica<'_>], views: &[Vec<StageStatus>]) -> i64 {
     all.iter().sum::<i64>() / i64::try_from(all.len()).unwrap_or(i64::MAX).max(1)
 }
 
+/// Puts the predicted times of a prompt beside those of a token.
+pub fn foretell_prefill(
+    view: &mut PlacementStatus,
+    problem: &Problem,
+    plan: &Plan,
+    facts: &Facts,
+    validated: &Validated,
+) {
+    let prompt = Prompt {
+        tokens: PREFILL_TOKENS,
+        step_rows: validated.runtime.max_step_rows.into(),
+        parameters: facts.parameters,
+        parameter_bytes: facts.file_bytes,
+    };
+    let foretold = prefill(problem, plan, &prompt);
+    let us = |ns: u64| signed(text::us(ns));
+    for (stage, ns) in view.stages.iter_mut().zip(&foretold.stages_ns) {
+        stage.predicted_prefill_us = ns.map(us);
+    }
+    view.predicted_prefill_us = foretold.total_ns.map(us);
+}
+
 fn bytes(digest: Option<Digest>) -> Vec<u8> {
     digest.map(|digest| digest.0.to_vec()).unwrap_or_default()
 }
@@ -244,6 +279,9 @@ fn view_stage(pipeline: i32, index: usize, stage: &placement::Stage) -> StageSta
         memory_used_bytes: None,
         pressure: None,
         predicted_us_per_token: signed(text::us(stage.time_ns)),
+        correction_percent: None,
+        predicted_prefill_us: None,
+        observed: None,
         hop_us: stage.hop_ns.map(|ns| signed(text::us(ns))),
         endpoint: None,
         phase: StagePhase::Pending,

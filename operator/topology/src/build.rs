@@ -119,6 +119,7 @@ fn device(input: &Input, report: &DeviceReport, pool: usize, usable_bytes: u64) 
         fixed_bytes: prior::fixed_bytes(&report.backend),
         bandwidth: bandwidth(report),
         launch_us: report.launch_us.unwrap_or_else(|| prior::launch_us(report.kind)),
+        steps: report.steps.clone(),
         flops_per_second: report.flops_per_second,
         thermal_headroom_percent: thermal_headroom_percent(report),
         taints: report.taints.clone(),
@@ -176,7 +177,7 @@ fn full_bandwidth(report: &DeviceReport) -> Rate {
 }
 
 /// Never zero.
-fn hundredths(of: u64, percent: u64) -> u64 {
+pub(crate) fn hundredths(of: u64, percent: u64) -> u64 {
     let product = u128::from(of) * u128::from(percent) / 100;
     u64::try_from(product).unwrap_or(of).max(1)
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{Kind, Links, Taint, prior};
+use crate::{Kind, Links, Steps, Taint, prior};
 
 /// Where a number comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Device {
     pub bandwidth: Rate,
     /// Fixed cost of one step.
     pub launch_us: u64,
+    /// How fast steps of a model are, where that was measured; see [`Topology::for_weights_of`].
+    pub steps: Option<Steps>,
     /// Measured matrix products of half-precision inputs, else of single precision; absent when neither was.
     pub flops_per_second: Option<u64>,
     /// How far from throttling, by its last reading: 100 where cool, 0 where it throttles; absent without a sensor.

@@ -16,6 +16,7 @@ mod graph;
 mod links;
 pub mod prior;
 mod report;
+mod steps;
 pub mod support;
 
 pub use answers::Totals;
@@ -25,3 +26,4 @@ pub use links::{
     CONFIDENT_SAMPLES, Confidence, DevicePair, FORGOTTEN_S, FRESH_S, KnownLink, LinkKind, LinkReport, Links,
 };
 pub use report::{DeviceReport, Effect, Kind, Taint};
+pub use steps::{Reading, Steps};

@@ -6,6 +6,8 @@ use crds::conditions::{self, Condition, ConditionStatus, device as kind, reason}
 use crds::{DeviceGPUState, DeviceKind, DeviceTaint, Measurement, TaintEffect};
 use serde::{Deserialize, Serialize};
 
+use crate::Steps;
+
 /// What kind of hardware a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
@@ -112,6 +114,9 @@ pub struct DeviceReport {
     /// Measured; absent when it never was.
     #[serde(default)]
     pub launch_us: Option<u64>,
+    /// How fast steps of a model are; absent where no worker measured it.
+    #[serde(default)]
+    pub steps: Option<Steps>,
     /// Measured matrix products of half-precision inputs, else of single precision; absent when neither was.
     #[serde(default)]
     pub flops_per_second: Option<u64>,
@@ -182,6 +187,7 @@ impl DeviceReport {
                 .and_then(|prior| u64::try_from(prior.bytes_per_second).ok())
                 .filter(|rate| *rate > 0),
             launch_us: value(status.launch_ns.as_ref()).map(|ns| ns.div_ceil(1000)),
+            steps: status.step_rates.as_ref().and_then(Steps::from_state),
             flops_per_second: value(status.f16_flops_per_second.as_ref())
                 .or_else(|| value(status.f32_flops_per_second.as_ref())),
             temperature_celsius: status

@@ -73,6 +73,7 @@ fn seen<'a>(state: &'a DeviceState, holdings: &'a [Holding]) -> Seen<'a> {
         spec: None,
         host_free_bytes: Some(500),
         holdings,
+        rates: None,
     }
 }
 

@@ -41,6 +41,7 @@ fn written(state: &DeviceState, before: Option<&DeviceGPUStateStatus>, second: i
         spec: None,
         host_free_bytes: None,
         holdings: &[],
+        rates: None,
     };
     status("n", &seen, before, Some(1), Timestamp::from_second(second).unwrap())
 }

@@ -215,23 +215,29 @@ fn what_is_not_desired_drains_and_is_held_no_more_in_the_devices_object() {
 }
 
 #[test]
-fn what_a_worker_says_of_its_memory_is_passed_on() {
+fn what_a_worker_says_of_its_memory_and_its_pace_is_passed_on() {
     use super::super::observed::Measured;
     let memory = proto::control::v1::MemoryUse {
         weights_bytes: 1,
         kv_bytes: 2,
         compute_bytes: 3,
     };
+    let pace = proto::control::v1::ObservedPace {
+        decode_token_ns: 4,
+        decode_samples: 200,
+        ..Default::default()
+    };
     let status = report(&[
         Event::Done(Work::Spawn),
         Event::Measured(Measured {
             memory: Some(memory),
             pressure: "EvictingPrefixes".to_owned(),
+            pace: Some(pace),
         }),
     ]);
     assert_eq!(
-        (status.memory, status.pressure.as_str()),
-        (Some(memory), "EvictingPrefixes")
+        (status.memory, status.pressure.as_str(), status.pace),
+        (Some(memory), "EvictingPrefixes", Some(pace))
     );
 }
 
@@ -245,7 +251,7 @@ fn what_a_worker_took_before_it_was_refused_is_passed_on_after_its_end() {
     };
     let measured = Measured {
         memory: Some(memory),
-        pressure: String::new(),
+        ..Measured::default()
     };
     let refused = report(&[
         Event::Done(Work::Spawn),

@@ -18,13 +18,16 @@ pub fn engine_loader(config: Arc<WorkerConfig>, gauge: Gauge) -> Loader {
 
 /// Where a configuration wants to compute.
 pub fn device(config: &WorkerConfig) -> Device {
-    match config.backend {
-        Backend::Cpu => Device::Cpu {
-            threads: config.threads,
-        },
+    engine_device(config.backend, config.device_index, config.threads)
+}
+
+/// A device as the engine names it.
+pub fn engine_device(backend: Backend, index: u32, threads: u32) -> Device {
+    match backend {
+        Backend::Cpu => Device::Cpu { threads },
         backend => Device::Gpu {
             backend: backend.name().to_owned(),
-            index: config.device_index,
+            index,
         },
     }
 }

@@ -100,6 +100,26 @@ pub struct Status {
     /// What gives way for lack of memory, one CamelCase word; unset where nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pressure: Option<String>,
+    /// How fast its steps really were, once enough of them were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Pace>,
+}
+
+/// Medians of a stage's latest steps. A figure without samples is zero and says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Computing of a step of one row.
+    pub decode_token_ns: u64,
+    /// Such steps, ever.
+    pub decode_samples: u64,
+    /// Computing of one row of a large step.
+    pub prefill_row_ns: u64,
+    /// Large steps, ever.
+    pub prefill_samples: u64,
+    /// On the head: what a step of one row takes beside all stages' computing.
+    pub hops_token_ns: u64,
+    /// Such steps, ever.
+    pub hops_samples: u64,
 }
 
 /// Memory of a loaded shard on its device.

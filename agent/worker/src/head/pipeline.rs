@@ -58,6 +58,8 @@ pub struct Pipeline {
 #[derive(Debug)]
 struct Flight {
     number: u64,
+    /// Of one row, and the only one under way when it was submitted.
+    alone: bool,
     stands: Stands,
 }
 
@@ -145,6 +147,7 @@ impl Pipeline {
         self.own.begin();
         self.flights.push_back(Flight {
             number: step.number,
+            alone: step.rows.len() == 1 && self.flights.is_empty(),
             stands: Stands::Own,
         });
         Ok(())
@@ -226,7 +229,7 @@ impl Pipeline {
     }
 
     fn take_finished(&mut self) -> Option<Completed> {
-        let Flight { number, stands } = self.flights.pop_front_if(|oldest| oldest.finished())?;
+        let Flight { number, stands, .. } = self.flights.pop_front_if(|oldest| oldest.finished())?;
         let Stands::Finished(outcome) = stands else { return None };
         if let Err(fault) = &outcome {
             self.metrics.record_step(Err(fault.reason.as_str()));
@@ -334,7 +337,8 @@ impl Pipeline {
             Some(error) => Err(StepFault::from_wire(error)),
             None => {
                 let compute_us = result.compute_us.iter().fold(0, |sum: u64, us| sum.saturating_add(*us));
-                self.metrics.record_hops(elapsed_us(sent).saturating_sub(compute_us));
+                self.metrics
+                    .record_hops(elapsed_us(sent).saturating_sub(compute_us), flight.alone);
                 for (stage, compute_us) in (stage..stages).zip(result.compute_us) {
                     self.metrics.record_stage(stage, compute_us);
                 }

@@ -24,6 +24,7 @@ fn problem() -> Problem {
         fixed_bytes: 10,
         bandwidth: rate,
         launch_us: 1,
+        steps: None,
         flops_per_second: None,
         thermal_headroom_percent: None,
         taints: Vec::new(),

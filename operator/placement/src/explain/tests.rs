@@ -26,6 +26,7 @@ fn problem(usable_mib: &[u64], constraints: Constraints) -> Problem {
         fixed_bytes: MIB,
         bandwidth: rate,
         launch_us: 1,
+        steps: None,
         flops_per_second: None,
         thermal_headroom_percent: None,
         taints: Vec::new(),

@@ -23,6 +23,7 @@ fn cluster() -> Problem {
             origin: Origin::Measured,
         },
         launch_us: 300,
+        steps: None,
         flops_per_second: None,
         thermal_headroom_percent: None,
         taints: Vec::new(),

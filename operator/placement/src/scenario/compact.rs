@@ -312,6 +312,7 @@ impl Card {
             bandwidth_bytes_per_second: self.measured_gb_per_second.map(|gb| whole(gb * GIGA)),
             prior_bandwidth_bytes_per_second: self.promised_gb_per_second.map(|gb| whole(gb * GIGA)),
             launch_us: self.launch_us,
+            steps: None,
             flops_per_second: self.teraflops.map(|tera| whole(tera * TERA)),
             temperature_celsius: None,
             throttled: false,

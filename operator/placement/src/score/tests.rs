@@ -21,6 +21,7 @@ fn device(name: &str, gib: u64, gb_per_second: u64) -> Device {
         fixed_bytes: 0,
         bandwidth: rate(gb_per_second * 1_000_000_000),
         launch_us: 0,
+        steps: None,
         flops_per_second: Some(gb_per_second * 1_000_000_000_000),
         thermal_headroom_percent: Some(50),
         taints: Vec::new(),

@@ -95,6 +95,7 @@ impl<'p> Line<'p> {
         let mut ns = us_to_ns(device.launch_us);
         for layer in layers {
             ns = ns.saturating_add(pass.ns(layer.weight_bytes, layer.kv_read_bytes, device));
+            ns = ns.saturating_add(device.layer_ns());
         }
         if stage + 1 == self.stages.len() && pass.ends_in_a_token() {
             ns = ns.saturating_add(transfer_ns(

@@ -30,6 +30,7 @@ fn line(layers: &[u32]) -> (Problem, Plan) {
             fixed_bytes: 0,
             bandwidth: RATE,
             launch_us: 0,
+            steps: None,
             flops_per_second: Some(10_000_000_000),
             thermal_headroom_percent: None,
             taints: Vec::new(),

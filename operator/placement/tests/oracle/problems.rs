@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use placement::{Constraints, HeldLayers, Layer, Model, Objective, Pin, Problem, Toleration};
 use proptest::prelude::*;
-use topology::{Device, Effect, Kind, Link, Origin, Pool, Rate, Taint, Topology};
+use topology::{Device, Effect, Kind, Link, Origin, Pool, Rate, Steps, Taint, Topology};
 
 /// Up to five devices on up to three pools and nodes, up to six layers, every constraint.
 pub fn small() -> impl Strategy<Value = Problem> {
@@ -119,6 +119,13 @@ fn cluster() -> impl Strategy<Value = Topology> {
                 let mut device = device(i, place, mib, tenths * 100_000_000, kind);
                 device.usable_bytes = device.usable_bytes.min(pools[place].usable_bytes);
                 device.launch_us = launch * 100;
+                // Steps of some of them were measured.
+                device.steps = (launch % 2 == 1).then(|| Steps {
+                    step_ns: 0,
+                    layer_ns: launch * 31_000,
+                    reading: Vec::new(),
+                    flops_per_second: None,
+                });
                 if alike {
                     device.node = format!("node{}", place / 2);
                 }
@@ -224,6 +231,7 @@ fn device(index: usize, place: usize, mib: u64, bytes_per_second: u64, kind: Kin
         fixed_bytes: 2 * MIB,
         bandwidth: measured(bytes_per_second),
         launch_us: 100,
+        steps: None,
         flops_per_second: None,
         thermal_headroom_percent: None,
         taints: Vec::new(),

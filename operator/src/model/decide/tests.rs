@@ -23,6 +23,7 @@ struct Cluster {
     awaited: BTreeSet<String>,
     others: Vec<(String, InForce)>,
     links: Links,
+    paces: Corrections,
     model: InferenceModel,
     state: ModelState,
     signer: PlacementSigner,
@@ -48,6 +49,7 @@ impl Cluster {
             awaited: BTreeSet::new(),
             others: Vec::new(),
             links: Links::default(),
+            paces: Corrections::default(),
             model,
             state,
             signer,
@@ -58,6 +60,7 @@ impl Cluster {
     fn decide(&mut self) -> Decided {
         let world = World::new(&self.observed, &self.agents, &self.awaited, self.now, NOW);
         let mut world = world.with_links(self.links.clone());
+        world.paces = self.paces.clone();
         for (uid, in_force) in &self.others {
             world.holders.hold(uid, in_force);
         }
@@ -789,4 +792,50 @@ fn weights_that_a_backend_has_no_kernel_for_are_not_placed_on_it() {
         "{}",
         why.message
     );
+}
+
+#[test]
+fn a_slow_device_is_reckoned_with_in_the_next_placement_and_moves_nothing_that_serves() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    let first = cluster.place();
+    let taken = devices(&first)[0].to_owned();
+    let slow = crds::LearnedPace {
+        device: taken.clone(),
+        backend: "cpu".into(),
+        quantisation: "Q4_1".into(),
+        factor_percent: 200,
+        tokens: 1000,
+    };
+    cluster.paces = Corrections::of([slow].iter());
+    cluster.keeps();
+    cluster.state.in_force = None;
+    let second = cluster.place();
+    assert_ne!(devices(&second), [taken.as_str()], "the other one is faster by now");
+    cluster.model.spec.placement.pinned_layers =
+        serde_json::from_value(serde_json::json!([{ "device": taken, "minLayers": 6 }])).unwrap();
+    cluster.state.in_force = None;
+    let pinned = cluster.place();
+    let (before, after) = (&first.view.stages[0], &pinned.view.stages[0]);
+    assert_eq!((before.correction_percent, after.correction_percent), (None, Some(200)));
+    let ratio = after.predicted_us_per_token as f64 / before.predicted_us_per_token as f64;
+    assert!((ratio - 2.0).abs() < 0.01, "{ratio}");
+}
+
+#[test]
+fn a_prompt_is_predicted_where_arithmetic_was_measured_and_else_not() {
+    let mut cluster = Cluster::of(&[("a", GIB)]);
+    let unknown = cluster.place();
+    assert_eq!(unknown.view.predicted_prefill_us, None);
+    cluster.state.in_force = None;
+    change(&mut cluster, "a-cpu0", |device| {
+        let status = device.status.as_mut().unwrap();
+        status.f32_flops_per_second = Some(crds::Measurement {
+            value: 100_000_000_000,
+            measured_at: Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
+            samples: 1,
+        });
+    });
+    let known = cluster.place();
+    assert!(known.view.predicted_prefill_us.is_some_and(|us| us > 0));
+    assert!(known.view.stages[0].predicted_prefill_us.is_some());
 }

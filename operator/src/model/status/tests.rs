@@ -68,6 +68,7 @@ impl Case {
             resolved: self.resolved.as_ref(),
             unreachable: self.unreachable.as_ref(),
             learned: self.learned,
+            learned_pace: &[],
             placed: &self.placed,
             yielded: self.yielded.as_ref(),
             note: None,

@@ -183,6 +183,7 @@ impl Fleet {
             resolved: None,
             unreachable: None,
             learned: None,
+            learned_pace: &[],
             placed: &decided.placed,
             yielded: decided.yielded.as_ref(),
             note: None,

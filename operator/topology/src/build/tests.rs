@@ -19,6 +19,7 @@ fn report(name: &str, node: &str, kind: Kind, pool: &str, usable_bytes: u64) -> 
         bandwidth_bytes_per_second: None,
         prior_bandwidth_bytes_per_second: None,
         launch_us: None,
+        steps: None,
         flops_per_second: None,
         temperature_celsius: None,
         throttled: false,
