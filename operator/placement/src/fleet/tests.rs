@@ -25,6 +25,7 @@ fn problem(cards: &[(u64, u64)]) -> Problem {
         usable_bytes: mib * MIB,
         fixed_bytes: 0,
         bandwidth: rate(*gigabytes),
+        steps: None,
         launch_us: 100,
         flops_per_second: None,
         thermal_headroom_percent: None,

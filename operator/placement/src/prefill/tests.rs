@@ -72,6 +72,7 @@ fn problem(flops_per_second: [Option<u64>; 2]) -> (Problem, Plan) {
     };
     let plan = Plan {
         stages: devices.iter().enumerate().map(stage).collect(),
+        entry_ns: 0,
         latency_ns: 0,
         slowest_ns: 0,
     };

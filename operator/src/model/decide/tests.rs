@@ -1,16 +1,21 @@
 mod moves;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crds::conditions::{ConditionStatus, device as kind};
 use identity::PlacementVerifier;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proto::control::v1::ShardPhase;
+use topology::Links;
 
 use super::*;
+use crate::agents::AgentView;
 use crate::model::failures::Health;
 use crate::model::fixture;
 use crate::model::inspect::Inspection;
+use crate::model::learned_pace::Corrections;
+use crate::model::observe::Observed;
 use crate::model::term::Term;
 
 const GIB: i64 = 1 << 30;
