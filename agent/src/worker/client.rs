@@ -12,6 +12,8 @@ use tokio::net::UnixStream;
 
 /// A worker answers from a thread that never computes; one that needs longer is stuck.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How it is, a worker says within a millisecond. One that has not by now is asked again on another connection before it is judged.
+const STATUS_LIMIT: Duration = Duration::from_millis(1500);
 /// An answer has a few hundred bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
@@ -135,8 +137,8 @@ pub enum ClientError {
     #[error("the worker's control socket: {0}")]
     Io(#[from] std::io::Error),
     /// It is stuck.
-    #[error("the worker did not answer within {} s", ANSWER_LIMIT.as_secs())]
-    Silent,
+    #[error("the worker did not answer within {} s", .0.as_secs_f64())]
+    Silent(Duration),
     /// It said something else.
     #[error("the worker's answer cannot be read: {0}")]
     Malformed(#[from] serde_json::Error),
@@ -157,7 +159,7 @@ impl Client {
 
     /// How is it going?
     pub async fn status(&mut self) -> Result<Status, ClientError> {
-        self.ask(&Request::Status).await
+        self.ask(&Request::Status, STATUS_LIMIT).await
     }
 
     /// Hands over a placement. The inner result is the worker's decision.
@@ -166,7 +168,7 @@ impl Client {
             envelope: STANDARD.encode(envelope),
             next,
         };
-        let outcome: Outcome = self.ask(&request).await?;
+        let outcome: Outcome = self.ask(&request, ANSWER_LIMIT).await?;
         if outcome.ok {
             return Ok(Ok(()));
         }
@@ -179,15 +181,20 @@ impl Client {
 
     /// Asks it to finish and end.
     pub async fn drain(&mut self) -> Result<(), ClientError> {
-        self.ask::<Outcome>(&Request::Drain).await.map(|_| ())
+        self.ask::<Outcome>(&Request::Drain, ANSWER_LIMIT).await.map(|_| ())
     }
 
     /// Its metrics, as Prometheus reads them.
     pub async fn metrics(&mut self) -> Result<String, ClientError> {
-        self.ask::<Metrics>(&Request::Metrics).await.map(|metrics| metrics.text)
+        let metrics = self.ask::<Metrics>(&Request::Metrics, ANSWER_LIMIT).await?;
+        Ok(metrics.text)
     }
 
-    async fn ask<A: serde::de::DeserializeOwned>(&mut self, request: &Request<'_>) -> Result<A, ClientError> {
+    async fn ask<A: serde::de::DeserializeOwned>(
+        &mut self,
+        request: &Request<'_>,
+        limit: Duration,
+    ) -> Result<A, ClientError> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         let exchange = async {
@@ -202,8 +209,8 @@ impl Client {
             }
             Ok(serde_json::from_slice(&answer)?)
         };
-        tokio::time::timeout(ANSWER_LIMIT, exchange)
+        tokio::time::timeout(limit, exchange)
             .await
-            .map_err(|_| ClientError::Silent)?
+            .map_err(|_| ClientError::Silent(limit))?
     }
 }

@@ -27,11 +27,11 @@ pub struct Patience {
 
 impl Default for Patience {
     /// A worker opens its socket first thing, but under load the system may take its time to start a process. One that was
-    /// heard before answers from a thread that never computes.
+    /// heard before answers from a thread that never computes: one that stands still holds up every stream of its pipeline.
     fn default() -> Self {
         Self {
             start: Duration::from_secs(30),
-            silence: Duration::from_secs(10),
+            silence: Duration::from_secs(4),
         }
     }
 }

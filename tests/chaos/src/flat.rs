@@ -1,7 +1,8 @@
 //! What processes hold: memory, descriptors, threads; and whether that grows.
 //!
-//! Killed processes begin anew, so growth is judged within one life: from its figures at [`SETTLED`] to its last ones. A life that is not
-//! longer than [`TELLING`] says nothing.
+//! Killed processes begin anew, so growth is judged within one life. What a process holds goes up and down with what it does; a leak raises
+//! the least that it holds. So the least of the second half of a life, from [`SETTLED`] on, is held against the least of the first. A life
+//! that is not longer than [`TELLING`] says nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,14 +15,14 @@ use crate::history::Moment;
 pub const SETTLED: Duration = Duration::from_secs(60);
 /// The shortest life that is judged.
 pub const TELLING: Duration = Duration::from_secs(180);
-/// Allocators return memory late, and what clients ask for varies: as much is no leak.
-const RSS_GROWTH_MIB: f64 = 16.0;
+/// Allocators keep what was free once: as much is no leak.
+const RSS_GROWTH_MIB: f64 = 8.0;
 /// For processes that hold much.
 const RSS_GROWTH_RATIO: f64 = 0.10;
-/// Connections that are being closed or opened.
-const DESCRIPTOR_GROWTH: u64 = 16;
-/// Blocking calls that are under way have a thread each.
-const THREAD_GROWTH: u64 = 8;
+/// Connections to a part that was not there in the first half.
+const DESCRIPTOR_GROWTH: u64 = 8;
+/// Threads for blocking calls end after ten seconds without one.
+const THREAD_GROWTH: u64 = 4;
 
 /// What one process holds now.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -51,23 +52,24 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// The lesser of each.
+    fn floor(self, other: Self) -> Self {
+        Self {
+            rss_mib: self.rss_mib.min(other.rss_mib),
+            descriptors: self.descriptors.min(other.descriptors),
+            threads: self.threads.min(other.threads),
+        }
+    }
+}
+
 /// One life of a process.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Life {
     /// Which part of the stack.
     pub name: String,
-    /// When it was first seen.
-    #[serde(skip)]
-    pub born: Moment,
-    /// When it was last seen.
-    #[serde(skip)]
-    pub seen: Moment,
-    /// At first sight.
-    pub first: Figures,
-    /// When it had settled.
-    pub settled: Option<Figures>,
-    /// At last sight.
-    pub last: Figures,
+    /// At every look, with its time.
+    looks: Vec<(Moment, Figures)>,
 }
 
 /// Where a process holds more and more.
@@ -83,25 +85,30 @@ impl std::fmt::Display for Growth {
 impl Life {
     /// What grew within this life, if it was long enough to tell.
     pub fn growth(&self) -> Option<Growth> {
-        let settled = self.settled?;
-        if self.seen.saturating_sub(self.born) < TELLING {
+        let (born, seen) = (self.looks.first()?.0, self.looks.last()?.0);
+        if seen.saturating_sub(born) < TELLING {
             return None;
         }
-        let rss_limit = settled.rss_mib + RSS_GROWTH_MIB.max(settled.rss_mib * RSS_GROWTH_RATIO);
-        let grown = self.last.rss_mib > rss_limit
-            || self.last.descriptors > settled.descriptors + DESCRIPTOR_GROWTH
-            || self.last.threads > settled.threads + THREAD_GROWTH;
+        let middle = (born + SETTLED + seen) / 2;
+        let floor = |from: Moment, to: Moment| {
+            let within = self.looks.iter().filter(|(at, _)| *at >= from && *at <= to);
+            within.map(|(_, figures)| *figures).reduce(Figures::floor)
+        };
+        let (before, after) = (floor(born + SETTLED, middle)?, floor(middle, seen)?);
+        let grown = after.rss_mib > before.rss_mib + RSS_GROWTH_MIB.max(before.rss_mib * RSS_GROWTH_RATIO)
+            || after.descriptors > before.descriptors + DESCRIPTOR_GROWTH
+            || after.threads > before.threads + THREAD_GROWTH;
         grown.then(|| {
             Growth(format!(
-                "{}: {:.0} -> {:.0} MiB, {} -> {} descriptors, {} -> {} threads within {:.0} s",
+                "{}: at least {:.0}, then {:.0} MiB; {}, then {} descriptors; {}, then {} threads; in halves of {:.0} s",
                 self.name,
-                settled.rss_mib,
-                self.last.rss_mib,
-                settled.descriptors,
-                self.last.descriptors,
-                settled.threads,
-                self.last.threads,
-                (self.seen - self.born).as_secs_f64() - SETTLED.as_secs_f64(),
+                before.rss_mib,
+                after.rss_mib,
+                before.descriptors,
+                after.descriptors,
+                before.threads,
+                after.threads,
+                (seen - middle).as_secs_f64(),
             ))
         })
     }
@@ -124,17 +131,9 @@ impl Lives {
     fn note(&mut self, name: &str, id: u32, now: Moment, figures: Figures) {
         let life = self.living.entry((name.to_owned(), id)).or_insert_with(|| Life {
             name: name.to_owned(),
-            born: now,
-            seen: now,
-            first: figures,
-            settled: None,
-            last: figures,
+            looks: Vec::new(),
         });
-        life.seen = now;
-        life.last = figures;
-        if life.settled.is_none() && now.saturating_sub(life.born) >= SETTLED {
-            life.settled = Some(figures);
-        }
+        life.looks.push((now, figures));
     }
 
     /// All of them.
@@ -157,26 +156,36 @@ mod tests {
         }
     }
 
-    fn growth(last: Figures, seconds: u64) -> Option<String> {
+    /// Of a process that is looked at every ten seconds.
+    fn growth(seconds: u64, at: impl Fn(u64) -> Figures) -> Option<String> {
         let mut lives = Lives::default();
-        for (at, figures) in [(0, figures(20.0, 30)), (60, figures(40.0, 40)), (seconds, last)] {
-            lives.note("gateway", 1, Duration::from_secs(at), figures);
+        for second in (0..=seconds).step_by(10) {
+            lives.note("gateway", 1, Duration::from_secs(second), at(second));
         }
         let life = lives.all().next()?;
         life.growth().map(|growth| growth.to_string())
     }
 
     #[test]
-    fn growth_counts_from_where_a_process_had_settled() {
-        assert_eq!(growth(figures(55.0, 50), 600), None);
-        let told = growth(figures(57.0, 50), 600).unwrap();
-        assert!(told.starts_with("gateway: 40 -> 57 MiB"), "{told}");
-        assert!(growth(figures(40.0, 57), 600).is_some());
+    fn what_goes_up_and_down_does_not_grow_and_what_rises_does() {
+        let busy = |second: u64| figures(30.0 + if second % 30 == 0 { 60.0 } else { 0.0 }, 40 + second % 7);
+        assert_eq!(growth(600, busy), None);
+        let leaking = growth(600, |second| figures(30.0 + second as f64 / 20.0, 40)).unwrap();
+        assert!(leaking.starts_with("gateway: at least 33, then 4"), "{leaking}");
+        assert!(growth(600, |second| figures(30.0, 40 + second / 20)).is_some());
+    }
+
+    #[test]
+    fn warming_up_is_no_growth() {
+        assert_eq!(
+            growth(600, |second| figures(if second < 60 { 10.0 } else { 90.0 }, 40)),
+            None
+        );
     }
 
     #[test]
     fn a_short_life_says_nothing() {
-        assert_eq!(growth(figures(400.0, 500), 179), None);
+        assert_eq!(growth(170, |second| figures(second as f64, 40)), None);
     }
 
     #[test]
