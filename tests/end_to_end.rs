@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 
 use engine::reference::{WholeConfig, WholeModel};
 use engine::{Device, Runtime};
-use localplane::chat::{Chat, rendered};
+use localplane::chat::{Answer, Chat, rendered};
 use localplane::folder;
 use localplane::stack::{AgentSpec, Stack, condition_of, run};
 use localplane::wait::{Seen, until};
 use localplane::{assets, demo};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
+
+#[path = "end_to_end/moves.rs"]
+mod moves;
 
 /// Each test has a whole installation to itself: two at once would only share two cores.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -316,6 +319,81 @@ impl Here {
             );
         }
     }
+}
+
+/// A long answer; says when the first piece of it came.
+fn long_stream(chat: &Chat, first_token: tokio::sync::oneshot::Sender<()>) -> tokio::task::JoinHandle<Answer> {
+    let chat = chat.clone();
+    tokio::spawn(async move {
+        let mut first_token = Some(first_token);
+        let prompt = "Write a long story about a lighthouse keeper, in great detail.";
+        let mut each = |_: &str| {
+            if let Some(sender) = first_token.take() {
+                let _ = sender.send(());
+            }
+        };
+        chat.stream("m", prompt, 400, &mut each).await.expect("a stream")
+    })
+}
+
+#[tokio::test]
+async fn two_replicas_answer_and_the_loss_of_a_node_of_one_leaves_the_other_alone() {
+    let mut here = installation(&["cpu", "cpu", "cpu", "cpu"]).await;
+    here.apply(
+        "m",
+        &json!({ "source": { "uri": uri(&model()) }, "replicas": 2, "placement": { "minDevices": 2, "maxDevices": 2 } }),
+    );
+    here.stack
+        .wait_for_condition("default", "m", "Loaded", "True", LIMIT)
+        .await
+        .expect("both replicas loaded");
+    let before = here.ready("m").await;
+    let of = |pipeline: i64| -> Vec<Value> {
+        let all = stages(&before).into_iter();
+        all.filter(|stage| stage["pipeline"] == pipeline).collect()
+    };
+    assert_eq!(
+        (of(0).len(), of(1).len()),
+        (2, 2),
+        "{}",
+        before["status"]["placement"]["stages"]
+    );
+    let nodes: std::collections::BTreeSet<String> = stages(&before).iter().map(|s| s["node"].to_string()).collect();
+    assert_eq!(nodes.len(), 4, "no device is in two replicas");
+
+    // The gateway gives each of two streams the replica with the fewest: one each.
+    let chat = here.chat();
+    let (first, first_seen) = tokio::sync::oneshot::channel();
+    let (second, second_seen) = tokio::sync::oneshot::channel();
+    let streams = [long_stream(&chat, first), long_stream(&chat, second)];
+    first_seen.await.expect("a first token");
+    second_seen.await.expect("a first token of the other");
+    let victim = of(1)[1]["node"].as_str().expect("a node").to_owned();
+    here.stack.kill_agent(&victim).await.expect("killed");
+    let mut whole = 0;
+    for stream in streams {
+        let answer = stream.await.expect("no panic");
+        whole += usize::from(answer.error.is_none());
+    }
+    assert_eq!(
+        whole, 2,
+        "one goes on undisturbed, the other on the replica that is left"
+    );
+
+    let degraded = here
+        .stack
+        .wait_for_condition("default", "m", "Degraded", "True", LIMIT)
+        .await
+        .expect("Degraded");
+    let message = condition_of(&degraded, "Degraded")["message"].to_string();
+    assert!(message.contains("1 of 2 replicas"), "{message}");
+    assert_eq!(condition_of(&degraded, "Ready")["status"], "True", "{message}");
+    assert_eq!(
+        stages(&degraded)[..2].iter().map(|s| &s["device"]).collect::<Vec<_>>(),
+        of(0).iter().map(|s| &s["device"]).collect::<Vec<_>>()
+    );
+    let answer = chat.stream("m", PROMPTS[0], 32, &mut |_| {}).await.expect("an answer");
+    assert!(answer.text.contains("Paris"), "{}", answer.text);
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ impl Metrics {
         };
         let models = IntGaugeVec::new(Opts::new("models", "InferenceModels by state"), &["state"])?;
         registry.register(Box::new(models.clone()))?;
-        let stage = ["namespace", "model", "stage"];
+        let stage = ["namespace", "model", "pipeline", "stage"];
         let error = Opts::new(
             "prediction_error_ratio",
             "Measured time of a stage for one token / predicted time - 1",

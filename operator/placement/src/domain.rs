@@ -1,5 +1,7 @@
 //! Which devices may take part, and what any span of layers costs on each.
 
+use std::collections::BTreeMap;
+
 use topology::Device;
 
 use crate::{
@@ -44,6 +46,8 @@ pub(crate) struct Candidate {
     pub entry_ns: u64,
     /// Whether the first or the last stage may be here.
     pub sees_tokens: bool,
+    /// Longest time of a stage here.
+    pub most_ns: u64,
     /// Layers the pins allow at least and at most, whatever other devices take part.
     pub min_layers: usize,
     pub max_layers: usize,
@@ -128,6 +132,13 @@ impl<'p> Domain<'p> {
 
     pub(crate) fn device(&self, candidate: usize) -> &'p Device {
         &self.problem.topology.devices[self.candidates[candidate].device]
+    }
+
+    /// No stage on these devices, by their places in the topology, works longer than that.
+    pub(crate) fn limit_times(&mut self, most_ns: &BTreeMap<usize, u64>) {
+        for candidate in &mut self.candidates {
+            candidate.most_ns = most_ns.get(&candidate.device).copied().unwrap_or(NEVER_NS);
+        }
     }
 
     /// Bytes of a pool that new shards may take.
@@ -261,6 +272,7 @@ pub(crate) fn candidate(problem: &Problem, device_index: usize) -> Candidate {
         bytes_per_second: rate.max(1),
         entry_ns: us_to_ns(problem.topology.entry_us.get(&device.node).copied().unwrap_or(0)),
         sees_tokens: problem.constraints.may_see_tokens(device),
+        most_ns: NEVER_NS,
         min_layers: 1,
         max_layers: model.layers.len(),
     }

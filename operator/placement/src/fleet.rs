@@ -15,6 +15,8 @@
 mod first;
 mod search;
 
+use std::collections::BTreeMap;
+
 use crate::{
     Budget, Explanation, Infeasible, Objective, Plan, Problem, RunnerUp, Verdict, explain,
     solve::{latency_within, single, solve},
@@ -91,7 +93,7 @@ pub fn solve_fleet(problem: &Problem, replicas: u32, budget: Budget) -> Result<F
         return alone(problem, budget);
     }
     let mut left = budget.steps;
-    match single(problem, with(budget, budget.steps / 8)) {
+    match single(problem, &BTreeMap::new(), with(budget, budget.steps / 8)) {
         Ok(first) => left = left.saturating_sub(first.steps),
         Err(Infeasible::Exhausted { steps }) => left = left.saturating_sub(steps),
         Err(infeasible) => return Err(infeasible),
@@ -229,7 +231,7 @@ fn too_busy() -> Explanation {
 
 /// No replicas of this number cost less.
 fn bound(problem: &Problem, replicas: usize, budget: Budget) -> Cost {
-    let alone = single(problem, with(budget, budget.steps / 4)).map(|alone| alone.bound_ns);
+    let alone = single(problem, &BTreeMap::new(), with(budget, budget.steps / 4)).map(|alone| alone.bound_ns);
     Cost::of_parts(problem, std::iter::repeat_n(alone.unwrap_or(0), replicas))
 }
 

@@ -35,7 +35,7 @@ impl Limits {
                 .iter()
                 .map(|c| c.usable_bytes.min(domain.pool_bytes(c.pool)))
                 .collect(),
-            ns: vec![domain.cap_ns; candidates.len()],
+            ns: candidates.iter().map(|c| c.most_ns.min(domain.cap_ns)).collect(),
             least_bytes: vec![0; candidates.len()],
             least_ns: vec![0; candidates.len()],
             most_layers: candidates.iter().map(|c| c.max_layers).collect(),

@@ -1,6 +1,6 @@
 //! The decision: a guess, then the search, then what is known of the result.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use crate::{
     Objective, Plan, Problem,
@@ -154,12 +154,14 @@ pub(crate) struct Single {
     pub steps: u64,
 }
 
-/// Decides for the first part of the objective alone, without a runner-up.
-pub(crate) fn single(problem: &Problem, budget: Budget) -> Result<Single, Infeasible> {
+/// Decides for the first part of the objective alone, without a runner-up. `most_ns` bounds the times of stages on devices, by
+/// their places in the topology.
+pub(crate) fn single(problem: &Problem, most_ns: &BTreeMap<usize, u64>, budget: Budget) -> Result<Single, Infeasible> {
     if problem.model.layers.is_empty() {
         return Err(Infeasible::NoLayers);
     }
-    let domain = Domain::new(problem);
+    let mut domain = Domain::new(problem);
+    domain.limit_times(most_ns);
     obvious(&domain)?;
     let goal = match problem.objective {
         Objective::Throughput if domain.moving_ns.is_empty() => Goal::Slowest,

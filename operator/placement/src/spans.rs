@@ -133,6 +133,7 @@ fn choices<'d>(
         domain.boundary[*end]
             && domain.may_hold(candidate, first, *end)
             && domain.memory_bytes(candidate, first, *end) <= usable_bytes
+            && domain.time_ns(candidate, first, *end) <= domain.candidates[candidate].most_ns
             && domain.admits(goal, domain.time_ns(candidate, first, *end))
     })
 }

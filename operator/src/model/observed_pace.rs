@@ -72,16 +72,28 @@ pub fn view(pace: &wire::ObservedPace) -> ObservedPace {
     }
 }
 
-/// One token through all stages and hops as measured; `None` until every part of it is.
+/// One token through all stages and hops as measured, of several replicas the mean; `None` until every part of it is.
 #[must_use]
 pub fn total_us(view: &PlacementStatus) -> Option<i64> {
-    let stages: Option<Vec<i64>> = view.stages.iter().map(|stage| stage.observed?.us_per_token).collect();
-    let hops = match view.stages.as_slice() {
+    let replicas: Option<Vec<i64>> = view
+        .stages
+        .chunk_by(|a, b| a.pipeline == b.pipeline)
+        .map(replica_us)
+        .collect();
+    let replicas = replicas.filter(|replicas| !replicas.is_empty())?;
+    let sum = replicas.iter().fold(0_i64, |sum, us| sum.saturating_add(*us));
+    Some(sum / i64::try_from(replicas.len()).unwrap_or(i64::MAX))
+}
+
+/// The same of one replica.
+fn replica_us(stages: &[StageStatus]) -> Option<i64> {
+    let times: Option<Vec<i64>> = stages.iter().map(|stage| stage.observed?.us_per_token).collect();
+    let hops = match stages {
         [_] => Some(0),
         [head, ..] => head.observed?.hops_us,
         [] => None,
     };
-    Some(stages?.iter().fold(hops?, |sum, us| sum.saturating_add(*us)))
+    Some(times?.iter().fold(hops?, |sum, us| sum.saturating_add(*us)))
 }
 
 /// How far a measured time is from the predicted one: 0.3 is 30 % slower. `None` where either is not known.

@@ -353,8 +353,9 @@ impl Loop<'_> {
                 let Some(error) = observed_pace::error_ratio(stage) else {
                     continue;
                 };
-                let index = stage.index.to_string();
-                let labels = [namespace.unwrap_or_default(), name.unwrap_or_default(), &index];
+                let (pipeline, index) = (stage.pipeline.to_string(), stage.index.to_string());
+                let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
+                let labels = [namespace, name, &pipeline, &index];
                 metrics.prediction_error_ratio.with_label_values(&labels).set(error);
                 let tokens = stage.observed.and_then(|observed| observed.tokens);
                 let counted = metrics.prediction_tokens.with_label_values(&labels);

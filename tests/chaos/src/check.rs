@@ -253,14 +253,12 @@ const SHOWN: usize = 6;
 /// Where an attempt's text is not the beginning of the reference.
 fn difference(attempt: &Attempt, reference: &Reference) -> Option<Difference> {
     let (text, whole) = (attempt.text(), reference.text());
-    if whole.starts_with(&text) {
+    let whole = whole.as_bytes().get(attempt.from..).unwrap_or_default();
+    if whole.starts_with(text.as_bytes()) {
         return None;
     }
-    let same = text
-        .bytes()
-        .zip(whole.bytes())
-        .take_while(|(left, right)| left == right);
-    let at_byte = same.count();
+    let same = text.bytes().zip(whole).take_while(|(left, right)| left == *right);
+    let at_byte = attempt.from + same.count();
     let got: Vec<&str> = attempt.pieces.iter().map(|piece| piece.text.as_str()).collect();
     let expected = reference.pieces_from(attempt.from);
     let parted = got

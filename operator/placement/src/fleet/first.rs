@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use super::search::{Limits, Search, beside, search};
+use super::search::{Limits, Most, Search, beside, search};
 use crate::{Budget, Plan, Problem};
 
 /// Rounds in which every two replicas share out anew what they have.
@@ -44,7 +44,7 @@ fn renumbered(all: &Problem, rest: &Problem, limits: &Limits) -> Limits {
     let devices = rest.topology.devices.iter().enumerate();
     devices
         .filter(|(_, device)| closed.contains(device.name.as_str()))
-        .map(|(at, _)| (at, 0))
+        .map(|(at, _)| (at, Most::NOTHING))
         .collect()
 }
 
@@ -77,7 +77,7 @@ fn groups(search: &Search<'_>, key: fn(&Problem, usize) -> &str) -> Vec<Limits> 
     }
     let closed = |(_, own): (u64, BTreeSet<usize>)| -> Limits {
         let others = (0..devices.len()).filter(|at| !own.contains(at));
-        others.map(|at| (at, 0)).collect()
+        others.map(|at| (at, Most::NOTHING)).collect()
     };
     held.into_iter().map(closed).collect()
 }

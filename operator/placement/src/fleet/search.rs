@@ -5,7 +5,8 @@
 //!
 //! - *One device, several replicas*: at most one of them has it. One case for each replica that may.
 //! - *A pool too small*: of `k` stages that are `e` bytes too large together, one has at most its bytes less `1 + (e - 1) / k`.
-//! - *A pool too busy*: at most one replica is in it, one case for each; or several are, which is given up and leaves a gap.
+//! - *A pool too busy* for the rate that is asked for: likewise with the stages' times.
+//! - *A pool that slows several down*: either it works less, likewise; or not, which is given up and leaves a gap.
 //!
 //! The cases of a division contain every plan without the conflict. Replicas are alike, so nodes that differ in their order only
 //! are one.
@@ -15,11 +16,11 @@ use std::{
     rc::Rc,
 };
 
-use topology::{Excluded, Exclusion, Pool};
+use topology::{Device, Excluded, Exclusion, Pool};
 
 use super::first;
 use crate::{
-    Budget, HeldLayers, Infeasible, Objective, Plan, Problem,
+    Budget, HeldLayers, Infeasible, Objective, Plan, Problem, Stage,
     domain::{MAX_CANDIDATES, moved_byte_ns},
     solve::{Single, single},
 };
@@ -137,8 +138,27 @@ fn fits_at_all(problem: &Problem, replicas: usize) -> bool {
     replicas <= devices && one * replicas as u128 <= all
 }
 
-/// What one replica may take at most, by the index of the device. Absent: all that is usable; zero: the device is not for it.
-pub(super) type Limits = BTreeMap<usize, u64>;
+/// What a stage of one replica may be at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Most {
+    bytes: u64,
+    ns: u64,
+}
+
+impl Most {
+    const ANY: Self = Self {
+        bytes: u64::MAX,
+        ns: u64::MAX,
+    };
+    /// The device is not for it.
+    pub(super) const NOTHING: Self = Self { bytes: 0, ns: 0 };
+}
+
+/// What one replica may take at most, by the place of the device; where it is absent, all that is usable.
+pub(super) type Limits = BTreeMap<usize, Most>;
+
+/// A stage in a pool: whose it is, the place of its device, and how much it takes.
+type Share = (usize, usize, u64);
 
 /// One replica's answer within its limits.
 #[derive(Debug)]
@@ -257,7 +277,10 @@ impl Search<'_> {
             && let Some(cases) = self.cases_of_busy(node, &plans)
         {
             cases.into_iter().for_each(|case| self.push(bound, case));
-            self.given_up = self.given_up.min(bound);
+            // What breaks a rate is no answer; what only slows down may be the best there is.
+            if cost < Cost::NEVER {
+                self.given_up = self.given_up.min(bound);
+            }
         } else if cost > bound {
             self.given_up = self.given_up.min(bound);
         }
@@ -297,9 +320,10 @@ impl Search<'_> {
         // Two figures of each device, and a way between every two that are looked at.
         self.spend(STEPS_TO_BEGIN + 2 * devices + devices.min(MAX_CANDIDATES as u64).pow(2));
         let decided = if limits.is_empty() {
-            single(problem, budget)
+            single(problem, &BTreeMap::new(), budget)
         } else {
-            single(&limited(problem, limits), budget)
+            let (own, most_ns) = limited(problem, limits);
+            single(&own, &most_ns, budget)
         };
         self.spend(match &decided {
             Ok(single) => single.steps,
@@ -321,7 +345,11 @@ impl Search<'_> {
             };
             let mut limits = limits.clone();
             let devices = self.problem.topology.devices.iter().enumerate();
-            limits.extend(devices.filter(|(_, device)| taken(&device.name)).map(|(at, _)| (at, 0)));
+            limits.extend(
+                devices
+                    .filter(|(_, device)| taken(&device.name))
+                    .map(|(at, _)| (at, Most::NOTHING)),
+            );
             let mut rest = self.problem.clone();
             take_from_pools(&mut rest, &plans);
             match self.decide(&rest, &limits, LEAST_STEPS) {
@@ -352,78 +380,97 @@ impl Search<'_> {
             .filter(|(_, count)| **count > 1)
             .max_by_key(|(name, count)| (**count, std::cmp::Reverse(**name)))?;
         let at = self.at(name)?;
-        Some(cases_of_one(node, &[at]))
+        Some(cases_of_one(node, at))
     }
 
     /// The cases of a pool that is too small for all stages in it.
     fn cases_of_full(&self, node: &[Limits], plans: &[Plan]) -> Option<Vec<Vec<Limits>>> {
-        let topology = &self.problem.topology;
-        topology
-            .pools
-            .iter()
-            .enumerate()
-            .find_map(|(pool, Pool { usable_bytes, .. })| {
-                let stages = plans
-                    .iter()
-                    .enumerate()
-                    .flat_map(|(of, plan)| plan.stages.iter().map(move |s| (of, s)));
-                let inside: Vec<(usize, usize, u64)> = stages
-                    .filter_map(|(of, stage)| Some((of, self.at(&stage.device)?, stage.memory_bytes)))
-                    .filter(|(_, at, _)| topology.devices[*at].pool == pool)
-                    .collect();
-                let sum = inside.iter().fold(0_u64, |sum, (.., bytes)| sum.saturating_add(*bytes));
-                let above = sum.checked_sub(*usable_bytes).filter(|above| *above > 0)?;
-                let share = 1 + (above - 1) / (inside.len() as u64).max(1);
-                let case = |(of, at, bytes): &(usize, usize, u64)| {
-                    let mut case = node.to_vec();
-                    let most = bytes.saturating_sub(share);
-                    let entry = case[*of].entry(*at).or_insert(most);
-                    *entry = (*entry).min(most);
-                    case
-                };
-                Some(inside.iter().map(case).collect())
-            })
+        let pools = self.problem.topology.pools.iter().enumerate();
+        pools.into_iter().find_map(|(pool, Pool { usable_bytes, .. })| {
+            let shares = self.shares(plans, pool, |stage| stage.memory_bytes);
+            cases_of_less(node, &shares, *usable_bytes, |most| &mut most.bytes)
+        })
     }
 
-    /// The cases of a pool in which several replicas work and which costs one of them its rate.
+    /// The cases of a pool in which several replicas work, for longer than the rate allows or than one of them by itself: it works
+    /// less.
     fn cases_of_busy(&self, node: &[Limits], plans: &[Plan]) -> Option<Vec<Vec<Limits>>> {
-        let topology = &self.problem.topology;
-        let pools = 0..topology.pools.len();
-        let load = |pool: usize| pool_ns(self.problem, plans, pool);
         let in_several = |pool: &usize| plans.iter().filter(|plan| is_in(self.problem, plan, *pool)).count() > 1;
-        let busiest = pools
-            .filter(in_several)
-            .max_by_key(|pool| (load(*pool), std::cmp::Reverse(*pool)))?;
-        let devices: Vec<usize> = (0..topology.devices.len())
-            .filter(|d| topology.devices[*d].pool == busiest)
-            .collect();
-        Some(cases_of_one(node, &devices))
+        let shared = (0..self.problem.topology.pools.len()).filter(in_several);
+        let (load_ns, _, shares) = shared
+            .map(|pool| {
+                let shares = self.shares(plans, pool, |stage| stage.time_ns);
+                (sum(&shares), std::cmp::Reverse(pool), shares)
+            })
+            .max_by_key(|(load_ns, pool, _)| (*load_ns, *pool))?;
+        let cap_ns = self.problem.constraints.cap_ns().unwrap_or(u64::MAX);
+        cases_of_less(node, &shares, cap_ns.min(load_ns.saturating_sub(1)), |most| {
+            &mut most.ns
+        })
+    }
+
+    /// The stages in a pool.
+    fn shares(&self, plans: &[Plan], pool: usize, amount: impl Fn(&Stage) -> u64) -> Vec<Share> {
+        let numbered = plans.iter().enumerate();
+        let stages = numbered.flat_map(|(of, plan)| plan.stages.iter().map(move |stage| (of, stage)));
+        stages
+            .filter_map(|(of, stage)| Some((of, self.at(&stage.device)?, amount(stage))))
+            .filter(|(_, at, _)| self.problem.topology.devices[*at].pool == pool)
+            .collect()
     }
 }
 
-/// One case for each replica: these devices are for it alone.
-fn cases_of_one(node: &[Limits], devices: &[usize]) -> Vec<Vec<Limits>> {
+fn sum(shares: &[Share]) -> u64 {
+    shares.iter().fold(0, |sum, (.., amount)| sum.saturating_add(*amount))
+}
+
+/// One case for each stage, in which it takes less; `None` where all together are within the limit.
+fn cases_of_less(
+    node: &[Limits],
+    shares: &[Share],
+    limit: u64,
+    part: impl Fn(&mut Most) -> &mut u64,
+) -> Option<Vec<Vec<Limits>>> {
+    let above = sum(shares).checked_sub(limit).filter(|above| *above > 0)?;
+    let less = 1 + (above - 1) / (shares.len() as u64).max(1);
+    let case = |(of, at, amount): &Share| {
+        let mut case = node.to_vec();
+        let most = part(case[*of].entry(*at).or_insert(Most::ANY));
+        *most = (*most).min(amount.saturating_sub(less));
+        case
+    };
+    Some(shares.iter().map(case).collect())
+}
+
+/// One case for each replica: the device is for it alone.
+fn cases_of_one(node: &[Limits], device: usize) -> Vec<Vec<Limits>> {
     let only = |own: usize| {
         let mut case = node.to_vec();
         for (_, limits) in case.iter_mut().enumerate().filter(|(other, _)| *other != own) {
-            limits.extend(devices.iter().map(|device| (*device, 0)));
+            limits.insert(device, Most::NOTHING);
         }
         case
     };
     (0..node.len()).map(only).collect()
 }
 
-/// The problem of one replica within its limits.
-fn limited(problem: &Problem, limits: &Limits) -> Problem {
+/// The problem of one replica within its limits, and the longest times of its stages by the places of devices in it.
+fn limited(problem: &Problem, limits: &Limits) -> (Problem, BTreeMap<usize, u64>) {
     let mut own = problem.clone();
-    let mut at = 0;
-    own.topology.devices.retain_mut(|device| {
-        let most = limits.get(&at).copied().unwrap_or(u64::MAX);
-        at += 1;
-        device.usable_bytes = device.usable_bytes.min(most);
-        most > 0
-    });
-    own
+    let mut most_ns = BTreeMap::new();
+    own.topology.devices.clear();
+    for (at, device) in problem.topology.devices.iter().enumerate() {
+        let most = limits.get(&at).copied().unwrap_or(Most::ANY);
+        if most.bytes == 0 || most.ns == 0 {
+            continue;
+        }
+        most_ns.insert(own.topology.devices.len(), most.ns);
+        own.topology.devices.push(Device {
+            usable_bytes: device.usable_bytes.min(most.bytes),
+            ..device.clone()
+        });
+    }
+    (own, most_ns)
 }
 
 /// The problem of a further replica: devices of the others take no part, and what they take of pools is gone.
@@ -477,13 +524,6 @@ fn is_in(problem: &Problem, plan: &Plan, pool: usize) -> bool {
         .any(|stage| pool_of(problem, &stage.device) == Some(pool))
 }
 
-/// How long a pool works for one token of each plan.
-fn pool_ns(problem: &Problem, plans: &[Plan], pool: usize) -> u64 {
-    let stages = plans.iter().flat_map(|plan| &plan.stages);
-    let inside = stages.filter(|stage| pool_of(problem, &stage.device) == Some(pool));
-    inside.map(|stage| stage.time_ns).fold(0, u64::saturating_add)
-}
-
 /// What plans cost together; [`Cost::NEVER`] if they get in each other's way.
 pub(super) fn least_cost(problem: &Problem, plans: &[Plan]) -> Cost {
     let mut bytes: BTreeMap<usize, u64> = BTreeMap::new();
@@ -519,9 +559,8 @@ pub(super) fn least_cost(problem: &Problem, plans: &[Plan]) -> Cost {
     }
     let byte_ns = moved_byte_ns(&problem.model);
     let moved = |plan: &Plan| {
-        let missing = |s: &crate::Stage| {
-            HeldLayers::missing_bytes(&problem.held, &problem.model, &s.device, s.first_layer, s.end_layer)
-        };
+        let missing =
+            |s: &Stage| HeldLayers::missing_bytes(&problem.held, &problem.model, &s.device, s.first_layer, s.end_layer);
         let bytes = plan.stages.iter().map(missing).fold(0_u64, u64::saturating_add);
         bytes.saturating_mul(byte_ns)
     };
