@@ -111,7 +111,6 @@ fn end_state(model: &Value) -> EndState {
 impl Here {
     /// From `kubectl apply` to a status that stays, and the status writes that it took.
     async fn serve(&mut self, name: &str, source: &Path) -> (EndState, usize) {
-        self.proxy.take_seen();
         let manifest = json!({
             "apiVersion": "shardwright.dev/v1alpha1", "kind": "InferenceModel",
             "metadata": { "name": name, "namespace": "default" },
@@ -177,9 +176,11 @@ impl Here {
 async fn with_every_fault_of_the_api_server_a_model_ends_up_as_without() {
     let mut here = installation().await;
     let source = assets::model().expect("the model");
+    here.proxy.take_seen();
     let (clean, clean_writes) = here.serve("clean", &source).await;
     here.remove("clean").await;
     for (name, rules) in faults() {
+        here.proxy.take_seen();
         here.proxy.follow(rules);
         let (found, writes) = here.serve(name, &source).await;
         assert_eq!(found, clean, "{name}");

@@ -12,7 +12,8 @@ use localplane::stack::{AgentSpec, Stack, condition_of, run};
 use localplane::wait::{Seen, until};
 use localplane::{assets, demo};
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, oneshot};
+use tokio::task::JoinHandle;
 
 #[path = "end_to_end/moves.rs"]
 mod moves;
@@ -232,47 +233,76 @@ async fn a_model_behind_a_token_and_an_own_authority_is_served_and_each_node_rea
     assert_eq!(answer.expect("an answer").text, expected[0]);
 }
 
+const STORY: &str = "Write a long story about a lighthouse keeper, in great detail.";
+const STORY_TOKENS: u32 = 400;
+/// Enough of the story that it is under way.
+const SOME_PIECES: usize = 20;
+
+/// A model in two stages that says the same whatever happens meanwhile.
+fn strict_over_two() -> Value {
+    json!({
+        "source": { "uri": uri(&model()) }, "determinism": "Strict",
+        "placement": { "minDevices": 2, "maxDevices": 2 },
+    })
+}
+
+/// A story under way.
+struct Story {
+    answer: JoinHandle<(Answer, Duration)>,
+    under_way: oneshot::Receiver<()>,
+}
+
+impl Story {
+    fn begin(chat: &Chat) -> Self {
+        let chat = chat.clone();
+        let (sender, under_way) = oneshot::channel();
+        let answer = tokio::spawn(async move {
+            let (mut pieces, mut sender) = (0, Some(sender));
+            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+            let each = &mut |_: &str| {
+                if pieces > 0 {
+                    longest = longest.max(last.elapsed());
+                }
+                (pieces, last) = (pieces + 1, Instant::now());
+                if pieces == SOME_PIECES
+                    && let Some(sender) = sender.take()
+                {
+                    let _ = sender.send(());
+                }
+            };
+            let answer = chat.stream("m", STORY, STORY_TOKENS, each).await.expect("a stream");
+            (answer, longest)
+        });
+        Self { answer, under_way }
+    }
+
+    async fn under_way(&mut self) {
+        (&mut self.under_way).await.expect("some pieces");
+    }
+
+    /// The whole of it, and the longest pause between two pieces.
+    async fn end(self) -> (Answer, Duration) {
+        self.answer.await.expect("no panic")
+    }
+}
+
 #[tokio::test]
 async fn a_stream_outlives_the_loss_of_a_node_and_says_what_it_would_have_said() {
     let mut here = installation(&["cpu", "cpu", "cpu"]).await;
-    here.apply(
-        "m",
-        &json!({
-            "source": { "uri": uri(&model()) }, "determinism": "Strict",
-            "placement": { "minDevices": 2, "maxDevices": 2 },
-        }),
-    );
+    here.apply("m", &strict_over_two());
     let before = here.ready("m").await;
     let epoch = before["status"]["placement"]["epoch"].as_i64().expect("an epoch");
     let victim = stages(&before)[1]["node"].as_str().expect("a node").to_owned();
     let chat = here.chat();
-    let undisturbed = chat
-        .stream("m", STORY, STORY_TOKENS, &mut |_| {})
-        .await
-        .expect("an answer");
+    let (undisturbed, _) = Story::begin(&chat).end().await;
     assert_eq!(undisturbed.error, None);
 
-    let (some_tokens, seen) = tokio::sync::oneshot::channel();
-    let stream = tokio::spawn({
-        let chat = chat.clone();
-        async move {
-            let (mut pieces, mut some_tokens) = (0, Some(some_tokens));
-            chat.stream("m", STORY, STORY_TOKENS, &mut |_| {
-                pieces += 1;
-                if pieces == 20
-                    && let Some(sender) = some_tokens.take()
-                {
-                    let _ = sender.send(());
-                }
-            })
-            .await
-        }
-    });
-    seen.await.expect("some tokens");
+    let mut story = Story::begin(&chat);
+    story.under_way().await;
     let killed = Instant::now();
     here.stack.kill_agent(&victim).await.expect("killed");
-
-    let answer = stream.await.expect("no panic").expect("a stream");
+    let (answer, pause) = story.end().await;
+    println!("the stream stood still for {pause:?}");
     assert_eq!((answer.error, answer.text), (None, undisturbed.text));
     let after = here.ready_in_epoch_above("m", epoch).await;
     assert!(
@@ -285,9 +315,6 @@ async fn a_stream_outlives_the_loss_of_a_node_and_says_what_it_would_have_said()
         "the lost node holds nothing"
     );
 }
-
-const STORY: &str = "Write a long story about a lighthouse keeper, in great detail.";
-const STORY_TOKENS: u32 = 400;
 
 impl Here {
     /// Unlike the other waits, this one does not mind that a process has ended.
@@ -321,21 +348,6 @@ impl Here {
     }
 }
 
-/// A long answer; says when the first piece of it came.
-fn long_stream(chat: &Chat, first_token: tokio::sync::oneshot::Sender<()>) -> tokio::task::JoinHandle<Answer> {
-    let chat = chat.clone();
-    tokio::spawn(async move {
-        let mut first_token = Some(first_token);
-        let prompt = "Write a long story about a lighthouse keeper, in great detail.";
-        let mut each = |_: &str| {
-            if let Some(sender) = first_token.take() {
-                let _ = sender.send(());
-            }
-        };
-        chat.stream("m", prompt, 400, &mut each).await.expect("a stream")
-    })
-}
-
 #[tokio::test]
 async fn two_replicas_answer_and_the_loss_of_a_node_of_one_leaves_the_other_alone() {
     let mut here = installation(&["cpu", "cpu", "cpu", "cpu"]).await;
@@ -363,22 +375,16 @@ async fn two_replicas_answer_and_the_loss_of_a_node_of_one_leaves_the_other_alon
 
     // The gateway gives each of two streams the replica with the fewest: one each.
     let chat = here.chat();
-    let (first, first_seen) = tokio::sync::oneshot::channel();
-    let (second, second_seen) = tokio::sync::oneshot::channel();
-    let streams = [long_stream(&chat, first), long_stream(&chat, second)];
-    first_seen.await.expect("a first token");
-    second_seen.await.expect("a first token of the other");
+    let mut stories = [Story::begin(&chat), Story::begin(&chat)];
+    for story in &mut stories {
+        story.under_way().await;
+    }
     let victim = of(1)[1]["node"].as_str().expect("a node").to_owned();
     here.stack.kill_agent(&victim).await.expect("killed");
-    let mut whole = 0;
-    for stream in streams {
-        let answer = stream.await.expect("no panic");
-        whole += usize::from(answer.error.is_none());
+    for story in stories {
+        // One goes on undisturbed, the other on the replica that is left.
+        assert_eq!(story.end().await.0.error, None);
     }
-    assert_eq!(
-        whole, 2,
-        "one goes on undisturbed, the other on the replica that is left"
-    );
 
     let degraded = here
         .stack

@@ -1,9 +1,6 @@
 //! A model that serves moves without its clients' noticing.
 
-use super::{Here, Instant, LIMIT, condition_of, installation, json, model, run, stages, uri};
-
-const STORY: &str = "Write a long story about a lighthouse keeper, in great detail.";
-const STORY_TOKENS: u32 = 400;
+use super::{Here, LIMIT, Story, condition_of, installation, run, stages, strict_over_two};
 
 impl Here {
     fn kubectl(&self, arguments: &[&str]) -> String {
@@ -15,21 +12,12 @@ impl Here {
 #[tokio::test]
 async fn a_model_on_a_cordoned_node_is_loaded_elsewhere_first_and_its_stream_goes_on() {
     let mut here = installation(&["cpu", "cpu", "cpu"]).await;
-    here.apply(
-        "m",
-        &json!({
-            "source": { "uri": uri(&model()) }, "determinism": "Strict",
-            "placement": { "minDevices": 2, "maxDevices": 2 },
-        }),
-    );
+    here.apply("m", &strict_over_two());
     let before = here.ready("m").await;
     let epoch = before["status"]["placement"]["epoch"].as_i64().expect("an epoch");
     let leaving = stages(&before)[1]["node"].as_str().expect("a node").to_owned();
     let chat = here.chat();
-    let undisturbed = chat
-        .stream("m", STORY, STORY_TOKENS, &mut |_| {})
-        .await
-        .expect("an answer");
+    let (undisturbed, usual) = Story::begin(&chat).end().await;
     let prepared = here
         .stack
         .wait_for_condition("default", "m", "RecoveryReady", "True", LIMIT)
@@ -37,35 +25,15 @@ async fn a_model_on_a_cordoned_node_is_loaded_elsewhere_first_and_its_stream_goe
         .expect("the loss of a node is prepared for");
     println!("{}", condition_of(&prepared, "RecoveryReady")["message"]);
 
-    let (some_tokens, seen) = tokio::sync::oneshot::channel();
-    let stream = tokio::spawn({
-        let chat = chat.clone();
-        async move {
-            let (mut pieces, mut some_tokens) = (0, Some(some_tokens));
-            let (mut last, mut longest) = (Instant::now(), std::time::Duration::ZERO);
-            let each = &mut |_: &str| {
-                (pieces, longest) = (pieces + 1, longest.max(last.elapsed()));
-                last = Instant::now();
-                if pieces == 20
-                    && let Some(sender) = some_tokens.take()
-                {
-                    let _ = sender.send(());
-                }
-            };
-            let answer = chat.stream("m", STORY, STORY_TOKENS, each).await;
-            (answer, longest)
-        }
-    });
-    seen.await.expect("some tokens");
+    let mut story = Story::begin(&chat);
+    story.under_way().await;
     here.kubectl(&["cordon", &leaving]);
-    let (answer, longest) = stream.await.expect("no panic");
-    let answer = answer.expect("a stream");
-    assert_eq!((answer.error, answer.text), (None, undisturbed.text));
-    println!("the longest pause of the stream took {longest:?}");
     let after = here.ready_in_epoch_above("m", epoch).await;
     assert!(
         stages(&after).iter().all(|stage| stage["node"] != leaving.as_str()),
         "the cordoned node holds nothing"
     );
-    here.kubectl(&["uncordon", &leaving]);
+    let (answer, pause) = story.end().await;
+    println!("the stream stood still for {pause:?}, and for {usual:?} when nothing moved");
+    assert_eq!((answer.error, answer.text), (None, undisturbed.text));
 }

@@ -74,6 +74,11 @@ def parts_and_limits(api: openai.OpenAI, model: str) -> None:
     assert answer.usage.completion_tokens <= 3, answer.usage
 
 
+def several_choices(api: openai.OpenAI, model: str, whole: str) -> None:
+    answer = api.chat.completions.create(model=model, messages=QUESTION, max_tokens=32, n=2, **GREEDY)
+    assert [(choice.index, choice.message.content) for choice in answer.choices] == [(0, whole), (1, whole)], answer
+
+
 def stop_string(api: openai.OpenAI, model: str, whole: str) -> None:
     stop = whole[len(whole) // 2 :][:4]
     answer = api.chat.completions.create(model=model, messages=QUESTION, max_tokens=32, stop=[stop], **GREEDY)
@@ -97,7 +102,7 @@ def errors(api: openai.OpenAI, model: str) -> None:
     error = expect(openai.NotFoundError, ask(model="no-such-model"))
     assert error.code == "model_not_found" and error.param == "model", error.body
     for fields, param in [
-        ({"n": 2}, "n"),
+        ({"n": 9}, "n"),
         ({"temperature": 3}, "temperature"),
         ({"messages": []}, "messages"),
         ({"logprobs": True}, "logprobs"),
@@ -122,6 +127,7 @@ def main() -> int:
     parts_and_limits(api, model)
     print("ok: content parts, max_completion_tokens")
     stop_string(api, model, whole)
+    several_choices(api, model, whole)
     print("ok: stop string")
     text_completion(api, model)
     print("ok: text completion")

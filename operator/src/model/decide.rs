@@ -297,16 +297,17 @@ fn next_placement(asked: &Asked<'_>, rest: &Rest<'_>, fleet: Option<&Fleet>, sta
         verdict: fleet.verdict,
         runner_up: fleet.runner_up.as_ref(),
     });
-    place(asked, (&next, new), rest.in_force, judged, state).with_fewer(fewer)
+    place(asked, (&next, new), rest.in_force, judged, (state, 0)).with_fewer(fewer)
 }
 
-/// Makes a placement of pipelines: those of `in_force` that are kept, and new ones.
+/// Makes a placement of pipelines: those of `in_force` that are kept, and new ones. Its epoch is the next one, or by so many
+/// further `ahead`: placements of a model that agents prepare at the same time are told apart by their epochs.
 fn place(
     asked: &Asked<'_>,
     (next, new): (&[Replica<'_>], &[Plan]),
     in_force: Option<&InForce>,
     judged: Option<Judged<'_>>,
-    state: &ModelState,
+    (state, ahead): (&ModelState, u64),
 ) -> Decided {
     let Asked {
         world,
@@ -324,6 +325,7 @@ fn place(
     foretell(asked, facts, (next, new), &mut draft.view);
     let stages = draft.pipelines.iter().flat_map(|pipeline| &pipeline.stages);
     let epoch = state.next_epoch(asked.uid(), world.agents, stages.map(|stage| stage.node.as_str()));
+    let epoch = epoch.saturating_add(ahead);
     let previous = state.in_force.as_ref().map(|in_force| &in_force.placement);
     match sign::sign(signer, model, &facts.index, draft, (previous, epoch), world.now_unix_s) {
         Ok(in_force) => Decided::new(in_force),

@@ -18,7 +18,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use script::{Rule, Script};
 
@@ -79,6 +79,8 @@ struct Shared {
     client: reqwest::Client,
     script: Mutex<Script>,
     seen: Mutex<Vec<Seen>>,
+    /// Counts up when other rules are followed.
+    rules: watch::Sender<u64>,
 }
 
 /// A running proxy with a thread of its own. It ends, and its connections with it, when this is dropped.
@@ -109,6 +111,7 @@ impl Proxy {
             client,
             script: Mutex::new(Script::new(seed)),
             seen: Mutex::default(),
+            rules: watch::Sender::new(0),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ended, end) = oneshot::channel::<()>();
@@ -133,9 +136,11 @@ impl Proxy {
         format!("https://{}", self.address)
     }
 
-    /// From now on, requests are met by these; the first rule that applies decides.
+    /// From now on, requests are met by these; the first rule that applies decides. Watches that are open end, as an API server
+    /// ends them from time to time, so that those that follow are met by the rules as well.
     pub fn follow(&self, rules: Vec<Rule>) {
         locked(&self.shared.script).follow(rules);
+        self.shared.rules.send_modify(|count| *count += 1);
     }
 
     /// Forgets what was seen, and returns it.

@@ -123,7 +123,8 @@ fn is_write(method: &Method) -> bool {
     ![Method::GET, Method::HEAD, Method::OPTIONS].contains(method)
 }
 
-fn is_watch(query: &str) -> bool {
+/// Whether a request with this query asks for a watch.
+pub(crate) fn is_watch(query: &str) -> bool {
     query
         .split('&')
         .any(|pair| pair == "watch=true" || pair == "watch=1" || pair == "watch")

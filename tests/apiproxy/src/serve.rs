@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::events::{Lines, Told, expired, half, newest, status};
-use crate::script::Fault;
+use crate::script::{self, Fault};
 use crate::{Error, Files, Seen, Shared, locked};
 
 /// More than any object that the API server takes.
@@ -126,6 +126,7 @@ async fn forward(
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, MAX_BODY_BYTES).await?;
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let is_watch = script::is_watch(parts.uri.query().unwrap_or_default());
     let mut headers = parts.headers;
     // Of this connection, not of the next.
     for of_connection in [
@@ -146,7 +147,14 @@ async fn forward(
             response = response.header(name, value);
         }
     }
-    let bytes = answered.bytes_stream().boxed();
+    let bytes = answered.bytes_stream();
+    let bytes = if is_watch {
+        let mut rules = shared.rules.subscribe();
+        let end = async move { drop(rules.changed().await) };
+        bytes.take_until(Box::pin(end)).boxed()
+    } else {
+        bytes.boxed()
+    };
     let body = match events {
         Some(fault) => Body::from_stream(altered(bytes, fault)),
         None => Body::from_stream(bytes),

@@ -200,7 +200,7 @@ fn better(asked: &Asked<'_>, facts: &Facts, present: &InForce, state: &mut Model
     let lasts = state.moving.gain.look(percent, threshold, world.now);
     let found = found.filter(|_| lasts)?;
     let plans = [found.plan];
-    let next = place(asked, (&replicas::arrange(&[], &plans), &plans), None, None, state).new_in_force?;
+    let next = place(asked, (&replicas::arrange(&[], &plans), &plans), None, None, (state, 0)).new_in_force?;
     is_beside(asked, present, &next).then(|| propose(asked, present, next, Cause::Gain, state))
 }
 
@@ -225,9 +225,10 @@ fn stand_by(asked: &Asked<'_>, facts: &Facts, present: &InForce, state: &mut Mod
         return;
     }
     let nodes: BTreeSet<&str> = present.nodes().collect();
-    let losses = nodes.iter().take(LOSSES_MAX).map(|node| Loss {
+    // The first of the epochs to come is a move's.
+    let losses = nodes.iter().take(LOSSES_MAX).zip(1..).map(|(node, ahead)| Loss {
         node: (*node).to_owned(),
-        next: after_loss(asked, facts, present, node, state),
+        next: after_loss(asked, facts, present, node, (state, ahead)),
     });
     let losses = losses.collect();
     let others = nodes.len().saturating_sub(LOSSES_MAX);
@@ -240,7 +241,7 @@ fn after_loss(
     facts: &Facts,
     present: &InForce,
     node: &str,
-    state: &ModelState,
+    (state, ahead): (&ModelState, u64),
 ) -> Result<InForce, String> {
     let mut problem = problem(asked, facts, false).ok_or("the model's figures cannot be used")?;
     problem.topology.devices.retain(|device| device.node != node);
@@ -252,7 +253,13 @@ fn after_loss(
     };
     let solution = placement::solve(&problem, budget).map_err(|none| explain(&problem, &none).message)?;
     let plans = [solution.plan];
-    let decided = place(asked, (&replicas::arrange(&[], &plans), &plans), None, None, state);
+    let decided = place(
+        asked,
+        (&replicas::arrange(&[], &plans), &plans),
+        None,
+        None,
+        (state, ahead),
+    );
     decided
         .new_in_force
         .ok_or_else(|| "the placement cannot be signed".to_owned())

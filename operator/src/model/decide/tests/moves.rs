@@ -210,3 +210,20 @@ fn a_faster_device_that_joins_is_used_once_its_gain_has_lasted() {
     assert!(cluster.proposed().is_none());
     assert_eq!(cluster.state.in_force.as_ref(), Some(&in_force));
 }
+
+#[test]
+fn what_agents_prepare_at_the_same_time_is_told_apart_by_its_epoch() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB), ("d", GIB)]);
+    cluster.require_devices(2);
+    cluster.model.spec.placement.max_devices = Some(2);
+    let in_force = cluster.serve();
+    cluster.keeps();
+    cluster.observed.cordoned.insert(in_force.stages()[0].node.clone());
+    let next = cluster.proposes(Cause::Leaving);
+    let standby = cluster.state.standby.placements().map(|next| next.placement.epoch);
+    let mut epochs: Vec<u64> = standby.chain([next.placement.epoch]).collect();
+    epochs.sort_unstable();
+    epochs.dedup();
+    assert_eq!(epochs.len(), 3, "a move and two losses");
+    assert!(epochs[0] > in_force.placement.epoch);
+}
