@@ -38,7 +38,17 @@ fn faults() -> Vec<(&'static str, Vec<Rule>)> {
         ("busy", rule(What::Any, Often::PerMille(200), Fault::Refuse(429))),
         ("failing", rule(What::Any, Often::PerMille(200), Fault::Refuse(500))),
         ("forgetful", rule(What::Writes, Often::EveryNth(2), Fault::LoseAnswer)),
-        ("expired", rule(What::Reads, Often::EveryNth(3), Fault::Refuse(410))),
+        (
+            "expired",
+            // A watch that is refused so is begun again by a list, which is a read.
+            [(What::Watches, 2), (What::Reads, 3)]
+                .map(|(what, nth)| Rule {
+                    what,
+                    often: Often::EveryNth(nth),
+                    fault: Fault::Refuse(410),
+                })
+                .to_vec(),
+        ),
         ("compacted", rule(What::Watches, Often::Always, Fault::Expire(3))),
         ("truncated", rule(What::Watches, Often::Always, Fault::Truncate(3))),
         (
