@@ -38,7 +38,7 @@ pub(super) struct Search<'a> {
 
 /// What became of one round over the heads.
 enum Round {
-    Open(Open),
+    Open(Box<Open>),
     /// Not now.
     Later(GenerateError),
 }
@@ -50,7 +50,7 @@ impl Search<'_> {
             let state = self.state()?;
             let verdict = match &state {
                 ModelState::Ready(route) => match self.ask_all(route).await? {
-                    Round::Open(open) => return Ok(open),
+                    Round::Open(open) => return Ok(*open),
                     Round::Later(verdict) => verdict,
                 },
                 ModelState::NotReady { message, .. } => GenerateError::NotReady {
@@ -84,7 +84,7 @@ impl Search<'_> {
         while let Some(head) = self.heads.least_busy(&route.heads, &full) {
             let wait = patience::seat(self.memory, self.since, Instant::now());
             match ask(self.heads, head, self.memory.request(route.epoch_of(head), wait)).await {
-                Ok(open) => return Ok(Round::Open(open)),
+                Ok(open) => return Ok(Round::Open(Box::new(open))),
                 Err(Failure::Busy { message, retry_after_s }) => {
                     full.insert(head.clone());
                     refusal = message;

@@ -168,7 +168,12 @@ mod tests {
 
     #[test]
     fn what_goes_up_and_down_does_not_grow_and_what_rises_does() {
-        let busy = |second: u64| figures(30.0 + if second % 30 == 0 { 60.0 } else { 0.0 }, 40 + second % 7);
+        let busy = |second: u64| {
+            figures(
+                30.0 + if second.is_multiple_of(30) { 60.0 } else { 0.0 },
+                40 + second % 7,
+            )
+        };
         assert_eq!(growth(600, busy), None);
         let leaking = growth(600, |second| figures(30.0 + second as f64 / 20.0, 40)).unwrap();
         assert!(leaking.starts_with("gateway: at least 33, then 4"), "{leaking}");
