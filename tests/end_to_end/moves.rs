@@ -1,5 +1,9 @@
 //! A model that serves moves without its clients' noticing.
 
+use std::process::Command;
+
+use localplane::stack::Part;
+
 use super::{Here, LIMIT, Story, condition_of, installation, run, stages, strict_over_two};
 
 impl Here {
@@ -36,4 +40,25 @@ async fn a_model_on_a_cordoned_node_is_loaded_elsewhere_first_and_its_stream_goe
     let (answer, pause) = story.end().await;
     println!("the stream stood still for {pause:?}, and for {usual:?} when nothing moved");
     assert_eq!((answer.error, answer.text), (None, undisturbed.text));
+}
+
+#[tokio::test]
+async fn an_agent_that_is_told_to_end_leaves_once_its_layers_are_elsewhere_and_the_stream_goes_on() {
+    let mut here = installation(&["cpu", "cpu", "cpu"]).await;
+    here.apply("m", &strict_over_two());
+    let before = here.ready("m").await;
+    let epoch = before["status"]["placement"]["epoch"].as_i64();
+    let leaving = stages(&before)[1]["node"].as_str().expect("a node").to_owned();
+    let chat = here.chat();
+    let (undisturbed, _) = Story::begin(&chat).end().await;
+    let mut story = Story::begin(&chat);
+    story.under_way().await;
+    let agent = here.stack.id(&Part::Agent(leaving.clone())).expect("it runs");
+    run(Command::new("kill").arg("-TERM").arg(agent.to_string())).expect("told");
+    let (answer, pause) = story.end().await;
+    println!("the stream stood still for {pause:?}");
+    assert_eq!((answer.error, answer.text), (None, undisturbed.text));
+    let after = here.stack.model("default", "m").expect("the model");
+    assert!(after["status"]["placement"]["epoch"].as_i64() > epoch, "it has moved");
+    assert!(stages(&after).iter().all(|stage| stage["node"] != leaving.as_str()));
 }
