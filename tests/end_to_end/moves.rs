@@ -1,4 +1,4 @@
-//! A model that serves moves without its clients' noticing.
+//! A model moves while it serves, and what its clients read is what they would have read.
 
 use std::process::Command;
 

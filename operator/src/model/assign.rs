@@ -239,6 +239,34 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_wants_to_leave_is_told_to_wait_while_what_it_serves_is_loaded_elsewhere_and_else_not() {
+        let (in_force, next) = (fixture::in_force(1, &["a"]), fixture::in_force(2, &["b"]));
+        let mut agents = fixture::agents(&["a", "b"]);
+        let told = |agents: &BTreeMap<String, AgentView>, proposed| {
+            let sights = stages::look(&in_force, agents);
+            let holding = Holding {
+                proposed,
+                ..holding(&in_force, &sights)
+            };
+            assignments([holding], agents)
+        };
+        assert!(!told(&agents, None)["a"].message.leave_now, "it does not want to");
+        agents.get_mut("a").unwrap().leaving = true;
+        assert!(
+            told(&agents, None)["a"].message.leave_now,
+            "nothing is going to be moved"
+        );
+        let moving = told(&agents, Some(&next));
+        assert!(!moving["a"].message.leave_now);
+        assert_eq!(moving["b"].message.assignments[0].purpose(), Purpose::Load);
+        agents.get_mut("b").unwrap().takes_purposes = false;
+        assert!(
+            !told(&agents, Some(&next)).contains_key("b"),
+            "it would take it for one to serve"
+        );
+    }
+
+    #[test]
     fn a_gateway_gets_the_heads_of_those_replicas_of_which_every_stage_serves() {
         let (model, in_force) = (fixture::model(), fixture::replicas(1, &[&["a", "b"], &["c"]]));
         let mut agents = fixture::agents(&["a", "b", "c"]);

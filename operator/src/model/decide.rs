@@ -1,7 +1,7 @@
 //! PURE: keep the placement in force while it is valid, else solve, then check, then sign.
 //!
 //! A placement is given up because it no longer answers the spec, because a device in it cannot be used any more, or for one
-//! that is better by far and has been for long ([`super::gain`]). While it serves it is left without a pause: the next one is
+//! that is better by far and has been for long ([`super::gain`]). While it serves, the next one is
 //! loaded beside it ([`super::moving`]). Where nothing else is feasible it stays in force: what is loaded stays loaded, and a
 //! node that comes back finds its work where it left it. The one exception is a model that yields to one of higher priority, see
 //! [`super::yielding`].

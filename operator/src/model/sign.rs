@@ -151,6 +151,11 @@ mod tests {
         }
     }
 
+    fn signed(signer: &PlacementSigner) -> InForce {
+        let (model, index) = (fixture::model(), fixture::facts().index);
+        sign(signer, &model, &index, draft(), (None, 5), NOW).unwrap()
+    }
+
     #[test]
     fn a_draft_is_signed_with_the_root_of_each_stages_weights() {
         let (signer, index) = (PlacementSigner::generate().unwrap(), fixture::facts().index);
@@ -185,15 +190,7 @@ mod tests {
     #[test]
     fn what_is_raised_above_an_unknown_placement_stands_anew() {
         let signer = PlacementSigner::generate().unwrap();
-        let signed = sign(
-            &signer,
-            &fixture::model(),
-            &fixture::facts().index,
-            draft(),
-            (None, 5),
-            NOW,
-        )
-        .unwrap();
+        let signed = signed(&signer);
         let raised = raise(&signer, &signed, 9, NOW).placement;
         assert_eq!((raised.epoch, raised.pipelines[0].epoch), (9, 9));
         assert_eq!(raised.pipelines[0].stages, signed.pipelines()[0].stages);
@@ -202,15 +199,7 @@ mod tests {
     #[test]
     fn a_placement_is_prolonged_from_half_its_time_without_a_new_epoch() {
         let signer = PlacementSigner::generate().unwrap();
-        let signed = sign(
-            &signer,
-            &fixture::model(),
-            &fixture::facts().index,
-            draft(),
-            (None, 5),
-            NOW,
-        )
-        .unwrap();
+        let signed = signed(&signer);
         assert_eq!(prolong(&signer, &signed, NOW + INSTALLABLE_S / 2), None);
         let later = NOW + INSTALLABLE_S / 2 + 1;
         let prolonged = prolong(&signer, &signed, later).unwrap();

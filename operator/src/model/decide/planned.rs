@@ -1,4 +1,4 @@
-//! PURE: a model that serves is moved, if at all, without a pause: see [`crate::model::moving`].
+//! PURE: a model that serves is moved while it serves, where there is room for both: see [`crate::model::moving`].
 
 use std::collections::BTreeSet;
 
@@ -98,7 +98,7 @@ fn is_loaded(asked: &Asked<'_>, proposal: &Proposal) -> bool {
 /// Whether other stages are to be in force.
 fn moves(decided: &Decided, present: &InForce) -> bool {
     let next = decided.new_in_force.as_ref();
-    next.is_some_and(|next| next.pipelines() != present.pipelines() && next.stages() != present.stages())
+    next.is_some_and(|next| next.stages() != present.stages())
 }
 
 /// What would be in force at once is proposed instead, where there is room for both.

@@ -1,4 +1,4 @@
-//! Models that serve are moved without a pause.
+//! Models are moved while they serve.
 
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ fn a_move_that_cannot_be_loaded_is_rolled_back_and_not_tried_again_at_once() {
 }
 
 #[test]
-fn a_device_that_is_tainted_is_left_without_a_pause_where_there_is_room_for_both() {
+fn a_device_that_is_tainted_is_left_for_what_is_loaded_beside_it_where_there_is_room_for_both() {
     let (mut cluster, in_force, _) = serving_on_one_of_two();
     let node = in_force.stages()[0].node.clone();
     cluster.taint(&node);
