@@ -23,7 +23,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     VULKAN_SDK="$(echo "$SHARDWRIGHT_CACHE"/vulkan-sdk-*)" cargo build --workspace --bins --locked \
     && install -D -t /opt/shardwright \
         target/debug/shardwright-operator target/debug/shardwright-gateway target/debug/shardwright-tokenizer \
-        target/debug/shardwright-agent target/debug/shardwright-worker \
+        target/debug/shardwright-supervise target/debug/shardwright-agent target/debug/shardwright-worker \
         target/debug/libllama.so.0 target/debug/libggml.so.0 target/debug/libggml-base.so.0 \
         target/debug/libggml-cpu.so target/debug/libggml-vulkan.so
 

@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio::task::JoinHandle;
 
+#[path = "end_to_end/crashes.rs"]
+mod crashes;
 #[path = "end_to_end/moves.rs"]
 mod moves;
 
@@ -317,21 +319,6 @@ async fn a_stream_outlives_the_loss_of_a_node_and_says_what_it_would_have_said()
 }
 
 impl Here {
-    /// Unlike the other waits, this one does not mind that a process has ended.
-    async fn not_ready_while_a_process_is_down(&self, name: &str) {
-        let look = || -> localplane::Result<Seen<()>> {
-            let ready = condition_of(&self.stack.model("default", name)?, "Ready");
-            Ok(if ready["status"] == "False" {
-                Seen::Done(())
-            } else {
-                Seen::Not(ready.to_string())
-            })
-        };
-        until("the model is not Ready", LIMIT, || std::future::ready(look()))
-            .await
-            .expect("not Ready");
-    }
-
     async fn ready_in_epoch_above(&mut self, name: &str, epoch: i64) -> Value {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -399,33 +386,6 @@ async fn two_replicas_answer_and_the_loss_of_a_node_of_one_leaves_the_other_alon
         of(0).iter().map(|s| &s["device"]).collect::<Vec<_>>()
     );
     let answer = chat.stream("m", PROMPTS[0], 32, &mut |_| {}).await.expect("an answer");
-    assert!(answer.text.contains("Paris"), "{}", answer.text);
-}
-
-#[tokio::test]
-async fn an_agent_that_crashes_and_is_started_again_serves_again_by_itself() {
-    let mut here = installation(&["cpu", "cpu"]).await;
-    here.apply(
-        "m",
-        &json!({ "source": { "uri": uri(&model()) }, "placement": { "minDevices": 2 } }),
-    );
-    here.ready("m").await;
-    here.stack.crash_agent("node-1").expect("killed");
-    // Neither device is spare: the model waits for the node.
-    here.not_ready_while_a_process_is_down("m").await;
-    let restarted = Instant::now();
-    assert_eq!(here.stack.restart_ended().expect("restarted"), ["agent-node-1"]);
-    here.ready("m").await;
-    assert!(
-        restarted.elapsed() <= RECOVERY_LIMIT,
-        "Ready again after {:?}",
-        restarted.elapsed()
-    );
-    let answer = here
-        .chat()
-        .stream("m", PROMPTS[0], 32, &mut |_| {})
-        .await
-        .expect("an answer");
     assert!(answer.text.contains("Paris"), "{}", answer.text);
 }
 

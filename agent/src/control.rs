@@ -80,6 +80,8 @@ pub struct Lines {
     pub weights_endpoint: String,
     /// To whom links are measured; `None` until the operator has told.
     pub peers: watch::Sender<Option<Arc<Peers>>>,
+    /// Workers of an earlier life are there, and wait to be told what they are.
+    pub takes_over: bool,
     /// Once cancelled, the operator is asked to put elsewhere what the node serves.
     pub leaving: CancellationToken,
     /// Whether the node can leave: it is to serve nothing, or nothing else could serve that.
@@ -114,6 +116,9 @@ impl Control {
         let (mut backoff, mut turns) = (Backoff::new(retry::OPERATOR), Backoff::new(retry::NEXT_REPLICA));
         let mut failures = 0_u32;
         let resume_at = tokio::time::Instant::now() + RESUME_AFTER;
+        if self.lines.takes_over {
+            self.hold_last();
+        }
         loop {
             let began = tokio::time::Instant::now();
             let ended = tokio::select! {
@@ -158,15 +163,18 @@ impl Control {
             return;
         }
         self.told = true;
-        let Ok(verifier) = self.verifier() else { return };
-        let desired = self.ledger.resume(&verifier);
-        if !desired.is_empty() {
-            tracing::warn!(
-                shards = desired.len(),
-                "the operator is away; going by the placements accepted last"
-            );
-            self.lines.desired.send_replace(Arc::new(desired));
+        if self.hold_last() > 0 {
+            tracing::warn!("the operator is away; going by the placements accepted last");
         }
+    }
+
+    /// Wants what was held last; how many shards that is.
+    fn hold_last(&mut self) -> usize {
+        let verifier = self.verifier();
+        let desired = verifier.map_or_else(|_| DesiredShards::new(), |verifier| self.ledger.resume(&verifier));
+        let shards = desired.len();
+        self.lines.desired.send_replace(Arc::new(desired));
+        shards
     }
 
     /// One stream, until it ends; the answer says why.

@@ -35,4 +35,5 @@ pub mod retry;
 pub mod run;
 pub mod shard;
 pub mod source;
+pub mod supervise;
 pub mod worker;

@@ -1,7 +1,7 @@
 //! How fast each device runs steps: a worker that holds no shard measures it, while the node holds nothing.
 //!
-//! What else runs on the machine only ever makes a measurement worse, so a few are made with pauses between them, and the best
-//! counts. They are kept on disk: a restart of the agent measures nothing again.
+//! What else runs on the machine only ever makes a step longer, so a few measurements are made with pauses between them, and of each
+//! figure the least counts. They are kept on disk: a restart of the agent measures nothing again.
 
 use crate::devices::{DeviceState, Devices};
 use crate::discovery::report::object_name;
@@ -17,8 +17,10 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Measurements of one device; more would rarely be better.
-const ROUNDS: u32 = 3;
+/// Measurements of one device, at most.
+const ROUNDS_MAX: u32 = 16;
+/// So many in a row that found nothing better: it is known.
+const IN_VAIN_MAX: u32 = 2;
 /// Between two of them, and half as much again by chance: agents that start together do not stay together.
 const PAUSE: Duration = Duration::from_secs(4);
 /// Some drivers compile for many seconds; one that takes longer hangs.
@@ -27,9 +29,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// Devices that are remembered; nodes have fewer.
 const KNOWN_MAX: usize = 256;
-/// A step by which rates are compared: of a model of so many layers and bytes.
-const TYPICAL: (u64, u64) = (32, 4 << 30);
-
+/// What is measured, and how: figures of another way are measured anew.
+const METHOD: u32 = 4;
 /// How fast steps are on a device; see the worker's `--measure`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rates {
@@ -37,8 +38,17 @@ pub struct Rates {
     pub step_ns: u64,
     /// Each layer beside reading its weights.
     pub layer_ns: u64,
+    /// Each row of a matrix beside reading it, picoseconds.
+    #[serde(default)]
+    pub row_ps: u64,
     /// By the number format of the weights.
     pub reading: Vec<Reading>,
+    /// Arithmetic of one row's attention; absent where it was not measured.
+    #[serde(default)]
+    pub attention_flops_per_second: Option<u64>,
+    /// A strict step of one row in percent of any; absent where it was not measured.
+    #[serde(default)]
+    pub strict_percent: Option<u32>,
     /// Arithmetic of large steps; absent where it was not measured.
     #[serde(default)]
     pub flops_per_second: Option<u64>,
@@ -59,17 +69,6 @@ pub struct Reading {
 }
 
 impl Rates {
-    /// A step of [`TYPICAL`] size. Lower is better.
-    fn typical_ns(&self) -> u128 {
-        let (layers, bytes) = TYPICAL;
-        let rate = self
-            .reading
-            .first()
-            .map_or(1, |reading| reading.bytes_per_second.max(1));
-        let reading_ns = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
-        u128::from(self.step_ns) + u128::from(self.layer_ns) * u128::from(layers) + reading_ns
-    }
-
     /// Whether it can be believed at all.
     fn is_sound(&self) -> bool {
         self.samples > 0 && !self.reading.is_empty() && self.reading.iter().all(|reading| reading.bytes_per_second > 0)
@@ -83,7 +82,21 @@ pub type ByDevice = BTreeMap<String, Rates>;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Known {
     rounds: u32,
+    /// Of these the last ones, as far as they found nothing better.
+    in_vain: u32,
     rates: Option<Rates>,
+    /// What the worker wants to be given again: the least times so far.
+    times: Option<serde_json::Value>,
+}
+
+/// What a worker prints.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    #[serde(flatten)]
+    rates: Rates,
+    times: serde_json::Value,
+    /// Anything is better than before.
+    improved: bool,
 }
 
 /// What must be known of the node.
@@ -123,17 +136,23 @@ pub async fn run(
             continue;
         };
         tokio::time::sleep_until(not_before).await;
+        let before = known.get(&key).and_then(|known| known.times.clone());
         // A shard that comes meanwhile has the device for itself: the measurement ends with its process.
         let measured = tokio::select! {
-            measured = measure(&setting, &state) => measured,
+            measured = measure(&setting, &state, before.as_ref()) => measured,
             () = holds(&mut view) => continue,
         };
         let entry = known.entry(key).or_default();
         entry.rounds += 1;
         match measured {
-            Ok(rates) => keep_better(&mut entry.rates, rates),
+            Ok(answer) => {
+                entry.rates = Some(answer.rates);
+                entry.times = Some(answer.times);
+                entry.in_vain = if answer.improved { 0 } else { entry.in_vain + 1 };
+            }
             Err(cause) => {
                 // Without any of them, what was promised or copied has to do.
+                entry.in_vain += 1;
                 let device = state.device.short_name();
                 tracing::info!(device, cause, "how fast steps are on the device is not known");
             }
@@ -157,9 +176,16 @@ async fn holds(view: &mut watch::Receiver<Arc<View>>) {
 /// The device that was measured least, if one is to be measured.
 fn next(setting: &Setting, devices: &Devices, known: &BTreeMap<String, Known>) -> Option<(String, DeviceState)> {
     let rounds = |state: &DeviceState| known.get(&key(setting, state)).map_or(0, |known| known.rounds);
+    let is_known = |state: &DeviceState| {
+        known
+            .get(&key(setting, state))
+            .is_some_and(|known| known.in_vain >= IN_VAIN_MAX || known.rounds >= ROUNDS_MAX)
+    };
     let candidates = devices.states.iter().filter(|state| state.takes_layers());
-    let least = candidates.min_by_key(|state| rounds(state))?;
-    (rounds(least) < ROUNDS).then(|| (key(setting, least), least.clone()))
+    let least = candidates
+        .filter(|state| !is_known(state))
+        .min_by_key(|state| rounds(state))?;
+    Some((key(setting, least), least.clone()))
 }
 
 /// What the rates of a device hold for: another driver, number of threads or build of ours is measured anew.
@@ -172,13 +198,11 @@ fn key(setting: &Setting, state: &DeviceState) -> String {
         0
     };
     let version = env!("CARGO_PKG_VERSION");
-    format!("{}|{}|{driver}|{threads}|{version}", device.identity(), device.model)
-}
-
-fn keep_better(kept: &mut Option<Rates>, new: Rates) {
-    if kept.as_ref().is_none_or(|kept| new.typical_ns() < kept.typical_ns()) {
-        *kept = Some(new);
-    }
+    format!(
+        "{}|{}|{driver}|{threads}|{version}|{METHOD}",
+        device.identity(),
+        device.model
+    )
 }
 
 fn tell(setting: &Setting, devices: &Devices, known: &BTreeMap<String, Known>, told: &watch::Sender<Arc<ByDevice>>) {
@@ -197,7 +221,7 @@ fn tell(setting: &Setting, devices: &Devices, known: &BTreeMap<String, Known>, t
 }
 
 /// Runs a worker that measures the device; its process ends when this is dropped.
-async fn measure(setting: &Setting, state: &DeviceState) -> Result<Rates, String> {
+async fn measure(setting: &Setting, state: &DeviceState, before: Option<&serde_json::Value>) -> Result<Answer, String> {
     let device = &state.device;
     let folder = setting.state_dir.join("run").join("rates");
     tokio::fs::create_dir_all(&folder)
@@ -214,6 +238,9 @@ async fn measure(setting: &Setting, state: &DeviceState) -> Result<Rates, String
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
+    if let Some(before) = before {
+        command.arg("--before").arg(before.to_string());
+    }
     match device.backend {
         Backend::Vulkan => command.env("GGML_VK_VISIBLE_DEVICES", device.index.to_string()),
         _ => command.env_remove("GGML_VK_VISIBLE_DEVICES"),
@@ -233,15 +260,14 @@ async fn measure(setting: &Setting, state: &DeviceState) -> Result<Rates, String
     parse(text, now_unix_s)
 }
 
-fn parse(text: &[u8], now_unix_s: u64) -> Result<Rates, String> {
-    let rates: Rates = serde_json::from_slice(text).map_err(|error| format!("its answer cannot be read: {error}"))?;
-    if !rates.is_sound() {
+fn parse(text: &[u8], now_unix_s: u64) -> Result<Answer, String> {
+    let mut answer: Answer =
+        serde_json::from_slice(text).map_err(|error| format!("its answer cannot be read: {error}"))?;
+    if !answer.rates.is_sound() {
         return Err("its answer has no figures".to_owned());
     }
-    Ok(Rates {
-        measured_unix_s: now_unix_s,
-        ..rates
-    })
+    answer.rates.measured_unix_s = now_unix_s;
+    Ok(answer)
 }
 
 /// What cannot be read is measured again.

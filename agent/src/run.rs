@@ -16,7 +16,7 @@ use crate::neighbours::{self, Neighbours};
 use crate::probe;
 use crate::rates;
 use crate::shard::drive::{self, View};
-use crate::worker::leftovers;
+use crate::worker::leftovers::{self, Left};
 use std::fs::File;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -80,9 +80,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| StartError::System("signals", error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| StartError::System("signals", error))?;
     let _lock = prepare_state_dir(&settings)?;
-    let workers = settings.state_dir.join("workers");
-    // Its memory must be free again before the devices are asked what is free.
-    let _ended = tokio::task::spawn_blocking(move || leftovers::end_all(&workers)).await;
+    let left = leftovers::living(&settings.state_dir.join("workers"));
     let ledger = Ledger::open(&settings.node, &settings.state_dir)?;
     let own = probe::own_executable().map_err(StartError::Own)?;
 
@@ -109,9 +107,9 @@ async fn run(settings: Settings) -> Result<(), StartError> {
         tokio::select! {
             // Its sender is ours.
             _ = ready => {
-                live(&settings, &wires, ledger, stop.clone(), ended).await;
+                live(&settings, &wires, (ledger, left), stop.clone(), ended).await;
             }
-            () = &mut ended => {}
+            () = &mut ended => end_left(left).await,
         }
         stop.cancel();
         // What it served last does not matter any more.
@@ -166,7 +164,7 @@ impl Wires {
 async fn live(
     settings: &Settings,
     wires: &Wires,
-    ledger: Ledger,
+    (ledger, left): (Ledger, Vec<Left>),
     stop: CancellationToken,
     ended: impl Future<Output = ()>,
 ) {
@@ -177,6 +175,7 @@ async fn live(
     let credentials = tokio::select! {
         credentials = enrolment.first(&keys) => credentials,
         () = &mut ended => {
+            end_left(left).await;
             stop.cancel();
             return;
         }
@@ -207,6 +206,7 @@ async fn live(
         channel: channel.subscribe(),
     };
     let (desired, unload) = (watch::Sender::new(Arc::default()), CancellationToken::new());
+    let takes_over = !left.is_empty();
     let driving = tokio::spawn(drive::run(
         setting(settings, wires),
         Arc::new(leaves),
@@ -215,6 +215,7 @@ async fn live(
             desired: desired.subscribe(),
             view: wires.view.clone(),
             unload: unload.clone(),
+            left,
         },
     ));
     let (leaving, released) = (CancellationToken::new(), watch::Sender::new(true));
@@ -227,6 +228,7 @@ async fn live(
         models,
         weights_endpoint,
         peers,
+        takes_over,
         leaving: leaving.clone(),
         released,
     };
@@ -242,6 +244,12 @@ async fn live(
     let _ = renewing.await;
     let _ = publishing.await;
     let _ = measuring.await;
+}
+
+/// Nobody will take them over.
+async fn end_left(left: Vec<Left>) {
+    // A task that panicked has ended what it could; the others end by themselves.
+    let _ = tokio::task::spawn_blocking(move || leftovers::end(left)).await;
 }
 
 /// Keeps the devices' objects and the node's Lease until `stop`.

@@ -223,14 +223,14 @@ async fn workers_of_an_earlier_life_are_ended_and_strangers_with_their_number_ar
     let mut stranger: serde_json::Value = serde_json::from_str(&true_note).unwrap();
     stranger["start_ticks"] = 1.into();
     std::fs::write(&note, stranger.to_string()).unwrap();
-    let end_all = |workers: std::path::PathBuf| tokio::task::spawn_blocking(move || leftovers::end_all(&workers));
-    assert_eq!(
-        end_all(workers.clone()).await.unwrap(),
-        0,
+    assert!(
+        leftovers::living(&workers).is_empty(),
         "another start time is another process"
     );
     std::fs::write(&note, true_note).unwrap();
-    assert_eq!(end_all(workers).await.unwrap(), 1);
+    let left = leftovers::living(&workers);
+    assert_eq!(left.len(), 1);
+    tokio::task::spawn_blocking(move || leftovers::end(left)).await.unwrap();
     assert_eq!(bench.exit().await.reason, "Crashed");
 }
 
@@ -243,9 +243,73 @@ impl WorkerLeaves for NoLeaves {
     }
 }
 
+/// A worker that is nobody's child but the test's.
+struct Stray(std::process::Child);
+
+impl Stray {
+    fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One life of a drive.
+struct Life {
+    desired: watch::Sender<Arc<DesiredShards>>,
+    view: watch::Receiver<Arc<View>>,
+    unload: CancellationToken,
+    driving: tokio::task::JoinHandle<()>,
+}
+
+impl Life {
+    fn begin(
+        state: &Path,
+        worker: &Path,
+        devices: &watch::Sender<Arc<Devices>>,
+        threads: u32,
+        left: Vec<leftovers::Left>,
+    ) -> Self {
+        let operator = watch::Sender::new(None).subscribe();
+        let models = Models::open(rig::setting(state), operator, None, Counters::new());
+        let setting = Setting {
+            node: "node".into(),
+            state_dir: state.to_owned(),
+            worker: worker.to_owned(),
+            trust_domain: "shardwright".into(),
+            listen_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            advertise_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            threads,
+            devices: devices.subscribe(),
+        };
+        let (desired, view) = (watch::Sender::new(Arc::default()), watch::Sender::new(Arc::default()));
+        let unload = CancellationToken::new();
+        let seen = view.subscribe();
+        let lines = Lines {
+            desired: desired.subscribe(),
+            view,
+            unload: unload.clone(),
+            left,
+        };
+        let driving = tokio::spawn(drive::run(setting, Arc::new(NoLeaves), Arc::new(models), lines));
+        Self {
+            desired,
+            view: seen,
+            unload,
+            driving,
+        }
+    }
+}
+
 /// The drive with a tiny model and fake workers.
 struct Node {
     state: tempfile::TempDir,
+    worker: std::path::PathBuf,
     source: gguf::Index,
     index: gguf::Digest,
     uri: String,
@@ -268,39 +332,50 @@ impl Node {
         let source = index.piece_digests(&gguf::pieces(&built.gguf).unwrap()).unwrap();
         // As an operator that gave the index would have left it.
         std::fs::write(state.path().join("tiny.gguf.index.json"), index.to_bytes()).unwrap();
-        let operator = watch::Sender::new(None).subscribe();
-        let models = Models::open(rig::setting(state.path()), operator, None, Counters::new());
         let devices = watch::Sender::new(Arc::new(Devices::of([processors()])));
-        let setting = Setting {
-            node: "node".into(),
-            state_dir: state.path().to_owned(),
-            worker: executable(state.path(), manner),
-            trust_domain: "shardwright".into(),
-            listen_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            advertise_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            threads: 1,
-            devices: devices.subscribe(),
-        };
-        let (desired, view) = (watch::Sender::new(Arc::default()), watch::Sender::new(Arc::default()));
-        let unload = CancellationToken::new();
-        let seen = view.subscribe();
-        let lines = Lines {
-            desired: desired.subscribe(),
-            view,
-            unload: unload.clone(),
-        };
-        let driving = tokio::spawn(drive::run(setting, Arc::new(NoLeaves), Arc::new(models), lines));
+        let worker = executable(state.path(), manner);
+        let life = Life::begin(state.path(), &worker, &devices, 1, Vec::new());
         Self {
             uri: format!("file://{}", path.display()),
             source,
             index: index.digest(),
+            worker,
             state,
-            desired,
-            view: seen,
+            desired: life.desired,
+            view: life.view,
             devices,
-            unload,
-            driving,
+            unload: life.unload,
+            driving: life.driving,
         }
+    }
+
+    /// Ends this life of the drive, and begins another one that finds the worker of the whole model living: as if the first had been
+    /// killed. `threads` is what workers are started with now.
+    async fn is_killed_and_begins_again(&mut self, threads: u32) -> Stray {
+        let places = self.places(tiny_model::LAYERS);
+        let config = std::fs::read(places.config()).unwrap();
+        self.unload.cancel();
+        self.until("the end", |view| view.statuses.is_empty()).await;
+        std::fs::create_dir_all(&places.identity).unwrap();
+        std::fs::write(places.config(), config).unwrap();
+        let mut command = std::process::Command::new(&self.worker);
+        let stray = command.arg("--config").arg(places.config()).spawn().unwrap();
+        let pid = rustix::process::Pid::from_raw(stray.id() as i32).unwrap();
+        leftovers::note(&places.directory, pid, "stray");
+        let stray = Stray(stray);
+        // It is known by its command line, which it has once it is another program than ours.
+        let left = loop {
+            let left = leftovers::living(&self.state.path().join("workers"));
+            if !left.is_empty() {
+                break left;
+            }
+            leftovers::note(&places.directory, pid, "stray");
+            tokio::task::yield_now().await;
+        };
+        let life = Life::begin(self.state.path(), &self.worker, &self.devices, threads, left);
+        (self.desired, self.view) = (life.desired, life.view);
+        (self.unload, self.driving) = (life.unload, life.driving);
+        stray
     }
 
     fn want(&self, epoch: u64, end_layer: u32) {
@@ -422,6 +497,60 @@ async fn a_desired_shard_comes_to_serve_and_a_newer_epoch_keeps_its_worker() {
     let view = node.until_serving(2).await;
     assert_eq!(view.worker_failures, 0);
     assert_eq!(node.told().len(), 2, "two installs and no drain");
+}
+
+#[tokio::test]
+async fn a_worker_of_an_earlier_life_serves_on_and_is_started_anew_once_it_ends() {
+    let mut node = Node::start(Manner::Good);
+    node.want(1, tiny_model::LAYERS);
+    node.until_serving(1).await;
+    let mut stray = node.is_killed_and_begins_again(1).await;
+    node.want(1, tiny_model::LAYERS);
+    let view = node.until_serving(1).await;
+    assert!(!stray.has_ended());
+    assert_eq!(view.worker_failures, 0);
+    let taken = node.processes(tiny_model::LAYERS).expect("it is noted");
+    assert!(taken.contains(&stray.0.id().to_string()), "{taken}");
+
+    drop(stray);
+    let view = node
+        .until("another worker", |view| {
+            let serves = view.statuses.iter().any(|status| status.phase() == ShardPhase::Serving);
+            serves && view.worker_failures > 0
+        })
+        .await;
+    assert_eq!(view.holdings[0].layers, "0-5");
+    assert_ne!(node.processes(tiny_model::LAYERS), Some(taken));
+}
+
+#[tokio::test]
+async fn a_worker_of_an_earlier_life_that_would_be_started_otherwise_now_is_ended_first() {
+    let mut node = Node::start(Manner::Good);
+    node.want(1, tiny_model::LAYERS);
+    node.until_serving(1).await;
+    let mut stray = node.is_killed_and_begins_again(2).await;
+    node.want(1, tiny_model::LAYERS);
+    let view = node.until_serving(1).await;
+    assert!(stray.has_ended());
+    assert_eq!(view.worker_failures, 0, "nobody failed");
+    let config = std::fs::read_to_string(node.places(tiny_model::LAYERS).config()).unwrap();
+    assert!(config.contains("\"threads\": 2"), "{config}");
+}
+
+#[tokio::test]
+async fn a_worker_of_an_earlier_life_that_nobody_wants_is_ended() {
+    let mut node = Node::start(Manner::Good);
+    node.want(1, tiny_model::LAYERS);
+    node.until_serving(1).await;
+    let mut stray = node.is_killed_and_begins_again(1).await;
+    node.want_all([]);
+    tokio::time::timeout(LIMIT, async {
+        while !stray.has_ended() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("its end");
 }
 
 #[tokio::test]

@@ -110,14 +110,18 @@ fn describe(shown: &Shown) -> String {
     for stage in &placement.stages {
         let _ = writeln!(text, "{}", line(stage, width));
     }
+    // For the context that was met, where that is known.
+    let predicted = placement
+        .expected_us_per_token
+        .unwrap_or(placement.predicted_us_per_token);
     let _ = writeln!(
         text,
         "  {:<width$} {:>7}  {:>9} {:>9} {:>6}  {:>9}  {:>11}",
         "token",
         "",
-        ms(Some(placement.predicted_us_per_token)),
+        ms(Some(predicted)),
         ms(placement.observed_us_per_token),
-        error(placement.predicted_us_per_token, placement.observed_us_per_token),
+        error(predicted, placement.observed_us_per_token),
         "",
         ms(placement.predicted_prefill_us),
     );
@@ -126,13 +130,14 @@ fn describe(shown: &Shown) -> String {
 
 fn line(stage: &StageStatus, width: usize) -> String {
     let observed = stage.observed.unwrap_or_default();
+    let predicted = observed.expected_us_per_token.unwrap_or(stage.predicted_us_per_token);
     format!(
         "  {:<width$} {:>7}  {:>9} {:>9} {:>6}  {:>9}  {:>11} {:>9}",
         stage.device,
         stage.layers,
-        ms(Some(stage.predicted_us_per_token)),
+        ms(Some(predicted)),
         ms(observed.us_per_token),
-        error(stage.predicted_us_per_token, observed.us_per_token),
+        error(predicted, observed.us_per_token),
         ms(stage.hop_us),
         ms(stage.predicted_prefill_us),
         ms(observed.prefill_us),

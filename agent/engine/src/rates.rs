@@ -2,23 +2,25 @@
 //! model to serve.
 //!
 //! ```text
-//!  time of a step = step + layers × layer + bytes of weights / rate
-//!                     └──── thin layers ────┘        thick layers
+//!  time of a step = step + layers × layer + bytes of weights / rate + rows of weights × row + context × attention
+//!                     └── thin layers ──┘          └── thick layers ──┘   └───── narrow layers ─────┘
 //! ```
 //!
 //! A copy says what memory can do. What a product of a vector with quantised weights gets of it, and what each layer takes
-//! beside, depends on kernels, drivers, threads and their waiting for each other.
+//! beside, depends on kernels, drivers, threads and their waiting for each other. Rows of a narrow model are short, and each
+//! has a beginning and an end.
 
+mod fit;
 mod slice;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 use crate::runtime::{Device, Runtime};
-use crate::stage::{KvType, Row, STEP_ROWS, Stage, StageConfig, StepInput};
+use crate::stage::{KvType, Row, STEP_ROWS, STRICT_STEP_ROWS, Stage, StageConfig, StepInput};
 
 use slice::{Shape, Weights};
 
@@ -32,10 +34,25 @@ const STEPS_MIN: usize = 3;
 const WARM_UP: usize = 2;
 /// Rows of a large step: as many as a prompt is read with.
 const PROMPT_ROWS: u32 = STEP_ROWS;
-/// Of a thick step, what reading weights takes at least where it can be told apart from the rest.
-const LEAST_PART: u64 = 4;
 /// Positions of the only sequence.
 const CONTEXT_LENGTH: u32 = 512;
+/// Of those, what steps of one row may take after the context was filled.
+const LATE_POSITIONS: u32 = 80;
+
+/// How long steps took, nanoseconds; the least of several measurements is nearest to what the device does by itself, for whatever
+/// else runs only ever makes a step longer. Zero and absent: not measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Times {
+    thin: [u64; 2],
+    narrow: u64,
+    /// The same with more positions of context, and how many more.
+    late: Option<(u64, u32)>,
+    strict: u64,
+    thick: [u64; Weights::ALL.len()],
+    prompt: Option<u64>,
+    samples: u32,
+}
 
 /// What steps take on a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -44,8 +61,15 @@ pub struct Rates {
     pub step_ns: u64,
     /// Each layer beside reading its weights.
     pub layer_ns: u64,
+    /// Each row of a matrix, as long as the model is wide, beside reading it, picoseconds.
+    pub row_ps: u64,
     /// Weights read for a row, by the number format of the weights.
     pub reading: Vec<Reading>,
+    /// Arithmetic of one row's attention, which grows with the context: 4 × width for each position and layer. Absent where the
+    /// context could not be filled in time, or where it makes no difference.
+    pub attention_flops_per_second: Option<u64>,
+    /// A step of one row whose arithmetic must not depend on what else is computed, in percent of one that may.
+    pub strict_percent: Option<u32>,
     /// Arithmetic of large steps; absent where one would have taken longer than there was time.
     pub flops_per_second: Option<u64>,
     /// Steps behind all of this.
@@ -65,54 +89,38 @@ pub struct Reading {
 ///
 /// # Errors
 /// As [`Stage::load`] and [`Stage::step`]; `LoadRefused` where the folder cannot be written.
-pub fn measure(runtime: &Runtime, device: &Device, folder: &Path, budget: Duration) -> Result<Rates, EngineError> {
-    let parts = 2 + Weights::ALL.len() as u32;
+pub fn measure(runtime: &Runtime, device: &Device, folder: &Path, budget: Duration) -> Result<Times, EngineError> {
+    // Two thin ones, the thick ones, and a narrow one in two ways.
+    let parts = 4 + Weights::ALL.len() as u32;
     let lab = Lab {
         runtime,
         device,
         folder,
         part: budget / parts,
     };
+    let mut times = Times::default();
     let mut samples = 0;
-    let mut thin_ns = [0; 2];
-    for (ns, layers) in thin_ns.iter_mut().zip(THIN_LAYERS) {
-        *ns = lab.run(&Shape::thin(layers), |bench| bench.rows_of_one(&mut samples))?;
+    for (ns, layers) in times.thin.iter_mut().zip(THIN_LAYERS) {
+        *ns = lab.run(&Shape::thin(layers), false, |bench| bench.rows_of_one(&mut samples))?;
     }
-    let [few, many] = THIN_LAYERS;
-    let layer_ns = thin_ns[1].saturating_sub(thin_ns[0]) / u64::from(many - few);
-    let step_ns = thin_ns[0].saturating_sub(layer_ns * u64::from(few));
-    let mut rates = Rates {
-        step_ns,
-        layer_ns,
-        ..Rates::default()
-    };
-    for weights in Weights::ALL {
-        let shape = Shape::thick(weights);
-        let (row_ns, prompt_ns) = lab.run(&shape, |bench| {
+    (times.narrow, times.late) = lab.run(&Shape::narrow(), false, |bench| {
+        let row_ns = bench.rows_of_one(&mut samples)?;
+        Ok((row_ns, bench.late(row_ns, &mut samples)?))
+    })?;
+    times.strict = lab.run(&Shape::narrow(), true, |bench| bench.rows_of_one(&mut samples))?;
+    for (ns, weights) in times.thick.iter_mut().zip(Weights::ALL) {
+        let (row_ns, prompt_ns) = lab.run(&Shape::thick(weights), false, |bench| {
             let row_ns = bench.rows_of_one(&mut samples)?;
             // The first format is that of most models: its arithmetic counts.
             let wanted = weights == Weights::ALL[0];
             let prompt_ns = if wanted { bench.prompt(row_ns)? } else { None };
             Ok((row_ns, prompt_ns))
         })?;
-        let beside = step_ns.saturating_add(layer_ns * u64::from(shape.layers));
-        rates.reading.extend(reading(&shape, row_ns, beside));
-        if let Some(prompt_ns) = prompt_ns {
-            let flops = 2 * shape.parameters() * u64::from(PROMPT_ROWS);
-            rates.flops_per_second = Some(per_second(flops, prompt_ns.saturating_sub(beside).max(1)));
-        }
+        *ns = row_ns;
+        times.prompt = times.prompt.or(prompt_ns);
     }
-    rates.samples = samples;
-    Ok(rates)
-}
-
-/// `None` where reading is a small part of the step: then noise would be taken for speed.
-fn reading(shape: &Shape, row_ns: u64, beside_ns: u64) -> Option<Reading> {
-    let reading_ns = row_ns.saturating_sub(beside_ns);
-    (reading_ns >= row_ns / LEAST_PART && reading_ns > 0).then(|| Reading {
-        bits: shape.weights.bits(),
-        bytes_per_second: per_second(shape.weight_bytes(), reading_ns),
-    })
+    times.samples = samples;
+    Ok(times)
 }
 
 fn per_second(amount: u64, ns: u64) -> u64 {
@@ -130,14 +138,24 @@ struct Lab<'a> {
 
 impl Lab<'_> {
     /// Makes a stage of a shape and lets `time` use it. Its file is gone afterwards.
-    fn run<T>(&self, shape: &Shape, time: impl FnOnce(&mut Bench) -> Result<T, EngineError>) -> Result<T, EngineError> {
+    fn run<T>(
+        &self,
+        shape: &Shape,
+        strict: bool,
+        time: impl FnOnce(&mut Bench) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
         let file = self.folder.join("measured.gguf");
         let written = shape.write(&file).map_err(|error| EngineError::LoadRefused {
             file: file.clone(),
             cause: error.to_string(),
         });
         let outcome = written.and_then(|()| {
-            let stage = Stage::load(self.runtime, &config(&file, self.device, shape.layers))?;
+            let config = StageConfig {
+                strict,
+                max_step_rows: if strict { STRICT_STEP_ROWS } else { PROMPT_ROWS },
+                ..config(&file, self.device, shape.layers)
+            };
+            let stage = Stage::load(self.runtime, &config)?;
             let mut bench = Bench {
                 stage,
                 part: self.part,
@@ -178,7 +196,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Time of a step of one row: the lower quartile, since whatever else runs only ever makes it longer.
+    /// Time of a step of one row: the lower decile, since whatever else runs only ever makes it longer.
     fn rows_of_one(&mut self, samples: &mut u32) -> Result<u64, EngineError> {
         for _ in 0..WARM_UP {
             self.step(1)?;
@@ -190,13 +208,32 @@ impl Bench {
         }
         *samples += times.len() as u32;
         times.sort_unstable();
-        Ok(times[times.len() / 4])
+        Ok(times[times.len() / 10])
+    }
+
+    /// The same once the context is filled as far as there is room, and by how many positions more it is filled then than
+    /// before; `None` where filling it could take longer than there is time.
+    fn late(&mut self, row_ns: u64, samples: &mut u32) -> Result<Option<(u64, u32)>, EngineError> {
+        let room = CONTEXT_LENGTH.saturating_sub(self.position + LATE_POSITIONS);
+        if !self.has_time_for(room, row_ns) {
+            return Ok(None);
+        }
+        for _ in 0..room / PROMPT_ROWS {
+            self.step(PROMPT_ROWS)?;
+        }
+        let added = room / PROMPT_ROWS * PROMPT_ROWS;
+        let before = self.position;
+        let late_ns = self.rows_of_one(samples)?;
+        Ok(Some((late_ns, added + (self.position - before))))
+    }
+
+    fn has_time_for(&self, rows: u32, row_ns: u64) -> bool {
+        Duration::from_nanos(row_ns.saturating_mul(rows.into())) <= self.part * WORST_PARTS
     }
 
     /// Best time of a large step; `None` where it could take longer than there is time, at the speed of single rows.
     fn prompt(&mut self, row_ns: u64) -> Result<Option<u64>, EngineError> {
-        let worst = Duration::from_nanos(row_ns.saturating_mul(u64::from(PROMPT_ROWS)));
-        if worst > self.part * WORST_PARTS {
+        if !self.has_time_for(PROMPT_ROWS, row_ns) {
             return Ok(None);
         }
         let first = self.step(PROMPT_ROWS)?;
@@ -224,20 +261,4 @@ impl Bench {
 }
 
 /// Rows together are faster than one by one, mostly by far: so many times the time for it, were they not.
-const WORST_PARTS: u32 = 8;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_is_told_only_where_reading_can_be_told_apart_from_the_rest_of_a_step() {
-        let shape = Shape::thick(Weights::Q4);
-        let bytes = shape.weight_bytes();
-        let found = reading(&shape, 11_000_000, 1_000_000).expect("a rate");
-        assert_eq!(found.bytes_per_second, bytes * 100);
-        for beside_ns in [9_000_000, 11_000_000, 40_000_000] {
-            assert_eq!(reading(&shape, 11_000_000, beside_ns), None);
-        }
-    }
-}
+const WORST_PARTS: u32 = 32;

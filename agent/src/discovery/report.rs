@@ -200,7 +200,10 @@ fn step_rates(rates: &Rates) -> Option<StepRates> {
     Some(StepRates {
         step_ns: signed(rates.step_ns),
         layer_ns: signed(rates.layer_ns),
+        row_ps: Some(signed(rates.row_ps)),
         reading: reading.collect(),
+        attention_flops_per_second: rates.attention_flops_per_second.map(|flops| signed(flops).max(1)),
+        strict_percent: rates.strict_percent.map(|percent| counted(percent).max(100)),
         prefill_flops_per_second: rates.flops_per_second.map(|flops| signed(flops).max(1)),
         measured_at: Time(Timestamp::from_second(signed(rates.measured_unix_s)).ok()?),
         samples: counted(rates.samples).max(1),

@@ -10,29 +10,31 @@ fn setting() -> Setting {
     }
 }
 
-fn rates(step_ns: u64, bytes_per_second: u64) -> Rates {
-    Rates {
-        step_ns,
-        reading: vec![Reading {
-            bits: 5,
-            bytes_per_second,
-        }],
-        samples: 3,
-        ..Rates::default()
-    }
-}
-
 #[test]
-fn a_device_is_measured_a_few_times_and_the_least_measured_comes_first() {
+fn a_device_is_measured_until_nothing_better_comes_and_the_least_measured_is_first() {
     let device = |index| GpuDevice::new(Backend::Vulkan, index, Kind::Discrete);
     let devices = Devices::of([device(0), device(1)]);
     let mut known: BTreeMap<String, Known> = BTreeMap::new();
     let mut order = Vec::new();
     while let Some((key, state)) = next(&setting(), &devices, &known) {
         order.push(state.device.index);
+        let entry = known.entry(key).or_default();
+        entry.rounds += 1;
+        // The second one is better once more in its second round.
+        let improved = state.device.index == 1 && entry.rounds == 2;
+        entry.in_vain = if improved { 0 } else { entry.in_vain + 1 };
+    }
+    assert_eq!(order, [0, 1, 0, 1, 1, 1]);
+}
+
+#[test]
+fn a_device_that_gets_better_and_better_is_known_in_the_end() {
+    let devices = Devices::of([GpuDevice::new(Backend::Vulkan, 0, Kind::Discrete)]);
+    let mut known: BTreeMap<String, Known> = BTreeMap::new();
+    while let Some((key, _)) = next(&setting(), &devices, &known) {
         known.entry(key).or_default().rounds += 1;
     }
-    assert_eq!(order, [0, 1, 0, 1, 0, 1]);
+    assert_eq!(known.values().next().map(|known| known.rounds), Some(ROUNDS_MAX));
 }
 
 #[test]
@@ -55,31 +57,19 @@ fn other_threads_and_another_driver_are_measured_anew() {
 }
 
 #[test]
-fn the_best_of_several_measurements_counts() {
-    let mut kept = None;
-    for (step_ns, rate) in [
-        (10, 1_000_000),
-        (10, 3_000_000),
-        (90_000_000_000, 3_000_000),
-        (20, 2_000_000),
-    ] {
-        keep_better(&mut kept, rates(step_ns, rate));
-    }
-    assert_eq!(kept, Some(rates(10, 3_000_000)));
-}
-
-#[test]
 fn an_answer_without_figures_is_refused_and_a_sound_one_is_dated() {
-    let text = br#"{"step_ns":5,"layer_ns":7,"reading":[{"bits":5,"bytes_per_second":9}],"flops_per_second":null,"samples":4}"#;
-    let read = parse(text, 77).expect("sound");
+    let text = br#"{"step_ns":5,"layer_ns":7,"reading":[{"bits":5,"bytes_per_second":9}],"flops_per_second":null,"samples":4,"times":{"narrow":3},"improved":true}"#;
+    let answer = parse(text, 77).expect("sound");
+    let read = &answer.rates;
     assert_eq!(
         (read.layer_ns, read.flops_per_second, read.measured_unix_s),
         (7, None, 77)
     );
+    assert_eq!(answer.times["narrow"], 3, "is given back as it came");
     for unsound in [
         &b"nonsense"[..],
-        br#"{"step_ns":5,"layer_ns":7,"reading":[],"samples":4}"#,
-        br#"{"step_ns":5,"layer_ns":7,"reading":[{"bits":5,"bytes_per_second":0}],"samples":4}"#,
+        br#"{"step_ns":5,"layer_ns":7,"reading":[],"samples":4,"times":{},"improved":false}"#,
+        br#"{"step_ns":5,"layer_ns":7,"reading":[{"bits":5,"bytes_per_second":0}],"samples":4,"times":{},"improved":false}"#,
     ] {
         assert!(parse(unsound, 1).is_err());
     }

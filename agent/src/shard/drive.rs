@@ -1,9 +1,10 @@
 //! Carries out what [`super::step`] decides, and tells it what came of it. No decision is made here.
 
 use super::launch;
-use super::observed::{Event, Fault, Installed, Observed, State, Work};
+use super::observed::{Event, Fault, Installed, NOT_PREPARED, Observed, State, Work};
 use super::report::{self, Done, Holding};
 use super::step::{self, Action, DesiredShards, ObservedShards};
+use super::take_over::{self, Taken};
 use super::weights::{Gauge, Prepared, Weights};
 use super::{Desired, Slot};
 use crate::devices::Devices;
@@ -11,6 +12,7 @@ use crate::discovery::report::object_name;
 use crate::leaves::WorkerLeaves;
 use crate::models::{Models, Wanted};
 use crate::worker::config::Places;
+use crate::worker::leftovers::{self, Left};
 use crate::worker::process::{self, Order, Worker};
 use lifecycle::backoff::jitter;
 use proto::control::v1::ShardStatus;
@@ -29,6 +31,8 @@ const EVENTS_MAX: usize = 256;
 const TICK: Duration = Duration::from_millis(250);
 /// Leaves live for hours and are renewed from half of their life.
 const RENEW_LEAVES_EVERY: Duration = Duration::from_secs(600);
+/// What was held last is known at once, or with the operator's first word. Less than a worker lives by itself.
+const TAKE_OVER_WITHIN: Duration = Duration::from_secs(15);
 /// Actions that follow from each other at once; more would be a loop.
 const ROUNDS_MAX: usize = 16;
 
@@ -74,12 +78,14 @@ pub struct Lines {
     pub unload: CancellationToken,
     /// What is held.
     pub view: watch::Sender<Arc<View>>,
+    /// Workers of an earlier life: those that are desired are watched on once that is known, the others ended.
+    pub left: Vec<Left>,
 }
 
 /// Runs until `unload` is cancelled and every worker has ended.
 pub async fn run<L: WorkerLeaves>(setting: Setting, leaves: Arc<L>, models: Arc<Models>, lines: Lines) {
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
-    let drive = Drive {
+    let mut drive = Drive {
         setting,
         leaves,
         models,
@@ -92,7 +98,11 @@ pub async fn run<L: WorkerLeaves>(setting: Setting, leaves: Arc<L>, models: Arc<
         restarts_heeded: BTreeMap::new(),
         view: lines.view,
     };
-    drive.run(inbox, lines.desired, lines.unload).await;
+    let (mut desired, unload) = (lines.desired, lines.unload);
+    if !lines.left.is_empty() {
+        drive.take_over(lines.left, &mut desired, &unload).await;
+    }
+    drive.run(inbox, desired, unload).await;
 }
 
 /// What belongs to a shard and is no part of its state.
@@ -133,7 +143,7 @@ impl<L: WorkerLeaves> Drive<L> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renewal = tokio::time::interval(RENEW_LEAVES_EVERY);
-        self.desired = desires.borrow_and_update().clone();
+        self.desired = Arc::clone(&desires.borrow_and_update());
         self.heed_devices();
         loop {
             self.advance();
@@ -153,6 +163,41 @@ impl<L: WorkerLeaves> Drive<L> {
                 _ = renewal.tick() => self.renew_leaves(),
             }
         }
+    }
+
+    /// Goes on with workers of an earlier life, as soon as it is known what shall be held. What is not wanted ends before anything
+    /// is started: its memory must be free again.
+    async fn take_over(
+        &mut self,
+        left: Vec<Left>,
+        desires: &mut watch::Receiver<Arc<DesiredShards>>,
+        unload: &CancellationToken,
+    ) {
+        tokio::select! {
+            // Without a sender the agent is ending, and nothing is desired.
+            _ = tokio::time::timeout(TAKE_OVER_WITHIN, desires.changed()) => {}
+            () = unload.cancelled() => {}
+        }
+        let desired = Arc::clone(&desires.borrow_and_update());
+        let (taken, others) = take_over::sort(&self.setting, &desired, left);
+        for Taken {
+            slot,
+            seen,
+            launch,
+            left,
+        } in taken
+        {
+            let (worker, inbox) = process::orders();
+            let held = Held {
+                worker: Some(worker),
+                ..Held::default()
+            };
+            self.observed.insert(slot.clone(), seen);
+            self.held.insert(slot, held);
+            tokio::spawn(process::take_over(launch, left, inbox, self.events.clone()));
+        }
+        // A task that panicked has ended what it could; the others end by themselves.
+        let _ = tokio::task::spawn_blocking(move || leftovers::end(others)).await;
     }
 
     /// Ends the workers of devices on which an application failed; they are started again as after any other failure.
@@ -323,7 +368,7 @@ impl<L: WorkerLeaves> Drive<L> {
         held.worker = Some(worker);
         let prepared = held.prepared.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let launch = prepared
-            .ok_or_else(|| Fault::new("NotPrepared", "the shard's files have to be prepared again"))
+            .ok_or_else(|| Fault::new(NOT_PREPARED, "the shard's files have to be prepared again"))
             .and_then(|prepared| launch::launch(&self.setting, &slot, seen, wanted, prepared));
         let (leaves, events) = (Arc::clone(&self.leaves), self.events.clone());
         tokio::spawn(async move {

@@ -8,8 +8,8 @@ use crate::worker::config::{Places, PressureConfig, RuntimeConfig, SliceFiles, W
 use crate::worker::process::{Launch, Patience};
 use device::Backend;
 
-/// How long a worker lives without us: longer than a restart of the agent, which ends it anyway.
-const ORPHAN_GRACE_S: u64 = 10;
+/// How long a worker lives without us: longer than a restart of the agent, which takes it over.
+const ORPHAN_GRACE_S: u64 = 30;
 
 /// The worker of a slot whose files are prepared.
 ///

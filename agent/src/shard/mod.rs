@@ -17,6 +17,7 @@ mod launch;
 pub mod observed;
 pub mod report;
 pub mod step;
+mod take_over;
 pub mod weights;
 
 use crate::source::Access;

@@ -10,6 +10,10 @@ const STEADY_MS: u64 = 60_000;
 /// The reason of an envelope that could not be handed over, as opposed to one that the worker did not take.
 pub const UNREACHABLE: &str = "Unreachable";
 
+/// The reason of a start for which the files have to be prepared first: those of a worker that was taken over belong to the earlier
+/// life.
+pub const NOT_PREPARED: &str = "NotPrepared";
+
 /// A worker that said no will say it again; it is asked as seldom as after so many failures.
 const REFUSED_AS_FAILURES: u32 = 4;
 
@@ -258,9 +262,11 @@ impl Observed {
                 let resume = match work {
                     // A file that proved wrong, or is gone, is fetched again.
                     Work::Fetch | Work::Verify | Work::Prepare => Progress::New,
+                    Work::Spawn if fault.reason == NOT_PREPARED => Progress::New,
                     Work::Spawn => Progress::Prepared,
                 };
-                self.fail(fault, resume, now_ms, jitter);
+                let wait_ms = self.failed_once_more(jitter);
+                self.fail(fault, resume, now_ms + wait_ms);
             }
             (Event::Status { phase, endpoint }, State::Running(running)) => {
                 if phase == WorkerPhase::Serving && running.serving_since_ms.is_none() {
@@ -298,10 +304,8 @@ impl Observed {
             }
             (Event::Exited(fault), State::Running(running)) => {
                 let asked = running.ends_as_asked();
-                let steady = running
-                    .serving_since_ms
-                    .is_some_and(|since| now_ms.saturating_sub(since) >= STEADY_MS);
-                if steady {
+                let served_ms = running.serving_since_ms.map(|since| now_ms.saturating_sub(since));
+                if served_ms.is_some_and(|served_ms| served_ms >= STEADY_MS) {
                     self.failures = 0;
                 }
                 // Weights that do not load are not trusted any more.
@@ -312,24 +316,32 @@ impl Observed {
                 };
                 if asked {
                     self.state = State::Idle(resume);
-                } else {
-                    self.fail(fault, resume, now_ms, jitter);
+                    return;
                 }
+                let is_first = self.failures == 0;
+                let wait_ms = self.failed_once_more(jitter);
+                // Streams wait for one that served; only what fails again waits itself.
+                let at_once = is_first && served_ms.is_some();
+                self.fail(fault, resume, if at_once { now_ms } else { now_ms + wait_ms });
             }
             // An answer that nobody waits for any more.
             _ => {}
         }
     }
 
-    fn fail(&mut self, fault: Fault, resume: Progress, now_ms: u64, jitter: f64) {
+    /// Counts a failure; how long after so many to wait.
+    fn failed_once_more(&mut self, jitter: f64) -> u64 {
+        self.failures = self.failures.saturating_add(1);
+        retry::SHARD.wait(self.failures, jitter).as_millis() as u64
+    }
+
+    fn fail(&mut self, fault: Fault, resume: Progress, retry_at_ms: u64) {
         let measured = self.running().and_then(|running| running.measured.as_ref());
         let memory = measured.and_then(|measured| measured.memory);
-        self.failures = self.failures.saturating_add(1);
-        let wait = retry::SHARD.wait(self.failures, jitter).as_millis() as u64;
         self.state = State::Failed {
             fault,
             resume,
-            retry_at_ms: now_ms.saturating_add(wait),
+            retry_at_ms,
             memory,
         };
     }

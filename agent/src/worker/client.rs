@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 /// A worker answers from a thread that never computes; one that needs longer is stuck.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How it is, a worker says within a millisecond. One that has not by now is asked again on another connection before it is judged.
-const STATUS_LIMIT: Duration = Duration::from_millis(1500);
+const STATUS_LIMIT: Duration = Duration::from_millis(750);
 /// An answer has a few hundred bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
@@ -56,6 +56,8 @@ struct Pace {
     #[serde(default)]
     decode_samples: u64,
     #[serde(default)]
+    decode_context: u64,
+    #[serde(default)]
     prefill_row_ns: u64,
     #[serde(default)]
     prefill_samples: u64,
@@ -97,6 +99,7 @@ impl Status {
             pace: self.pace.map(|pace| ObservedPace {
                 decode_token_ns: pace.decode_token_ns,
                 decode_samples: pace.decode_samples,
+                decode_context: pace.decode_context,
                 prefill_row_ns: pace.prefill_row_ns,
                 prefill_samples: pace.prefill_samples,
                 hops_token_ns: pace.hops_token_ns,

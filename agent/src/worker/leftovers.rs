@@ -1,5 +1,7 @@
-//! Workers that an earlier life of the agent left behind: found by their notes on disk, and ended before anything else.
+//! Workers that an earlier life of the agent left behind: found by their notes on disk. Those that are still wanted are watched on,
+//! the others are ended before anything is started.
 
+use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ const WORKERS_MAX: usize = 4096;
 /// A worker that is asked to end and does not within this is killed. It would end by itself, its agent being gone.
 const END_LIMIT: Duration = Duration::from_secs(2);
 const END_POLL: Duration = Duration::from_millis(20);
+/// Paths of a few hundred layers.
+const CONFIG_BYTES_MAX: usize = 1 << 20;
 
 /// Which process it was. A process id alone may belong to another process by now.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,38 +48,69 @@ pub fn forget(directory: &Path) {
     let _ = std::fs::remove_file(directory.join(NOTE));
 }
 
-/// Ends every worker that is noted below `workers` and is still the process that was noted. Blocks for at most a few
-/// seconds. Returns how many were ended.
-pub fn end_all(workers: &Path) -> usize {
+/// A worker that lives and was started by an earlier life.
+#[derive(Debug)]
+pub struct Left {
+    directory: PathBuf,
+    note: Note,
+}
+
+impl Left {
+    /// The key of its slot.
+    pub fn key(&self) -> String {
+        let name = self.directory.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// What it was started with.
+    pub fn config(&self) -> Option<serde_json::Value> {
+        let text = identity::store::read_text(&self.directory.join("config.json"), CONFIG_BYTES_MAX).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// The process, and a descriptor that becomes readable at its end; `None` where it is gone.
+    pub fn process(&self) -> Option<(Pid, OwnedFd)> {
+        let pid = Pid::from_raw(self.note.pid)?;
+        let descriptor = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+        // After it was opened: it cannot be that of a successor of the process id.
+        is_ours(&self.directory, &self.note).then_some((pid, descriptor))
+    }
+}
+
+/// Every worker that is noted below `workers` and is still the process that was noted. What other notes say is forgotten.
+pub fn living(workers: &Path) -> Vec<Left> {
     let Ok(entries) = std::fs::read_dir(workers) else {
-        return 0;
+        return Vec::new();
     };
-    let mut living: Vec<(PathBuf, Note)> = entries
+    let noted = entries
         .take(WORKERS_MAX)
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter_map(|directory| Some((directory.clone(), read(&directory)?)))
-        .collect();
-    living.retain(|(directory, note)| {
-        let ours = is_ours(directory, note);
-        if ours {
-            tracing::warn!(pid = note.pid, name = note.name, "ending a worker of an earlier life");
-            signal(directory, note, Signal::TERM);
-        } else {
-            forget(directory);
-        }
-        ours
-    });
-    let ended = living.len();
-    let deadline = Instant::now() + END_LIMIT;
-    while !living.is_empty() && Instant::now() < deadline {
-        std::thread::sleep(END_POLL);
-        living.retain(|(directory, note)| is_ours(directory, note));
+        .filter_map(|directory| {
+            Some(Left {
+                note: read(&directory)?,
+                directory,
+            })
+        });
+    let (living, gone): (Vec<Left>, Vec<Left>) = noted.partition(|left| is_ours(&left.directory, &left.note));
+    gone.iter().for_each(|left| forget(&left.directory));
+    living
+}
+
+/// Ends them. Blocks for at most a few seconds.
+pub fn end(mut left: Vec<Left>) {
+    for Left { directory, note } in &left {
+        tracing::warn!(pid = note.pid, name = note.name, "ending a worker of an earlier life");
+        signal(directory, note, Signal::TERM);
     }
-    for (directory, note) in living {
+    let deadline = Instant::now() + END_LIMIT;
+    while !left.is_empty() && Instant::now() < deadline {
+        std::thread::sleep(END_POLL);
+        left.retain(|left| is_ours(&left.directory, &left.note));
+    }
+    for Left { directory, note } in left {
         signal(&directory, &note, Signal::KILL);
         forget(&directory);
     }
-    ended
 }
 
 fn read(directory: &Path) -> Option<Note> {

@@ -1,17 +1,19 @@
-//! One worker process: started, asked how it is, told what to do, and its end explained.
+//! One worker process: started or taken over, asked how it is, told what to do, and its end explained.
 
 use super::client::{Client, ClientError, Status};
 use super::config::{Places, WorkerConfig};
 use super::exit;
-use super::leftovers;
+use super::leftovers::{self, Left};
 use super::lines::{LastLine, log};
 use crate::shard::Slot;
 use crate::shard::observed::{Event, Fault, Installed, UNREACHABLE, Work, WorkerPhase};
+use rustix::fd::OwnedFd;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -31,7 +33,7 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             start: Duration::from_secs(30),
-            silence: Duration::from_secs(4),
+            silence: Duration::from_millis(2200),
         }
     }
 }
@@ -130,19 +132,55 @@ pub async fn run(launch: Launch, inbox: mpsc::Receiver<Order>, events: mpsc::Sen
         }
         last_line.get()
     };
-    let watch = Watch {
-        launch,
-        pid,
-        inbox,
-        events,
-        client: None,
-        said: None,
-        heard: None,
-        started: Instant::now(),
-        fault: None,
-    };
+    let watch = Watch::new(launch, pid, inbox, events);
     watch.send(Event::Done(Work::Spawn)).await;
-    watch.run(child, last_words).await;
+    let ended = async move {
+        let status = child.wait().await;
+        let last_words = tokio::time::timeout(LAST_WORDS_LIMIT, last_words).await.ok().flatten();
+        match status {
+            Ok(status) => exit::fault(status, last_words.as_deref()),
+            Err(error) => Fault::new("Crashed", format!("the worker cannot be waited for: {error}")),
+        }
+    };
+    watch.run(ended).await;
+}
+
+/// Watches a worker of an earlier life, which was started with what `launch` says. As [`run`], but for its log lines, which have
+/// nowhere to go, and its exit code, which only a parent learns.
+pub async fn take_over(launch: Launch, left: Left, inbox: mpsc::Receiver<Order>, events: mpsc::Sender<(Slot, Event)>) {
+    let watched = left
+        .process()
+        .and_then(|(pid, descriptor)| Some((pid, watched(descriptor)?)));
+    let Some((pid, descriptor)) = watched else {
+        let fault = Fault::new("SpawnFailed", format!("worker {} ended meanwhile", launch.name));
+        // Without a receiver the agent is ending.
+        let _ = events.send((launch.slot, Event::WorkFailed(Work::Spawn, fault))).await;
+        return;
+    };
+    tracing::info!(
+        shard = launch.name,
+        pid = pid.as_raw_nonzero(),
+        "watching a worker of an earlier life"
+    );
+    let watch = Watch::new(launch, Some(pid), inbox, events);
+    watch.send(Event::Done(Work::Spawn)).await;
+    watch.run(end_of(descriptor)).await;
+}
+
+#[expect(
+    deprecated,
+    reason = "unsound for descriptors that another owner may close; this one is owned, and its successor is unsafe to call"
+)]
+fn watched(descriptor: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    AsyncFd::new(descriptor).ok()
+}
+
+async fn end_of(descriptor: AsyncFd<OwnedFd>) -> Fault {
+    let how = match descriptor.readable().await {
+        Ok(_) => "how is not known, since an earlier life of the agent started it".to_owned(),
+        Err(error) => format!("it cannot be waited for: {error}"),
+    };
+    Fault::new("Crashed", format!("the worker ended; {how}"))
 }
 
 fn start(launch: &Launch) -> Result<Child, Fault> {
@@ -196,21 +234,37 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run(mut self, mut child: Child, last_words: impl Future<Output = Option<String>>) {
-        let status = loop {
+    fn new(
+        launch: Launch,
+        pid: Option<Pid>,
+        inbox: mpsc::Receiver<Order>,
+        events: mpsc::Sender<(Slot, Event)>,
+    ) -> Self {
+        Self {
+            launch,
+            pid,
+            inbox,
+            events,
+            client: None,
+            said: None,
+            heard: None,
+            started: Instant::now(),
+            fault: None,
+        }
+    }
+
+    /// `ended` comes with the end of the process, and says what is to be said of it where the worker said nothing.
+    async fn run(mut self, ended: impl Future<Output = Fault>) {
+        tokio::pin!(ended);
+        let unexplained = loop {
             tokio::select! {
                 biased;
                 // First: why a worker ends, and what it measured, is its last answer.
                 () = self.turn() => {}
-                status = child.wait() => break status,
+                fault = &mut ended => break fault,
             }
         };
-        let last_words = tokio::time::timeout(LAST_WORDS_LIMIT, last_words).await.ok().flatten();
-        let fault = match (self.fault.take(), status) {
-            (Some(fault), _) => fault,
-            (None, Ok(status)) => exit::fault(status, last_words.as_deref()),
-            (None, Err(error)) => Fault::new("Crashed", format!("the worker cannot be waited for: {error}")),
-        };
+        let fault = self.fault.take().unwrap_or(unexplained);
         tracing::info!(
             shard = self.launch.name,
             reason = fault.reason,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{ArgAction, Parser};
+use engine::rates::Times;
 use engine::select_device;
 use lifecycle::log;
 use tokio::runtime::Runtime;
@@ -35,6 +36,9 @@ pub struct Args {
     /// Of `--measure`: an empty folder for its files.
     #[arg(long, value_name = "FOLDER", requires = "measure")]
     folder: Option<PathBuf>,
+    /// Of `--measure`: the `times` that it printed before; of each the least counts.
+    #[arg(long, value_name = "JSON", requires = "measure", value_parser = times)]
+    before: Option<Times>,
     /// How log lines on standard error look.
     #[arg(long, value_enum, default_value_t = log::Format::Text)]
     log_format: log::Format,
@@ -43,12 +47,16 @@ pub struct Args {
     keep_awake: bool,
 }
 
+fn times(text: &str) -> Result<Times, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
 impl Args {
     /// Runs the worker to its end.
     pub fn run(self) -> Exit {
         if let Some(backend) = self.measure {
             let device = engine_device(backend, self.device_index, self.threads);
-            return measure::run(&device, self.folder);
+            return measure::run(&device, self.folder, self.before.unwrap_or_default());
         }
         let config = match WorkerConfig::read(&self.config.unwrap_or_default()) {
             Ok(config) => Arc::new(WorkerConfig {

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use engine::{Device, EngineError, Runtime, rates, select_device};
+use engine::rates::{self, Rates, Times};
+use engine::{Device, EngineError, Runtime, select_device};
+use serde::Serialize;
 
 use crate::args::refuse;
 use crate::run::Exit;
@@ -11,8 +13,19 @@ use crate::run::Exit;
 /// Enough for medians on a device of any speed that is worth a model.
 const BUDGET: Duration = Duration::from_millis(1500);
 
-/// Measures and prints; the files are in `folder`, or where the system keeps what is temporary.
-pub fn run(device: &Device, folder: Option<PathBuf>) -> Exit {
+/// What is printed: rates, and the times that they were made of.
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    rates: Rates,
+    times: Times,
+    /// Whether these are better than those before.
+    improved: bool,
+}
+
+/// Measures and prints; the files are in `folder`, or where the system keeps what is temporary. Of each time the least counts,
+/// those of `before` included.
+pub fn run(device: &Device, folder: Option<PathBuf>, before: Times) -> Exit {
     // First of all: it changes the environment, which is safe only while there is one thread.
     if let Err(error) = select_device(device) {
         return refuse(Exit::Device, &error);
@@ -21,7 +34,15 @@ pub fn run(device: &Device, folder: Option<PathBuf>) -> Exit {
     let measured = Runtime::load_for(None, device)
         .and_then(|runtime| rates::measure(&runtime, device, &folder, BUDGET))
         .map_err(|error: EngineError| error.to_string())
-        .and_then(|rates| serde_json::to_string(&rates).map_err(|error| error.to_string()));
+        .and_then(|times| {
+            let times = times.least(before);
+            let answer = Answer {
+                rates: Rates::of(&times),
+                improved: times.improves_on(&before),
+                times,
+            };
+            serde_json::to_string(&answer).map_err(|error| error.to_string())
+        });
     match measured {
         Ok(text) => {
             println!("{text}");

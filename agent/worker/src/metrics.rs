@@ -11,7 +11,7 @@ use prometheus::{
 
 use crate::control::Pace;
 use crate::head::schedule::{CellUse, Tally};
-use crate::stage::pace::StagePace;
+use crate::stage::pace::{Computed, StagePace};
 
 /// Upper bounds in seconds, from a decode step of a small slice to a prefill step on a slow device.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -147,14 +147,14 @@ impl Metrics {
         Ok(())
     }
 
-    /// A step of this stage ended; `rows` computed in `compute_us`, or why not.
-    pub fn record_step(&self, outcome: Result<(usize, u64), &'static str>) {
+    /// A step of this stage ended: what was computed, or why not.
+    pub fn record_step(&self, outcome: Result<Computed, &'static str>) {
         match outcome {
-            Ok((rows, compute_us)) => {
+            Ok(step) => {
                 self.steps.with_label_values(&["ok"]).inc();
-                self.rows.inc_by(rows as u64);
-                self.compute_seconds.observe(seconds(compute_us));
-                self.with_pace(|pace| pace.computed(rows, compute_us));
+                self.rows.inc_by(step.rows as u64);
+                self.compute_seconds.observe(seconds(step.compute_us));
+                self.with_pace(|pace| pace.computed(step));
             }
             Err(reason) => self.steps.with_label_values(&[reason]).inc(),
         }

@@ -127,6 +127,7 @@ impl Node {
         let lines = drive::Lines {
             desired: desired.subscribe(),
             unload: unload.clone(),
+            left: Vec::new(),
             view,
         };
         Self {

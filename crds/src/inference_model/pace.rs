@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ObservedPace {
-    /// Computing of one token of one stream, microseconds; compare with predictedUsPerToken.
+    /// Computing of one token of one stream, microseconds; compare with expectedUsPerToken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub us_per_token: Option<i64>,
@@ -15,6 +15,14 @@ pub struct ObservedPace {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub tokens: Option<i64>,
+    /// Positions of context that these tokens met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub context: Option<i64>,
+    /// What was predicted for a token that meets so many: predictedUsPerToken is of status.placement.predictedContext.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub expected_us_per_token: Option<i64>,
     /// Computing of 1,000 tokens of a prompt, microseconds; compare with predictedPrefillUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

@@ -158,10 +158,18 @@ pub struct PlacementStatus {
     /// Predicted time of one token, microseconds, all stages and hops included; of several replicas the mean.
     #[schemars(range(min = 0))]
     pub predicted_us_per_token: i64,
-    /// The same as it was measured: all stages and hops, once all of them measured enough.
+    /// Positions of context that the token is predicted to meet: half of a full one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub predicted_context: Option<i32>,
+    /// The time of one token as it was measured: all stages and hops, once all of them measured enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_us_per_token: Option<i64>,
+    /// What was predicted for the context that those tokens met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub expected_us_per_token: Option<i64>,
     /// Predicted time of 1,000 tokens of a prompt, microseconds, steps of which follow each other through the stages; absent where
     /// a device's arithmetic was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,6 +241,10 @@ pub struct StageStatus {
     /// Predicted time of this stage for one token, microseconds.
     #[schemars(range(min = 0))]
     pub predicted_us_per_token: i64,
+    /// Of it, what grows with the context, microseconds; absent where nobody measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub predicted_context_us: Option<i64>,
     /// What was learned of the device and is in that prediction, in percent of what it would be without; absent where nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 25, max = 400))]

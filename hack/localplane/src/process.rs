@@ -1,7 +1,9 @@
 //! A child process that cannot outlive its parent, with its output in a log file.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -158,6 +160,19 @@ pub fn descendants(ancestor: u32) -> Vec<u32> {
         next += 1;
     }
     found.split_off(1)
+}
+
+/// Processes of this executable that have an argument below a folder, whoever their parents are.
+pub fn working_in(folder: &Path, name: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let names_it = |id: u32| {
+        let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let mut arguments = line.split(|byte| *byte == 0);
+        arguments.any(|argument| Path::new(OsStr::from_bytes(argument)).starts_with(folder))
+    };
+    ids.filter(|id| executable(*id).as_deref() == Some(name) && names_it(*id))
+        .collect()
 }
 
 /// The parent's id is the second field after the command, which is in parentheses and may hold anything.

@@ -31,7 +31,7 @@ pub enum KvElement {
 
 impl KvElement {
     /// Bytes of this many elements. Q8_0 keeps blocks of 32 bytes with a 16-bit scale.
-    fn bytes(self, elements: u64) -> u64 {
+    pub fn bytes(self, elements: u64) -> u64 {
         match self {
             Self::F16 => elements.saturating_mul(2),
             Self::F32 => elements.saturating_mul(4),

@@ -76,7 +76,7 @@ fn stage_ns(problem: &Problem, device: &Device, (first, end): (u32, u32), last: 
     let arithmetic_ns = u64::try_from(arithmetic_ns).unwrap_or(u64::MAX);
     let rate = device.bandwidth.bytes_per_second;
     let reading_ns = transfer_ns(weight_bytes.saturating_mul(steps(prompt)), rate);
-    let beside_ns = us_to_ns(device.launch_us).saturating_add(device.layer_ns().saturating_mul(count));
+    let beside_ns = us_to_ns(device.launch_us).saturating_add(device.bare_layer_ns().saturating_mul(count));
     // Only what follows the prompt is wanted.
     let output_ns = if last { transfer_ns(model.output_bytes, rate) } else { 0 };
     let ns = arithmetic_ns

@@ -333,7 +333,7 @@ fn place(
     }
 }
 
-/// Puts what is foretold of prompts into the view, and what it is reckoned with. Of several replicas no time of a prompt is told.
+/// Puts what is foretold of prompts and of context into the view, and what it is reckoned with. Of several replicas neither is told.
 fn foretell(asked: &Asked<'_>, facts: &Facts, (next, new): (&[Replica<'_>], &[Plan]), view: &mut PlacementStatus) {
     let (world, validated) = (asked.world, asked.known.validated);
     world.paces.note(view, &facts.quantisation);
@@ -348,7 +348,8 @@ fn foretell(asked: &Asked<'_>, facts: &Facts, (next, new): (&[Replica<'_>], &[Pl
         quantisation: "",
         in_force: false,
     });
-    let topology = translate::counted(topology, facts, &world.paces);
+    let topology = translate::counted(topology, validated, facts, &world.paces);
+    translate::foretell_context(view, &topology, &validated.runtime);
     if let Ok(problem) = translate::problem("", validated, facts, None, topology) {
         translate::foretell_prefill(view, &problem, plan, facts, validated);
     }
@@ -468,7 +469,7 @@ fn solve_rest(
         quantisation: &facts.quantisation,
         in_force: false,
     });
-    let topology = translate::counted(topology, facts, &world.paces);
+    let topology = translate::counted(topology, rest.known.validated, facts, &world.paces);
     let learned = state.learned;
     let mut problem = translate::problem(name, rest.known.validated, facts, learned.as_ref(), topology)?;
     // What is loaded stays where it can: a model that lost a device waits for the fewest bytes.
@@ -517,7 +518,7 @@ fn take(
             quantisation: &facts.quantisation,
             in_force: false,
         });
-        let topology = translate::counted(topology, facts, &world.paces);
+        let topology = translate::counted(topology, known.validated, facts, &world.paces);
         translate::problem(name, known.validated, facts, learned.as_ref(), topology).ok()
     };
     let fewest = |failing: &BTreeSet<String>| yielding::fewest(lower.len(), |chosen| trial(&problem(chosen, failing)?));

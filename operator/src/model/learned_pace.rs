@@ -29,11 +29,12 @@ pub fn learn(known: &[LearnedPace], quantisation: &str, view: &PlacementStatus) 
         let (Some(us), Some(tokens)) = (observed.us_per_token, observed.tokens) else {
             continue;
         };
-        if tokens < TOKENS_MIN || stage.predicted_us_per_token <= 0 {
+        let expected = observed.expected_us_per_token.unwrap_or(stage.predicted_us_per_token);
+        if tokens < TOKENS_MIN || expected <= 0 {
             continue;
         }
         let correction = i64::from(stage.correction_percent.unwrap_or(100));
-        let measured = us.saturating_mul(correction) / stage.predicted_us_per_token;
+        let measured = us.saturating_mul(correction) / expected;
         let before = take(&mut learned, &stage.device, &stage.backend, quantisation);
         let factor = match before {
             // Rounded towards what was measured, so that it gets there.

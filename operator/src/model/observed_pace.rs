@@ -67,9 +67,38 @@ pub fn view(pace: &wire::ObservedPace) -> ObservedPace {
     ObservedPace {
         us_per_token: us(pace.decode_token_ns, pace.decode_samples),
         tokens: (pace.decode_samples > 0).then(|| signed(pace.decode_samples)),
+        // Nobody decodes without a context: an agent of before says nothing of it.
+        context: (pace.decode_context > 0).then(|| signed(pace.decode_context)),
+        expected_us_per_token: None,
         prefill_us: us(prefill_ns, pace.prefill_samples),
         hops_us: us(pace.hops_token_ns, pace.hops_samples),
     }
+}
+
+/// Puts beside what was measured of a stage what was predicted for the context that its tokens met: `reckoned` is that of the
+/// prediction. Where either context is not known, it is the prediction as it is.
+pub fn expect(stage: &mut StageStatus, reckoned: Option<i32>) {
+    let (predicted, growing) = (stage.predicted_us_per_token, stage.predicted_context_us);
+    let Some(observed) = &mut stage.observed else { return };
+    let scaled = match (growing, observed.context, reckoned) {
+        (Some(growing), Some(context), Some(reckoned)) if reckoned > 0 => {
+            let of_these = i128::from(growing) * i128::from(context) / i128::from(reckoned);
+            i64::try_from(of_these).unwrap_or(i64::MAX).saturating_sub(growing)
+        }
+        _ => 0,
+    };
+    observed.expected_us_per_token = observed.us_per_token.map(|_| predicted.saturating_add(scaled).max(1));
+}
+
+/// What was predicted of one token for the contexts that were met, hops included, of several replicas the mean; `None` until
+/// every stage measured.
+#[must_use]
+pub fn expected_us(view: &PlacementStatus) -> Option<i64> {
+    let stage = |stage: &StageStatus| Some(stage.observed?.expected_us_per_token? + stage.hop_us.unwrap_or(0));
+    let all: Option<Vec<i64>> = view.stages.iter().map(stage).collect();
+    let replicas = view.stages.chunk_by(|a, b| a.pipeline == b.pipeline).count();
+    let sum = all?.iter().fold(0_i64, |sum, us| sum.saturating_add(*us));
+    (replicas > 0).then(|| sum / i64::try_from(replicas).unwrap_or(i64::MAX))
 }
 
 /// One token through all stages and hops as measured, of several replicas the mean; `None` until every part of it is.
@@ -96,11 +125,12 @@ fn replica_us(stages: &[StageStatus]) -> Option<i64> {
     Some(times?.iter().fold(hops?, |sum, us| sum.saturating_add(*us)))
 }
 
-/// How far a measured time is from the predicted one: 0.3 is 30 % slower. `None` where either is not known.
+/// How far a measured time is from what was predicted for its context: 0.3 is 30 % slower. `None` where either is not known.
 #[must_use]
 pub fn error_ratio(stage: &StageStatus) -> Option<f64> {
-    let (predicted, observed) = (stage.predicted_us_per_token, stage.observed?.us_per_token?);
-    (predicted > 0).then(|| observed as f64 / predicted as f64 - 1.0)
+    let observed = stage.observed?;
+    let (expected, measured) = (observed.expected_us_per_token?, observed.us_per_token?);
+    (expected > 0).then(|| measured as f64 / expected as f64 - 1.0)
 }
 
 fn signed(value: u64) -> i64 {
@@ -185,10 +215,32 @@ mod tests {
         let mut stage = fixture::in_force(1, &["a"]).view.stages.remove(0);
         assert_eq!(error_ratio(&stage), None);
         stage.observed = Some(view(&pace(130)));
+        expect(&mut stage, None);
         let error = error_ratio(&stage).unwrap();
         assert!((error - 0.3).abs() < 1e-9, "{error}");
         stage.observed = Some(view(&wire::ObservedPace::default()));
+        expect(&mut stage, None);
         assert_eq!(error_ratio(&stage), None, "no sample is not no time");
+    }
+
+    #[test]
+    fn what_is_expected_follows_the_context_that_was_met() {
+        let mut stage = fixture::in_force(1, &["a"]).view.stages.remove(0);
+        stage.predicted_context_us = Some(40);
+        let mut expected = |context: u64, reckoned| {
+            stage.observed = Some(view(&wire::ObservedPace {
+                decode_context: context,
+                ..pace(100)
+            }));
+            expect(&mut stage, reckoned);
+            stage.observed.unwrap().expected_us_per_token
+        };
+        // 60 us whatever the context, and 40 at 200 positions.
+        assert_eq!(expected(200, Some(200)), Some(100));
+        assert_eq!(expected(50, Some(200)), Some(70));
+        assert_eq!(expected(400, Some(200)), Some(140));
+        assert_eq!(expected(400, None), Some(100));
+        assert_eq!(expected(0, Some(200)), Some(100), "a context that nobody told");
     }
 
     #[test]

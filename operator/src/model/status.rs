@@ -460,7 +460,11 @@ pub fn view(in_force: &InForce, sights: &[StageSight]) -> PlacementStatus {
         let end = text.floor_char_boundary(STAGE_MESSAGE_MAX);
         stage.message = (!text.is_empty()).then(|| text[..end].to_owned());
     }
+    for stage in &mut view.stages {
+        observed_pace::expect(stage, view.predicted_context);
+    }
     view.observed_us_per_token = observed_pace::total_us(&view);
+    view.expected_us_per_token = view.observed_us_per_token.and(observed_pace::expected_us(&view));
     view
 }
 

@@ -5,7 +5,7 @@ use gguf::Digest;
 use placement::prefill::{Prompt, prefill};
 use placement::{Figures, HeldLayers, Model, Plan, Problem, RunnerUp, estimate, text};
 use proto::placement::v1 as wire;
-use topology::{HeldMemory, Topology};
+use topology::{HeldMemory, StepShape, Topology};
 
 use super::facts::Facts;
 use super::in_force::InForce;
@@ -38,12 +38,26 @@ pub fn problem(
     })
 }
 
-/// The graph as it counts for a model: by the format of its weights, and by what serving stages taught.
+/// The graph as it counts for a model: by its shape and the format of its weights, and by what serving stages taught.
 #[must_use]
-pub fn counted(topology: Topology, facts: &Facts, paces: &Corrections) -> Topology {
+pub fn counted(topology: Topology, validated: &Validated, facts: &Facts, paces: &Corrections) -> Topology {
     let bits = facts.file_bytes.saturating_mul(8) / facts.parameters.max(1);
-    let topology = topology.for_weights_of(u32::try_from(bits).unwrap_or(u32::MAX));
+    let positions = reckoned_context(&validated.runtime);
+    let token_bytes = validated.kv_element.bytes(facts.kv_elements_per_token_per_layer.into());
+    let topology = topology.for_model(&StepShape {
+        bits: u32::try_from(bits).unwrap_or(u32::MAX),
+        width: facts.embedding_length,
+        positions,
+        cache_bytes: token_bytes.saturating_mul(positions.into()),
+        strict: validated.is_strict(),
+    });
     paces.correct(topology, &facts.quantisation)
+}
+
+/// Positions that a token attends to in what is predicted: half of a full context.
+#[must_use]
+pub fn reckoned_context(runtime: &wire::Runtime) -> u32 {
+    runtime.context_length / 2
 }
 
 /// The model as it is estimated, before anything was measured.
@@ -169,7 +183,9 @@ pub fn draft(
             verdict,
             gap_percent,
             predicted_us_per_token: predicted_us(next, &views),
+            predicted_context: None,
             observed_us_per_token: None,
+            expected_us_per_token: None,
             predicted_prefill_us: None,
             stages: views.into_iter().flatten().collect(),
             runner_up: judged
@@ -226,6 +242,19 @@ fn predicted_us(next: &[Replica<'_>], views: &[Vec<StageStatus>]) -> i64 {
     all.iter().sum::<i64>() / i64::try_from(all.len()).unwrap_or(i64::MAX).max(1)
 }
 
+/// Says which part of the predicted times grows with the context, and for which they are.
+pub fn foretell_context(view: &mut PlacementStatus, topology: &Topology, runtime: &wire::Runtime) {
+    view.predicted_context = i32::try_from(reckoned_context(runtime)).ok();
+    for stage in &mut view.stages {
+        let Some(device) = topology.device(&stage.device).filter(|device| device.steps.is_some()) else {
+            continue;
+        };
+        let layers = u64::try_from(stage.end_layer - stage.first_layer).unwrap_or(0);
+        let ns = device.context_ns().saturating_mul(layers);
+        stage.predicted_context_us = Some(signed(text::us(ns)));
+    }
+}
+
 /// Puts the predicted times of a prompt beside those of a token.
 pub fn foretell_prefill(
     view: &mut PlacementStatus,
@@ -279,6 +308,7 @@ fn view_stage(pipeline: i32, index: usize, stage: &placement::Stage) -> StageSta
         memory_used_bytes: None,
         pressure: None,
         predicted_us_per_token: signed(text::us(stage.time_ns)),
+        predicted_context_us: None,
         correction_percent: None,
         predicted_prefill_us: None,
         observed: None,

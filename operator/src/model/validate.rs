@@ -30,6 +30,14 @@ pub struct Validated {
     pub replicas: u32,
 }
 
+impl Validated {
+    /// Numbers must not depend on the shape of a step.
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        self.runtime.max_step_rows <= STRICT_STEP_ROWS
+    }
+}
+
 /// Checks what the API server checks too: an object may be older than its schema.
 pub fn validate(spec: &InferenceModelSpec) -> Result<Validated, Why> {
     let (kv_type, kv_element) = match spec.kv_type {

@@ -41,7 +41,7 @@ pub struct Device {
     pub bandwidth: Rate,
     /// Fixed cost of one step.
     pub launch_us: u64,
-    /// How fast steps of a model are, where that was measured; see [`Topology::for_weights_of`].
+    /// How fast steps of a model are, where that was measured; see [`Topology::for_model`].
     pub steps: Option<Steps>,
     /// Measured matrix products of half-precision inputs, else of single precision; absent when neither was.
     pub flops_per_second: Option<u64>,

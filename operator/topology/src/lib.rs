@@ -26,4 +26,4 @@ pub use links::{
     CONFIDENT_SAMPLES, Confidence, DevicePair, FORGOTTEN_S, FRESH_S, KnownLink, LinkKind, LinkReport, Links,
 };
 pub use report::{DeviceReport, Effect, Kind, Taint};
-pub use steps::{Reading, Steps};
+pub use steps::{Reading, StepShape, Steps};

@@ -128,7 +128,7 @@ pub async fn run(options: &Options) -> Result<Outcome> {
     while clients.load.progress().under_way > 0 {
         runner.pass(Duration::from_millis(500)).await?;
     }
-    runner.quiet(&options.dir).await?;
+    runner.quiet().await?;
     let after = runner.figures();
     let history = History {
         requests,

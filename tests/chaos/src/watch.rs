@@ -46,16 +46,39 @@ impl Watch {
         if let Some(missing) = self.unheard(stack).await {
             return Some(missing);
         }
-        let model = match tokio::time::timeout(ASK_LIMIT, self.models.get(&self.name)).await {
-            Ok(Ok(model)) => serde_json::to_value(model).unwrap_or_default(),
-            Ok(Err(error)) => return Some(format!("the API server: {error}")),
-            Err(_) => return Some("the API server does not answer".to_owned()),
+        let model = match self.model().await {
+            Ok(model) => model,
+            Err(missing) => return Some(missing),
         };
         let ready = condition_of(&model, "Ready");
         if ready["status"] != "True" {
             return Some(format!("Ready is {}: {}", ready["status"], ready["message"]));
         }
         stage_without_worker(stack, &model)
+    }
+
+    async fn model(&self) -> std::result::Result<Value, String> {
+        match tokio::time::timeout(ASK_LIMIT, self.models.get(&self.name)).await {
+            Ok(Ok(model)) => Ok(serde_json::to_value(model).unwrap_or_default()),
+            Ok(Err(error)) => Err(format!("the API server: {error}")),
+            Err(_) => Err("the API server does not answer".to_owned()),
+        }
+    }
+
+    /// A node that has other workers than its stages, in words.
+    pub async fn surplus(&self, stack: &Stack) -> Option<String> {
+        let model = match self.model().await {
+            Ok(model) => model,
+            Err(missing) => return Some(missing),
+        };
+        let stages = model["status"]["placement"]["stages"].as_array()?;
+        let unequal = |part: &Part| {
+            let Part::Agent(node) = part else { return None };
+            let wanted = stages.iter().filter(|stage| stage["node"] == node.as_str()).count();
+            let workers = stack.workers(node);
+            (workers.len() != wanted).then(|| format!("{node} has {wanted} stages and the workers {workers:?}"))
+        };
+        stack.parts().iter().find_map(unequal)
     }
 
     /// Whether one operator leads, and hears of all agents and gateways.

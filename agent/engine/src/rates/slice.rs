@@ -64,6 +64,18 @@ impl Shape {
         }
     }
 
+    /// As narrow as the smallest models, in as many layers: together beyond the caches of most processors.
+    pub(super) fn narrow() -> Self {
+        Self {
+            layers: 36,
+            width: 512,
+            feed_forward: 1536,
+            heads: 8,
+            kv_heads: 2,
+            weights: Weights::Q4,
+        }
+    }
+
     /// More than 100 MB in a few layers: beyond the caches of most devices.
     pub(super) fn thick(weights: Weights) -> Self {
         let layers = match weights {
@@ -103,6 +115,16 @@ impl Shape {
             .map(|(_, columns, rows)| u64::from(*columns) * u64::from(*rows))
             .sum();
         layer * u64::from(self.layers)
+    }
+
+    /// Rows of all matrices, were each as long as the model is wide.
+    pub(super) fn rows(&self) -> u64 {
+        self.parameters() / u64::from(self.width)
+    }
+
+    /// Of one row's attention to so many positions, in all layers: a product with each key, and one with each value.
+    pub(super) fn attention_flops(&self, positions: u32) -> u64 {
+        4 * u64::from(self.width) * u64::from(positions) * u64::from(self.layers)
     }
 
     /// Of all layers.

@@ -112,6 +112,9 @@ pub struct Pace {
     pub decode_token_ns: u64,
     /// Such steps, ever.
     pub decode_samples: u64,
+    /// Positions before such a row.
+    #[serde(default)]
+    pub decode_context: u64,
     /// Computing of one row of a large step.
     pub prefill_row_ns: u64,
     /// Large steps, ever.

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::placement::Installed;
 use crate::stage::executor::elapsed_us;
 use crate::stage::link::{Link, LinkError, MAX_IN_FLIGHT, answer_limit};
+use crate::stage::pace::Computed;
 use crate::stage::patience::{Alarm, Patience};
 use crate::stage::thread::{ComputeHandle, Done, Left, Session, StepDone};
 use crate::step::{Reason, Sampled, Step, StepFault};
@@ -290,11 +291,16 @@ impl Pipeline {
         let StepDone {
             number,
             rows,
+            position,
             outcome,
             compute_us,
         } = step;
         if outcome.is_ok() {
-            self.metrics.record_step(Ok((rows, compute_us)));
+            self.metrics.record_step(Ok(Computed {
+                rows,
+                position,
+                compute_us,
+            }));
             self.metrics.record_stage(0, compute_us);
         }
         // The own stage answers in order.

@@ -64,10 +64,22 @@ impl Latest {
     }
 }
 
+/// A step that was computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Computed {
+    pub rows: usize,
+    /// Of its last row, in its sequence.
+    pub position: u32,
+    /// In the engine.
+    pub compute_us: u64,
+}
+
 /// What was measured of a stage, and what was told of it.
 #[derive(Clone, Debug)]
 pub struct StagePace {
     decode: Latest,
+    /// Positions of those rows.
+    context: Latest,
     prefill: Latest,
     hops: Latest,
     told: Pace,
@@ -78,6 +90,7 @@ impl Default for StagePace {
     fn default() -> Self {
         Self {
             decode: Latest::new(DECODE_KEPT),
+            context: Latest::new(DECODE_KEPT),
             prefill: Latest::new(PREFILL_KEPT),
             hops: Latest::new(DECODE_KEPT),
             told: Pace::default(),
@@ -87,12 +100,15 @@ impl Default for StagePace {
 }
 
 impl StagePace {
-    /// A step of so many rows took so long in the engine.
-    pub fn computed(&mut self, rows: usize, compute_us: u64) {
-        let ns = compute_us.saturating_mul(1000);
-        match rows {
-            1 => self.decode.push(ns),
-            PREFILL_ROWS.. => self.prefill.push(ns / rows as u64),
+    /// A step took so long.
+    pub fn computed(&mut self, step: Computed) {
+        let ns = step.compute_us.saturating_mul(1000);
+        match step.rows {
+            1 => {
+                self.decode.push(ns);
+                self.context.push(step.position.into());
+            }
+            PREFILL_ROWS.. => self.prefill.push(ns / step.rows as u64),
             _ => {}
         }
     }
@@ -126,6 +142,8 @@ impl StagePace {
         Pace {
             decode_token_ns,
             decode_samples,
+            // With the figure it belongs to, or not at all.
+            decode_context: if decode_samples > 0 { self.context.median() } else { 0 },
             prefill_row_ns,
             prefill_samples,
             hops_token_ns,

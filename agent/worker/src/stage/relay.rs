@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::link::{Link, MAX_IN_FLIGHT, answer_limit};
+use super::pace::Computed;
 use super::patience::{Alarm, Patience};
 use super::thread::{Done, Left, Session, StepDone};
 use crate::metrics::Metrics;
@@ -171,6 +172,7 @@ impl Relay {
         let StepDone {
             number,
             rows,
+            position,
             outcome,
             compute_us,
         } = match done {
@@ -182,7 +184,11 @@ impl Relay {
         };
         match outcome {
             Ok(left) => {
-                self.metrics.record_step(Ok((rows, compute_us)));
+                self.metrics.record_step(Ok(Computed {
+                    rows,
+                    position,
+                    compute_us,
+                }));
                 match left {
                     Left::Forwarded if self.link.is_none() => Err(Status::internal("the tail gave no tokens")),
                     Left::Forwarded => steps.computed(number, |later| {

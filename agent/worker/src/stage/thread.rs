@@ -82,6 +82,8 @@ pub struct StepDone {
     pub number: u64,
     /// Its rows.
     pub rows: usize,
+    /// Position of the last of them.
+    pub position: u32,
     /// What it left, or why it was not executed.
     pub outcome: Result<Left, StepFault>,
     /// Time in the engine, microseconds; 0 when it was not executed.
@@ -268,9 +270,11 @@ impl Current {
     fn leave(&self, step: &Step, executed: Result<Yield, StepFault>, compute_us: u64) {
         let told = |outcome| {
             let (number, rows) = (step.number, step.rows.len());
+            let position = step.rows.last().map_or(0, |row| row.position);
             self.tell(Done::Step(StepDone {
                 number,
                 rows,
+                position,
                 outcome,
                 compute_us,
             }));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Member, Stack};
-use crate::process::{Process, descendants, executable, kill};
+use crate::process::{Process, descendants, kill, working_in};
 use crate::{Error, Result};
 
 /// The executable of an agent's workers.
@@ -48,14 +48,9 @@ impl Stack {
         member.map_or_else(String::new, |member| member.process.log_tail())
     }
 
-    /// Workers that the agent of a node has started and that still run.
+    /// Workers of a node that run, those of an agent's earlier life too.
     pub fn workers(&self, node: &str) -> Vec<u32> {
-        let Some(agent) = self.id(&Part::Agent(node.to_owned())) else {
-            return Vec::new();
-        };
-        let mut workers = descendants(agent);
-        workers.retain(|id| executable(*id).as_deref() == Some(WORKER));
-        workers
+        working_in(&self.state_dir(node), WORKER)
     }
 
     /// Kills the process alone; its Pod object stays, as after the crash of a container. An agent's workers outlive it.
@@ -67,6 +62,9 @@ impl Stack {
     /// Kills the process and all that it started; its Pod object stays, as when a node is reset.
     pub fn kill_all_of(&mut self, part: &Part) -> Result<()> {
         kill_tree(&mut self.member(part)?.process);
+        if let Part::Agent(node) = part {
+            self.workers(node).into_iter().for_each(kill);
+        }
         Ok(())
     }
 
@@ -86,6 +84,7 @@ impl Stack {
             return Err(Error::Other(format!("no agent runs on {node}")));
         };
         kill_tree(&mut member.process);
+        self.workers(node).into_iter().for_each(kill);
         self.kubelet.delete_pod(&member.pod.spec).await
     }
 
@@ -131,10 +130,15 @@ impl Member {
 
 impl Drop for Stack {
     fn drop(&mut self) {
+        let mut nodes = Vec::new();
         for (part, member) in &mut self.members {
-            if matches!(part, Part::Agent(_)) {
+            if let Part::Agent(node) = part {
                 kill_tree(&mut member.process);
+                nodes.push(node.clone());
             }
+        }
+        for node in nodes {
+            self.workers(&node).into_iter().for_each(kill);
         }
     }
 }

@@ -36,6 +36,11 @@ fn problem(flops_per_second: [Option<u64>; 2]) -> (Problem, Plan) {
         steps: Some(Steps {
             step_ns: 1000,
             layer_ns: 250,
+            row_ps: 0,
+            attention_flops_per_second: None,
+            strict_percent: None,
+            cache_ns: 0,
+            attention_ns: 0,
             reading: Vec::new(),
             flops_per_second: None,
         }),

@@ -123,6 +123,11 @@ fn cluster() -> impl Strategy<Value = Topology> {
                 device.steps = (launch % 2 == 1).then(|| Steps {
                     step_ns: 0,
                     layer_ns: launch * 31_000,
+                    row_ps: 0,
+                    attention_flops_per_second: None,
+                    strict_percent: None,
+                    cache_ns: 0,
+                    attention_ns: 0,
                     reading: Vec::new(),
                     flops_per_second: None,
                 });

@@ -213,7 +213,7 @@ fn problem(asked: &Asked<'_>, facts: &Facts, in_force: bool) -> Option<Problem> 
         quantisation: if in_force { "" } else { &facts.quantisation },
         in_force,
     });
-    let topology = translate::counted(topology, facts, &asked.world.paces);
+    let topology = translate::counted(topology, asked.known.validated, facts, &asked.world.paces);
     let known = asked.known;
     translate::problem("", known.validated, facts, known.learned.as_ref(), topology).ok()
 }

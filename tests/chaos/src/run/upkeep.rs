@@ -1,10 +1,7 @@
 //! What goes on all the time: parts that ended are started again, figures are taken, progress is told.
 
-use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use localplane::process::executable;
 use localplane::stack::Part;
 
 use super::{QUIET_LIMIT, Runner, WHOLE_HOLD};
@@ -113,10 +110,10 @@ impl Runner {
     }
 
     /// Nothing may be left of what was: no open stream at a gateway, no worker that nobody supervises.
-    pub(super) async fn quiet(&mut self, dir: &Path) -> Result<()> {
+    pub(super) async fn quiet(&mut self) -> Result<()> {
         let begun = Instant::now();
         let left = loop {
-            match self.left(dir).await {
+            match self.left().await {
                 None => return Ok(()),
                 Some(left) if begun.elapsed() >= QUIET_LIMIT => break left,
                 Some(_) => self.pass(STEP).await?,
@@ -126,7 +123,7 @@ impl Runner {
         Ok(())
     }
 
-    async fn left(&mut self, dir: &Path) -> Option<String> {
+    async fn left(&mut self) -> Option<String> {
         if let Some(missing) = self.watch.missing(&mut self.stack).await {
             return Some(missing);
         }
@@ -138,35 +135,6 @@ impl Runner {
                 return Some(format!("{part} has {open:?} open streams"));
             }
         }
-        let supervised: BTreeSet<u32> = parts
-            .iter()
-            .filter_map(|part| match part {
-                Part::Agent(node) => Some(self.stack.workers(node)),
-                Part::Operator(_) | Part::Gateway(_) => None,
-            })
-            .flatten()
-            .collect();
-        let orphan = workers_in(dir).into_iter().find(|id| !supervised.contains(id));
-        orphan.map(|id| format!("worker {id} has no agent"))
+        self.watch.surplus(&self.stack).await
     }
-}
-
-/// All workers whose configuration lies in the run's folder.
-fn workers_in(dir: &Path) -> Vec<u32> {
-    let Ok(dir) = dir.canonicalize() else {
-        return Vec::new();
-    };
-    let dir = dir.to_string_lossy().into_owned();
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let ids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    ids.filter(|id: &u32| executable(*id).as_deref() == Some("shardwright-worker"))
-        .filter(|id| {
-            let words = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&words).contains(&dir)
-        })
-        .collect()
 }

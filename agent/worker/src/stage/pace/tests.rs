@@ -2,7 +2,15 @@ use super::*;
 
 fn decoded(pace: &mut StagePace, steps: u64, compute_us: u64) {
     for _ in 0..steps {
-        pace.computed(1, compute_us);
+        pace.computed(step(1, compute_us));
+    }
+}
+
+fn step(rows: usize, compute_us: u64) -> Computed {
+    Computed {
+        rows,
+        position: 7,
+        compute_us,
     }
 }
 
@@ -12,9 +20,10 @@ fn the_median_of_single_rows_is_told_once_there_are_enough() {
     decoded(&mut pace, DECODE_TOLD - 1, 3000);
     assert_eq!(pace.told(now), Pace::default());
     // One that waited for the machine.
-    pace.computed(1, 900_000);
+    pace.computed(step(1, 900_000));
     let told = pace.told(now);
     assert_eq!((told.decode_token_ns, told.decode_samples), (3_000_000, DECODE_TOLD));
+    assert_eq!(told.decode_context, 7);
     assert_eq!(told.prefill_samples, 0, "nothing is known of prompts");
 }
 
@@ -22,10 +31,10 @@ fn the_median_of_single_rows_is_told_once_there_are_enough() {
 fn prompts_are_told_by_the_row_and_steps_between_count_for_neither() {
     let (mut pace, now) = (StagePace::default(), Instant::now());
     for rows in [2, 8, 31] {
-        pace.computed(rows, 1);
+        pace.computed(step(rows, 1));
     }
     for rows in [64, 32, 64, 128] {
-        pace.computed(rows, rows as u64 * 500);
+        pace.computed(step(rows, rows as u64 * 500));
     }
     let told = pace.told(now);
     assert_eq!((told.prefill_row_ns, told.prefill_samples), (500_000, 4));
