@@ -192,6 +192,11 @@ impl Stack {
             .collect()
     }
 
+    /// Where agents find the operator, `host:port`.
+    pub fn control_endpoint(&self) -> String {
+        loopback(self.ports.control)
+    }
+
     /// Where a replica of the operator or the gateway serves its metrics.
     pub fn metrics_url(&self, part: &Part) -> Option<String> {
         let port = match part {
