@@ -329,7 +329,9 @@ impl Agents {
         for (node, entry) in &self.lock().nodes {
             let named = by_node.get(node).unwrap_or(&nobody);
             entry.peers.send_if_modified(|current| {
-                let differs = current.as_ref() != Some(named);
+                // Most are told what they were told before, and share it.
+                let same = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, named));
+                let differs = !same && current.as_ref() != Some(named);
                 if differs {
                     *current = Some(Arc::clone(named));
                 }

@@ -13,8 +13,9 @@ use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use tokio::sync::watch;
+use topology::NodeLabels;
 
 use crate::error::call;
 use crate::metrics::Metrics;
@@ -41,7 +42,7 @@ pub struct Observed {
     /// All, in the order of their names.
     pub links: Vec<Arc<NodeLinkState>>,
     /// Labels by node.
-    pub node_labels: BTreeMap<String, BTreeMap<String, String>>,
+    pub node_labels: BTreeMap<String, NodeLabels>,
     /// Nodes that are cordoned: `spec.unschedulable`, as `kubectl drain` sets it.
     pub cordoned: BTreeSet<String>,
 }
@@ -90,21 +91,21 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
         drive(
             "InferenceModels",
             models_writer,
-            watcher(Api::all(client.clone()), config.clone()),
+            watcher(Api::all(client.clone()), config.clone()).modify(unmanaged::<InferenceModel>),
             metrics,
             changed,
         ),
         drive(
             "DeviceGPUStates",
             devices_writer,
-            watcher(Api::all(client.clone()), config.clone()),
+            watcher(Api::all(client.clone()), config.clone()).modify(slim),
             metrics,
             changed,
         ),
         drive(
             "NodeLinkStates",
             links_writer,
-            watcher(Api::all(client.clone()), config.clone()),
+            watcher(Api::all(client.clone()), config.clone()).modify(unmanaged::<NodeLinkState>),
             metrics,
             changed,
         ),
@@ -112,14 +113,14 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
         drive(
             "Nodes",
             nodes_writer,
-            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), config),
+            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), config).modify(unmanaged),
             metrics,
             changed,
         ),
         drive(
             "cordoned Nodes",
             cordoned_writer,
-            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), unschedulable),
+            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), unschedulable).modify(unmanaged),
             metrics,
             changed,
         ),
@@ -132,6 +133,30 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
         cordoned,
     };
     (stores, Box::pin(watches.map(drop)))
+}
+
+/// Who wrote which field is several times what was written, and nothing here asks for it.
+fn unmanaged<K: Resource>(object: &mut K) {
+    let metadata = object.meta_mut();
+    metadata.managed_fields = None;
+    metadata.annotations = None;
+}
+
+/// Of a device only what placements are made of; see [`topology::DeviceReport::from_state`].
+fn slim(device: &mut DeviceGPUState) {
+    unmanaged(device);
+    device.metadata.labels = None;
+    device.metadata.owner_references = None;
+    if let Some(status) = &mut device.status {
+        status.backends = Vec::new();
+        status.architecture = None;
+        status.driver = None;
+        status.pci_address = None;
+        status.uuid = None;
+        status.memory = None;
+        status.throttle_reasons = Vec::new();
+        status.shards = Vec::new();
+    }
 }
 
 fn drive<K>(
@@ -181,7 +206,7 @@ impl Stores {
         let labels = |node: Arc<PartialObjectMeta<Node>>| {
             Some((
                 node.metadata.name.clone()?,
-                node.metadata.labels.clone().unwrap_or_default(),
+                NodeLabels::new(node.metadata.labels.clone().unwrap_or_default()),
             ))
         };
         let mut links = self.links.state();
@@ -205,5 +230,28 @@ impl Stores {
 impl std::fmt::Debug for Stores {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Stores(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use topology::DeviceReport;
+
+    use super::*;
+    use crate::model::fixture;
+
+    #[test]
+    fn what_is_left_of_a_device_reports_the_same() {
+        let mut device = (*fixture::cpu("a", 1 << 30)).clone();
+        device.metadata.managed_fields = Some(vec![Default::default()]);
+        let status = device.status.as_mut().expect("a status");
+        status.driver = Some("of today".to_owned());
+        status.temperature_celsius = Some(70);
+        let before = DeviceReport::from_state(&device);
+        slim(&mut device);
+        assert!(before.is_some());
+        assert_eq!(DeviceReport::from_state(&device), before);
+        assert_eq!(device.metadata.managed_fields, None);
+        assert_eq!(device.status.and_then(|status| status.driver), None);
     }
 }

@@ -1,6 +1,8 @@
 //! From what is reported to the graph.
 
+use std::borrow::{Borrow, Cow};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +34,21 @@ pub struct Input {
     pub entry_us: BTreeMap<String, u64>,
 }
 
+/// The labels of a Node; every device of it has the same.
+pub type NodeLabels = Arc<BTreeMap<String, String>>;
+
+/// The same for whoever builds many graphs of one cluster: what all of them share is not copied.
+#[derive(Clone, Debug)]
+pub struct View<'v> {
+    /// One per device; of two with the same name the first counts. All that share a memory pool with one of them are among them.
+    pub devices: Vec<Cow<'v, DeviceReport>>,
+    /// Nodes whose agent is connected.
+    pub attached_nodes: BTreeSet<&'v str>,
+    pub node_labels: &'v BTreeMap<String, NodeLabels>,
+    /// As [`Input::held`].
+    pub held: Vec<HeldMemory>,
+}
+
 /// Memory that a placement takes on a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,30 +64,43 @@ pub struct HeldMemory {
 /// Devices of one pool share its budget: the CPU's figure where a CPU is among them (the memory is its own), else the
 /// largest; devices that take no layers still count there, with what they hold.
 pub fn build(input: &Input) -> Topology {
-    let mut reports: BTreeMap<&str, &DeviceReport> = BTreeMap::new();
-    for report in &input.devices {
-        reports.entry(&report.name).or_insert(report);
+    let labels = input.node_labels.iter();
+    let node_labels = labels.map(|(node, labels)| (node.clone(), Arc::new(labels.clone())));
+    let built = build_view(&View {
+        devices: input.devices.iter().map(Cow::Borrowed).collect(),
+        attached_nodes: input.attached_nodes.iter().map(String::as_str).collect(),
+        node_labels: &node_labels.collect(),
+        held: input.held.clone(),
+    });
+    Topology {
+        links: Links::build(&input.links, &input.device_pairs),
+        entry_us: input.entry_us.clone(),
+        ..built
     }
+}
+
+/// Builds the graph as [`build`] does, without links. Takes time in proportion to the devices, but for a sort of their names.
+pub fn build_view(view: &View<'_>) -> Topology {
+    let mut reports: Vec<&DeviceReport> = view.devices.iter().map(Borrow::borrow).collect();
+    // Stable: the first of a name stays the first. What is in order already costs nothing.
+    reports.sort_by(|a, b| a.name.cmp(&b.name));
+    reports.dedup_by(|later, first| later.name == first.name);
     let mut held: BTreeMap<&str, u64> = BTreeMap::new();
-    for memory in &input.held {
+    for memory in &view.held {
         let bytes = held.entry(&memory.device).or_default();
         *bytes = bytes.saturating_add(memory.bytes);
     }
     let pools = build_pools(&reports, &held);
-    let mut topology = Topology {
-        links: Links::build(&input.links, &input.device_pairs),
-        entry_us: input.entry_us.clone(),
-        ..Topology::default()
-    };
-    for report in reports.values() {
+    let mut topology = Topology::default();
+    for report in reports {
         let held_bytes = held.get(report.name.as_str()).copied().unwrap_or(0);
-        let Some(pool) = pools.iter().position(|p| p.name == report.memory_pool) else {
+        let Ok(pool) = pools.binary_search_by(|pool| pool.name.as_str().cmp(&report.memory_pool)) else {
             continue;
         };
         let usable_bytes = limit_bytes(report)
             .saturating_sub(held_bytes)
             .min(pools[pool].usable_bytes);
-        match exclusion(input, report, usable_bytes, held_bytes.max(pools[pool].held_bytes)) {
+        match exclusion(view, report, usable_bytes, held_bytes.max(pools[pool].held_bytes)) {
             Some(why) => topology.excluded.push(Excluded {
                 device: report.name.clone(),
                 node: report.node.clone(),
@@ -78,17 +108,17 @@ pub fn build(input: &Input) -> Topology {
                 kind: report.kind,
                 why,
             }),
-            None => topology.devices.push(device(input, report, pool, usable_bytes)),
+            None => topology.devices.push(device(view, report, pool, usable_bytes)),
         }
     }
     topology.pools = pools;
     topology
 }
 
-fn exclusion(input: &Input, report: &DeviceReport, usable_bytes: u64, held_bytes: u64) -> Option<Exclusion> {
+fn exclusion(view: &View<'_>, report: &DeviceReport, usable_bytes: u64, held_bytes: u64) -> Option<Exclusion> {
     if report.cordoned {
         Some(Exclusion::Cordoned)
-    } else if !input.attached_nodes.contains(&report.node) {
+    } else if !view.attached_nodes.contains(report.node.as_str()) {
         Some(Exclusion::AgentGone {
             node: report.node.clone(),
         })
@@ -105,11 +135,11 @@ fn exclusion(input: &Input, report: &DeviceReport, usable_bytes: u64, held_bytes
     }
 }
 
-fn device(input: &Input, report: &DeviceReport, pool: usize, usable_bytes: u64) -> Device {
+fn device(view: &View<'_>, report: &DeviceReport, pool: usize, usable_bytes: u64) -> Device {
     Device {
         name: report.name.clone(),
         node: report.node.clone(),
-        node_labels: input.node_labels.get(&report.node).cloned().unwrap_or_default(),
+        node_labels: view.node_labels.get(&report.node).cloned().unwrap_or_default(),
         vendor: report.vendor.clone(),
         model: report.model.clone(),
         backend: report.backend.clone(),
@@ -182,9 +212,10 @@ pub(crate) fn hundredths(of: u64, percent: u64) -> u64 {
     u64::try_from(product).unwrap_or(of).max(1)
 }
 
-fn build_pools(reports: &BTreeMap<&str, &DeviceReport>, held: &BTreeMap<&str, u64>) -> Vec<Pool> {
+/// In the order of their names.
+fn build_pools(reports: &[&DeviceReport], held: &BTreeMap<&str, u64>) -> Vec<Pool> {
     let mut members: BTreeMap<&str, Vec<&DeviceReport>> = BTreeMap::new();
-    for report in reports.values() {
+    for report in reports {
         members.entry(&report.memory_pool).or_default().push(report);
     }
     members
