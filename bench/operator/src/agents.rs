@@ -16,6 +16,7 @@ use proto::control::v1::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 
 use crate::cluster;
 use crate::facts::facts;
@@ -85,6 +86,7 @@ impl Agents {
                 node,
                 ground: Arc::clone(ground),
                 credentials,
+                channel: None,
                 fate: seen.clone(),
                 published: BTreeMap::new(),
             };
@@ -145,6 +147,8 @@ struct Agent {
     ground: Arc<Ground>,
     credentials: Credentials,
     shards: Shards,
+    /// To the operator, while there is one.
+    channel: Option<Channel>,
     fate: watch::Receiver<Fate>,
     /// What the API server has of each device: what it holds, and whether it is lost.
     published: BTreeMap<usize, (Vec<HeldShard>, bool)>,
@@ -194,6 +198,7 @@ impl Agent {
             takes_purposes: true,
         };
         send(&outbound, agent_message::Message::Hello(hello)).await?;
+        self.channel = Some(channel.clone());
         let mut client = AgentControlClient::new(channel);
         let mut inbound = client.attach(ReceiverStream::new(queue)).await?.into_inner();
         let mut standing = Standing::new(&self.ground);
@@ -233,7 +238,7 @@ impl Agent {
                 self.report(outbound).await
             }
             Some(operator_message::Message::Inspect(asked)) => {
-                tokio::spawn(inspect(asked, outbound.clone()));
+                tokio::spawn(inspect(asked, self.channel.clone()));
                 Ok(())
             }
             // Links are not measured here: there are none.
@@ -298,15 +303,16 @@ impl Drop for Standing {
     }
 }
 
-async fn inspect(asked: Inspect, outbound: mpsc::Sender<AgentMessage>) {
+async fn inspect(asked: Inspect, channel: Option<Channel>) {
     tokio::time::sleep(INSPECTION).await;
     let answer = Inspection {
         model_uid: asked.model_uid,
         generation: asked.generation,
         result: Some(inspection::Result::Facts(facts(&asked.uri))),
     };
+    let Some(channel) = channel else { return };
     // A stream that ended meanwhile is asked again by the operator.
-    let _ = send(&outbound, agent_message::Message::Inspection(answer)).await;
+    let _ = AgentControlClient::new(channel).inspected(answer).await;
 }
 
 async fn send(outbound: &mpsc::Sender<AgentMessage>, message: agent_message::Message) -> Result<(), tonic::Status> {

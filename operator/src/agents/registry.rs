@@ -272,6 +272,15 @@ impl Agents {
         self.touch();
     }
 
+    /// The same for an answer that came by a call of its own, beside the node's stream.
+    pub fn inspected_apart(&self, node: &str, inspection: Inspection) {
+        let session = self.lock().nodes.get(node).map(|entry| entry.view.session);
+        // Without a stream nothing was asked.
+        if let Some(session) = session {
+            self.inspected(node, session, inspection);
+        }
+    }
+
     /// Forgets an agent whose stream ended; a newer stream of the same node stays.
     pub fn detach(&self, node: &str, session: u64) {
         let removed = {

@@ -59,7 +59,7 @@ use term::Term;
 /// Changes that come together are decided together.
 pub const BATCH: Duration = Duration::from_millis(20);
 /// A thousand models at once are decided and published in parts: a placement that is ready to be published does not wait for them.
-const SLICE: Duration = Duration::from_millis(250);
+const SLICE: Duration = Duration::from_millis(400);
 /// Without any change the loop still looks around this often, and shows that it is alive.
 const IDLE: Duration = Duration::from_secs(10);
 

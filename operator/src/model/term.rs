@@ -42,7 +42,7 @@ const ECHO: Duration = Duration::from_secs(10);
 
 /// Inspections under way, of sources that are read within seconds: each answer brings a vocabulary, and all of them at once would be
 /// hundreds of mebibytes. Those that take an hour do not end together, and are not waited for.
-const INSPECTIONS_AT_ONCE: usize = 16;
+const INSPECTIONS_AT_ONCE: usize = 8;
 
 /// Doubtful claims that are told of: more say nothing new.
 const DOUBTED_MAX: usize = 256;

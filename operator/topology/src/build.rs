@@ -1,7 +1,7 @@
 //! From what is reported to the graph.
 
 use std::borrow::{Borrow, Cow};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -85,22 +85,21 @@ pub fn build_view(view: &View<'_>) -> Topology {
     // Stable: the first of a name stays the first. What is in order already costs nothing.
     reports.sort_by(|a, b| a.name.cmp(&b.name));
     reports.dedup_by(|later, first| later.name == first.name);
-    let mut held: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut held: HashMap<&str, u64> = HashMap::new();
     for memory in &view.held {
         let bytes = held.entry(&memory.device).or_default();
         *bytes = bytes.saturating_add(memory.bytes);
     }
-    let pools = build_pools(&reports, &held);
+    let (pools, pool_of) = build_pools(&reports, &held);
     let mut topology = Topology::default();
-    for report in reports {
+    let mut node = OfNode::default();
+    for (report, pool) in reports.into_iter().zip(pool_of) {
+        node.look_at(view, &report.node);
         let held_bytes = held.get(report.name.as_str()).copied().unwrap_or(0);
-        let Ok(pool) = pools.binary_search_by(|pool| pool.name.as_str().cmp(&report.memory_pool)) else {
-            continue;
-        };
         let usable_bytes = limit_bytes(report)
             .saturating_sub(held_bytes)
             .min(pools[pool].usable_bytes);
-        match exclusion(view, report, usable_bytes, held_bytes.max(pools[pool].held_bytes)) {
+        match exclusion(&node, report, usable_bytes, held_bytes.max(pools[pool].held_bytes)) {
             Some(why) => topology.excluded.push(Excluded {
                 device: report.name.clone(),
                 node: report.node.clone(),
@@ -108,17 +107,37 @@ pub fn build_view(view: &View<'_>) -> Topology {
                 kind: report.kind,
                 why,
             }),
-            None => topology.devices.push(device(view, report, pool, usable_bytes)),
+            None => topology.devices.push(device(&node, report, pool, usable_bytes)),
         }
     }
     topology.pools = pools;
     topology
 }
 
-fn exclusion(view: &View<'_>, report: &DeviceReport, usable_bytes: u64, held_bytes: u64) -> Option<Exclusion> {
+/// What the devices of one node have in common. They stand together, so that each node is looked up once.
+#[derive(Default)]
+struct OfNode<'v> {
+    name: &'v str,
+    is_attached: bool,
+    labels: NodeLabels,
+}
+
+impl<'v> OfNode<'v> {
+    fn look_at(&mut self, view: &View<'_>, name: &'v str) {
+        if self.name != name {
+            *self = Self {
+                name,
+                is_attached: view.attached_nodes.contains(name),
+                labels: view.node_labels.get(name).cloned().unwrap_or_default(),
+            };
+        }
+    }
+}
+
+fn exclusion(node: &OfNode<'_>, report: &DeviceReport, usable_bytes: u64, held_bytes: u64) -> Option<Exclusion> {
     if report.cordoned {
         Some(Exclusion::Cordoned)
-    } else if !view.attached_nodes.contains(report.node.as_str()) {
+    } else if !node.is_attached {
         Some(Exclusion::AgentGone {
             node: report.node.clone(),
         })
@@ -135,11 +154,11 @@ fn exclusion(view: &View<'_>, report: &DeviceReport, usable_bytes: u64, held_byt
     }
 }
 
-fn device(view: &View<'_>, report: &DeviceReport, pool: usize, usable_bytes: u64) -> Device {
+fn device(node: &OfNode<'_>, report: &DeviceReport, pool: usize, usable_bytes: u64) -> Device {
     Device {
         name: report.name.clone(),
         node: report.node.clone(),
-        node_labels: view.node_labels.get(&report.node).cloned().unwrap_or_default(),
+        node_labels: node.labels.clone(),
         vendor: report.vendor.clone(),
         model: report.model.clone(),
         backend: report.backend.clone(),
@@ -212,19 +231,23 @@ pub(crate) fn hundredths(of: u64, percent: u64) -> u64 {
     u64::try_from(product).unwrap_or(of).max(1)
 }
 
-/// In the order of their names.
-fn build_pools(reports: &[&DeviceReport], held: &BTreeMap<&str, u64>) -> Vec<Pool> {
-    let mut members: BTreeMap<&str, Vec<&DeviceReport>> = BTreeMap::new();
-    for report in reports {
-        members.entry(&report.memory_pool).or_default().push(report);
+/// In the order of their names; and of each report, the place of its pool.
+fn build_pools(reports: &[&DeviceReport], held: &HashMap<&str, u64>) -> (Vec<Pool>, Vec<usize>) {
+    let mut order: Vec<usize> = (0..reports.len()).collect();
+    // Most pools are named as their device: those stand in order already.
+    order.sort_by(|a, b| reports[*a].memory_pool.cmp(&reports[*b].memory_pool));
+    let (mut pools, mut pool_of) = (Vec::new(), vec![0; reports.len()]);
+    for members in order.chunk_by(|a, b| reports[*a].memory_pool == reports[*b].memory_pool) {
+        for member in members {
+            pool_of[*member] = pools.len();
+        }
+        let devices: Vec<&DeviceReport> = members.iter().map(|member| reports[*member]).collect();
+        pools.push(pool(&devices[0].memory_pool, &devices, held));
     }
-    members
-        .into_iter()
-        .map(|(name, devices)| pool(name, &devices, held))
-        .collect()
+    (pools, pool_of)
 }
 
-fn pool(name: &str, devices: &[&DeviceReport], held: &BTreeMap<&str, u64>) -> Pool {
+fn pool(name: &str, devices: &[&DeviceReport], held: &HashMap<&str, u64>) -> Pool {
     let largest = |only_cpu: bool| {
         let counted = devices.iter().filter(|d| !only_cpu || d.kind == Kind::Cpu);
         counted.map(|d| d.memory_usable_bytes).max()
