@@ -104,7 +104,7 @@ bench-placement: ## Placement beside CP-SAT, HiGHS and others' rules, twenty min
 	$(BIN)/bench-placement --python $(SHARDWRIGHT_CACHE)/python-$$(sha256sum bench/placement/peers/requirements.txt | cut -c1-12)/bin/python $(BENCH)
 
 .PHONY: bench-operator
-bench-operator: ## The operator with 1,000 nodes of eight devices and 100 models, some ten minutes: target/bench/operator.json (BENCH='--nodes 50 --models 5')
+bench-operator: ## The operator with 1,000 nodes of eight devices and 100 models, some eight minutes: target/bench/operator.json (BENCH='--nodes 50 --models 5')
 	hack/bootstrap.sh controlplane clients
 	cargo build -q --workspace --bin shardwright-operator --bin bench-operator --locked
 	$(BIN)/bench-operator $(BENCH)

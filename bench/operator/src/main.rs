@@ -43,7 +43,7 @@ struct Flags {
     #[arg(long, default_value_t = 200)]
     losses: usize,
     /// How long nothing happens.
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 90)]
     idle_seconds: u64,
     /// How long a restarted operator is watched.
     #[arg(long, default_value_t = 30)]
@@ -101,6 +101,7 @@ async fn measure(flags: &Flags, report: &mut Report) -> Result<()> {
         peak_mib: 0.0,
     };
     phases.settle().await?;
+    phases.calm().await?;
     phases.idle(Duration::from_secs(flags.idle_seconds)).await?;
     phases.losses(flags.losses).await?;
     phases.burst().await?;

@@ -16,6 +16,9 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(900);
 const LOSS_LIMIT: Duration = Duration::from_secs(60);
 const BURST_LIMIT: Duration = Duration::from_secs(300);
 const RESTART_LIMIT: Duration = Duration::from_secs(180);
+const CALM_LIMIT: Duration = Duration::from_secs(180);
+/// Without a write for so long, nothing is under way.
+const CALM: Duration = Duration::from_secs(10);
 /// Nodes that vanish vanish within this.
 const BURST: Duration = Duration::from_secs(1);
 
@@ -69,6 +72,23 @@ impl Phases<'_> {
         self.report.set("settle.placed_s", Some(placed_s));
         self.report.set("settle.ready_s", Some(ready_s));
         note(self.report, "settle", &before, &mut self.peak_mib)
+    }
+
+    /// Until no status was written for a while: what follows a placement, such as standing by for losses, is over then.
+    pub async fn calm(&mut self) -> Result<()> {
+        let (start, mut last, mut since) = (Instant::now(), Models::new(), Instant::now());
+        crate::wait_for("no status changes", CALM_LIMIT, || {
+            let seen = self.rig.observer.models();
+            if seen != last {
+                (last, since) = (seen, Instant::now());
+            }
+            since.elapsed() >= CALM
+        })
+        .await?;
+        let calm_s = start.elapsed().saturating_sub(CALM).as_secs_f64();
+        println!("no status changes any more after another {calm_s:.0} s");
+        self.report.set("settle.calm_s", Some(calm_s));
+        Ok(())
     }
 
     /// Nothing happens.

@@ -23,6 +23,8 @@ pub struct Model {
     pub is_ready: bool,
     /// Of condition Placed.
     pub said: String,
+    /// Of the object: another one after each write.
+    pub version: String,
 }
 
 /// All models, by name.
@@ -90,8 +92,13 @@ impl Observer {
 
 fn read(object: &InferenceModel) -> (String, Model) {
     let name = object.metadata.name.clone().unwrap_or_default();
+    let version = object.metadata.resource_version.clone().unwrap_or_default();
     let Some(status) = &object.status else {
-        return (name, Model::default());
+        let unknown = Model {
+            version,
+            ..Model::default()
+        };
+        return (name, unknown);
     };
     let placement = status.placement.as_ref();
     let stages = placement.into_iter().flat_map(|placement| &placement.stages);
@@ -101,6 +108,7 @@ fn read(object: &InferenceModel) -> (String, Model) {
         stages: stages.map(|stage| (stage.node.clone(), stage.device.clone())).collect(),
         is_placed: is_true(&status.conditions, kind::PLACED) && placement.is_some(),
         is_ready: is_true(&status.conditions, kind::READY),
+        version,
         said: placed.map_or_else(String::new, |placed| format!("{}: {}", placed.reason, placed.message)),
     };
     (name, model)

@@ -244,6 +244,9 @@ impl Stack {
         let mut command = Command::new(assets::own("shardwright-operator")?);
         command
             .env("KUBECONFIG", &pod.kubeconfig)
+            // As in the chart.
+            .env("MALLOC_ARENA_MAX", "2")
+            .env("MALLOC_MMAP_THRESHOLD_", "1048576")
             .args(["--namespace", NAMESPACE, "--pod-name", &pod.spec.name])
             .args(["--enrol-listen", &loopback(ports.enrol)])
             .args(["--control-listen", &loopback(ports.control)])

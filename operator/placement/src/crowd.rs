@@ -14,7 +14,7 @@ use topology::{Topology, prior};
 use crate::{
     Objective, Problem,
     cost::us_to_ns,
-    domain::{MAX_CANDIDATES, candidate, eligible, index},
+    domain::{MAX_CANDIDATES, bare_candidate, eligible, index},
 };
 
 /// Prices are in this part of a nanosecond.
@@ -49,7 +49,7 @@ pub(crate) fn offers(problem: &Problem, eligible: &[usize]) -> Vec<Offer> {
     let ways_ns = ways_in(problem, eligible);
     let ratio_ppm = least_read_per_held_ppm(problem);
     let offer = |device: &usize| {
-        let c = candidate(problem, *device);
+        let c = bare_candidate(problem, *device);
         let room_bytes = c.usable_bytes.saturating_sub(c.overhead_bytes);
         let way_ns = ways_ns.get(device).copied().unwrap_or(0);
         let fixed_ns = u128::from(c.launch_ns.saturating_add(way_ns));

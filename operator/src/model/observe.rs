@@ -22,6 +22,9 @@ use crate::metrics::Metrics;
 use crate::retry;
 use lifecycle::backoff::Backoff;
 
+/// Objects of one answer, where all are listed: each comes with who wrote which field, which is many times what is kept of it.
+const PAGE: u32 = 100;
+
 /// The present state of what is watched. Holds for as long as its [`Watches`] run.
 #[derive(Clone)]
 pub struct Stores {
@@ -84,7 +87,7 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
     let (links, links_writer) = reflector::store();
     let (nodes, nodes_writer) = reflector::store();
     let (cordoned, cordoned_writer) = reflector::store();
-    let config = watcher::Config::default();
+    let config = watcher::Config::default().page_size(PAGE);
     // The API selects by it, so that the objects themselves need not be read.
     let unschedulable = config.clone().fields("spec.unschedulable=true");
     let watches = futures::future::join5(

@@ -49,22 +49,18 @@ impl Reports {
         }
     }
 
-    /// Takes over what changed; true if anything did. The objects may come in any order, which costs least where it is the same
-    /// as before.
-    pub fn update(&mut self, objects: &[Arc<DeviceGPUState>]) -> bool {
-        let replaced = self.replace(objects);
-        if replaced.is_none() {
+    /// Takes over what changed. The objects may come in any order, which costs least where it is the same as before.
+    pub fn update(&mut self, objects: &[Arc<DeviceGPUState>]) {
+        if self.replace(objects).is_none() {
             *self = Self::of(objects);
         }
-        replaced.unwrap_or(true)
     }
 
     /// New versions in the place of the old ones; `None` where other devices came or went, or their memory is another.
-    fn replace(&mut self, objects: &[Arc<DeviceGPUState>]) -> Option<bool> {
+    fn replace(&mut self, objects: &[Arc<DeviceGPUState>]) -> Option<()> {
         if objects.len() != self.objects.len() {
             return None;
         }
-        let mut changed = false;
         for ((known, place), object) in self.objects.iter_mut().zip(objects) {
             if Arc::ptr_eq(known, object) {
                 continue;
@@ -74,10 +70,9 @@ impl Reports {
             if (&before.name, &before.memory_pool) != (&report.name, &report.memory_pool) {
                 return None;
             }
-            changed |= **before != report;
             (*before, *known) = (Arc::new(report), Arc::clone(object));
         }
-        Some(changed)
+        Some(())
     }
 
     /// All, in the order of their names.
@@ -145,17 +140,6 @@ mod tests {
             vec![c],
             vec![],
         ]);
-    }
-
-    #[test]
-    fn only_what_placement_counts_is_a_change() {
-        let (mut reports, object) = (Reports::default(), fixture::cpu("a", GIB));
-        assert!(reports.update(std::slice::from_ref(&object)));
-        assert!(!reports.update(std::slice::from_ref(&object)));
-        let mut hotter = (*object).clone();
-        hotter.status.as_mut().expect("a status").driver = Some("another".to_owned());
-        assert!(!reports.update(&[Arc::new(hotter)]));
-        assert!(reports.update(&[fixture::cpu("a", 2 * GIB)]));
     }
 
     #[test]

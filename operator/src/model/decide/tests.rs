@@ -33,6 +33,7 @@ struct Cluster {
     model: InferenceModel,
     state: ModelState,
     signer: PlacementSigner,
+    leisure: bool,
     now: Instant,
 }
 
@@ -59,6 +60,7 @@ impl Cluster {
             model,
             state,
             signer,
+            leisure: true,
             now: Instant::now(),
         }
     }
@@ -68,6 +70,7 @@ impl Cluster {
         let world = World::new((&self.observed, reports), &self.agents, &self.awaited, self.now, NOW);
         let mut world = world.with_links(self.links.clone());
         world.paces = self.paces.clone();
+        world.leisure = self.leisure;
         for (uid, in_force) in &self.others {
             world.holders.hold(uid, in_force);
         }
