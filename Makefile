@@ -103,6 +103,12 @@ bench-placement: ## Placement beside CP-SAT, HiGHS and others' rules, twenty min
 	cargo build -q -p solvers --locked
 	$(BIN)/bench-placement --python $(SHARDWRIGHT_CACHE)/python-$$(sha256sum bench/placement/peers/requirements.txt | cut -c1-12)/bin/python $(BENCH)
 
+.PHONY: bench-operator
+bench-operator: ## The operator with 1,000 nodes of eight devices and 100 models, some eight minutes: target/bench/operator.json (BENCH='--nodes 50 --models 5')
+	hack/bootstrap.sh controlplane clients
+	cargo build -q --workspace --bin shardwright-operator --bin bench-operator --locked
+	$(BIN)/bench-operator $(BENCH)
+
 .PHONY: bench-prediction
 bench-prediction: build ## Predicted beside measured time of a token, for ten cuts over three devices, five minutes: target/bench/prediction.json
 	$(BIN)/bench-prediction

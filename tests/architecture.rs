@@ -53,6 +53,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("report", &[]),
     ("solvers", &["placement", "topology", "report"]),
+    ("scale", &["crds", "gguf", "identity", "localplane", "proto", "report"]),
     ("tests", &[]),
     ("chaos", &["localplane", "report"]),
     ("apiproxy", &[]),

@@ -272,10 +272,13 @@ impl Control {
             Some(operator_message::Message::Inspect(request)) => {
                 tracing::info!(model_uid = request.model_uid, "inspecting a source");
                 let (inspector, inspected) = (Arc::clone(&self.inspector), inspected.clone());
+                let channel = self.lines.channel.borrow().clone();
                 tokio::spawn(async move {
                     let inspection = inspector.inspect(request).await;
-                    // A stream that ended meanwhile is asked again by the operator.
-                    let _ = inspected.send(inspection).await;
+                    if let Some(untold) = tell(channel, inspection).await {
+                        // A stream that ended meanwhile is asked again by the operator.
+                        let _ = inspected.send(untold).await;
+                    }
                 });
                 Ok(())
             }
@@ -332,6 +335,21 @@ impl Control {
         let mut shards = self.lines.view.borrow_and_update().statuses.clone();
         shards.extend(self.refused.iter().cloned());
         send(outbound, agent_message::Message::Shards(ShardReport { shards })).await
+    }
+}
+
+/// Tells what came of an inspection by a call of its own; gives it back where that cannot be done, for the stream.
+async fn tell(channel: Option<Channel>, inspection: Inspection) -> Option<Inspection> {
+    let Some(channel) = channel else {
+        return Some(inspection);
+    };
+    let mut client = AgentControlClient::new(channel);
+    match client.inspected(inspection.clone()).await {
+        Ok(_) => None,
+        Err(status) => {
+            tracing::debug!(code = ?status.code(), "the operator takes no inspection by itself; it hears of it in the stream");
+            Some(inspection)
+        }
     }
 }
 

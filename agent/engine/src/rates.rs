@@ -22,7 +22,7 @@ use crate::error::EngineError;
 use crate::runtime::{Device, Runtime};
 use crate::stage::{KvType, Row, STEP_ROWS, STRICT_STEP_ROWS, Stage, StageConfig, StepInput};
 
-use slice::{Shape, Weights};
+use slice::{FORMATS, Shape, Weights};
 
 /// Layers of the two thin stages: the difference tells of layers, what is left of the step.
 const THIN_LAYERS: [u32; 2] = [2, 18];
@@ -49,7 +49,7 @@ pub struct Times {
     /// The same with more positions of context, and how many more.
     late: Option<(u64, u32)>,
     strict: u64,
-    thick: [u64; Weights::ALL.len()],
+    thick: [u64; FORMATS],
     prompt: Option<u64>,
     samples: u32,
 }

@@ -78,7 +78,7 @@ pub fn as_cluster(instance: &Instance) -> Problem {
     let device = |index: usize| Device {
         name: format!("d{index:02}"),
         node: format!("n{index:02}"),
-        node_labels: BTreeMap::new(),
+        node_labels: Default::default(),
         vendor: String::new(),
         model: String::new(),
         backend: "cuda".to_owned(),

@@ -192,6 +192,11 @@ impl Stack {
             .collect()
     }
 
+    /// Where agents find the operator, `host:port`.
+    pub fn control_endpoint(&self) -> String {
+        loopback(self.ports.control)
+    }
+
     /// Where a replica of the operator or the gateway serves its metrics.
     pub fn metrics_url(&self, part: &Part) -> Option<String> {
         let port = match part {
@@ -239,6 +244,9 @@ impl Stack {
         let mut command = Command::new(assets::own("shardwright-operator")?);
         command
             .env("KUBECONFIG", &pod.kubeconfig)
+            // As in the chart.
+            .env("MALLOC_ARENA_MAX", "2")
+            .env("MALLOC_MMAP_THRESHOLD_", "1048576")
             .args(["--namespace", NAMESPACE, "--pod-name", &pod.spec.name])
             .args(["--enrol-listen", &loopback(ports.enrol)])
             .args(["--control-listen", &loopback(ports.control)])

@@ -14,7 +14,7 @@ use topology::{Topology, prior};
 use crate::{
     Objective, Problem,
     cost::us_to_ns,
-    domain::{MAX_CANDIDATES, candidate, eligible, index},
+    domain::{MAX_CANDIDATES, bare_candidate, eligible, index},
 };
 
 /// Prices are in this part of a nanosecond.
@@ -49,7 +49,7 @@ pub(crate) fn offers(problem: &Problem, eligible: &[usize]) -> Vec<Offer> {
     let ways_ns = ways_in(problem, eligible);
     let ratio_ppm = least_read_per_held_ppm(problem);
     let offer = |device: &usize| {
-        let c = candidate(problem, *device);
+        let c = bare_candidate(problem, *device);
         let room_bytes = c.usable_bytes.saturating_sub(c.overhead_bytes);
         let way_ns = ways_ns.get(device).copied().unwrap_or(0);
         let fixed_ns = u128::from(c.launch_ns.saturating_add(way_ns));
@@ -68,7 +68,8 @@ pub(crate) fn offers(problem: &Problem, eligible: &[usize]) -> Vec<Offer> {
     offers
 }
 
-/// Most of the places for the best offers, some for the largest, with those a pin asks for first.
+/// Most of the places for the best offers, some for the largest, with those first that a pin asks for, and those that hold layers
+/// already: what moves least can only be found with these.
 pub(crate) fn most_promising(problem: &Problem, eligible: &[usize]) -> Vec<usize> {
     let device = |d: &usize| &problem.topology.devices[*d];
     let pins = problem
@@ -80,6 +81,11 @@ pub(crate) fn most_promising(problem: &Problem, eligible: &[usize]) -> Vec<usize
         let matching = eligible.iter().filter(|d| pin.matches(device(d)));
         matching.max_by_key(|d| device(d).usable_bytes).copied()
     });
+    let holding: BTreeSet<&str> = problem.held.iter().map(|held| held.device.as_str()).collect();
+    let holders = eligible
+        .iter()
+        .filter(|d| holding.contains(device(d).name.as_str()))
+        .copied();
     // Without a place for the first and the last stage the others are of no use.
     let may_see = |d: &&usize| problem.constraints.may_see_tokens(device(d));
     let of_tokens = if problem.constraints.token_node_selector.is_empty() {
@@ -97,6 +103,7 @@ pub(crate) fn most_promising(problem: &Problem, eligible: &[usize]) -> Vec<usize
     let best: Vec<usize> = offers(problem, eligible).iter().map(|offer| offer.device).collect();
     let (few, most) = (MAX_CANDIDATES / 4, MAX_CANDIDATES);
     let wanted = pinned
+        .chain(holders)
         .chain(of_tokens)
         .chain(largest.into_iter().take(few))
         .chain(best.into_iter().take(most));

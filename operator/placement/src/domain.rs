@@ -244,14 +244,23 @@ pub(crate) fn refusals(problem: &Problem) -> Vec<Refusal> {
 }
 
 pub(crate) fn candidate(problem: &Problem, device_index: usize) -> Candidate {
-    let model: &Model = &problem.model;
     let device = &problem.topology.devices[device_index];
-    let rate = device.bandwidth.bytes_per_second;
-    let layer_ns = device.layer_ns();
-    let elapsed_ns = model.layers.iter().map(|layer| {
+    let (rate, layer_ns) = (device.bandwidth.bytes_per_second, device.layer_ns());
+    let elapsed_ns = problem.model.layers.iter().map(|layer| {
         let read_ns = transfer_ns(layer.weight_bytes.saturating_add(layer.kv_read_bytes), rate);
         read_ns.saturating_add(layer_ns)
     });
+    Candidate {
+        elapsed_ns: prefix(elapsed_ns),
+        ..bare_candidate(problem, device_index)
+    }
+}
+
+/// The same without the times of its layers: among thousands of devices few are asked for these.
+pub(crate) fn bare_candidate(problem: &Problem, device_index: usize) -> Candidate {
+    let model: &Model = &problem.model;
+    let device = &problem.topology.devices[device_index];
+    let rate = device.bandwidth.bytes_per_second;
     let head_bytes = if device.kind.uses_host_memory() {
         model.embedding_bytes
     } else {
@@ -266,7 +275,7 @@ pub(crate) fn candidate(problem: &Problem, device_index: usize) -> Candidate {
             .saturating_add(model.compute_buffer_bytes)
             .min(MAX_LAYER_BYTES),
         head_bytes: head_bytes.min(MAX_LAYER_BYTES),
-        elapsed_ns: prefix(elapsed_ns),
+        elapsed_ns: Vec::new(),
         launch_ns: us_to_ns(device.launch_us),
         output_ns: transfer_ns(model.output_bytes, rate),
         bytes_per_second: rate.max(1),

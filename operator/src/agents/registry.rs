@@ -272,6 +272,15 @@ impl Agents {
         self.touch();
     }
 
+    /// The same for an answer that came by a call of its own, beside the node's stream.
+    pub fn inspected_apart(&self, node: &str, inspection: Inspection) {
+        let session = self.lock().nodes.get(node).map(|entry| entry.view.session);
+        // Without a stream nothing was asked.
+        if let Some(session) = session {
+            self.inspected(node, session, inspection);
+        }
+    }
+
     /// Forgets an agent whose stream ended; a newer stream of the same node stays.
     pub fn detach(&self, node: &str, session: u64) {
         let removed = {
@@ -329,7 +338,9 @@ impl Agents {
         for (node, entry) in &self.lock().nodes {
             let named = by_node.get(node).unwrap_or(&nobody);
             entry.peers.send_if_modified(|current| {
-                let differs = current.as_ref() != Some(named);
+                // Most are told what they were told before, and share it.
+                let same = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, named));
+                let differs = !same && current.as_ref() != Some(named);
                 if differs {
                     *current = Some(Arc::clone(named));
                 }

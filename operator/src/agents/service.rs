@@ -8,7 +8,8 @@ use futures::{Stream, StreamExt};
 use identity::{DEFAULT_LEAF_LIFETIME, Role, SpiffeId};
 use proto::control::v1::agent_control_server::{AgentControl, AgentControlServer};
 use proto::control::v1::{
-    AgentMessage, IssueWorkerLeafRequest, IssueWorkerLeafResponse, ModelIndexPiece, ModelIndexRequest, OperatorMessage,
+    AgentMessage, InspectedResponse, Inspection, IssueWorkerLeafRequest, IssueWorkerLeafResponse, ModelIndexPiece,
+    ModelIndexRequest, OperatorMessage,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -82,6 +83,13 @@ impl AgentControl for ControlService {
         };
         tokio::spawn(session.run(request.into_inner().fuse()));
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn inspected(&self, request: Request<Inspection>) -> Result<Response<InspectedResponse>, Status> {
+        let node = calling_node(&request)?;
+        self.leadership.require()?;
+        self.agents.inspected_apart(&node, request.into_inner());
+        Ok(Response::new(InspectedResponse {}))
     }
 
     async fn issue_worker_leaf(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use identity::KeyPair;
 use proto::control::v1::agent_control_client::AgentControlClient;
 use proto::control::v1::{
-    AgentMessage, Assignment, Assignments, Hello, Inspect, IssueWorkerLeafRequest, LinkPeer, LinkPeers,
+    AgentMessage, Assignment, Assignments, Hello, Inspect, Inspection, IssueWorkerLeafRequest, LinkPeer, LinkPeers,
     ModelIndexRequest, OperatorMessage, ShardReport, agent_message, operator_message,
 };
 use tokio::sync::mpsc;
@@ -251,4 +251,35 @@ async fn an_agent_fetches_a_weight_index_in_pieces_and_nobody_else_does() {
     let mut client = AgentControlClient::new(port.connect(gateway()).await);
     let refused = within(client.model_index(ModelIndexRequest { sha256: vec![5; 32] })).await;
     assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn an_inspection_is_answered_by_a_call_of_its_own_and_by_whoever_was_asked_alone() {
+    let port = Port::serve(true).await;
+    let (asked, other) = (port.connect(agent("a")).await, port.connect(agent("b")).await);
+    let mut stream = Stream::open(&asked).await.unwrap();
+    stream.hello().await;
+    until(&port, |nodes| nodes.contains_key("a")).await;
+    let answer = Inspection {
+        model_uid: "m".into(),
+        ..Default::default()
+    };
+    let say = |channel: &Channel| {
+        let (mut client, answer) = (AgentControlClient::new(channel.clone()), answer.clone());
+        async move { within(client.inspected(answer)).await }
+    };
+    let question = Inspect {
+        model_uid: "m".into(),
+        ..Default::default()
+    };
+    assert!(port.agents.inspect("a", question));
+    assert!(matches!(stream.hear().await, Ok(operator_message::Message::Inspect(_))));
+    say(&other).await.unwrap();
+    assert!(port.agents.snapshot().inspected.is_empty(), "it was not asked");
+    let stranger = port.connect(gateway()).await;
+    assert_eq!(say(&stranger).await.unwrap_err().code(), Code::PermissionDenied);
+    say(&asked).await.unwrap();
+    let inspected = port.agents.snapshot().inspected;
+    assert_eq!(inspected.len(), 1);
+    assert_eq!((inspected[0].node.as_str(), &inspected[0].inspection), ("a", &answer));
 }

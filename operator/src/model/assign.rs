@@ -1,6 +1,6 @@
 //! PURE: from placements in force to what each node is told to hold and each gateway may use.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
 use proto::control::v1::{Assignment, ModelRoute, Purpose, Route, ShardPhase, ShardStatus, SourceAccess};
@@ -34,6 +34,7 @@ pub fn assignments<'a>(
     agents: &BTreeMap<String, AgentView>,
 ) -> BTreeMap<String, NodeAssignments> {
     let mut by_node: BTreeMap<String, NodeAssignments> = BTreeMap::new();
+    let pieces = Pieces::of(agents);
     // Nodes of models that are about to be elsewhere.
     let mut moving: BTreeSet<String> = BTreeSet::new();
     for holding in holdings {
@@ -53,7 +54,7 @@ pub fn assignments<'a>(
                     envelope: Some(in_force.envelope.clone()),
                     routes: routes(sights),
                     access: access.clone(),
-                    peers: peers(&stage.node, uid, agents),
+                    peers: pieces.peers(&stage.node, uid),
                     purpose: Purpose::Serve.into(),
                 });
             }
@@ -77,7 +78,7 @@ pub fn assignments<'a>(
                     envelope: Some(next.envelope.clone()),
                     routes: Vec::new(),
                     access: access.clone(),
-                    peers: peers(node, uid, agents),
+                    peers: pieces.peers(node, uid),
                     purpose: purpose.into(),
                 });
             }
@@ -89,26 +90,41 @@ pub fn assignments<'a>(
     by_node
 }
 
-/// Where a node may read pieces of a model that others have verified already. Each node begins after its own name, so that
-/// not all ask the same one first.
-fn peers(node: &str, uid: &str, agents: &BTreeMap<String, AgentView>) -> Vec<String> {
-    let after = agents.range::<str, _>((Bound::Excluded(node), Bound::Unbounded));
-    let before = agents.range::<str, _>((Bound::Unbounded, Bound::Excluded(node)));
-    after
-        .chain(before)
-        .filter(|(_, agent)| !agent.weights_endpoint.is_empty() && agent.shards.iter().any(|shard| has(shard, uid)))
-        .map(|(_, agent)| agent.weights_endpoint.clone())
-        .take(PEERS_MAX)
-        .collect()
+/// Who has verified pieces of which model: endpoints by node, by uid.
+struct Pieces<'a>(HashMap<&'a str, BTreeMap<&'a str, &'a str>>);
+
+impl<'a> Pieces<'a> {
+    fn of(agents: &'a BTreeMap<String, AgentView>) -> Self {
+        let mut holders: HashMap<&str, BTreeMap<&str, &str>> = HashMap::new();
+        let reached = agents.iter().filter(|(_, agent)| !agent.weights_endpoint.is_empty());
+        for (node, agent) in reached {
+            for shard in agent.shards.iter().filter(|shard| is_verified(shard)) {
+                let of_model = holders.entry(&shard.model_uid).or_default();
+                of_model.insert(node, &agent.weights_endpoint);
+            }
+        }
+        Self(holders)
+    }
+
+    /// Where a node may read pieces of a model that others have verified already. Each node begins after its own name, so that
+    /// not all ask the same one first.
+    fn peers(&self, node: &str, uid: &str) -> Vec<String> {
+        let Some(holders) = self.0.get(uid) else {
+            return Vec::new();
+        };
+        let after = holders.range::<str, _>((Bound::Excluded(node), Bound::Unbounded));
+        let before = holders.range::<str, _>((Bound::Unbounded, Bound::Excluded(node)));
+        let endpoints = after.chain(before).map(|(_, endpoint)| (*endpoint).to_owned());
+        endpoints.take(PEERS_MAX).collect()
+    }
 }
 
 /// Whether a shard's weights are complete and verified.
-fn has(shard: &ShardStatus, uid: &str) -> bool {
-    let verified = matches!(
+fn is_verified(shard: &ShardStatus) -> bool {
+    matches!(
         shard.phase(),
         ShardPhase::Fetched | ShardPhase::Loading | ShardPhase::Loaded | ShardPhase::Serving | ShardPhase::Draining
-    );
-    shard.model_uid == uid && verified
+    )
 }
 
 fn routes(sights: &[StageSight]) -> Vec<Route> {
@@ -211,8 +227,9 @@ mod tests {
         for name in &names {
             fixture::report(&mut agents, name, 1, 0, ShardPhase::Serving);
         }
-        assert_eq!(peers("n39", fixture::UID, &agents).len(), PEERS_MAX);
-        assert_eq!(peers("n39", fixture::UID, &agents)[0], "n00:9445");
+        let pieces = Pieces::of(&agents);
+        assert_eq!(pieces.peers("n39", fixture::UID).len(), PEERS_MAX);
+        assert_eq!(pieces.peers("n39", fixture::UID)[0], "n00:9445");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! [`super::yielding`].
 
 mod planned;
+mod search;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::conditions::reason;
 use crds::{InferenceModel, LearnedMemory, ModelSource, PlacementStatus, Yielded};
 use identity::PlacementSigner;
-use placement::{Budget, Fleet, Plan, Problem, Solution, check, check_fleet, explain, solve, solve_fleet};
+use placement::{Fleet, Plan};
 use proto::placement::v1::Runtime;
 use topology::HeldMemory;
 
@@ -30,11 +31,9 @@ use super::term::{self, ModelState};
 use super::translate::{self, Judged};
 use super::validate::{Validated, validate};
 use super::yielding;
+use search::{solve_and_check, trial};
 pub(super) use world::Question;
 pub use world::World;
-
-/// Of each choice of lower models that is tried: a tenth of what a decision may cost.
-const TRIAL_STEPS: u64 = 200_000;
 
 /// What was decided for one model.
 #[derive(Debug)]
@@ -53,9 +52,28 @@ pub struct Decided {
     pub takes: BTreeMap<String, Yielded>,
     /// What people are told beside that it is placed.
     pub note: Option<String>,
+    /// Whether a look ahead was taken, or is due.
+    pub ahead: Ahead,
+}
+
+/// Looks ahead are for losses to come and for better places: each is a search or several, and none is urgent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ahead {
+    /// None is due.
+    #[default]
+    Nothing,
+    /// One was taken; another may be due.
+    Looked,
+    /// One is due, and there is no time for it.
+    Due,
 }
 
 impl Decided {
+    /// Nothing, for want of time: what is in force goes on.
+    pub(super) fn put_off() -> Self {
+        Self::with(Placed::NotYet(Why::new(reason::PENDING, "it is decided in a moment")))
+    }
+
     fn with(placed: Placed) -> Self {
         Self {
             placed,
@@ -65,6 +83,7 @@ impl Decided {
             claims: Vec::new(),
             takes: BTreeMap::new(),
             note: None,
+            ahead: Ahead::Nothing,
         }
     }
 
@@ -340,8 +359,10 @@ fn foretell(asked: &Asked<'_>, facts: &Facts, (next, new): (&[Replica<'_>], &[Pl
     let ([Replica::New(_)], [plan]) = (next, new) else {
         return;
     };
+    let devices: Vec<&str> = plan.stages.iter().map(|stage| stage.device.as_str()).collect();
     let topology = world.topology(&Question {
         uid: asked.uid(),
+        among: Some(&devices),
         failing: &BTreeSet::new(),
         freed: &[],
         own: &[],
@@ -463,6 +484,7 @@ fn solve_rest(
         .map_or_else(Vec::new, |in_force| replicas::held(in_force, &rest.going_on));
     let topology = world.topology(&Question {
         uid: metadata.uid.as_deref().unwrap_or_default(),
+        among: None,
         failing: rest.failing,
         freed: &[],
         own: &own,
@@ -481,7 +503,7 @@ fn solve_rest(
     if let Some((_, why)) = state.refused.as_ref().filter(|(refused, _)| *refused == problem) {
         return Err(why.clone());
     }
-    let solved = solve_and_check(&problem, missing).map_err(|why| match &learned {
+    let solved = solve_and_check(&problem, missing, rest.in_force.is_some()).map_err(|why| match &learned {
         Some(learned) => Why::new(why.reason, format!("{} ({})", why.message, learned::explain(learned))),
         None => why,
     });
@@ -512,6 +534,7 @@ fn take(
         let freed: Vec<&str> = chosen.iter().map(|at| lower[*at]).collect();
         let topology = world.topology(&Question {
             uid,
+            among: None,
             failing,
             freed: &freed,
             own: &[],
@@ -543,37 +566,6 @@ fn take(
         takes,
         ..Decided::waits(&names, std::slice::from_ref(&solution.plan))
     })
-}
-
-/// A plan, if one is found soon: what is placed in the end is solved with the full budget.
-fn trial(problem: &Problem) -> Option<Solution> {
-    let budget = Budget {
-        steps: TRIAL_STEPS,
-        ..Budget::default()
-    };
-    let solution = solve(problem, budget).ok()?;
-    check(problem, &solution.plan).is_empty().then_some(solution)
-}
-
-fn solve_and_check(problem: &Problem, replicas: u32) -> Result<Fleet, Why> {
-    let fleet = solve_fleet(problem, replicas, Budget::default()).map_err(|infeasible| {
-        let explanation = explain(problem, &infeasible);
-        Why::new(explanation.reason, explanation.message)
-    })?;
-    let violations = check_fleet(problem, &fleet.plans);
-    if violations.is_empty() {
-        return Ok(fleet);
-    }
-    let violations: Vec<String> = violations.iter().take(3).map(ToString::to_string).collect();
-    tracing::error!(
-        model = problem.model.name,
-        ?violations,
-        "the checker refuses the solver's plan"
-    );
-    Err(Why::new(
-        reason::CHECK_FAILED,
-        format!("the plan found is not valid and is not used: {}", violations.join("; ")),
-    ))
 }
 
 #[cfg(test)]

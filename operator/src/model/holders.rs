@@ -1,14 +1,16 @@
 //! PURE: which model holds what memory in a pass, in which order they come, and who is about to leave what.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crds::{InferenceModel, Yielded};
 use placement::Plan;
 use proto::control::v1::ShardStatus;
-use topology::{DeviceReport, HeldMemory};
+use topology::HeldMemory;
 
 use super::decide::Decided;
 use super::in_force::InForce;
+use super::reports::Reports;
 use super::translate;
 use super::yielding::{self, turn};
 use crate::agents::AgentView;
@@ -36,8 +38,8 @@ struct Held {
 #[derive(Debug, Default)]
 pub struct Holders {
     ranks: BTreeMap<String, Rank>,
-    /// Memory pools by device.
-    pools: BTreeMap<String, String>,
+    /// Which device has which memory.
+    reports: Arc<Reports>,
     held: BTreeMap<String, Held>,
     /// What models gave up in earlier passes.
     yielded: BTreeMap<String, Yielded>,
@@ -48,7 +50,7 @@ pub struct Holders {
 impl Holders {
     /// Nobody holds anything yet.
     #[must_use]
-    pub fn new<'m>(models: impl IntoIterator<Item = &'m InferenceModel>, reports: &[DeviceReport]) -> Self {
+    pub fn new<'m>(models: impl IntoIterator<Item = &'m InferenceModel>, reports: Arc<Reports>) -> Self {
         let mut models: Vec<&InferenceModel> = models.into_iter().collect();
         models.sort_by(|a, b| turn(a).cmp(&turn(b)));
         let rank = |(turn, model): (usize, &InferenceModel)| {
@@ -61,10 +63,9 @@ impl Holders {
             };
             Some((metadata.uid.clone()?, rank))
         };
-        let pool = |report: &DeviceReport| (report.name.clone(), report.memory_pool.clone());
         Self {
             ranks: models.into_iter().enumerate().filter_map(rank).collect(),
-            pools: reports.iter().map(pool).collect(),
+            reports,
             ..Self::default()
         }
     }
@@ -187,7 +188,7 @@ impl Holders {
     #[must_use]
     pub fn took(&self, uid: &str, plans: &[Plan]) -> Option<String> {
         let pools = self.pools_of(plans);
-        let used = |device: &String| self.pools.get(device).is_some_and(|pool| pools.contains(pool.as_str()));
+        let used = |device: &String| self.reports.pool_of(device).is_some_and(|pool| pools.contains(pool));
         let taken = self
             .yielded
             .iter()
@@ -198,19 +199,14 @@ impl Holders {
     /// The memory pools that plans use.
     fn pools_of(&self, plans: &[Plan]) -> BTreeSet<&str> {
         let stages = plans.iter().flat_map(|plan| &plan.stages);
-        let pools = stages.filter_map(|stage| self.pools.get(&stage.device));
-        pools.map(String::as_str).collect()
+        stages.filter_map(|stage| self.reports.pool_of(&stage.device)).collect()
     }
 
     /// The devices that a model holds memory on in any of these pools.
     fn shared<'h>(&self, held: &'h Held, pools: &BTreeSet<&str>) -> BTreeSet<&'h str> {
         let devices = held.memory.iter().map(|memory| memory.device.as_str());
         devices
-            .filter(|device| {
-                self.pools
-                    .get(*device)
-                    .is_some_and(|pool| pools.contains(pool.as_str()))
-            })
+            .filter(|device| self.reports.pool_of(device).is_some_and(|pool| pools.contains(pool)))
             .collect()
     }
 }

@@ -56,6 +56,12 @@ impl InForce {
         stages(&self.placement).map(|stage| stage.node.as_str())
     }
 
+    /// The devices of its stages.
+    #[must_use]
+    pub fn devices(&self) -> Vec<&str> {
+        stages(&self.placement).map(|stage| stage.device.as_str()).collect()
+    }
+
     /// Uid of its model.
     #[must_use]
     pub fn model_uid(&self) -> &str {

@@ -165,6 +165,12 @@ impl Inspection {
         untried
     }
 
+    /// Whether an answer is waited for that takes seconds: of a source whose index is pinned.
+    #[must_use]
+    pub fn ends_soon(&self) -> bool {
+        matches!(self.phase, Phase::Asked { .. }) && self.source.index_sha256.is_some()
+    }
+
     /// The node was asked.
     pub fn asked(&mut self, node: String, session: u64, generation: i64, now: Instant) {
         self.phase = Phase::Asked {

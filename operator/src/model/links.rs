@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crds::NodeLinkState;
 use proto::control::v1::{LinkPeer, LinkPeers};
-use topology::{DevicePair, LinkReport, Links};
+use topology::{DevicePair, LinkReport, Links, NodeLabels};
 
 use crate::agents::AgentView;
 
@@ -84,7 +84,13 @@ impl Memory {
         neighbours: BTreeSet<(String, String)>,
     ) -> &BTreeMap<String, Arc<LinkPeers>> {
         if members != self.members || neighbours != self.neighbours {
-            self.told = whom(&members, &neighbours, SEED);
+            let before = std::mem::replace(&mut self.told, whom(&members, &neighbours, SEED));
+            for (node, told) in &mut self.told {
+                // Kept where it is equal: then nobody needs to compare it again.
+                if let Some(same) = before.get(node).filter(|before| *before == told) {
+                    told.clone_from(same);
+                }
+            }
             (self.members, self.neighbours) = (members, neighbours);
         }
         &self.told
@@ -92,10 +98,7 @@ impl Memory {
 }
 
 /// Agents that others can reach, in the order of their nodes.
-pub fn members(
-    agents: &BTreeMap<String, AgentView>,
-    node_labels: &BTreeMap<String, BTreeMap<String, String>>,
-) -> Vec<Member> {
+pub fn members(agents: &BTreeMap<String, AgentView>, node_labels: &BTreeMap<String, NodeLabels>) -> Vec<Member> {
     let reached = agents.iter().filter(|(_, agent)| !agent.weights_endpoint.is_empty());
     reached
         .map(|(node, agent)| Member {

@@ -27,6 +27,7 @@ pub mod pass;
 pub mod progress;
 pub mod publish;
 pub mod replicas;
+pub mod reports;
 pub mod secrets;
 pub mod sign;
 pub mod stages;
@@ -57,6 +58,8 @@ use term::Term;
 
 /// Changes that come together are decided together.
 pub const BATCH: Duration = Duration::from_millis(20);
+/// A thousand models at once are decided and published in parts: a placement that is ready to be published does not wait for them.
+const SLICE: Duration = Duration::from_millis(400);
 /// Without any change the loop still looks around this often, and shows that it is alive.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -98,6 +101,8 @@ async fn control(
         term: Term::begin(Instant::now()),
         secrets: Secrets::default(),
         settled: false,
+        slice: SLICE,
+        writes_failed: false,
     };
     loop {
         let began = Instant::now();

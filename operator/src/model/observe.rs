@@ -13,13 +13,17 @@ use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use tokio::sync::watch;
+use topology::NodeLabels;
 
 use crate::error::call;
 use crate::metrics::Metrics;
 use crate::retry;
 use lifecycle::backoff::Backoff;
+
+/// Objects of one answer, where all are listed: each comes with who wrote which field, which is many times what is kept of it.
+const PAGE: u32 = 100;
 
 /// The present state of what is watched. Holds for as long as its [`Watches`] run.
 #[derive(Clone)]
@@ -41,7 +45,7 @@ pub struct Observed {
     /// All, in the order of their names.
     pub links: Vec<Arc<NodeLinkState>>,
     /// Labels by node.
-    pub node_labels: BTreeMap<String, BTreeMap<String, String>>,
+    pub node_labels: BTreeMap<String, NodeLabels>,
     /// Nodes that are cordoned: `spec.unschedulable`, as `kubectl drain` sets it.
     pub cordoned: BTreeSet<String>,
 }
@@ -83,28 +87,28 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
     let (links, links_writer) = reflector::store();
     let (nodes, nodes_writer) = reflector::store();
     let (cordoned, cordoned_writer) = reflector::store();
-    let config = watcher::Config::default();
+    let config = watcher::Config::default().page_size(PAGE);
     // The API selects by it, so that the objects themselves need not be read.
     let unschedulable = config.clone().fields("spec.unschedulable=true");
     let watches = futures::future::join5(
         drive(
             "InferenceModels",
             models_writer,
-            watcher(Api::all(client.clone()), config.clone()),
+            watcher(Api::all(client.clone()), config.clone()).modify(unmanaged::<InferenceModel>),
             metrics,
             changed,
         ),
         drive(
             "DeviceGPUStates",
             devices_writer,
-            watcher(Api::all(client.clone()), config.clone()),
+            watcher(Api::all(client.clone()), config.clone()).modify(slim),
             metrics,
             changed,
         ),
         drive(
             "NodeLinkStates",
             links_writer,
-            watcher(Api::all(client.clone()), config.clone()),
+            watcher(Api::all(client.clone()), config.clone()).modify(unmanaged::<NodeLinkState>),
             metrics,
             changed,
         ),
@@ -112,14 +116,14 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
         drive(
             "Nodes",
             nodes_writer,
-            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), config),
+            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), config).modify(unmanaged),
             metrics,
             changed,
         ),
         drive(
             "cordoned Nodes",
             cordoned_writer,
-            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), unschedulable),
+            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), unschedulable).modify(unmanaged),
             metrics,
             changed,
         ),
@@ -132,6 +136,30 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
         cordoned,
     };
     (stores, Box::pin(watches.map(drop)))
+}
+
+/// Who wrote which field is several times what was written, and nothing here asks for it.
+fn unmanaged<K: Resource>(object: &mut K) {
+    let metadata = object.meta_mut();
+    metadata.managed_fields = None;
+    metadata.annotations = None;
+}
+
+/// Of a device only what placements are made of; see [`topology::DeviceReport::from_state`].
+fn slim(device: &mut DeviceGPUState) {
+    unmanaged(device);
+    device.metadata.labels = None;
+    device.metadata.owner_references = None;
+    if let Some(status) = &mut device.status {
+        status.backends = Vec::new();
+        status.architecture = None;
+        status.driver = None;
+        status.pci_address = None;
+        status.uuid = None;
+        status.memory = None;
+        status.throttle_reasons = Vec::new();
+        status.shards = Vec::new();
+    }
 }
 
 fn drive<K>(
@@ -181,7 +209,7 @@ impl Stores {
         let labels = |node: Arc<PartialObjectMeta<Node>>| {
             Some((
                 node.metadata.name.clone()?,
-                node.metadata.labels.clone().unwrap_or_default(),
+                NodeLabels::new(node.metadata.labels.clone().unwrap_or_default()),
             ))
         };
         let mut links = self.links.state();
@@ -205,5 +233,28 @@ impl Stores {
 impl std::fmt::Debug for Stores {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Stores(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use topology::DeviceReport;
+
+    use super::*;
+    use crate::model::fixture;
+
+    #[test]
+    fn what_is_left_of_a_device_reports_the_same() {
+        let mut device = (*fixture::cpu("a", 1 << 30)).clone();
+        device.metadata.managed_fields = Some(vec![Default::default()]);
+        let status = device.status.as_mut().expect("a status");
+        status.driver = Some("of today".to_owned());
+        status.temperature_celsius = Some(70);
+        let before = DeviceReport::from_state(&device);
+        slim(&mut device);
+        assert!(before.is_some());
+        assert_eq!(DeviceReport::from_state(&device), before);
+        assert_eq!(device.metadata.managed_fields, None);
+        assert_eq!(device.status.and_then(|status| status.driver), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crds::conditions::{find, is_true, model as kind};
 use crds::{InferenceModel, InferenceModelStatus};
@@ -14,7 +14,7 @@ use proto::control::v1::RouteTable;
 use super::access::Access;
 use super::apply::{self, Prepared};
 use super::assign::{self, Holding, Waits};
-use super::decide::{self, Decided, World};
+use super::decide::{self, Ahead, Decided, World};
 use super::in_force::InForce;
 use super::learned_pace::{self, Corrections};
 use super::links;
@@ -50,6 +50,10 @@ pub struct Loop<'a> {
     pub secrets: Secrets,
     /// All agents that held placements have attached once, or were given up.
     pub settled: bool,
+    /// For how long models are decided before what was decided anew takes effect. The others follow in the next pass.
+    pub slice: Duration,
+    /// The last pass could not write every status.
+    pub writes_failed: bool,
 }
 
 /// How a pass ended.
@@ -67,6 +71,8 @@ struct Proposal {
     uid: String,
     decided: Decided,
     status: InferenceModelStatus,
+    /// Nothing was decided: status and placement are as they were.
+    put_off: bool,
 }
 
 impl Loop<'_> {
@@ -90,6 +96,7 @@ impl Loop<'_> {
         tokio::task::yield_now().await;
         // 5. (client) A placement is in force once it is in status, and not before: an epoch is never used twice.
         let failed_writes = self.apply(&proposals, &awaited, now).await;
+        self.writes_failed = failed_writes > 0;
         // 6. (client) Tell agents, gateways and people.
         self.publish(&proposals, &agents, &awaited);
         self.name_peers(&observed, &agents);
@@ -99,7 +106,9 @@ impl Loop<'_> {
             .min();
         // Memory that one model gave up may be what another, decided before it, waits for.
         let moved = proposals.iter().any(|proposal| self.took_effect(proposal));
-        if moved && proposals.iter().any(|proposal| proposal.decided.placed != Placed::Yes) {
+        let waits = moved && proposals.iter().any(|proposal| proposal.decided.placed != Placed::Yes);
+        let is_left = |proposal: &Proposal| proposal.put_off || proposal.decided.ahead != Ahead::Nothing;
+        if waits || proposals.iter().any(is_left) {
             wakes_at = Some(now);
         }
         Outcome {
@@ -154,7 +163,8 @@ impl Loop<'_> {
         wall: Timestamp,
     ) -> Vec<Proposal> {
         let known = self.term.links.links(&observed.links, wall.as_second());
-        let mut world = World::new(observed, agents, awaited, now, wall.as_second())
+        let reports = self.term.reports(&observed.devices);
+        let mut world = World::new((observed, reports), agents, awaited, now, wall.as_second())
             .with_links(known)
             .with_threshold(self.context.threshold);
         let taught = self.term.models.values().flat_map(|state| &state.learned_pace);
@@ -168,6 +178,7 @@ impl Loop<'_> {
             }
         }
         let mut proposals = Vec::with_capacity(observed.models.len());
+        let (began, mut is_new, mut looked) = (Instant::now(), false, false);
         for model in &observed.models {
             let Some(uid) = model.metadata.uid.clone() else {
                 continue;
@@ -177,8 +188,18 @@ impl Loop<'_> {
             };
             // Many models, or one that is hard to place, make a pass long: each of them is a sign of life.
             self.health.beat(Some(Instant::now()));
+            // Models come in turn: whoever is put off is decided on what those before it have by then. Not where a status cannot
+            // be written: its model would keep all after it from being decided, for ever.
+            if is_new && !self.writes_failed && began.elapsed() >= self.slice {
+                proposals.push(Proposal::put_off(model, uid, state));
+                continue;
+            }
+            // Looks ahead come one in a pass, and after what is urgent.
+            world.leisure = !is_new && !looked;
             let refused = state.refused.is_some();
             let decided = decide::decide(&world, model, state, &self.context.keys.signer);
+            is_new |= decided.new_in_force.is_some();
+            looked |= decided.ahead == Ahead::Looked;
             let placements = &self.context.metrics.placements;
             world.holders.heed(&uid, &decided);
             if decided.new_in_force.is_some() {
@@ -192,6 +213,7 @@ impl Loop<'_> {
                 uid,
                 decided,
                 status,
+                put_off: false,
             });
         }
         proposals
@@ -211,7 +233,7 @@ impl Loop<'_> {
     async fn apply(&mut self, proposals: &[Proposal], awaited: &BTreeSet<String>, now: Instant) -> usize {
         let changed = |proposal: &&Proposal| {
             let state = &self.term.models[&proposal.uid];
-            !is_awaited(state, awaited) && state.must_write(&proposal.model, &proposal.status, now)
+            !proposal.put_off && !is_awaited(state, awaited) && state.must_write(&proposal.model, &proposal.status, now)
         };
         let prepared = |proposal: &Proposal| Prepared {
             model: proposal.model.clone(),
@@ -361,6 +383,18 @@ impl Loop<'_> {
                 let counted = metrics.prediction_tokens.with_label_values(&labels);
                 counted.set(tokens.unwrap_or_default());
             }
+        }
+    }
+}
+
+impl Proposal {
+    fn put_off(model: &Arc<InferenceModel>, uid: String, state: &ModelState) -> Self {
+        Self {
+            status: state.previous(model).cloned().unwrap_or_default(),
+            model: Arc::clone(model),
+            uid,
+            decided: Decided::put_off(),
+            put_off: true,
         }
     }
 }

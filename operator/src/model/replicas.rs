@@ -33,8 +33,10 @@ pub(super) fn going_on(
     in_force: &InForce,
     failing: &BTreeSet<String>,
 ) -> Vec<usize> {
+    let devices = in_force.devices();
     let topology = world.topology(&Question {
         uid: in_force.model_uid(),
+        among: Some(&devices),
         failing,
         freed: &[],
         own: &[],

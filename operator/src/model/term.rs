@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crds::conditions::reason;
-use crds::{InferenceModel, InferenceModelStatus, LearnedMemory, LearnedPace, ModelSource, ResolvedModel, Yielded};
+use crds::{
+    DeviceGPUState, InferenceModel, InferenceModelStatus, LearnedMemory, LearnedPace, ModelSource, ResolvedModel,
+    Yielded,
+};
 use identity::PlacementVerifier;
 use placement::Problem;
 use proto::control::v1::{Inspect, inspection::Result as Answer};
@@ -20,6 +23,7 @@ use super::links;
 use super::moving::Moving;
 use super::observed_pace::Shown;
 use super::progress::Progress;
+use super::reports::Reports;
 use super::secrets::Secrets;
 use super::standby::Standby;
 use super::status::{self, Why};
@@ -35,6 +39,10 @@ pub const ATTACH_GRACE: Duration = Duration::from_secs(10);
 const REPORT_GRACE: Duration = Duration::from_secs(1);
 /// A status that was just written may not be in the store yet; it is not written again so soon.
 const ECHO: Duration = Duration::from_secs(10);
+
+/// Inspections under way, of sources that are read within seconds: each answer brings a vocabulary, and all of them at once would be
+/// hundreds of mebibytes. Those that take an hour do not end together, and are not waited for.
+const INSPECTIONS_AT_ONCE: usize = 8;
 
 /// Doubtful claims that are told of: more say nothing new.
 const DOUBTED_MAX: usize = 256;
@@ -213,6 +221,7 @@ pub struct Term {
     pub models: HashMap<String, ModelState>,
     /// Links, and who measures them.
     pub links: links::Memory,
+    reports: Arc<Reports>,
     settled_nodes: BTreeSet<String>,
     /// Nodes and models that were told of in the log.
     doubted: BTreeSet<(String, String)>,
@@ -226,6 +235,7 @@ impl Term {
             began: now,
             models: HashMap::new(),
             links: links::Memory::default(),
+            reports: Arc::default(),
             settled_nodes: BTreeSet::new(),
             doubted: BTreeSet::new(),
         }
@@ -259,6 +269,13 @@ impl Term {
                 state.inspection.reached_by(model.spec.source.clone());
             }
         }
+    }
+
+    /// What these devices report.
+    pub fn reports(&mut self, devices: &[Arc<DeviceGPUState>]) -> Arc<Reports> {
+        // Nobody else has it between two passes, so that nothing is copied.
+        Arc::make_mut(&mut self.reports).update(devices);
+        Arc::clone(&self.reports)
     }
 
     /// Takes over how sources are reached; whoever could not read one is asked again when that changes.
@@ -385,6 +402,11 @@ impl Term {
             .iter()
             .map(|(node, agent)| (node.clone(), agent.session))
             .collect();
+        let mut under_way = self
+            .models
+            .values()
+            .filter(|state| state.inspection.ends_soon())
+            .count();
         for model in models {
             let Some(uid) = model.metadata.uid.as_deref() else {
                 continue;
@@ -397,7 +419,8 @@ impl Term {
             let candidates = state
                 .inspection
                 .candidates(&attached, now, lifecycle::backoff::jitter());
-            if candidates.is_empty() {
+            let is_pinned = model.spec.source.index_sha256.is_some();
+            if candidates.is_empty() || (is_pinned && under_way >= INSPECTIONS_AT_ONCE) {
                 continue;
             }
             let generation = model.metadata.generation.unwrap_or_default();
@@ -415,6 +438,7 @@ impl Term {
             if let Some(node) = taker {
                 let session = attached[&node];
                 state.inspection.asked(node, session, generation, now);
+                under_way += usize::from(is_pinned);
             }
         }
     }

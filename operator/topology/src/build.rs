@@ -1,6 +1,8 @@
 //! From what is reported to the graph.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::{Borrow, Cow};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +34,21 @@ pub struct Input {
     pub entry_us: BTreeMap<String, u64>,
 }
 
+/// The labels of a Node; every device of it has the same.
+pub type NodeLabels = Arc<BTreeMap<String, String>>;
+
+/// The same for whoever builds many graphs of one cluster: what all of them share is not copied.
+#[derive(Clone, Debug)]
+pub struct View<'v> {
+    /// One per device; of two with the same name the first counts. All that share a memory pool with one of them are among them.
+    pub devices: Vec<Cow<'v, DeviceReport>>,
+    /// Nodes whose agent is connected.
+    pub attached_nodes: BTreeSet<&'v str>,
+    pub node_labels: &'v BTreeMap<String, NodeLabels>,
+    /// As [`Input::held`].
+    pub held: Vec<HeldMemory>,
+}
+
 /// Memory that a placement takes on a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,30 +64,42 @@ pub struct HeldMemory {
 /// Devices of one pool share its budget: the CPU's figure where a CPU is among them (the memory is its own), else the
 /// largest; devices that take no layers still count there, with what they hold.
 pub fn build(input: &Input) -> Topology {
-    let mut reports: BTreeMap<&str, &DeviceReport> = BTreeMap::new();
-    for report in &input.devices {
-        reports.entry(&report.name).or_insert(report);
+    let labels = input.node_labels.iter();
+    let node_labels = labels.map(|(node, labels)| (node.clone(), Arc::new(labels.clone())));
+    let built = build_view(&View {
+        devices: input.devices.iter().map(Cow::Borrowed).collect(),
+        attached_nodes: input.attached_nodes.iter().map(String::as_str).collect(),
+        node_labels: &node_labels.collect(),
+        held: input.held.clone(),
+    });
+    Topology {
+        links: Links::build(&input.links, &input.device_pairs),
+        entry_us: input.entry_us.clone(),
+        ..built
     }
-    let mut held: BTreeMap<&str, u64> = BTreeMap::new();
-    for memory in &input.held {
+}
+
+/// Builds the graph as [`build`] does, without links. Takes time in proportion to the devices, but for a sort of their names.
+pub fn build_view(view: &View<'_>) -> Topology {
+    let mut reports: Vec<&DeviceReport> = view.devices.iter().map(Borrow::borrow).collect();
+    // Stable: the first of a name stays the first. What is in order already costs nothing.
+    reports.sort_by(|a, b| a.name.cmp(&b.name));
+    reports.dedup_by(|later, first| later.name == first.name);
+    let mut held: HashMap<&str, u64> = HashMap::new();
+    for memory in &view.held {
         let bytes = held.entry(&memory.device).or_default();
         *bytes = bytes.saturating_add(memory.bytes);
     }
-    let pools = build_pools(&reports, &held);
-    let mut topology = Topology {
-        links: Links::build(&input.links, &input.device_pairs),
-        entry_us: input.entry_us.clone(),
-        ..Topology::default()
-    };
-    for report in reports.values() {
+    let (pools, pool_of) = build_pools(&reports, &held);
+    let mut topology = Topology::default();
+    let mut node = OfNode::default();
+    for (report, pool) in reports.into_iter().zip(pool_of) {
+        node.look_at(view, &report.node);
         let held_bytes = held.get(report.name.as_str()).copied().unwrap_or(0);
-        let Some(pool) = pools.iter().position(|p| p.name == report.memory_pool) else {
-            continue;
-        };
         let usable_bytes = limit_bytes(report)
             .saturating_sub(held_bytes)
             .min(pools[pool].usable_bytes);
-        match exclusion(input, report, usable_bytes, held_bytes.max(pools[pool].held_bytes)) {
+        match exclusion(&node, report, usable_bytes, held_bytes.max(pools[pool].held_bytes)) {
             Some(why) => topology.excluded.push(Excluded {
                 device: report.name.clone(),
                 node: report.node.clone(),
@@ -78,17 +107,37 @@ pub fn build(input: &Input) -> Topology {
                 kind: report.kind,
                 why,
             }),
-            None => topology.devices.push(device(input, report, pool, usable_bytes)),
+            None => topology.devices.push(device(&node, report, pool, usable_bytes)),
         }
     }
     topology.pools = pools;
     topology
 }
 
-fn exclusion(input: &Input, report: &DeviceReport, usable_bytes: u64, held_bytes: u64) -> Option<Exclusion> {
+/// What the devices of one node have in common. They stand together, so that each node is looked up once.
+#[derive(Default)]
+struct OfNode<'v> {
+    name: &'v str,
+    is_attached: bool,
+    labels: NodeLabels,
+}
+
+impl<'v> OfNode<'v> {
+    fn look_at(&mut self, view: &View<'_>, name: &'v str) {
+        if self.name != name {
+            *self = Self {
+                name,
+                is_attached: view.attached_nodes.contains(name),
+                labels: view.node_labels.get(name).cloned().unwrap_or_default(),
+            };
+        }
+    }
+}
+
+fn exclusion(node: &OfNode<'_>, report: &DeviceReport, usable_bytes: u64, held_bytes: u64) -> Option<Exclusion> {
     if report.cordoned {
         Some(Exclusion::Cordoned)
-    } else if !input.attached_nodes.contains(&report.node) {
+    } else if !node.is_attached {
         Some(Exclusion::AgentGone {
             node: report.node.clone(),
         })
@@ -105,11 +154,11 @@ fn exclusion(input: &Input, report: &DeviceReport, usable_bytes: u64, held_bytes
     }
 }
 
-fn device(input: &Input, report: &DeviceReport, pool: usize, usable_bytes: u64) -> Device {
+fn device(node: &OfNode<'_>, report: &DeviceReport, pool: usize, usable_bytes: u64) -> Device {
     Device {
         name: report.name.clone(),
         node: report.node.clone(),
-        node_labels: input.node_labels.get(&report.node).cloned().unwrap_or_default(),
+        node_labels: node.labels.clone(),
         vendor: report.vendor.clone(),
         model: report.model.clone(),
         backend: report.backend.clone(),
@@ -182,18 +231,23 @@ pub(crate) fn hundredths(of: u64, percent: u64) -> u64 {
     u64::try_from(product).unwrap_or(of).max(1)
 }
 
-fn build_pools(reports: &BTreeMap<&str, &DeviceReport>, held: &BTreeMap<&str, u64>) -> Vec<Pool> {
-    let mut members: BTreeMap<&str, Vec<&DeviceReport>> = BTreeMap::new();
-    for report in reports.values() {
-        members.entry(&report.memory_pool).or_default().push(report);
+/// In the order of their names; and of each report, the place of its pool.
+fn build_pools(reports: &[&DeviceReport], held: &HashMap<&str, u64>) -> (Vec<Pool>, Vec<usize>) {
+    let mut order: Vec<usize> = (0..reports.len()).collect();
+    // Most pools are named as their device: those stand in order already.
+    order.sort_by(|a, b| reports[*a].memory_pool.cmp(&reports[*b].memory_pool));
+    let (mut pools, mut pool_of) = (Vec::new(), vec![0; reports.len()]);
+    for members in order.chunk_by(|a, b| reports[*a].memory_pool == reports[*b].memory_pool) {
+        for member in members {
+            pool_of[*member] = pools.len();
+        }
+        let devices: Vec<&DeviceReport> = members.iter().map(|member| reports[*member]).collect();
+        pools.push(pool(&devices[0].memory_pool, &devices, held));
     }
-    members
-        .into_iter()
-        .map(|(name, devices)| pool(name, &devices, held))
-        .collect()
+    (pools, pool_of)
 }
 
-fn pool(name: &str, devices: &[&DeviceReport], held: &BTreeMap<&str, u64>) -> Pool {
+fn pool(name: &str, devices: &[&DeviceReport], held: &HashMap<&str, u64>) -> Pool {
     let largest = |only_cpu: bool| {
         let counted = devices.iter().filter(|d| !only_cpu || d.kind == Kind::Cpu);
         counted.map(|d| d.memory_usable_bytes).max()

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{Kind, Links, Steps, Taint, prior};
+use crate::{Kind, Links, NodeLabels, Steps, Taint, prior};
 
 /// Where a number comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Rate {
 pub struct Device {
     pub name: String,
     pub node: String,
-    pub node_labels: BTreeMap<String, String>,
+    pub node_labels: NodeLabels,
     pub vendor: String,
     pub model: String,
     pub backend: String,

@@ -20,7 +20,7 @@ mod steps;
 pub mod support;
 
 pub use answers::Totals;
-pub use build::{HeldMemory, Input, build};
+pub use build::{HeldMemory, Input, NodeLabels, View, build, build_view};
 pub use graph::{Device, Excluded, Exclusion, Link, Origin, Pool, Rate, Topology};
 pub use links::{
     CONFIDENT_SAMPLES, Confidence, DevicePair, FORGOTTEN_S, FRESH_S, KnownLink, LinkKind, LinkReport, Links,

@@ -242,7 +242,7 @@ mod tests {
         let device = Device {
             name: "d".into(),
             node: "n".into(),
-            node_labels: std::collections::BTreeMap::new(),
+            node_labels: Default::default(),
             vendor: String::new(),
             model: String::new(),
             backend: "cpu".into(),

@@ -231,7 +231,11 @@ mod tests {
             narrow: 1000,
             ..Times::default()
         };
-        let with_narrow = |narrow| Times { narrow, ..before };
+        let with_narrow = |narrow| {
+            let mut times = before;
+            times.narrow = narrow;
+            times
+        };
         assert!(!before.improves_on(&before));
         assert!(!with_narrow(980).improves_on(&before));
         assert!(!with_narrow(1500).improves_on(&before));

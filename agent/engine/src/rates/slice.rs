@@ -8,6 +8,9 @@ use std::path::Path;
 use gguf::encode::HeaderBuilder;
 use gguf::{TensorType, Value};
 
+/// Formats that are measured.
+pub const FORMATS: usize = 3;
+
 /// Number formats of weights that stand for all others of about as many bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
@@ -21,7 +24,7 @@ pub enum Weights {
 
 impl Weights {
     /// The most common first.
-    pub const ALL: [Self; 3] = [Self::Q4, Self::Q8, Self::F16];
+    pub const ALL: [Self; FORMATS] = [Self::Q4, Self::Q8, Self::F16];
 
     fn tensor_type(self) -> TensorType {
         // As GGUF numbers them: Q4_1, Q8_0, F16.

@@ -14,7 +14,7 @@ fn problem() -> Problem {
     let device = |i: usize| Device {
         name: format!("d{i}"),
         node: format!("n{i}"),
-        node_labels: BTreeMap::new(),
+        node_labels: Default::default(),
         vendor: "v".to_owned(),
         model: String::new(),
         backend: "cpu".to_owned(),
@@ -253,7 +253,7 @@ fn ends_where_tokens_must_not_be_seen_are_named() {
     problem.constraints.token_node_selector = BTreeMap::from([("trusted".to_owned(), "yes".to_owned())]);
     let trust = |problem: &mut Problem, device: usize| {
         let labels = &mut problem.topology.devices[device].node_labels;
-        labels.insert("trusted".to_owned(), "yes".to_owned());
+        std::sync::Arc::make_mut(labels).insert("trusted".to_owned(), "yes".to_owned());
     };
     let found = check(&problem, &plan);
     assert_eq!(found.len(), plan.stages.len().min(2), "{found:?}");

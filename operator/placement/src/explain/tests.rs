@@ -16,7 +16,7 @@ fn problem(usable_mib: &[u64], constraints: Constraints) -> Problem {
     let devices = usable_mib.iter().enumerate().map(|(i, mib)| Device {
         name: format!("n{i}-cpu0"),
         node: format!("n{i}"),
-        node_labels: BTreeMap::new(),
+        node_labels: Default::default(),
         vendor: "v".to_owned(),
         model: String::new(),
         backend: "cpu".to_owned(),
@@ -233,7 +233,7 @@ fn nodes_that_may_see_tokens_are_named_where_they_are_too_small() {
             ..Constraints::default()
         },
     );
-    problem.topology.devices[1].node_labels = trusted;
+    problem.topology.devices[1].node_labels = trusted.into();
     let told = explained(&problem);
     assert!(told.message.contains("without tokenNodeSelector"), "{}", told.message);
     assert!(told.message.contains("36.0 MiB more on n1-cpu0"), "{}", told.message);

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use topology::{Device, Kind, Origin, Pool, Rate, Topology};
 
@@ -16,7 +16,7 @@ fn problem(cards: &[(u64, u64)]) -> Problem {
     let device = |(at, (mib, gigabytes)): (usize, &(u64, u64))| Device {
         name: format!("d{at:02}"),
         node: format!("n{at:02}"),
-        node_labels: BTreeMap::new(),
+        node_labels: Default::default(),
         vendor: "v".to_owned(),
         model: String::new(),
         backend: "cuda".to_owned(),
@@ -149,4 +149,22 @@ fn no_replica_at_all_is_told_as_for_one() {
         solve_fleet(&problem, 2, Budget::default()).expect_err("too small"),
         solve(&problem, Budget::default()).expect_err("too small")
     );
+}
+
+#[test]
+fn among_more_devices_than_are_searched_those_that_hold_layers_keep_them() {
+    // The last of two hundred are the slowest: nothing but what they hold speaks for them.
+    let mut cards = vec![(150, 100); 198];
+    cards.extend([(250, 10), (250, 10)]);
+    let mut problem = problem(&cards);
+    let held = |device: &str, first_layer, end_layer| crate::HeldLayers {
+        device: device.to_owned(),
+        first_layer,
+        end_layer,
+    };
+    problem.held = vec![held("d198", 0, 2), held("d199", 2, 4)];
+    assert_eq!(used(&fleet(&problem, 1)), [["d198", "d199"]]);
+    problem.topology.devices.pop();
+    let after_a_loss = fleet(&problem, 1);
+    assert!(used(&after_a_loss)[0].contains(&"d198"), "{after_a_loss:?}");
 }

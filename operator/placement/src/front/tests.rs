@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use topology::{Device, Kind, Origin, Pool, Rate, Topology};
 
@@ -10,7 +10,7 @@ fn cluster() -> Problem {
     let device = |(index, gbps): (usize, u64)| Device {
         name: format!("d{index}"),
         node: format!("n{index}"),
-        node_labels: BTreeMap::new(),
+        node_labels: Default::default(),
         vendor: String::new(),
         model: String::new(),
         backend: "cuda".to_owned(),

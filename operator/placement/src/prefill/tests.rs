@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use topology::{Kind, Link, Origin, Pool, Rate, Steps, Topology};
 
@@ -23,7 +23,7 @@ fn problem(flops_per_second: [Option<u64>; 2]) -> (Problem, Plan) {
     let device = |(at, flops_per_second): (usize, Option<u64>)| Device {
         name: format!("d{at}"),
         node: format!("n{at}"),
-        node_labels: BTreeMap::new(),
+        node_labels: Default::default(),
         vendor: String::new(),
         model: String::new(),
         backend: "cuda".to_owned(),

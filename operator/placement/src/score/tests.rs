@@ -11,7 +11,7 @@ fn device(name: &str, gib: u64, gb_per_second: u64) -> Device {
     Device {
         name: name.to_owned(),
         node: format!("{name}-node"),
-        node_labels: BTreeMap::new(),
+        node_labels: Default::default(),
         vendor: String::new(),
         model: String::new(),
         backend: "cuda".to_owned(),

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use topology::{Device, Kind, Link, Origin, Pool, Rate, Topology};
 
@@ -20,7 +20,7 @@ fn line(layers: &[u32]) -> (Problem, Plan) {
         devices.push(Device {
             name: format!("d{index}"),
             node: format!("n{index}"),
-            node_labels: BTreeMap::new(),
+            node_labels: Default::default(),
             vendor: String::new(),
             model: String::new(),
             backend: "cuda".to_owned(),

@@ -226,7 +226,7 @@ fn device(index: usize, place: usize, mib: u64, bytes_per_second: u64, kind: Kin
     Device {
         name: format!("device{index:03}"),
         node: format!("node{place}"),
-        node_labels: BTreeMap::from([("zone".to_owned(), format!("z{}", place % 2))]),
+        node_labels: BTreeMap::from([("zone".to_owned(), format!("z{}", place % 2))]).into(),
         vendor: format!("v{}", index % 2),
         model: String::new(),
         backend: "cuda".to_owned(),

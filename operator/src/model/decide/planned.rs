@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use crds::conditions::reason;
-use placement::{Budget, Problem, evaluate, explain};
+use placement::{Problem, evaluate, explain};
 
-use super::{Asked, Decided, Question, TRIAL_STEPS, anew, answers, place, trial};
+use super::search::{soon, trial};
+use super::{Ahead, Asked, Decided, Question, anew, answers, place};
 use crate::model::facts::Facts;
 use crate::model::gain;
 use crate::model::in_force::InForce;
@@ -176,25 +177,41 @@ fn stay(asked: &Asked<'_>, present: &InForce, state: &mut ModelState) -> Decided
     let Some(facts) = asked.known.facts.filter(|_| stays.new_in_force.is_none()) else {
         return stays;
     };
-    stand_by(asked, facts, present, state);
-    if let Some(why) = state.moving.rests(asked.world.now) {
-        return rested(asked, present, why);
+    let (losses, places) = looks_due(asked, present, state);
+    let ahead = match asked.world.leisure {
+        _ if !losses && !places => Ahead::Nothing,
+        true => Ahead::Looked,
+        false => Ahead::Due,
+    };
+    if losses && ahead == Ahead::Looked {
+        stand_by(asked, facts, present, state);
     }
-    better(asked, facts, present, state).unwrap_or(stays)
+    let decided = match state.moving.rests(asked.world.now) {
+        Some(why) => rested(asked, present, why),
+        None if places && ahead == Ahead::Looked => better(asked, facts, present, state).unwrap_or(stays),
+        None => stays,
+    };
+    Decided { ahead, ..decided }
 }
 
-/// Looks from time to time whether another placement is better by far, and for long enough. Of one pipeline alone: several are
-/// left as they are.
+/// Whether it is time to look at losses to come, and at better places. Of one pipeline alone: several are left as they are, and of
+/// several the others go on by themselves.
+fn looks_due(asked: &Asked<'_>, present: &InForce, state: &ModelState) -> (bool, bool) {
+    let (world, now) = (asked.world, asked.world.now);
+    let is_one = asked.known.validated.replicas == 1;
+    let losses = state.standby.is_due(present.placement.epoch, now);
+    let places = state.moving.gain.is_due(world.threshold, now) && state.moving.rests(now).is_none();
+    (is_one && losses, is_one && places)
+}
+
+/// Looks whether another placement is better by far, and has been for long enough.
 fn better(asked: &Asked<'_>, facts: &Facts, present: &InForce, state: &mut ModelState) -> Option<Decided> {
     let (world, known, threshold) = (asked.world, asked.known, asked.world.threshold);
-    if known.validated.replicas != 1 || !state.moving.gain.is_due(threshold, world.now) {
-        return None;
-    }
     let plan = translate::plans(present).pop();
     // As if nothing were loaded: what is better in the long run may be elsewhere altogether.
-    let found = problem(asked, facts, false).and_then(|problem| trial(&problem));
+    let found = problem(asked, facts, None).and_then(|problem| trial(&problem));
     let percent = found.as_ref().and_then(|found| {
-        let present = evaluate(&problem(asked, facts, true)?, &plan?)?;
+        let present = evaluate(&problem(asked, facts, Some(present))?, &plan?)?;
         gain::percent(known.validated.objective, &present, &found.plan)
     });
     let lasts = state.moving.gain.look(percent, threshold, world.now);
@@ -204,26 +221,26 @@ fn better(asked: &Asked<'_>, facts: &Facts, present: &InForce, state: &mut Model
     is_beside(asked, present, &next).then(|| propose(asked, present, next, Cause::Gain, state))
 }
 
-fn problem(asked: &Asked<'_>, facts: &Facts, in_force: bool) -> Option<Problem> {
+/// What is to be decided on all devices, or how what is `in_force` does on its own.
+fn problem(asked: &Asked<'_>, facts: &Facts, in_force: Option<&InForce>) -> Option<Problem> {
+    let devices = in_force.map(InForce::devices);
     let topology = asked.world.topology(&Question {
         uid: asked.uid(),
+        among: devices.as_deref(),
         failing: asked.failing,
         freed: &[],
         own: &[],
-        quantisation: if in_force { "" } else { &facts.quantisation },
-        in_force,
+        quantisation: if in_force.is_some() { "" } else { &facts.quantisation },
+        in_force: in_force.is_some(),
     });
     let topology = translate::counted(topology, asked.known.validated, facts, &asked.world.paces);
     let known = asked.known;
     translate::problem("", known.validated, facts, known.learned.as_ref(), topology).ok()
 }
 
-/// Works out what takes the placement's place when one of its nodes is lost. Of several replicas the others go on by themselves.
+/// Works out what takes the placement's place when one of its nodes is lost.
 fn stand_by(asked: &Asked<'_>, facts: &Facts, present: &InForce, state: &mut ModelState) {
     let (world, epoch) = (asked.world, present.placement.epoch);
-    if asked.known.validated.replicas != 1 || !state.standby.is_due(epoch, world.now) {
-        return;
-    }
     let nodes: BTreeSet<&str> = present.nodes().collect();
     // The first of the epochs to come is a move's.
     let losses = nodes.iter().take(LOSSES_MAX).zip(1..).map(|(node, ahead)| Loss {
@@ -243,15 +260,11 @@ fn after_loss(
     node: &str,
     (state, ahead): (&ModelState, u64),
 ) -> Result<InForce, String> {
-    let mut problem = problem(asked, facts, false).ok_or("the model's figures cannot be used")?;
+    let mut problem = problem(asked, facts, None).ok_or("the model's figures cannot be used")?;
     problem.topology.devices.retain(|device| device.node != node);
     let left = present.stages().into_iter().filter(|stage| stage.node != node);
     problem.held = left.map(translate::held_layers).collect();
-    let budget = Budget {
-        steps: TRIAL_STEPS,
-        ..Budget::default()
-    };
-    let solution = placement::solve(&problem, budget).map_err(|none| explain(&problem, &none).message)?;
+    let solution = soon(&problem).map_err(|none| explain(&problem, &none).message)?;
     let plans = [solution.plan];
     let decided = place(
         asked,
@@ -271,8 +284,10 @@ fn is_beside(asked: &Asked<'_>, present: &InForce, next: &InForce) -> bool {
         agent.is_some_and(|agent| agent.takes_purposes)
     };
     let nobody = BTreeSet::new();
+    let devices = [present.devices(), next.devices()].concat();
     let topology = asked.world.topology(&Question {
         uid: asked.uid(),
+        among: Some(&devices),
         failing: &nobody,
         freed: &[],
         own: &[],

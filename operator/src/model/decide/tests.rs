@@ -16,6 +16,7 @@ use crate::model::fixture;
 use crate::model::inspect::Inspection;
 use crate::model::learned_pace::Corrections;
 use crate::model::observe::Observed;
+use crate::model::reports::Reports;
 use crate::model::term::Term;
 
 const GIB: i64 = 1 << 30;
@@ -32,6 +33,7 @@ struct Cluster {
     model: InferenceModel,
     state: ModelState,
     signer: PlacementSigner,
+    leisure: bool,
     now: Instant,
 }
 
@@ -58,14 +60,17 @@ impl Cluster {
             model,
             state,
             signer,
+            leisure: true,
             now: Instant::now(),
         }
     }
 
     fn decide(&mut self) -> Decided {
-        let world = World::new(&self.observed, &self.agents, &self.awaited, self.now, NOW);
+        let reports = Arc::new(Reports::of(&self.observed.devices));
+        let world = World::new((&self.observed, reports), &self.agents, &self.awaited, self.now, NOW);
         let mut world = world.with_links(self.links.clone());
         world.paces = self.paces.clone();
+        world.leisure = self.leisure;
         for (uid, in_force) in &self.others {
             world.holders.hold(uid, in_force);
         }
@@ -433,7 +438,7 @@ fn a_constraint_that_the_placement_breaks_moves_it() {
     let before = cluster.place();
     let label = |zone: &str| BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
     let other = if before.stages()[0].node == "a" { "b" } else { "a" };
-    cluster.observed.node_labels.insert(other.into(), label("x"));
+    cluster.observed.node_labels.insert(other.into(), label("x").into());
     cluster.model.spec.placement.node_selector = Some(label("x"));
     assert_eq!(cluster.place().stages()[0].node, other);
 }
@@ -762,7 +767,9 @@ fn first_and_last_layers_are_where_tokens_may_be_seen() {
             BTreeMap::from([("trusted".to_owned(), "yes".to_owned())]),
         )
     };
-    cluster.observed.node_labels = BTreeMap::from([trusted("a"), trusted("c")]);
+    cluster.observed.node_labels = [trusted("a"), trusted("c")]
+        .map(|(node, labels)| (node, labels.into()))
+        .into();
     cluster.model.spec.placement.token_node_selector = Some(trusted("").1);
     let placed = cluster.place();
     assert_eq!(placed.stages()[1].node, "b");

@@ -1,21 +1,24 @@
 //! Everything but the model itself that a decision depends on, and the graph that it is decided on.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
-use topology::{DeviceReport, HeldMemory, Input, Links, Topology, support};
+use topology::{DeviceReport, HeldMemory, Links, NodeLabels, Topology, View, build_view, support};
 
 use crate::agents::AgentView;
 use crate::model::gain::Threshold;
 use crate::model::holders::Holders;
 use crate::model::learned_pace::Corrections;
 use crate::model::observe::Observed;
+use crate::model::reports::Reports;
 
 /// Everything but the model itself that a decision depends on.
 #[derive(Debug)]
 pub struct World<'a> {
-    reports: Vec<DeviceReport>,
-    node_labels: &'a BTreeMap<String, BTreeMap<String, String>>,
+    reports: Arc<Reports>,
+    node_labels: &'a BTreeMap<String, NodeLabels>,
     pub(super) agents: &'a BTreeMap<String, AgentView>,
     pub(super) awaited: &'a BTreeSet<String>,
     links: Links,
@@ -26,27 +29,24 @@ pub struct World<'a> {
     pub paces: Corrections,
     /// Who holds what, and who gives way to whom.
     pub holders: Holders,
+    /// There is time for looks ahead.
+    pub leisure: bool,
     pub(super) now: Instant,
     pub(super) now_unix_s: i64,
 }
 
 impl<'a> World<'a> {
-    /// As observed; nothing is held yet.
+    /// As observed, with what the devices report; nothing is held yet.
     #[must_use]
     pub fn new(
-        observed: &'a Observed,
+        (observed, reports): (&'a Observed, Arc<Reports>),
         agents: &'a BTreeMap<String, AgentView>,
         awaited: &'a BTreeSet<String>,
         now: Instant,
         now_unix_s: i64,
     ) -> Self {
-        let reports = observed
-            .devices
-            .iter()
-            .filter_map(|device| DeviceReport::from_state(device))
-            .collect::<Vec<_>>();
         let node_labels = &observed.node_labels;
-        let holders = Holders::new(observed.models.iter().map(AsRef::as_ref), &reports);
+        let holders = Holders::new(observed.models.iter().map(AsRef::as_ref), Arc::clone(&reports));
         Self {
             reports,
             node_labels,
@@ -62,6 +62,7 @@ impl<'a> World<'a> {
             threshold: Threshold::default(),
             paces: Corrections::default(),
             holders,
+            leisure: true,
             now,
             now_unix_s,
         }
@@ -84,40 +85,33 @@ impl<'a> World<'a> {
     pub(in crate::model) fn topology(&self, question: &Question<'_>) -> Topology {
         let Question {
             uid,
-            failing,
+            among,
             freed,
             own,
-            quantisation,
             in_force,
+            ..
         } = *question;
-        let mut devices = self.reports.clone();
-        if in_force {
-            devices = devices.into_iter().map(DeviceReport::for_what_it_holds).collect();
-        }
-        for device in &mut devices {
-            if failing.contains(&device.name) {
-                device.fault = Some("shards of this model keep failing on it".to_owned());
-            }
-            if let Some(why) = support::refuses(&device.backend, quantisation) {
-                device.barred = Some(why);
-            }
-            if own.iter().any(|held| held.device == device.name) {
-                device.barred = Some("holds another replica".to_owned());
-            }
-        }
-        let awaited = self.awaited.iter().filter(|_| in_force);
-        let attached = self
-            .agents
-            .keys()
-            .filter(|node| in_force || !self.leaving.contains(*node));
+        let reports = match among {
+            Some(names) => self.reports.around(names),
+            None => self.reports.all().collect(),
+        };
+        let counts = |node: &&str| match in_force {
+            true => self.agents.contains_key(*node) || self.awaited.contains(*node),
+            false => self.agents.contains_key(*node) && !self.leaving.contains(*node),
+        };
+        let mut nodes: Vec<&str> = reports.iter().map(|report| report.node.as_str()).collect();
+        // Those of one node stand together.
+        nodes.dedup();
         let mut held = self.holders.beside(uid, freed);
         held.extend(own.iter().cloned());
-        let built = topology::build(&Input {
-            devices,
-            attached_nodes: attached.chain(awaited).cloned().collect(),
-            node_labels: self.node_labels.clone(),
+        let built = build_view(&View {
+            devices: reports
+                .into_iter()
+                .map(|report| as_it_counts(report, question))
+                .collect(),
+            attached_nodes: nodes.into_iter().filter(counts).collect(),
+            node_labels: self.node_labels,
             held,
-            ..Input::default()
         });
         // Judged once for all graphs of a pass: a large cluster has tens of thousands.
         Topology {
@@ -132,10 +126,30 @@ impl<'a> World<'a> {
     }
 }
 
+/// A device for one model: its own report, but for what keeps this model away.
+fn as_it_counts<'r>(report: &'r DeviceReport, question: &Question<'_>) -> Cow<'r, DeviceReport> {
+    let mut device = Cow::Borrowed(report);
+    if question.in_force {
+        device = Cow::Owned(device.into_owned().for_what_it_holds());
+    }
+    if question.failing.contains(&device.name) {
+        device.to_mut().fault = Some("shards of this model keep failing on it".to_owned());
+    }
+    if let Some(why) = support::refuses(&device.backend, question.quantisation) {
+        device.to_mut().barred = Some(why);
+    }
+    if question.own.iter().any(|held| held.device == device.name) {
+        device.to_mut().barred = Some("holds another replica".to_owned());
+    }
+    device
+}
+
 /// For whom a graph is.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::model) struct Question<'q> {
     pub uid: &'q str,
+    /// The devices that matter: only these are in the graph, and those that share memory with them. `None`: all.
+    pub among: Option<&'q [&'q str]>,
     /// Devices on which its shards keep failing.
     pub failing: &'q BTreeSet<String>,
     /// Other models whose memory is taken to be free.

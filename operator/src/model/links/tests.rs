@@ -119,7 +119,7 @@ fn an_agent_without_a_port_for_others_is_not_measured_to() {
     agents.get_mut("b").unwrap().weights_endpoint.clear();
     let labels = BTreeMap::from([(
         "a".to_owned(),
-        BTreeMap::from([(ZONE_LABEL.to_owned(), "z".to_owned())]),
+        NodeLabels::new(BTreeMap::from([(ZONE_LABEL.to_owned(), "z".to_owned())])),
     )]);
     let members = members(&agents, &labels);
     assert_eq!(members, [member("a", "z"), member("c", "")]);

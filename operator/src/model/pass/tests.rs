@@ -61,6 +61,8 @@ impl Plane {
             term: Term::begin(Instant::now()),
             secrets: Secrets::default(),
             settled: false,
+            slice: Duration::from_secs(60),
+            writes_failed: false,
         }
     }
 
@@ -391,4 +393,56 @@ async fn a_lower_model_is_taken_from_its_node_before_the_higher_one_is_assigned(
         last(&big_status)["placement"]["took"],
         "took a-cpu0 from default/smol (priority 0)"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_decided_is_published_before_a_long_pass_goes_on_and_nothing_of_the_others_is_touched() {
+    let other_status = STATUS.replace("smol", "other");
+    let other_written = || written_to(&other_status);
+    let mut plane = Plane::new([written(), other_written(), written(), other_written()]);
+    let mut other = fixture::model();
+    other.metadata.name = Some("other".into());
+    other.metadata.uid = Some("uid-other".into());
+    other.spec.priority = -1;
+    plane.observed.models.push(Arc::new(other));
+    let mut control = plane.control();
+    pass(&mut control, &plane.observed).await;
+    plane.answer();
+    plane.answer_for("uid-other");
+    control.slice = Duration::ZERO;
+    let outcome = pass(&mut control, &plane.observed).await;
+    assert!(outcome.wakes_at.is_some_and(|at| at <= Instant::now()), "one is left");
+    assert!(plane.agents.is_assigned("a", fixture::UID) && !plane.agents.is_assigned("a", "uid-other"));
+    assert_eq!(plane.script.bodies(&format!("PATCH {other_status}")).len(), 1);
+    pass(&mut control, &plane.observed).await;
+    assert!(plane.agents.is_assigned("a", fixture::UID) && plane.agents.is_assigned("a", "uid-other"));
+    plane.script.finished();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_cannot_be_written_does_not_keep_other_models_from_being_decided() {
+    let other_status = STATUS.replace("smol", "other");
+    let refused = || Step::fails(Method::PATCH, STATUS, 500, "InternalError");
+    let steps = [
+        written(),
+        written_to(&other_status),
+        refused(),
+        refused(),
+        written_to(&other_status),
+    ];
+    let mut plane = Plane::new(steps);
+    let mut other = fixture::model();
+    other.metadata.name = Some("other".into());
+    other.metadata.uid = Some("uid-other".into());
+    other.spec.priority = -1;
+    plane.observed.models.push(Arc::new(other));
+    let mut control = plane.control();
+    pass(&mut control, &plane.observed).await;
+    plane.answer();
+    plane.answer_for("uid-other");
+    control.slice = Duration::ZERO;
+    assert_eq!(pass(&mut control, &plane.observed).await.failed_writes, 1);
+    assert_eq!(pass(&mut control, &plane.observed).await.failed_writes, 1);
+    assert!(plane.agents.is_assigned("a", "uid-other"));
+    plane.script.finished();
 }

@@ -325,3 +325,36 @@ fn a_placement_takes_effect_when_it_was_written() {
     fixture::report(&mut agents, "a", 5, 0, ShardPhase::Serving);
     assert!(super::super::stages::look(state.in_force.as_ref().unwrap(), &agents)[0].serves());
 }
+
+#[test]
+fn sources_that_are_read_soon_are_inspected_a_few_at_a_time_and_slow_ones_all_at_once() {
+    let model = |number: usize, index_sha256: Option<String>| {
+        let mut model = fixture::model();
+        model.metadata.uid = Some(format!("uid-{number:03}"));
+        model.spec.source.index_sha256 = index_sha256;
+        Arc::new(model)
+    };
+    let signer = PlacementSigner::generate().unwrap();
+    let attached = fixture::agents(&["a"]);
+    let ask = |term: &mut Term, models: &[Arc<InferenceModel>], now| {
+        let mut asked = 0;
+        term.ask(models, &attached, now, |_, _| {
+            asked += 1;
+            true
+        });
+        asked
+    };
+    let (mut term, now) = (Term::begin(Instant::now()), Instant::now());
+    let quick: Vec<_> = (0..40).map(|number| model(number, Some("7".repeat(64)))).collect();
+    term.recall(&quick, &verifier(&signer));
+    assert_eq!(ask(&mut term, &quick, now), INSPECTIONS_AT_ONCE);
+    assert_eq!(ask(&mut term, &quick, now), 0);
+    // One is answered, another is asked.
+    let state = term.models.get_mut("uid-000").unwrap();
+    assert!(state.inspection.answered("a", 1, Ok(Arc::new(fixture::facts()))));
+    assert_eq!(ask(&mut term, &quick, now), 1);
+    let mut term = Term::begin(now);
+    let slow: Vec<_> = (0..40).map(|number| model(number, None)).collect();
+    term.recall(&slow, &verifier(&signer));
+    assert_eq!(ask(&mut term, &slow, now), 40);
+}

@@ -15,6 +15,7 @@ use crate::agents::AgentView;
 use crate::model::decide::{World, decide};
 use crate::model::fixture;
 use crate::model::observe::Observed;
+use crate::model::reports::Reports;
 use crate::model::status::{self, Sight};
 use crate::model::term::Term;
 use crate::model::translate;
@@ -104,7 +105,9 @@ impl Fleet {
     /// One pass as the loop makes it; whether anything changed. Shards that are no longer wanted linger.
     fn pass(&mut self) -> bool {
         self.observed.models.sort_by(|a, b| turn(a).cmp(&turn(b)));
-        let mut world = World::new(&self.observed, &self.agents, &self.awaited, Instant::now(), NOW);
+        let reports = Arc::new(Reports::of(&self.observed.devices));
+        let (seen, now) = ((&self.observed, reports), Instant::now());
+        let mut world = World::new(seen, &self.agents, &self.awaited, now, NOW);
         for (uid, state) in &self.term.models {
             state
                 .in_force

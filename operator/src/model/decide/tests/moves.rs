@@ -227,3 +227,22 @@ fn what_agents_prepare_at_the_same_time_is_told_apart_by_its_epoch() {
     assert_eq!(epochs.len(), 3, "a move and two losses");
     assert!(epochs[0] > in_force.placement.epoch);
 }
+
+#[test]
+fn looks_ahead_wait_until_there_is_time_for_them_and_a_loss_does_not() {
+    let (mut cluster, in_force, other) = serving_on_one_of_two();
+    cluster.leisure = false;
+    assert_eq!(cluster.decide().ahead, Ahead::Due);
+    assert_eq!(cluster.state.standby.placements().count(), 0);
+    cluster.leisure = true;
+    assert_eq!(cluster.decide().ahead, Ahead::Looked);
+    assert_eq!(
+        cluster.state.standby.placements().count(),
+        1,
+        "the loss is stood by for"
+    );
+    assert_eq!(cluster.decide().ahead, Ahead::Nothing, "nothing is due for a while");
+    cluster.leisure = false;
+    cluster.agents.remove(&in_force.stages()[0].node);
+    assert_eq!(cluster.place().stages()[0].node, other);
+}

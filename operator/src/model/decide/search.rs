@@ -1,0 +1,55 @@
+//! PURE: how much a search may cost, and the judge of what it finds.
+
+use crds::conditions::reason;
+use placement::{Budget, Fleet, Infeasible, Problem, Solution, check, check_fleet, explain, solve, solve_fleet};
+
+use crate::model::status::Why;
+
+/// Of repairs, of each choice of lower models that is tried, and of looks ahead: a tenth of what a decision may cost.
+const TRIAL_STEPS: u64 = 200_000;
+
+/// A plan, if one is found soon: what is placed in the end is solved with the full budget.
+pub(super) fn trial(problem: &Problem) -> Option<Solution> {
+    let solution = soon(problem).ok()?;
+    check(problem, &solution.plan).is_empty().then_some(solution)
+}
+
+/// The same with the reason where none is found, and not judged.
+pub(super) fn soon(problem: &Problem) -> Result<Solution, Infeasible> {
+    solve(problem, trial_budget())
+}
+
+fn trial_budget() -> Budget {
+    Budget {
+        steps: TRIAL_STEPS,
+        ..Budget::default()
+    }
+}
+
+/// Plans for so many replicas, judged by the checker. Streams wait for a repair: what is found soon is good enough for it, and what is
+/// better by far is moved to later.
+pub(super) fn solve_and_check(problem: &Problem, replicas: u32, is_repair: bool) -> Result<Fleet, Why> {
+    let budget = if is_repair { trial_budget() } else { Budget::default() };
+    let mut solved = solve_fleet(problem, replicas, budget);
+    if is_repair && matches!(solved, Err(Infeasible::Exhausted { .. })) {
+        solved = solve_fleet(problem, replicas, Budget::default());
+    }
+    let fleet = solved.map_err(|infeasible| {
+        let explanation = explain(problem, &infeasible);
+        Why::new(explanation.reason, explanation.message)
+    })?;
+    let violations = check_fleet(problem, &fleet.plans);
+    if violations.is_empty() {
+        return Ok(fleet);
+    }
+    let violations: Vec<String> = violations.iter().take(3).map(ToString::to_string).collect();
+    tracing::error!(
+        model = problem.model.name,
+        ?violations,
+        "the checker refuses the solver's plan"
+    );
+    Err(Why::new(
+        reason::CHECK_FAILED,
+        format!("the plan found is not valid and is not used: {}", violations.join("; ")),
+    ))
+}
