@@ -32,3 +32,4 @@ pub mod reservation;
 pub mod retry;
 pub mod routes;
 pub mod run;
+pub mod watching;

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::error::call;
 use crate::metrics::Metrics;
 use crate::retry;
+use crate::watching::events;
 use lifecycle::backoff::Backoff;
 
 /// The present state of what is watched. Holds for as long as its [`Watches`] run.
@@ -90,21 +91,21 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
         drive(
             "InferenceModels",
             models_writer,
-            watcher(Api::all(client.clone()), config.clone()),
+            events(Api::all(client.clone()), config.clone()),
             metrics,
             changed,
         ),
         drive(
             "DeviceGPUStates",
             devices_writer,
-            watcher(Api::all(client.clone()), config.clone()),
+            events(Api::all(client.clone()), config.clone()),
             metrics,
             changed,
         ),
         drive(
             "NodeLinkStates",
             links_writer,
-            watcher(Api::all(client.clone()), config.clone()),
+            events(Api::all(client.clone()), config.clone()),
             metrics,
             changed,
         ),
@@ -112,14 +113,14 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
         drive(
             "Nodes",
             nodes_writer,
-            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), config),
+            events(Api::<PartialObjectMeta<Node>>::all(client.clone()), config),
             metrics,
             changed,
         ),
         drive(
             "cordoned Nodes",
             cordoned_writer,
-            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), unschedulable),
+            events(Api::<PartialObjectMeta<Node>>::all(client.clone()), unschedulable),
             metrics,
             changed,
         ),
