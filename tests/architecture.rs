@@ -57,6 +57,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tests", &[]),
     ("chaos", &["localplane", "report"]),
     ("apiproxy", &[]),
+    ("apimodel", &[]),
+    ("simulation", &["apimodel", "crds", "identity", "operator", "proto"]),
 ];
 
 /// Crates from elsewhere that a crate must not name among its dependencies.

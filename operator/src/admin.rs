@@ -14,6 +14,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
+use crate::clock;
 use crate::metrics::Metrics;
 
 /// The loop looks around every ten seconds at the latest and each of its calls is limited to five: a minute of silence
@@ -73,7 +74,7 @@ pub fn router(health: Arc<Health>, metrics: Metrics) -> Router {
 }
 
 async fn healthz(State(health): State<Arc<Health>>) -> impl IntoResponse {
-    if health.is_stalled(Instant::now()) {
+    if health.is_stalled(clock::now()) {
         (StatusCode::INTERNAL_SERVER_ERROR, "the control loop stands still\n")
     } else {
         (StatusCode::OK, "ok\n")

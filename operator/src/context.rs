@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::args::Settings;
+use crate::clock::Wall;
 use crate::metrics::Metrics;
 use crate::model::gain::Threshold;
 
@@ -68,6 +69,8 @@ pub struct Context {
     pub threshold: Threshold,
     /// What is counted.
     pub metrics: Metrics,
+    /// What date it is.
+    pub wall: Wall,
 }
 
 /// A `kube::Client` with a `Debug` that shows nothing.

@@ -10,6 +10,7 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
+use crate::clock::Wall;
 use crate::context::{ClientHandle, Context, Keys, Names};
 use crate::metrics::Metrics;
 use crate::model::gain::Threshold;
@@ -150,5 +151,6 @@ pub fn context(client: Client) -> Context {
         keys: keys(),
         threshold: Threshold::default(),
         metrics: Metrics::new(),
+        wall: Wall::default(),
     }
 }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::http::{HeaderValue, header};
 use identity::tls::{ALPN_GRPC, ALPN_HTTPS, server_config, server_config_open};
@@ -15,19 +15,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Health};
-use crate::agents::{Agents, ControlService};
+use crate::admin;
 use crate::args::{EXIT_BAD_CONFIGURATION, Settings};
 use crate::authority::{self, KeysError};
-use crate::context::{ClientHandle, Context, Keys, Leadership, Names};
-use crate::enrolment::{self, EnrolmentService};
+use crate::clock::Wall;
+use crate::context::{ClientHandle, Context, Names};
+use crate::enrolment;
 use crate::lease::Elector;
 use crate::metrics::Metrics;
-use crate::model;
-use crate::reservation;
-use crate::retry;
-use crate::routes::{Routes, RoutesService};
-use lifecycle::backoff::Backoff;
+use crate::replica::{self, Replica};
 
 /// From the signal to the end: streams are told, a status write under way may finish, the lease is released.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
@@ -88,17 +84,6 @@ pub fn start(settings: Settings) -> ExitCode {
     }
 }
 
-/// Everything that serves, and the way to end it.
-struct Parts {
-    context: Context,
-    agents: Arc<Agents>,
-    routes: Arc<Routes>,
-    health: Arc<Health>,
-    leadership: Leadership,
-    reservation: reservation::Settings,
-    stop: CancellationToken,
-}
-
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(settings: Settings) -> Result<(), StartError> {
     tracing::info!(
@@ -111,36 +96,31 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     let client = connect().await?;
     let names = Arc::new(Names::of(&settings));
     let metrics = Metrics::new();
-    let Some(keys) = keys(&client, &names, &metrics, &stop).await? else {
+    let Some(keys) = replica::keys(&client, &names, &metrics, &stop).await? else {
         return Ok(());
     };
-    let credentials = Credentials::new(authority::own_identity(&keys, &names, SystemTime::now())?)?;
+    let wall = Wall::default();
+    let credentials = Credentials::new(authority::own_identity(&keys, &names, wall.now())?)?;
     let (leading, leadership) = watch::channel(false);
-    let parts = Parts {
-        context: Context {
-            names: names.clone(),
-            client: ClientHandle(client.clone()),
-            keys: keys.clone(),
-            threshold: settings.threshold,
-            metrics,
-        },
-        agents: Arc::default(),
-        routes: Arc::default(),
-        health: Arc::default(),
-        leadership: Leadership::new(leadership),
-        reservation: settings.reservation.clone(),
-        stop: stop.clone(),
+    let context = Context {
+        names: names.clone(),
+        client: ClientHandle(client.clone()),
+        keys: keys.clone(),
+        threshold: settings.threshold,
+        metrics,
+        wall,
     };
-    let mut servers = serve(&parts, &settings, &credentials).await?;
+    let replica = Replica::new(context, settings.reservation.clone(), leadership, stop.clone());
+    let mut servers = serve(&replica, &settings, &credentials, &stop).await?;
     tokio::spawn(authority::renew(keys, names, credentials, stop.clone()));
     let leases = Api::namespaced(client, &settings.namespace);
-    let mut elector = Elector::new(leases, settings.pod_name.clone(), settings.lease);
-    let health = parts.health.clone();
+    let mut elector = Elector::new(leases, settings.pod_name.clone(), settings.lease, wall);
+    let health = replica.health.clone();
     health.ready(true);
 
     // A task of its own: the lease is renewed while the solver is at work.
     let mut controlling = JoinSet::new();
-    controlling.spawn(control(parts));
+    controlling.spawn(async move { Box::pin(replica.control()).await });
     let ended = tokio::select! {
         ended = servers.join_next() => ended,
         ended = controlling.join_next() => ended.and_then(Result::err).map(Err),
@@ -198,40 +178,12 @@ async fn connect() -> Result<Client, StartError> {
     Client::try_from(config).map_err(|error| unusable(&error))
 }
 
-/// The installation's keys; tries on while the API server cannot be reached, `None` when told to stop.
-async fn keys(
-    client: &Client,
-    names: &Names,
-    metrics: &Metrics,
-    stop: &CancellationToken,
-) -> Result<Option<Keys>, StartError> {
-    let mut backoff = Backoff::new(retry::API);
-    loop {
-        let made = tokio::select! {
-            () = stop.cancelled() => return Ok(None),
-            made = authority::bootstrap(client, names) => made,
-        };
-        match made {
-            Ok(keys) => return Ok(Some(keys)),
-            Err(KeysError::Call(error)) => {
-                metrics.errors.with_label_values(&[error.category()]).inc();
-                let wait = backoff.failed();
-                tracing::error!(%error, ?wait, "cannot read or make the installation's keys; trying again");
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(None),
-                    () = tokio::time::sleep(wait) => {}
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 /// Binds all ports before any is served, so that a port in use is an error at the start.
 async fn serve(
-    parts: &Parts,
+    replica: &Replica,
     settings: &Settings,
     credentials: &Credentials,
+    stop: &CancellationToken,
 ) -> Result<JoinSet<&'static str>, StartError> {
     let open = |flag, address, config| async move {
         let bound = TlsListener::bind(address, config).await;
@@ -256,31 +208,21 @@ async fn serve(
         admin = %admin.local_addr(),
         "listening"
     );
-    let Parts {
-        context,
-        agents,
-        routes,
-        health,
-        leadership,
-        stop,
-        ..
-    } = parts;
-    let enrolment = EnrolmentService::new(context.clone(), leadership.clone()).into_server();
-    let agents = ControlService::new(context.clone(), leadership.clone(), agents.clone(), stop.clone()).into_server();
-    let gateways = RoutesService::new(context.clone(), leadership.clone(), routes.clone(), stop.clone()).into_server();
     let mut servers = JoinSet::new();
     let stopped = stop.clone().cancelled_owned();
     let server = enrolment::server()
-        .add_service(enrolment)
+        .add_service(replica.enrolment().into_server())
         .serve_with_incoming_shutdown(enrol.incoming(), stopped);
     servers.spawn(named("enrolment", server));
     let stopped = stop.clone().cancelled_owned();
-    let server = grpc_server().add_service(agents).add_service(gateways);
+    let server = grpc_server()
+        .add_service(replica.control_service().into_server())
+        .add_service(replica.routes_service().into_server());
     servers.spawn(named(
         "control",
         server.serve_with_incoming_shutdown(control.incoming(), stopped),
     ));
-    let router = admin::router(health.clone(), context.metrics.clone());
+    let router = admin::router(replica.health.clone(), replica.context.metrics.clone());
     let stopped = stop.clone().cancelled_owned();
     servers.spawn(async move {
         serve_https(admin, router, stopped).await;
@@ -294,36 +236,4 @@ async fn named<E: std::fmt::Display>(name: &'static str, server: impl Future<Out
         tracing::error!(%error, server = name, "a server failed");
     }
     name
-}
-
-/// Runs the control loop for as long as this replica leads, again and again, until told to stop.
-async fn control(parts: Parts) {
-    let Parts {
-        context,
-        agents,
-        routes,
-        health,
-        leadership,
-        reservation,
-        stop,
-    } = &parts;
-    let mut leadership = leadership.clone();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = leadership.begins() => {}
-        }
-        context.metrics.leader.set(1);
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = leadership.ends() => {}
-            () = model::lead(context, agents, routes, health) => {}
-            () = reservation::lead(context, reservation) => {}
-        }
-        context.metrics.leader.set(0);
-        health.beat(None);
-        agents.clear();
-        routes.clear();
-    }
 }

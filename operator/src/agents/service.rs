@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use futures::{Stream, StreamExt};
 use identity::{DEFAULT_LEAF_LIFETIME, Role, SpiffeId};
@@ -46,6 +45,29 @@ impl ControlService {
         }
     }
 
+    /// Serves the stream of a node's agent, which has proved that it is that, until the stream ends.
+    ///
+    /// # Errors
+    /// This replica does not lead.
+    pub fn attached(
+        &self,
+        node: String,
+        inbound: impl Stream<Item = Result<AgentMessage, Status>> + Send + 'static,
+    ) -> Result<ReceiverStream<Result<OperatorMessage, Status>>, Status> {
+        self.leadership.require()?;
+        let (outbound, receiver) = mpsc::channel(OUTBOUND_QUEUE);
+        let session = Session {
+            node,
+            agents: self.agents.clone(),
+            leadership: self.leadership.clone(),
+            metrics: self.context.metrics.clone(),
+            stop: self.stop.clone(),
+            outbound,
+        };
+        tokio::spawn(session.run(inbound.fuse()));
+        Ok(ReceiverStream::new(receiver))
+    }
+
     /// With its limits, for a tonic server.
     #[must_use]
     pub fn into_server(self) -> AgentControlServer<Self> {
@@ -71,18 +93,8 @@ impl AgentControl for ControlService {
 
     async fn attach(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
         let node = calling_node(&request)?;
-        self.leadership.require()?;
-        let (outbound, receiver) = mpsc::channel(OUTBOUND_QUEUE);
-        let session = Session {
-            node,
-            agents: self.agents.clone(),
-            leadership: self.leadership.clone(),
-            metrics: self.context.metrics.clone(),
-            stop: self.stop.clone(),
-            outbound,
-        };
-        tokio::spawn(session.run(request.into_inner().fuse()));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let messages = self.attached(node, request.into_inner())?;
+        Ok(Response::new(messages))
     }
 
     async fn inspected(&self, request: Request<Inspection>) -> Result<Response<InspectedResponse>, Status> {
@@ -114,7 +126,7 @@ impl AgentControl for ControlService {
             .context
             .keys
             .authority
-            .issue(&csr_der, &id, &[], DEFAULT_LEAF_LIFETIME, SystemTime::now())
+            .issue(&csr_der, &id, &[], DEFAULT_LEAF_LIFETIME, self.context.wall.now())
             .map_err(|error| Status::invalid_argument(format!("csr_der: {error}")))?;
         self.context.metrics.worker_leaves.inc();
         Ok(Response::new(IssueWorkerLeafResponse {

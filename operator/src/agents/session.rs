@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use proto::control::v1::{AgentMessage, Hello, OperatorMessage, agent_message, operator_message};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::registry::{Agents, Attachment};
+use crate::clock;
 use crate::context::{Leadership, not_the_leader};
 use crate::metrics::Metrics;
 
@@ -69,7 +70,7 @@ impl Session {
         inbound: &mut (impl Stream<Item = Result<AgentMessage, Status>> + Unpin),
     ) -> Status {
         let version: String = hello.version.chars().take(64).collect();
-        let attachment = match self.agents.attach(&self.node, hello, Instant::now()) {
+        let attachment = match self.agents.attach(&self.node, hello, clock::now()) {
             Ok(attachment) => attachment,
             Err(error) => return Status::resource_exhausted(error.to_string()),
         };

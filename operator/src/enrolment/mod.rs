@@ -12,7 +12,7 @@ pub mod review;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use crds::names;
 use identity::{DEFAULT_LEAF_LIFETIME, Peer, Role as SpiffeRole, SpiffeId, SubjectName};
@@ -25,6 +25,7 @@ use proto::control::v1::{EnrolRequest, EnrolResponse, Role};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
+use crate::clock;
 use crate::context::{Context, Leadership};
 use crate::error::{CallError, call};
 use rate::Rates;
@@ -104,7 +105,7 @@ impl EnrolmentService {
             context,
             leadership,
             under_way: Arc::new(Semaphore::new(CONCURRENT_MAX)),
-            rates: Arc::new(Mutex::new(Rates::new(Instant::now()))),
+            rates: Arc::new(Mutex::new(Rates::new(clock::now()))),
         }
     }
 
@@ -117,7 +118,7 @@ impl EnrolmentService {
     /// A place for one enrolment from this address, while it is within its rate.
     fn within_rate(&self, from: IpAddr) -> Option<UnderWay<'_>> {
         let rates = &self.rates;
-        let allowed = lock(rates).begin(from, Instant::now());
+        let allowed = lock(rates).begin(from, clock::now());
         allowed.then(|| UnderWay { rates, from })
     }
 
@@ -135,7 +136,7 @@ impl EnrolmentService {
         let keys = &self.context.keys;
         let leaf = keys
             .authority
-            .issue(&csr_der, &id, &names, DEFAULT_LEAF_LIFETIME, SystemTime::now())
+            .issue(&csr_der, &id, &names, DEFAULT_LEAF_LIFETIME, self.context.wall.now())
             .map_err(|error| EnrolError::Request(error.to_string()))?;
         tracing::info!(%id, pod = %claim.pod, "enrolled");
         Ok(EnrolResponse {

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::PostParams;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::{self, Wall};
 use crate::error::{CallError, call};
 use decide::{Move, Record, Sighting, acts_until, decide};
 
@@ -43,20 +43,28 @@ pub struct Elector {
     api: Api<Lease>,
     me: String,
     lease: Duration,
+    wall: Wall,
     seen: Option<Sighting>,
     current: Option<Lease>,
+    /// The highest version of the lease that was seen.
+    version: u64,
+    /// The lease was seen in a lower version than before, and nobody was told yet.
+    went_back: bool,
 }
 
 impl Elector {
     /// A candidate that has not looked yet.
     #[must_use]
-    pub fn new(api: Api<Lease>, me: String, lease: Duration) -> Self {
+    pub fn new(api: Api<Lease>, me: String, lease: Duration, wall: Wall) -> Self {
         Self {
             api,
             me,
             lease,
+            wall,
             seen: None,
             current: None,
+            version: 0,
+            went_back: false,
         }
     }
 
@@ -65,7 +73,7 @@ impl Elector {
         let mut renewed: Option<Instant> = None;
         let mut told_waiting = false;
         loop {
-            let began = Instant::now();
+            let began = clock::now();
             let deadline = renewed.map(|at| acts_until(at, self.lease));
             let limit = deadline.map_or(self.lease / 3, |at| at.saturating_duration_since(began));
             let outcome = tokio::select! {
@@ -97,11 +105,18 @@ impl Elector {
                     "the Kubernetes API was silent about the lease; trying again"
                 ),
             }
-            if renewed.is_some_and(|at| Instant::now() >= acts_until(at, self.lease)) {
+            if renewed.is_some_and(|at| clock::now() >= acts_until(at, self.lease)) {
                 renewed = None;
                 tracing::error!(
                     lease = LEASE_NAME,
                     "could not renew the lease in time: no longer leading"
+                );
+                leading.send_replace(false);
+            }
+            if std::mem::take(&mut self.went_back) && renewed.take().is_some() {
+                tracing::error!(
+                    lease = LEASE_NAME,
+                    "the API server's objects are older than they were, as after the restore of a snapshot of etcd: everything is read anew"
                 );
                 leading.send_replace(false);
             }
@@ -133,7 +148,7 @@ impl Elector {
         } else {
             (self.lease / 6).min(POLL_MAX)
         };
-        match decide(&self.me, self.seen.as_ref(), Instant::now()) {
+        match decide(&self.me, self.seen.as_ref(), clock::now()) {
             Move::Wait(left) => left.min(longest).max(Duration::from_millis(50)),
             _ => longest,
         }
@@ -145,7 +160,7 @@ impl Elector {
 
     async fn look(&mut self) -> Result<Outcome, CallError> {
         self.observe().await?;
-        let written = match decide(&self.me, self.seen.as_ref(), Instant::now()) {
+        let written = match decide(&self.me, self.seen.as_ref(), clock::now()) {
             Move::Wait(_) => return Ok(Outcome::Other),
             Move::Create => {
                 let lease = Lease {
@@ -189,12 +204,19 @@ impl Elector {
             duration: Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or(1)).unwrap_or(1)),
             renewed: spec.renew_time.map(|time| time.0.to_string()).unwrap_or_default(),
         };
-        self.seen = Some(Sighting::update(self.seen.as_ref(), record, Instant::now()));
+        // Versions only grow, but where the store behind the API server is set back. Watches that stand then tell nothing until its
+        // versions have reached theirs, so that whoever leads has to begin again.
+        let version = lease.metadata.resource_version.as_deref();
+        if let Some(version) = version.and_then(|version| version.parse::<u64>().ok()) {
+            self.went_back |= version < self.version;
+            self.version = version;
+        }
+        self.seen = Some(Sighting::update(self.seen.as_ref(), record, clock::now()));
         self.current = Some(lease);
     }
 
     fn claim(&self, previous: Option<&LeaseSpec>) -> LeaseSpec {
-        let now = MicroTime(Timestamp::now());
+        let now = MicroTime(self.wall.timestamp());
         let mut spec = previous.cloned().unwrap_or_default();
         if spec.holder_identity.as_deref() != Some(&self.me) {
             spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |count| count.saturating_add(1)));

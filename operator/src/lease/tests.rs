@@ -18,7 +18,10 @@ fn lease(holder: &str, version: &str) -> Value {
 
 fn elector(steps: impl IntoIterator<Item = Step>) -> (Elector, std::sync::Arc<Script>) {
     let (client, script) = Script::client(steps);
-    (Elector::new(Api::namespaced(client, "ns"), "me".into(), PERIOD), script)
+    (
+        Elector::new(Api::namespaced(client, "ns"), "me".into(), PERIOD, Wall::default()),
+        script,
+    )
 }
 
 #[tokio::test]
@@ -68,6 +71,30 @@ async fn of_two_candidates_that_write_at_once_one_is_told_to_look_again() {
         Step::fails(Method::PUT, LEASE, 409, "Conflict"),
     ]);
     assert_eq!(elector.look().await.unwrap(), Outcome::Contended);
+    script.finished();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_store_was_set_back_begins_again() {
+    let (elector, script) = elector([
+        Step::ok(Method::GET, LEASE, lease("me", "7")),
+        Step::ok(Method::PUT, LEASE, lease("me", "8")),
+        // Restored as it was before.
+        Step::ok(Method::GET, LEASE, lease("me", "3")),
+        Step::ok(Method::PUT, LEASE, lease("me", "4")),
+        Step::ok(Method::GET, LEASE, lease("me", "4")),
+        Step::ok(Method::PUT, LEASE, lease("me", "5")),
+    ]);
+    let (leading, mut led) = watch::channel(false);
+    let stop = CancellationToken::new();
+    let mut elector = elector;
+    let observed = async {
+        for leads in [true, false, true] {
+            led.wait_for(|leading| *leading == leads).await.unwrap();
+        }
+        stop.cancel();
+    };
+    tokio::join!(elector.run(&leading, &stop), observed);
     script.finished();
 }
 

@@ -19,6 +19,8 @@ const CONCURRENT: usize = 8;
 pub struct Prepared {
     /// The object as observed.
     pub model: Arc<InferenceModel>,
+    /// The version of it that the status answers.
+    pub version: Option<String>,
     /// What it shall say.
     pub status: InferenceModelStatus,
 }
@@ -28,8 +30,8 @@ pub struct Prepared {
 pub struct Applied {
     /// Uid of the model.
     pub uid: String,
-    /// Whether it was written.
-    pub result: Result<(), CallError>,
+    /// The version that it made, if it was written.
+    pub result: Result<Option<String>, CallError>,
 }
 
 /// Writes all, each by itself: one that fails does not keep the others from being written.
@@ -42,13 +44,14 @@ pub async fn apply(context: &Context, prepared: Vec<Prepared>) -> Vec<Applied> {
 }
 
 async fn write(context: &Context, prepared: Prepared) -> Applied {
-    let Prepared { model, status } = prepared;
+    let Prepared { model, version, status } = prepared;
     let (namespace, name) = (model.namespace().unwrap_or_default(), model.name_any());
     let uid = model.uid().unwrap_or_default();
     let api: Api<InferenceModel> = Api::namespaced(context.client.0.clone(), &namespace);
     let params = PatchParams::apply(names::OPERATOR_FIELD_MANAGER).force();
     let doing = format!("apply status of InferenceModel {namespace}/{name}");
-    let patch = body(&namespace, &name, &uid, &status);
+    let meant = json!({ "namespace": namespace, "name": name, "uid": uid, "resourceVersion": version });
+    let patch = body(&meant, &status);
     let written = call(doing, api.patch_status(&name, &params, &Patch::Apply(&patch))).await;
     match &written {
         Ok(_) => context.metrics.status_writes.inc(),
@@ -56,16 +59,19 @@ async fn write(context: &Context, prepared: Prepared) -> Applied {
     }
     Applied {
         uid,
-        result: written.map(|_| ()),
+        result: written.map(|model| model.metadata.resource_version),
     }
 }
 
-/// The uid makes the API refuse the write where the object was deleted and made anew in between.
-fn body(namespace: &str, name: &str, uid: &str, status: &InferenceModelStatus) -> serde_json::Value {
+/// `meant` says which object in which version: the API refuses the write where anybody wrote it in between, and where it was deleted
+/// and made anew, since no two objects have a version in common (the uid alone would not do: an apply of a status does not look at
+/// it). So a leader that stood still for longer than its lease, and goes on with a decision of then, takes nothing back of what its
+/// successor decided.
+fn body(meant: &serde_json::Value, status: &InferenceModelStatus) -> serde_json::Value {
     json!({
         "apiVersion": format!("{}/{}", names::GROUP, names::VERSION),
         "kind": "InferenceModel",
-        "metadata": { "namespace": namespace, "name": name, "uid": uid },
+        "metadata": meant,
         "status": status,
     })
 }

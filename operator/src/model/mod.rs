@@ -38,14 +38,14 @@ pub mod translate;
 pub mod validate;
 pub mod yielding;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Health;
 use crate::agents::Agents;
+use crate::clock;
 use crate::context::Context;
 use crate::retry;
 use crate::routes::Routes;
@@ -98,25 +98,25 @@ async fn control(
         routes,
         health,
         events,
-        term: Term::begin(Instant::now()),
+        term: Term::begin(clock::now()),
         secrets: Secrets::default(),
         settled: false,
         slice: SLICE,
         writes_failed: false,
     };
     loop {
-        let began = Instant::now();
+        let began = clock::now();
         health.beat(Some(began));
         changes.mark_unchanged();
         agent_changes.mark_unchanged();
-        let outcome = control.pass(stores.observe(), began, Timestamp::now()).await;
+        let outcome = control.pass(stores.observe(), began, context.wall.timestamp()).await;
         context.metrics.pass_seconds.observe(began.elapsed().as_secs_f64());
         let mut wake = began + IDLE;
         if let Some(at) = outcome.wakes_at {
             wake = wake.min(at);
         }
         if outcome.failed_writes > 0 {
-            wake = wake.min(Instant::now() + writes.failed());
+            wake = wake.min(clock::now() + writes.failed());
         } else {
             writes.succeeded();
         }

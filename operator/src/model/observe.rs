@@ -20,6 +20,7 @@ use topology::NodeLabels;
 use crate::error::call;
 use crate::metrics::Metrics;
 use crate::retry;
+use crate::watching::events;
 use lifecycle::backoff::Backoff;
 
 /// Objects of one answer, where all are listed: each comes with who wrote which field, which is many times what is kept of it.
@@ -94,21 +95,21 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
         drive(
             "InferenceModels",
             models_writer,
-            watcher(Api::all(client.clone()), config.clone()).modify(unmanaged::<InferenceModel>),
+            events(Api::all(client.clone()), config.clone()).modify(unmanaged::<InferenceModel>),
             metrics,
             changed,
         ),
         drive(
             "DeviceGPUStates",
             devices_writer,
-            watcher(Api::all(client.clone()), config.clone()).modify(slim),
+            events(Api::all(client.clone()), config.clone()).modify(slim),
             metrics,
             changed,
         ),
         drive(
             "NodeLinkStates",
             links_writer,
-            watcher(Api::all(client.clone()), config.clone()).modify(unmanaged::<NodeLinkState>),
+            events(Api::all(client.clone()), config.clone()).modify(unmanaged::<NodeLinkState>),
             metrics,
             changed,
         ),
@@ -116,14 +117,14 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
         drive(
             "Nodes",
             nodes_writer,
-            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), config).modify(unmanaged),
+            events(Api::<PartialObjectMeta<Node>>::all(client.clone()), config).modify(unmanaged),
             metrics,
             changed,
         ),
         drive(
             "cordoned Nodes",
             cordoned_writer,
-            watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), unschedulable).modify(unmanaged),
+            events(Api::<PartialObjectMeta<Node>>::all(client.clone()), unschedulable).modify(unmanaged),
             metrics,
             changed,
         ),

@@ -29,6 +29,7 @@ use super::yielding::turn;
 use crate::admin::Health as Liveness;
 use crate::agents::registry::Snapshot;
 use crate::agents::{AgentView, Agents};
+use crate::clock;
 use crate::context::Context;
 use crate::routes::Routes;
 
@@ -91,7 +92,7 @@ impl Loop<'_> {
         self.remember(&observed, &agents, inspected, now);
         let awaited = self.term.awaited(&agents, now);
         // 4. (pure) Decide for every model, and compute its status.
-        let proposals = tokio::task::block_in_place(|| self.propose(&observed, &agents, &awaited, now, wall));
+        let proposals = clock::at_length(|| self.propose(&observed, &agents, &awaited, now, wall));
         // Deciding may have taken longer than the lease: here the loop is dropped if it no longer leads.
         tokio::task::yield_now().await;
         // 5. (client) A placement is in force once it is in status, and not before: an epoch is never used twice.
@@ -132,7 +133,7 @@ impl Loop<'_> {
         self.term.reach(&observed.models, &self.secrets);
         self.term.doubt(agents);
         // Weight indexes have mebibytes, and each is digested.
-        tokio::task::block_in_place(|| {
+        clock::at_length(|| {
             self.term.learn(
                 inspected,
                 &self.routes.vocabularies,
@@ -178,7 +179,7 @@ impl Loop<'_> {
             }
         }
         let mut proposals = Vec::with_capacity(observed.models.len());
-        let (began, mut is_new, mut looked) = (Instant::now(), false, false);
+        let (began, mut is_new, mut looked) = (clock::now(), false, false);
         for model in &observed.models {
             let Some(uid) = model.metadata.uid.clone() else {
                 continue;
@@ -187,10 +188,10 @@ impl Loop<'_> {
                 continue;
             };
             // Many models, or one that is hard to place, make a pass long: each of them is a sign of life.
-            self.health.beat(Some(Instant::now()));
+            self.health.beat(Some(clock::now()));
             // Models come in turn: whoever is put off is decided on what those before it have by then. Not where a status cannot
             // be written: its model would keep all after it from being decided, for ever.
-            if is_new && !self.writes_failed && began.elapsed() >= self.slice {
+            if is_new && !self.writes_failed && clock::now().duration_since(began) >= self.slice {
                 proposals.push(Proposal::put_off(model, uid, state));
                 continue;
             }
@@ -237,6 +238,9 @@ impl Loop<'_> {
         };
         let prepared = |proposal: &Proposal| Prepared {
             model: proposal.model.clone(),
+            version: self.term.models[&proposal.uid]
+                .version(&proposal.model)
+                .map(str::to_owned),
             status: proposal.status.clone(),
         };
         let writes: Vec<Prepared> = proposals.iter().filter(changed).map(prepared).collect();
@@ -252,12 +256,13 @@ impl Loop<'_> {
                 continue;
             };
             match applied.result {
-                Ok(()) => {
+                Ok(version) => {
                     let notes = publish::transitions(state.previous(&proposal.model), &proposal.status);
                     if let Some(new) = &proposal.decided.new_in_force {
                         tell_placed(&proposal.model, new);
                     }
                     state.wrote(proposal.status.clone(), proposal.decided.new_in_force.clone(), now);
+                    state.made(&proposal.model, version);
                     state.has_yielded(proposal.decided.yielded.clone(), proposal.decided.withdrawn);
                     tell(&proposal.model, &notes);
                     self.events.publish(&proposal.model, notes);
@@ -266,6 +271,7 @@ impl Loop<'_> {
                 Err(error) if error.is_not_found() => {}
                 Err(error) => {
                     failed += 1;
+                    state.doubts_version();
                     tracing::warn!(%error, "a status is not written; trying again");
                 }
             }

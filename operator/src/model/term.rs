@@ -81,6 +81,8 @@ pub struct ModelState {
     /// What takes its place when a node is lost.
     pub standby: Standby,
     written: Option<(InferenceModelStatus, Instant)>,
+    /// The version that was observed when a status was last written, and the one that the write made of it.
+    made: Option<(String, String)>,
 }
 
 impl ModelState {
@@ -113,6 +115,7 @@ impl ModelState {
             moving: Moving::default(),
             standby: Standby::default(),
             written: None,
+            made: None,
         }
     }
 
@@ -166,6 +169,49 @@ impl ModelState {
         self.written = Some((status, now));
     }
 
+    /// A write that seemed to fail may have been carried out: what it put into status is in force, and nothing is placed twice;
+    /// what it gave up is given up.
+    fn heed(&mut self, model: &InferenceModel, verifier: &PlacementVerifier) {
+        let found = epoch_in_status(model);
+        let present = self.in_force.as_ref().map_or(0, |in_force| in_force.placement.epoch);
+        let status = model.status.as_ref().filter(|status| status.placement.is_none());
+        let given_up = status.and_then(|status| status.yielded.clone());
+        if let Some(given_up) = given_up.filter(|record| self.yielded.is_none() && covers(record, present)) {
+            self.has_yielded(Some(given_up), true);
+        }
+        if found <= self.status_epoch {
+            return;
+        }
+        self.status_epoch = found;
+        if let Ok(Some(in_force)) = in_force::recall(model, verifier) {
+            self.in_force = Some(in_force);
+            self.yielded = model.status.as_ref().and_then(|status| status.yielded.clone());
+            self.moving.moved();
+        }
+    }
+
+    /// The version of the object that a status is decided on: as observed, or as our last write left it where the store has not
+    /// heard of that yet.
+    #[must_use]
+    pub fn version<'a>(&'a self, model: &'a InferenceModel) -> Option<&'a str> {
+        let observed = model.metadata.resource_version.as_deref();
+        match &self.made {
+            Some((from, to)) if observed == Some(from) => Some(to),
+            _ => observed,
+        }
+    }
+
+    /// A write made this version of the object.
+    pub fn made(&mut self, model: &InferenceModel, version: Option<String>) {
+        self.made = model.metadata.resource_version.clone().zip(version);
+    }
+
+    /// A write failed: the object may be in another version than the last write left, even in an older one where the store was set
+    /// back. What is observed is believed again.
+    pub fn doubts_version(&mut self) {
+        self.made = None;
+    }
+
     /// What it gave up is in status; with `withdrawn`, that it has no placement any more.
     pub fn has_yielded(&mut self, yielded: Option<Yielded>, withdrawn: bool) {
         self.yielded = yielded;
@@ -191,6 +237,11 @@ impl ModelState {
             .max(accepted(uid, agents, nodes))
             .saturating_add(1)
     }
+}
+
+/// Whether the placement of an epoch, if there is one, is what was given up.
+fn covers(record: &Yielded, epoch: u64) -> bool {
+    epoch > 0 && u64::try_from(record.epoch).is_ok_and(|given_up| given_up >= epoch)
 }
 
 /// Of the placement, or of the one that was given up.
@@ -256,8 +307,7 @@ impl Term {
                 .models
                 .entry(uid.clone())
                 .or_insert_with(|| ModelState::new(model, verifier));
-            // A write that seemed to fail may have been carried out.
-            state.status_epoch = state.status_epoch.max(epoch_in_status(model));
+            state.heed(model, verifier);
             let known = state.inspection.source();
             if !known.same_weights(&model.spec.source) {
                 state.inspection = Inspection::new(model.spec.source.clone(), &uid);

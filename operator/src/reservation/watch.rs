@@ -1,13 +1,12 @@
 //! Watches what a plan is made of, and carries plans out.
 
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crds::names;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -17,9 +16,13 @@ use tokio::sync::watch;
 use super::object::{pod, selector};
 use super::plan::{Action, LastSeen, Observed, Reservation, plan};
 use super::{Owner, Settings};
+use crate::clock;
 use crate::context::Context;
 use crate::error::{CallError, call};
 use crate::metrics::Metrics;
+use crate::retry;
+use crate::watching::events;
+use lifecycle::backoff::Backoff;
 
 /// Changes that come together are planned together. A pod that was just made is in the store by then, so none is made twice.
 const BATCH: Duration = Duration::from_secs(1);
@@ -37,15 +40,16 @@ pub async fn lead(context: &Context, settings: &Settings) {
     };
     let pods: Api<Pod> = Api::namespaced(client.clone(), &settings.namespace);
     let (reservations, keep_reservations) = follow(
-        watcher(pods.clone(), watcher::Config::default().labels(&selector())),
+        events(pods.clone(), watcher::Config::default().labels(&selector())),
         &context.metrics,
         &changed,
     );
-    let (agents, keep_agents) = follow(watcher(pods.clone(), ours("agent")), &context.metrics, &changed);
-    let nodes = watcher(Api::<Node>::all(client.clone()), watcher::Config::default()).modify(slim);
+    let (agents, keep_agents) = follow(events(pods.clone(), ours("agent")), &context.metrics, &changed);
+    let nodes = events(Api::<Node>::all(client.clone()), watcher::Config::default()).modify(slim);
     let (nodes, keep_nodes) = follow(nodes, &context.metrics, &changed);
     let keeping = async {
         let mut seen = LastSeen::new();
+        let mut backoff = Backoff::new(retry::API);
         let _ = tokio::join!(
             reservations.wait_until_ready(),
             agents.wait_until_ready(),
@@ -58,11 +62,17 @@ pub async fn lead(context: &Context, settings: &Settings) {
                 agents: owned(&agents),
                 reservations: owned(&reservations),
             };
-            let actions = plan(&observed, settings, &mut seen, Instant::now(), Timestamp::now());
-            carry_out(context, settings, &pods, actions).await;
+            let actions = plan(&observed, settings, &mut seen, clock::now(), context.wall.timestamp());
+            let wait = match carry_out(context, settings, &pods, actions).await {
+                true => {
+                    backoff.succeeded();
+                    IDLE
+                }
+                false => backoff.failed(),
+            };
             tokio::time::sleep(BATCH).await;
             // The sender stands above.
-            let _ = tokio::time::timeout(IDLE, changes.changed()).await;
+            let _ = tokio::time::timeout(wait, changes.changed()).await;
         }
     };
     tokio::select! {
@@ -95,7 +105,7 @@ fn slim(node: &mut Node) {
 
 /// A store, and what fills it for as long as it is polled.
 fn follow<K>(
-    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
+    stream: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
     metrics: &Metrics,
     changed: &watch::Sender<()>,
 ) -> (Store<K>, impl Future<Output = ()> + Send + 'static)
@@ -106,7 +116,7 @@ where
     let (store, writer) = reflector::store();
     let (metrics, changed) = (metrics.clone(), changed.clone());
     let filling = async move {
-        let mut events = pin!(reflector::reflector(writer, events.default_backoff()));
+        let mut events = pin!(reflector::reflector(writer, stream.default_backoff()));
         let mut told = false;
         while let Some(event) = events.next().await {
             match event {
@@ -126,12 +136,10 @@ where
     (store, filling)
 }
 
-/// One after the other: there are few, and each failure is told and tried again with the next plan.
-async fn carry_out(context: &Context, settings: &Settings, pods: &Api<Pod>, actions: Vec<Action>) {
-    if actions.is_empty() {
-        return;
-    }
+/// One after the other: there are few, and each failure is told and tried again with the next plan. Whether all succeeded.
+async fn carry_out(context: &Context, settings: &Settings, pods: &Api<Pod>, actions: Vec<Action>) -> bool {
     let mut owner = None;
+    let mut all_done = true;
     for action in actions {
         let done = match action {
             Action::Release { name, uid, why } => {
@@ -144,11 +152,15 @@ async fn carry_out(context: &Context, settings: &Settings, pods: &Api<Pod>, acti
                 }
                 match owner.as_ref() {
                     Some(Ok(owner)) => reserve(pods, settings, &reservation, owner.as_ref()).await,
-                    _ => continue,
+                    _ => {
+                        all_done = false;
+                        continue;
+                    }
                 }
             }
         };
         if let Err(error) = done {
+            all_done = false;
             context.metrics.errors.with_label_values(&[error.category()]).inc();
             tracing::warn!(%error, "a reservation was not changed; trying again");
         }
@@ -156,6 +168,7 @@ async fn carry_out(context: &Context, settings: &Settings, pods: &Api<Pod>, acti
     if let Some(Err(error)) = owner {
         tracing::warn!(%error, "no device is reserved: the operator's Deployment, which shall own the reservations, cannot be read");
     }
+    all_done
 }
 
 async fn reserve(

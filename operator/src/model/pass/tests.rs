@@ -126,7 +126,7 @@ fn written() -> Step {
 }
 
 fn written_to(status: &str) -> Step {
-    let metadata = json!({ "name": "smol", "namespace": "default" });
+    let metadata = json!({ "name": "smol", "namespace": "default", "resourceVersion": "8" });
     let spec = json!({ "source": { "uri": "file:///models/smol.gguf" } });
     Step::ok(
         Method::PATCH,
@@ -139,7 +139,10 @@ fn written_to(status: &str) -> Step {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_is_inspected_placed_and_assigned_and_its_routes_are_published() {
-    let plane = Plane::new([written(), written(), written()]);
+    let mut plane = Plane::new([written(), written(), written()]);
+    let mut model = fixture::model();
+    model.metadata.resource_version = Some("7".into());
+    plane.observed.models = vec![Arc::new(model)];
     let mut control = plane.control();
     pass(&mut control, &plane.observed).await;
     plane.answer();
@@ -165,10 +168,14 @@ async fn a_model_is_inspected_placed_and_assigned_and_its_routes_are_published()
 
     plane.script.finished();
     let patches = plane.script.bodies(&format!("PATCH {STATUS}"));
+    let versions: Vec<&str> = patches
+        .iter()
+        .filter_map(|patch| patch["metadata"]["resourceVersion"].as_str())
+        .collect();
     assert_eq!(
-        patches[0]["metadata"]["uid"],
-        fixture::UID,
-        "an object that was made anew is not written"
+        versions,
+        ["7", "8", "8"],
+        "what another wrote, and an object that was made anew, is not written over"
     );
     assert_eq!(patches[2]["status"]["stagesReady"], "1/1");
     assert_eq!(plane.assigned().assignments[0].routes[0].endpoint, "10.0.0.1:7000");

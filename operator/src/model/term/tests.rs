@@ -37,7 +37,7 @@ fn a_new_leader_takes_over_what_is_in_status() {
 }
 
 #[test]
-fn an_epoch_that_came_into_status_by_a_write_without_an_answer_is_not_used_again() {
+fn a_placement_that_came_into_status_by_a_write_without_an_answer_is_in_force() {
     let (written, signer) = placed(7);
     let mut term = Term::begin(Instant::now());
     term.recall(&[Arc::new(fixture::model())], &verifier(&signer));
@@ -46,10 +46,29 @@ fn an_epoch_that_came_into_status_by_a_write_without_an_answer_is_not_used_again
         1
     );
     term.recall(&[written], &verifier(&signer));
+    let state = &term.models[fixture::UID];
     assert_eq!(
-        term.models[fixture::UID].next_epoch(fixture::UID, &BTreeMap::new(), []),
-        8
+        state.in_force.as_ref().unwrap().placement.epoch,
+        7,
+        "it is not placed twice"
     );
+    assert_eq!(state.next_epoch(fixture::UID, &BTreeMap::new(), []), 8);
+}
+
+#[test]
+fn a_status_answers_the_version_that_was_observed_or_the_one_that_the_last_write_made_of_it() {
+    let mut model = fixture::model();
+    let mut state = ModelState::new(&model, &verifier(&PlacementSigner::generate().unwrap()));
+    model.metadata.resource_version = Some("7".into());
+    assert_eq!(state.version(&model), Some("7"));
+    state.made(&model, Some("8".into()));
+    assert_eq!(state.version(&model), Some("8"), "the store lags behind");
+    state.made(&model, Some("9".into()));
+    assert_eq!(state.version(&model), Some("9"));
+    state.doubts_version();
+    assert_eq!(state.version(&model), Some("7"), "the store was set back");
+    model.metadata.resource_version = Some("11".into());
+    assert_eq!(state.version(&model), Some("11"), "somebody else wrote it");
 }
 
 #[test]
