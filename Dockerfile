@@ -17,10 +17,11 @@ WORKDIR /src
 COPY hack/bootstrap.sh hack/bootstrap.sh
 RUN hack/bootstrap.sh packages vulkan
 COPY . .
-# Caches belong to the builder: what the image needs is copied out of them in the same step.
+# Caches belong to the builder: what the image needs is copied out of them in the same step. Named are the packages of the image:
+# others switch features on that only tests need.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    VULKAN_SDK="$(echo "$SHARDWRIGHT_CACHE"/vulkan-sdk-*)" cargo build --workspace --bins --locked \
+    VULKAN_SDK="$(echo "$SHARDWRIGHT_CACHE"/vulkan-sdk-*)" cargo build --bins --locked -p operator -p gateway -p agent -p worker -p engine \
     && install -D -t /opt/shardwright \
         target/debug/shardwright-operator target/debug/shardwright-gateway target/debug/shardwright-tokenizer \
         target/debug/shardwright-supervise target/debug/shardwright-agent target/debug/shardwright-worker \
