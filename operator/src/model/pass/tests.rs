@@ -402,16 +402,21 @@ async fn a_lower_model_is_taken_from_its_node_before_the_higher_one_is_assigned(
     );
 }
 
+/// One that comes after the other.
+fn another_model() -> Arc<InferenceModel> {
+    let mut other = fixture::model();
+    other.metadata.name = Some("other".into());
+    other.metadata.uid = Some("uid-other".into());
+    other.spec.priority = -1;
+    Arc::new(other)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_decided_is_published_before_a_long_pass_goes_on_and_nothing_of_the_others_is_touched() {
     let other_status = STATUS.replace("smol", "other");
     let other_written = || written_to(&other_status);
     let mut plane = Plane::new([written(), other_written(), written(), other_written()]);
-    let mut other = fixture::model();
-    other.metadata.name = Some("other".into());
-    other.metadata.uid = Some("uid-other".into());
-    other.spec.priority = -1;
-    plane.observed.models.push(Arc::new(other));
+    plane.observed.models.push(another_model());
     let mut control = plane.control();
     pass(&mut control, &plane.observed).await;
     plane.answer();
@@ -438,11 +443,7 @@ async fn a_status_that_cannot_be_written_does_not_keep_other_models_from_being_d
         written_to(&other_status),
     ];
     let mut plane = Plane::new(steps);
-    let mut other = fixture::model();
-    other.metadata.name = Some("other".into());
-    other.metadata.uid = Some("uid-other".into());
-    other.spec.priority = -1;
-    plane.observed.models.push(Arc::new(other));
+    plane.observed.models.push(another_model());
     let mut control = plane.control();
     pass(&mut control, &plane.observed).await;
     plane.answer();
