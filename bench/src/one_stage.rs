@@ -83,6 +83,7 @@ async fn with_threads(session: &Session, threads: u32) -> Result<Found> {
         }],
         runtime: runtime(CONTEXT_LENGTH, 1),
         keep_awake: true,
+        speculate: true,
     };
     let stage = Pipeline::start(&session.realm, &spec, &directory, Ok).await?;
     let driver = Driver::connect(&session.realm, &stage).await?;

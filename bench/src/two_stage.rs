@@ -13,17 +13,21 @@ use serde_json::{Value, json};
 use crate::error::Result;
 use crate::netns::Network;
 use crate::peer::Question;
-use crate::prompts::prompt;
+use crate::prompts::{prompt, texts};
 use crate::report::{Report, ratio};
 use crate::session::Session;
 use crate::timing::best;
 
-use contestants::{Arrangement, Contestant, DELAY_US, Links, STREAMS, ours, rpc, whole};
+use contestants::{Arrangement, Contestant, DELAY_US, Links, STREAMS, ours, rpc, whole, without_drafts};
 
+/// What the sides without drafts are called.
+const WITHOUT_DRAFTS: &str = "without_drafts";
+const DRAFT_TOKENS: &str = "shardwright_worker_draft_tokens_total";
+const ACCEPTED_DRAFT_TOKENS: &str = "shardwright_worker_accepted_draft_tokens_total";
 const SHORT_PROMPT: usize = 16;
 const STREAM_TOKENS: usize = 64;
 const PREFILL_TOKENS: usize = 1024;
-const ONE_TOKENS: usize = 128;
+const ONE_TOKENS: usize = 96;
 /// A token goes to the tail as activations and comes back as a number.
 const CROSSINGS: f64 = 2.0;
 /// Tokens that wake everybody up before the first round.
@@ -50,17 +54,25 @@ impl Work {
         }
     }
 
-    /// Another prompt in every round, the same for everybody.
-    fn question(self, round: usize) -> Question {
+    /// Asked one after the other, the same of everybody. How fast one stream is depends on what it says: it is asked all texts.
+    fn questions(self, round: usize, texts: &[Vec<i32>]) -> Vec<Question> {
         let seed = 1000 * round as u64;
         match self {
             Self::Eight => {
                 let prompts = (1..=u64::from(STREAMS)).map(|stream| prompt(seed + stream, SHORT_PROMPT));
-                Question::Together(prompts.collect(), STREAM_TOKENS)
+                vec![Question::Together(prompts.collect(), STREAM_TOKENS)]
             }
-            Self::Prefill => Question::Prefill(prompt(seed + 100, PREFILL_TOKENS)),
-            Self::One | Self::OneDelayed => Question::Decode(prompt(seed + 200, SHORT_PROMPT), ONE_TOKENS),
+            Self::Prefill => vec![Question::Prefill(prompt(seed + 100, PREFILL_TOKENS))],
+            Self::One | Self::OneDelayed => {
+                let questions = texts.iter().map(|text| Question::Decode(text.clone(), ONE_TOKENS));
+                questions.collect()
+            }
         }
+    }
+
+    /// Whether a side is asked for it: where everybody has rows to compute there are no drafts, and nothing to compare.
+    fn concerns(self, name: &str) -> bool {
+        !name.starts_with(WITHOUT_DRAFTS) || matches!(self, Self::One | Self::OneDelayed)
     }
 }
 
@@ -116,6 +128,7 @@ pub async fn measure(session: &Session, network: &Network, report: &mut Report) 
     session.say(&format!("two stages: cut after layer {cut}; starting everybody"));
     let mut bare = vec![
         ours(session, network, cut, Links::Bare, "two_stages").await?,
+        without_drafts(session, network, cut, Links::Bare, WITHOUT_DRAFTS).await?,
         whole(session, network).await?,
         rpc(session, network, cut, Arrangement::Servers, Links::Bare, "rpc_servers").await?,
         rpc(
@@ -130,6 +143,7 @@ pub async fn measure(session: &Session, network: &Network, report: &mut Report) 
     ];
     let mut delayed = vec![
         ours(session, network, cut, Links::Delayed, "two_stages_1ms").await?,
+        without_drafts(session, network, cut, Links::Delayed, "without_drafts_1ms").await?,
         rpc(
             session,
             network,
@@ -156,19 +170,22 @@ pub async fn measure(session: &Session, network: &Network, report: &mut Report) 
     }
     let mut samples = Samples::default();
     let mut retired = BTreeSet::new();
+    let texts = texts()?;
     for round in 1..=session.rounds {
         for work in Work::ALL {
+            let questions = work.questions(round, &texts);
             let sides = if work == Work::OneDelayed {
                 &mut delayed
             } else {
                 &mut bare
             };
-            take_turns(session, sides, work, round, &retired, &mut samples).await?;
+            take_turns(session, sides, work, &questions, &retired, &mut samples).await?;
         }
         if round == 1 {
             retired = samples.slower("rpc");
         }
     }
+    let drafts = drafts(&bare, &delayed).await?;
     let overhead_us = match bare.first_mut() {
         Some(ours) => wire_us(ours).await?,
         None => None,
@@ -186,6 +203,7 @@ pub async fn measure(session: &Session, network: &Network, report: &mut Report) 
             "prefill_tokens": PREFILL_TOKENS,
             "one_stream_tokens": ONE_TOKENS,
             "tok_s": samples.to_json(),
+            "drafts": drafts,
             "one_token_beside_compute_us": overhead_us,
         }),
     );
@@ -197,17 +215,20 @@ async fn take_turns(
     session: &Session,
     sides: &mut [Contestant],
     work: Work,
-    round: usize,
+    questions: &[Question],
     retired: &BTreeSet<(Work, String)>,
     samples: &mut Samples,
 ) -> Result<()> {
-    let question = work.question(round);
-    let mut line = format!("two stages: round {round} of {}: {}:", session.rounds, work.name());
+    let mut line = format!("two stages: {}:", work.name());
     for contestant in sides {
-        if retired.contains(&(work, contestant.name.clone())) {
+        if !work.concerns(&contestant.name) || retired.contains(&(work, contestant.name.clone())) {
             continue;
         }
-        let rate = contestant.ask(&question).await?;
+        let mut rates = Vec::new();
+        for question in questions {
+            rates.push(contestant.ask(question).await?);
+        }
+        let rate = harmonic_mean(&rates);
         line += &format!(" {} {rate:.1}", contestant.name);
         samples.push(work, &contestant.name, rate);
     }
@@ -224,10 +245,23 @@ fn note(report: &mut Report, samples: &Samples) {
     report.set("two_stage.one_vs_rpc", against(Work::One, "rpc"));
     report.set("two_stage.eight_vs_rpc", against(Work::Eight, "rpc"));
     report.set("two_stage.prefill_vs_rpc", against(Work::Prefill, "rpc"));
+    let plain = samples.best(Work::One, WITHOUT_DRAFTS);
+    report.set(
+        "two_stage.one_vs_one_core_without_drafts",
+        ratio(plain, samples.best_of(Work::One, "whole")),
+    );
+    report.set(
+        "two_stage.one_vs_rpc_without_drafts",
+        ratio(plain, samples.best_of(Work::One, "rpc")),
+    );
     let delayed = |rate| ratio(rate, samples.best_of(Work::OneDelayed, "rpc"));
     report.set(
         "two_stage.one_vs_rpc_1ms",
         delayed(samples.best(Work::OneDelayed, "two_stages_1ms")),
+    );
+    report.set(
+        "two_stage.one_vs_rpc_1ms_without_drafts",
+        delayed(samples.best(Work::OneDelayed, "without_drafts_1ms")),
     );
     let ceiling = with_wire(samples.best_of(Work::One, "whole"), CROSSINGS * DELAY_US as f64);
     report.set("two_stage.one_vs_rpc_1ms_ceiling", delayed(ceiling));
@@ -251,6 +285,25 @@ async fn wire_us(ours: &mut Contestant) -> Result<Option<f64>> {
     }))
 }
 
+/// The rate over all of several pieces of work of equal size.
+fn harmonic_mean(rates: &[f64]) -> f64 {
+    rates.len() as f64 / rates.iter().map(|rate| 1.0 / rate).sum::<f64>()
+}
+
+/// Tokens that were drafted and accepted by those of ours who draft.
+async fn drafts(bare: &[Contestant], delayed: &[Contestant]) -> Result<Value> {
+    let mut all = json!({});
+    for side in bare.iter().chain(delayed) {
+        let Some(pipeline) = side.pipeline() else { continue };
+        let sum = |of_stages: Vec<Option<f64>>| of_stages.into_iter().flatten().sum::<f64>();
+        all[&side.name] = json!({
+            "drafted": sum(pipeline.metric(DRAFT_TOKENS).await?),
+            "accepted": sum(pipeline.metric(ACCEPTED_DRAFT_TOKENS).await?),
+        });
+    }
+    Ok(all)
+}
+
 async fn compute_seconds(contestant: &Contestant) -> Result<Option<f64>> {
     let Some(pipeline) = contestant.pipeline() else {
         return Ok(None);
@@ -261,7 +314,12 @@ async fn compute_seconds(contestant: &Contestant) -> Result<Option<f64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Samples, Work, with_wire};
+    use super::{Samples, Work, harmonic_mean, with_wire};
+
+    #[test]
+    fn the_slower_of_two_texts_counts_for_more() {
+        assert!((harmonic_mean(&[100.0, 50.0]) - 200.0 / 3.0).abs() < 1e-9);
+    }
 
     #[test]
     fn slow_links_cost_a_stream_their_latency_at_every_token() {

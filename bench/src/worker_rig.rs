@@ -58,6 +58,8 @@ pub struct PipelineSpec {
     pub runtime: RuntimeConfig,
     /// See the worker's configuration.
     pub keep_awake: bool,
+    /// See the worker's configuration.
+    pub speculate: bool,
 }
 
 /// The runtime that is measured: the operator's own step size, no kept prefixes.
@@ -310,6 +312,7 @@ fn configure(realm: &Realm, spec: &PipelineSpec, directory: &Path) -> Result<Vec
             orphan_grace_s: ORPHAN_GRACE_S,
             pressure: PressureConfig::default(),
             keep_awake: spec.keep_awake,
+            speculate: spec.speculate,
         });
         first_layer = stage.end_layer;
     }

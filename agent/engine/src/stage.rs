@@ -241,9 +241,13 @@ impl Stage {
                 true
             }
             Some(cells) => {
-                cells.truncate(sequence, from);
-                let heir = signed(self.retired_sequence);
-                self.context.hand_over(signed(sequence), signed(from), heir)
+                if cells.free_last(sequence, from) {
+                    self.context.remove_from(signed(sequence), signed(from))
+                } else {
+                    cells.truncate(sequence, from);
+                    let heir = signed(self.retired_sequence);
+                    self.context.hand_over(signed(sequence), signed(from), heir)
+                }
             }
             None => self.context.remove_from(signed(sequence), signed(from)),
         };

@@ -45,6 +45,9 @@ pub struct Args {
     /// Whether cores may be kept awake while a stream is decoded; `false` overrules the configuration.
     #[arg(long, env = "SHARDWRIGHT_KEEP_AWAKE", action = ArgAction::Set, default_value_t = true)]
     keep_awake: bool,
+    /// Whether tokens may be drafted, to be computed by stages that would idle; `false` overrules the configuration.
+    #[arg(long, env = "SHARDWRIGHT_SPECULATE", action = ArgAction::Set, default_value_t = true)]
+    speculate: bool,
 }
 
 fn times(text: &str) -> Result<Times, String> {
@@ -61,6 +64,7 @@ impl Args {
         let config = match WorkerConfig::read(&self.config.unwrap_or_default()) {
             Ok(config) => Arc::new(WorkerConfig {
                 keep_awake: config.keep_awake && self.keep_awake,
+                speculate: config.speculate && self.speculate,
                 ..config
             }),
             Err(error) => return refuse(Exit::Config, &error),

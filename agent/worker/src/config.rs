@@ -77,6 +77,10 @@ pub struct WorkerConfig {
     /// no effect where a CPU quota limits the process, nor on a stage that is a whole pipeline.
     #[serde(default = "yes")]
     pub keep_awake: bool,
+    /// Tokens are drafted from the text before them and computed by stages that would idle: faster where texts repeat themselves,
+    /// for more power. What a stream says does not depend on it.
+    #[serde(default = "yes")]
+    pub speculate: bool,
 }
 
 fn yes() -> bool {

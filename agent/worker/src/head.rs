@@ -14,5 +14,6 @@ pub mod drive;
 mod occupancy;
 mod pace;
 pub mod pipeline;
+mod round_trip;
 pub mod schedule;
 pub mod service;

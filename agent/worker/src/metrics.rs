@@ -51,6 +51,10 @@ pub struct Metrics {
     pub prefix_evictions: IntCounter,
     /// On the head: prefixes kept now.
     pub prefixes_kept: IntGauge,
+    /// On the head: tokens that were drafted and computed before they were known.
+    pub draft_tokens: IntCounter,
+    /// On the head: of these, the ones that came.
+    pub accepted_draft_tokens: IntCounter,
     /// On the head: compute time of each `stage`.
     stage_busy_seconds: CounterVec,
     /// On the head: time that each `stage` did not compute while steps were under way.
@@ -112,6 +116,11 @@ impl Metrics {
                 "Kept prefixes given up for cells, slots or memory.",
             )?,
             prefixes_kept: gauge("prefixes_kept", "Prefixes kept for reuse.")?,
+            draft_tokens: counter(
+                "draft_tokens_total",
+                "Tokens that were drafted from the text before them and computed by stages that would have idled.",
+            )?,
+            accepted_draft_tokens: counter("accepted_draft_tokens_total", "Drafted tokens that came.")?,
             stage_busy_seconds: CounterVec::new(busy, &["stage"])?,
             stage_bubble_seconds: CounterVec::new(bubbles, &["stage"])?,
             stage_busy_ratio: GaugeVec::new(ratio, &["stage"])?,
@@ -122,7 +131,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let collectors: [Box<dyn Collector>; 17] = [
+        let collectors: [Box<dyn Collector>; 19] = [
             Box::new(self.steps.clone()),
             Box::new(self.rows.clone()),
             Box::new(self.tokens.clone()),
@@ -137,6 +146,8 @@ impl Metrics {
             Box::new(self.prefix_tokens.clone()),
             Box::new(self.prefix_evictions.clone()),
             Box::new(self.prefixes_kept.clone()),
+            Box::new(self.draft_tokens.clone()),
+            Box::new(self.accepted_draft_tokens.clone()),
             Box::new(self.stage_busy_seconds.clone()),
             Box::new(self.stage_bubble_seconds.clone()),
             Box::new(self.stage_busy_ratio.clone()),
@@ -198,11 +209,14 @@ impl Metrics {
         }
     }
 
-    /// What came of kept prefixes between two looks at the schedule.
-    pub fn record_prefixes(&self, before: &Tally, now: &Tally) {
+    /// What came of kept prefixes and of drafts between two looks at the schedule.
+    pub fn record_tally(&self, before: &Tally, now: &Tally) {
         self.prefix_hits.inc_by(now.prefix_hits - before.prefix_hits);
         self.prefix_tokens.inc_by(now.reused_tokens - before.reused_tokens);
         self.prefix_evictions.inc_by(now.evictions - before.evictions);
+        self.draft_tokens.inc_by(now.drafts - before.drafts);
+        self.accepted_draft_tokens
+            .inc_by(now.accepted_drafts - before.accepted_drafts);
     }
 
     /// On the head: a stage of the pipeline computed so long on a step, microseconds.

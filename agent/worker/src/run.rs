@@ -272,6 +272,7 @@ impl DataPlane<'_> {
                 wake,
                 draining: shard.draining.clone(),
                 load: shard.load.clone(),
+                speculates: shard.config.speculate,
                 pressure: shard.memory.pressure.clone(),
                 metrics,
             };

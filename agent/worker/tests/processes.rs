@@ -155,6 +155,36 @@ async fn processes_continue_prompts_as_the_whole_model_does() {
     compare(&[30], &model, &expected).await;
 }
 
+/// What any model goes on with as it began.
+const REPEATING: &str = "Monday is red. Tuesday is blue. Wednesday is green. Monday is red. Tuesday is blue. Wednesday is green. \
+                         Monday is red. Tuesday is";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draft_tokens_are_computed_by_stages_that_would_idle_and_change_nothing() {
+    let Some(model) = model() else { return };
+    let runtime = Runtime::load(Some(&backend_directory())).unwrap();
+    let (prompt, tokens) = tokio::task::block_in_place(|| {
+        let config = WholeConfig::like_a_stage(Device::Cpu { threads: THREADS }, CONTEXT);
+        let mut whole = WholeModel::load(&runtime, &model, &config).unwrap();
+        let prompt = whole.tokenize(REPEATING).unwrap();
+        let tokens = whole.greedy(&prompt, TOKENS).unwrap().tokens;
+        (prompt, tokens)
+    });
+    for speculate in [true, false] {
+        let realm = realm(&[10, 20, 30]);
+        let mut configs = cut(&realm, &model);
+        configs[0].speculate = speculate;
+        let mut workers = start_processes(&realm, &configs).await.unwrap();
+        let gateway = gateway(&realm, &workers).await;
+        let reply = timeout(SLOW_LIMIT, gateway.generate(request(1, &prompt, TOKENS as u32))).await;
+        assert_eq!(reply.expect("an answer").unwrap().tokens, tokens, "drafts: {speculate}");
+        let metrics = workers[0].agent.metrics().await;
+        let none = "shardwright_worker_accepted_draft_tokens_total 0\n";
+        assert_eq!(metrics.contains(none), !speculate, "{metrics}");
+        end(&mut workers).await;
+    }
+}
+
 /// Two prompts that begin alike and end differently, and one that goes on where the first one's answer is.
 fn related(prompts: &[Vec<i32>]) -> Vec<Vec<i32>> {
     let [.., law, code] = prompts else {

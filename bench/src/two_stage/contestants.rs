@@ -105,6 +105,7 @@ pub fn pair(name: &str, network: &Network, cut: u32, runtime: RuntimeConfig) -> 
         ],
         runtime,
         keep_awake: true,
+        speculate: true,
     })
 }
 
@@ -114,6 +115,22 @@ pub fn pair(name: &str, network: &Network, cut: u32, runtime: RuntimeConfig) -> 
 /// When they do not come up.
 pub async fn ours(session: &Session, network: &Network, cut: u32, links: Links, name: &str) -> Result<Contestant> {
     let spec = pair(name, network, cut, runtime(CONTEXT_LENGTH, STREAMS))?;
+    start(session, network, &spec, links).await
+}
+
+/// The same without drafts.
+///
+/// # Errors
+/// When they do not come up.
+pub async fn without_drafts(
+    session: &Session,
+    network: &Network,
+    cut: u32,
+    links: Links,
+    name: &str,
+) -> Result<Contestant> {
+    let mut spec = pair(name, network, cut, runtime(CONTEXT_LENGTH, STREAMS))?;
+    spec.speculate = false;
     start(session, network, &spec, links).await
 }
 

@@ -4,7 +4,8 @@
 //! would put new rows into the cells that a departed sequence left free, below older positions of
 //! the same sequence, and the next token's numbers would then depend on who was there before. So
 //! what is removed is not freed but handed to a sequence that nobody reads, and new rows follow in
-//! untouched cells. Now and then the cache is compacted: the retired cells are freed, and what
+//! untouched cells; only what is behind all others anyway, as a draft that was rejected, is freed at
+//! once. Now and then the cache is compacted: the retired cells are freed, and what
 //! lives moves to the lowest free cells, each sequence keeping its order.
 //!
 //! Sequences may share the cells of a common prefix. A shared cell counts once, and is retired when
@@ -102,6 +103,24 @@ impl Cells {
                 self.holders.push(1);
             }
         }
+    }
+
+    /// Frees the positions `from..` of `sequence` where nobody shares them and their cells are behind all others, so that the
+    /// next rows can have these very cells again; whether that is so. Otherwise nothing changes.
+    pub(super) fn free_last(&mut self, sequence: u32, from: u32) -> bool {
+        let taken = self.taken();
+        let Some(held) = self.held.get_mut(sequence as usize) else {
+            return false;
+        };
+        let freed = held.get(from as usize..).unwrap_or_default();
+        let first = taken.saturating_sub(freed.len() as u32);
+        let alone = |cell: &u32| self.holders.get(*cell as usize) == Some(&1);
+        if self.scattered || freed.is_empty() || !freed.iter().copied().eq(first..taken) || !freed.iter().all(alone) {
+            return false;
+        }
+        held.truncate(from as usize);
+        self.holders.truncate(first as usize);
+        true
     }
 
     /// Notes that `sequence` holds its positions `from..` no more.

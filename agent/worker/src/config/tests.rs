@@ -19,7 +19,7 @@ fn what_the_agent_writes_is_read_and_written_alike() {
     let config = valid();
     config.validate().unwrap();
     assert_eq!(config.runtime.kv_type, KvType::Q8_0);
-    assert!(config.keep_awake, "unless it is switched off");
+    assert!(config.keep_awake && config.speculate, "unless they are switched off");
     assert_eq!(config.epoch_file(), Path::new("/s/w.epoch"));
     assert_eq!(
         config.spiffe_id().to_string(),

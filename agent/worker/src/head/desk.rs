@@ -13,7 +13,8 @@ use tonic::{Code, Status};
 
 use super::pace::Pace;
 use super::schedule::{
-    CellUse, Event, Failure, Finish, MAX_WAIT_US, Mismatch, Refusal, Relief, Request, RequestId, Schedule, Tally,
+    CellUse, Event, Failure, Finish, MAX_WAIT_US, Mismatch, Refusal, Relief, Request, RequestId, RoundTrip, Schedule,
+    Tally,
 };
 use crate::metrics::Metrics;
 use crate::stage::executor::elapsed_us;
@@ -140,6 +141,11 @@ impl Desk {
         self.schedule.fail(number, fault)
     }
 
+    /// See [`Schedule::measured`].
+    pub(super) fn measured(&mut self, round_trip: RoundTrip) {
+        self.schedule.measured(round_trip);
+    }
+
     /// See [`Schedule::relieve`].
     pub(super) fn relieve(&mut self, relief: Relief) {
         self.schedule.relieve(relief);
@@ -264,7 +270,7 @@ impl Desk {
             self.metrics.record_queue_wait(waited_us);
         }
         let tally = self.schedule.tally();
-        self.metrics.record_prefixes(&self.tally, &tally);
+        self.metrics.record_tally(&self.tally, &tally);
         self.tally = tally;
         self.load.send_if_modified(|load| {
             let changed = *load != running + waiting;

@@ -50,6 +50,8 @@ pub struct Driver {
     pub draining: CancellationToken,
     /// Requests that run or wait, for those who wait for the drain.
     pub load: watch::Sender<usize>,
+    /// Whether stages that would idle may compute draft tokens.
+    pub speculates: bool,
     /// How short of memory the own stage is.
     pub pressure: watch::Receiver<Pressure>,
     /// Counts.
@@ -145,6 +147,7 @@ impl Driver {
         let limits = self.compute.place().limits;
         let tuning = Tuning {
             restarts: !self.compute.facts().shares_prefixes,
+            speculates: self.speculates && pipeline.stages() > 1,
             ..Tuning::new(pipeline.stages(), &limits)
         };
         let schedule = Schedule::new(limits, tuning);
@@ -226,6 +229,9 @@ impl Serving<'_> {
         // Requests are heard however fast steps are answered.
         while let Ok(submission) = self.driver.submissions.try_recv() {
             self.desk.admit(submission);
+        }
+        if let Some(round_trip) = self.pipeline.round_trip() {
+            self.desk.measured(round_trip);
         }
         while let Some(step) = self.desk.next_step() {
             self.pipeline.submit(&step).await.map_err(Ended::Broken)?;

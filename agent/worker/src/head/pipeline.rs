@@ -18,6 +18,8 @@ use identity::Credentials;
 use proto::shard::v1 as wire;
 use tokio::time::timeout;
 
+use super::round_trip::{Answered, Meter};
+use super::schedule::RoundTrip;
 use crate::metrics::Metrics;
 use crate::placement::Installed;
 use crate::stage::executor::elapsed_us;
@@ -47,6 +49,7 @@ pub struct Pipeline {
     flights: VecDeque<Flight>,
     /// The number that must come next; any before the first step.
     next_number: Option<u64>,
+    meter: Meter,
     own: Patience,
     later: Patience,
     alarm: Alarm,
@@ -59,8 +62,13 @@ pub struct Pipeline {
 #[derive(Debug)]
 struct Flight {
     number: u64,
+    /// Of one row.
+    single: bool,
     /// Of one row, and the only one under way when it was submitted.
     alone: bool,
+    submitted: Instant,
+    /// Compute time of the own stage, microseconds.
+    own_us: u64,
     stands: Stands,
 }
 
@@ -118,6 +126,7 @@ impl Pipeline {
             metrics,
             flights: VecDeque::with_capacity(MAX_IN_FLIGHT),
             next_number: None,
+            meter: Meter::default(),
             own: Patience::new(place.deadlines.step),
             later,
             alarm: Alarm::new(),
@@ -146,9 +155,13 @@ impl Pipeline {
         self.session.submit(step.clone(), Bytes::new()).await?;
         self.next_number = step.number.checked_add(1);
         self.own.begin();
+        let single = step.rows.len() == 1;
         self.flights.push_back(Flight {
             number: step.number,
-            alone: step.rows.len() == 1 && self.flights.is_empty(),
+            single,
+            alone: single && self.flights.is_empty(),
+            submitted: Instant::now(),
+            own_us: 0,
             stands: Stands::Own,
         });
         Ok(())
@@ -173,6 +186,11 @@ impl Pipeline {
     /// Steps submitted whose outcome was not told.
     pub fn in_flight(&self) -> usize {
         self.flights.len()
+    }
+
+    /// How long steps of one row take; `None` before some were answered.
+    pub fn round_trip(&self) -> Option<RoundTrip> {
+        self.meter.measured()
     }
 
     /// Stages from the head to the tail.
@@ -311,6 +329,7 @@ impl Pipeline {
         let Some(flight) = own.filter(|flight| flight.number == number) else {
             return self.die(unreachable(0, format!("it answered step {number} unasked")));
         };
+        flight.own_us = compute_us;
         flight.stands = match outcome {
             Ok(Left::Forwarded) => {
                 self.later.begin();
@@ -345,6 +364,13 @@ impl Pipeline {
                 let compute_us = result.compute_us.iter().fold(0, |sum: u64, us| sum.saturating_add(*us));
                 self.metrics
                     .record_hops(elapsed_us(sent).saturating_sub(compute_us), flight.alone);
+                if flight.single {
+                    self.meter.observe(Answered {
+                        busy_us: flight.own_us.saturating_add(compute_us),
+                        slowest_us: result.compute_us.iter().copied().fold(flight.own_us, u64::max),
+                        alone_us: flight.alone.then(|| elapsed_us(flight.submitted)),
+                    });
+                }
                 for (stage, compute_us) in (stage..stages).zip(result.compute_us) {
                     self.metrics.record_stage(stage, compute_us);
                 }

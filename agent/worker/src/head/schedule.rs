@@ -14,6 +14,7 @@
 //! prefix counts in full, although it may share cells with others. Prefixes make way for sequences.
 
 mod compose;
+mod draft;
 mod event;
 mod flight;
 mod mix;
@@ -25,6 +26,7 @@ mod sequence;
 use std::collections::VecDeque;
 
 use crate::step::{Reason, Sampled, StepFault};
+pub use draft::RoundTrip;
 pub use event::{CellUse, Event, Failure, Finish, Mismatch, Relief, Tally};
 use flight::{Flight, Part};
 pub use prefixes::MIN_PREFIX;
@@ -40,6 +42,7 @@ pub struct Schedule {
     limits: Limits,
     tuning: Tuning,
     relief: Relief,
+    round_trip: Option<RoundTrip>,
     slots: Vec<Slot>,
     queue: Queue,
     prefixes: Prefixes,
@@ -62,6 +65,7 @@ impl Schedule {
             limits,
             tuning,
             relief: Relief::None,
+            round_trip: None,
             slots: vec![Slot::default(); limits.parallel_sequences as usize],
             queue: Queue::default(),
             prefixes: Prefixes::new(limits.parallel_sequences..limits.slots() as u32),
@@ -134,6 +138,11 @@ impl Schedule {
         self.relief = relief;
     }
 
+    /// What the stages were measured to take for a step, from the next `compose` on. There are no drafts before it is known.
+    pub fn measured(&mut self, round_trip: RoundTrip) {
+        self.round_trip = Some(round_trip);
+    }
+
     /// The oldest step was executed by all stages; `tokens` are what the tail sampled, in row order.
     ///
     /// # Errors
@@ -179,8 +188,10 @@ impl Schedule {
             return Failure::Broken;
         };
         self.next_number = number;
+        // A draft may be what no text says, and nobody asked for it.
+        let alone = matches!(&failed.parts[..], [part] if !part.draft);
         let shared = match &failed.parts[..] {
-            [part] => self.sequence_of(part).and_then(|sequence| sequence.shared()),
+            [part] if alone => self.sequence_of(part).and_then(|sequence| sequence.shared()),
             _ => None,
         };
         for flight in &void {
@@ -189,11 +200,10 @@ impl Schedule {
         if !fault.reason.is_of_the_step() || failed.parts.is_empty() {
             return Failure::Broken;
         }
-        let alone = failed.parts.len() == 1;
         let mut events = Vec::new();
         for part in &failed.parts {
-            // A part whose request was cancelled meanwhile blames nobody.
-            let Some(sequence) = self.sequence_of(part) else {
+            // A part that counts for nothing blames nobody, nor does one whose request was cancelled meanwhile.
+            let Some(sequence) = self.sequence_of(part).filter(|_| !part.idle) else {
                 continue;
             };
             if alone {
@@ -203,7 +213,7 @@ impl Schedule {
                 });
                 self.slots[part.slot].discard();
             } else {
-                (sequence.suspect, sequence.suspect_from) = (true, part.from);
+                (sequence.suspect, sequence.suspect_from) = (true, part.from.min(sequence.composed));
                 if self.tuning.restarts {
                     self.slots[part.slot].unsettle();
                 }
@@ -254,7 +264,7 @@ impl Schedule {
         let left = self.slots.iter().map(Slot::left_cells).sum::<u64>();
         let kept = self.prefixes.cells() + left;
         CellUse {
-            used: running().map(|sequence| u64::from(sequence.composed)).sum::<u64>() + kept,
+            used: running().map(|sequence| u64::from(sequence.filled())).sum::<u64>() + kept,
             reserved: running().map(|sequence| u64::from(sequence.reserved)).sum(),
             kept,
             cells: self.limits.cells(),
@@ -287,11 +297,15 @@ impl Schedule {
 
     /// Records what was sampled after a part's rows.
     fn advance(&mut self, part: &Part, sampled: Option<i32>, events: &mut Vec<Event>) {
+        if part.idle {
+            return;
+        }
         let Some(sequence) = self.sequence_of(part) else {
             return;
         };
         sequence.suspect &= part.from < sequence.suspect_from;
         let Some(token) = sampled else { return };
+        let mut accepted = None;
         let finish = if sequence.request.stop_tokens.contains(&token) {
             Some(Finish::Stop)
         } else {
@@ -300,7 +314,7 @@ impl Schedule {
                 token,
                 position: sequence.known(),
             });
-            sequence.emit(token);
+            accepted = sequence.emit(token);
             (sequence.emitted() == sequence.request.max_tokens).then_some(Finish::Length)
         };
         if let Some(finish) = finish {
@@ -313,10 +327,28 @@ impl Schedule {
             });
             self.slots[part.slot].leave();
         }
+        match accepted {
+            Some(true) => self.tally.accepted_drafts += 1,
+            Some(false) => self.idle_drafts(part.id),
+            None => {}
+        }
+    }
+
+    /// The steps under way that took another token for granted count for nothing.
+    fn idle_drafts(&mut self, id: RequestId) {
+        let parts = self.under_way.iter_mut().flat_map(|flight| &mut flight.parts);
+        for part in parts.filter(|part| part.id == id) {
+            part.idle = true;
+        }
     }
 
     /// Takes back what a step did.
     fn undo(&mut self, flight: &Flight) {
+        for slot in flight.cut_back() {
+            if let Some(sequence) = self.slots.get_mut(slot as usize).and_then(Slot::sequence_mut) {
+                sequence.astray = true;
+            }
+        }
         for slot in flight.touched() {
             match self.slots.get_mut(slot as usize) {
                 Some(slot) => slot.unsettle(),

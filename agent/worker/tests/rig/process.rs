@@ -67,6 +67,7 @@ pub fn cut(realm: &Realm, model: &std::path::Path) -> Vec<WorkerConfig> {
                 total_layers: pieces.layer_count(),
                 // As in production.
                 keep_awake: true,
+                speculate: true,
                 ..realm.config(index, "")
             }
         })

@@ -130,6 +130,7 @@ impl Realm {
             orphan_grace_s: 30,
             pressure: PressureConfig::default(),
             keep_awake: false,
+            speculate: false,
         }
     }
 

@@ -45,6 +45,19 @@ fn a_shared_cell_counts_once_and_is_retired_with_the_last_that_holds_it() {
 }
 
 #[test]
+fn what_is_behind_all_others_is_freed_and_nothing_else() {
+    let mut cells = written(64, 3, &[(0, 10), (1, 3), (0, 2)]);
+    assert!(!cells.free_last(1, 1), "others are behind it");
+    assert!(!cells.free_last(0, 12), "there is nothing to free");
+    assert!(!cells.free_last(0, 9), "not all of it is behind the others");
+    assert!(cells.free_last(0, 10));
+    assert_eq!(cells, written(64, 3, &[(0, 10), (1, 3)]));
+    cells.share(1, 2, 3);
+    assert!(!cells.free_last(1, 2), "another sequence reads it");
+    assert_eq!((cells.alive(), cells.taken()), (13, 13));
+}
+
+#[test]
 fn what_is_in_its_place_does_not_move() {
     let mut cells = written(64, 3, &[(0, 5), (1, 5), (2, 5)]);
     cells.truncate(1, 0);
@@ -71,6 +84,7 @@ fn pieces_of_a_windowed_cache_end_at_the_windows_multiples() {
 enum Deed {
     Write(u32, usize),
     Truncate(u32, u32),
+    FreeLast(u32, u32),
     Share(u32, u32, u32),
     Compact,
 }
@@ -79,6 +93,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         (0u32..4, 1usize..9).prop_map(|(sequence, rows)| Deed::Write(sequence, rows)),
         (0u32..4, 0u32..12).prop_map(|(sequence, from)| Deed::Truncate(sequence, from)),
+        (0u32..4, 0u32..12).prop_map(|(sequence, from)| Deed::FreeLast(sequence, from)),
         (0u32..4, 0u32..4, 0u32..12).prop_map(|(from, to, end)| Deed::Share(from, to, end)),
         Just(Deed::Compact),
     ]
@@ -118,6 +133,12 @@ proptest! {
             match deed {
                 Deed::Write(sequence, rows) => cells.write(std::iter::repeat_n(sequence, rows)),
                 Deed::Truncate(sequence, from) => cells.truncate(sequence, from),
+                Deed::FreeLast(sequence, from) => {
+                    let (alive, retired) = (cells.alive(), cells.retired);
+                    let freed = cells.free_last(sequence, from);
+                    prop_assert_eq!(freed, cells.alive() < alive);
+                    prop_assert_eq!(cells.retired, retired);
+                }
                 Deed::Share(from, to, end) => {
                     let length = cells.held[from as usize].len() as u32;
                     if from != to && cells.held[to as usize].is_empty() {

@@ -1,13 +1,13 @@
 //! The next step: what is forgotten, kept and shared by its operations, and then its rows.
 
 use super::event::Relief;
-use super::flight::Flight;
+use super::flight::{Flight, Part};
 use super::prefixes::{MIN_PREFIX, shared_positions};
 use super::queue::Waiting;
 use super::request::MAX_DEPTH;
 use super::sequence::{Remains, Seat, Sequence, Slot};
-use super::{Schedule, mix};
-use crate::step::{KvOperation, PrefixCopy, Step};
+use super::{Schedule, draft, mix};
+use crate::step::{KvOperation, PrefixCopy, Removal, Row, Step};
 
 /// Where the first positions of a sequence can come from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,35 +23,67 @@ impl Schedule {
     pub fn compose(&mut self, now_us: u64) -> Option<Step> {
         if self.is_full() {
             self.seat_where_nothing_is_to_do(now_us);
-            return None;
+            return self.draft();
         }
         let mut operations = Vec::new();
         self.forget_stale(&mut operations);
+        self.forget_astray(&mut operations);
         self.settle_those_that_left(&mut operations);
         self.seat(now_us, &mut operations);
         self.start_those_seated(&mut operations);
         let shares = mix::shares(&self.slots, &self.limits, &self.tuning);
-        if operations.is_empty() && shares.is_empty() {
-            return None;
-        }
-        let number = self.next_number;
         let mut rows = Vec::new();
         let mut parts = Vec::with_capacity(shares.len());
         for share in &shares {
             self.turns += 1;
             parts.extend(mix::rows(&mut self.slots, share, self.turns, &mut rows));
         }
+        if operations.is_empty() && parts.is_empty() {
+            return self.draft();
+        }
+        Some(self.depart(operations, rows, parts))
+    }
+
+    fn depart(&mut self, operations: Vec<KvOperation>, rows: Vec<Row>, parts: Vec<Part>) -> Step {
+        let number = self.next_number;
         self.next_number += 1;
         self.under_way.push_back(Flight {
             number,
             operations: operations.clone(),
             parts,
         });
-        Some(Step {
+        Step {
             number,
             operations,
             rows,
-        })
+        }
+    }
+
+    /// The step of a draft token, where nothing is due and the steps under way leave stages idle.
+    fn draft(&mut self) -> Option<Step> {
+        let trip = self
+            .round_trip
+            .filter(|_| self.tuning.speculates && !self.tuning.restarts)?;
+        // Steps for prompts take longer than what was measured, and a right token must find room behind a wrong one.
+        let decodes = |sequence: &Sequence| sequence.emitted() > 0 && sequence.due() == 0 && !sequence.suspect;
+        let all_decode = self.slots.iter().filter_map(Slot::sequence).all(decodes);
+        if !all_decode || self.under_way.len() + 1 >= MAX_DEPTH {
+            return None;
+        }
+        let needed = trip.needed(self.under_way.len());
+        let slots = (0..).zip(&self.slots);
+        let drafts = slots.filter_map(|(slot, held)| {
+            let sequence = held.sequence()?;
+            let draft = draft::next(sequence, needed)?;
+            Some(((sequence.drafts.len(), sequence.served), slot, draft))
+        });
+        // The shorter a chain of drafts is, the likelier it is accepted.
+        let (_, slot, token) = drafts.min_by_key(|(order, ..)| *order)?;
+        self.turns += 1;
+        self.tally.drafts += 1;
+        let mut rows = Vec::new();
+        let part = mix::draft_row(&mut self.slots, slot, token, self.turns, &mut rows)?;
+        Some(self.depart(Vec::new(), rows, vec![part]))
     }
 
     /// A suspect's step runs alone: what came after it would be void if it failed.
@@ -64,7 +96,8 @@ impl Schedule {
         } else {
             self.tuning.depth
         };
-        self.under_way.len() >= depth
+        let of_use = self.under_way.iter().filter(|flight| !flight.is_idle()).count();
+        of_use >= depth || self.under_way.len() >= MAX_DEPTH
     }
 
     fn forget_stale(&mut self, operations: &mut Vec<KvOperation>) {
@@ -73,6 +106,21 @@ impl Schedule {
             operations.push(KvOperation::forget(index as u32));
         }
         operations.extend(self.prefixes.take_stale().into_iter().map(KvOperation::forget));
+    }
+
+    /// Sequences whose drafts were rejected are cut back to what is known.
+    fn forget_astray(&mut self, operations: &mut Vec<KvOperation>) {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if let Some(sequence) = slot.sequence_mut()
+                && std::mem::take(&mut sequence.astray)
+            {
+                operations.push(KvOperation::Remove(Removal {
+                    sequence: index as u32,
+                    from: sequence.composed,
+                    end: None,
+                }));
+            }
+        }
     }
 
     /// What ended sequences held is kept as a prefix, or forgotten.

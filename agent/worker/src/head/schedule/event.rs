@@ -90,6 +90,10 @@ pub struct Tally {
     pub reused_tokens: u64,
     /// Kept prefixes that were given up for cells, slots or memory.
     pub evictions: u64,
+    /// Draft tokens that were computed.
+    pub drafts: u64,
+    /// Of these, the ones that the tail sampled too.
+    pub accepted_drafts: u64,
 }
 
 /// How the cells of every stage's cache are used, in positions.

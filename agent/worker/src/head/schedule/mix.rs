@@ -98,5 +98,29 @@ pub(super) fn rows(slots: &mut [Slot], share: &Share, turn: u64, rows: &mut Vec<
         id: sequence.request.id,
         from,
         samples: samples.then_some(end),
+        draft: false,
+        idle: false,
+    })
+}
+
+/// Appends the row of a draft, behind all that is under way of the sequence in a slot.
+pub(super) fn draft_row(slots: &mut [Slot], slot: usize, token: i32, turn: u64, rows: &mut Vec<Row>) -> Option<Part> {
+    let sequence = slots[slot].sequence_mut()?;
+    let position = sequence.filled();
+    rows.push(Row {
+        sequence: slot as u32,
+        position,
+        token,
+        sample: Some(sequence.request.sampling),
+    });
+    sequence.drafts.push(token);
+    sequence.served = turn;
+    Some(Part {
+        slot,
+        id: sequence.request.id,
+        from: position,
+        samples: Some(position + 1),
+        draft: true,
+        idle: false,
     })
 }

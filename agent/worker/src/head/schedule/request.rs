@@ -60,8 +60,10 @@ pub struct Tuning {
     /// Rows of prompts in one step while nobody decodes; at least 1. Over several stages fewer than a step could have: a prompt
     /// fills the pipeline the sooner, the more steps it takes, and from 64 rows on a CPU computes each as fast as any.
     pub prompt_rows_alone: u32,
-    /// A failed step costs its sequences all that they held: they cannot be cut back.
+    /// A failed step costs its sequences all that they held: they cannot be cut back. Then there are no drafts either.
     pub restarts: bool,
+    /// Stages that would idle compute draft tokens.
+    pub speculates: bool,
 }
 
 /// The fewest rows that ggml's attention computes in tiles on a CPU.
@@ -78,6 +80,7 @@ impl Tuning {
                 _ => limits.max_step_rows.min(PIPELINED_PROMPT_ROWS),
             },
             restarts: false,
+            speculates: stages > 1,
         }
     }
 }

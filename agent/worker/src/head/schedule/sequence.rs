@@ -1,5 +1,6 @@
 //! A sequence as the stages will hold it once every step under way is executed, and the slot it sits in.
 
+use super::draft::Drafter;
 use super::request::Request;
 
 /// A running request.
@@ -25,6 +26,12 @@ pub(super) struct Sequence {
     pub(super) suspect: bool,
     /// Its first position in that step.
     pub(super) suspect_from: u32,
+    /// What may come next.
+    pub(super) drafter: Drafter,
+    /// Draft tokens of steps under way, which take them to follow what is known; their positions come behind those composed.
+    pub(super) drafts: Vec<i32>,
+    /// The caches hold, or may hold, positions behind those composed that count for nothing: forgotten before the next rows.
+    pub(super) astray: bool,
 }
 
 impl Sequence {
@@ -44,6 +51,9 @@ impl Sequence {
             served: 0,
             suspect: false,
             suspect_from: 0,
+            drafter: Drafter::new(),
+            drafts: Vec::new(),
+            astray: false,
         }
     }
 
@@ -65,6 +75,11 @@ impl Sequence {
         self.tokens.len() as u32
     }
 
+    /// Positions that the caches hold once all steps under way are executed, drafts too.
+    pub(super) fn filled(&self) -> u32 {
+        self.composed + self.drafts.len() as u32
+    }
+
     /// Positions known and in no step yet.
     pub(super) fn due(&self) -> u32 {
         self.known() - self.composed
@@ -75,9 +90,25 @@ impl Sequence {
         self.composed >= self.prompt_tokens
     }
 
-    /// The next token was sampled.
-    pub(super) fn emit(&mut self, token: i32) {
+    /// The next token was sampled. Whether a draft of it was accepted, where there was one: if not, the steps of drafts count for
+    /// nothing.
+    pub(super) fn emit(&mut self, token: i32) -> Option<bool> {
         self.tokens.push(token);
+        self.drafter.learn(&self.tokens);
+        let accepted = *self.drafts.first()? == token;
+        if accepted {
+            self.drafts.remove(0);
+            self.composed += 1;
+        } else {
+            self.reject_drafts();
+        }
+        Some(accepted)
+    }
+
+    /// Other tokens follow than the drafts, or the steps of these are void.
+    pub(super) fn reject_drafts(&mut self) {
+        self.astray |= !self.drafts.is_empty();
+        self.drafts.clear();
     }
 
     /// Begins with positions of another sequence, or with none.
@@ -88,10 +119,13 @@ impl Sequence {
     /// The caches hold nothing of it any more.
     pub(super) fn restart(&mut self) {
         (self.started, self.cached, self.composed) = (false, 0, 0);
+        self.drafts.clear();
+        self.astray = false;
     }
 
     /// The steps that computed positions from this one on are void.
     pub(super) fn undo(&mut self, from: u32) {
+        self.reject_drafts();
         self.composed = self.composed.min(from);
         if self.composed == 0 {
             self.restart();

@@ -1,6 +1,7 @@
 //! The schedule by itself, and against stages that know nothing but the contract.
 
 mod admission;
+mod drafts;
 mod faults;
 mod model;
 mod prefixes;
@@ -38,6 +39,7 @@ fn with_depth(limits: Limits, depth: usize) -> Schedule {
         prompt_rows_beside_decodes: limits.max_step_rows,
         prompt_rows_alone: limits.max_step_rows,
         restarts: false,
+        speculates: false,
     };
     Schedule::new(limits, tuning)
 }

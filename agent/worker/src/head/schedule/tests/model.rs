@@ -26,6 +26,7 @@ enum Act {
     Fail {
         stage: usize,
     },
+    Measured(RoundTrip),
     Relieve(Relief),
 }
 
@@ -43,8 +44,15 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Relief::SeatNobody),
         1 => Just(Relief::ForgetPrefixes)
     ];
+    let measured = (1u64..9, 0u64..30, 0u64..3).prop_map(|(slowest_us, more_us, slower_us)| RoundTrip {
+        round_us: slowest_us + more_us,
+        busy_us: slowest_us + more_us / 2,
+        slowest_us,
+        crowded_us: slowest_us + slower_us,
+    });
     prop_oneof![
         4 => admit,
+        1 => measured.prop_map(Act::Measured),
         1 => (0usize..16).prop_map(|nth| Act::Cancel { nth }),
         12 => Just(Act::Compose),
         20 => (0usize..4).prop_map(|stage| Act::Advance { stage }),
@@ -101,6 +109,7 @@ impl Life {
                 self.answer();
             }
             Act::Fail { stage } => self.fail(*stage % self.count),
+            Act::Measured(round_trip) => self.schedule.measured(*round_trip),
             Act::Relieve(relief) => self.schedule.relieve(*relief),
         }
         let cells = self.schedule.cells();
@@ -136,7 +145,7 @@ impl Life {
         let Some(step) = self.schedule.compose(self.now_us) else {
             return false;
         };
-        assert!(self.schedule.in_flight() <= self.count + 1);
+        assert!(self.schedule.in_flight() <= MAX_DEPTH);
         self.stages.submit(step.clone());
         self.steps.push(step);
         true

@@ -5,8 +5,13 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// The token that the simulated model goes on with: a function of all tokens before it.
+/// The token that the simulated model goes on with: a function of all tokens before it, and mostly that of three before.
 pub(super) fn next_token(tokens: &[i32]) -> i32 {
+    if let [.., again, _, _] = tokens
+        && tokens.len() % 11 != 0
+    {
+        return *again;
+    }
     let mixed = tokens.iter().fold(17u32, |sum, token| {
         sum.wrapping_mul(1_000_003).wrapping_add(token.unsigned_abs())
     });
@@ -147,8 +152,15 @@ impl Stage {
     fn operate(&mut self, operation: &KvOperation) {
         match *operation {
             KvOperation::Remove(removal) => {
-                assert_eq!((removal.from, removal.end), (0, None));
-                self.slots[removal.sequence as usize] = Held::default();
+                assert_eq!(removal.end, None);
+                let held = &mut self.slots[removal.sequence as usize];
+                if removal.from == 0 {
+                    *held = Held::default();
+                }
+                assert!(!held.torn, "what is torn is forgotten whole");
+                assert!(removal.from as usize <= held.tokens.len(), "what is kept is held");
+                held.tokens.truncate(removal.from as usize);
+                held.cells.truncate(removal.from as usize);
             }
             KvOperation::Copy(PrefixCopy { from, to, end }) => {
                 let source = &self.slots[from as usize];
@@ -172,10 +184,11 @@ impl Stage {
         }
     }
 
-    /// Nobody can say what the slots hold that a void step's operations changed.
+    /// Nobody can say what the slots hold that a void step's operations changed; one that cut a sequence back has, or has not.
     fn tear(&mut self, step: &Step) {
         for operation in &step.operations {
             let slot = match operation {
+                KvOperation::Remove(removal) if removal.from > 0 => continue,
                 KvOperation::Remove(removal) => removal.sequence,
                 KvOperation::Copy(copy) => copy.to,
             };
