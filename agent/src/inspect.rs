@@ -218,7 +218,8 @@ fn message(model: &Model, facts: &Facts, digests: &Index, vocabulary: Vec<u8>) -
             digest: digest.0.to_vec(),
         })
     };
-    let layers = facts.layer_bytes.iter().zip(&digests.layers);
+    let bytes = facts.layer_bytes.iter().zip(&facts.layer_active_bytes);
+    let layers = bytes.zip(&digests.layers);
     ModelFacts {
         sha256: model.index.sha256().0.to_vec(),
         file_bytes: model.index.total_bytes(),
@@ -230,8 +231,9 @@ fn message(model: &Model, facts: &Facts, digests: &Index, vocabulary: Vec<u8>) -
         context_length_trained: facts.context_length_trained,
         kv_elements_per_token_per_layer: facts.kv_elements_per_token_per_layer,
         layers: layers
-            .map(|(weight_bytes, digest)| LayerFacts {
+            .map(|((weight_bytes, active_bytes), digest)| LayerFacts {
                 weight_bytes: *weight_bytes,
+                active_bytes: *active_bytes,
                 digest: digest.0.to_vec(),
             })
             .collect(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::metadata::optional;
-use crate::parse::Gguf;
+use crate::parse::{Gguf, Tensor};
 use crate::piece::{Piece, PieceError, Pieces, pieces};
 
 /// A model in figures.
@@ -37,6 +37,8 @@ pub struct Facts {
     pub tied: bool,
     /// Bytes of each layer's weights.
     pub layer_bytes: Vec<u64>,
+    /// Of these, what one token reads: of a mixture of experts, as many experts as a token is sent to.
+    pub layer_active_bytes: Vec<u64>,
     /// Bytes of the token embedding.
     pub embedding_bytes: u64,
     /// Bytes of the output norm and matrix.
@@ -75,12 +77,34 @@ pub fn model_facts(gguf: &Gguf) -> Result<Facts, PieceError> {
         layer_bytes: (0..pieces.layer_count())
             .map(|layer| pieces.weight_bytes(Piece::Layer(layer)))
             .collect(),
+        layer_active_bytes: active_bytes(&pieces)?,
         embedding_bytes: pieces.weight_bytes(Piece::Embedding),
         output_bytes: pieces.weight_bytes(Piece::Output),
         shared_bytes: pieces.weight_bytes(Piece::Shared),
         allowed_cuts: pieces.allowed_cuts(),
         whole_because: pieces.whole_because().map(str::to_owned),
     })
+}
+
+/// What a token reads of each layer. Tensors of experts have all of them as their last dimension; shared experts are others.
+fn active_bytes(pieces: &Pieces<'_>) -> Result<Vec<u64>, PieceError> {
+    let figure = |suffix: &str| {
+        let key = format!("{}.{suffix}", pieces.architecture().name);
+        optional(pieces.gguf().metadata.u32(&key))
+    };
+    let experts = u128::from(figure("expert_count")?.unwrap_or(0));
+    let used = u128::from(figure("expert_used_count")?.unwrap_or(0));
+    let of_experts = |tensor: &Tensor| tensor.name.contains("_exps.");
+    let active = |tensor: &&Tensor| {
+        if of_experts(tensor) && 0 < used && used < experts {
+            // Less than a size that fits.
+            (u128::from(tensor.size_bytes) * used).div_ceil(experts) as u64
+        } else {
+            tensor.size_bytes
+        }
+    };
+    let of_layer = |layer| pieces.tensors(Piece::Layer(layer)).iter().map(active).sum();
+    Ok((0..pieces.layer_count()).map(of_layer).collect())
 }
 
 struct Attention {

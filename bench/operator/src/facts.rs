@@ -89,6 +89,7 @@ pub fn facts(uri: &str) -> ModelFacts {
     let (index, file_bytes) = index(uri, shape);
     let layer = |number: u64| LayerFacts {
         weight_bytes: layer_bytes,
+        active_bytes: 0,
         digest: digest(&[uri, "layer", &number.to_string()]),
     };
     let piece = |name: &str| PieceFacts {

@@ -113,6 +113,7 @@ pub fn as_cluster(instance: &Instance) -> Problem {
     }
     let layer = Layer {
         weight_bytes: LAYER_BYTES,
+        active_bytes: LAYER_BYTES,
         kv_bytes: 0,
         kv_read_bytes: 0,
     };

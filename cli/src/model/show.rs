@@ -53,6 +53,7 @@ fn describe(shown: &Shown) -> String {
         ("parameters", count(facts.parameters)),
         ("layers", facts.layers.to_string()),
         ("layer weights", ranges(&facts.layer_bytes)),
+        ("read for a token", ranges(&facts.layer_active_bytes)),
         ("embedding", size(facts.embedding_bytes)),
         ("output", output(facts)),
         ("for every stage", size(facts.shared_bytes)),

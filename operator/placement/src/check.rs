@@ -280,7 +280,8 @@ fn check_times(problem: &Problem, plan: &Plan, devices: &[(&Stage, &Device)], fo
             let Some(layer) = usize::try_from(layer).ok().and_then(|l| model.layers.get(l)) else {
                 continue;
             };
-            time += moved(layer.weight_bytes.saturating_add(layer.kv_read_bytes), rate) + u128::from(device.layer_ns());
+            let read = layer.active_bytes.saturating_add(layer.kv_read_bytes);
+            time += moved(read, rate) + u128::from(device.layer_ns());
         }
         let mut hop: u128 = 0;
         match devices.get(index + 1) {

@@ -145,7 +145,7 @@ fn slowest_bound_ns(problem: &Problem, eligible: &[usize]) -> u64 {
         .map(|rate| u128::from(*rate))
         .sum();
     let model = &problem.model;
-    let read = |layer: &crate::Layer| u128::from(layer.weight_bytes) + u128::from(layer.kv_read_bytes);
+    let read = |layer: &crate::Layer| u128::from(layer.active_bytes) + u128::from(layer.kv_read_bytes);
     let read_bytes = model.layers.iter().map(read).sum::<u128>() + u128::from(model.output_bytes);
     u64::try_from(read_bytes * 1_000_000_000 / together.max(1)).unwrap_or(u64::MAX)
 }
@@ -154,7 +154,7 @@ fn slowest_bound_ns(problem: &Problem, eligible: &[usize]) -> u64 {
 fn least_read_per_held_ppm(problem: &Problem) -> u128 {
     let ratio = |layer: &crate::Layer| {
         let held = u128::from(layer.weight_bytes) + u128::from(layer.kv_bytes);
-        let read = u128::from(layer.weight_bytes) + u128::from(layer.kv_read_bytes);
+        let read = u128::from(layer.active_bytes) + u128::from(layer.kv_read_bytes);
         (held > 0).then(|| read * PPM / held)
     };
     problem.model.layers.iter().filter_map(ratio).min().unwrap_or(0)

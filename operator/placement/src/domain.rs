@@ -247,7 +247,7 @@ pub(crate) fn candidate(problem: &Problem, device_index: usize) -> Candidate {
     let device = &problem.topology.devices[device_index];
     let (rate, layer_ns) = (device.bandwidth.bytes_per_second, device.layer_ns());
     let elapsed_ns = problem.model.layers.iter().map(|layer| {
-        let read_ns = transfer_ns(layer.weight_bytes.saturating_add(layer.kv_read_bytes), rate);
+        let read_ns = transfer_ns(layer.active_bytes.saturating_add(layer.kv_read_bytes), rate);
         read_ns.saturating_add(layer_ns)
     });
     Candidate {

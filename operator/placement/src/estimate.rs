@@ -46,6 +46,9 @@ impl KvElement {
 pub struct Figures {
     pub name: String,
     pub layer_weight_bytes: Vec<u64>,
+    /// Of each layer, what one token reads; empty: all weights.
+    #[serde(default)]
+    pub layer_active_bytes: Vec<u64>,
     pub embedding_bytes: u64,
     pub output_bytes: u64,
     pub embedding_length: u64,
@@ -73,6 +76,10 @@ pub enum FiguresError {
     NoLayers,
     #[error("the model has {layers} layers and at most {MAX_LAYERS} are supported")]
     TooManyLayers { layers: usize },
+    #[error(
+        "{active} layers say what a token reads of them, and the model has {layers}: give one figure for each, or none"
+    )]
+    ActiveLayers { active: usize, layers: usize },
     #[error("cut {cut} lies outside the model, which has {layers} layers: cuts are from 1 to {layers} less one")]
     CutOutside { cut: u32, layers: usize },
 }
@@ -89,6 +96,10 @@ pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
         0 => return Err(FiguresError::NoLayers),
         1..=MAX_LAYERS => {}
         _ => return Err(FiguresError::TooManyLayers { layers }),
+    }
+    let active = figures.layer_active_bytes.len();
+    if active != 0 && active != layers {
+        return Err(FiguresError::ActiveLayers { active, layers });
     }
     for cut in &figures.allowed_cuts {
         if *cut == 0 || usize::try_from(*cut).is_ok_and(|c| c >= layers) {
@@ -115,8 +126,13 @@ pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
         layers: figures
             .layer_weight_bytes
             .iter()
-            .map(|weight_bytes| Layer {
+            .enumerate()
+            .map(|(layer, weight_bytes)| Layer {
                 weight_bytes: *weight_bytes,
+                active_bytes: figures
+                    .layer_active_bytes
+                    .get(layer)
+                    .map_or(*weight_bytes, |active| *weight_bytes.min(active)),
                 kv_bytes: kv_per_token_bytes.saturating_mul(cells),
                 kv_read_bytes: kv_per_token_bytes.saturating_mul(figures.context_length / 2),
             })

@@ -7,7 +7,7 @@
 use topology::Device;
 
 use crate::cost::{transfer_ns, us_to_ns};
-use crate::{Plan, Problem};
+use crate::{Layer, Plan, Problem};
 
 /// A prompt, and what a step of it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +64,10 @@ fn stage_ns(problem: &Problem, device: &Device, (first, end): (u32, u32), last: 
     let model = &problem.model;
     let layers = model.layers.get(first as usize..end as usize)?;
     let (count, tokens) = (layers.len() as u64, u128::from(prompt.tokens));
-    let weight_bytes = layers
-        .iter()
-        .fold(0_u64, |sum, layer| sum.saturating_add(layer.weight_bytes));
-    let weights = u128::from(weight_bytes) * u128::from(prompt.parameters) / u128::from(prompt.parameter_bytes.max(1));
+    let sum = |bytes: fn(&Layer) -> u64| layers.iter().map(bytes).fold(0_u64, u64::saturating_add);
+    // The rows of a step meet every expert between them, each row only its own.
+    let (weight_bytes, active_bytes) = (sum(|layer| layer.weight_bytes), sum(|layer| layer.active_bytes));
+    let weights = u128::from(active_bytes) * u128::from(prompt.parameters) / u128::from(prompt.parameter_bytes.max(1));
     let width = u128::from(model.activation_bytes / FLOAT_BYTES);
     // Each row meets, on average, half of the prompt.
     let attention = ATTENTION_OPERATIONS * width * (tokens * tokens / 2) * u128::from(count);

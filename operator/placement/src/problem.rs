@@ -65,6 +65,8 @@ pub struct Model {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layer {
     pub weight_bytes: u64,
+    /// Of these, what one token reads: of a mixture of experts, those it is sent to.
+    pub active_bytes: u64,
     /// Cached keys and values of all sequences at full context.
     pub kv_bytes: u64,
     /// Cached bytes that one token reads on average.

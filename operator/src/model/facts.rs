@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crds::ModelSource;
 use crds::conditions::reason;
 use gguf::{Digest, Index, WeightIndex};
-use proto::control::v1::{ModelFacts, PieceFacts};
+use proto::control::v1::{LayerFacts, ModelFacts, PieceFacts};
 use sha2::{Digest as _, Sha256};
 
 use crate::routes::VOCABULARY_BYTES_MAX;
@@ -41,6 +41,8 @@ pub struct Facts {
     pub kv_elements_per_token_per_layer: u32,
     /// Bytes of the weights of each layer, in order.
     pub layer_bytes: Vec<u64>,
+    /// Of these, what one token reads.
+    pub layer_active_bytes: Vec<u64>,
     /// Bytes of the embedding, for the head.
     pub embedding_bytes: u64,
     /// Bytes of the output norm and matrix, for the tail.
@@ -113,6 +115,7 @@ pub fn accept(mut message: ModelFacts, source: &ModelSource) -> Result<(Facts, A
         "the vocabulary has another digest than stated".to_owned()
     })?;
     let (layer_bytes, index) = pieces(&message)?;
+    let layer_active_bytes = message.layers.iter().map(active_bytes).collect();
     let by_index = index_sha256
         .map(|stated| check_index(&message, stated, source))
         .transpose()?;
@@ -136,6 +139,7 @@ pub fn accept(mut message: ModelFacts, source: &ModelSource) -> Result<(Facts, A
         context_length_trained: message.context_length_trained,
         kv_elements_per_token_per_layer: message.kv_elements_per_token_per_layer,
         layer_bytes,
+        layer_active_bytes,
         embedding_bytes: message.embedding.as_ref().map_or(0, |piece| piece.weight_bytes),
         output_bytes: message.output.as_ref().map_or(0, |piece| piece.weight_bytes),
         index,
@@ -234,6 +238,14 @@ fn pieces(message: &ModelFacts) -> Result<(Vec<u64>, Index), FactsError> {
         output: end("output", message.output.as_ref())?,
     };
     Ok((message.layers.iter().map(|layer| layer.weight_bytes).collect(), index))
+}
+
+/// An agent that does not say it, or says nonsense, is taken to mean all weights: the time of a token is never too short for that.
+fn active_bytes(layer: &LayerFacts) -> u64 {
+    match layer.active_bytes {
+        0 => layer.weight_bytes,
+        active => active.min(layer.weight_bytes),
+    }
 }
 
 fn digest(name: &str, bytes: &[u8]) -> Result<Digest, FactsError> {

@@ -41,6 +41,7 @@ pub fn facts() -> Facts {
         context_length_trained: 2048,
         kv_elements_per_token_per_layer: 128,
         layer_bytes: vec![10 * MIB; LAYERS as usize],
+        layer_active_bytes: vec![10 * MIB; LAYERS as usize],
         embedding_bytes: 5 * MIB,
         output_bytes: 5 * MIB,
         index: Index {

@@ -173,6 +173,7 @@ mod tests {
         let figures = Figures {
             name: "m".into(),
             layer_weight_bytes: vec![10 * MIB; 6],
+            layer_active_bytes: Vec::new(),
             embedding_bytes: 5 * MIB,
             output_bytes: 5 * MIB,
             embedding_length: 64,

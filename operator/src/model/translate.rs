@@ -66,6 +66,7 @@ pub fn estimated(name: &str, validated: &Validated, facts: &Facts) -> Result<Mod
     let figures = Figures {
         name: name.to_owned(),
         layer_weight_bytes: facts.layer_bytes.clone(),
+        layer_active_bytes: facts.layer_active_bytes.clone(),
         embedding_bytes: facts.embedding_bytes,
         output_bytes: facts.output_bytes,
         embedding_length: facts.embedding_length.into(),

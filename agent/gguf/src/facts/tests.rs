@@ -17,6 +17,7 @@ fn facts_come_from_the_header() {
     assert_eq!(facts.kv_elements_per_token_per_layer, 64);
     assert_eq!(facts.context_length_trained, 128);
     assert_eq!(facts.layer_bytes, [256 + 120; 3]);
+    assert_eq!(facts.layer_active_bytes, facts.layer_bytes, "a token reads all of them");
     assert_eq!(
         (facts.embedding_bytes, facts.output_bytes, facts.shared_bytes),
         (200, 256 + 200, 64)
@@ -38,6 +39,31 @@ fn kv_follows_the_layer_with_the_most_heads_and_the_stated_head_length() {
         (facts.kv_heads, facts.kv_elements_per_token_per_layer),
         (4, 4 * (48 + 32))
     );
+}
+
+#[test]
+fn of_a_mixture_of_experts_a_token_reads_those_it_is_sent_to() {
+    let model = |used| {
+        let experts = llama(2)
+            .with("llama.expert_count", Value::U32(4))
+            .with("llama.expert_used_count", Value::U32(used));
+        let mut gguf = experts.gguf();
+        for tensor in &mut gguf.tensors {
+            tensor.name = tensor.name.replace("ffn_down.", "ffn_down_exps.");
+        }
+        gguf
+    };
+    let of_experts: u64 = model(1)
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.name.starts_with("blk.0.ffn_down_exps."))
+        .map(|tensor| tensor.size_bytes)
+        .sum();
+    assert!(of_experts > 0);
+    let facts = model_facts(&model(1)).unwrap();
+    assert_eq!(facts.layer_active_bytes, [facts.layer_bytes[0] - of_experts * 3 / 4; 2]);
+    let facts = model_facts(&model(4)).unwrap();
+    assert_eq!(facts.layer_active_bytes, facts.layer_bytes);
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn problem() -> Problem {
             layers: vec![
                 Layer {
                     weight_bytes: 100,
+                    active_bytes: 100,
                     kv_bytes: 10,
                     kv_read_bytes: 5
                 };

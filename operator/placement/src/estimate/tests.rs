@@ -4,6 +4,7 @@ fn figures() -> Figures {
     Figures {
         name: "m".to_owned(),
         layer_weight_bytes: vec![100, 200],
+        layer_active_bytes: vec![],
         embedding_bytes: 7,
         output_bytes: 9,
         embedding_length: 10,
@@ -35,6 +36,21 @@ fn a_cache_of_fewer_tokens_is_reckoned_by_its_own_size() {
     })
     .expect("a model");
     assert_eq!(model.layers[0].kv_bytes, 64 * 2 * 512);
+}
+
+#[test]
+fn a_token_reads_what_is_said_of_a_layer_and_never_more_than_the_layer_has() {
+    let active = |layer_active_bytes: &[u64]| {
+        estimate(&Figures {
+            layer_active_bytes: layer_active_bytes.to_vec(),
+            ..figures()
+        })
+        .map(|model| model.layers.iter().map(|layer| layer.active_bytes).collect::<Vec<_>>())
+    };
+    assert_eq!(active(&[]), Ok(vec![100, 200]));
+    assert_eq!(active(&[40, 500]), Ok(vec![40, 200]));
+    let error = active(&[40]).expect_err("one of two");
+    assert!(error.to_string().starts_with("1 layers say"), "{error}");
 }
 
 #[test]

@@ -43,6 +43,7 @@ fn problem(usable_mib: &[u64], constraints: Constraints) -> Problem {
             layers: vec![
                 Layer {
                     weight_bytes: 10 * MIB,
+                    active_bytes: 10 * MIB,
                     kv_bytes: 0,
                     kv_read_bytes: 0
                 };

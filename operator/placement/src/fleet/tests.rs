@@ -43,6 +43,7 @@ fn problem(cards: &[(u64, u64)]) -> Problem {
             layers: vec![
                 Layer {
                     weight_bytes: 100 * MIB,
+                    active_bytes: 100 * MIB,
                     kv_bytes: 0,
                     kv_read_bytes: 0
                 };

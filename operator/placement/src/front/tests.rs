@@ -37,6 +37,7 @@ fn cluster() -> Problem {
     };
     let layer = Layer {
         weight_bytes: 1 << 29,
+        active_bytes: 1 << 29,
         kv_bytes: 1 << 24,
         kv_read_bytes: 1 << 22,
     };

@@ -72,6 +72,7 @@ fn problem(flops_per_second: [Option<u64>; 2]) -> (Problem, Plan) {
     };
     let layer = Layer {
         weight_bytes: 1000,
+        active_bytes: 1000,
         kv_bytes: 0,
         kv_read_bytes: 0,
     };

@@ -188,14 +188,13 @@ impl ModelByName {
         let shape = shape.ok_or_else(|| CompactError::UnknownShape {
             shape: self.shape.clone(),
         })?;
-        let run = |(count, thousands): &(u32, u64)| {
-            let bytes = self.quantisation.bytes(thousands * 1000);
-            (0..*count).map(move |_| bytes)
-        };
+        let bytes = |thousands: u64| self.quantisation.bytes(thousands * 1000);
+        let runs = || shape.layers.iter().flat_map(|run| (0..run.count).map(move |_| run));
         let embedding_bytes = self.quantisation.bytes(shape.embedding_weights());
         Ok(Figures {
             name: format!("{} {:?}", self.shape, self.quantisation),
-            layer_weight_bytes: shape.layers.iter().flat_map(run).collect(),
+            layer_weight_bytes: runs().map(|run| bytes(run.thousands)).collect(),
+            layer_active_bytes: runs().map(|run| bytes(run.active_thousands)).collect(),
             embedding_bytes,
             output_bytes: embedding_bytes,
             embedding_length: shape.embedding_length,

@@ -1,17 +1,37 @@
 //! Published models by name: how many weights each layer has, and what a token leaves in the cache.
 //!
 //! Counted from the models' published configurations; the tests compare the sums with the sizes that their makers state.
-//! Of a mixture of experts every weight counts, in memory and in what a token reads, since a plan knows no other kind of layer:
-//! predicted times of such models are what they would be if each token met every expert.
+//! Of a mixture of experts every weight counts in memory, and a token reads the experts that it is sent to.
 
 use serde::Deserialize;
+
+/// Equal layers that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub count: u32,
+    /// Thousands of weights in each.
+    pub thousands: u64,
+    /// Of these, what one token reads.
+    pub active_thousands: u64,
+}
+
+const fn dense(count: u32, thousands: u64) -> Run {
+    experts(count, thousands, thousands)
+}
+
+const fn experts(count: u32, thousands: u64, active_thousands: u64) -> Run {
+    Run {
+        count,
+        thousands,
+        active_thousands,
+    }
+}
 
 /// The shape of one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     pub name: &'static str,
-    /// Runs of equal layers: how many, and thousands of weights in each.
-    pub layers: &'static [(u32, u64)],
+    pub layers: &'static [Run],
     pub embedding_length: u64,
     pub vocabulary_size: u64,
     pub kv_elements_per_token_per_layer: u64,
@@ -19,7 +39,7 @@ pub(super) struct Shape {
 
 impl Shape {
     pub fn layer_count(&self) -> u32 {
-        self.layers.iter().map(|(count, _)| count).sum()
+        self.layers.iter().map(|run| run.count).sum()
     }
 
     /// Of the embedding, and as many of the output.
@@ -29,20 +49,28 @@ impl Shape {
 }
 
 pub(super) const SHAPES: &[Shape] = &[
-    shape("smollm2-135m", &[(30, 3_540)], 576, 49_152, 384),
-    shape("llama-3.2-1b", &[(16, 60_820)], 2_048, 128_256, 1_024),
-    shape("llama-3.1-8b", &[(32, 218_112)], 4_096, 128_256, 2_048),
-    shape("llama-30b", &[(60, 535_030)], 6_656, 32_000, 13_312),
-    shape("qwen2.5-32b", &[(64, 487_660)], 5_120, 152_064, 2_048),
-    shape("llama-2-70b", &[(80, 855_654)], 8_192, 32_000, 2_048),
-    shape("llama-3.1-70b", &[(80, 855_654)], 8_192, 128_256, 2_048),
-    shape("qwen2.5-72b", &[(80, 877_675)], 8_192, 152_064, 2_048),
-    shape("qwen3-235b-a22b", &[(94, 2_487_755)], 4_096, 151_936, 1_024),
-    shape("llama-3.1-405b", &[(126, 3_187_704)], 16_384, 128_256, 2_048),
-    // Three dense layers first; the cache holds what multi-head latent attention compresses keys and values to.
+    shape("smollm2-135m", &[dense(30, 3_540)], 576, 49_152, 384),
+    shape("llama-3.2-1b", &[dense(16, 60_820)], 2_048, 128_256, 1_024),
+    shape("llama-3.1-8b", &[dense(32, 218_112)], 4_096, 128_256, 2_048),
+    shape("llama-30b", &[dense(60, 535_030)], 6_656, 32_000, 13_312),
+    shape("qwen2.5-32b", &[dense(64, 487_660)], 5_120, 152_064, 2_048),
+    shape("llama-2-70b", &[dense(80, 855_654)], 8_192, 32_000, 2_048),
+    shape("llama-3.1-70b", &[dense(80, 855_654)], 8_192, 128_256, 2_048),
+    shape("qwen2.5-72b", &[dense(80, 877_675)], 8_192, 152_064, 2_048),
+    // 128 experts of 18,874 thousand weights in each layer, 8 for a token.
+    shape(
+        "qwen3-235b-a22b",
+        &[experts(94, 2_487_755, 222_830)],
+        4_096,
+        151_936,
+        1_024,
+    ),
+    shape("llama-3.1-405b", &[dense(126, 3_187_704)], 16_384, 128_256, 2_048),
+    // Three dense layers first, then 256 experts of 44,040 thousand weights in each, 8 for a token; the cache holds what
+    // multi-head latent attention compresses keys and values to.
     shape(
         "deepseek-v3-671b",
-        &[(3, 583_500), (58, 11_507_000)],
+        &[dense(3, 583_500), experts(58, 11_507_000, 585_000)],
         7_168,
         129_280,
         576,
@@ -51,7 +79,7 @@ pub(super) const SHAPES: &[Shape] = &[
 
 const fn shape(
     name: &'static str,
-    layers: &'static [(u32, u64)],
+    layers: &'static [Run],
     embedding_length: u64,
     vocabulary_size: u64,
     kv_elements_per_token_per_layer: u64,
@@ -118,12 +146,29 @@ mod tests {
             let layers: u64 = shape
                 .layers
                 .iter()
-                .map(|(count, k)| u64::from(*count) * k * 1_000)
+                .map(|run| u64::from(run.count) * run.thousands * 1_000)
                 .sum();
             let counted = (layers + ends * shape.embedding_weights()) as f64 / 1e6;
             assert!(
                 (counted / millions - 1.0).abs() < 0.005,
                 "{name}: {counted} of {millions}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_a_mixture_of_experts_a_token_reads_what_the_makers_state() {
+        // In billions, with what is outside of layers: an embedding and an output.
+        for (name, billions) in [("qwen3-235b-a22b", 22.0), ("deepseek-v3-671b", 37.0)] {
+            let shape = SHAPES.iter().find(|shape| shape.name == name).unwrap();
+            let active = shape
+                .layers
+                .iter()
+                .map(|run| u64::from(run.count) * run.active_thousands);
+            let counted = (active.sum::<u64>() * 1_000 + 2 * shape.embedding_weights()) as f64 / 1e9;
+            assert!(
+                (counted / billions - 1.0).abs() < 0.03,
+                "{name}: {counted} of {billions}"
             );
         }
     }

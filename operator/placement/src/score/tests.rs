@@ -57,6 +57,7 @@ fn problem(mut devices: Vec<Device>) -> Problem {
     }
     let layer = Layer {
         weight_bytes: GIB,
+        active_bytes: GIB,
         kv_bytes: 0,
         kv_read_bytes: 0,
     };

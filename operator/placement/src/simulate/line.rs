@@ -6,7 +6,7 @@ use topology::Device;
 
 use super::queues::Visit;
 use crate::{
-    Plan, Problem, Stage,
+    Layer, Plan, Problem, Stage,
     cost::{transfer_ns, us_to_ns},
 };
 
@@ -94,7 +94,7 @@ impl<'p> Line<'p> {
         let layers = &self.problem.model.layers[index(plan.first_layer)..index(plan.end_layer)];
         let mut ns = us_to_ns(device.launch_us);
         for layer in layers {
-            ns = ns.saturating_add(pass.ns(layer.weight_bytes, layer.kv_read_bytes, device));
+            ns = ns.saturating_add(pass.ns(layer, device));
             ns = ns.saturating_add(device.layer_ns());
         }
         if stage + 1 == self.stages.len() && pass.ends_in_a_token() {
@@ -134,15 +134,23 @@ impl Pass {
         }
     }
 
-    /// Time of one layer. A micro-batch reads weights once and every stream's cache; a chunk reads both once and is bound by
-    /// arithmetic where that takes longer. Without a measurement of arithmetic, tokens of a chunk are taken to gain nothing from
+    /// Time of one layer. A micro-batch reads weights once and every stream's cache, of a mixture of experts those of each stream, as
+    /// if no two had any in common; a chunk reads everything once and is bound by arithmetic where that takes longer. Without a measurement of arithmetic, tokens of a chunk are taken to gain nothing from
     /// each other: unknown is not free.
-    fn ns(&self, weight_bytes: u64, kv_read_bytes: u64, device: &Device) -> u64 {
+    fn ns(&self, layer: &Layer, device: &Device) -> u64 {
+        let Layer {
+            weight_bytes,
+            active_bytes,
+            kv_read_bytes,
+            ..
+        } = *layer;
         let rate = device.bandwidth.bytes_per_second;
         match self {
             Self::Decode { streams } => {
-                let cache_bytes = kv_read_bytes.saturating_mul(u64::from(*streams));
-                transfer_ns(weight_bytes.saturating_add(cache_bytes), rate)
+                let streams = u64::from(*streams);
+                let cache_bytes = kv_read_bytes.saturating_mul(streams);
+                let read_bytes = active_bytes.saturating_mul(streams).min(weight_bytes);
+                transfer_ns(read_bytes.saturating_add(cache_bytes), rate)
             }
             Self::Chunk {
                 tokens,
@@ -150,7 +158,7 @@ impl Pass {
                 ..
             } => {
                 let read_ns = transfer_ns(weight_bytes.saturating_add(kv_read_bytes), rate);
-                let operations = weight_bytes
+                let operations = active_bytes
                     .saturating_mul(u64::from(*operations_per_weight_byte))
                     .saturating_mul(u64::from(*tokens));
                 let compute_ns = match device.flops_per_second {

@@ -63,6 +63,7 @@ fn line(layers: &[u32]) -> (Problem, Plan) {
         .flat_map(|a| devices.iter().map(|b| (a.node.clone(), b.node.clone())));
     let layer = Layer {
         weight_bytes: 900,
+        active_bytes: 900,
         kv_bytes: 100,
         kv_read_bytes: 100,
     };

@@ -91,7 +91,7 @@ fn plan(problem: &Problem, order: &[usize], ends: &[usize]) -> Plan {
         let mut time_ns: u64 = device.launch_us * 1000;
         time_ns += layers
             .iter()
-            .map(|l| ns(l.weight_bytes + l.kv_read_bytes, rate) + device.layer_ns())
+            .map(|l| ns(l.active_bytes + l.kv_read_bytes, rate) + device.layer_ns())
             .sum::<u64>();
         let mut weight_bytes = layer_weights;
         let mut memory_bytes = layer_weights + caches + device.fixed_bytes + model.compute_buffer_bytes;

@@ -60,8 +60,9 @@ fn held() -> impl Strategy<Value = Vec<HeldLayers>> {
 const MIB: u64 = 1 << 20;
 
 fn model() -> impl Strategy<Value = Model> {
-    let layer = (1_u64..20, 0_u64..5, 0_u64..5).prop_map(|(weight, kv, read)| Layer {
+    let layer = (1_u64..20, 0_u64..5, 0_u64..5, 1_u64..4).prop_map(|(weight, kv, read, experts)| Layer {
         weight_bytes: weight * MIB,
+        active_bytes: weight * MIB / experts,
         kv_bytes: kv * MIB,
         kv_read_bytes: read.min(kv) * MIB / 2,
     });
@@ -263,6 +264,7 @@ fn apart(devices: Vec<Device>, layers: usize) -> Problem {
             layers: vec![
                 Layer {
                     weight_bytes: 100 * MIB,
+                    active_bytes: 100 * MIB,
                     kv_bytes: 10 * MIB,
                     kv_read_bytes: MIB
                 };
@@ -324,6 +326,7 @@ pub fn a_crowded_pool() -> Problem {
     };
     let layer = |(weight, kv): (u64, u64)| Layer {
         weight_bytes: weight * MIB,
+        active_bytes: weight * MIB,
         kv_bytes: kv * MIB,
         kv_read_bytes: 0,
     };

@@ -18,7 +18,8 @@ fn message() -> ModelFacts {
         layers: vec![
             LayerFacts {
                 weight_bytes: 100,
-                digest: vec![1; 32]
+                digest: vec![1; 32],
+                active_bytes: 0,
             };
             3
         ],
@@ -56,6 +57,7 @@ fn sound_facts_are_taken_with_their_vocabulary() {
         ),
         (3, 60, &[1, 2][..])
     );
+    assert_eq!(facts.layer_active_bytes, [100; 3], "the agent does not say otherwise");
     assert_eq!((attached.vocabulary, attached.index), ("GGUF".into(), Bytes::new()));
 }
 

@@ -89,6 +89,7 @@ impl Plane {
             layers: vec![
                 wire::LayerFacts {
                     weight_bytes: 10,
+                    active_bytes: 0,
                     digest: vec![3; 32]
                 };
                 4

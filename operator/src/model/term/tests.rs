@@ -214,6 +214,7 @@ fn message(vocabulary: &[u8]) -> wire::ModelFacts {
         vocabulary_size: 1000,
         layers: vec![wire::LayerFacts {
             weight_bytes: 10,
+            active_bytes: 0,
             digest: vec![3; 32],
         }],
         embedding: piece(5),

@@ -78,6 +78,7 @@ impl Fleet {
         self.observed.models.push(Arc::new(model));
         let mut facts = fixture::facts();
         facts.layer_bytes = vec![layer_mib * MIB; fixture::LAYERS as usize];
+        facts.layer_active_bytes = facts.layer_bytes.clone();
         self.recall();
         let inspection = &mut self.term.models.get_mut(name).unwrap().inspection;
         inspection.asked("n0".into(), 0, 1, Instant::now());
