@@ -111,7 +111,7 @@ bench-operator: ## The operator with 1,000 nodes of eight devices and 100 models
 	$(BIN)/bench-operator $(BENCH)
 
 .PHONY: bench-prediction
-bench-prediction: build ## Predicted beside measured time of a token, for ten cuts over three devices, five minutes: target/bench/prediction.json
+bench-prediction: build ## Predicted beside measured time of a token, for ten cuts over three devices, a quarter of an hour: target/bench/prediction.json
 	$(BIN)/bench-prediction
 
 .PHONY: fmt
