@@ -49,14 +49,14 @@ fn of_a_mixture_of_experts_a_token_reads_those_it_is_sent_to() {
             .with("llama.expert_used_count", Value::U32(used));
         let mut gguf = experts.gguf();
         for tensor in &mut gguf.tensors {
-            tensor.name = tensor.name.replace("ffn_down.", "ffn_down_exps.");
+            tensor.name = tensor.name.replace("ffn_up.", "ffn_up_exps.");
         }
         gguf
     };
     let of_experts: u64 = model(1)
         .tensors
         .iter()
-        .filter(|tensor| tensor.name.starts_with("blk.0.ffn_down_exps."))
+        .filter(|tensor| tensor.name.starts_with("blk.0.ffn_up_exps."))
         .map(|tensor| tensor.size_bytes)
         .sum();
     assert!(of_experts > 0);
