@@ -241,7 +241,7 @@ fn message(held: &BTreeMap<&str, &Held>, limit: Limit) -> String {
     format!(
         "{}{more}; what serves there stays, for {} of {of} were left or lost within {minutes} minutes and the limit is {} %. \
          If the fault is real, have it left: kubectl patch gpu {device} --type=merge -p '{{\"spec\":{{\"cordoned\":true}}}}'; \
-         or raise --quarantine-limit-percent",
+         or raise the operator's --quarantine-limit-percent",
         told.join(", "),
         first.out,
         limit.percent,
