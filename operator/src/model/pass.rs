@@ -156,14 +156,14 @@ impl Loop<'_> {
         }
     }
 
-    fn propose(
+    /// What all decisions of a pass depend on.
+    fn world<'w>(
         &mut self,
-        observed: &Observed,
-        agents: &BTreeMap<String, AgentView>,
-        awaited: &BTreeSet<String>,
-        now: Instant,
-        wall: Timestamp,
-    ) -> Vec<Proposal> {
+        observed: &'w Observed,
+        agents: &'w BTreeMap<String, AgentView>,
+        awaited: &'w BTreeSet<String>,
+        (now, wall): (Instant, Timestamp),
+    ) -> World<'w> {
         let known = self.term.links.links(&observed.links, wall.as_second());
         let reports = self.term.reports(&observed.devices);
         let around = Around {
@@ -194,6 +194,18 @@ impl Loop<'_> {
                 world.holders.has_yielded(uid, record);
             }
         }
+        world
+    }
+
+    fn propose(
+        &mut self,
+        observed: &Observed,
+        agents: &BTreeMap<String, AgentView>,
+        awaited: &BTreeSet<String>,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Vec<Proposal> {
+        let mut world = self.world(observed, agents, awaited, (now, wall));
         let mut proposals = Vec::with_capacity(observed.models.len());
         let (began, mut is_new, mut looked) = (clock::now(), false, false);
         for model in &observed.models {
