@@ -128,6 +128,8 @@ pub mod reason {
     // Degraded.
     pub const AS_EXPECTED: &str = "AsExpected";
     pub const STAGE_LOST: &str = "StageLost";
+    /// Devices that are judged unfit are not left, for too many were left of late: a person has to decide.
+    pub const QUARANTINE_LIMIT_REACHED: &str = "QuarantineLimitReached";
     /// Fewer replicas serve than are asked for, for no fault.
     pub const FEWER_REPLICAS: &str = "FewerReplicas";
 

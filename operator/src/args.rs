@@ -9,6 +9,7 @@ use identity::SubjectName;
 use lifecycle::log;
 
 use crate::model::gain::Threshold;
+use crate::model::quarantine::Limit;
 use crate::reservation::{self, Count};
 
 /// `EX_USAGE` of sysexits.h: the configuration is wrong and a restart will not mend it.
@@ -65,6 +66,10 @@ struct Args {
     /// And only after the better place has been there for so many seconds.
     #[arg(long, default_value_t = 600)]
     move_after_seconds: u64,
+    /// Of the devices in service, at most this part is left within five minutes on the word of agents alone, in per cent; where more
+    /// are judged unfit, what serves on them stays until a person decides. 100 leaves all, 0 none.
+    #[arg(long, default_value_t = 50)]
+    quarantine_limit_percent: u32,
     #[command(flatten)]
     reservation: ReservationArgs,
     /// How log lines look.
@@ -115,6 +120,8 @@ pub struct Settings {
     pub trust_domain: String,
     /// What is worth moving a model that serves.
     pub threshold: Threshold,
+    /// How many devices may be left within minutes.
+    pub quarantine: Limit,
     /// Names in the operator's own certificate.
     pub server_names: Vec<SubjectName>,
     /// Names in gateways' certificates.
@@ -159,6 +166,7 @@ impl Settings {
             lease_seconds,
             move_gain_percent,
             move_after_seconds,
+            quarantine_limit_percent,
             reservation,
             log_format,
         } = args;
@@ -176,7 +184,15 @@ impl Settings {
                  at most {MOVE_AFTER_SECONDS_MAX} seconds"
             ));
         }
+        if quarantine_limit_percent > 100 {
+            return Err(format!(
+                "--quarantine-limit-percent is {quarantine_limit_percent}; use 0 to 100 per cent of the devices"
+            ));
+        }
         Ok(Self {
+            quarantine: Limit {
+                percent: quarantine_limit_percent,
+            },
             threshold: Threshold {
                 percent: move_gain_percent,
                 lasting: Duration::from_secs(move_after_seconds),

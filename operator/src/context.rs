@@ -11,6 +11,7 @@ use crate::args::Settings;
 use crate::clock::Wall;
 use crate::metrics::Metrics;
 use crate::model::gain::Threshold;
+use crate::model::quarantine::Limit;
 
 /// Names of this installation.
 #[derive(Debug, Clone)]
@@ -67,6 +68,8 @@ pub struct Context {
     pub keys: Keys,
     /// What is worth moving a model that serves.
     pub threshold: Threshold,
+    /// How many devices may be left within minutes.
+    pub quarantine: Limit,
     /// What is counted.
     pub metrics: Metrics,
     /// What date it is.

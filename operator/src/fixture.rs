@@ -14,6 +14,7 @@ use crate::clock::Wall;
 use crate::context::{ClientHandle, Context, Keys, Names};
 use crate::metrics::Metrics;
 use crate::model::gain::Threshold;
+use crate::model::quarantine::Limit;
 
 /// One call, and its answer.
 #[derive(Debug, Clone)]
@@ -150,6 +151,7 @@ pub fn context(client: Client) -> Context {
         client: ClientHandle(client),
         keys: keys(),
         threshold: Threshold::default(),
+        quarantine: Limit::default(),
         metrics: Metrics::new(),
         wall: Wall::default(),
     }

@@ -21,6 +21,8 @@ pub struct Metrics {
     pub gateways: IntGauge,
     /// Models by `state`: `ready`, `placed`, `waiting`.
     pub models: IntGaugeVec,
+    /// Devices that are judged unfit and not left, for too many were left of late.
+    pub devices_held: IntGauge,
     /// How far the measured time of a stage is from the predicted one, by `namespace`, `model` and `stage`: 0.3 is 30 % slower.
     pub prediction_error_ratio: GaugeVec,
     /// Tokens behind that, by the same labels.
@@ -97,6 +99,10 @@ impl Metrics {
             agents: gauge("agents_attached", "Agents attached to this replica")?,
             gateways: gauge("gateways_watching", "Gateways that watch the routes")?,
             models,
+            devices_held: gauge(
+                "devices_held",
+                "Devices that are judged unfit and not left, for too many were left within minutes",
+            )?,
             prediction_error_ratio,
             prediction_tokens,
             pass_seconds,

@@ -107,6 +107,7 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         client: ClientHandle(client.clone()),
         keys: keys.clone(),
         threshold: settings.threshold,
+        quarantine: settings.quarantine,
         metrics,
         wall,
     };

@@ -1,4 +1,4 @@
-//! How much a folder holds on disk.
+//! How much a folder holds on disk, and another one that holds the same.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -22,4 +22,20 @@ pub fn bytes(folder: &Path) -> Result<u64> {
         }
     }
     Ok(files.into_values().sum())
+}
+
+/// Copies all folders and files below a folder; `to` is made anew.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).map_err(file(to))?;
+    for entry in std::fs::read_dir(from).map_err(file(from))? {
+        let path = entry.map_err(file(from))?.path();
+        let Some(name) = path.file_name() else { continue };
+        let copied = to.join(name);
+        if path.is_dir() {
+            copy(&path, &copied)?;
+        } else {
+            std::fs::copy(&path, &copied).map_err(file(&path))?;
+        }
+    }
+    Ok(())
 }

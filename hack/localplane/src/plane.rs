@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::certificates::Certificates;
 use crate::process::Process;
 use crate::wait::{Seen, until};
-use crate::{Error, Result, assets, file};
+use crate::{Error, Result, assets, file, folder};
 
 /// The user of the kubeconfig, by a static token: a member of system:masters.
 const ADMIN_TOKEN: &str = "local-admin";
@@ -19,6 +19,8 @@ const ADMIN_TOKEN: &str = "local-admin";
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// The first file in a plane's folder: what holds it may be emptied for the next run.
 const MARKER: &str = ".localplane";
+/// What etcd keeps, in a plane's folder.
+const DATA: &str = "etcd";
 /// The audience that Shardwright's enrolment asks tokens for.
 pub const ENROL_AUDIENCE: &str = "shardwright-enrol";
 
@@ -33,7 +35,8 @@ pub struct Plane {
     // Dropped in this order: killed, because their data goes with them.
     apiserver: Process,
     apiserver_command: Command,
-    _etcd: Process,
+    etcd: Process,
+    etcd_command: Command,
 }
 
 impl Plane {
@@ -46,7 +49,8 @@ impl Plane {
         let dir = &dir.canonicalize().map_err(file(dir))?;
         let certificates = Certificates::generate(dir)?;
         let [client_port, peer_port, api_port] = free_ports()?;
-        let etcd = start_etcd(dir, client_port, peer_port)?;
+        let etcd_command = etcd_command(dir, client_port, peer_port)?;
+        let etcd = spawn_etcd(dir, &etcd_command)?;
         let apiserver_command = apiserver_command(dir, &certificates, client_port, api_port)?;
         let apiserver = spawn_apiserver(dir, &apiserver_command)?;
         let url = format!("https://127.0.0.1:{api_port}");
@@ -65,7 +69,8 @@ impl Plane {
             client,
             apiserver,
             apiserver_command,
-            _etcd: etcd,
+            etcd,
+            etcd_command,
         };
         plane.wait_until_ready().await?;
         Ok(plane)
@@ -100,6 +105,32 @@ impl Plane {
         self.apiserver.kill();
         self.apiserver = spawn_apiserver(&self.dir, &self.apiserver_command)?;
         self.wait_until_ready().await
+    }
+
+    /// Ends both, copies what etcd has to `to`, and starts both again.
+    pub async fn save(&mut self, to: &Path) -> Result<()> {
+        self.kill();
+        folder::copy(&self.dir.join(DATA), to)?;
+        self.start_again().await
+    }
+
+    /// Ends both and starts them on what was saved: whatever happened since never did.
+    pub async fn restore(&mut self, from: &Path) -> Result<()> {
+        self.kill();
+        let data = self.dir.join(DATA);
+        std::fs::remove_dir_all(&data).map_err(file(&data))?;
+        folder::copy(from, &data)?;
+        self.start_again().await
+    }
+
+    fn kill(&mut self) {
+        self.apiserver.kill();
+        self.etcd.kill();
+    }
+
+    async fn start_again(&mut self) -> Result<()> {
+        self.etcd = spawn_etcd(&self.dir, &self.etcd_command)?;
+        self.restart_apiserver().await
     }
 
     /// The API server's own address.
@@ -173,19 +204,23 @@ pub fn clear(dir: &Path) -> Result<()> {
     std::fs::remove_dir_all(dir).map_err(file(dir))
 }
 
-fn start_etcd(dir: &Path, client_port: u16, peer_port: u16) -> Result<Process> {
+fn spawn_etcd(dir: &Path, command: &Command) -> Result<Process> {
+    Process::spawn("etcd", command, &dir.join("etcd.log"))
+}
+
+fn etcd_command(dir: &Path, client_port: u16, peer_port: u16) -> Result<Command> {
     let client = format!("http://127.0.0.1:{client_port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
     let mut command = Command::new(assets::etcd()?);
     command
         .arg("--data-dir")
-        .arg(dir.join("etcd"))
+        .arg(dir.join(DATA))
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("default={peer}")])
         // The data dies with the plane, so nothing is gained by waiting for the disk.
         .args(["--unsafe-no-fsync=true", "--log-level", "warn"]);
-    Process::spawn("etcd", &command, &dir.join("etcd.log"))
+    Ok(command)
 }
 
 fn spawn_apiserver(dir: &Path, command: &Command) -> Result<Process> {

@@ -44,6 +44,7 @@ fn nonsense_is_refused_with_the_name_of_the_flag() {
         (["--server-names", "a,,b"], "--server-names"),
         (["--lease-seconds", "1"], "--lease-seconds"),
         (["--lease-seconds", "301"], "--lease-seconds"),
+        (["--quarantine-limit-percent", "101"], "--quarantine-limit-percent"),
     ] {
         let error = parse(&arguments).unwrap_err();
         assert!(error.contains(flag), "{error}");

@@ -26,6 +26,7 @@ pub mod observed_pace;
 pub mod pass;
 pub mod progress;
 pub mod publish;
+pub mod quarantine;
 pub mod replicas;
 pub mod reports;
 pub mod secrets;

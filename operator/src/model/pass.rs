@@ -21,6 +21,7 @@ use super::links;
 use super::observe::Observed;
 use super::observed_pace;
 use super::publish::{self, Events, Note};
+use super::quarantine::sight::{self as quarantined, Around, Kept};
 use super::secrets::{self, Secrets};
 use super::stages::{self, StageSight};
 use super::status::{self, Placed, Sight};
@@ -155,19 +156,34 @@ impl Loop<'_> {
         }
     }
 
-    fn propose(
+    /// What all decisions of a pass depend on.
+    fn world<'w>(
         &mut self,
-        observed: &Observed,
-        agents: &BTreeMap<String, AgentView>,
-        awaited: &BTreeSet<String>,
-        now: Instant,
-        wall: Timestamp,
-    ) -> Vec<Proposal> {
+        observed: &'w Observed,
+        agents: &'w BTreeMap<String, AgentView>,
+        awaited: &'w BTreeSet<String>,
+        (now, wall): (Instant, Timestamp),
+    ) -> World<'w> {
         let known = self.term.links.links(&observed.links, wall.as_second());
         let reports = self.term.reports(&observed.devices);
+        let around = Around {
+            observed,
+            reports: &reports,
+            agents,
+            awaited,
+            models: &self.term.models,
+            wall,
+        };
+        let kept = quarantined::look(around, &mut self.term.quarantine, self.context.quarantine, now);
+        let held = self.term.quarantine.held().len();
+        self.context
+            .metrics
+            .devices_held
+            .set(i64::try_from(held).unwrap_or(i64::MAX));
         let mut world = World::new((observed, reports), agents, awaited, now, wall.as_second())
             .with_links(known)
             .with_threshold(self.context.threshold);
+        world.kept = kept;
         let taught = self.term.models.values().flat_map(|state| &state.learned_pace);
         world.paces = Corrections::of(taught);
         for (uid, state) in &self.term.models {
@@ -178,6 +194,18 @@ impl Loop<'_> {
                 world.holders.has_yielded(uid, record);
             }
         }
+        world
+    }
+
+    fn propose(
+        &mut self,
+        observed: &Observed,
+        agents: &BTreeMap<String, AgentView>,
+        awaited: &BTreeSet<String>,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Vec<Proposal> {
+        let mut world = self.world(observed, agents, awaited, (now, wall));
         let mut proposals = Vec::with_capacity(observed.models.len());
         let (began, mut is_new, mut looked) = (clock::now(), false, false);
         for model in &observed.models {
@@ -208,7 +236,8 @@ impl Loop<'_> {
             } else if !refused && state.refused.is_some() {
                 placements.with_label_values(&["refused"]).inc();
             }
-            let status = sight(model, state, &decided, agents, (now, wall));
+            let kept = world.kept.get(&uid);
+            let status = sight(model, state, (&decided, kept), agents, (now, wall));
             proposals.push(Proposal {
                 model: model.clone(),
                 uid,
@@ -413,12 +442,16 @@ fn is_awaited(state: &ModelState, awaited: &BTreeSet<String>) -> bool {
 fn sight(
     model: &InferenceModel,
     state: &mut ModelState,
-    decided: &Decided,
+    (decided, kept): (&Decided, Option<&Kept>),
     agents: &BTreeMap<String, AgentView>,
     (now, wall): (Instant, Timestamp),
 ) -> InferenceModelStatus {
     let stays = state.in_force.as_ref().filter(|_| !decided.withdrawn);
     let in_force = decided.new_in_force.as_ref().or(stays);
+    let is_on = |kept: &&Kept| {
+        let mut devices = in_force.map(InForce::devices).into_iter().flatten();
+        devices.any(|device| kept.devices.contains(device))
+    };
     let sights = in_force.map(|in_force| {
         let mut sights = stages::look(in_force, agents);
         state.progress.show(in_force.placement.epoch, &mut sights, now);
@@ -439,6 +472,7 @@ fn sight(
         placed: &decided.placed,
         yielded: decided.yielded.as_ref(),
         note: decided.note.as_deref(),
+        held: kept.filter(is_on).map(|kept| kept.message.as_str()),
         recovery: state.standby.judge(|next| stages::look(next, agents)),
         in_force: in_force.zip(sights.as_deref()),
     };

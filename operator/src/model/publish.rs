@@ -52,6 +52,11 @@ pub fn transitions(before: Option<&InferenceModelStatus>, after: &InferenceModel
             (kind::READY, status) if status == no && turned && old.is_some_and(|old| old.status == yes) => {
                 (true, "Serve")
             }
+            (kind::DEGRADED, status)
+                if status == yes && new_reason && condition.reason == reason::QUARANTINE_LIMIT_REACHED =>
+            {
+                (true, "Hold")
+            }
             _ => continue,
         };
         let message = condition.message[..condition.message.floor_char_boundary(NOTE_MAX)].to_owned();
@@ -178,6 +183,16 @@ mod tests {
         assert_eq!(reasons(Some(&serving), &loading), [(true, "StageLost".into())]);
         assert!(reasons(Some(&serving), &serving).is_empty());
         assert!(reasons(Some(&loading), &loading).is_empty());
+    }
+
+    #[test]
+    fn only_a_hold_is_told_of_what_is_degraded() {
+        let sound = status(&[(kind::DEGRADED, ConditionStatus::False, "AsExpected")]);
+        let lost = status(&[(kind::DEGRADED, ConditionStatus::True, "StageLost")]);
+        let held = status(&[(kind::DEGRADED, ConditionStatus::True, "QuarantineLimitReached")]);
+        assert!(reasons(Some(&sound), &lost).is_empty());
+        assert_eq!(reasons(Some(&lost), &held), [(true, "QuarantineLimitReached".into())]);
+        assert!(reasons(Some(&held), &held).is_empty());
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub struct Sight<'a> {
     pub yielded: Option<&'a Yielded>,
     /// What goes on beside.
     pub note: Option<&'a str>,
+    /// Why what it has stays on devices that are judged unfit.
+    pub held: Option<&'a str>,
     /// Whether the loss of a node is survived.
     pub recovery: (ConditionStatus, Why),
     /// The placement in force, and its stages.
@@ -165,7 +167,7 @@ fn judge(sight: &Sight<'_>, replicas: &Replicas) -> [(&'static str, Judgement); 
         );
         (ConditionStatus::False, why)
     };
-    let degraded = degraded(sight, replicas);
+    let degraded = held(sight, degraded(sight, replicas));
     [
         (kind::RESOLVED, resolved),
         (kind::PLACED, placed),
@@ -366,6 +368,19 @@ fn degraded(sight: &Sight<'_>, replicas: &Replicas) -> Judgement {
         }
         _ => (ConditionStatus::False, Why::new(reason::AS_EXPECTED, "nothing is lost")),
     }
+}
+
+/// What waits for a person comes first.
+fn held(sight: &Sight<'_>, (status, why): Judgement) -> Judgement {
+    let Some(held) = sight.held else { return (status, why) };
+    let message = match status {
+        ConditionStatus::True => format!("{held}; {}", why.message),
+        _ => held.to_owned(),
+    };
+    (
+        ConditionStatus::True,
+        Why::new(reason::QUARANTINE_LIMIT_REACHED, message),
+    )
 }
 
 /// A stage whose node is gone, or that failed.

@@ -23,6 +23,7 @@ use super::links;
 use super::moving::Moving;
 use super::observed_pace::Shown;
 use super::progress::Progress;
+use super::quarantine::Quarantine;
 use super::reports::Reports;
 use super::secrets::Secrets;
 use super::standby::Standby;
@@ -272,6 +273,8 @@ pub struct Term {
     pub models: HashMap<String, ModelState>,
     /// Links, and who measures them.
     pub links: links::Memory,
+    /// Devices that were left of late, and those that are held.
+    pub quarantine: Quarantine,
     reports: Arc<Reports>,
     settled_nodes: BTreeSet<String>,
     /// Nodes and models that were told of in the log.
@@ -286,6 +289,7 @@ impl Term {
             began: now,
             models: HashMap::new(),
             links: links::Memory::default(),
+            quarantine: Quarantine::default(),
             reports: Arc::default(),
             settled_nodes: BTreeSet::new(),
             doubted: BTreeSet::new(),

@@ -15,6 +15,8 @@ mod failure;
 pub mod fields;
 pub mod kinds;
 mod object;
+mod people;
+pub mod real;
 mod request;
 mod selector;
 mod serve;
@@ -29,6 +31,7 @@ use tokio::time::Instant;
 
 pub use connection::Connection;
 pub use failure::Failure;
+pub use real::Real;
 pub use request::{Request, Verb};
 pub use store::{Change, Happened, Key, Snapshot, Store};
 
@@ -93,6 +96,8 @@ struct Inner {
     available: bool,
     /// Counts how often all connections broke.
     breaks: u64,
+    /// Answers in the store's place, which follows it.
+    real: Option<Arc<real::Real>>,
 }
 
 /// The API server; clones are the same one.
@@ -119,6 +124,17 @@ impl ApiServer {
     /// An empty one. It begins the world of this thread: see [`wall`].
     #[must_use]
     pub fn new() -> Self {
+        Self::with_real(None)
+    }
+
+    /// One that asks a real one, which must be empty, about every request; see [`real`]. It is always reached, and whoever restores a
+    /// snapshot here has to do so there as well.
+    #[must_use]
+    pub fn in_front_of(real: Arc<real::Real>) -> Self {
+        Self::with_real(Some(real))
+    }
+
+    fn with_real(real: Option<Arc<real::Real>>) -> Self {
         BEGAN.set(Some(Instant::now()));
         Self {
             inner: Arc::new(Mutex::new(Inner {
@@ -127,6 +143,7 @@ impl ApiServer {
                 hook: Arc::new(|_, _| Verdict::Continue),
                 available: true,
                 breaks: 0,
+                real,
             })),
             changed: notify::Sender::new(0),
         }
@@ -183,6 +200,12 @@ impl ApiServer {
             name: name.into(),
             at: wall(),
         }
+    }
+
+    /// What answers in the store's place, if anything does.
+    #[must_use]
+    pub fn real(&self) -> Option<Arc<real::Real>> {
+        self.lock().real.clone()
     }
 
     fn wake(&self) {

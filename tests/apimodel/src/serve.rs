@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::Response;
+use http::request::Parts;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use kube::client::Body;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::connection::Connection;
 use crate::failure::Failure;
+use crate::real::Real;
 use crate::request::{Request, Verb};
 use crate::selector::Selection;
 use crate::store::{Caller, Key, Preconditions};
@@ -39,8 +41,8 @@ impl Service {
 
     async fn answer(self, request: http::Request<Body>) -> Result<Response<AnswerBody>, io::Error> {
         let (parts, body) = request.into_parts();
-        let body = body.collect_bytes().await.map_err(io::Error::other)?;
-        let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let sent = body.collect_bytes().await.map_err(io::Error::other)?;
+        let body: Value = serde_json::from_slice(&sent).unwrap_or(Value::Null);
         self.connection.moves().await;
         let request = match Request::parse(&parts) {
             Ok(request) => request,
@@ -57,7 +59,10 @@ impl Service {
         if let Some(ended) = self.ask(number, &request, &body, Moment::Before).await? {
             return Ok(ended);
         }
-        let answer = self.carry_out(&request, &body);
+        let answer = match self.server.real() {
+            Some(real) => self.carry_out_there(&real, (&parts, &sent), &request),
+            None => self.carry_out(&request, &body),
+        };
         if let Some(ended) = self.ask(number, &request, &body, Moment::After).await? {
             return Ok(ended);
         }
@@ -91,11 +96,27 @@ impl Service {
         Ok(None)
     }
 
-    fn carry_out(&self, request: &Request, body: &Value) -> Result<Response<AnswerBody>, Failure> {
-        let caller = Caller {
+    fn carry_out_there(
+        &self,
+        real: &Real,
+        (parts, sent): (&Parts, &Bytes),
+        request: &Request,
+    ) -> Result<Response<AnswerBody>, Failure> {
+        if request.verb == Verb::Watch {
+            return real.watch(&self.server, parts, request, &self.connection);
+        }
+        Ok(real.forward(&self.server, parts, sent, (request, &self.caller())))
+    }
+
+    fn caller(&self) -> Caller {
+        Caller {
             name: self.connection.name.clone(),
             at: wall(),
-        };
+        }
+    }
+
+    fn carry_out(&self, request: &Request, body: &Value) -> Result<Response<AnswerBody>, Failure> {
+        let caller = self.caller();
         if request.verb == Verb::Watch {
             let watching = Watching::new(self.server.clone(), self.connection.clone(), request)?;
             return Ok(streamed(watching));
@@ -214,7 +235,7 @@ fn failed(failure: &Failure) -> Response<AnswerBody> {
     whole(failure.code, &failure.body())
 }
 
-fn answered(code: u16, body: AnswerBody) -> Response<AnswerBody> {
+pub(crate) fn answered(code: u16, body: AnswerBody) -> Response<AnswerBody> {
     let mut response = Response::new(body);
     *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     response

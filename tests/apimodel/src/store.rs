@@ -1,7 +1,7 @@
 //! PURE: the objects, and what each request makes of them, as kube-apiserver would.
 //!
 //! Not modelled: schemas (validation and defaults), admission, quotas, and owners' garbage but for
-//! [`Store::collect_garbage`].
+//! [`Store::orphans`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -202,6 +202,12 @@ impl Store {
             .take_while(|change| change.revision <= visible);
         let mut found = found.filter(|change| change.key.kind() == kind);
         Ok(found.next().cloned())
+    }
+
+    /// The changes that follow a revision, of a past that was not undone.
+    pub(crate) fn since(&self, revision: u64) -> Vec<Arc<Change>> {
+        let from = self.changes.partition_point(|change| change.revision <= revision);
+        self.changes[from..].to_vec()
     }
 
     /// Forgets all changes so far: watches that are not up to date have to list again.
@@ -418,8 +424,9 @@ impl Store {
         Ok((self.put(key, object, live.managers, caller), false))
     }
 
-    /// Deletes what belongs to objects that are gone.
-    pub fn collect_garbage(&mut self, caller: &Caller) {
+    /// What belongs to objects that are gone.
+    #[must_use]
+    pub fn orphans(&self) -> Vec<Key> {
         let uids: Vec<Value> = self
             .all()
             .map(|(_, object)| object["metadata"]["uid"].clone())
@@ -428,15 +435,42 @@ impl Store {
             let owners = object["metadata"]["ownerReferences"].as_array();
             owners.is_some_and(|owners| !owners.is_empty() && owners.iter().all(|owner| !uids.contains(&owner["uid"])))
         };
-        let orphans: Vec<Key> = self
-            .all()
-            .filter(|(_, object)| lost(object))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in orphans {
-            // Each is there: it was just listed.
-            let _ = self.delete(&key, &Preconditions::default(), caller);
+        let orphans = self.all().filter(|(_, object)| lost(object));
+        orphans.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Takes an object over as another API server has it since this revision; `None`: it is gone.
+    pub(crate) fn take_over(&mut self, key: &Key, object: Option<Value>, revision: u64, caller: &Caller) {
+        let before = self.objects.get(key).map(|entry| entry.object.clone());
+        self.revision = self.revision.max(revision);
+        let Some(mut object) = object else {
+            self.objects.remove(key);
+            if let Some(last) = before.clone() {
+                self.record(key, Happened::Deleted, last, before, caller);
+            }
+            return;
+        };
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.remove("managedFields");
         }
+        let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+        if before
+            .as_deref()
+            .is_some_and(|before| version(before) == version(&object))
+        {
+            return;
+        }
+        let object = Arc::new(object);
+        let entry = Entry {
+            object: object.clone(),
+            managers: Vec::new(),
+        };
+        self.objects.insert(key.clone(), entry);
+        let happened = match before {
+            Some(_) => Happened::Modified,
+            None => Happened::Added,
+        };
+        self.record(key, happened, object, before, caller);
     }
 
     fn entry(&self, key: &Key) -> Result<&Entry, Failure> {

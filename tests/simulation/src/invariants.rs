@@ -40,7 +40,20 @@ struct Histories {
     placements: BTreeMap<(String, u64), Value>,
     revision: u64,
     lease: Option<Value>,
+    judgement: Judgement,
 }
+
+/// Devices are left for what their agents say of them, and how many of late (I11).
+#[derive(Default)]
+struct Judgement {
+    /// Those that people have not cordoned; true where their agents say that they are unfit.
+    unfit: BTreeMap<String, bool>,
+    cordoned_nodes: BTreeSet<String>,
+    left: BTreeMap<String, SystemTime>,
+}
+
+/// Devices that are left within so long are counted together.
+const WINDOW: Duration = Duration::from_secs(300);
 
 impl Histories {
     fn take(&mut self, change: &Change, broken: &mut Vec<String>) {
@@ -49,11 +62,13 @@ impl Histories {
             self.epochs.clear();
             self.placements.clear();
             self.lease = None;
+            self.judgement = Judgement::default();
         }
         self.revision = change.revision;
         match change.key.kind().plural {
             "inferencemodels" => self.model(change, broken),
             "leases" => self.lease(change, broken),
+            "devicegpustates" | "nodes" => self.judgement.take(change),
             _ => {}
         }
     }
@@ -71,6 +86,7 @@ impl Histories {
         {
             broken.push(format!("I2: {} changed the spec of {}", change.by, change.key));
         }
+        self.judgement.of_model(change, broken);
         let placement = &object["status"]["placement"];
         let Some(epoch) = placement["epoch"].as_u64() else {
             return;
@@ -109,6 +125,76 @@ impl Histories {
                     broken.push(format!("I3: {to} took the lease of {from} before it lapsed"));
                 }
             }
+        }
+    }
+}
+
+impl Judgement {
+    fn take(&mut self, change: &Change) {
+        let (name, object) = (change.key.name.clone(), &change.object);
+        let gone = change.happened == Happened::Deleted;
+        if change.key.kind().plural == "nodes" {
+            match object["spec"]["unschedulable"] == true && !gone {
+                true => self.cordoned_nodes.insert(name),
+                false => self.cordoned_nodes.remove(&name),
+            };
+            return;
+        }
+        let conditions = object["status"]["conditions"].as_array();
+        let against = |condition: &Value| condition["type"] == "Healthy" && condition["status"] == "False";
+        let unfit = conditions.into_iter().flatten().any(against);
+        match object["spec"]["cordoned"] == true || gone {
+            true => self.unfit.remove(&name),
+            false => self.unfit.insert(name, unfit),
+        };
+    }
+
+    /// Of devices that are unfit, at most half are left within the window though all of their pipelines serve, without a person
+    /// who edits the model or cordons anything (I11).
+    fn of_model(&mut self, change: &Change, broken: &mut Vec<String>) {
+        let Some(before) = &change.before else { return };
+        let (old, new) = (&before["status"]["placement"], &change.object["status"]["placement"]);
+        if old["generation"] != new["generation"] {
+            return;
+        }
+        let stages = |placement: &Value| placement["stages"].as_array().cloned().unwrap_or_default();
+        let (old, new) = (stages(old), stages(new));
+        let device = |stage: &Value| stage["device"].as_str().unwrap_or_default().to_owned();
+        let kept: BTreeSet<String> = new.iter().map(device).collect();
+        let moves = |stage: &Value| {
+            stage["node"]
+                .as_str()
+                .is_some_and(|node| self.cordoned_nodes.contains(node))
+        };
+        let serves = |stage: &Value| {
+            let known = self.unfit.contains_key(&device(stage));
+            known && stage["phase"] == "Serving" && !moves(stage)
+        };
+        for stage in &old {
+            let pipeline: Vec<&Value> = old
+                .iter()
+                .filter(|other| other["pipeline"] == stage["pipeline"])
+                .collect();
+            let name = device(stage);
+            let unfit = self.unfit.get(&name) == Some(&true);
+            if unfit && !kept.contains(&name) && pipeline.into_iter().all(serves) {
+                self.left.insert(name, change.at);
+            }
+        }
+        let late = |at: &SystemTime| change.at.duration_since(*at).is_ok_and(|passed| passed < WINDOW);
+        let still = |name: &str| self.unfit.get(name) == Some(&true);
+        let left: Vec<&String> = self
+            .left
+            .iter()
+            .filter(|(name, at)| late(at) && still(name))
+            .map(|(name, _)| name)
+            .collect();
+        let most = (self.unfit.len() / 2).max(1);
+        if left.len() > most {
+            broken.push(format!(
+                "I11: {left:?} of {} devices are left within five minutes",
+                self.unfit.len()
+            ));
         }
     }
 }
@@ -174,4 +260,52 @@ pub fn of_end(world: &World, all_ready: bool) -> Vec<String> {
         }
     }
     broken
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use apimodel::{Key, kinds};
+    use serde_json::json;
+
+    use super::*;
+
+    /// Four devices, all unfit, and a model that leaves so many of them one by one, so long apart.
+    fn left(count: usize, apart: Duration, phase: &str) -> Vec<String> {
+        let ours = |plural| kinds::find("shardwright.dev", "v1alpha1", plural).unwrap();
+        let change = |plural: &'static str, name: &str, object: Value, before: Option<Value>, at: Duration| Change {
+            revision: 1,
+            key: Key::new(ours(plural), "", name),
+            happened: Happened::Modified,
+            object: Arc::new(object),
+            before: before.map(Arc::new),
+            by: "operator-0".into(),
+            at: SystemTime::UNIX_EPOCH + at,
+        };
+        let names = ["a", "b", "c", "d"];
+        let unfit = json!({ "status": { "conditions": [{ "type": "Healthy", "status": "False" }] } });
+        let (mut judgement, mut broken) = (Judgement::default(), Vec::new());
+        for name in names {
+            judgement.take(&change("devicegpustates", name, unfit.clone(), None, Duration::ZERO));
+        }
+        let placed =
+            |device: &str| json!({ "status": { "placement": { "stages": [{ "device": device, "phase": phase }] } } });
+        for (at, device) in (0..).zip(&names[..count]) {
+            let (before, after) = (placed(device), placed("sound"));
+            let moved = change("inferencemodels", "m", after, Some(before), apart * at);
+            judgement.of_model(&moved, &mut broken);
+        }
+        broken
+    }
+
+    #[test]
+    fn more_than_half_of_the_devices_left_within_the_window_is_told_and_nothing_else_is() {
+        let second = Duration::from_secs(1);
+        assert_eq!(left(2, second, "Serving"), Vec::<String>::new());
+        let broken = left(3, second, "Serving");
+        assert!(broken.len() == 1 && broken[0].starts_with("I11"), "{broken:?}");
+        assert_eq!(left(3, WINDOW / 2, "Serving"), Vec::<String>::new());
+        assert_eq!(left(4, second, "Failed"), Vec::<String>::new());
+    }
 }

@@ -120,9 +120,9 @@ pub fn device_name(node: &str) -> String {
     format!("{node}-cpu0")
 }
 
-/// A node's only device, as its agent reports it.
+/// A node's only device, as its agent reports it at this date.
 #[must_use]
-pub fn device(node: &str, usable_bytes: i64, sound: bool) -> Value {
+pub fn device(node: &str, usable_bytes: i64, sound: bool, at: Timestamp) -> Value {
     let state = DeviceGPUState::new(&device_name(node), DeviceGPUStateSpec::default());
     let mut object = serde_json::to_value(state).unwrap_or_default();
     let mut conditions = Vec::new();
@@ -137,7 +137,7 @@ pub fn device(node: &str, usable_bytes: i64, sound: bool) -> Value {
             reason: if sound { "Good" } else { "Xid79" },
             message: "",
         };
-        set_condition(&mut conditions, new, Some(1), &Time(Timestamp::UNIX_EPOCH));
+        set_condition(&mut conditions, new, Some(1), &Time(at));
     }
     object["status"] = json!({
         "observedGeneration": 1, "node": node, "vendor": "intel", "model": "CPU", "backend": "cpu", "backendIndex": 0,
@@ -162,5 +162,15 @@ pub fn agent_pod(node: &str) -> Value {
 /// The Deployment of the operator.
 #[must_use]
 pub fn deployment() -> Value {
-    json!({ "metadata": { "name": "shardwright-operator" }, "spec": { "replicas": 2 } })
+    let labels = json!({ "app.kubernetes.io/component": "operator" });
+    json!({
+        "metadata": { "name": "shardwright-operator" },
+        "spec": {
+            "replicas": 2,
+            "selector": { "matchLabels": labels },
+            "template": {
+                "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "operator", "image": "operator" }] },
+            },
+        },
+    })
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use apimodel::{Failure, Moment, Verdict};
+use apimodel::{ApiServer, Failure, Moment, Real, Verdict};
 
 use crate::end::End;
 use crate::invariants;
@@ -70,6 +70,8 @@ pub struct Outcome {
     pub requests: Vec<String>,
     /// What must never be.
     pub broken: Vec<String>,
+    /// The fault came.
+    pub struck: bool,
 }
 
 #[derive(Debug, Default)]
@@ -83,20 +85,32 @@ struct Recorded {
 /// Runs a story, with a fault at a request or without.
 #[must_use]
 pub fn run(workflow: &'static Workflow, fault: Option<(usize, Fault)>) -> Outcome {
+    run_on(None, workflow, fault)
+}
+
+/// The same on a real API server, which is emptied first.
+#[must_use]
+pub fn run_on(real: Option<&Arc<Real>>, workflow: &'static Workflow, fault: Option<(usize, Fault)>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without IO needs nothing of the system");
-    runtime.block_on(tell(workflow, fault))
+    runtime.block_on(tell(real, workflow, fault))
 }
 
-async fn tell(workflow: &'static Workflow, fault: Option<(usize, Fault)>) -> Outcome {
+async fn tell(real: Option<&Arc<Real>>, workflow: &'static Workflow, fault: Option<(usize, Fault)>) -> Outcome {
     let mut shape = (workflow.shape)();
     // A place for the one that takes over.
     let spare = shape.operators;
     shape.operators += 1;
-    let mut world = World::new(&shape);
+    let mut world = match real {
+        Some(real) => {
+            real.clear();
+            World::on(ApiServer::in_front_of(real.clone()), &shape)
+        }
+        None => World::new(&shape),
+    };
     let recorded: Arc<Mutex<Recorded>> = Arc::default();
     let (hook, killed) = watch_requests(&recorded, fault);
     world.api.set_hook(hook);
@@ -114,11 +128,16 @@ async fn tell(workflow: &'static Workflow, fault: Option<(usize, Fault)>) -> Out
     broken.extend(failed.and(rested).err());
     broken.extend(invariants::of_history(&world));
     broken.extend(invariants::of_end(&world, false));
+    if let Some(real) = real {
+        broken.extend(world.api.with(|store| real.compare(store)));
+    }
     let requests = std::mem::take(&mut lock(&recorded).requests);
+    let struck = lock(&recorded).struck;
     Outcome {
         end: End::of(&world),
         requests,
         broken,
+        struck,
     }
 }
 
@@ -178,7 +197,12 @@ fn lock(recorded: &Mutex<Recorded>) -> MutexGuard<'_, Recorded> {
 /// What a plan breaks, beside the run of the same story without a fault; empty where nothing.
 #[must_use]
 pub fn judge(plan: &Plan, clean: &Outcome) -> Vec<String> {
-    let outcome = run(plan.workflow, Some((plan.request, plan.fault)));
+    compare(plan, clean, run(plan.workflow, Some((plan.request, plan.fault))))
+}
+
+/// The same of a run that was made.
+#[must_use]
+pub fn compare(plan: &Plan, clean: &Outcome, outcome: Outcome) -> Vec<String> {
     let mut found = outcome.broken;
     found.extend(clean.end.differences(&outcome.end));
     if !found.is_empty() {

@@ -16,6 +16,7 @@ use operator::context::{ClientHandle, Context, Names};
 use operator::lease::Elector;
 use operator::metrics::Metrics;
 use operator::model::gain::Threshold;
+use operator::model::quarantine::Limit;
 use operator::replica::{self, Replica};
 use operator::reservation::{self, Count};
 use proto::control::v1::{AgentMessage, OperatorMessage};
@@ -162,6 +163,7 @@ async fn live(
         client: ClientHandle(client.clone()),
         keys,
         threshold: Threshold::default(),
+        quarantine: Limit::default(),
         metrics,
         wall: Wall::new(apimodel::wall),
     };

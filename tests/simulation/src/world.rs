@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use apimodel::store::Preconditions;
 use apimodel::{ApiServer, Happened, Key, kinds};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -73,7 +73,12 @@ impl World {
     /// Of this shape, with nothing to do yet.
     #[must_use]
     pub fn new(shape: &Shape) -> Self {
-        let api = ApiServer::new();
+        Self::on(ApiServer::new(), shape)
+    }
+
+    /// The same on an API server that has nothing yet.
+    #[must_use]
+    pub fn on(api: ApiServer, shape: &Shape) -> Self {
         let began = Instant::now();
         let operators: Operators = Arc::default();
         lock(&operators).resize_with(shape.operators, || None);
@@ -216,9 +221,7 @@ impl World {
     pub fn create(&self, kind: &str, namespace: &str, object: Value) {
         let kind = kind_of(kind);
         let caller = self.api.caller("user");
-        let made = self
-            .api
-            .with(|store| store.create(kind, namespace, object, &caller).map(drop));
+        let made = self.api.create(kind, namespace, object, &caller);
         assert_eq!(made, Ok(()), "the object is new");
     }
 
@@ -226,15 +229,14 @@ impl World {
     pub fn patch(&self, kind: &str, namespace: &str, name: &str, patch: &Value) -> bool {
         let key = Key::new(kind_of(kind), namespace, name);
         let caller = self.api.caller("user");
-        self.api.with(|store| store.merge(&key, "", patch, &caller).is_ok())
+        self.api.merge(&key, "", patch, &caller).is_ok()
     }
 
     /// Deletes an object, as a person. False where there is none.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> bool {
         let key = Key::new(kind_of(kind), namespace, name);
         let caller = self.api.caller("user");
-        self.api
-            .with(|store| store.delete(&key, &Preconditions::default(), &caller).is_ok())
+        self.api.delete(&key, None, &caller).is_ok()
     }
 
     /// An object as it is now.
@@ -252,14 +254,19 @@ impl World {
     /// An agent's report of its device: made once, and then brought up to date.
     pub fn report_device(&self, node: &str, bytes: i64, sound: bool) {
         let caller = self.api.caller(&format!("agent-{node}"));
-        let object = objects::device(node, bytes, sound);
+        let at = Timestamp::try_from(apimodel::wall()).unwrap_or(Timestamp::UNIX_EPOCH);
+        let object = objects::device(node, bytes, sound, at);
         let key = Key::new(kind_of(DEVICE), "", &objects::device_name(node));
-        self.api.with(|store| {
-            for subresource in ["", "status"] {
-                let applied = store.apply(&key, subresource, &object, (&caller.name, true), &caller);
-                assert!(applied.is_ok(), "a report is taken: {applied:?}");
-            }
-        });
+        for subresource in ["", "status"] {
+            let mut part = object.clone();
+            // Each by its own request, as the agent does.
+            part.as_object_mut().map(|fields| match subresource {
+                "" => fields.remove("status"),
+                _ => fields.remove("spec"),
+            });
+            let applied = self.api.apply(&key, subresource, &part, &caller);
+            assert!(applied.is_ok(), "a report is taken: {applied:?}");
+        }
     }
 
     /// Nodes to which nothing happened that sets them apart from others: sound, schedulable, with an agent.
@@ -360,43 +367,36 @@ fn lock(operators: &Operators) -> MutexGuard<'_, Vec<Option<Process>>> {
 fn run_pods(api: &ApiServer) {
     let pods = kind_of("/v1/pods");
     let caller = api.caller("cluster");
-    api.with(|store| {
-        store.collect_garbage(&caller);
-        let all: Vec<(Key, Arc<Value>)> = store
-            .all()
-            .filter(|(key, _)| key.kind() == pods)
-            .map(|(key, pod)| (key.clone(), pod.clone()))
-            .collect();
-        let bound = |node: &str| {
-            let holds = |pod: &Value| {
-                pod["spec"]["nodeName"] == node && pod["metadata"]["annotations"]["shardwright.dev/node"].is_string()
-            };
-            all.iter().filter(|(_, pod)| holds(pod)).count()
-        };
-        for (key, pod) in &all {
-            if pod["metadata"]["deletionTimestamp"].is_string() {
-                let now = Preconditions {
-                    grace_seconds: Some(0),
-                    ..Default::default()
-                };
-                // It is there: it was just listed.
-                let _ = store.delete(key, &now, &caller);
-                continue;
-            }
-            let Some(node) = pod["metadata"]["annotations"]["shardwright.dev/node"].as_str() else {
-                continue;
-            };
-            let allocatable = store.get(&Key::new(kind_of("/v1/nodes"), "", node));
-            let cards = allocatable.ok().and_then(|node| {
-                let cards = node["status"]["allocatable"]["nvidia.com/gpu"].as_str()?;
-                cards.parse::<usize>().ok()
-            });
-            if pod["spec"]["nodeName"].is_null() && bound(node) < cards.unwrap_or(0) {
-                let _ = store.merge(key, "", &json!({ "spec": { "nodeName": node } }), &caller);
-                let _ = store.merge(key, "status", &json!({ "status": { "phase": "Running" } }), &caller);
-            }
-        }
+    api.collect_garbage(&caller);
+    let all: Vec<(Key, Arc<Value>)> = api.with(|store| {
+        let pods = store.all().filter(|(key, _)| key.kind() == pods);
+        pods.map(|(key, pod)| (key.clone(), pod.clone())).collect()
     });
+    let bound = |node: &str| {
+        let holds = |pod: &Value| {
+            pod["spec"]["nodeName"] == node && pod["metadata"]["annotations"]["shardwright.dev/node"].is_string()
+        };
+        all.iter().filter(|(_, pod)| holds(pod)).count()
+    };
+    for (key, pod) in &all {
+        if pod["metadata"]["deletionTimestamp"].is_string() {
+            // It is there: it was just listed.
+            let _ = api.delete(key, Some(0), &caller);
+            continue;
+        }
+        let Some(node) = pod["metadata"]["annotations"]["shardwright.dev/node"].as_str() else {
+            continue;
+        };
+        let allocatable = api.with(|store| store.get(&Key::new(kind_of("/v1/nodes"), "", node)));
+        let cards = allocatable.ok().and_then(|node| {
+            let cards = node["status"]["allocatable"]["nvidia.com/gpu"].as_str()?;
+            cards.parse::<usize>().ok()
+        });
+        if pod["spec"]["nodeName"].is_null() && bound(node) < cards.unwrap_or(0) {
+            let _ = api.bind(key, node, &caller);
+            let _ = api.merge(key, "status", &json!({ "status": { "phase": "Running" } }), &caller);
+        }
+    }
 }
 
 /// Whether a change is the making or the end of an object.

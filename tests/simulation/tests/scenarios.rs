@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimodel::{Moment, Verb, Verdict};
-use serde_json::json;
+use serde_json::{Value, json};
 use simulation::host::Life;
 use simulation::invariants;
 use simulation::objects::{MODELS, uri};
-use simulation::world::{MODEL, Shape, World};
+use simulation::world::{DEVICE, MODEL, NODE_BYTES, Shape, World, nodes};
 use tokio::sync::watch;
 
 /// Longer than a lease and what follows its end.
@@ -148,4 +148,125 @@ async fn an_agent_that_slept_through_other_placements_serves_in_the_latest_or_no
     world.settle().await.unwrap();
     assert_eq!(epoch(&world), moved);
     assert_sound(&world);
+}
+
+/// Where a model is, as its status says.
+fn devices(world: &World, model: &str) -> Vec<String> {
+    let model = world.object(MODEL, MODELS, model).expect("the model is there");
+    let stages = model["status"]["placement"]["stages"].as_array().cloned();
+    let device = |stage: &Value| stage["device"].as_str().expect("a device").to_owned();
+    stages.unwrap_or_default().iter().map(device).collect()
+}
+
+/// Status, reason and message of a condition.
+fn condition(world: &World, model: &str, kind: &str) -> [String; 3] {
+    let model = world.object(MODEL, MODELS, model).expect("the model is there");
+    let conditions = model["status"]["conditions"].as_array().expect("conditions").clone();
+    let found = conditions.iter().find(|condition| condition["type"] == kind);
+    let found = found.expect("it is set");
+    ["status", "reason", "message"].map(|field| found[field].as_str().expect("text").to_owned())
+}
+
+fn assert_held(world: &World, model: &str, on: &[String]) {
+    assert_eq!(devices(world, model), on);
+    assert_eq!(condition(world, model, "Ready")[0], "True");
+    let [status, reason, message] = condition(world, model, "Degraded");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "QuarantineLimitReached"));
+    assert!(message.contains("left or lost within 5 minutes"), "{message}");
+    let names_one = |device: &String| message.contains(&format!("kubectl patch gpu {device} "));
+    assert!(on.iter().any(names_one), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_most_devices_are_condemned_at_once_what_serves_stays_until_a_person_decides() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"].map(|name| format!("node-{name}"));
+    let mut world = World::new(&Shape {
+        nodes: nodes(&names.each_ref().map(String::as_str)),
+        operators: 2,
+        ..Shape::default()
+    });
+    for place in 0..2 {
+        world.keep_operator(place, &format!("operator-{place}"));
+    }
+    world.ask_for("m", 1, 1);
+    world.ask_for("n", 2, 1);
+    world.settle().await.unwrap();
+    let (m, n) = (devices(&world, "m"), devices(&world, "n"));
+    let epochs = (m.len(), n.len(), epoch(&world));
+    assert_eq!((epochs.0, epochs.1), (2, 2));
+    let node_of = |device: &String| device.trim_end_matches("-cpu0").to_owned();
+    let used: Vec<String> = m.iter().chain(&n).map(node_of).collect();
+    let spare: Vec<&String> = names.iter().filter(|node| !used.contains(node)).collect();
+
+    // A driver that was rolled out everywhere but to one node.
+    for node in used.iter().chain(spare.iter().copied().skip(1)) {
+        world.report_device(node, NODE_BYTES, false);
+    }
+    world.settle().await.unwrap();
+    assert_held(&world, "m", &m);
+    assert_held(&world, "n", &n);
+
+    // Neither time nor another leader releases it.
+    world.operator(leader(&world), |process| process.connection.kill());
+    tokio::time::sleep(Duration::from_secs(900)).await;
+    world.settle().await.unwrap();
+    assert_held(&world, "m", &m);
+    assert_held(&world, "n", &n);
+    assert_eq!(epoch(&world), epochs.2);
+
+    // There is room again, and a person has one of the models leave.
+    for node in spare.iter().take(3) {
+        world.report_device(node, NODE_BYTES, true);
+    }
+    world.settle().await.unwrap();
+    assert_held(&world, "m", &m);
+    for device in &m {
+        assert!(world.patch(DEVICE, "", device, &json!({ "spec": { "cordoned": true } })));
+    }
+    world.settle().await.unwrap();
+    let moved = devices(&world, "m");
+    assert!(
+        moved.iter().all(|device| !m.contains(device) && !n.contains(device)),
+        "{moved:?}"
+    );
+    assert_eq!(condition(&world, "m", "Ready")[0], "True");
+    assert_eq!(condition(&world, "m", "Degraded")[1], "AsExpected");
+    assert_held(&world, "n", &n);
+
+    // The driver is put right.
+    for node in &names {
+        world.report_device(node, NODE_BYTES, true);
+    }
+    world.settle().await.unwrap();
+    assert_eq!(devices(&world, "n"), n);
+    assert_eq!(condition(&world, "n", "Degraded")[1], "AsExpected");
+    assert_sound(&world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stage_that_ends_on_a_held_device_is_placed_anew() {
+    let names = ["node-a", "node-b", "node-c", "node-d", "node-e"];
+    let mut world = World::new(&Shape {
+        nodes: nodes(&names),
+        ..Shape::default()
+    });
+    world.keep_operator(0, "operator-0");
+    world.ask_for("m", 1, 1);
+    world.settle().await.unwrap();
+    let m = devices(&world, "m");
+    // The limit is two of five, and one spare device is the first of three.
+    let spare = names.iter().find(|node| !m.contains(&format!("{node}-cpu0"))).unwrap();
+    world.report_device(spare, NODE_BYTES, false);
+    for device in &m {
+        world.report_device(device.trim_end_matches("-cpu0"), NODE_BYTES, false);
+    }
+    world.settle().await.unwrap();
+    assert_held(&world, "m", &m);
+    let lost = m[0].trim_end_matches("-cpu0");
+    world.set_life(lost, Life::Down);
+    world.settle().await.unwrap();
+    let moved = devices(&world, "m");
+    assert!(moved.iter().all(|device| !m.contains(device)), "{moved:?}");
+    assert_eq!(condition(&world, "m", "Ready")[0], "True");
+    assert_eq!(condition(&world, "m", "Degraded")[1], "AsExpected");
 }

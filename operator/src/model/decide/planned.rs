@@ -200,7 +200,9 @@ fn looks_due(asked: &Asked<'_>, present: &InForce, state: &ModelState) -> (bool,
     let (world, now) = (asked.world, asked.world.now);
     let is_one = asked.known.validated.replicas == 1;
     let losses = state.standby.is_due(present.placement.epoch, now);
-    let places = state.moving.gain.is_due(world.threshold, now) && state.moving.rests(now).is_none();
+    // What is held is to stay, better places or not.
+    let is_held = world.kept.contains_key(asked.uid());
+    let places = !is_held && state.moving.gain.is_due(world.threshold, now) && state.moving.rests(now).is_none();
     (is_one && losses, is_one && places)
 }
 

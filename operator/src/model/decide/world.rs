@@ -1,7 +1,7 @@
 //! Everything but the model itself that a decision depends on, and the graph that it is decided on.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use crate::model::gain::Threshold;
 use crate::model::holders::Holders;
 use crate::model::learned_pace::Corrections;
 use crate::model::observe::Observed;
+use crate::model::quarantine::sight::{Kept, as_if_fit};
 use crate::model::reports::Reports;
 
 /// Everything but the model itself that a decision depends on.
@@ -29,6 +30,8 @@ pub struct World<'a> {
     pub paces: Corrections,
     /// Who holds what, and who gives way to whom.
     pub holders: Holders,
+    /// By uid, what stays on devices that are held though their agents say that they are unfit.
+    pub kept: HashMap<String, Kept>,
     /// There is time for looks ahead.
     pub leisure: bool,
     pub(super) now: Instant,
@@ -62,6 +65,7 @@ impl<'a> World<'a> {
             threshold: Threshold::default(),
             paces: Corrections::default(),
             holders,
+            kept: HashMap::new(),
             leisure: true,
             now,
             now_unix_s,
@@ -102,12 +106,13 @@ impl<'a> World<'a> {
         let mut nodes: Vec<&str> = reports.iter().map(|report| report.node.as_str()).collect();
         // Those of one node stand together.
         nodes.dedup();
+        let kept = self.kept.get(uid).filter(|_| in_force);
         let mut held = self.holders.beside(uid, freed);
         held.extend(own.iter().cloned());
         let built = build_view(&View {
             devices: reports
                 .into_iter()
-                .map(|report| as_it_counts(report, question))
+                .map(|report| as_it_counts(report, question, kept))
                 .collect(),
             attached_nodes: nodes.into_iter().filter(counts).collect(),
             node_labels: self.node_labels,
@@ -126,9 +131,12 @@ impl<'a> World<'a> {
     }
 }
 
-/// A device for one model: its own report, but for what keeps this model away.
-fn as_it_counts<'r>(report: &'r DeviceReport, question: &Question<'_>) -> Cow<'r, DeviceReport> {
+/// A device for one model: its own report, but for what keeps this model away, or is not believed for what it has there.
+fn as_it_counts<'r>(report: &'r DeviceReport, question: &Question<'_>, kept: Option<&Kept>) -> Cow<'r, DeviceReport> {
     let mut device = Cow::Borrowed(report);
+    if kept.is_some_and(|kept| kept.devices.contains(&report.name)) {
+        device = Cow::Owned(as_if_fit(report));
+    }
     if question.in_force {
         device = Cow::Owned(device.into_owned().for_what_it_holds());
     }

@@ -455,3 +455,67 @@ async fn a_status_that_cannot_be_written_does_not_keep_other_models_from_being_d
     assert!(plane.agents.is_assigned("a", "uid-other"));
     plane.script.finished();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_serves_stays_where_most_devices_are_judged_at_once_until_a_person_cordons_its_device() {
+    let plane = Plane::new([(); 5].map(|()| written()));
+    let mut control = plane.control();
+    let mut observed = plane.observed.clone();
+    pass(&mut control, &observed).await;
+    plane.answer();
+    pass(&mut control, &observed).await;
+    let shard = wire::ShardStatus {
+        model_uid: fixture::UID.into(),
+        epoch: 1,
+        phase: ShardPhase::Serving.into(),
+        endpoint: "10.0.0.1:7000".into(),
+        ..Default::default()
+    };
+    let shards = wire::ShardReport { shards: vec![shard] };
+    plane.agents.report("a", plane.attachment.session, shards);
+    let hello = || Hello {
+        takes_purposes: true,
+        ..Hello::default()
+    };
+    let attach = |node| plane.agents.attach(node, hello(), Instant::now()).unwrap();
+    let _others = ["b", "c", "d", "e"].map(attach);
+    observed.devices = ["a", "b", "c", "d", "e"]
+        .map(|node| fixture::cpu(node, 1 << 30))
+        .to_vec();
+    pass(&mut control, &observed).await;
+    for device in &mut observed.devices[..3] {
+        let status = Arc::make_mut(device).status.as_mut().unwrap();
+        let healthy = status
+            .conditions
+            .iter_mut()
+            .find(|condition| condition.type_ == "Healthy");
+        healthy.unwrap().status = "False".into();
+    }
+    pass(&mut control, &observed).await;
+    let placed = |control: &Loop<'_>| control.term.models[fixture::UID].in_force.clone().unwrap();
+    assert_eq!(placed(&control).devices(), ["a-cpu0"]);
+    assert_eq!(plane.context.metrics.devices_held.get(), 1);
+    let degraded = |body: &serde_json::Value| {
+        let conditions = body["status"]["conditions"].as_array().unwrap();
+        conditions
+            .iter()
+            .find(|condition| condition["type"] == "Degraded")
+            .unwrap()["reason"]
+            .clone()
+    };
+    let patches = plane.script.bodies(&format!("PATCH {STATUS}"));
+    assert_eq!(degraded(patches.last().unwrap()), "QuarantineLimitReached");
+
+    Arc::make_mut(&mut observed.devices[0]).spec.cordoned = Some(true);
+    pass(&mut control, &observed).await;
+    let state = &control.term.models[fixture::UID];
+    let next = &state.moving.proposal.as_ref().expect("it moves").next;
+    assert!(
+        ["d-cpu0", "e-cpu0"].contains(&next.devices()[0]),
+        "{:?}",
+        next.devices()
+    );
+    assert_eq!(plane.context.metrics.devices_held.get(), 0);
+    let patches = plane.script.bodies(&format!("PATCH {STATUS}"));
+    assert_eq!(degraded(patches.last().unwrap()), "AsExpected");
+}

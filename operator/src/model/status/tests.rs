@@ -20,6 +20,7 @@ struct Case {
     learned: Option<LearnedMemory>,
     placed: Placed,
     yielded: Option<Yielded>,
+    held: Option<&'static str>,
     in_force: Option<(InForce, Vec<StageSight>)>,
 }
 
@@ -40,6 +41,7 @@ impl Case {
             learned: None,
             placed: Placed::Yes,
             yielded: None,
+            held: None,
             in_force: Some((in_force, sights)),
         }
     }
@@ -53,6 +55,7 @@ impl Case {
             learned: None,
             placed: Placed::NotYet(Why::new(reason::NOT_RESOLVED, "the source is not known yet")),
             yielded: None,
+            held: None,
             in_force: None,
         }
     }
@@ -72,6 +75,7 @@ impl Case {
             placed: &self.placed,
             yielded: self.yielded.as_ref(),
             note: None,
+            held: self.held,
             recovery: (ConditionStatus::Unknown, Why::new("NotServing", "")),
             in_force: self
                 .in_force
@@ -360,4 +364,25 @@ fn without_any_whole_replica_requests_are_not_answered() {
     let status = two_replicas(&["a"]).status();
     assert_eq!(condition(&status, kind::READY).0, "False");
     assert_eq!(status.endpoint, None);
+}
+
+#[test]
+fn a_model_on_held_devices_serves_and_is_degraded_and_says_what_to_do() {
+    let mut case = Case::placed([ShardPhase::Serving; 2]);
+    case.held = Some("b-cpu0 is not healthy; what serves there stays");
+    let status = case.status();
+    assert_eq!(condition(&status, kind::READY).0, "True");
+    assert_eq!(condition(&status, kind::PLACED).0, "True");
+    let (degraded, reason, message) = condition(&status, kind::DEGRADED);
+    assert_eq!(
+        (degraded.as_str(), reason.as_str()),
+        ("True", reason::QUARANTINE_LIMIT_REACHED)
+    );
+    assert_eq!(message, "b-cpu0 is not healthy; what serves there stays");
+    // A loss does not hide it.
+    let mut case = Case::placed([ShardPhase::Failed, ShardPhase::Serving]);
+    case.held = Some("held");
+    let (_, reason, message) = condition(&case.status(), kind::DEGRADED);
+    assert_eq!(reason, reason::QUARANTINE_LIMIT_REACHED);
+    assert!(message.starts_with("held; stage 0 on a-cpu0 failed"), "{message}");
 }

@@ -191,6 +191,7 @@ impl Fleet {
             placed: &decided.placed,
             yielded: decided.yielded.as_ref(),
             note: None,
+            held: None,
             recovery: (ConditionStatus::Unknown, Why::new("NotServing", "")),
             in_force: decided
                 .new_in_force
