@@ -1,5 +1,7 @@
 //! Prompts as token ids: what they say does not matter for speed, only how many there are and that no two share a beginning.
 
+use linkemu::random::Random;
+
 /// Ids below this one are special in the vocabularies of the models that are measured.
 const FIRST_PLAIN: u64 = 1000;
 /// Ids up to this one exist in all of them.
@@ -10,28 +12,8 @@ pub fn prompt(seed: u64, length: usize) -> Vec<i32> {
     let mut state = Random::new(seed);
     let span = LAST_PLAIN - FIRST_PLAIN;
     (0..length)
-        .map(|_| i32::try_from(FIRST_PLAIN + state.draw() % span).unwrap_or(i32::MAX))
+        .map(|_| i32::try_from(FIRST_PLAIN + state.any() % span).unwrap_or(i32::MAX))
         .collect()
-}
-
-/// `SplitMix64`: small, seeded, good enough for prompts and jitter.
-#[derive(Debug, Clone)]
-pub struct Random(u64);
-
-impl Random {
-    /// The sequence of `seed`.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next number, uniform over all of `u64`.
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
 }
 
 #[cfg(test)]
