@@ -128,6 +128,8 @@ pub mod reason {
     // Degraded.
     pub const AS_EXPECTED: &str = "AsExpected";
     pub const STAGE_LOST: &str = "StageLost";
+    /// Two stages that serve do not reach each other; also of the stage that dials.
+    pub const LINK_DOWN: &str = "LinkDown";
     /// Fewer replicas serve than are asked for, for no fault.
     pub const FEWER_REPLICAS: &str = "FewerReplicas";
 
