@@ -56,9 +56,10 @@ test: bootstrap ## Everything that must pass before a change lands
 	@$(PART) summary
 
 .PHONY: test-long
-test-long: bootstrap ## What takes too long for every change: 100,000 random placements, twice, against brute force; every crash point; 20,000 seeds; some minutes
+test-long: bootstrap ## What takes too long for every change: 100,000 random placements, twice, against brute force; every crash point; 20,000 seeds; every fault of links; some minutes
 	ORACLE_CASES=100000 cargo test -p placement --locked --test core --test oracle
 	CRASH_POINTS=all SEEDS=0..20000 cargo test -p simulation --locked --test crash_points --test seeds -- --nocapture
+	cargo test -p tests --locked --test end_to_end links:: -- --ignored --nocapture
 
 .PHONY: lint
 lint: bootstrap ## Format, clippy, generated files, chart, licences and sources of dependencies
