@@ -8,7 +8,7 @@ use linkemu::line::Quality;
 use linkemu::network::{Network, possible};
 
 use super::{
-    Answer, Here, LIMIT, RECOVERY_LIMIT, Seen, Story, condition_of, installed, stages, strict_over_two, until,
+    Answer, Here, LIMIT, PROMPTS, RECOVERY_LIMIT, Seen, Story, condition_of, installed, stages, strict_over_two, until,
 };
 
 /// What makes a link worse, and no reason to leave it: a fifth of the delay is jitter, of a hundred packets two are lost.
@@ -47,7 +47,15 @@ impl Apart {
         let node = |stage: usize| stages(&model)[stage]["node"].as_str().expect("a node").to_owned();
         let (head, tail) = (node(0), node(1));
         let epoch = model["status"]["placement"]["epoch"].as_i64().expect("an epoch");
-        let (undisturbed, _) = Story::begin(&here.chat()).end().await;
+        let chat = here.chat();
+        // Ready is told to the API server and to the gateway apart.
+        until("the gateway has heard of the model", LIMIT, || async {
+            let asked = chat.stream("m", PROMPTS[0], 1, &mut |_| {}).await;
+            Ok(asked.map_or_else(|error| Seen::Not(error.to_string()), |_| Seen::Done(())))
+        })
+        .await
+        .expect("an answer");
+        let (undisturbed, _) = Story::begin(&chat).end().await;
         assert_eq!(undisturbed.error, None);
         let undisturbed = undisturbed.text;
         Some(Self {
