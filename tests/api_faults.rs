@@ -81,6 +81,7 @@ async fn installation() -> Here {
         agents: ["node-0", "node-1"].map(|node| AgentSpec::new(node, "cpu")).to_vec(),
         operators: 1,
         gateways: 1,
+        links: None,
     };
     let mut stack = Stack::start_on(plane, &shape, &mut |step| println!("{step}"))
         .await

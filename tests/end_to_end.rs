@@ -8,7 +8,8 @@ use engine::reference::{WholeConfig, WholeModel};
 use engine::{Device, Runtime};
 use localplane::chat::{Answer, Chat, rendered};
 use localplane::folder;
-use localplane::stack::{AgentSpec, Stack, condition_of, run};
+use localplane::plane::Plane;
+use localplane::stack::{AgentSpec, Shape, Stack, condition_of, run};
 use localplane::wait::{Seen, until};
 use localplane::{assets, demo};
 use serde_json::{Value, json};
@@ -17,6 +18,8 @@ use tokio::task::JoinHandle;
 
 #[path = "end_to_end/crashes.rs"]
 mod crashes;
+#[path = "end_to_end/links.rs"]
+mod links;
 #[path = "end_to_end/moves.rs"]
 mod moves;
 
@@ -35,6 +38,11 @@ struct Here {
 
 /// An installation with an agent for each of `backends`.
 async fn installation(backends: &[&str]) -> Here {
+    installed(backends, None).await
+}
+
+/// The same, with every node on a host of its own where `links` says what their faults follow from.
+async fn installed(backends: &[&str], links: Option<u64>) -> Here {
     let turn = ONE_AT_A_TIME.lock().await;
     let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().expect("a folder");
@@ -43,10 +51,17 @@ async fn installation(backends: &[&str]) -> Here {
         .enumerate()
         .map(|(index, backends)| AgentSpec::new(&format!("node-{index}"), backends))
         .collect();
-    let mut stack = Stack::start(&dir.path().join("plane"), &agents, &mut |step| println!("{step}"))
+    let shape = Shape {
+        agents,
+        operators: 1,
+        gateways: 1,
+        links,
+    };
+    let plane = Plane::start(&dir.path().join("plane")).await.expect("a control plane");
+    let mut stack = Stack::start_on(plane, &shape, &mut |step| println!("{step}"))
         .await
         .expect("an installation");
-    stack.wait_for_devices(agents.len()).await.expect("devices");
+    stack.wait_for_devices(backends.len()).await.expect("devices");
     Here {
         stack,
         dir,

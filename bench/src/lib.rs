@@ -14,7 +14,7 @@
 //! | [`stack`] | llama.cpp's own loop, against everything from the gateway down on a real control plane |
 //!
 //! The rest is what they stand on: [`realm`] and [`worker_rig`] start real workers, [`peer`] the other side, [`netns`],
-//! [`pinning`] and [`linkemu`] give them hosts, cores and links, [`driver`] asks, [`timing`] and [`report`] make numbers of it.
+//! [`pinning`] and [`linkemu`](linkemu::forward) give them hosts, cores and links, [`driver`] asks, [`timing`] and [`report`] make numbers of it.
 
 pub mod awake;
 pub mod bars;
@@ -25,7 +25,6 @@ pub mod driver;
 mod error;
 pub mod gateway;
 pub mod hop;
-pub mod linkemu;
 pub mod listening;
 pub mod netns;
 pub mod one_stage;

@@ -7,20 +7,21 @@
 //! ```
 //!
 //! Addresses are of 198.18.0.0/15, which is reserved for measurements. Names and addresses follow the process id, so that
-//! two measurements do not meet, and what a killed one left behind is removed by the next.
+//! two measurements do not meet.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::Command;
 
-use crate::error::{Result, failed, trying};
+use linkemu::namespace::{Namespace, ip, remove_stale};
+
+use crate::error::{Result, trying};
 use crate::pinning::Seat;
-
-const PREFIX: &str = "shwb";
 
 /// The hosts of a measurement. Dropping it removes the namespaces; the processes in them must have ended.
 #[derive(Debug)]
 pub struct Hosts {
-    names: Vec<String>,
+    head: Namespace,
+    tail: Namespace,
+    link: Namespace,
     octet: u8,
 }
 
@@ -33,16 +34,6 @@ pub enum Host {
     Tail,
     /// Between the two.
     Link,
-}
-
-impl Host {
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::Head => "head",
-            Self::Tail => "tail",
-            Self::Link => "link",
-        }
-    }
 }
 
 /// Ends of cables. The numbers are the last octet; each cable is a /30 of its own.
@@ -73,7 +64,7 @@ impl Network {
     /// A seat on a host. A link forwards before all else.
     pub fn seat(&self, host: Host, core: Option<usize>) -> Seat {
         let (namespace, realtime) = match self {
-            Self::Cables(hosts) => (Some(hosts.namespace(host)), host == Host::Link),
+            Self::Cables(hosts) => (Some(hosts.namespace(host).name().to_owned()), host == Host::Link),
             Self::Loopback => (None, false),
         };
         Seat {
@@ -116,32 +107,30 @@ impl Hosts {
     /// What `ip` says, without root above all; nothing is left behind then.
     pub fn new() -> Result<Self> {
         remove_stale();
+        let new = |label| Namespace::new(label).map_err(trying("a namespace"));
         let id = std::process::id();
-        let name = |host: Host| format!("{PREFIX}{id}{}", host.suffix());
-        let octet = u8::try_from(id % 254).unwrap_or(0);
-        let (head, tail, link) = (name(Host::Head), name(Host::Tail), name(Host::Link));
-        let mut hosts = Self {
-            names: Vec::new(),
-            octet,
+        let hosts = Self {
+            head: new("head")?,
+            tail: new("tail")?,
+            link: new("link")?,
+            octet: u8::try_from(id % 254).unwrap_or(0),
         };
-        for name in [&head, &tail, &link] {
-            ip(&["netns", "add", name])?;
-            hosts.names.push(name.clone());
-            ip(&["-n", name, "link", "set", "lo", "up"])?;
-        }
-        let driver = format!("{PREFIX}{id}");
-        hosts.cable((None, &driver, 1), (Some(&head), "to-driver", 2))?;
-        hosts.cable((Some(&head), "to-tail", 5), (Some(&tail), "to-head", 6))?;
-        hosts.cable((Some(&head), "to-link", 9), (Some(&link), "to-head", 10))?;
-        hosts.cable((Some(&link), "to-tail", 13), (Some(&tail), "to-link", 14))?;
+        let [head, tail, link] = [&hosts.head, &hosts.tail, &hosts.link].map(|host| Some(host.name()));
+        let driver = format!("shwb{id}");
+        hosts.cable((None, &driver, 1), (head, "to-driver", 2))?;
+        hosts.cable((head, "to-tail", 5), (tail, "to-head", 6))?;
+        hosts.cable((head, "to-link", 9), (link, "to-head", 10))?;
+        hosts.cable((link, "to-tail", 13), (tail, "to-link", 14))?;
         Ok(hosts)
     }
 
-    /// Name of a host's namespace.
-    pub fn namespace(&self, host: Host) -> String {
-        let suffix = host.suffix();
-        let found = self.names.iter().find(|name| name.ends_with(suffix));
-        found.cloned().unwrap_or_default()
+    /// A host's namespace.
+    pub fn namespace(&self, host: Host) -> &Namespace {
+        match host {
+            Host::Head => &self.head,
+            Host::Tail => &self.tail,
+            Host::Link => &self.link,
+        }
     }
 
     /// Address of an end.
@@ -155,65 +144,17 @@ impl Hosts {
         words.extend(left.0.iter().flat_map(|name| ["netns", *name]));
         words.extend(["type", "veth", "peer", "name", right.1]);
         words.extend(right.0.iter().flat_map(|name| ["netns", *name]));
-        ip(&words)?;
+        run(&words)?;
         for (namespace, device, last) in [left, right] {
             let within: Vec<&str> = namespace.iter().flat_map(|name| ["-n", *name]).collect();
             let address = format!("198.18.{}.{last}/30", self.octet);
-            ip(&[within.as_slice(), &["address", "add", &address, "dev", device]].concat())?;
-            ip(&[within.as_slice(), &["link", "set", device, "up"]].concat())?;
+            run(&[within.as_slice(), &["address", "add", &address, "dev", device]].concat())?;
+            run(&[within.as_slice(), &["link", "set", device, "up"]].concat())?;
         }
         Ok(())
     }
 }
 
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        for name in &self.names {
-            // The devices go with the namespaces. What cannot be removed now the next measurement removes.
-            let _ = ip(&["netns", "delete", name]);
-        }
-    }
-}
-
-fn ip(words: &[&str]) -> Result<()> {
-    let what = format!("ip {}", words.join(" "));
-    let output = Command::new("ip").args(words).output().map_err(trying(&what))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(failed(what, String::from_utf8_lossy(&output.stderr).trim()))
-}
-
-/// Removes the namespaces of measurements whose process is gone.
-fn remove_stale() {
-    let Ok(entries) = std::fs::read_dir("/run/netns") else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if owner(&name).is_some_and(|id| !std::path::Path::new(&format!("/proc/{id}")).exists()) {
-            // Somebody else may have done it meanwhile.
-            let _ = ip(&["netns", "delete", &name]);
-        }
-    }
-}
-
-/// The process that made a namespace of this name, if it is one of ours.
-fn owner(name: &str) -> Option<u32> {
-    let rest = name.strip_prefix(PREFIX)?;
-    let digits = rest.trim_end_matches(|letter: char| letter.is_ascii_lowercase());
-    digits.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::owner;
-
-    #[test]
-    fn only_our_own_namespaces_have_an_owner() {
-        assert_eq!(owner("shwb4711head"), Some(4711));
-        assert_eq!(owner("shwb4711"), Some(4711));
-        assert_eq!(owner("shwbhead"), None);
-        assert_eq!(owner("cni-4711"), None);
-    }
+fn run(words: &[&str]) -> Result<()> {
+    ip(words).map_err(trying("a cable"))
 }

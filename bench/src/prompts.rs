@@ -2,6 +2,7 @@
 //! share a beginning; where drafts are computed, it does: [`texts`].
 
 use engine::tokenizer::Tokenizer;
+use linkemu::random::Random;
 use localplane::assets;
 
 use crate::error::{Result, trying};
@@ -16,7 +17,7 @@ pub fn prompt(seed: u64, length: usize) -> Vec<i32> {
     let mut state = Random::new(seed);
     let span = LAST_PLAIN - FIRST_PLAIN;
     (0..length)
-        .map(|_| i32::try_from(FIRST_PLAIN + state.draw() % span).unwrap_or(i32::MAX))
+        .map(|_| i32::try_from(FIRST_PLAIN + state.any() % span).unwrap_or(i32::MAX))
         .collect()
 }
 
@@ -42,26 +43,6 @@ pub fn texts() -> Result<Vec<Vec<i32>>> {
     let chat = |text: &&str| format!("<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n");
     let tokens = TEXTS.iter().map(|text| tokenizer.tokenize(&chat(text), true, true));
     tokens.map(|tokens| tokens.map_err(trying("a prompt"))).collect()
-}
-
-/// `SplitMix64`: small, seeded, good enough for prompts and jitter.
-#[derive(Debug, Clone)]
-pub struct Random(u64);
-
-impl Random {
-    /// The sequence of `seed`.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next number, uniform over all of `u64`.
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
 }
 
 #[cfg(test)]

@@ -99,6 +99,21 @@ async fn an_answer_follows_its_model_to_another_head_and_epoch_over_a_time_witho
 }
 
 #[tokio::test]
+async fn a_head_that_says_nothing_is_left_as_soon_as_another_has_its_place() {
+    let world = World::start().await;
+    let other = FakeHead::start(&world.trust, "node-b").await;
+    world.head.expect(Script::Ignore);
+    other.expect(Script::text("answer"));
+    let open = world.client.ask_open(json!({ "stream": true })).await;
+    fakes::until("the request is there", || async { world.head.requests().len() == 1 }).await;
+    let route = world.operator.route(&world.trust, MODEL, 2, &other);
+    world.operator.publish(vec![route]);
+    let answer = open.finish().await;
+    assert_eq!(answer.streamed_text(), "answer", "{}", answer.body);
+    assert_eq!(world.head.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn other_weights_do_not_go_on_with_what_was_begun() {
     let world = World::start().await;
     let other = FakeHead::start(&world.trust, "node-b").await;

@@ -105,7 +105,7 @@ pub struct Running {
     pub measured: Option<Box<Measured>>,
 }
 
-/// A worker's memory and pace, as it says itself.
+/// A worker's memory and pace, and its way to the next stage, as it says itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measured {
     /// What it takes on its device, once loaded.
@@ -114,6 +114,8 @@ pub struct Measured {
     pub pressure: String,
     /// How fast its steps really were, once enough were measured.
     pub pace: Option<ObservedPace>,
+    /// Why it cannot reach the next stage, while it cannot.
+    pub next_unreachable: Option<String>,
 }
 
 impl Running {

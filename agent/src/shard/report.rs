@@ -3,6 +3,7 @@
 use super::observed::{Observed, Progress, Refusal, Running, State, UNREACHABLE, Work, WorkerPhase};
 use super::step::{DesiredShards, ObservedShards};
 use super::{Desired, Place, Purpose, Slot};
+use crds::conditions::reason;
 use proto::control::v1::{self as wire, ShardPhase, ShardStatus};
 
 /// A shard on a device, as `DeviceGPUState` shows it.
@@ -121,6 +122,11 @@ fn running(
     }
     match &running.installed {
         Some(held) if held.epoch == in_force.epoch && (seen.slice.is_tail() || held.next.is_some()) => {
+            let measured = running.measured.as_ref();
+            if let Some(cause) = measured.and_then(|measured| measured.next_unreachable.as_ref()) {
+                status.reason = reason::LINK_DOWN.to_owned();
+                status.message.clone_from(cause);
+            }
             ShardPhase::Serving
         }
         Some(held) if held.epoch == in_force.epoch => {

@@ -47,6 +47,9 @@ pub struct Status {
     /// How fast its steps really were, once it knows.
     #[serde(default)]
     pace: Option<Pace>,
+    /// Why it cannot reach the next stage.
+    #[serde(default)]
+    next_unreachable: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -87,7 +90,7 @@ enum Phase {
 }
 
 impl Status {
-    /// What it says of its memory and its pace.
+    /// What it says of its memory, its pace and the way to the next stage.
     pub fn measured(&self) -> Measured {
         Measured {
             memory: self.memory.map(|memory| MemoryUse {
@@ -96,6 +99,7 @@ impl Status {
                 compute_bytes: memory.compute_bytes,
             }),
             pressure: self.pressure.clone().unwrap_or_default(),
+            next_unreachable: self.next_unreachable.clone(),
             pace: self.pace.map(|pace| ObservedPace {
                 decode_token_ns: pace.decode_token_ns,
                 decode_samples: pace.decode_samples,

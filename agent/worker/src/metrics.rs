@@ -12,6 +12,7 @@ use prometheus::{
 use crate::control::Pace;
 use crate::head::schedule::{CellUse, Tally};
 use crate::stage::pace::{Computed, StagePace};
+use crate::stage::reach::Reach;
 
 /// Upper bounds in seconds, from a decode step of a small slice to a prefill step on a slow device.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -62,6 +63,7 @@ pub struct Metrics {
     /// On the head: the part of the last second of work that each `stage` computed.
     pub stage_busy_ratio: GaugeVec,
     pace: Arc<Mutex<StagePace>>,
+    reach: Arc<Mutex<Reach>>,
 }
 
 impl Metrics {
@@ -125,6 +127,7 @@ impl Metrics {
             stage_bubble_seconds: CounterVec::new(bubbles, &["stage"])?,
             stage_busy_ratio: GaugeVec::new(ratio, &["stage"])?,
             pace: Arc::default(),
+            reach: Arc::default(),
         };
         metrics.register()?;
         Ok(metrics)
@@ -188,6 +191,29 @@ impl Metrics {
     fn with_pace<T>(&self, act: impl FnOnce(&mut StagePace) -> T) -> T {
         // A panic in between leaves figures that are still figures.
         act(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// An attempt to dial the next stage of this epoch's pipeline has ended, for a cause where it failed.
+    pub fn record_dial(&self, epoch: u64, began: Instant, cause: Option<String>) {
+        let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        reach.dialled(epoch, began, Instant::now(), cause);
+    }
+
+    /// The connection to the next stage of this epoch's pipeline broke before anything was answered over it.
+    pub fn record_barren(&self, epoch: u64, cause: String) {
+        let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        reach.broke(epoch, Instant::now(), cause);
+    }
+
+    /// The next stage has answered the first step of a connection.
+    pub fn record_answer(&self) {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner).answered();
+    }
+
+    /// Why the next stage of this epoch's pipeline cannot be reached, where that is news.
+    pub fn next_unreachable(&self, epoch: u64) -> Option<String> {
+        let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        reach.told(epoch).map(str::to_owned)
     }
 
     /// A request waited so long for its seat, microseconds.

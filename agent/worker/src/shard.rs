@@ -148,15 +148,12 @@ impl Shard {
     /// For the agent.
     pub fn status(&self) -> Status {
         let active_sequences = self.active_sequences();
+        let installed = self.installed.borrow().clone();
         let life = self.life.borrow();
         Status {
             phase: life.phase,
             endpoint: life.endpoint.clone(),
-            epoch: self
-                .installed
-                .borrow()
-                .as_ref()
-                .map(|installed| installed.placement_epoch),
+            epoch: installed.as_ref().map(|installed| installed.placement_epoch),
             reason: life.reason.clone(),
             message: life.message.clone(),
             active_sequences,
@@ -167,6 +164,7 @@ impl Shard {
             }),
             pressure: self.memory.pressure.borrow().word().map(str::to_owned),
             pace: self.metrics.pace(Instant::now()),
+            next_unreachable: installed.and_then(|installed| self.metrics.next_unreachable(installed.epoch)),
         }
     }
 }

@@ -7,5 +7,6 @@ mod job_clock;
 pub mod link;
 pub mod pace;
 pub(crate) mod patience;
+pub mod reach;
 pub(crate) mod relay;
 pub mod thread;

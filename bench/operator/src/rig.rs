@@ -42,6 +42,7 @@ impl Rig {
             agents: Vec::new(),
             operators: 1,
             gateways: 0,
+            links: None,
         };
         let stack = Stack::start_on(plane, &shape, &mut |_| {}).await?;
         let ground = Arc::new(Ground {

@@ -10,12 +10,11 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bench::linkemu::delay::Delay;
-use bench::linkemu::forward;
 use bench::peer::{Answering, Measured, PeerSpec, Question};
 use bench::{Result, failed, trying};
 use engine::reference::rpc;
 use engine::{Device, Runtime};
+use linkemu::forward::{Delay, forward};
 use serde::Serialize;
 
 fn main() -> ExitCode {

@@ -73,6 +73,31 @@ impl Search<'_> {
         model.map(|model| model.state.clone()).ok_or(GenerateError::Gone)
     }
 
+    /// Asks a head for as long as the table names it: one that is gone without a word is dialled for seconds, and its successor may be
+    /// known long before.
+    async fn ask_while_named(&mut self, head: &Head, request: GenerateRequest) -> Result<Open, Failure> {
+        let asking = ask(self.heads, head, request);
+        tokio::pin!(asking);
+        loop {
+            tokio::select! {
+                biased;
+                asked = &mut asking => return asked,
+                Ok(()) = self.tables.changed() => {}
+            }
+            if !self.is_named(head) {
+                // It is news for the next attempt, which need not pause.
+                self.tables.mark_changed();
+                return Err(Failure::Lost("another head has taken its place".to_owned()));
+            }
+        }
+    }
+
+    fn is_named(&self, head: &Head) -> bool {
+        let table = self.tables.borrow();
+        let model = table.as_ref().and_then(|table| table.by_uid(&self.memory.model_uid));
+        model.is_some_and(|model| matches!(&model.state, ModelState::Ready(route) if route.heads.contains(head)))
+    }
+
     /// Asks the heads of a route, the least busy first, until one accepts.
     async fn ask_all(&mut self, route: &Route) -> Result<Round, GenerateError> {
         if route.weights != self.memory.weights {
@@ -83,7 +108,8 @@ impl Search<'_> {
         let mut soonest_s: Option<u32> = None;
         while let Some(head) = self.heads.least_busy(&route.heads, &full) {
             let wait = patience::seat(self.memory, self.since, Instant::now());
-            match ask(self.heads, head, self.memory.request(route.epoch_of(head), wait)).await {
+            let request = self.memory.request(route.epoch_of(head), wait);
+            match self.ask_while_named(head, request).await {
                 Ok(open) => return Ok(Round::Open(Box::new(open))),
                 Err(Failure::Busy { message, retry_after_s }) => {
                     full.insert(head.clone());

@@ -36,6 +36,8 @@ fn refusal(code: Code) -> Status {
 pub enum Script {
     /// Refuse it at once.
     Refuse(Code),
+    /// Never say a word to it.
+    Ignore,
     /// Accept it, send these bytes a token each, then do what is last.
     Send(Vec<u8>, Last),
 }
@@ -155,6 +157,7 @@ impl Head for Service {
         let (bytes, last) = match script {
             Some(Script::Send(bytes, last)) => (bytes, last),
             Some(Script::Refuse(code)) => return Err(refusal(code)),
+            Some(Script::Ignore) => return std::future::pending().await,
             None => return Err(Status::internal("no script for this request")),
         };
         self.open.fetch_add(1, Ordering::SeqCst);

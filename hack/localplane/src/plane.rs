@@ -1,6 +1,6 @@
 //! etcd and kube-apiserver on loopback.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -21,6 +21,8 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const MARKER: &str = ".localplane";
 /// What etcd keeps, in a plane's folder.
 const DATA: &str = "etcd";
+/// In the API server's certificate, whatever address it is reached at.
+const SERVER_NAME: &str = "localhost";
 /// The audience that Shardwright's enrolment asks tokens for.
 pub const ENROL_AUDIENCE: &str = "shardwright-enrol";
 
@@ -138,12 +140,19 @@ impl Plane {
         &self.url
     }
 
+    /// Where the API server listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        let address = self.url.trim_start_matches("https://").parse();
+        address.map_err(|error| Error::Other(format!("{}: {error}", self.url)))
+    }
+
     /// Of the API server.
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
     }
 
-    /// Pods that start from now on dial this in the API server's place. Its certificate must chain to the same authority.
+    /// Pods that start from now on dial this in the API server's place. What answers must have its certificate, or one of its name and
+    /// authority.
     pub fn reach_pods_through(&mut self, url: &str) {
         url.clone_into(&mut self.pods_url);
     }
@@ -274,7 +283,9 @@ fn write_kubeconfig(to: &Path, url: &str, certificates: &Certificates, credentia
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "local",
-        "clusters": [{ "name": "local", "cluster": { "server": url, "certificate-authority-data": BASE64.encode(authority) } }],
+        "clusters": [{ "name": "local", "cluster": {
+            "server": url, "certificate-authority-data": BASE64.encode(authority), "tls-server-name": SERVER_NAME,
+        } }],
         "users": [{ "name": "local", "user": user }],
         "contexts": [{ "name": "local", "context": { "cluster": "local", "user": "local" } }],
     });

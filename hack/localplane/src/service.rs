@@ -1,6 +1,6 @@
 //! One address in front of several replicas, as a Kubernetes Service is: connections in turns, none to a port that refuses.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -15,10 +15,10 @@ pub struct Service {
 }
 
 impl Service {
-    /// Listens on a free port of loopback for replicas on these.
-    pub fn start(replicas: Vec<u16>) -> Result<Self> {
-        let failed = |error: std::io::Error| Error::Other(format!("no Service for ports {replicas:?}: {error}"));
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+    /// Listens on a free port of an address for replicas on these.
+    pub fn start(address: IpAddr, replicas: Vec<SocketAddr>) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::Other(format!("no Service on {address} for {replicas:?}: {error}"));
+        let listener = std::net::TcpListener::bind((address, 0)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -41,7 +41,7 @@ impl Service {
     }
 }
 
-async fn forward(listener: std::net::TcpListener, replicas: &[u16]) {
+async fn forward(listener: std::net::TcpListener, replicas: &[SocketAddr]) {
     let Ok(listener) = TcpListener::from_std(listener) else {
         return;
     };
@@ -52,8 +52,7 @@ async fn forward(listener: std::net::TcpListener, replicas: &[u16]) {
         let mut order = replicas.to_vec();
         order.rotate_left(turn % replicas.len().max(1));
         tokio::spawn(async move {
-            for port in order {
-                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            for address in order {
                 if let Ok(mut replica) = TcpStream::connect(address).await {
                     // Either end may hang up as it likes.
                     let _ = tokio::io::copy_bidirectional(&mut client, &mut replica).await;
@@ -67,20 +66,20 @@ async fn forward(listener: std::net::TcpListener, replicas: &[u16]) {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
     use super::Service;
 
     /// A replica that says who it is.
-    fn replica(name: &'static str) -> u16 {
+    fn replica(name: &'static str) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 stream.unwrap().write_all(name.as_bytes()).unwrap();
             }
         });
-        port
+        address
     }
 
     fn ask(service: &Service) -> String {
@@ -94,9 +93,13 @@ mod tests {
     fn connections_go_to_the_replicas_in_turns_and_past_one_that_refuses() {
         let refusing = {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap().port()
+            listener.local_addr().unwrap()
         };
-        let service = Service::start(vec![replica("a"), replica("b"), refusing]).unwrap();
+        let service = Service::start(
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            vec![replica("a"), replica("b"), refusing],
+        )
+        .unwrap();
         let answers: Vec<String> = (0..6).map(|_| ask(&service)).collect();
         assert_eq!(answers, ["a", "b", "a", "a", "b", "a"]);
     }

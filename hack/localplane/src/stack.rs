@@ -1,12 +1,16 @@
 //! The whole of Shardwright on the local control plane: the chart by a real Helm, and the processes that its Pods would run.
 
+mod ground;
 mod objects;
 mod part;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+use linkemu::network::Network;
 
 use crate::kubelet::{Kubelet, PodSpec, RunningPod};
 use crate::plane::{Plane, free_port};
@@ -14,6 +18,8 @@ use crate::process::Process;
 use crate::service::Service;
 use crate::wait::{Seen, until};
 use crate::{Error, Result, assets};
+
+use ground::Ground;
 
 pub use objects::condition_of;
 pub use part::Part;
@@ -56,6 +62,9 @@ pub struct Shape {
     pub operators: usize,
     /// Replicas of the gateway, each with an address of its own.
     pub gateways: usize,
+    /// Every node on a host of its own, behind emulated links whose faults follow from this seed; without it all share loopback.
+    /// It takes root.
+    pub links: Option<u64>,
 }
 
 /// A process, how to start it again, and the Pod it stands for. The process goes first.
@@ -78,7 +87,7 @@ struct GatewayPorts {
     admin: u16,
 }
 
-/// Ports on loopback that all processes agree on.
+/// Ports that all processes agree on.
 struct Ports {
     /// Where agents and gateways find the operator.
     enrol: u16,
@@ -90,7 +99,7 @@ struct Ports {
 }
 
 impl Ports {
-    fn choose(shape: &Shape) -> Result<Self> {
+    fn choose(shape: &Shape, ground: &Ground) -> Result<Self> {
         let mut operators = Vec::new();
         for _ in 0..shape.operators {
             operators.push(OperatorPorts {
@@ -110,8 +119,13 @@ impl Ports {
             [] => return Err(Error::Other("a stack has one operator at least".into())),
             [only] => (only.enrol, only.control, Vec::new()),
             several => {
-                let enrol = Service::start(several.iter().map(|operator| operator.enrol).collect())?;
-                let control = Service::start(several.iter().map(|operator| operator.control).collect())?;
+                let here = ground.here();
+                let service = |port: fn(&OperatorPorts) -> u16| {
+                    let replicas = several.iter().map(|operator| SocketAddr::new(here, port(operator)));
+                    Service::start(here, replicas.collect())
+                };
+                let enrol = service(|operator| operator.enrol)?;
+                let control = service(|operator| operator.control)?;
                 (enrol.port(), control.port(), vec![enrol, control])
             }
         };
@@ -133,6 +147,8 @@ pub struct Stack {
     members: BTreeMap<Part, Member>,
     api_key: String,
     bundle: PathBuf,
+    // Last: what runs on it has ended then.
+    ground: Ground,
 }
 
 impl Stack {
@@ -143,6 +159,7 @@ impl Stack {
             agents: agents.to_vec(),
             operators: 1,
             gateways: 1,
+            links: None,
         };
         progress("starting etcd and kube-apiserver");
         let plane = Plane::start(dir).await?;
@@ -150,17 +167,26 @@ impl Stack {
     }
 
     /// The same on a control plane that runs already.
-    pub async fn start_on(plane: Plane, shape: &Shape, progress: &mut dyn FnMut(&str)) -> Result<Self> {
+    pub async fn start_on(mut plane: Plane, shape: &Shape, progress: &mut dyn FnMut(&str)) -> Result<Self> {
+        let ground = match shape.links {
+            None => Ground::Loopback,
+            Some(seed) => {
+                progress("making a host for each node");
+                let nodes: Vec<&str> = shape.agents.iter().map(|agent| agent.node.as_str()).collect();
+                Ground::apart(&mut plane, &nodes, seed)?
+            }
+        };
         let kubelet = Kubelet::new(&plane).await?;
         progress("installing the chart");
         install_chart_with(&plane, &["operator.sourceSecretNamespaces={default}"])?;
         let mut stack = Self {
             bundle: plane.dir().join("bundle.pem"),
-            ports: Ports::choose(shape)?,
+            ports: Ports::choose(shape, &ground)?,
             plane,
             kubelet,
             members: BTreeMap::new(),
             api_key: String::new(),
+            ground,
         };
         for replica in 0..shape.operators {
             let part = Part::Operator(replica);
@@ -194,7 +220,12 @@ impl Stack {
 
     /// Where agents find the operator, `host:port`.
     pub fn control_endpoint(&self) -> String {
-        loopback(self.ports.control)
+        self.ground.endpoint(self.ports.control)
+    }
+
+    /// The links between the nodes, and from each of them to control plane, operators and gateways; `None` on loopback.
+    pub fn network(&self) -> Option<&Network> {
+        self.ground.network()
     }
 
     /// Where a replica of the operator or the gateway serves its metrics.
@@ -248,15 +279,11 @@ impl Stack {
             .env("MALLOC_ARENA_MAX", "2")
             .env("MALLOC_MMAP_THRESHOLD_", "1048576")
             .args(["--namespace", NAMESPACE, "--pod-name", &pod.spec.name])
-            .args(["--enrol-listen", &loopback(ports.enrol)])
-            .args(["--control-listen", &loopback(ports.control)])
+            .args(["--enrol-listen", &self.ground.endpoint(ports.enrol)])
+            .args(["--control-listen", &self.ground.endpoint(ports.control)])
             .args(["--admin-listen", &loopback(ports.admin)])
-            .args([
-                "--server-names",
-                "localhost,127.0.0.1",
-                "--gateway-names",
-                "localhost,127.0.0.1",
-            ]);
+            .args(["--server-names", &format!("localhost,127.0.0.1,{}", self.ground.here())])
+            .args(["--gateway-names", "localhost,127.0.0.1"]);
         self.spawn(Part::Operator(replica), command, pod)?;
         self.wait_for_authority().await
     }
@@ -297,7 +324,8 @@ impl Stack {
             .kubelet
             .project_config_map(&pod, "shardwright-trust", "bundle.pem")
             .await?;
-        let mut command = Command::new(assets::own("shardwright-agent")?);
+        let mut command = self.ground.command(&spec.node, &assets::own("shardwright-agent")?);
+        let address = self.ground.address(&spec.node).to_string();
         command
             .env("KUBECONFIG", &pod.kubeconfig)
             .args([
@@ -308,8 +336,8 @@ impl Stack {
                 "--node-name",
                 &spec.node,
             ])
-            .args(["--operator-enrol", &loopback(self.ports.enrol)])
-            .args(["--operator-control", &loopback(self.ports.control)])
+            .args(["--operator-enrol", &self.ground.endpoint(self.ports.enrol)])
+            .args(["--operator-control", &self.ground.endpoint(self.ports.control)])
             .arg("--trust-bundle")
             .arg(bundle)
             .arg("--token")
@@ -317,12 +345,12 @@ impl Stack {
             .arg("--state-dir")
             .arg(self.state_dir(&spec.node))
             .args(["--backends", &spec.backends])
-            .args(["--listen-ip", "127.0.0.1", "--advertise-ip", "127.0.0.1"])
+            .args(["--listen-ip", &address, "--advertise-ip", &address])
             .args(["--memory-limit-bytes", &spec.memory_limit_bytes.to_string()])
             .args(["--threads", &spec.threads.to_string()])
             .args(["--admin-listen", &loopback(free_port()?)])
-            // A free port each: all nodes share one address here.
-            .args(["--weights-listen", "127.0.0.1:0"]);
+            // A free port each: on loopback all nodes share one address.
+            .args(["--weights-listen", &format!("{address}:0")]);
         self.spawn(Part::Agent(spec.node.clone()), command, pod)
     }
 
@@ -347,8 +375,8 @@ impl Stack {
         let mut command = Command::new(assets::own("shardwright-gateway")?);
         command
             .args(["--namespace", NAMESPACE, "--pod-name", &pod.spec.name])
-            .args(["--operator-enrol", &loopback(self.ports.enrol)])
-            .args(["--operator-control", &loopback(self.ports.control)])
+            .args(["--operator-enrol", &self.ground.endpoint(self.ports.enrol)])
+            .args(["--operator-control", &self.ground.endpoint(self.ports.control)])
             .arg("--trust-bundle")
             .arg(bundle)
             .arg("--token")

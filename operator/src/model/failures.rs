@@ -12,6 +12,9 @@ use crate::retry;
 const FAILURES_BEFORE_EXCLUSION: u32 = 2;
 /// A failure that stands this long counts again: the agent could not mend it.
 const STANDING_FAILURE: Duration = Duration::from_secs(15);
+/// The same of a stage that is not reached: the stage before it has tried for seconds when it says so, and whoever mends such a link is
+/// not on a node.
+const STANDING_UNREACHED: Duration = Duration::from_secs(3);
 /// A shard that served for this long is well, and earlier failures are forgotten.
 const WELL_AFTER: Duration = Duration::from_secs(60);
 
@@ -22,8 +25,21 @@ pub enum Health {
     Serving,
     /// It failed.
     Failed,
+    /// It serves, and the stage before it does not reach it.
+    Unreached,
     /// Anything between.
     Working,
+}
+
+impl Health {
+    /// After how long it counts as one failure more; `None` of what is no failure.
+    fn standing(self) -> Option<Duration> {
+        match self {
+            Self::Failed => Some(STANDING_FAILURE),
+            Self::Unreached => Some(STANDING_UNREACHED),
+            Self::Serving | Self::Working => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -43,7 +59,7 @@ pub struct Failures {
 impl Failures {
     /// Takes over what the shard on `device` does at present.
     pub fn observe(&mut self, device: &str, health: Health, now: Instant) {
-        if health != Health::Failed && !self.by_device.contains_key(device) {
+        if health.standing().is_none() && !self.by_device.contains_key(device) {
             return;
         }
         let fresh = Record {
@@ -59,7 +75,7 @@ impl Failures {
             (record.health, record.since) = (health, now);
         }
         match health {
-            Health::Failed if changed || stood >= STANDING_FAILURE => {
+            Health::Failed | Health::Unreached if changed || health.standing().is_some_and(|limit| stood >= limit) => {
                 record.since = now;
                 record.failures = record.failures.saturating_add(1);
                 if record.failures >= FAILURES_BEFORE_EXCLUSION {
@@ -70,7 +86,7 @@ impl Failures {
             Health::Serving if !changed && stood >= WELL_AFTER => {
                 self.by_device.remove(device);
             }
-            Health::Failed | Health::Serving | Health::Working => {}
+            Health::Failed | Health::Unreached | Health::Serving | Health::Working => {}
         }
     }
 
@@ -91,9 +107,8 @@ impl Failures {
         self.by_device
             .values()
             .filter_map(|record| match record.health {
-                Health::Failed => Some(record.since + STANDING_FAILURE),
                 Health::Serving => Some(record.since + WELL_AFTER),
-                Health::Working => None,
+                health => health.standing().map(|limit| record.since + limit),
             })
             .min()
     }
@@ -139,6 +154,26 @@ mod tests {
         assert!(failures.excluded(start + seconds(14)).is_empty());
         failures.observe("a", Health::Failed, start + seconds(15));
         assert!(failures.excluded(start + seconds(15)).contains("a"));
+    }
+
+    #[test]
+    fn a_stage_that_is_not_reached_for_seconds_is_left_and_for_a_moment_is_not() {
+        let (mut failures, start) = (Failures::default(), Instant::now());
+        failures.observe("a", Health::Unreached, start);
+        assert_eq!(failures.wakes_at(), Some(start + STANDING_UNREACHED));
+        assert!(failures.excluded(start + seconds(2)).is_empty());
+        failures.observe("b", Health::Unreached, start);
+        failures.observe("b", Health::Serving, start + seconds(2));
+        for device in ["a", "b"] {
+            let health = if device == "a" {
+                Health::Unreached
+            } else {
+                Health::Serving
+            };
+            failures.observe(device, health, start + STANDING_UNREACHED);
+        }
+        let excluded = failures.excluded(start + STANDING_UNREACHED);
+        assert_eq!(excluded.into_iter().collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]

@@ -150,8 +150,9 @@ impl Loop<'_> {
             let Some(in_force) = &state.in_force else { continue };
             let source = in_force.placement.source.as_ref();
             let uri = source.map_or("", |source| source.uri.as_str());
-            for (stage, sight) in in_force.stages().into_iter().zip(stages::look(in_force, agents)) {
-                state.failures.observe(&stage.device, sight.health(uri), now);
+            let healths = stages::healths(&stages::look(in_force, agents), uri);
+            for (stage, health) in in_force.stages().into_iter().zip(healths) {
+                state.failures.observe(&stage.device, health, now);
             }
         }
     }

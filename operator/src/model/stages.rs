@@ -77,6 +77,12 @@ impl StageSight {
         }
     }
 
+    /// Why it does not reach the stage behind it, where it serves itself.
+    #[must_use]
+    pub fn link_down(&self) -> Option<&str> {
+        (self.serves() && self.reason == reason::LINK_DOWN).then_some(&self.message)
+    }
+
     /// It serves in the epoch of the placement.
     #[must_use]
     pub fn serves(&self) -> bool {
@@ -136,6 +142,27 @@ pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<Sta
     sights
 }
 
+/// The stage behind one that does not reach it, though both serve as far as their nodes can tell: it is the link that is down. `None` where
+/// there is no such stage.
+#[must_use]
+pub fn cut_off<'s>(sights: &'s [StageSight], cut: &StageSight) -> Option<&'s StageSight> {
+    cut.link_down()?;
+    let behind = |sight: &&StageSight| sight.pipeline == cut.pipeline && sight.stage == cut.stage + 1;
+    sights.iter().find(behind).filter(|behind| behind.serves())
+}
+
+/// What the stages say of their devices, in their order; see [`StageSight::health`]. A link that is down is left by moving the stage
+/// behind it: where that goes is reached over another one.
+#[must_use]
+pub fn healths(sights: &[StageSight], uri: &str) -> Vec<Health> {
+    let unreached: Vec<&StageSight> = sights.iter().filter_map(|sight| cut_off(sights, sight)).collect();
+    let health = |sight: &StageSight| match unreached.contains(&sight) {
+        true => Health::Unreached,
+        false => sight.health(uri),
+    };
+    sights.iter().map(health).collect()
+}
+
 /// Of each pipeline, where its head listens if all its stages serve.
 #[must_use]
 pub fn heads(in_force: &InForce, sights: &[StageSight]) -> Vec<Option<String>> {
@@ -179,6 +206,32 @@ mod tests {
         assert_eq!((sights[1].phase, sights[1].attached), (StagePhase::Pending, true));
         agents.remove("a");
         assert!(!look(&in_force, &agents)[0].attached);
+    }
+
+    #[test]
+    fn a_link_that_is_down_counts_against_the_stage_behind_it_while_both_ends_serve() {
+        let in_force = fixture::in_force(4, &["a", "b", "c"]);
+        let mut agents = fixture::agents(&["a", "b", "c"]);
+        for (stage, node) in (0..).zip(["a", "b", "c"]) {
+            fixture::report(&mut agents, node, 4, stage, ShardPhase::Serving);
+        }
+        let mut sights = look(&in_force, &agents);
+        let uri = "file:///models/m.gguf";
+        assert_eq!(healths(&sights, uri), [Health::Serving; 3]);
+        (sights[1].reason, sights[1].message) = (reason::LINK_DOWN.into(), "no connection".into());
+        assert_eq!(
+            healths(&sights, uri),
+            [Health::Serving, Health::Serving, Health::Unreached]
+        );
+        assert_eq!(cut_off(&sights, &sights[1]).map(|sight| sight.stage), Some(2));
+        // A stage that loads is not reached, and that is no fault of a link.
+        sights[2].phase = StagePhase::Loading;
+        assert_eq!(
+            healths(&sights, uri),
+            [Health::Serving, Health::Serving, Health::Working]
+        );
+        sights[2].attached = false;
+        assert_eq!(cut_off(&sights, &sights[1]), None);
     }
 
     #[test]

@@ -391,6 +391,9 @@ fn trouble(in_force: &InForce, stages: &[StageSight]) -> Option<Why> {
             format!("{}: the node's agent is not attached", name(in_force, lost)),
         ));
     }
+    if let Some(down) = stages.iter().find_map(|cut| link_down(in_force, stages, cut)) {
+        return Some(down);
+    }
     let failed = stages.iter().find(|stage| stage.phase == StagePhase::Failed)?;
     Some(Why::new(
         reason::LOAD_FAILED,
@@ -401,6 +404,21 @@ fn trouble(in_force: &InForce, stages: &[StageSight]) -> Option<Why> {
             shortage(in_force, failed)
         ),
     ))
+}
+
+/// Both ends serve; what is lost is what is between them.
+fn link_down(in_force: &InForce, stages: &[StageSight], cut: &StageSight) -> Option<Why> {
+    let behind = stages::cut_off(stages, cut)?;
+    let node = |sight| body(in_force, sight).map_or("", |stage| &stage.node);
+    let message = format!(
+        "the link from {} to {} is down: {} does not reach {}: {}",
+        node(cut),
+        node(behind),
+        name(in_force, cut),
+        name(in_force, behind),
+        cut.message
+    );
+    Some(Why::new(reason::LINK_DOWN, message))
 }
 
 fn body<'a>(in_force: &'a InForce, sight: &StageSight) -> Option<&'a Stage> {

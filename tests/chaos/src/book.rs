@@ -1,7 +1,7 @@
 //! What clients ask: few enough requests that each has a reference after half a minute, different enough that no two answers agree.
 
 use crate::history::Request;
-use crate::random::Random;
+use linkemu::random::Random;
 
 const SUBJECTS: [&str; 12] = [
     "Write a long story about a lighthouse keeper.",

@@ -161,11 +161,21 @@ pub enum Kind {
     ApiServerKilled,
     /// SIGKILL of one replica of the gateway.
     GatewayKilled,
+    /// Every packet from and to a node is lost for a while, without a word to anybody.
+    LinkCut,
+    /// Every packet from one node to another one is lost for a while; those of the other way are not.
+    LinkOneWay,
+    /// Of the packets from and to a node some are lost and some overtake others, for a while.
+    LinkLossy,
+    /// The links of a node carry few bits in a second, and late, for a while.
+    LinkSlow,
+    /// Packets from and to a node take longer for a while, each by another time.
+    LinkJitter,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::WorkerKilled,
         Self::NodeKilled,
         Self::AgentKilled,
@@ -174,6 +184,11 @@ impl Kind {
         Self::OperatorKilled,
         Self::ApiServerKilled,
         Self::GatewayKilled,
+        Self::LinkCut,
+        Self::LinkOneWay,
+        Self::LinkLossy,
+        Self::LinkSlow,
+        Self::LinkJitter,
     ];
 
     /// As files and tables have it.
@@ -187,12 +202,27 @@ impl Kind {
             Self::OperatorKilled => "operator_killed",
             Self::ApiServerKilled => "api_server_killed",
             Self::GatewayKilled => "gateway_killed",
+            Self::LinkCut => "link_cut",
+            Self::LinkOneWay => "link_one_way",
+            Self::LinkLossy => "link_lossy",
+            Self::LinkSlow => "link_slow",
+            Self::LinkJitter => "link_jitter",
         }
     }
 
     /// Whether it ends processes.
     pub fn kills(self) -> bool {
-        !matches!(self, Self::WorkerFrozen | Self::AgentFrozen)
+        !matches!(self, Self::WorkerFrozen | Self::AgentFrozen) && !self.is_of_links()
+    }
+
+    /// Whether it is done to links, so that nodes must have some.
+    pub fn is_of_links(self) -> bool {
+        matches!(self, Self::LinkCut | Self::LinkOneWay) || self.is_bearable()
+    }
+
+    /// Whether it makes links worse and breaks none: nothing is moved for it.
+    pub fn is_bearable(self) -> bool {
+        matches!(self, Self::LinkLossy | Self::LinkSlow | Self::LinkJitter)
     }
 
     /// Whether it takes a process that computes for streams, at once.

@@ -1,4 +1,6 @@
-//! Faults, done to the processes of a stack.
+//! Faults, done to the processes of a stack and the links between its nodes.
+
+mod links;
 
 use localplane::process;
 use localplane::stack::{Part, Stack};
@@ -24,13 +26,15 @@ pub enum Undo {
     Thaw(u32),
     /// It is started again.
     StartApiServer,
+    /// Every link is perfect again.
+    MendLinks,
 }
 
 /// Strikes; `None` where there is no victim of that kind now.
 ///
 /// # Errors
 /// A part that the stack does not have.
-pub fn strike(stack: &mut Stack, planned: &Planned) -> localplane::Result<Option<Struck>> {
+pub fn strike(stack: &mut Stack, model: &str, planned: &Planned) -> localplane::Result<Option<Struck>> {
     match planned.kind {
         Kind::WorkerKilled | Kind::WorkerFrozen => Ok(strike_worker(stack, planned)),
         Kind::ApiServerKilled => {
@@ -41,6 +45,7 @@ pub fn strike(stack: &mut Stack, planned: &Planned) -> localplane::Result<Option
                 undo: Some(Undo::StartApiServer),
             }))
         }
+        kind if kind.is_of_links() => links::strike(stack, model, planned),
         _ => strike_part(stack, planned),
     }
 }
@@ -119,5 +124,11 @@ pub async fn undo(stack: &mut Stack, undo: &Undo) -> localplane::Result<()> {
             Ok(())
         }
         Undo::StartApiServer => stack.plane_mut().restart_apiserver().await,
+        Undo::MendLinks => {
+            if let Some(network) = stack.network() {
+                network.mend();
+            }
+            Ok(())
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Random faults under load on the whole of Shardwright, and what clients saw of them, checked.
 //!
 //! ```text
-//!  schedule ──▶ inject ──▶ processes of the stack: workers, agents, operators, API server, gateways
+//!  schedule ──▶ inject ──▶ processes of the stack: workers, agents, operators, API server, gateways; links between its nodes
 //!  (seed)         │                 ▲
 //!                 │                 │ HTTPS
 //!                 ▼                 │
@@ -25,7 +25,6 @@ pub mod history;
 pub mod inject;
 pub mod load;
 pub mod pauses;
-pub mod random;
 pub mod run;
 pub mod schedule;
 pub mod summary;

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::history::{Attempt, End, Moment, Operation, Piece, Reference, Request};
-use crate::random::Random;
 use crate::{Error, Result};
 use events::{Event, Seen, Stream, refusal};
+use linkemu::random::Random;
 
 /// A gateway comments on a stream that waits every 15 s: three of them.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(45);
@@ -127,8 +127,15 @@ impl Load {
         let answers = futures::stream::iter(0..self.requests.len())
             .map(|request| async move {
                 let deadline = self.now() + self.patience;
-                let attempt = self.attempt(request, 0, deadline, &mut Seen::default()).await;
-                reference(&self.requests[request], &attempt)
+                loop {
+                    let attempt = self.attempt(request, 0, deadline, &mut Seen::default()).await;
+                    // A model may be Ready before the gateway has heard of it.
+                    let refused = matches!(attempt.end, End::Refused { .. });
+                    if !refused || self.now() + ASK_AGAIN >= deadline {
+                        return reference(&self.requests[request], &attempt);
+                    }
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
             })
             .buffered(at_once);
         let answers: Vec<Result<Reference>> = answers.collect().await;

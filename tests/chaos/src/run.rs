@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use linkemu::network;
 use localplane::assets;
 use localplane::plane::{Plane, clear};
 use localplane::stack::{AgentSpec, Part, Shape, Stack};
@@ -89,7 +90,9 @@ pub async fn run(options: &Options) -> Result<Outcome> {
     clear(&options.dir)?;
     let started = Instant::now();
     let mut say = |text: &str| println!("[{:7.1} s] {text}", started.elapsed().as_secs_f64());
-    let stack = start(&options.dir, &mut say).await?;
+    let kinds = possible(&options.kinds, &mut say);
+    let links = kinds.iter().any(|kind| kind.is_of_links()).then_some(options.seed);
+    let stack = start(&options.dir, links, &mut say).await?;
     let requests = book::requests(options.seed, REQUESTS);
     let access = Access {
         endpoints: stack.endpoints(),
@@ -121,7 +124,7 @@ pub async fn run(options: &Options) -> Result<Outcome> {
     clients.begin(options, &requests)?;
     runner.pass(WARM_UP).await?;
     let first = Instant::now();
-    runner.inject(options).await?;
+    runner.inject(options, &kinds).await?;
     let injected = first.elapsed();
     runner.say("no more faults; the last answers are awaited");
     clients.stop.cancel();
@@ -149,7 +152,19 @@ pub async fn run(options: &Options) -> Result<Outcome> {
     Ok(outcome)
 }
 
-async fn start(dir: &Path, say: &mut dyn FnMut(&str)) -> Result<Stack> {
+/// The kinds of faults that this machine can do.
+fn possible(wanted: &[Kind], say: &mut dyn FnMut(&str)) -> Vec<Kind> {
+    let mut kinds = wanted.to_vec();
+    if kinds.iter().any(|kind| kind.is_of_links())
+        && let Err(error) = network::possible()
+    {
+        say(&format!("SKIPPED: faults of links: {error}"));
+        kinds.retain(|kind| !kind.is_of_links());
+    }
+    kinds
+}
+
+async fn start(dir: &Path, links: Option<u64>, say: &mut dyn FnMut(&str)) -> Result<Stack> {
     let nodes = ["node-a", "node-b", "node-c", "node-d"];
     let agents = nodes.map(|node| AgentSpec {
         threads: 1,
@@ -159,6 +174,7 @@ async fn start(dir: &Path, say: &mut dyn FnMut(&str)) -> Result<Stack> {
         agents: agents.to_vec(),
         operators: 2,
         gateways: 2,
+        links,
     };
     say("starting etcd and kube-apiserver");
     let mut stack = Stack::start_on(Plane::start(dir).await?, &shape, say).await?;
@@ -269,10 +285,10 @@ struct Runner {
 }
 
 impl Runner {
-    async fn inject(&mut self, options: &Options) -> Result<()> {
+    async fn inject(&mut self, options: &Options, kinds: &[Kind]) -> Result<()> {
         let begun = Instant::now();
         let mut last = begun;
-        for planned in Schedule::new(options.seed, &options.kinds, options.every) {
+        for planned in Schedule::new(options.seed, kinds, options.every) {
             let enough = options.kills.is_some_and(|kills| self.faults.len() >= kills);
             // At a fixed distance, the time until all was whole is part of the distance.
             let spent = options.every.map_or(Duration::ZERO, |_| last.elapsed());
@@ -291,8 +307,9 @@ impl Runner {
 
     /// Whether the stack was whole again in time.
     async fn strike(&mut self, planned: &Planned) -> Result<bool> {
+        let epoch = self.watch.epoch().await;
         let at = self.load.now();
-        let Some(struck) = inject::strike(&mut self.stack, planned)? else {
+        let Some(struck) = inject::strike(&mut self.stack, MODEL, planned)? else {
             return Ok(true);
         };
         self.say(&format!(
@@ -323,6 +340,9 @@ impl Runner {
                 if let Some(fault) = self.faults.last_mut() {
                     fault.whole = Some(whole);
                 }
+                if planned.kind.is_bearable() {
+                    self.nothing_moved_since(epoch).await;
+                }
                 Ok(true)
             }
             Err(Error::Other(missing)) => {
@@ -330,6 +350,15 @@ impl Runner {
                 Ok(false)
             }
             Err(error) => Err(error),
+        }
+    }
+    /// A link that is worse than it was is no reason to take anything from its node.
+    async fn nothing_moved_since(&mut self, before: Option<i64>) {
+        let after = self.watch.epoch().await;
+        if after != before {
+            self.complain(format!(
+                "the placement went from epoch {before:?} to {after:?}, for a link that still carried"
+            ));
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::history::Kind;
-use crate::random::Random;
+use linkemu::random::Random;
 
 /// How often each kind comes in one round. The loss of a stage is what this project promises most about.
-const ROUND: [(Kind, usize); 8] = [
+const ROUND: [(Kind, usize); 13] = [
     (Kind::WorkerKilled, 4),
     (Kind::NodeKilled, 3),
     (Kind::AgentKilled, 2),
@@ -15,11 +15,16 @@ const ROUND: [(Kind, usize); 8] = [
     (Kind::OperatorKilled, 2),
     (Kind::ApiServerKilled, 1),
     (Kind::GatewayKilled, 2),
+    (Kind::LinkCut, 2),
+    (Kind::LinkOneWay, 1),
+    (Kind::LinkLossy, 1),
+    (Kind::LinkSlow, 1),
+    (Kind::LinkJitter, 1),
 ];
 
 /// Streams get on between two faults: long enough that each has begun, short enough for many faults.
 const PAUSE_MS: (u64, u64) = (500, 4000);
-/// How long a frozen process stands still, or a killed API server stays away.
+/// How long a frozen process stands still, a killed API server stays away, or a link is as it should not be.
 const LASTS_MS: (u64, u64) = (1000, 15_000);
 
 /// A fault to come.

@@ -31,10 +31,15 @@ const BARS: &[Barred] = &[
     ("growth", "processes that hold more and more", Bar::AtMost(0.0)),
     ("recovery_p50_ms", "a stage lost: pause p50, ms", Bar::AtMost(1000.0)),
     ("recovery_p99_ms", "a stage lost: pause p99, ms", Bar::AtMost(2000.0)),
+    (
+        "partition_p99_ms",
+        "a node cut off in silence: pause p99, ms",
+        Bar::AtMost(4000.0),
+    ),
 ];
 
 /// Bars of time are told, and do not fail a run: they depend on what else the machine does.
-const TIMES: [&str; 2] = ["recovery_p50_ms", "recovery_p99_ms"];
+const TIMES: [&str; 3] = ["recovery_p50_ms", "recovery_p99_ms", "partition_p99_ms"];
 
 /// A run, judged.
 pub struct Summary {
@@ -134,6 +139,9 @@ fn headline(
     ] {
         report.set(place, percentile(&lost, share).map(ms));
     }
+    let cut_off = pauses.get(&Kind::LinkCut).map(Vec::as_slice).unwrap_or_default();
+    report.set("partition_p50_ms", percentile(cut_off, 0.5).map(ms));
+    report.set("partition_p99_ms", percentile(cut_off, 0.99).map(ms));
 }
 
 /// By kind of fault: how many, pauses of streams, and time until all was whole.

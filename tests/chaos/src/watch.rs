@@ -65,6 +65,11 @@ impl Watch {
         }
     }
 
+    /// The epoch of the model's placement; `None` where nobody answers.
+    pub async fn epoch(&self) -> Option<i64> {
+        self.model().await.ok()?["status"]["placement"]["epoch"].as_i64()
+    }
+
     /// A node that has other workers than its stages, in words.
     pub async fn surplus(&self, stack: &Stack) -> Option<String> {
         let model = match self.model().await {

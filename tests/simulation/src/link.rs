@@ -6,7 +6,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::watch;
 
 /// A silent peer is given up after so long: the keepalive of every connection.
-pub const SILENCE: Duration = Duration::from_secs(4);
+pub const SILENCE: Duration = Duration::from_secs(2);
 
 /// The state of an agent's way to the operators.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

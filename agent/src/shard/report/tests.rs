@@ -1,4 +1,4 @@
-use super::super::observed::{Event, Fault, Installed};
+use super::super::observed::{Event, Fault, Installed, Measured};
 use super::super::{InForce, Slice};
 use super::*;
 use proto::placement::v1::Runtime;
@@ -118,6 +118,20 @@ fn a_stage_serves_once_it_knows_whom_to_pass_its_results_to_and_its_endpoint_is_
 }
 
 #[test]
+fn a_worker_that_does_not_reach_the_next_stage_serves_and_says_why() {
+    let mut events = serving(Some("b:2"));
+    events.push(Event::Measured(Measured {
+        next_unreachable: Some("b:2 cannot be reached: no connection within 5000 ms".to_owned()),
+        ..Measured::default()
+    }));
+    let cut = report(&events);
+    assert_eq!((cut.phase(), cut.reason.as_str()), (ShardPhase::Serving, "LinkDown"));
+    assert!(cut.message.starts_with("b:2 cannot be reached"), "{}", cut.message);
+    events.push(Event::Measured(Measured::default()));
+    assert_eq!(report(&events).reason, "");
+}
+
+#[test]
 fn a_worker_that_has_not_taken_the_placement_does_not_serve() {
     assert_eq!(report(&serving(None)[..2]).phase(), ShardPhase::Loading);
     let mut events = serving(None);
@@ -216,7 +230,6 @@ fn what_is_not_desired_drains_and_is_held_no_more_in_the_devices_object() {
 
 #[test]
 fn what_a_worker_says_of_its_memory_and_its_pace_is_passed_on() {
-    use super::super::observed::Measured;
     let memory = proto::control::v1::MemoryUse {
         weights_bytes: 1,
         kv_bytes: 2,
@@ -233,6 +246,7 @@ fn what_a_worker_says_of_its_memory_and_its_pace_is_passed_on() {
             memory: Some(memory),
             pressure: "EvictingPrefixes".to_owned(),
             pace: Some(pace),
+            next_unreachable: None,
         }),
     ]);
     assert_eq!(
@@ -243,7 +257,6 @@ fn what_a_worker_says_of_its_memory_and_its_pace_is_passed_on() {
 
 #[test]
 fn what_a_worker_took_before_it_was_refused_is_passed_on_after_its_end() {
-    use super::super::observed::Measured;
     let memory = proto::control::v1::MemoryUse {
         weights_bytes: 1,
         kv_bytes: 2,

@@ -103,6 +103,9 @@ pub struct Status {
     /// How fast its steps really were, once enough of them were measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pace: Option<Pace>,
+    /// Why the next stage cannot be reached, for a person; unset where it can, or has been away for a moment only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_unreachable: Option<String>,
 }
 
 /// Medians of a stage's latest steps. A figure without samples is zero and says nothing.

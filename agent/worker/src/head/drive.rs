@@ -24,10 +24,11 @@ use crate::stage::thread::ComputeHandle;
 use crate::step::{Reason, StepFault};
 
 /// Between attempts to open the pipeline: a worker that restarts on the same node is back in little more than the first wait, and
-/// one that comes back later is noticed within the cap.
+/// one that comes back later is noticed within the cap. Nobody tells the head that a stage behind the next one has moved, so streams
+/// wait for as long; a dial costs some milliseconds.
 const REOPEN: Policy = Policy {
     first: Duration::from_millis(50),
-    cap: Duration::from_secs(2),
+    cap: Duration::from_millis(250),
 };
 /// Requests between the service and the driver, which takes them at once: a burst waits here for moments, and the service
 /// waits with those that do not fit.

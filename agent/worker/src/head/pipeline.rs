@@ -115,7 +115,7 @@ impl Pipeline {
         let link = if place.tail {
             None
         } else {
-            let link = Link::open(credentials, installed, place).await;
+            let link = Link::open(credentials, installed, place, &metrics).await;
             let link = link.map_err(|error| error.to_string())?;
             session.forward_to(link.outgoing());
             Some(link)

@@ -107,7 +107,7 @@ impl Stage for CarryService {
         let link = if session.place().tail {
             None
         } else {
-            let link = Link::open(&self.credentials, &installed, session.place()).await;
+            let link = Link::open(&self.credentials, &installed, session.place(), &self.metrics).await;
             let link = link.map_err(|error| error.to_status())?;
             session.forward_to(link.outgoing());
             Some(link)

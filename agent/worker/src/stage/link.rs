@@ -1,6 +1,7 @@
 //! The stream to the next stage.
 
-use std::time::Duration;
+use std::error::Error as _;
+use std::time::{Duration, Instant};
 
 use identity::{ConnectOptions, Credentials, Expected, connect, tls};
 use proto::shard::v1 as wire;
@@ -14,6 +15,7 @@ use tonic::{Status, Streaming};
 
 use super::executor::Place;
 use crate::head::schedule::Limits;
+use crate::metrics::Metrics;
 use crate::placement::{Installed, Stand};
 use crate::step::{MAX_OPERATIONS_PER_SLOT, Reason, StepFault};
 
@@ -137,6 +139,10 @@ pub struct Link {
     outgoing: mpsc::Sender<wire::CarryMessage>,
     results: Streaming<wire::StepResult>,
     stage: u32,
+    epoch: u64,
+    /// Anything was answered.
+    answered: bool,
+    metrics: Metrics,
     // Keeps the connection for as long as the stream.
     _client: StageClient<Channel>,
 }
@@ -146,16 +152,26 @@ impl Link {
     ///
     /// # Errors
     /// When the next stage is not known, not there, not the one that the placement names, or refuses.
-    pub async fn open(credentials: &Credentials, installed: &Installed, place: Place) -> Result<Self, LinkError> {
+    pub async fn open(
+        credentials: &Credentials,
+        installed: &Installed,
+        place: Place,
+        metrics: &Metrics,
+    ) -> Result<Self, LinkError> {
         let Stand { stage, stages, .. } = installed.stand();
         let (stage, later) = (stage + 1, stages.saturating_sub(stage + 1));
         let limit = place.deadlines.open * later;
-        let opened = tokio::time::timeout(limit, Self::dial(credentials, installed, stage)).await;
+        let opened = tokio::time::timeout(limit, Self::dial(credentials, installed, stage, metrics)).await;
         let late = || LinkError::unreachable(stage, format!("no answer within {limit:?}"));
         opened.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn dial(credentials: &Credentials, installed: &Installed, stage: u32) -> Result<Self, LinkError> {
+    async fn dial(
+        credentials: &Credentials,
+        installed: &Installed,
+        stage: u32,
+        metrics: &Metrics,
+    ) -> Result<Self, LinkError> {
         let unknown = |what: &str| LinkError::unreachable(stage, what);
         let endpoint = installed.next_endpoint.as_deref();
         let endpoint = endpoint.ok_or_else(|| unknown("its endpoint is not known yet"))?;
@@ -163,7 +179,10 @@ impl Link {
         let expected = expected.ok_or_else(|| unknown("the placement has no next stage"))?;
         let config = tls::client_config(credentials);
         let options = ConnectOptions::default();
+        let began = Instant::now();
         let channel = connect(endpoint, config, Expected::Exactly(expected), options).await;
+        let cause = channel.as_ref().err().map(ToString::to_string);
+        metrics.record_dial(installed.epoch, began, cause);
         let channel = channel.map_err(|error| LinkError::unreachable(stage, error.to_string()))?;
         let mut client = StageClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -185,6 +204,9 @@ impl Link {
             outgoing,
             results,
             stage,
+            epoch: installed.epoch,
+            answered: false,
+            metrics: metrics.clone(),
             _client: client,
         })
     }
@@ -200,9 +222,22 @@ impl Link {
     /// When the stream has ended.
     pub async fn result(&mut self) -> Result<wire::StepResult, LinkError> {
         match self.results.message().await {
-            Ok(Some(result)) => Ok(result),
+            Ok(Some(result)) => {
+                if !std::mem::replace(&mut self.answered, true) {
+                    self.metrics.record_answer();
+                }
+                Ok(result)
+            }
             Ok(None) => Err(LinkError::unreachable(self.stage, "it ended the stream")),
-            Err(status) => Err(LinkError::refused(self.stage, &status)),
+            Err(status) => {
+                let error = LinkError::refused(self.stage, &status);
+                // What the stage itself says has no source; what the connection says has one.
+                if !self.answered && status.source().is_some() {
+                    self.metrics
+                        .record_barren(self.epoch, identity::connect::causes(&status));
+                }
+                Err(error)
+            }
         }
     }
 

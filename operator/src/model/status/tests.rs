@@ -280,6 +280,19 @@ fn a_lost_node_is_degraded_and_names_its_stage() {
 }
 
 #[test]
+fn a_link_that_is_down_is_told_with_both_its_ends_while_both_serve() {
+    let mut case = Case::placed([ShardPhase::Serving; 2]);
+    let head = &mut case.in_force.as_mut().unwrap().1[0];
+    (head.reason, head.message) = (reason::LINK_DOWN.into(), "no connection within 5000 ms".into());
+    let status = case.status();
+    assert_eq!(brief(&status, kind::DEGRADED), pair("True", "LinkDown"));
+    assert_eq!(
+        condition(&status, kind::DEGRADED).2,
+        "the link from a to b is down: stage 0 on a-cpu0 does not reach stage 1 on b-cpu0: no connection within 5000 ms"
+    );
+}
+
+#[test]
 fn transition_times_move_only_with_the_status_and_alone_are_no_difference() {
     let case = Case::placed([ShardPhase::Serving; 2]);
     let first = case.after(None, &at(1));

@@ -65,8 +65,9 @@ impl RoundTrip {
 
 /// The likelihood of what always happens.
 pub(super) const CERTAIN: u32 = 1024;
-/// Even where it costs nobody time, a row that is rejected nine times of ten is not worth its power.
-const LEAST: u32 = CERTAIN / 10;
+/// Even where it costs no stage time, a row that is rejected three times of four is not worth its power, nor what others on its
+/// machine lose.
+const LEAST: u32 = CERTAIN / 4;
 /// Longer matches are equally good.
 const LONGEST: usize = 8;
 /// How likely the follower of a match of one, two, or more tokens is the next token, before a text has shown it, of [`CERTAIN`].

@@ -6,16 +6,14 @@
 //! ```
 //!
 //! Each piece that is read gets its own due time, so that pieces under way together all arrive one delay after they were sent:
-//! latency grows, bandwidth does not shrink. Opening a connection is not delayed.
-
-pub mod delay;
+//! latency grows, bandwidth does not shrink. Opening a connection is not delayed, and nothing is lost or reordered.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use delay::{Delay, DelayLine};
+use crate::line::{Line, Quality};
 
 /// Bytes read at once: a prefill step's activations take a handful of pieces.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -25,6 +23,17 @@ const MAX_HELD_BYTES: usize = 8 << 20;
 const MAX_CONNECTIONS: usize = 64;
 /// A target in the next namespace answers at once or not at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long such a link takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delay {
+    /// For every piece.
+    pub base: Duration,
+    /// At most so much more, differently for each piece.
+    pub jitter: Duration,
+    /// What the jitter follows from.
+    pub seed: u64,
+}
 
 /// Forwards what comes to `listener`, for ever.
 ///
@@ -75,7 +84,7 @@ struct Pipe {
 }
 
 struct State {
-    line: DelayLine,
+    line: Line,
     /// No more comes in.
     ended: bool,
     /// No more goes out.
@@ -84,8 +93,13 @@ struct State {
 
 impl Pipe {
     fn new(delay: Delay) -> Self {
+        let quality = Quality {
+            delay: delay.base,
+            jitter: delay.jitter,
+            ..Quality::PERFECT
+        };
         let state = State {
-            line: DelayLine::new(delay, Instant::now()),
+            line: Line::new(quality, delay.seed, Instant::now()),
             ended: false,
             broken: false,
         };

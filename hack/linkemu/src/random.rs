@@ -1,6 +1,6 @@
 //! Numbers that look random and follow from a seed.
 
-/// `SplitMix64` (Steele, Lea, Flood, OOPSLA 2014): small, seeded, good enough to choose victims.
+/// `SplitMix64` (Steele, Lea, Flood, OOPSLA 2014): small, seeded, good enough to choose victims, fates of packets and prompts.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -30,6 +30,11 @@ impl Random {
         low + self.any() % (high.saturating_sub(low) + 1)
     }
 
+    /// Whether something comes to pass that does so this often in a thousand.
+    pub fn comes_to_pass(&mut self, per_mille: u16) -> bool {
+        self.any() % 1000 < u64::from(per_mille)
+    }
+
     /// Puts a slice into some order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
@@ -52,5 +57,9 @@ mod tests {
         assert_ne!(numbers(7), numbers(8));
         assert!((3..=5).all(|number| numbers(7).contains(&number)));
         assert!(numbers(7).iter().all(|number| (3..=5).contains(number)));
+        let mut random = Random::new(7);
+        let often = (0..10_000).filter(|_| random.comes_to_pass(250)).count();
+        assert!((2300..2700).contains(&often), "{often}");
+        assert!(!random.comes_to_pass(0) && random.comes_to_pass(1000));
     }
 }

@@ -1,0 +1,195 @@
+//! Links between nodes that are cut, lose, delay and swallow, while an answer is on its way over them.
+//!
+//! Each node is a host of its own, behind emulated links; control plane and gateway are on a further one.
+
+use std::time::{Duration, Instant};
+
+use linkemu::line::Quality;
+use linkemu::network::{Network, possible};
+
+use super::{
+    Answer, Here, LIMIT, PROMPTS, RECOVERY_LIMIT, Seen, Story, condition_of, installed, stages, strict_over_two, until,
+};
+
+/// What makes a link worse, and no reason to leave it: a fifth of the delay is jitter, of a hundred packets two are lost.
+const POOR: Quality = Quality {
+    delay: Duration::from_millis(10),
+    jitter: Duration::from_millis(2),
+    lost_per_mille: 20,
+    overtaking_per_mille: 20,
+    ..Quality::PERFECT
+};
+/// IPv6 promises no more, and IPv4 less.
+const SMALL_PACKETS_ONLY: Quality = Quality {
+    largest_bytes: Some(1280),
+    ..Quality::PERFECT
+};
+
+/// A model in two stages on three nodes, and what it says without a fault.
+struct Apart {
+    here: Here,
+    head: String,
+    tail: String,
+    epoch: i64,
+    undisturbed: String,
+}
+
+impl Apart {
+    /// `None` where this machine lets us have no hosts.
+    async fn start() -> Option<Self> {
+        if let Err(error) = possible() {
+            println!("SKIPPED: {error}");
+            return None;
+        }
+        let mut here = installed(&["cpu", "cpu", "cpu"], Some(1)).await;
+        here.apply("m", &strict_over_two());
+        let model = here.ready("m").await;
+        let node = |stage: usize| stages(&model)[stage]["node"].as_str().expect("a node").to_owned();
+        let (head, tail) = (node(0), node(1));
+        let epoch = model["status"]["placement"]["epoch"].as_i64().expect("an epoch");
+        let chat = here.chat();
+        // Ready is told to the API server and to the gateway apart.
+        until("the gateway has heard of the model", LIMIT, || async {
+            let asked = chat.stream("m", PROMPTS[0], 1, &mut |_| {}).await;
+            Ok(asked.map_or_else(|error| Seen::Not(error.to_string()), |_| Seen::Done(())))
+        })
+        .await
+        .expect("an answer");
+        let (undisturbed, _) = Story::begin(&chat).end().await;
+        assert_eq!(undisturbed.error, None);
+        let undisturbed = undisturbed.text;
+        Some(Self {
+            here,
+            head,
+            tail,
+            epoch,
+            undisturbed,
+        })
+    }
+
+    fn network(&self) -> &Network {
+        self.here.stack.network().expect("links")
+    }
+
+    /// A story in the midst of which the links become what `fault` makes them.
+    async fn story_through(&self, fault: impl FnOnce(&Network)) -> (Answer, Duration) {
+        let mut story = Story::begin(&self.here.chat());
+        story.under_way().await;
+        fault(self.network());
+        story.end().await
+    }
+
+    fn expect(&self, answer: &Answer) {
+        assert_eq!((&answer.error, &answer.text), (&None, &self.undisturbed));
+    }
+
+    /// A node that was cut off is told what holds, and lets go of what it held.
+    async fn holds_nothing(&self, node: &str) {
+        let look = || -> localplane::Result<Seen<()>> {
+            let workers = self.here.stack.workers(node);
+            Ok(if workers.is_empty() {
+                Seen::Done(())
+            } else {
+                Seen::Not(format!("{workers:?}"))
+            })
+        };
+        let what = format!("{node} has no worker");
+        until(&what, LIMIT, || std::future::ready(look())).await.expect("none");
+    }
+
+    async fn a_node_is_cut_off(mut self, node: String) {
+        let (answer, pause) = self
+            .story_through(|network| network.set_all_of(&node, Quality::CUT).expect("cut"))
+            .await;
+        println!("the stream stood still for {pause:?}");
+        self.expect(&answer);
+        assert!(pause <= RECOVERY_LIMIT, "the stream stood still for {pause:?}");
+        let after = self.here.ready_in_epoch_above("m", self.epoch).await;
+        assert!(
+            stages(&after).iter().all(|stage| stage["node"] != node.as_str()),
+            "the node that was cut off holds nothing"
+        );
+        self.network().mend();
+        self.holds_nothing(&node).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_outlives_that_its_tail_is_cut_off_in_silence_and_says_what_it_would_have_said() {
+    if let Some(apart) = Apart::start().await {
+        let tail = apart.tail.clone();
+        apart.a_node_is_cut_off(tail).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "make test-long"]
+async fn a_stream_outlives_that_its_head_is_cut_off_in_silence_and_says_what_it_would_have_said() {
+    if let Some(apart) = Apart::start().await {
+        let head = apart.head.clone();
+        apart.a_node_is_cut_off(head).await;
+    }
+}
+
+#[tokio::test]
+async fn links_that_lose_delay_and_reorder_change_no_answer_and_no_placement() {
+    let Some(apart) = Apart::start().await else { return };
+    let (answer, pause) = apart.story_through(|network| network.set_all(POOR)).await;
+    println!("the longest time between two tokens was {pause:?}");
+    apart.expect(&answer);
+    let lost = apart.network().counts(&apart.head, &apart.tail).lost;
+    assert!(lost > 0, "the link lost packets");
+    let model = apart.here.stack.model("default", "m").expect("the model");
+    assert_eq!(model["status"]["placement"]["epoch"].as_i64(), Some(apart.epoch));
+}
+
+impl Apart {
+    /// What lies between head and tail becomes what `fault` makes it, in the midst of a story: people are told of the link, not of a node,
+    /// and the story goes on over another one.
+    async fn the_link_is_blamed_and_left(mut self, fault: impl FnOnce(&Network, &str, &str)) {
+        let mut story = Story::begin(&self.here.chat());
+        story.under_way().await;
+        let broken = Instant::now();
+        fault(self.network(), &self.head, &self.tail);
+        let degraded = self
+            .here
+            .stack
+            .wait_for_condition("default", "m", "Degraded", "True", LIMIT)
+            .await
+            .expect("Degraded");
+        let told = condition_of(&degraded, "Degraded");
+        println!("after {:?}: {told}", broken.elapsed());
+        assert_eq!(told["reason"], "LinkDown", "{told}");
+        let expected = format!("the link from {} to {} is down", self.head, self.tail);
+        let message = told["message"].as_str().unwrap_or_default();
+        assert!(message.starts_with(&expected), "{message}");
+        let (answer, pause) = story.end().await;
+        println!("the stream stood still for {pause:?}");
+        self.expect(&answer);
+        let after = self.here.ready_in_epoch_above("m", self.epoch).await;
+        let nodes: Vec<String> = stages(&after).iter().map(|stage| stage["node"].to_string()).collect();
+        let both = [&self.head, &self.tail].map(|node| nodes.contains(&format!("{node:?}")));
+        assert_ne!(both, [true; 2], "{nodes:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "make test-long"]
+async fn a_link_that_is_cut_one_way_is_told_by_both_its_ends_and_left_and_the_stream_goes_on() {
+    if let Some(apart) = Apart::start().await {
+        let cut = |network: &Network, head: &str, tail: &str| network.set(head, tail, Quality::CUT).expect("cut");
+        apart.the_link_is_blamed_and_left(cut).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "make test-long"]
+async fn a_path_that_swallows_large_packets_is_told_by_both_its_ends_and_left_and_the_stream_goes_on() {
+    if let Some(apart) = Apart::start().await {
+        let swallow = |network: &Network, head: &str, tail: &str| {
+            network.set(head, tail, SMALL_PACKETS_ONLY).expect("set");
+            network.set(tail, head, SMALL_PACKETS_ONLY).expect("set");
+        };
+        apart.the_link_is_blamed_and_left(swallow).await;
+    }
+}
