@@ -104,11 +104,12 @@ async fn a_head_that_says_nothing_is_left_as_soon_as_another_has_its_place() {
     let other = FakeHead::start(&world.trust, "node-b").await;
     world.head.expect(Script::Ignore);
     other.expect(Script::text("answer"));
-    let open = world.client.ask_open(json!({ "stream": true })).await;
-    fakes::until("the request is there", || async { world.head.requests().len() == 1 }).await;
-    let route = world.operator.route(&world.trust, MODEL, 2, &other);
-    world.operator.publish(vec![route]);
-    let answer = open.finish().await;
+    let replace = async {
+        fakes::until("the request is there", || async { world.head.requests().len() == 1 }).await;
+        let route = world.operator.route(&world.trust, MODEL, 2, &other);
+        world.operator.publish(vec![route]);
+    };
+    let (answer, ()) = tokio::join!(world.client.ask(json!({ "stream": true })), replace);
     assert_eq!(answer.streamed_text(), "answer", "{}", answer.body);
     assert_eq!(world.head.requests().len(), 1);
 }
