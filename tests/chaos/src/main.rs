@@ -56,7 +56,7 @@ fn kind(text: &str) -> std::result::Result<Kind, String> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match judged(Arguments::parse()).await {
+    match Box::pin(judged(Arguments::parse())).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -8,7 +8,7 @@ use super::*;
 /// The token that the simulated model goes on with: a function of all tokens before it, and mostly that of three before.
 pub(super) fn next_token(tokens: &[i32]) -> i32 {
     if let [.., again, _, _] = tokens
-        && tokens.len() % 11 != 0
+        && !tokens.len().is_multiple_of(11)
     {
         return *again;
     }
