@@ -13,6 +13,7 @@ pub mod error;
 pub mod fields;
 mod guard;
 pub mod models;
+mod moment;
 pub mod parameters;
 pub mod patience;
 pub mod prompt;

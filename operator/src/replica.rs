@@ -100,6 +100,8 @@ impl Replica {
                 () = reservation::lead(context, reservation) => {}
             }
             context.metrics.leader.set(0);
+            // The next leader counts what is held.
+            context.metrics.devices_held.set(0);
             health.beat(None);
             agents.clear();
             routes.clear();

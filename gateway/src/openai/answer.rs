@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::error::ApiError;
 use super::models;
+use super::moment::await_ready;
 use super::parameters::Parameters;
 use super::patience::Patience;
 use super::prompt::{self, Fitted, Prompt};
@@ -53,13 +54,17 @@ pub async fn answer(
     prompt: Prompt,
 ) -> Result<Response, ApiError> {
     let Admission { preparing, seat } = admission;
-    let model = models::find(&*models::table(gateway)?, &parameters.model)?;
+    let Patience { wait_until, end_by } = caller.patience;
+    let look = || {
+        let model = models::find(&*models::table(gateway)?, &parameters.model)?;
+        ready(gateway, &model).map(|_| Arc::clone(&model))
+    };
+    let model = await_ready(gateway.tables.clone(), end_by, look).await?;
     let (route, speech) = ready(gateway, &model)?;
     let mut places = vec![(seat, gateway.enter(&model.uid)?)];
     for _ in 1..parameters.choices {
         places.push((gateway.seat(caller.key)?, gateway.enter(&model.uid)?));
     }
-    let Patience { wait_until, end_by } = caller.patience;
     let late = || overdue(end_by - caller.started);
     let fitted = prompt::fit(prompt, &speech, route.context_length, parameters.max_tokens, kind);
     let fitted = tokio::time::timeout_at(end_by, fitted).await.map_err(|_| late())??;

@@ -24,6 +24,9 @@ pub struct ApiError {
     pub retry_after_s: Option<u32>,
 }
 
+/// The code of [`ApiError::not_ready`].
+pub(super) const NOT_READY: &str = "model_not_ready";
+
 /// Seconds after which a client may ask again when every place is taken: about one short answer.
 const RETRY_WHEN_BUSY_S: u32 = 1;
 /// The same while a model loads or moves: status changes within seconds.
@@ -157,7 +160,7 @@ impl ApiError {
         let error = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "service_unavailable",
-            Some("model_not_ready"),
+            Some(NOT_READY),
             message,
         );
         Self {

@@ -254,6 +254,25 @@ pub struct Fault {
     pub whole: Option<Moment>,
 }
 
+/// What a stream that goes on elsewhere has to compute again, before its next token.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Prompts {
+    /// Of each request, in their order.
+    pub tokens: Vec<u64>,
+    /// Of a prompt that is alone; `None` where it could not be told.
+    pub tokens_per_second: Option<f64>,
+}
+
+impl Prompts {
+    /// How long a request's prompt takes with so many tokens of its answer.
+    pub fn computing(&self, request: usize, answered: usize) -> Moment {
+        let prompt = self.tokens.get(request).copied().unwrap_or(0);
+        let tokens = prompt as f64 + answered as f64;
+        let seconds = self.tokens_per_second.map_or(0.0, |rate| tokens / rate);
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    }
+}
+
 /// All of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct History {
@@ -261,6 +280,8 @@ pub struct History {
     pub requests: Vec<Request>,
     /// One for each request, in the same order.
     pub references: Vec<Reference>,
+    /// As measured before the first fault.
+    pub prompts: Prompts,
     /// In the order of their ends.
     pub operations: Vec<Operation>,
     /// In the order of their times.

@@ -1,6 +1,7 @@
 //! Clients: each asks one request of the book after the other, and notes all that comes.
 
 mod events;
+mod prompts;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

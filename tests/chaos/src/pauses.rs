@@ -4,15 +4,27 @@
 //! began after it and before the next one. It is what the user saw, so it is never shorter than the recovery: a token that was on its
 //! way when the fault struck ends no pause. Pieces that a client had already seen before it asked again count for nothing: its pause
 //! lasts until there is more.
+//!
+//! A stream that goes on elsewhere computes its prompt and all that it has said again. What that takes on an idle pipeline is no part of the
+//! recovery, which is the pause without it.
 
 use std::collections::BTreeMap;
 
 use crate::history::{History, Kind, Moment, Operation};
 
+/// What a fault cost a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// As the user saw it.
+    pub lasted: Moment,
+    /// Of that, without computing again what was known.
+    pub recovery: Moment,
+}
+
 /// Pauses by kind of fault, of all streams that were under way when a fault of that kind struck.
-pub fn by_kind(history: &History) -> BTreeMap<Kind, Vec<Moment>> {
-    let mut pauses: BTreeMap<Kind, Vec<Moment>> = BTreeMap::new();
-    let progress: Vec<Vec<Moment>> = history
+pub fn by_kind(history: &History) -> BTreeMap<Kind, Vec<Pause>> {
+    let mut pauses: BTreeMap<Kind, Vec<Pause>> = BTreeMap::new();
+    let progress: Vec<(usize, Vec<Moment>)> = history
         .operations
         .iter()
         .filter(|operation| {
@@ -21,14 +33,20 @@ pub fn by_kind(history: &History) -> BTreeMap<Kind, Vec<Moment>> {
                 .get(operation.request)
                 .is_some_and(|request| request.streamed)
         })
-        .map(progress)
+        .map(|operation| (operation.request, progress(operation)))
         .collect();
     let times: Vec<Moment> = history.faults.iter().map(|fault| fault.at).collect();
     for fault in &history.faults {
         pauses.entry(fault.kind).or_default();
     }
-    for (number, pause) in progress.iter().flat_map(|moments| longest(moments, &times)) {
-        pauses.entry(history.faults[number].kind).or_default().push(pause);
+    for (request, moments) in &progress {
+        for (number, (lasted, answered)) in longest(moments, &times) {
+            let again = history.prompts.computing(*request, answered);
+            pauses.entry(history.faults[number].kind).or_default().push(Pause {
+                lasted,
+                recovery: lasted.saturating_sub(again),
+            });
+        }
     }
     pauses
 }
@@ -50,13 +68,13 @@ fn progress(operation: &Operation) -> Vec<Moment> {
     moments
 }
 
-/// The longest pause of a stream for each fault that struck while it was under way, by the fault's number.
-fn longest(moments: &[Moment], faults: &[Moment]) -> BTreeMap<usize, Moment> {
-    let mut longest: BTreeMap<usize, Moment> = BTreeMap::new();
+/// The longest pause of a stream for each fault that struck while it was under way, by the fault's number, and the pieces before it.
+fn longest(moments: &[Moment], faults: &[Moment]) -> BTreeMap<usize, (Moment, usize)> {
+    let mut longest: BTreeMap<usize, (Moment, usize)> = BTreeMap::new();
     let Some(begun) = moments.first() else {
         return longest;
     };
-    for pair in moments.windows(2) {
+    for (answered, pair) in (1..).zip(moments.windows(2)) {
         let before = faults.partition_point(|fault| *fault <= pair[0]);
         let struck_within = faults.get(before).is_some_and(|fault| *fault <= pair[1]);
         let fault = if struck_within {
@@ -68,7 +86,7 @@ fn longest(moments: &[Moment], faults: &[Moment]) -> BTreeMap<usize, Moment> {
             continue;
         };
         let pause = longest.entry(fault).or_default();
-        *pause = (*pause).max(pair[1].saturating_sub(pair[0]));
+        *pause = (*pause).max((pair[1].saturating_sub(pair[0]), answered));
     }
     longest
 }
@@ -85,8 +103,8 @@ pub fn percentile(values: &[Moment], share: f64) -> Option<Moment> {
 mod tests {
     use std::time::Duration;
 
-    use super::{by_kind, percentile};
-    use crate::history::{Attempt, End, Fault, History, Kind, Operation, Piece, Request};
+    use super::{Pause, by_kind, percentile};
+    use crate::history::{Attempt, End, Fault, History, Kind, Operation, Piece, Prompts, Request};
 
     fn ms(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
@@ -138,13 +156,30 @@ mod tests {
         }
     }
 
+    fn lasted(pauses: &[Pause]) -> Vec<Duration> {
+        pauses.iter().map(|pause| pause.lasted).collect()
+    }
+
+    #[test]
+    fn what_is_computed_again_is_no_part_of_the_recovery() {
+        let mut run = history(vec![attempt(&[100, 200, 2200])], vec![fault(Kind::NodeKilled, 300)]);
+        let pause = by_kind(&run)[&Kind::NodeKilled][0];
+        assert_eq!((pause.lasted, pause.recovery), (ms(2000), ms(2000)), "nothing is known");
+        run.prompts = Prompts {
+            tokens: vec![298],
+            tokens_per_second: Some(400.0),
+        };
+        let pause = by_kind(&run)[&Kind::NodeKilled][0];
+        assert_eq!((pause.lasted, pause.recovery), (ms(2000), ms(1250)), "298 tokens and 2");
+    }
+
     #[test]
     fn a_token_that_was_under_way_when_the_fault_struck_does_not_end_the_pause() {
         let found = by_kind(&history(
             vec![attempt(&[100, 200, 301, 1500, 1600])],
             vec![fault(Kind::WorkerKilled, 300)],
         ));
-        assert_eq!(found[&Kind::WorkerKilled], [ms(1199)]);
+        assert_eq!(lasted(&found[&Kind::WorkerKilled]), [ms(1199)]);
     }
 
     #[test]
@@ -157,8 +192,8 @@ mod tests {
         ];
         let found = by_kind(&history(vec![attempt(&[100, 200, 900, 950, 1150, 1200])], faults));
         assert!(found[&Kind::WorkerKilled].is_empty());
-        assert_eq!(found[&Kind::NodeKilled], [ms(700)]);
-        assert_eq!(found[&Kind::OperatorKilled], [ms(200)]);
+        assert_eq!(lasted(&found[&Kind::NodeKilled]), [ms(700)]);
+        assert_eq!(lasted(&found[&Kind::OperatorKilled]), [ms(200)]);
         assert!(found[&Kind::AgentFrozen].is_empty());
     }
 
@@ -168,7 +203,7 @@ mod tests {
             vec![attempt(&[100, 200, 300]), attempt(&[500, 600, 700, 800])],
             vec![fault(Kind::GatewayKilled, 350)],
         ));
-        assert_eq!(found[&Kind::GatewayKilled], [ms(500)]);
+        assert_eq!(lasted(&found[&Kind::GatewayKilled]), [ms(500)]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::history::{Fault, History, Kind, Reference, Request};
+use crate::history::{Fault, History, Kind, Prompts, Reference, Request};
 use crate::inject;
 use crate::load::{Access, Load};
 use crate::schedule::{Planned, Schedule};
@@ -105,6 +105,7 @@ pub async fn run(options: &Options) -> Result<Outcome> {
     let clients = Clients::new(load)?;
     say(&format!("answering {REQUESTS} requests for reference"));
     let references = clients.references().await?;
+    let prompts = clients.prompts().await?;
     let watch = Watch::new(&stack, MODEL).await?;
     let mut runner = Runner {
         stack,
@@ -136,6 +137,7 @@ pub async fn run(options: &Options) -> Result<Outcome> {
     let history = History {
         requests,
         references,
+        prompts,
         operations: clients.load.take(),
         faults: std::mem::take(&mut runner.faults),
     };
@@ -237,6 +239,12 @@ impl Clients {
     async fn references(&self) -> Result<Vec<Reference>> {
         let load = Arc::clone(&self.load);
         let asked = self.spawn(async move { load.references(REFERENCES_AT_ONCE).await })?;
+        asked.await.map_err(|error| Error::Other(error.to_string()))?
+    }
+
+    async fn prompts(&self) -> Result<Prompts> {
+        let load = Arc::clone(&self.load);
+        let asked = self.spawn(async move { load.prompts().await })?;
         asked.await.map_err(|error| Error::Other(error.to_string()))?
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::check::{Verdict, check};
 use crate::history::{Kind, Moment};
-use crate::pauses::{by_kind, percentile};
+use crate::pauses::{Pause, by_kind, percentile};
 use crate::run::Outcome;
 use crate::{Error, Result};
 
@@ -29,11 +29,11 @@ const BARS: &[Barred] = &[
         Bar::AtMost(0.0),
     ),
     ("growth", "processes that hold more and more", Bar::AtMost(0.0)),
-    ("recovery_p50_ms", "a stage lost: pause p50, ms", Bar::AtMost(1000.0)),
-    ("recovery_p99_ms", "a stage lost: pause p99, ms", Bar::AtMost(2000.0)),
+    ("recovery_p50_ms", "a stage lost: recovery p50, ms", Bar::AtMost(1000.0)),
+    ("recovery_p99_ms", "a stage lost: recovery p99, ms", Bar::AtMost(2000.0)),
     (
         "partition_p99_ms",
-        "a node cut off in silence: pause p99, ms",
+        "frozen or cut off in silence: recovery p99, ms",
         Bar::AtMost(4000.0),
     ),
 ];
@@ -99,13 +99,7 @@ fn ms(moment: Moment) -> f64 {
     moment.as_secs_f64() * 1e3
 }
 
-fn headline(
-    report: &mut Report,
-    outcome: &Outcome,
-    verdict: &Verdict,
-    pauses: &BTreeMap<Kind, Vec<Moment>>,
-    seed: u64,
-) {
+fn headline(report: &mut Report, outcome: &Outcome, verdict: &Verdict, pauses: &BTreeMap<Kind, Vec<Pause>>, seed: u64) {
     let faults = &outcome.history.faults;
     let count = |count: u64| Some(count as f64);
     report.set("seed", count(seed));
@@ -127,25 +121,26 @@ fn headline(
     report.set("refusals", count(verdict.refusals));
     report.set("cut_by_gateway_loss", count(verdict.cut_by_gateway));
     report.set("complaints", Some(outcome.complaints.len() as f64));
-    let lost: Vec<Moment> = pauses
-        .iter()
-        .filter(|(kind, _)| kind.takes_a_stage())
-        .flat_map(|(_, pauses)| pauses.iter().copied())
-        .collect();
-    for (place, share) in [
-        ("recovery_p50_ms", 0.5),
-        ("recovery_p99_ms", 0.99),
-        ("recovery_max_ms", 1.0),
+    report.set("prefill_tokens_per_second", outcome.history.prompts.tokens_per_second);
+    let of = |wanted: fn(Kind) -> bool, time: fn(&Pause) -> Moment| -> Vec<Moment> {
+        let pauses = pauses.iter().filter(|(kind, _)| wanted(**kind));
+        pauses.flat_map(|(_, pauses)| pauses.iter().map(time)).collect()
+    };
+    let silent = |kind: Kind| matches!(kind, Kind::WorkerFrozen | Kind::LinkCut);
+    for (name, wanted) in [
+        ("recovery", Kind::takes_a_stage as fn(Kind) -> bool),
+        ("partition", silent),
     ] {
-        report.set(place, percentile(&lost, share).map(ms));
+        let (recoveries, lasted) = (of(wanted, |pause| pause.recovery), of(wanted, |pause| pause.lasted));
+        for (rank, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+            report.set(&format!("{name}_{rank}_ms"), percentile(&recoveries, share).map(ms));
+            report.set(&format!("{name}_pause_{rank}_ms"), percentile(&lasted, share).map(ms));
+        }
     }
-    let cut_off = pauses.get(&Kind::LinkCut).map(Vec::as_slice).unwrap_or_default();
-    report.set("partition_p50_ms", percentile(cut_off, 0.5).map(ms));
-    report.set("partition_p99_ms", percentile(cut_off, 0.99).map(ms));
 }
 
 /// By kind of fault: how many, pauses of streams, and time until all was whole.
-fn recovery(outcome: &Outcome, pauses: &BTreeMap<Kind, Vec<Moment>>) -> Value {
+fn recovery(outcome: &Outcome, pauses: &BTreeMap<Kind, Vec<Pause>>) -> Value {
     let mut kinds = serde_json::Map::new();
     for kind in Kind::ALL {
         let faults: Vec<_> = outcome
@@ -163,15 +158,19 @@ fn recovery(outcome: &Outcome, pauses: &BTreeMap<Kind, Vec<Moment>>) -> Value {
             .collect();
         let none = Vec::new();
         let streams = pauses.get(&kind).unwrap_or(&none);
+        let lasted: Vec<Moment> = streams.iter().map(|pause| pause.lasted).collect();
+        let recoveries: Vec<Moment> = streams.iter().map(|pause| pause.recovery).collect();
         let value = |values: &[Moment], share| percentile(values, share).map(|value| ms(value).round());
         kinds.insert(
             kind.name().to_owned(),
             json!({
                 "faults": faults.len(),
                 "streams": streams.len(),
-                "pause_p50": value(streams, 0.5),
-                "pause_p99": value(streams, 0.99),
-                "pause_max": value(streams, 1.0),
+                "pause_p50": value(&lasted, 0.5),
+                "pause_p99": value(&lasted, 0.99),
+                "pause_max": value(&lasted, 1.0),
+                "recovery_p50": value(&recoveries, 0.5),
+                "recovery_p99": value(&recoveries, 0.99),
                 "whole_p50": value(&whole, 0.5),
                 "whole_max": value(&whole, 1.0),
             }),
@@ -212,14 +211,14 @@ fn processes(outcome: &Outcome) -> Value {
 fn text(
     outcome: &Outcome,
     verdict: &Verdict,
-    pauses: &BTreeMap<Kind, Vec<Moment>>,
+    pauses: &BTreeMap<Kind, Vec<Pause>>,
     growth: &[String],
     report: &Report,
 ) -> String {
     let mut text = String::from("\n");
     text += &format!(
-        "{:<20} {:>7} {:>8} {:>10} {:>10} {:>10} {:>12}\n",
-        "fault", "times", "streams", "pause p50", "p99", "max", "whole, worst"
+        "{:<20} {:>7} {:>8} {:>10} {:>10} {:>10} {:>13} {:>10} {:>12}\n",
+        "fault", "times", "streams", "pause p50", "p99", "max", "recovery p50", "p99", "whole, worst"
     );
     if let Value::Object(kinds) = recovery(outcome, pauses) {
         for (kind, row) in kinds {
@@ -229,12 +228,14 @@ fn text(
                     .map_or("-".to_owned(), |value| format!("{value:.0} ms"))
             };
             text += &format!(
-                "{kind:<20} {:>7} {:>8} {:>10} {:>10} {:>10} {:>12}\n",
+                "{kind:<20} {:>7} {:>8} {:>10} {:>10} {:>10} {:>13} {:>10} {:>12}\n",
                 row["faults"],
                 row["streams"],
                 milliseconds("pause_p50"),
                 milliseconds("pause_p99"),
                 milliseconds("pause_max"),
+                milliseconds("recovery_p50"),
+                milliseconds("recovery_p99"),
                 milliseconds("whole_max"),
             );
         }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{Difference, Verdict, Wrong, check};
-use crate::history::{Attempt, End, Fault, History, Kind, Operation, Piece, Reference, Request};
+use crate::history::{Attempt, End, Fault, History, Kind, Operation, Piece, Prompts, Reference, Request};
 
 const WORDS: [&str; 8] = ["The", " sea", " is", " wide", " and", " it", " sings", "."];
 
@@ -41,6 +41,7 @@ fn judged_with(attempts: Vec<Attempt>, faults: Vec<Fault>) -> Verdict {
             streamed: true,
             choices: 1,
         }],
+        prompts: Prompts::default(),
         references: vec![Reference {
             pieces: WORDS.map(str::to_owned).to_vec(),
             tokens: 8,
