@@ -60,7 +60,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("chaos", &["linkemu", "localplane", "report"]),
     ("apiproxy", &[]),
     ("apimodel", &[]),
-    ("simulation", &["apimodel", "crds", "identity", "operator", "proto"]),
+    (
+        "simulation",
+        &["apimodel", "crds", "identity", "linkemu", "operator", "proto"],
+    ),
 ];
 
 /// Crates from elsewhere that a crate must not name among its dependencies.

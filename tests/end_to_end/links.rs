@@ -48,13 +48,6 @@ impl Apart {
         let (head, tail) = (node(0), node(1));
         let epoch = model["status"]["placement"]["epoch"].as_i64().expect("an epoch");
         let chat = here.chat();
-        // Ready is told to the API server and to the gateway apart.
-        until("the gateway has heard of the model", LIMIT, || async {
-            let asked = chat.stream("m", PROMPTS[0], 1, &mut |_| {}).await;
-            Ok(asked.map_or_else(|error| Seen::Not(error.to_string()), |_| Seen::Done(())))
-        })
-        .await
-        .expect("an answer");
         let (undisturbed, _) = Story::begin(&chat).end().await;
         assert_eq!(undisturbed.error, None);
         let undisturbed = undisturbed.text;

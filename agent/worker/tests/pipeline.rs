@@ -188,6 +188,28 @@ async fn as_many_steps_as_may_be_under_way_give_what_they_give_one_by_one() {
 }
 
 #[tokio::test]
+async fn only_a_step_that_had_no_company_tells_how_long_one_goes_round() {
+    let line = Line::start(&[2, LAYERS]).await;
+    let mut pipeline = line.open().await;
+    let single = |number: u64| Step {
+        number,
+        operations: Vec::new(),
+        rows: vec![row(0, number as u32 - 1, 7)],
+    };
+    for number in [1, 2] {
+        pipeline.submit(&single(number)).await.unwrap();
+    }
+    for _ in [1, 2] {
+        within_limit("a result", pipeline.next()).await;
+    }
+    assert_eq!(pipeline.round_trip(), None, "each had the other beside it");
+    pipeline.submit(&single(3)).await.unwrap();
+    within_limit("a result", pipeline.next()).await;
+    assert!(pipeline.round_trip().is_some());
+    pipeline.close().await;
+}
+
+#[tokio::test]
 async fn every_stage_computes_ahead_of_those_after_it() {
     for held in [1, 2] {
         let gate = Gate::default();

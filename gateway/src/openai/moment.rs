@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::error::{ApiError, NOT_READY};
 
 /// How long that takes at most: news need milliseconds. A client that is refused all the same hears it within a second.
-const LAG: Duration = Duration::from_millis(500);
+const LAG: Duration = Duration::from_millis(800);
 /// Vocabularies tell nobody that they are there.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 

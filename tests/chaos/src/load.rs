@@ -128,15 +128,8 @@ impl Load {
         let answers = futures::stream::iter(0..self.requests.len())
             .map(|request| async move {
                 let deadline = self.now() + self.patience;
-                loop {
-                    let attempt = self.attempt(request, 0, deadline, &mut Seen::default()).await;
-                    // A model may be Ready before the gateway has heard of it.
-                    let refused = matches!(attempt.end, End::Refused { .. });
-                    if !refused || self.now() + ASK_AGAIN >= deadline {
-                        return reference(&self.requests[request], &attempt);
-                    }
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
+                let attempt = self.attempt(request, 0, deadline, &mut Seen::default()).await;
+                reference(&self.requests[request], &attempt)
             })
             .buffered(at_once);
         let answers: Vec<Result<Reference>> = answers.collect().await;

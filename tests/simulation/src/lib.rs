@@ -18,7 +18,6 @@ pub mod link;
 pub mod objects;
 pub mod plan;
 pub mod process;
-pub mod random;
 pub mod schedule;
 pub mod seeded;
 pub mod workflow;

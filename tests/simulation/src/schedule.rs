@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::random::Random;
+use linkemu::random::Random;
 
 /// Something that happens. Places are those of operators, nodes and models; each is taken modulo how many there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

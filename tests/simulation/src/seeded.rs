@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use crate::host::Life;
 use crate::invariants;
 use crate::objects::{MODELS, uri};
-use crate::random::Random;
 use crate::schedule::{Edit, Event, Step, of_seed};
 use crate::world::{MODEL, NODE_BYTES, Shape, World};
+use linkemu::random::Random;
 
 /// Operators of such a world.
 const OPERATORS: usize = 2;

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use linkemu::random::Random;
 use simulation::plan::{FAULTS, Outcome, Plan, judge, run};
-use simulation::random::Random;
 use simulation::workflow::WORKFLOWS;
 
 /// Plans of which one is run where not all are.

@@ -8,12 +8,12 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use apimodel::{ApiServer, Real};
+use linkemu::random::Random;
 use localplane::plane::Plane;
 use serde_json::json;
 use simulation::invariants;
 use simulation::objects::{MODELS, uri};
 use simulation::plan::{FAULTS, Outcome, Plan, compare, run_on};
-use simulation::random::Random;
 use simulation::workflow::WORKFLOWS;
 use simulation::world::{MODEL, Shape, World};
 

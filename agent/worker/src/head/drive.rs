@@ -146,10 +146,11 @@ impl Driver {
     async fn serve(&mut self, pipeline: Pipeline) -> bool {
         let epoch = pipeline.epoch();
         let limits = self.compute.place().limits;
+        let tuning = Tuning::new(pipeline.stages(), &limits);
         let tuning = Tuning {
             restarts: !self.compute.facts().shares_prefixes,
-            speculates: self.speculates && pipeline.stages() > 1,
-            ..Tuning::new(pipeline.stages(), &limits)
+            speculates: self.speculates && tuning.speculates,
+            ..tuning
         };
         let schedule = Schedule::new(limits, tuning);
         let (draining, load, metrics) = (self.draining.clone(), self.load.clone(), self.metrics.clone());

@@ -64,7 +64,7 @@ struct Flight {
     number: u64,
     /// Of one row.
     single: bool,
-    /// Of one row, and the only one under way when it was submitted.
+    /// Of one row, and the only one under way from its beginning on.
     alone: bool,
     submitted: Instant,
     /// Compute time of the own stage, microseconds.
@@ -155,6 +155,10 @@ impl Pipeline {
         self.session.submit(step.clone(), Bytes::new()).await?;
         self.next_number = step.number.checked_add(1);
         self.own.begin();
+        // Where stages share a machine, company slows down what is under way already.
+        for flight in self.flights.iter_mut().filter(|flight| !flight.finished()) {
+            flight.alone = false;
+        }
         let single = step.rows.len() == 1;
         self.flights.push_back(Flight {
             number: step.number,

@@ -15,7 +15,7 @@ pub(super) struct Answered {
     pub busy_us: u64,
     /// Of the slowest stage.
     pub slowest_us: u64,
-    /// From the head to the tail and back, where nothing else was under way when it began.
+    /// From the head to the tail and back, where nothing else was under way meanwhile.
     pub alone_us: Option<u64>,
 }
 

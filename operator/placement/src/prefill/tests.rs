@@ -127,6 +127,23 @@ fn reading_weights_once_a_step_bounds_a_stage_whose_arithmetic_is_fast() {
 }
 
 #[test]
+fn of_a_mixture_of_experts_a_step_reads_all_and_a_row_multiplies_its_own() {
+    let of_experts = |flops_per_second| {
+        let (mut problem, plan) = problem([Some(flops_per_second); 2]);
+        for layer in &mut problem.model.layers {
+            layer.active_bytes = 250;
+        }
+        prefill(&problem, &plan, &PROMPT).stages_ns[0]
+    };
+    let beside_ns = 4 * 1_500;
+    assert_eq!(
+        of_experts(1_000_000_000),
+        Some(2 * 1_000 * 400 + 4 * 2 * 80_000 * 2 + beside_ns)
+    );
+    assert_eq!(of_experts(u64::MAX), Some(4 * 2_000 + beside_ns));
+}
+
+#[test]
 fn steps_follow_each_other_at_the_pace_of_the_slowest_part() {
     let (problem, plan) = problem([Some(1_000_000_000), Some(500_000_000)]);
     let found = prefill(&problem, &plan, &PROMPT);

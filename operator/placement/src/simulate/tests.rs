@@ -140,6 +140,19 @@ fn a_micro_batch_reads_weights_once_and_every_streams_cache() {
 }
 
 #[test]
+fn of_a_mixture_of_experts_each_stream_reads_its_own_until_all_are_read() {
+    let (mut problem, plan) = line(&[2]);
+    for layer in &mut problem.model.layers {
+        layer.active_bytes = 300;
+    }
+    let of_experts = (problem, plan);
+    for (streams, read) in [(1, 300), (2, 600), (4, 900)] {
+        let done = run(&of_experts, &decoding(streams, streams));
+        assert_eq!(done.mean_latency_ns, 2 * (read + u64::from(streams) * 100));
+    }
+}
+
+#[test]
 fn stages_of_one_memory_take_turns() {
     let (mut problem, plan) = line(&[2, 2]);
     for device in &mut problem.topology.devices {

@@ -58,6 +58,14 @@ fn sound_facts_are_taken_with_their_vocabulary() {
         (3, 60, &[1, 2][..])
     );
     assert_eq!(facts.layer_active_bytes, [100; 3], "the agent does not say otherwise");
+    let mut of_experts = message();
+    (of_experts.layers[1].active_bytes, of_experts.layers[2].active_bytes) = (40, 500);
+    let (facts, _) = accept(of_experts, &source(Some("07"), None)).unwrap();
+    assert_eq!(
+        facts.layer_active_bytes,
+        [100, 40, 100],
+        "no token reads more than there is"
+    );
     assert_eq!((attached.vocabulary, attached.index), ("GGUF".into(), Bytes::new()));
 }
 
