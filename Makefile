@@ -71,6 +71,11 @@ lint: bootstrap ## Format, clippy, generated files, chart, licences and sources 
 	hack/bootstrap.sh deny
 	$(SHARDWRIGHT_CACHE)/cargo-deny-0.20.2/bin/cargo-deny --offline check bans licenses sources
 
+.PHONY: coverage
+coverage: bootstrap ## Lines that the tests reach, of each crate and file, three quarters of an hour: fails below 95 % (ARGS=--report: of the last run)
+	hack/bootstrap.sh coverage
+	hack/coverage/coverage.py $(ARGS)
+
 .PHONY: test-devices
 test-devices: bootstrap ## One suite for every kind of device: a table of test x backend, each pass or skipped and why
 	@mkdir -p target && cargo test -q -p device --locked --test conformance --no-run

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings what the build, the demo and the tests need, each thing once, into a cache outside the tree.
-# Usage: hack/bootstrap.sh [packages|vulkan|controlplane|clients|model|python|solvers|deny ...]   (none: all but solvers and deny)
+# Usage: hack/bootstrap.sh [packages|vulkan|controlplane|clients|model|python|solvers|deny|coverage ...]   (none: all but the last three)
 # Every step is skipped when its result is there; a half-done step leaves no result.
 set -euo pipefail
 
@@ -20,12 +20,9 @@ fail() { printf 'bootstrap: %s\n' "$*" >&2; exit 1; }
 scratch() { mktemp -d "$cache/.partial.$$.XXXXXX"; }
 trap 'rm -rf "$cache"/.partial.$$.*' EXIT
 
-packages() {
-  local want=(build-essential ca-certificates clang cmake git libclang-dev ccache glslc iproute2 libvulkan1 mesa-vulkan-drivers unzip)
+install() {
   local missing=() package
-  # Any Python will do, Debian's or another.
-  python3 -c 'import ensurepip, pip, venv' 2>/dev/null || want+=(python3 python3-pip python3-venv)
-  for package in "${want[@]}"; do
+  for package in "$@"; do
     [[ $(dpkg-query -W -f='${Status}' "$package" 2>/dev/null) == *'ok installed' ]] || missing+=("$package")
   done
   [ ${#missing[@]} -eq 0 ] && return
@@ -35,6 +32,16 @@ packages() {
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
+
+packages() {
+  local want=(build-essential ca-certificates clang cmake git libclang-dev ccache glslc iproute2 libvulkan1 mesa-vulkan-drivers unzip)
+  # Any Python will do, Debian's or another.
+  python3 -c 'import ensurepip, pip, venv' 2>/dev/null || want+=(python3 python3-pip python3-venv)
+  install "${want[@]}"
+}
+
+# Readers of rustc's counts: of the LLVM that rustc was built with.
+coverage() { install "llvm-$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')"; }
 
 # Headers of a newer Debian suite, unpacked beside the system and never installed, from the mirror that apt already uses.
 vulkan() {
@@ -138,7 +145,7 @@ deny() {
 [ $# -gt 0 ] || set -- packages vulkan controlplane clients model python
 for step in "$@"; do
   case $step in
-    packages | vulkan | controlplane | clients | model | python | solvers | deny) "$step" ;;
+    packages | vulkan | controlplane | clients | model | python | solvers | deny | coverage) "$step" ;;
     *) fail "unknown step '$step'" ;;
   esac
 done

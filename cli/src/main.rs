@@ -2,6 +2,7 @@
 
 mod args;
 mod failure;
+mod kubectl;
 mod model;
 mod plan;
 mod progress;

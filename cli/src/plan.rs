@@ -1,7 +1,6 @@
 //! `plan`: where the layers of models run, and how fast that was predicted to be, beside how fast it is.
 
 use std::fmt::Write;
-use std::process::Command;
 
 use crds::{InferenceModel, PlacementStatus, StageStatus};
 use serde::Serialize;
@@ -9,7 +8,7 @@ use serde_json::Value;
 
 use crate::args::{Output, PlanArgs};
 use crate::failure::Failure;
-use crate::topology::read;
+use crate::kubectl;
 
 const KIND: &str = "inferencemodels.shardwright.dev";
 
@@ -23,10 +22,11 @@ struct Shown {
 
 /// Shows the placements of all models, or of one.
 pub fn run(args: &PlanArgs, output: Output) -> Result<String, Failure> {
-    let listed = match &args.file {
-        Some(path) => read(path)?,
-        None => ask_kubectl(args)?,
+    let scope: Vec<&str> = match &args.namespace {
+        Some(namespace) => vec!["-n", namespace],
+        None => vec!["-A"],
     };
+    let listed = kubectl::listed(args.file.as_deref(), KIND, &scope)?;
     let shown = models(&listed, args.model.as_deref())?;
     match output {
         Output::Text => Ok(shown.iter().map(describe).collect::<Vec<_>>().join("\n")),
@@ -34,25 +34,6 @@ pub fn run(args: &PlanArgs, output: Output) -> Result<String, Failure> {
             .map(|text| text + "\n")
             .map_err(|error| Failure::BadData(error.to_string())),
     }
-}
-
-fn ask_kubectl(args: &PlanArgs) -> Result<String, Failure> {
-    let mut kubectl = Command::new("kubectl");
-    kubectl.args(["get", KIND, "-o", "json"]);
-    match &args.namespace {
-        Some(namespace) => kubectl.args(["-n", namespace]),
-        None => kubectl.arg("-A"),
-    };
-    let answer = kubectl.output().map_err(|error| {
-        Failure::MissingInput(format!(
-            "kubectl cannot be run ({error}); give the objects with --file: kubectl get {KIND} -A -o json"
-        ))
-    })?;
-    if !answer.status.success() {
-        let complaint = String::from_utf8_lossy(&answer.stderr);
-        return Err(Failure::Unavailable(format!("kubectl: {}", complaint.trim())));
-    }
-    String::from_utf8(answer.stdout).map_err(|error| Failure::BadData(format!("kubectl's answer: {error}")))
 }
 
 /// Of a List, or of one object alone.

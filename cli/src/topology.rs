@@ -1,10 +1,5 @@
 //! `topology`: the cluster as placement sees it, out of the objects that agents write.
-//!
-//! kubectl fetches them: it knows the cluster, the user and every way to log in.
 
-use std::io::Read;
-use std::path::Path;
-use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crds::{DeviceGPUState, NodeLinkState};
@@ -13,12 +8,11 @@ use serde_json::Value;
 use topology::{DevicePair, DeviceReport, Input, LinkReport, Topology, build};
 
 use crate::args::{Output, TopologyArgs};
-use crate::failure::{Failure, reading};
+use crate::failure::Failure;
+use crate::kubectl;
 
 /// What is asked of kubectl.
 const KINDS: &str = "devicegpustates.shardwright.dev,nodelinkstates.shardwright.dev";
-/// Objects of ten thousand devices have a tenth of it.
-const LIST_BYTES_MAX: u64 = 512 << 20;
 
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
@@ -45,10 +39,7 @@ struct Link<'a> {
 
 /// Shows the graph.
 pub fn run(args: &TopologyArgs, output: Output) -> Result<String, Failure> {
-    let listed = match &args.file {
-        Some(path) => read(path)?,
-        None => ask_kubectl()?,
-    };
+    let listed = kubectl::listed(args.file.as_deref(), KINDS, &[])?;
     let now_unix_s = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |passed| i64::try_from(passed.as_secs()).unwrap_or(i64::MAX));
@@ -59,33 +50,6 @@ pub fn run(args: &TopologyArgs, output: Output) -> Result<String, Failure> {
             .map(|text| text + "\n")
             .map_err(|error| Failure::BadData(error.to_string())),
     }
-}
-
-/// Reads a file of objects, or standard input.
-pub fn read(path: &Path) -> Result<String, Failure> {
-    let failed = |error| reading(&path.display().to_string(), &error);
-    let mut text = String::new();
-    let source: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(path).map_err(failed)?)
-    };
-    source.take(LIST_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-    Ok(text)
-}
-
-fn ask_kubectl() -> Result<String, Failure> {
-    let answer = Command::new("kubectl").args(["get", KINDS, "-o", "json"]).output();
-    let answer = answer.map_err(|error| {
-        Failure::MissingInput(format!(
-            "kubectl cannot be run ({error}); give the objects with --file: kubectl get {KINDS} -o json"
-        ))
-    })?;
-    if !answer.status.success() {
-        let complaint = String::from_utf8_lossy(&answer.stderr);
-        return Err(Failure::Unavailable(format!("kubectl: {}", complaint.trim())));
-    }
-    String::from_utf8(answer.stdout).map_err(|error| Failure::BadData(format!("kubectl's answer: {error}")))
 }
 
 /// The graph of a List of our objects. Whose agents are connected only the operator knows: here all of them are.

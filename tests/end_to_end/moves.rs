@@ -6,13 +6,6 @@ use localplane::stack::Part;
 
 use super::{Here, LIMIT, Story, condition_of, installation, run, stages, strict_over_two};
 
-impl Here {
-    fn kubectl(&self, arguments: &[&str]) -> String {
-        let mut kubectl = self.stack.plane().kubectl().expect("kubectl");
-        run(kubectl.args(arguments)).expect("kubectl")
-    }
-}
-
 #[tokio::test]
 async fn a_model_on_a_cordoned_node_is_loaded_elsewhere_first_and_its_stream_goes_on() {
     let mut here = installation(&["cpu", "cpu", "cpu"]).await;
@@ -31,7 +24,7 @@ async fn a_model_on_a_cordoned_node_is_loaded_elsewhere_first_and_its_stream_goe
 
     let mut story = Story::begin(&chat);
     story.under_way().await;
-    here.kubectl(&["cordon", &leaving]);
+    here.stack.kubectl(&["cordon", &leaving]).expect("cordoned");
     let after = here.ready_in_epoch_above("m", epoch).await;
     assert!(
         stages(&after).iter().all(|stage| stage["node"] != leaving.as_str()),

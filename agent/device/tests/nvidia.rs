@@ -264,6 +264,16 @@ fn an_xid_is_told_once_with_its_card() {
 }
 
 #[test]
+fn an_open_driver_reads_a_card_by_its_sensors() {
+    let answer = Machine::new(&[("0.temp", "83"), ("0.power_mw", "312500"), ("0.clock", "1410")]).ask("readings");
+    assert_eq!(
+        (&answer["temperature"], &answer["power"]),
+        (&json!(83.0), &json!(312.5))
+    );
+    assert_eq!(answer["clock"], 1410);
+}
+
+#[test]
 fn what_a_card_tells_is_in_its_sample() {
     let samples = Machine::new(&[
         ("0.temp", "83"),

@@ -50,7 +50,7 @@ pub async fn run(dir: &Path, options: &Options) -> Result<()> {
         .wait_for_condition(MODEL_NAMESPACE, MODEL, "Ready", "True", READY_LIMIT)
         .await?;
     say("Ready");
-    print!("\n{}", kubectl(&stack, &["get", "gpu,im", "-A"])?);
+    print!("\n{}", stack.kubectl(&["get", "gpu,im", "-A"])?);
     print_stages(&model);
     check_backends(&model)?;
 
@@ -112,10 +112,6 @@ pub fn digest(path: &Path) -> Result<String> {
     let mut source = std::fs::File::open(path).map_err(crate::file(path))?;
     std::io::copy(&mut source, &mut hasher).map_err(crate::file(path))?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn kubectl(stack: &Stack, arguments: &[&str]) -> Result<String> {
-    stack::run(stack.plane().kubectl()?.args(arguments))
 }
 
 fn stages(model: &Value) -> Vec<Value> {

@@ -171,11 +171,13 @@ pub enum Kind {
     LinkSlow,
     /// Packets from and to a node take longer for a while, each by another time.
     LinkJitter,
+    /// Somebody cordons a node that holds a stage, and takes it back after a while: no fault, and a move all the same.
+    NodeCordoned,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::WorkerKilled,
         Self::NodeKilled,
         Self::AgentKilled,
@@ -189,6 +191,7 @@ impl Kind {
         Self::LinkLossy,
         Self::LinkSlow,
         Self::LinkJitter,
+        Self::NodeCordoned,
     ];
 
     /// As files and tables have it.
@@ -207,12 +210,13 @@ impl Kind {
             Self::LinkLossy => "link_lossy",
             Self::LinkSlow => "link_slow",
             Self::LinkJitter => "link_jitter",
+            Self::NodeCordoned => "node_cordoned",
         }
     }
 
     /// Whether it ends processes.
     pub fn kills(self) -> bool {
-        !matches!(self, Self::WorkerFrozen | Self::AgentFrozen) && !self.is_of_links()
+        !matches!(self, Self::WorkerFrozen | Self::AgentFrozen | Self::NodeCordoned) && !self.is_of_links()
     }
 
     /// Whether it is done to links, so that nodes must have some.

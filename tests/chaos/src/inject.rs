@@ -28,6 +28,8 @@ pub enum Undo {
     StartApiServer,
     /// Every link is perfect again.
     MendLinks,
+    /// The node may be used again.
+    Uncordon(String),
 }
 
 /// Strikes; `None` where there is no victim of that kind now.
@@ -45,9 +47,31 @@ pub fn strike(stack: &mut Stack, model: &str, planned: &Planned) -> localplane::
                 undo: Some(Undo::StartApiServer),
             }))
         }
+        Kind::NodeCordoned => cordon(stack, model, planned),
         kind if kind.is_of_links() => links::strike(stack, model, planned),
         _ => strike_part(stack, planned),
     }
+}
+
+/// The nodes of the model's stages, in their order.
+fn holding(stack: &Stack, model: &str) -> localplane::Result<Vec<String>> {
+    let model = stack.model("default", model)?;
+    let stages = model["status"]["placement"]["stages"].as_array();
+    let nodes = stages.into_iter().flatten().filter_map(|stage| stage["node"].as_str());
+    Ok(nodes.map(str::to_owned).collect())
+}
+
+fn cordon(stack: &Stack, model: &str, planned: &Planned) -> localplane::Result<Option<Struck>> {
+    let holding = holding(stack, model)?;
+    let Some(node) = planned.victim(holding.len()).and_then(|victim| holding.get(victim)) else {
+        return Ok(None);
+    };
+    stack.kubectl(&["cordon", node])?;
+    Ok(Some(Struck {
+        target: format!("{node} for {:.1} s", planned.lasts.as_secs_f64()),
+        killed: None,
+        undo: Some(Undo::Uncordon(node.clone())),
+    }))
 }
 
 fn strike_worker(stack: &Stack, planned: &Planned) -> Option<Struck> {
@@ -130,5 +154,6 @@ pub async fn undo(stack: &mut Stack, undo: &Undo) -> localplane::Result<()> {
             }
             Ok(())
         }
+        Undo::Uncordon(node) => stack.kubectl(&["uncordon", node]).map(drop),
     }
 }

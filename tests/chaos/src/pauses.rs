@@ -5,8 +5,9 @@
 //! way when the fault struck ends no pause. Pieces that a client had already seen before it asked again count for nothing: its pause
 //! lasts until there is more.
 //!
-//! A stream that goes on elsewhere computes its prompt and all that it has said again. What that takes on an idle pipeline is no part of the
-//! recovery, which is the pause without it.
+//! Streams that go on elsewhere compute their prompts and all that they have said again, and they share one pipeline. What an idle pipeline
+//! takes for that is no part of the recovery, which is the pause without it: for a stream's own tokens, and for those of the others that were
+//! interrupted with it and had their next token no later. What it took for those that came after is not known, and counts as recovery.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,38 @@ pub struct Pause {
     pub lasted: Moment,
     /// Of that, without computing again what was known.
     pub recovery: Moment,
+}
+
+/// What a fault did to a stream.
+struct Interrupted {
+    lasted: Moment,
+    until: Moment,
+    /// What an idle pipeline takes for what this stream had to compute again.
+    computing: Moment,
+}
+
+impl Interrupted {
+    fn pause(&self, all: &[Self]) -> Pause {
+        let before = all.iter().filter(|other| other.until <= self.until);
+        let computing: Moment = before.map(|other| other.computing).sum();
+        Pause {
+            lasted: self.lasted,
+            recovery: self.lasted.saturating_sub(computing),
+        }
+    }
+}
+
+/// A part that is silent is given up after this at the earliest: what pauses for less computes nothing again.
+const SILENCE: Moment = Moment::from_secs(2);
+
+/// Pauses that last as long had something to compute again.
+fn computed_again_from(kind: Kind) -> Moment {
+    match kind {
+        // A move has loaded what it needs, but the caches.
+        _ if kind.takes_a_stage() || kind == Kind::NodeCordoned => Moment::ZERO,
+        Kind::WorkerFrozen | Kind::LinkCut | Kind::LinkOneWay => SILENCE,
+        _ => Moment::MAX,
+    }
 }
 
 /// Pauses by kind of fault, of all streams that were under way when a fault of that kind struck.
@@ -39,14 +72,26 @@ pub fn by_kind(history: &History) -> BTreeMap<Kind, Vec<Pause>> {
     for fault in &history.faults {
         pauses.entry(fault.kind).or_default();
     }
+    let mut interrupted: BTreeMap<usize, Vec<Interrupted>> = BTreeMap::new();
     for (request, moments) in &progress {
-        for (number, (lasted, answered)) in longest(moments, &times) {
-            let again = history.prompts.computing(*request, answered);
-            pauses.entry(history.faults[number].kind).or_default().push(Pause {
+        for (number, found) in longest(moments, &times) {
+            let computing = match () {
+                () if found.lasted < computed_again_from(history.faults[number].kind) => Moment::ZERO,
+                () => history.prompts.computing(*request, found.answered),
+            };
+            let (lasted, until) = (found.lasted, found.until);
+            interrupted.entry(number).or_default().push(Interrupted {
                 lasted,
-                recovery: lasted.saturating_sub(again),
+                until,
+                computing,
             });
         }
+    }
+    for (number, streams) in interrupted {
+        pauses
+            .entry(history.faults[number].kind)
+            .or_default()
+            .extend(streams.iter().map(|stream| stream.pause(&streams)));
     }
     pauses
 }
@@ -68,9 +113,18 @@ fn progress(operation: &Operation) -> Vec<Moment> {
     moments
 }
 
-/// The longest pause of a stream for each fault that struck while it was under way, by the fault's number, and the pieces before it.
-fn longest(moments: &[Moment], faults: &[Moment]) -> BTreeMap<usize, (Moment, usize)> {
-    let mut longest: BTreeMap<usize, (Moment, usize)> = BTreeMap::new();
+/// A pause of one stream.
+#[derive(Debug, Clone, Copy, Default)]
+struct Longest {
+    lasted: Moment,
+    until: Moment,
+    /// Pieces of the answer before it.
+    answered: usize,
+}
+
+/// The longest pause of a stream for each fault that struck while it was under way, by the fault's number.
+fn longest(moments: &[Moment], faults: &[Moment]) -> BTreeMap<usize, Longest> {
+    let mut longest: BTreeMap<usize, Longest> = BTreeMap::new();
     let Some(begun) = moments.first() else {
         return longest;
     };
@@ -86,7 +140,14 @@ fn longest(moments: &[Moment], faults: &[Moment]) -> BTreeMap<usize, (Moment, us
             continue;
         };
         let pause = longest.entry(fault).or_default();
-        *pause = (*pause).max((pair[1].saturating_sub(pair[0]), answered));
+        let lasted = pair[1].saturating_sub(pair[0]);
+        if lasted > pause.lasted {
+            *pause = Longest {
+                lasted,
+                until: pair[1],
+                answered,
+            };
+        }
     }
     longest
 }
@@ -171,6 +232,40 @@ mod tests {
         };
         let pause = by_kind(&run)[&Kind::NodeKilled][0];
         assert_eq!((pause.lasted, pause.recovery), (ms(2000), ms(1250)), "298 tokens and 2");
+    }
+
+    #[test]
+    fn what_was_computed_again_for_others_before_is_no_part_of_it_either() {
+        let mut run = history(vec![attempt(&[100, 200, 2200])], vec![fault(Kind::WorkerKilled, 300)]);
+        let other = |at_ms: &[u64]| Operation {
+            attempts: vec![attempt(at_ms)],
+            ..run.operations[0].clone()
+        };
+        let (sooner, later) = (other(&[100, 1200]), other(&[100, 3200]));
+        run.operations.extend([sooner, later]);
+        run.prompts = Prompts {
+            tokens: vec![199],
+            tokens_per_second: Some(400.0),
+        };
+        let recoveries =
+            |run: &History, kind| -> Vec<Duration> { by_kind(run)[&kind].iter().map(|pause| pause.recovery).collect() };
+        let us = Duration::from_micros;
+        assert_eq!(
+            recoveries(&run, Kind::WorkerKilled),
+            [
+                us(2_000_000 - 502_500 - 500_000),
+                ms(600),
+                us(3_100_000 - 502_500 - 2 * 500_000)
+            ]
+        );
+        run.faults[0].kind = Kind::LinkCut;
+        assert_eq!(
+            recoveries(&run, Kind::LinkCut),
+            [us(2_000_000 - 502_500), ms(1100), us(3_100_000 - 502_500 - 500_000)],
+            "the second paused for less than a silent part is waited for"
+        );
+        run.faults[0].kind = Kind::OperatorKilled;
+        assert_eq!(recoveries(&run, Kind::OperatorKilled), [ms(2000), ms(1100), ms(3100)]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::history::Kind;
 use linkemu::random::Random;
 
 /// How often each kind comes in one round. The loss of a stage is what this project promises most about.
-const ROUND: [(Kind, usize); 13] = [
+const ROUND: [(Kind, usize); 14] = [
     (Kind::WorkerKilled, 4),
     (Kind::NodeKilled, 3),
     (Kind::AgentKilled, 2),
@@ -20,11 +20,12 @@ const ROUND: [(Kind, usize); 13] = [
     (Kind::LinkLossy, 1),
     (Kind::LinkSlow, 1),
     (Kind::LinkJitter, 1),
+    (Kind::NodeCordoned, 2),
 ];
 
 /// Streams get on between two faults: long enough that each has begun, short enough for many faults.
 const PAUSE_MS: (u64, u64) = (500, 4000);
-/// How long a frozen process stands still, a killed API server stays away, or a link is as it should not be.
+/// How long a frozen process stands still, a killed API server stays away, a node is cordoned, or a link is as it should not be.
 const LASTS_MS: (u64, u64) = (1000, 15_000);
 
 /// A fault to come.

@@ -36,10 +36,15 @@ const BARS: &[Barred] = &[
         "frozen or cut off in silence: recovery p99, ms",
         Bar::AtMost(4000.0),
     ),
+    (
+        "move_p99_ms",
+        "a node cordoned, its layers moved: recovery p99, ms",
+        Bar::AtMost(500.0),
+    ),
 ];
 
 /// Bars of time are told, and do not fail a run: they depend on what else the machine does.
-const TIMES: [&str; 3] = ["recovery_p50_ms", "recovery_p99_ms", "partition_p99_ms"];
+const TIMES: [&str; 4] = ["recovery_p50_ms", "recovery_p99_ms", "partition_p99_ms", "move_p99_ms"];
 
 /// A run, judged.
 pub struct Summary {
@@ -130,6 +135,7 @@ fn headline(report: &mut Report, outcome: &Outcome, verdict: &Verdict, pauses: &
     for (name, wanted) in [
         ("recovery", Kind::takes_a_stage as fn(Kind) -> bool),
         ("partition", silent),
+        ("move", |kind| kind == Kind::NodeCordoned),
     ] {
         let (recoveries, lasted) = (of(wanted, |pause| pause.recovery), of(wanted, |pause| pause.lasted));
         for (rank, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {

@@ -94,6 +94,37 @@ fn cards_are_listed_with_what_hip_and_the_kernel_know() {
 }
 
 #[test]
+fn an_open_driver_reads_a_card_by_the_kernels_files_where_it_has_some() {
+    let name = "scripted::an_open_driver_reads_a_card_by_the_kernels_files_where_it_has_some";
+    with(name, &[Hip, Hiprtc], |scene| {
+        recorded("rx7900xtx", &scene.root);
+        scene.set(&[("cards", "2"), ("1.bus", "0000:E5:00.0")]);
+        let mut driver = scene.open();
+        let mut read = |device| {
+            (
+                driver.temperature(device).unwrap(),
+                driver.power(device).unwrap(),
+                driver.clock(device).unwrap(),
+            )
+        };
+        assert_eq!(read(0), (Some(78.0), Some(291.0), Some(2371)));
+        assert_eq!(read(1), (None, None, None));
+    });
+}
+
+#[test]
+fn a_block_that_was_freed_is_no_block() {
+    let name = "scripted::a_block_that_was_freed_is_no_block";
+    with(name, &[Hip, Hiprtc], |scene| {
+        let mut driver = scene.open();
+        let block = driver.allocate(0, 4096).unwrap();
+        driver.free(0, block).unwrap();
+        let refused = driver.free(0, block).unwrap_err().to_string();
+        assert!(refused.contains("was never allocated"), "{refused}");
+    });
+}
+
+#[test]
 fn bytes_come_back_whole_and_products_agree_with_the_processors() {
     let name = "scripted::bytes_come_back_whole_and_products_agree_with_the_processors";
     with(name, &[Hip, Hiprtc], |scene| {

@@ -66,6 +66,11 @@ fn with_driver(task: &str) -> Result<Value, BackendError> {
         "list" => Ok(json!(driver.devices()?)),
         "exercise" => exercise(driver),
         "overlap" => overlap(driver),
+        "readings" => Ok(json!({
+            "temperature": driver.temperature(0)?,
+            "power": driver.power(0)?,
+            "clock": driver.clock(0)?,
+        })),
         "exhaust" => exhaust(driver),
         "cycles" => cycles(driver),
         "close" => close(driver),

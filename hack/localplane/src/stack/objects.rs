@@ -9,18 +9,21 @@ use crate::wait::{Seen, until};
 use crate::{Error, Result};
 
 impl Stack {
+    /// What `kubectl` prints, as the administrator.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        run(self.plane.kubectl()?.args(arguments))
+    }
+
     /// `kubectl apply` of a manifest.
     pub fn apply(&self, manifest: &Value) -> Result<()> {
         let path = self.plane.dir().join("apply.json");
         std::fs::write(&path, manifest.to_string()).map_err(crate::file(&path))?;
-        let mut kubectl = self.plane.kubectl()?;
-        run(kubectl.arg("apply").arg("-f").arg(&path)).map(drop)
+        self.kubectl(&["apply", "-f", &path.to_string_lossy()]).map(drop)
     }
 
     /// An InferenceModel as the API server has it now.
     pub fn model(&self, namespace: &str, name: &str) -> Result<Value> {
-        let mut kubectl = self.plane.kubectl()?;
-        let text = run(kubectl.args(["get", "inferencemodel", "-n", namespace, name, "-o", "json"]))?;
+        let text = self.kubectl(&["get", "inferencemodel", "-n", namespace, name, "-o", "json"])?;
         serde_json::from_str(&text).map_err(|error| Error::Other(format!("kubectl printed no JSON: {error}")))
     }
 
@@ -51,8 +54,7 @@ impl Stack {
     pub async fn wait_for_links(&mut self, count: usize) -> Result<Vec<Value>> {
         let mut look = || -> Result<Seen<Vec<Value>>> {
             self.check()?;
-            let mut kubectl = self.plane.kubectl()?;
-            let text = run(kubectl.args(["get", "nodelinkstates", "-o", "json"]))?;
+            let text = self.kubectl(&["get", "nodelinkstates", "-o", "json"])?;
             let list: Value = serde_json::from_str(&text).unwrap_or_default();
             let mut items = list["items"].as_array().cloned().unwrap_or_default();
             items.retain(|item| condition_of(item, "Measured")["reason"] == "AllMeasured");
@@ -72,8 +74,7 @@ impl Stack {
     pub async fn wait_for_devices(&mut self, count: usize) -> Result<()> {
         let mut look = || -> Result<Seen<()>> {
             self.check()?;
-            let mut kubectl = self.plane.kubectl()?;
-            let text = run(kubectl.args(["get", "devicegpustates", "-o", "json"]))?;
+            let text = self.kubectl(&["get", "devicegpustates", "-o", "json"])?;
             let list: Value = serde_json::from_str(&text).unwrap_or_default();
             let ready = list["items"].as_array().map_or(0, |items| {
                 items

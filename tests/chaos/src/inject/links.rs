@@ -6,7 +6,7 @@ use linkemu::line::Quality;
 use linkemu::network::Network;
 use localplane::stack::Stack;
 
-use super::{Struck, Undo};
+use super::{Struck, Undo, holding};
 use crate::history::Kind;
 use crate::schedule::Planned;
 
@@ -45,14 +45,6 @@ pub(super) fn strike(stack: &Stack, model: &str, planned: &Planned) -> localplan
         killed: None,
         undo: Some(Undo::MendLinks),
     }))
-}
-
-/// The nodes of the model's stages, in their order.
-fn holding(stack: &Stack, model: &str) -> localplane::Result<Vec<String>> {
-    let model = stack.model("default", model)?;
-    let stages = model["status"]["placement"]["stages"].as_array();
-    let nodes = stages.into_iter().flatten().filter_map(|stage| stage["node"].as_str());
-    Ok(nodes.map(str::to_owned).collect())
 }
 
 fn all_of_a_node(network: &Network, nodes: &[String], planned: &Planned) -> localplane::Result<Option<String>> {

@@ -23,3 +23,15 @@ fn a_number_without_a_name_is_shown_as_it_is() {
     assert_eq!(Code(4242).text(), "CUDA error 4242");
     assert_eq!(NvmlCode(4242).text(), "NVML error 4242");
 }
+
+#[test]
+fn every_number_with_a_name_has_one_of_its_own() {
+    let cuda: Vec<String> = (0..2000).map(|code| Code(code).text()).collect();
+    let nvml: Vec<String> = (0..2000).map(|code| NvmlCode(code).text()).collect();
+    for (texts, prefix, count) in [(cuda, "CUDA_ERROR_", 34), (nvml, "NVML_ERROR_", 16)] {
+        let named = texts.iter().filter(|text| text.starts_with(prefix));
+        let names: Vec<&str> = named.filter_map(|text| text.split([':', ' ']).next()).collect();
+        let different: std::collections::BTreeSet<&str> = names.iter().copied().collect();
+        assert_eq!((names.len(), different.len()), (count, count), "{names:?}");
+    }
+}

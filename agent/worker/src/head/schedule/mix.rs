@@ -1,4 +1,9 @@
-//! How the rows of one step are shared: a decode row for each sequence of the step's group, the rest to prompts in equal parts.
+//! How the rows of one step are shared: a decode row for each sequence of the step's group, the rest to prompts: half to the one that
+//! is nearest its end, half to all in equal parts.
+//!
+//! With equal parts alone, prompts that come at once are all done at the end; a pipeline that takes over what a lost one had under way
+//! has nothing but those. Shortest remaining first is the least wait on average (Schrage, Operations Research 16, 1968), and starves long
+//! prompts; with half of the rows in equal parts nobody waits more than twice as long as with all of them.
 //!
 //! Each sequence decodes in one step at a time. With several steps under way the decoding sequences are spread over them, so that
 //! every stage has rows to compute; whoever was served longest ago comes first.
@@ -53,10 +58,34 @@ pub(super) fn shares(slots: &[Slot], limits: &Limits, tuning: &Tuning) -> Vec<Sh
         0 => tuning.prompt_rows_alone,
         _ => tuning.prompt_rows_beside_decodes,
     });
+    let mut prompts: Vec<(usize, u32)> = prompts
+        .into_iter()
+        .map(|(slot, sequence)| (slot, sequence.due()))
+        .collect();
+    // Stable: among equals, the one whose turn it is.
+    let nearest = prompts.iter().copied().min_by_key(|(_, due)| *due);
+    // One row alone goes round: no prompt starves.
+    let first = nearest.filter(|_| left > 1).map(|(slot, due)| Share {
+        slot,
+        rows: due.min(left / 2),
+    });
+    if let Some(first) = first {
+        left -= first.rows;
+        for (_, due) in prompts.iter_mut().filter(|(slot, _)| *slot == first.slot) {
+            *due -= first.rows;
+        }
+        prompts.retain(|(_, due)| *due > 0);
+    }
     // With more prompts than rows, those that were served longest ago take their turn.
     prompts.truncate(left as usize);
-    let prompts = prompts.into_iter().map(|(slot, sequence)| (slot, sequence.due()));
-    shares.extend(equal_parts(prompts.collect(), left));
+    let mut parts = equal_parts(prompts, left);
+    if let Some(first) = first {
+        match parts.iter_mut().find(|share| share.slot == first.slot) {
+            Some(share) => share.rows += first.rows,
+            None => parts.insert(0, first),
+        }
+    }
+    shares.extend(parts);
     shares
 }
 

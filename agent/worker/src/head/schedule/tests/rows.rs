@@ -76,7 +76,37 @@ fn the_end_of_the_context_is_a_finish_by_length() {
 }
 
 #[test]
-fn prompts_share_what_the_decodes_leave_in_equal_parts() {
+fn half_of_the_rows_for_prompts_go_to_the_one_that_is_nearest_its_end() {
+    let mut schedule = one_at_a_time(LIMITS);
+    for (id, prompt) in [(1, 20), (2, 12), (3, 20)] {
+        schedule.admit(request(id, prompt, 1), 0).unwrap();
+    }
+    let step = schedule.compose(0).unwrap();
+    assert_eq!(rows_by_sequence(&step), BTreeMap::from([(0, 1), (1, 6), (2, 1)]));
+}
+
+#[test]
+fn prompts_that_come_at_once_are_done_one_after_the_other() {
+    let mut schedule = one_at_a_time(LIMITS);
+    for id in 1..=3 {
+        schedule.admit(request(id, 24, 1), 0).unwrap();
+    }
+    let mut done_at = Vec::new();
+    for number in 1..=9 {
+        let step = schedule.compose(0).unwrap();
+        let finished = |event: &Event| matches!(event, Event::Finished { .. });
+        let ended = done(&mut schedule, &step, 5)
+            .iter()
+            .filter(|event| finished(event))
+            .count();
+        done_at.extend(std::iter::repeat_n(number, ended));
+    }
+    // In equal parts alone: [8, 9, 9].
+    assert_eq!(done_at, [4, 8, 9]);
+}
+
+#[test]
+fn prompts_share_what_the_decodes_leave() {
     let mut schedule = one_at_a_time(LIMITS);
     schedule.admit(request(1, 1, 20), 0).unwrap();
     let step = schedule.compose(0).unwrap();

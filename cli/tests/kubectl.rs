@@ -1,0 +1,142 @@
+//! The tool beside a kubectl: what it asks, and what it makes of the answer. kubectl is a script here that says what it was asked.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod rig;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+/// Runs the tool where the only kubectl is this script; without one, where there is none.
+fn run(folder: &Path, kubectl: Option<&str>, args: &[&str]) -> Output {
+    let path = folder.join("bin");
+    std::fs::create_dir_all(&path).unwrap();
+    if let Some(script) = kubectl {
+        let file = path.join("kubectl");
+        std::fs::write(
+            &file,
+            format!("#!/bin/sh\necho \"$@\" >{}/asked\n{script}", folder.display()),
+        )
+        .unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = match kubectl {
+        // The script's own tools are the system's.
+        Some(_) => format!("{}:/usr/bin:/bin", path.display()),
+        None => path.display().to_string(),
+    };
+    Command::new(env!("CARGO_BIN_EXE_kubectl-shardwright"))
+        .args(args)
+        .current_dir(folder)
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn asked(folder: &Path) -> String {
+    std::fs::read_to_string(folder.join("asked")).unwrap().trim().to_owned()
+}
+
+/// Prints a file as kubectl's answer.
+const ANSWER: &str = "cat answer.json";
+
+fn models() -> Value {
+    json!({ "kind": "List", "items": [
+        {
+            "apiVersion": "shardwright.dev/v1alpha1", "kind": "InferenceModel",
+            "metadata": { "name": "placed", "namespace": "shop" },
+            "spec": { "source": { "uri": "file:///models/a.gguf" } },
+            "status": { "placement": {
+                "epoch": 7, "objective": "Latency", "verdict": "Optimal", "predictedUsPerToken": 12_000, "observedUsPerToken": 15_000,
+                "stages": [{
+                    "stage": 0, "device": "a-cpu0", "node": "a", "layers": "0-29", "predictedUsPerToken": 12_000,
+                    "hopUs": 120, "observed": { "usPerToken": 15_000 },
+                }],
+            } },
+        },
+        {
+            "apiVersion": "shardwright.dev/v1alpha1", "kind": "InferenceModel",
+            "metadata": { "name": "waiting", "namespace": "shop" },
+            "spec": { "source": { "uri": "file:///models/b.gguf" } },
+        },
+    ] })
+}
+
+#[test]
+fn placements_are_asked_of_kubectl_in_all_namespaces_or_in_one() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("answer.json"), models().to_string()).unwrap();
+    let all = run(folder.path(), Some(ANSWER), &["plan"]);
+    let text = String::from_utf8(all.stdout).unwrap();
+    assert_eq!(asked(folder.path()), "get inferencemodels.shardwright.dev -A -o json");
+    assert!(text.contains("shop/placed: epoch 7, Optimal"), "{text}");
+    assert!(text.contains("12.00 ms  15.00 ms  +25 %"), "{text}");
+    assert!(text.contains("shop/waiting: not placed"), "{text}");
+
+    let one = run(
+        folder.path(),
+        Some(ANSWER),
+        &["plan", "waiting", "-n", "shop", "-O", "json"],
+    );
+    assert_eq!(
+        asked(folder.path()),
+        "get inferencemodels.shardwright.dev -n shop -o json"
+    );
+    let shown: Value = serde_json::from_slice(&one.stdout).unwrap();
+    assert_eq!(
+        shown,
+        json!([{ "namespace": "shop", "name": "waiting", "placement": null }])
+    );
+}
+
+#[test]
+fn one_object_alone_is_a_list_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = models()["items"][0].clone();
+    std::fs::write(folder.path().join("one.json"), one.to_string()).unwrap();
+    let text = rig::succeed(folder.path(), &["plan", "-f", "one.json"]);
+    assert!(text.starts_with("shop/placed"), "{text}");
+    let missing = rig::fail(folder.path(), &["plan", "other", "-f", "one.json"], 65);
+    assert!(missing.contains("there is no InferenceModel other"), "{missing}");
+}
+
+#[test]
+fn the_cluster_is_asked_of_kubectl_and_objects_of_other_kinds_are_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = json!({ "kind": "List", "items": [{ "kind": "Pod" }] });
+    std::fs::write(folder.path().join("answer.json"), list.to_string()).unwrap();
+    let output = run(folder.path(), Some(ANSWER), &["topology"]);
+    let kinds = "devicegpustates.shardwright.dev,nodelinkstates.shardwright.dev";
+    assert_eq!(asked(folder.path()), format!("get {kinds} -o json"));
+    assert!(output.status.success());
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .starts_with("0 devices on 0 nodes")
+    );
+}
+
+#[test]
+fn a_kubectl_that_is_missing_fails_or_babbles_is_told_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = "echo 'the server is away' >&2; exit 1";
+    let babble = "printf '\\377'";
+    for (kubectl, code, expected) in [
+        (
+            None,
+            66,
+            "kubectl get devicegpustates.shardwright.dev,nodelinkstates.shardwright.dev -o json",
+        ),
+        (Some(refused), 69, "kubectl: the server is away"),
+        (Some(babble), 65, "kubectl's answer: invalid utf-8"),
+    ] {
+        let output = run(folder.path(), kubectl, &["topology"]);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+}
