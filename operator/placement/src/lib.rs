@@ -40,6 +40,7 @@ mod front;
 mod greedy;
 mod level;
 mod limits;
+mod links;
 mod plan;
 pub mod prefill;
 mod problem;
@@ -52,7 +53,7 @@ pub mod text;
 
 pub use check::{Violation, check, check_fleet, check_together};
 pub use crowd::bound_ns;
-pub use estimate::{Figures, FiguresError, KvElement, estimate};
+pub use estimate::{Figures, FiguresError, KvElement, activation_bytes, estimate};
 pub use evaluate::evaluate;
 pub use explain::{Explanation, explain};
 pub use fleet::{Fleet, MAX_REPLICAS, Short, shortage, solve_fleet};

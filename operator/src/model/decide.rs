@@ -32,8 +32,8 @@ use super::translate::{self, Judged};
 use super::validate::{Validated, validate};
 use super::yielding;
 use search::{solve_and_check, trial};
-pub(super) use world::Question;
 pub use world::World;
+pub(super) use world::{Own, Question};
 
 /// What was decided for one model.
 #[derive(Debug)]
@@ -365,7 +365,7 @@ fn foretell(asked: &Asked<'_>, facts: &Facts, (next, new): (&[Replica<'_>], &[Pl
         among: Some(&devices),
         failing: &BTreeSet::new(),
         freed: &[],
-        own: &[],
+        own: None,
         quantisation: "",
         in_force: false,
     });
@@ -479,15 +479,15 @@ fn solve_rest(
     }
     let metadata = &model.metadata;
     let name = metadata.name.as_deref().unwrap_or_default();
-    let own = rest
-        .in_force
-        .map_or_else(Vec::new, |in_force| replicas::held(in_force, &rest.going_on));
+    let own = rest.in_force.map_or_else(Own::default, |in_force| {
+        replicas::own(rest.known, in_force, &rest.going_on)
+    });
     let topology = world.topology(&Question {
         uid: metadata.uid.as_deref().unwrap_or_default(),
         among: None,
         failing: rest.failing,
         freed: &[],
-        own: &own,
+        own: Some(&own),
         quantisation: &facts.quantisation,
         in_force: false,
     });
@@ -537,7 +537,7 @@ fn take(
             among: None,
             failing,
             freed: &freed,
-            own: &[],
+            own: None,
             quantisation: &facts.quantisation,
             in_force: false,
         });

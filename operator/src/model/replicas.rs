@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 use placement::{Plan, Violation, check, check_together};
 use topology::HeldMemory;
 
-use super::decide::{Known, Question, World};
+use super::decide::{Known, Own, Question, World};
 use super::in_force::InForce;
 use super::stages::{self, StageSight};
+use super::traffic::Sends;
 use super::translate;
 
 /// One pipeline of the next placement.
@@ -39,7 +40,7 @@ pub(super) fn going_on(
         among: Some(&devices),
         failing,
         freed: &[],
-        own: &[],
+        own: None,
         quantisation: "",
         in_force: true,
     });
@@ -71,7 +72,11 @@ pub(super) fn going_on(
             None => {}
         }
         let own: Vec<&StageSight> = sights.iter().filter(|sight| sight.pipeline == number).collect();
-        if violations.iter().all(|violation| is_tolerated(violation, &own)) {
+        let is_limited = known.validated.constraints.max_link_percent.is_some();
+        if violations
+            .iter()
+            .all(|violation| is_tolerated(violation, &own, is_limited))
+        {
             going_on.push(number);
         }
     }
@@ -79,11 +84,13 @@ pub(super) fn going_on(
     going_on
 }
 
-/// Whether a pipeline in force may have such a fault.
-fn is_tolerated(violation: &Violation, own: &[&StageSight]) -> bool {
+/// Whether a pipeline in force may have such a fault. `is_limited`: links must be left free.
+fn is_tolerated(violation: &Violation, own: &[&StageSight], is_limited: bool) -> bool {
     match violation {
         // Predictions are of the day they were made.
         Violation::WrongFigure { .. } | Violation::TooSlow { .. } => true,
+        // As with what is too slow: without a share it is only a rate that is missed.
+        Violation::LinkOverused { .. } => !is_limited,
         // One that was refused its memory shall not try again with the same budget where more is known by now.
         Violation::StageMemory { stage, said, is } => {
             let refused = own.get(*stage).is_some_and(|sight| sight.refused_memory());
@@ -101,17 +108,21 @@ pub fn is_complete(in_force: &InForce, going_on: &[usize], asked: u32) -> bool {
     going_on.len() == asked as usize && in_force.replicas() == going_on.len()
 }
 
-/// What the pipelines that go on take on each device.
-#[must_use]
-pub fn held(in_force: &InForce, going_on: &[usize]) -> Vec<HeldMemory> {
+/// What the pipelines that go on take on each device and link.
+pub(super) fn own(known: Known<'_>, in_force: &InForce, going_on: &[usize]) -> Own {
     let pipelines = going_on.iter().filter_map(|number| in_force.pipelines().get(*number));
     let stages = pipelines.flat_map(|pipeline| &pipeline.stages);
-    stages
-        .map(|stage| HeldMemory {
-            device: stage.device.clone(),
-            bytes: stage.memory_budget_bytes,
-        })
-        .collect()
+    let asked = known.validated.constraints.min_tokens_per_second;
+    let sends = known.facts.map(|facts| Sends::of(facts, asked));
+    Own {
+        memory: stages
+            .map(|stage| HeldMemory {
+                device: stage.device.clone(),
+                bytes: stage.memory_budget_bytes,
+            })
+            .collect(),
+        traffic: sends.map_or_else(Vec::new, |sends| sends.beside(in_force, going_on)),
+    }
 }
 
 /// Those that go on keep their numbers; new ones take the first that are free.

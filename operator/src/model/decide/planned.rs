@@ -231,7 +231,7 @@ fn problem(asked: &Asked<'_>, facts: &Facts, in_force: Option<&InForce>) -> Opti
         among: devices.as_deref(),
         failing: asked.failing,
         freed: &[],
-        own: &[],
+        own: None,
         quantisation: if in_force.is_some() { "" } else { &facts.quantisation },
         in_force: in_force.is_some(),
     });
@@ -292,7 +292,7 @@ fn is_beside(asked: &Asked<'_>, present: &InForce, next: &InForce) -> bool {
         among: Some(&devices),
         failing: &nobody,
         freed: &[],
-        own: &[],
+        own: None,
         quantisation: "",
         in_force: true,
     });

@@ -1,3 +1,4 @@
+mod links;
 mod moves;
 
 use std::sync::Arc;
@@ -72,6 +73,7 @@ impl Cluster {
         world.paces = self.paces.clone();
         world.leisure = self.leisure;
         for (uid, in_force) in &self.others {
+            world.holders.knows(uid, &fixture::facts());
             world.holders.hold(uid, in_force);
         }
         if let Some(in_force) = &self.state.in_force {

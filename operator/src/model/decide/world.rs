@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use topology::{DeviceReport, HeldMemory, Links, NodeLabels, Topology, View, build_view, support};
+use topology::{DeviceReport, HeldMemory, Links, NodeLabels, Topology, Traffic, View, build_view, support};
 
 use crate::agents::AgentView;
 use crate::model::gain::Threshold;
@@ -108,7 +108,13 @@ impl<'a> World<'a> {
         nodes.dedup();
         let kept = self.kept.get(uid).filter(|_| in_force);
         let mut held = self.holders.beside(uid, freed);
-        held.extend(own.iter().cloned());
+        held.extend(own.iter().flat_map(|own| own.memory.iter().cloned()));
+        // What is placed is not moved for what came later over its links.
+        let mut traffic = Vec::new();
+        if !in_force {
+            traffic = self.holders.traffic_beside(uid);
+            traffic.extend(own.iter().flat_map(|own| own.traffic.iter().cloned()));
+        }
         let built = build_view(&View {
             devices: reports
                 .into_iter()
@@ -121,6 +127,7 @@ impl<'a> World<'a> {
         // Judged once for all graphs of a pass: a large cluster has tens of thousands.
         Topology {
             links: self.links.clone(),
+            traffic,
             ..built
         }
     }
@@ -146,10 +153,18 @@ fn as_it_counts<'r>(report: &'r DeviceReport, question: &Question<'_>, kept: Opt
     if let Some(why) = support::refuses(&device.backend, question.quantisation) {
         device.to_mut().barred = Some(why);
     }
-    if question.own.iter().any(|held| held.device == device.name) {
+    let is_own = |own: &Own| own.memory.iter().any(|held| held.device == device.name);
+    if question.own.is_some_and(is_own) {
         device.to_mut().barred = Some("holds another replica".to_owned());
     }
     device
+}
+
+/// What replicas of a model take that go on as they are.
+#[derive(Debug, Clone, Default)]
+pub(in crate::model) struct Own {
+    pub memory: Vec<HeldMemory>,
+    pub traffic: Vec<Traffic>,
 }
 
 /// For whom a graph is.
@@ -163,7 +178,7 @@ pub(in crate::model) struct Question<'q> {
     /// Other models whose memory is taken to be free.
     pub freed: &'q [&'q str],
     /// What replicas take that go on as they are: no other has a part in their devices.
-    pub own: &'q [HeldMemory],
+    pub own: Option<&'q Own>,
     /// Of its weights; empty where it is not asked for: what is loaded has shown that it can be.
     pub quantisation: &'q str,
     /// Whether it is for layers that are held already.
