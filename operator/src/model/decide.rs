@@ -366,7 +366,7 @@ fn foretell(asked: &Asked<'_>, facts: &Facts, (next, new): (&[Replica<'_>], &[Pl
         failing: &BTreeSet::new(),
         freed: &[],
         own: None,
-        quantisation: "",
+        facts: None,
         in_force: false,
     });
     let topology = translate::counted(topology, validated, facts, &world.paces);
@@ -488,7 +488,7 @@ fn solve_rest(
         failing: rest.failing,
         freed: &[],
         own: Some(&own),
-        quantisation: &facts.quantisation,
+        facts: Some(facts),
         in_force: false,
     });
     let topology = translate::counted(topology, rest.known.validated, facts, &world.paces);
@@ -538,7 +538,7 @@ fn take(
             failing,
             freed: &freed,
             own: None,
-            quantisation: &facts.quantisation,
+            facts: Some(facts),
             in_force: false,
         });
         let topology = translate::counted(topology, known.validated, facts, &world.paces);

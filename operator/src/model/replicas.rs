@@ -41,7 +41,7 @@ pub(super) fn going_on(
         failing,
         freed: &[],
         own: None,
-        quantisation: "",
+        facts: None,
         in_force: true,
     });
     let constraints = &known.validated.constraints;

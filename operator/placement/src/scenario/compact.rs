@@ -344,6 +344,7 @@ impl Card {
             fault: None,
             barred: None,
             no_new_layers: None,
+            missing_operators: None,
         }
     }
 }

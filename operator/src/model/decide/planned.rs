@@ -232,7 +232,7 @@ fn problem(asked: &Asked<'_>, facts: &Facts, in_force: Option<&InForce>) -> Opti
         failing: asked.failing,
         freed: &[],
         own: None,
-        quantisation: if in_force.is_some() { "" } else { &facts.quantisation },
+        facts: in_force.is_none().then_some(facts),
         in_force: in_force.is_some(),
     });
     let topology = translate::counted(topology, asked.known.validated, facts, &asked.world.paces);
@@ -293,7 +293,7 @@ fn is_beside(asked: &Asked<'_>, present: &InForce, next: &InForce) -> bool {
         failing: &nobody,
         freed: &[],
         own: None,
-        quantisation: "",
+        facts: None,
         in_force: true,
     });
     next.nodes().all(understood) && fits_beside(&topology, present, next, is_answering(asked, present))

@@ -8,6 +8,7 @@ use std::time::Instant;
 use topology::{DeviceReport, HeldMemory, Links, NodeLabels, Topology, Traffic, View, build_view, support};
 
 use crate::agents::AgentView;
+use crate::model::facts::Facts;
 use crate::model::gain::Threshold;
 use crate::model::holders::Holders;
 use crate::model::learned_pace::Corrections;
@@ -150,8 +151,13 @@ fn as_it_counts<'r>(report: &'r DeviceReport, question: &Question<'_>, kept: Opt
     if question.failing.contains(&device.name) {
         device.to_mut().fault = Some("shards of this model keep failing on it".to_owned());
     }
-    if let Some(why) = support::refuses(&device.backend, question.quantisation) {
-        device.to_mut().barred = Some(why);
+    let unfit = question.facts.and_then(|facts| {
+        let operators = device.missing_operators.as_deref();
+        support::refuses(&device.backend, &facts.quantisation)
+            .or_else(|| support::lacks(&device.backend, operators, &facts.architecture))
+    });
+    if unfit.is_some() {
+        device.to_mut().barred = unfit;
     }
     let is_own = |own: &Own| own.memory.iter().any(|held| held.device == device.name);
     if question.own.is_some_and(is_own) {
@@ -179,8 +185,8 @@ pub(in crate::model) struct Question<'q> {
     pub freed: &'q [&'q str],
     /// What replicas take that go on as they are: no other has a part in their devices.
     pub own: Option<&'q Own>,
-    /// Of its weights; empty where it is not asked for: what is loaded has shown that it can be.
-    pub quantisation: &'q str,
+    /// Of the model that is to be loaded; absent where that is not asked: what is loaded has shown that it can be.
+    pub facts: Option<&'q Facts>,
     /// Whether it is for layers that are held already.
     pub in_force: bool,
 }
