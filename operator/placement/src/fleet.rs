@@ -24,6 +24,7 @@ use crate::{
     solve::{latency_within, single, solve},
 };
 use search::{Cost, Outcome};
+pub use together::time_ns;
 use together::{beside, least_cost};
 
 /// Replicas of one model at most: each is a whole copy of its weights.

@@ -56,7 +56,7 @@ pub use crowd::bound_ns;
 pub use estimate::{Figures, FiguresError, KvElement, activation_bytes, estimate};
 pub use evaluate::evaluate;
 pub use explain::{Explanation, explain};
-pub use fleet::{Fleet, MAX_REPLICAS, Short, shortage, solve_fleet};
+pub use fleet::{Fleet, MAX_REPLICAS, Short, shortage, solve_fleet, time_ns};
 pub use front::{MAX_POINTS, front};
 pub use plan::{Plan, Stage, diff};
 pub use problem::{Constraints, HeldLayers, Layer, Model, Objective, Pin, Problem, Toleration};

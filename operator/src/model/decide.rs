@@ -6,6 +6,7 @@
 //! node that comes back finds its work where it left it. The one exception is a model that yields to one of higher priority, see
 //! [`super::yielding`].
 
+mod ahead;
 mod planned;
 mod search;
 mod world;

@@ -149,20 +149,22 @@ pub fn arrange<'p>(going_on: &[usize], new: &'p [Plan]) -> Vec<Replica<'p>> {
 pub fn is_same(next: &[Replica<'_>], in_force: &InForce) -> bool {
     let same = |(number, replica): (usize, &Replica<'_>)| match replica {
         Replica::Kept(was) => *was == number,
-        Replica::New(plan) => {
-            let stages = in_force.pipelines().get(number).map(|pipeline| &pipeline.stages);
-            let spans = stages
-                .into_iter()
-                .flatten()
-                .map(|s| (&s.device, s.first_layer, s.end_layer));
-            spans.eq(plan.stages.iter().map(|s| (&s.device, s.first_layer, s.end_layer)))
-        }
+        Replica::New(plan) => is_plan_of(plan, in_force, number),
         Replica::Missing => in_force
             .pipelines()
             .get(number)
             .is_some_and(|old| old.stages.is_empty()),
     };
     next.len() == in_force.pipelines().len() && next.iter().enumerate().all(same)
+}
+
+/// Whether a plan has the same layers on the same devices as the pipeline of a number.
+#[must_use]
+pub fn is_plan_of(plan: &Plan, in_force: &InForce, number: usize) -> bool {
+    let stages = in_force.pipelines().get(number).map(|pipeline| &pipeline.stages);
+    let spans = stages.into_iter().flatten();
+    let spans = spans.map(|s| (&s.device, s.first_layer, s.end_layer));
+    spans.eq(plan.stages.iter().map(|s| (&s.device, s.first_layer, s.end_layer)))
 }
 
 /// Whether a new pipeline in the place of the same one gives more memory to a stage that failed for want of it.

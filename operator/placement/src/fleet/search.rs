@@ -38,7 +38,7 @@ const STEPS_TO_BEGIN: u64 = 200;
 const LEAST_STEPS: u64 = 2_000;
 
 /// Rates are in this part of a token per nanosecond.
-const RATE: i128 = 1_000_000_000_000_000_000;
+pub(super) const RATE: i128 = 1_000_000_000_000_000_000;
 
 /// What is minimised: nanoseconds, or rates with the sign turned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

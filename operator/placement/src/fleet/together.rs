@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use topology::{Excluded, Exclusion, Traffic};
 
-use super::search::{Cost, is_sum};
-use crate::{HeldLayers, Plan, Problem, Stage, domain::moved_byte_ns, links};
+use super::search::{Cost, RATE, is_sum};
+use crate::{HeldLayers, Objective, Plan, Problem, Stage, domain::moved_byte_ns, links};
 
 /// The problem of a further replica: devices of the others take no part, and what they take of pools and links is gone.
 pub(super) fn beside(problem: &Problem, others: &[Plan]) -> Problem {
@@ -71,15 +71,13 @@ pub(super) fn is_in(problem: &Problem, plan: &Plan, pool: usize) -> bool {
 /// What plans cost together; [`Cost::NEVER`] if they get in each other's way.
 pub(super) fn least_cost(problem: &Problem, plans: &[Plan]) -> Cost {
     let mut bytes: BTreeMap<usize, u64> = BTreeMap::new();
-    let mut busy_ns: BTreeMap<usize, u64> = BTreeMap::new();
     let mut devices = BTreeSet::new();
     for stage in plans.iter().flat_map(|plan| &plan.stages) {
         let Some(pool) = pool_of(problem, &stage.device).filter(|_| devices.insert(&stage.device)) else {
             return Cost::NEVER;
         };
-        let (held, busy) = (bytes.entry(pool).or_default(), busy_ns.entry(pool).or_default());
+        let held = bytes.entry(pool).or_default();
         *held = held.saturating_add(stage.memory_bytes);
-        *busy = busy.saturating_add(stage.time_ns);
     }
     let is_full = |(pool, bytes): (&usize, &u64)| {
         problem
@@ -91,12 +89,8 @@ pub(super) fn least_cost(problem: &Problem, plans: &[Plan]) -> Cost {
     if bytes.iter().any(is_full) || links::overfull(problem, plans).is_some() {
         return Cost::NEVER;
     }
-    let slowest_ns = |plan: &Plan| {
-        let pools = plan.stages.iter().filter_map(|stage| pool_of(problem, &stage.device));
-        pools
-            .filter_map(|pool| busy_ns.get(&pool))
-            .fold(plan.slowest_ns, |a, b| a.max(*b))
-    };
+    let busy_ns = busy(problem, plans);
+    let slowest_ns = |plan: &Plan| slowest_ns(problem, plan, &busy_ns);
     let cap_ns = problem.constraints.cap_ns().unwrap_or(u64::MAX);
     if plans.iter().any(|plan| slowest_ns(plan) > cap_ns) {
         return Cost::NEVER;
@@ -114,4 +108,38 @@ pub(super) fn least_cost(problem: &Problem, plans: &[Plan]) -> Cost {
         false => slowest_ns(plan),
     };
     Cost::of_parts(problem, plans.iter().map(cost_ns))
+}
+
+/// What the objective names of replicas together, of whatever devices of the problem they are on: the mean latency of one token; or,
+/// where rates are added up, the time between two tokens of all of them.
+pub fn time_ns(problem: &Problem, plans: &[Plan]) -> u64 {
+    let replicas = plans.len().max(1) as u128;
+    if problem.objective == Objective::Latency {
+        let sum: u128 = plans.iter().map(|plan| u128::from(plan.latency_ns)).sum();
+        return u64::try_from(sum / replicas).unwrap_or(u64::MAX);
+    }
+    let busy_ns = busy(problem, plans);
+    let rates = plans
+        .iter()
+        .map(|plan| RATE / i128::from(slowest_ns(problem, plan, &busy_ns).max(1)));
+    u64::try_from(RATE / rates.sum::<i128>().max(1)).unwrap_or(u64::MAX)
+}
+
+/// How long each pool works for one token of every plan.
+fn busy(problem: &Problem, plans: &[Plan]) -> BTreeMap<usize, u64> {
+    let mut busy_ns: BTreeMap<usize, u64> = BTreeMap::new();
+    for stage in plans.iter().flat_map(|plan| &plan.stages) {
+        if let Some(pool) = pool_of(problem, &stage.device) {
+            let busy = busy_ns.entry(pool).or_default();
+            *busy = busy.saturating_add(stage.time_ns);
+        }
+    }
+    busy_ns
+}
+
+fn slowest_ns(problem: &Problem, plan: &Plan, busy_ns: &BTreeMap<usize, u64>) -> u64 {
+    let pools = plan.stages.iter().filter_map(|stage| pool_of(problem, &stage.device));
+    pools
+        .filter_map(|pool| busy_ns.get(&pool))
+        .fold(plan.slowest_ns, |a, b| a.max(*b))
 }

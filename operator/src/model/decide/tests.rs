@@ -1,5 +1,6 @@
 mod links;
 mod moves;
+mod replicas;
 
 use std::sync::Arc;
 use std::time::Instant;
