@@ -30,7 +30,7 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// Devices that are remembered; nodes have fewer.
 const KNOWN_MAX: usize = 256;
 /// What is measured, and how: figures of another way are measured anew.
-const METHOD: u32 = 4;
+const METHOD: u32 = 5;
 /// How fast steps are on a device; see the worker's `--measure`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rates {
@@ -52,6 +52,9 @@ pub struct Rates {
     /// Arithmetic of large steps; absent where it was not measured.
     #[serde(default)]
     pub flops_per_second: Option<u64>,
+    /// Operators of unusual architectures that the device has no kernel for; absent where its backend was not asked.
+    #[serde(default)]
+    pub missing_operators: Option<Vec<String>>,
     /// Steps behind it.
     pub samples: u32,
     /// When, in seconds since the Unix epoch.

@@ -200,7 +200,9 @@ pub struct PlacementConstraints {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub min_tokens_per_second: Option<i32>,
-    /// At minTokensPerSecond, no hop takes more than this share of the bandwidth of its link, in per cent.
+    /// At minTokensPerSecond, no link between two nodes is used more than this share of its bandwidth, in per cent, by all hops over it in
+    /// one direction together: those of this model, of all its replicas, and what pipelines that are placed already put there. Absent:
+    /// the whole link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub max_link_percent: Option<i32>,

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::EngineError;
 use crate::ffi::backend::{self, DeviceHandle, Idle, Kind, ThreadPool};
+use crate::ffi::operators;
 
 /// The environment variable by which ggml's Vulkan backend chooses its devices: raw enumeration
 /// indices, separated by commas. Software renderers are skipped unless named in it.
@@ -207,6 +208,19 @@ impl Runtime {
             free_bytes,
             total_bytes,
         })
+    }
+
+    /// Operators of unusual architectures that a device has no kernel for, by its backend's own answer: ggml computes them on the
+    /// processor instead, and takes everything there and back for it.
+    ///
+    /// # Errors
+    /// [`EngineError::DeviceUnavailable`] and [`EngineError::BackendUnavailable`] where the device is not there.
+    pub fn missing_operators(&self, device: &Device) -> Result<Vec<&'static str>, EngineError> {
+        let handle = match self.accelerator(device)? {
+            Some(accelerator) => accelerator,
+            None => Self::processor()?,
+        };
+        Ok(operators::missing(handle).unwrap_or_default())
     }
 
     /// All devices of the loaded backends.

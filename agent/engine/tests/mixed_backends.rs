@@ -49,6 +49,7 @@ fn main() {
             .memory(&vulkan)
             .is_some_and(|memory| memory.total_bytes >= memory.free_bytes)
     );
+    operators(&runtime, &vulkan);
     half_on_the_host(&runtime, &model, &vulkan);
 
     let yardstick = Yardstick::take(&runtime, &model);
@@ -64,6 +65,15 @@ fn main() {
 /// How far apart two devices may be, relative to the rows' size: the processor multiplies with activations in 8 bits. Rows
 /// in another order are as far apart as they are long.
 const ALIKE: f32 = 0.05;
+
+/// ggml's shaders have the scan of mamba-2 for published sizes and not that of mamba; the processor has everything.
+fn operators(runtime: &Runtime, vulkan: &Device) {
+    assert_eq!(runtime.missing_operators(&cpu()).unwrap(), Vec::<&str>::new());
+    let missing = runtime.missing_operators(vulkan).unwrap();
+    println!("operators without a shader: {missing:?}");
+    assert!(missing.contains(&"SSM_SCAN_MAMBA1"));
+    assert!(!missing.contains(&"SSM_CONV") && !missing.contains(&"RWKV_WKV7"));
+}
 
 /// A slice whose first layer is left in host memory gives the rows of a slice that is wholly on either.
 fn half_on_the_host(runtime: &Runtime, model: &Path, vulkan: &Device) {

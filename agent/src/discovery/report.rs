@@ -19,6 +19,8 @@ use k8s_openapi::jiff::Timestamp;
 const SHARDS_MAX: usize = 256;
 const BACKENDS_MAX: usize = 8;
 const READINGS_MAX: usize = 8;
+/// As many as the schema of `missingOperators` accepts.
+const OPERATORS_MAX: usize = 32;
 const CELSIUS_MAX: f32 = 150.0;
 
 /// What is reported of one device.
@@ -108,6 +110,7 @@ pub fn status(
         from_device_bytes_per_second: measurement(measured.from_device_bytes_per_second),
         launch_ns: measurement(measured.launch_ns),
         step_rates: seen.rates.and_then(step_rates),
+        missing_operators: seen.rates.and_then(missing_operators),
         shards: own().take(SHARDS_MAX).map(held).collect(),
         conditions: conditions::of(seen, power_limit_watts, before, generation, now),
     }
@@ -208,6 +211,11 @@ fn step_rates(rates: &Rates) -> Option<StepRates> {
         measured_at: Time(Timestamp::from_second(signed(rates.measured_unix_s)).ok()?),
         samples: counted(rates.samples).max(1),
     })
+}
+
+fn missing_operators(rates: &Rates) -> Option<Vec<String>> {
+    let missing = rates.missing_operators.as_ref()?.iter();
+    Some(missing.take(OPERATORS_MAX).map(|name| cut(name, 64)).collect())
 }
 
 fn held(holding: &Holding) -> HeldShard {

@@ -58,7 +58,7 @@ fn other_threads_and_another_driver_are_measured_anew() {
 
 #[test]
 fn an_answer_without_figures_is_refused_and_a_sound_one_is_dated() {
-    let text = br#"{"step_ns":5,"layer_ns":7,"reading":[{"bits":5,"bytes_per_second":9}],"flops_per_second":null,"samples":4,"times":{"narrow":3},"improved":true}"#;
+    let text = br#"{"step_ns":5,"layer_ns":7,"reading":[{"bits":5,"bytes_per_second":9}],"flops_per_second":null,"missing_operators":["SSM_SCAN_MAMBA1"],"samples":4,"times":{"narrow":3},"improved":true}"#;
     let answer = parse(text, 77).expect("sound");
     let read = &answer.rates;
     assert_eq!(
@@ -66,6 +66,10 @@ fn an_answer_without_figures_is_refused_and_a_sound_one_is_dated() {
         (7, None, 77)
     );
     assert_eq!(answer.times["narrow"], 3, "is given back as it came");
+    assert_eq!(
+        read.missing_operators.as_deref(),
+        Some(&["SSM_SCAN_MAMBA1".to_owned()][..])
+    );
     for unsound in [
         &b"nonsense"[..],
         br#"{"step_ns":5,"layer_ns":7,"reading":[],"samples":4,"times":{},"improved":false}"#,

@@ -18,6 +18,8 @@ const BUDGET: Duration = Duration::from_millis(1500);
 struct Answer {
     #[serde(flatten)]
     rates: Rates,
+    /// Operators that the device has no kernel for.
+    missing_operators: Vec<&'static str>,
     times: Times,
     /// Whether these are better than those before.
     improved: bool,
@@ -32,13 +34,17 @@ pub fn run(device: &Device, folder: Option<PathBuf>, before: Times) -> Exit {
     }
     let folder = folder.unwrap_or_else(std::env::temp_dir);
     let measured = Runtime::load_for(None, device)
-        .and_then(|runtime| rates::measure(&runtime, device, &folder, BUDGET))
+        .and_then(|runtime| {
+            let missing_operators = runtime.missing_operators(device)?;
+            Ok((missing_operators, rates::measure(&runtime, device, &folder, BUDGET)?))
+        })
         .map_err(|error: EngineError| error.to_string())
-        .and_then(|times| {
+        .and_then(|(missing_operators, times)| {
             let times = times.least(before);
             let answer = Answer {
                 rates: Rates::of(&times),
                 improved: times.improves_on(&before),
+                missing_operators,
                 times,
             };
             serde_json::to_string(&answer).map_err(|error| error.to_string())

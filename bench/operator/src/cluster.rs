@@ -189,6 +189,7 @@ pub fn device_status(
         from_device_bytes_per_second: measured(22_000_000_000),
         launch_ns: measured(9_000),
         step_rates: Some(step_rates(bytes_per_second, card, now)),
+        missing_operators: Some(Vec::new()),
         shards,
         conditions: conditions(lost, now),
     }

@@ -134,6 +134,12 @@ pub struct DeviceGPUStateStatus {
     /// How fast steps of a model are on the device, as a worker measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_rates: Option<StepRates>,
+    /// Operators of unusual architectures that the device has no kernel for, by its backend's own answer, as ggml names them
+    /// (SSM_SCAN_MAMBA1 and SSM_SCAN_MAMBA2 are its two forms). Models that need one of them are not placed here. Absent: the
+    /// backend was not asked yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 64)))]
+    pub missing_operators: Option<Vec<String>>,
     /// What the device holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]

@@ -74,7 +74,15 @@ pub(crate) fn best(domain: &Domain<'_>, question: Question, start: Option<Found>
 /// Whether stages can touch each other at all.
 fn is_coupled(domain: &Domain<'_>) -> bool {
     let pools: BTreeSet<usize> = domain.candidates.iter().map(|c| c.pool).collect();
-    pools.len() < domain.candidates.len() || shared_pins(domain).next().is_some()
+    pools.len() < domain.candidates.len() || shared_pins(domain).next().is_some() || domain.shares_links()
+}
+
+/// The same candidates, those of one node next to each other: it goes over every link between two nodes once at most.
+fn by_node(domain: &Domain<'_>, order: &[usize]) -> Vec<usize> {
+    let node = |candidate: &usize| &domain.device(*candidate).node;
+    let mut together = order.to_vec();
+    together.sort_by_key(|candidate| order.iter().position(|other| node(other) == node(candidate)));
+    together
 }
 
 struct Search<'d, 'p> {
@@ -186,6 +194,9 @@ impl Search<'_, '_> {
         };
         if let Some(cases) = cases_of_broken(self.domain, limits, goal, &found) {
             self.recut(&found.order);
+            if self.domain.overfull(&found.order).is_some() {
+                self.recut(&by_node(self.domain, &found.order));
+            }
             return Some((solved.answer, Some(cases)));
         }
         if goal != Goal::Slowest || self.question.any {

@@ -1,5 +1,6 @@
 //! An independent judge of plans. It shares nothing with the solver but the problem and the plan: its sums are its own.
 
+mod links;
 mod together;
 mod violation;
 
@@ -21,7 +22,8 @@ pub fn check(problem: &Problem, plan: &Plan) -> Vec<Violation> {
     if found.is_empty() {
         check_pins(problem, &devices, &mut found);
         check_memory(problem, &devices, &mut found);
-        check_ends_and_links(problem, &devices, &mut found);
+        check_ends(problem, &devices, &mut found);
+        links::check_links(problem, std::slice::from_ref(plan), &mut found);
         check_times(problem, plan, &devices, &mut found);
     }
     found
@@ -229,8 +231,8 @@ fn check_memory(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Ve
     }
 }
 
-/// Where tokens are seen, and how much of each link is used.
-fn check_ends_and_links(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Vec<Violation>) {
+/// Where tokens are seen.
+fn check_ends(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Vec<Violation>) {
     let constraints = &problem.constraints;
     for end in [devices.first(), devices.last()] {
         let Some((_, device)) = end else { continue };
@@ -242,22 +244,6 @@ fn check_ends_and_links(problem: &Problem, devices: &[(&Stage, &Device)], found:
                 });
                 break;
             }
-        }
-    }
-    let (Some(tokens), Some(percent)) = (constraints.min_tokens_per_second, constraints.max_link_percent) else {
-        return;
-    };
-    let cap_ns = u128::from(1_000_000_000 / tokens.max(1)) * u128::from(percent.min(100)) / 100;
-    for (stage, hop) in devices.windows(2).enumerate() {
-        let rate = problem.topology.link(&hop[0].1.node, &hop[1].1.node).rate;
-        let bytes = u128::from(problem.model.activation_bytes) * 1_000_000_000;
-        let carry_ns = bytes.div_ceil(u128::from(rate.bytes_per_second.max(1)));
-        if carry_ns > cap_ns {
-            found.push(Violation::LinkOverused {
-                stage,
-                carry_ns,
-                cap_ns,
-            });
         }
     }
 }

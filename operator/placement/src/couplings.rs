@@ -1,4 +1,4 @@
-//! What stages share: the memory of a pool, its time, the layers of a pin. Where a plan of stages that know nothing of each other
+//! What stages share: the memory of a pool, its time, the layers of a pin, a link. Where a plan of stages that know nothing of each other
 //! breaks one of these, its case is divided.
 //!
 //! Every division is complete: a plan that keeps the coupling is in exactly one of the cases, and the plan that broke it is in
@@ -7,6 +7,7 @@
 //! - *Too much*: amounts `m_1..m_k` of members have a sum above `limit`, by `e`. Plans that keep the limit have some member at
 //!   or below `m_i - 1 - (e - 1) / k`, or else their sum would be above the limit too.
 //! - *Too little*: likewise some member of the pin has at least `m_i + 1 + (need - 1) / k`.
+//! - *A full link*: of `k + 1` hops over a link that carries `k`, plans that keep the limit go without one.
 //! - Of two members that use a pool too much, either not both take part, or both do and leave each other room. That is asked
 //!   first: mostly the one or the other is out of the question.
 
@@ -32,6 +33,20 @@ pub(crate) fn cases_of_broken(domain: &Domain<'_>, limits: &Limits, goal: Goal, 
                 .or_else(|| amounts.above(limits, pool, What::Time, cap_ns))
         })
         .or_else(|| amounts.pins(domain, limits))
+        .or_else(|| cases_of_full(domain, limits, found))
+}
+
+/// The cases of the first link over which a plan goes more often than it carries: one for each hop that is left out, with those
+/// before it.
+fn cases_of_full(domain: &Domain<'_>, limits: &Limits, found: &Found) -> Option<Vec<Limits>> {
+    let hops = domain.overfull(&found.order)?;
+    let case = |left_out: usize| {
+        let mut case = limits.clone();
+        hops[..left_out].iter().for_each(|hop| case.join(*hop));
+        case.close(hops[left_out]);
+        case
+    };
+    Some((0..hops.len()).map(case).collect())
 }
 
 /// The cases in which no pool works for `limit_ns` or longer; `None` if none of the plan's does.

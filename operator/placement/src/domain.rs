@@ -1,13 +1,13 @@
 //! Which devices may take part, and what any span of layers costs on each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use topology::Device;
 
 use crate::{
     HeldLayers, Model, Problem,
     cost::{Goal, NEVER_NS, transfer_ns, us_to_ns},
-    crowd,
+    crowd, links,
 };
 
 /// Devices the search looks at: one bit each in a machine word, and as many as a model may have stages.
@@ -53,6 +53,15 @@ pub(crate) struct Candidate {
     pub max_layers: usize,
 }
 
+/// What one of several replicas is decided within, by the places of devices in the topology.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Within {
+    /// No stage on these works longer than that.
+    pub most_ns: BTreeMap<usize, u64>,
+    /// From the first of two devices it does not go to the second.
+    pub closed: BTreeSet<(usize, usize)>,
+}
+
 /// The candidates and the tables the search works on.
 #[derive(Clone, Debug)]
 pub(crate) struct Domain<'p> {
@@ -76,8 +85,11 @@ pub(crate) struct Domain<'p> {
     pub pin_members: Vec<u64>,
     /// No part works longer for one token.
     pub cap_ns: u64,
-    /// No transfer takes longer for one token.
-    pub link_cap_ns: u64,
+    /// Between two candidates: the link, and of each link how many hops it carries.
+    pub link_of: Vec<Vec<usize>>,
+    pub most_hops: Vec<usize>,
+    /// Ways between candidates that are closed whatever their links carry.
+    pub closed: BTreeSet<(usize, usize)>,
     /// Per candidate: what moving the layers before each layer to it is taken to cost. Empty where nothing is held.
     pub moving_ns: Vec<Vec<u64>>,
 }
@@ -95,6 +107,7 @@ impl<'p> Domain<'p> {
         let pin_members = pin_members(problem, &candidates);
         bound_by_pins(problem, &pin_members, &mut candidates);
         let (hop_ns, carry_ns) = hops(problem, &candidates);
+        let (link_of, most_hops) = links(problem, &candidates);
         let segments = model.cuts.len().saturating_add(1).min(layers.max(1));
         let wanted = problem.constraints.max_devices.map_or(MAX_CANDIDATES, index);
         let mut boundary = vec![false; layers + 1];
@@ -124,7 +137,9 @@ impl<'p> Domain<'p> {
             carry_ns,
             pin_members,
             cap_ns: problem.constraints.cap_ns().unwrap_or(NEVER_NS),
-            link_cap_ns: problem.constraints.link_cap_ns().unwrap_or(NEVER_NS),
+            link_of,
+            most_hops,
+            closed: BTreeSet::new(),
             moving_ns: moving(problem, &candidates),
             candidates,
         }
@@ -134,11 +149,14 @@ impl<'p> Domain<'p> {
         &self.problem.topology.devices[self.candidates[candidate].device]
     }
 
-    /// No stage on these devices, by their places in the topology, works longer than that.
-    pub(crate) fn limit_times(&mut self, most_ns: &BTreeMap<usize, u64>) {
+    /// Narrows it.
+    pub(crate) fn limit(&mut self, within: &Within) {
         for candidate in &mut self.candidates {
-            candidate.most_ns = most_ns.get(&candidate.device).copied().unwrap_or(NEVER_NS);
+            candidate.most_ns = within.most_ns.get(&candidate.device).copied().unwrap_or(NEVER_NS);
         }
+        let at = |device: usize| self.candidates.iter().position(|c| c.device == device);
+        let closed = within.closed.iter();
+        self.closed = closed.filter_map(|(from, to)| Some((at(*from)?, at(*to)?))).collect();
     }
 
     /// Bytes of a pool that new shards may take.
@@ -177,6 +195,39 @@ impl<'p> Domain<'p> {
         self.time_ns(candidate, first, end).saturating_add(moving_ns)
     }
 
+    /// Whether a plan may go from one candidate to the other at all.
+    pub(crate) fn is_open(&self, from: usize, to: usize) -> bool {
+        !self.closed.contains(&(from, to)) && self.most_hops[self.link_of[from][to]] > 0
+    }
+
+    /// The first link that carries fewer hops than an order has there, with one hop more than it carries.
+    pub(crate) fn overfull(&self, order: &[usize]) -> Option<Vec<(usize, usize)>> {
+        let mut over: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
+        for pair in order.windows(2) {
+            let (from, to) = (pair[0], pair[1]);
+            let hops = over.entry(self.link_of[from][to]).or_default();
+            hops.push((from, to));
+            if hops.len() > self.most_hops[self.link_of[from][to]] {
+                return Some(hops.clone());
+            }
+        }
+        None
+    }
+
+    /// Whether links can make stages get in each other's way.
+    pub(crate) fn shares_links(&self) -> bool {
+        // No plan goes over a link more often than there are candidates before it.
+        let mut before = vec![0; self.most_hops.len()];
+        for row in &self.link_of {
+            row.iter()
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .for_each(|link| before[*link] += 1);
+        }
+        let mut links = self.most_hops.iter().zip(before);
+        links.any(|(most, before)| *most > 0 && *most < before)
+    }
+
     /// Whether a part of this length may be in a plan.
     pub(crate) fn admits(&self, goal: Goal, ns: u64) -> bool {
         ns <= self.cap_ns && goal.admits(ns)
@@ -185,7 +236,7 @@ impl<'p> Domain<'p> {
     /// Cost, under a goal, of going from one candidate to the next; `None` if the goal forbids it.
     pub(crate) fn way_ns(&self, goal: Goal, from: usize, to: usize) -> Option<u64> {
         let carry_ns = self.carry_ns[from][to];
-        let admitted = carry_ns <= self.link_cap_ns && self.admits(goal, carry_ns);
+        let admitted = self.is_open(from, to) && self.admits(goal, carry_ns);
         admitted.then(|| match goal {
             Goal::Sum { .. } => self.hop_ns[from][to],
             Goal::Slowest => carry_ns,
@@ -360,6 +411,27 @@ fn hops(problem: &Problem, candidates: &[Candidate]) -> (Vec<Vec<u64>>, Vec<Vec<
         }
     }
     (hop_ns, carry_ns)
+}
+
+/// The link between every two candidates, and how many hops each carries. Without a rate all are one, which carries any number.
+fn links(problem: &Problem, candidates: &[Candidate]) -> (Vec<Vec<usize>>, Vec<usize>) {
+    let mut link_of = vec![vec![0; candidates.len()]; candidates.len()];
+    let mut most_hops = vec![usize::MAX];
+    if links::hop_bytes_per_second(problem).is_none() {
+        return (link_of, most_hops);
+    }
+    let node = |c: &Candidate| problem.topology.devices[c.device].node.as_str();
+    let mut known: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for (i, from) in candidates.iter().enumerate() {
+        for (j, to) in candidates.iter().enumerate() {
+            let (from, to) = (node(from), node(to));
+            link_of[i][j] = *known.entry((from, to)).or_insert_with(|| {
+                most_hops.push(links::most_hops(problem, from, to));
+                most_hops.len() - 1
+            });
+        }
+    }
+    (link_of, most_hops)
 }
 
 fn prefix(values: impl Iterator<Item = u64>) -> Vec<u64> {

@@ -139,11 +139,16 @@ pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
             .collect(),
         embedding_bytes: figures.embedding_bytes,
         output_bytes: figures.output_bytes,
-        activation_bytes: figures.embedding_length.saturating_mul(FLOAT_BYTES),
+        activation_bytes: activation_bytes(figures.embedding_length),
         compute_buffer_bytes: rows.saturating_mul(row_bytes),
         output_buffer_bytes: rows.saturating_mul(logits_bytes),
         cuts: figures.allowed_cuts.iter().copied().collect(),
     })
+}
+
+/// One token's activations between two stages of a model of this width.
+pub fn activation_bytes(embedding_length: u64) -> u64 {
+    embedding_length.saturating_mul(FLOAT_BYTES)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Why there is no plan, as the smallest fact that would change it.
 
 mod lifted;
+mod links;
 mod remedy;
 
 use crate::{
@@ -142,7 +143,9 @@ fn explain_memory(problem: &Problem, needed_bytes: u64, usable_bytes: u64, devic
 
 /// Nothing is missing that a sum could show: asks which constraints, lifted, would leave a plan.
 fn explain_clash(problem: &Problem) -> Explanation {
-    if feasible_without(problem, &[Lifted::Memory])
+    let full = links::full(problem);
+    if full.is_none()
+        && feasible_without(problem, &[Lifted::Memory])
         && let Some(missing_bytes) = missing_on_each_device(problem)
     {
         return Explanation {
@@ -162,7 +165,7 @@ fn explain_clash(problem: &Problem) -> Explanation {
     } else {
         "ConstraintsClash"
     };
-    let message = match names.as_slice() {
+    let mut message = match names.as_slice() {
         [] => "the layers cannot be cut and placed as the model allows".to_owned(),
         [one] => format!("no plan meets {one}; without it there is one"),
         several => format!(
@@ -170,6 +173,9 @@ fn explain_clash(problem: &Problem) -> Explanation {
             several.join(", ")
         ),
     };
+    if let Some(full) = full {
+        message = format!("{message}; {full}");
+    }
     Explanation::new(reason, message)
 }
 

@@ -4,24 +4,28 @@
 //!  search   as many as are asked for, else one less, and so on down: relaxed (every replica alone), divided where two want
 //!           the same device or a pool is too small for all
 //!  first    the plans it begins with: one after the other, groups of nodes, groups of devices
+//!  together what they take from each other, and what they cost together
 //!  short    what the next one lacks beside those that fit
 //! ```
 //!
 //! **Contract.** More replicas are better than fewer, whatever they cost. Of as many, [`Objective::Latency`] takes the least sum of
 //! their latencies (or of the bytes that move, where anything is held, and then of latencies), [`Objective::Throughput`] the
 //! greatest sum of their rates. Memory pools have one budget for all of them, and one bandwidth: a pool in which several work is
-//! as busy for each as it is for all together. Every other constraint holds for each replica by itself.
+//! as busy for each as it is for all together; the hops of all over one link add up. Every other constraint holds for each replica by itself.
 
 mod first;
 mod search;
-
-use std::collections::BTreeMap;
+mod together;
 
 use crate::{
-    Budget, Explanation, Infeasible, Objective, Plan, Problem, RunnerUp, Verdict, explain,
+    Budget, Explanation, Infeasible, Objective, Plan, Problem, RunnerUp, Verdict,
+    domain::Within,
+    explain,
     solve::{latency_within, single, solve},
 };
-use search::{Cost, Outcome, beside, least_cost};
+use search::{Cost, Outcome};
+pub use together::time_ns;
+use together::{beside, least_cost};
 
 /// Replicas of one model at most: each is a whole copy of its weights.
 pub const MAX_REPLICAS: u32 = 16;
@@ -93,7 +97,7 @@ pub fn solve_fleet(problem: &Problem, replicas: u32, budget: Budget) -> Result<F
         return alone(problem, budget);
     }
     let mut left = budget.steps;
-    match single(problem, &BTreeMap::new(), with(budget, budget.steps / 8)) {
+    match single(problem, &Within::default(), with(budget, budget.steps / 8)) {
         Ok(first) => left = left.saturating_sub(first.steps),
         Err(Infeasible::Exhausted { steps }) => left = left.saturating_sub(steps),
         Err(infeasible) => return Err(infeasible),
@@ -231,7 +235,7 @@ fn too_busy() -> Explanation {
 
 /// No replicas of this number cost less.
 fn bound(problem: &Problem, replicas: usize, budget: Budget) -> Cost {
-    let alone = single(problem, &BTreeMap::new(), with(budget, budget.steps / 4)).map(|alone| alone.bound_ns);
+    let alone = single(problem, &Within::default(), with(budget, budget.steps / 4)).map(|alone| alone.bound_ns);
     Cost::of_parts(problem, std::iter::repeat_n(alone.unwrap_or(0), replicas))
 }
 

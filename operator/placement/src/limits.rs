@@ -23,6 +23,8 @@ pub(crate) struct Limits {
     pub excludes: Vec<u64>,
     /// Of each of these sets at least one candidate takes part.
     pub needed: Vec<u64>,
+    /// Per candidate: those that do not come right after it, one bit each.
+    pub closed: Vec<u64>,
 }
 
 impl Limits {
@@ -45,6 +47,7 @@ impl Limits {
                 .filter(|(pin, _)| pin.min_layers > 0)
                 .map(|(_, members)| *members)
                 .collect(),
+            closed: vec![0; candidates.len()],
         }
     }
 
@@ -65,7 +68,7 @@ impl Limits {
         core::Problem {
             layers: domain.layers,
             units: (0..domain.candidates.len()).map(|c| self.unit(domain, c)).collect(),
-            way_ns: ways(domain),
+            way_ns: self.ways(domain),
             carry_ns: domain.carry_ns.clone(),
             cuts: (1..domain.layers).filter(|layer| domain.boundary[*layer]).collect(),
             min_stages: domain.min_stages,
@@ -124,6 +127,38 @@ impl Limits {
         }
     }
 
+    /// One candidate does not come right after the other.
+    pub(crate) fn close(&mut self, (from, to): (usize, usize)) {
+        self.closed[from] |= 1 << to;
+    }
+
+    /// Both take part, and if they are not the last and the first, the one comes right after the other.
+    pub(crate) fn join(&mut self, (from, to): (usize, usize)) {
+        self.need(from);
+        self.need(to);
+        self.closed[from] |= !(1 << to);
+        for (other, closed) in self.closed.iter_mut().enumerate() {
+            if other != from {
+                *closed |= 1 << to;
+            }
+        }
+    }
+
+    /// The ways that are open in this case and not too slow for what must pass them.
+    fn ways(&self, domain: &Domain<'_>) -> Vec<Vec<u64>> {
+        let way_ns = |from: usize, to: usize| {
+            let is_closed = self.closed[from] >> to & 1 == 1 || !domain.is_open(from, to);
+            match is_closed || domain.carry_ns[from][to] > domain.cap_ns {
+                true => core::NEVER_NS,
+                false => domain.hop_ns[from][to],
+            }
+        };
+        let all = 0..domain.candidates.len();
+        all.clone()
+            .map(|from| all.clone().map(|to| way_ns(from, to)).collect())
+            .collect()
+    }
+
     pub(crate) fn needs(&self, candidate: usize) -> bool {
         self.needed.contains(&(1 << candidate))
     }
@@ -147,17 +182,6 @@ fn elapsed(domain: &Domain<'_>, candidate: usize) -> Vec<u64> {
             .collect(),
         None => elapsed_ns.clone(),
     }
-}
-
-/// The ways that are not too slow for what must pass them.
-fn ways(domain: &Domain<'_>) -> Vec<Vec<u64>> {
-    let is_open = |ns: &u64| *ns <= domain.cap_ns.min(domain.link_cap_ns);
-    let row = |(hops, carries): (&Vec<u64>, &Vec<u64>)| {
-        let ways = hops.iter().zip(carries);
-        ways.map(|(hop, carry)| if is_open(carry) { *hop } else { core::NEVER_NS })
-            .collect()
-    };
-    domain.hop_ns.iter().zip(&domain.carry_ns).map(row).collect()
 }
 
 /// What a goal minimises, where stages do not touch each other.

@@ -90,7 +90,8 @@ pub struct Constraints {
     /// Over many streams, counted with one token of one stream in each step: no stage, pool or link works longer for it than
     /// this allows. Streams that share a step give more.
     pub min_tokens_per_second: Option<u32>,
-    /// At that rate, no hop takes more of its link than this share. Without a rate there is nothing to limit.
+    /// At that rate, all hops over a link and what placed pipelines put on it take no more of it than this share together. Without a
+    /// rate there is nothing to limit; without a share it is the whole link.
     pub max_link_percent: Option<u32>,
     /// Taints that do not keep the model away.
     pub tolerations: Vec<Toleration>,
@@ -101,13 +102,6 @@ impl Constraints {
     pub fn cap_ns(&self) -> Option<u64> {
         self.min_tokens_per_second
             .map(|tokens| 1_000_000_000 / u64::from(tokens.max(1)))
-    }
-
-    /// The longest that one token's activations may take on a link.
-    pub fn link_cap_ns(&self) -> Option<u64> {
-        let percent = u64::from(self.max_link_percent.unwrap_or(100).min(100));
-        // At most a thousand million, so that the product stays small.
-        self.cap_ns().map(|cap_ns| cap_ns * percent / 100)
     }
 
     /// Whether tokens may be seen on a device's node.

@@ -1,6 +1,6 @@
 //! The decision: a guess, then the search, then what is known of the result.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use crate::{
     Objective, Plan, Problem,
@@ -8,7 +8,7 @@ use crate::{
     compare::why_not,
     cost::{Goal, NEVER_NS},
     crowd::bound_ns,
-    domain::Domain,
+    domain::{Domain, Within},
     found::Found,
     greedy::greedy,
     level::levelled,
@@ -154,14 +154,13 @@ pub(crate) struct Single {
     pub steps: u64,
 }
 
-/// Decides for the first part of the objective alone, without a runner-up. `most_ns` bounds the times of stages on devices, by
-/// their places in the topology.
-pub(crate) fn single(problem: &Problem, most_ns: &BTreeMap<usize, u64>, budget: Budget) -> Result<Single, Infeasible> {
+/// Decides for the first part of the objective alone, without a runner-up.
+pub(crate) fn single(problem: &Problem, within: &Within, budget: Budget) -> Result<Single, Infeasible> {
     if problem.model.layers.is_empty() {
         return Err(Infeasible::NoLayers);
     }
     let mut domain = Domain::new(problem);
-    domain.limit_times(most_ns);
+    domain.limit(within);
     obvious(&domain)?;
     let goal = match problem.objective {
         Objective::Throughput if domain.moving_ns.is_empty() => Goal::Slowest,

@@ -54,6 +54,9 @@ pub(crate) fn best_spans(
     below_ns: u64,
     work: &mut Work,
 ) -> Option<Spans> {
+    if domain.overfull(order).is_some() {
+        return None;
+    }
     let limits = stage_limits(domain, order)?;
     let suffix_ns = suffix_table(domain, order, goal, &limits);
     if suffix_ns[0][0] >= below_ns {

@@ -12,7 +12,7 @@ use placement::{
     Budget, Infeasible, Objective, Plan, RunnerUp, Verdict, bound_ns, check, check_fleet, diff, evaluate, explain,
     solve, solve_fleet,
 };
-use proptest::{prelude::*, test_runner::RngSeed};
+use proptest::{prelude::*, strategy::ValueTree, test_runner::RngSeed};
 
 /// As many random problems as `ORACLE_CASES` says, for those who have the time.
 fn cases() -> u32 {
@@ -45,6 +45,24 @@ proptest! {
                 prop_assert!(best.is_none(), "{:?}, but\n{}", infeasible, best.expect("a plan"));
                 let explanation = explain(&problem, &infeasible);
                 prop_assert!(!explanation.message.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn hops_over_a_link_that_is_nearly_full_add_up_as_in_brute_force(problem in problems::crowded_links()) {
+        let best = brute_force::best(&problem);
+        match solve(&problem, Budget::default()) {
+            Ok(solution) => {
+                prop_assert_eq!(check(&problem, &solution.plan), vec![]);
+                prop_assert_eq!(solution.verdict, Verdict::Optimal);
+                let best = best.expect("brute force finds a plan where the solver does");
+                prop_assert_eq!(cost(&problem, &solution.plan), cost(&problem, &best), "\n{}{}", solution.plan, best);
+            }
+            Err(infeasible) => {
+                prop_assert!(best.is_none(), "{:?}, but\n{}", infeasible, best.expect("a plan"));
+                let proved = !matches!(infeasible, Infeasible::Exhausted { .. });
+                prop_assert!(proved);
             }
         }
     }
@@ -148,6 +166,64 @@ proptest! {
             prop_assert_eq!(cost(&one.plans), cost(&other.plans));
         }
     }
+}
+
+/// Cheap ways between the nodes and dear ones within them: the best plan goes there and back and there again.
+#[test]
+fn a_plan_does_not_return_over_a_link_that_carries_one_hop() {
+    let mut problem = problems::two_nodes_of_two();
+    let nodes = |plan: &Plan| plan.stages.iter().map(|stage| stage.node.clone()).collect::<Vec<_>>();
+    let twice = solve(&problem, Budget::default()).expect("a plan");
+    assert_eq!(nodes(&twice.plan), ["node0", "node1", "node0", "node1"]);
+    // A hop is 40,960 bytes a second of 4 MB/s: the link carries two at 3 %, and one at 2 %.
+    problem.constraints.min_tokens_per_second = Some(10);
+    problem.constraints.max_link_percent = Some(3);
+    assert_eq!(solve(&problem, Budget::default()).expect("a plan").plan, twice.plan);
+    for (percent, taken) in [(2, 0), (3, 40_000)] {
+        problem.constraints.max_link_percent = Some(percent);
+        problem.topology.traffic = problems::from_node_0_to_node_1(taken);
+        let once = solve(&problem, Budget::default()).expect("a plan");
+        assert_eq!(once.verdict, Verdict::Optimal);
+        let best = brute_force::best(&problem).expect("a plan");
+        assert_eq!(cost(&problem, &once.plan), cost(&problem, &best));
+        assert!(once.plan.latency_ns > twice.plan.latency_ns);
+        let over = |plan: &Plan| {
+            plan.stages
+                .windows(2)
+                .filter(|pair| pair[0].node == "node0" && pair[1].node == "node1")
+                .count()
+        };
+        assert!(over(&once.plan) <= 1, "{}", once.plan);
+        assert!(!check(&problem, &twice.plan).is_empty());
+    }
+}
+
+/// The problems of crowded links are of use only where links decide.
+#[test]
+fn links_decide_in_many_of_the_problems_that_are_about_them() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let (mut feasible, mut decided) = (0, 0);
+    for _ in 0..200 {
+        let tree = problems::crowded_links().new_tree(&mut runner).expect("a problem");
+        let problem = tree.current();
+        let mut eased = problem.clone();
+        eased.constraints.max_link_percent = None;
+        eased.topology.traffic.clear();
+        let Ok(solution) = solve(&eased, Budget::default()) else {
+            continue;
+        };
+        feasible += 1;
+        let fits_by_itself = solution.plan.stages.windows(2).all(|pair| {
+            let link = problem
+                .topology
+                .link(&pair[0].node, &pair[1].node)
+                .rate
+                .bytes_per_second;
+            40_960 * 100 <= link * u64::from(problem.constraints.max_link_percent.expect("a share"))
+        });
+        decided += u32::from(fits_by_itself && !check(&problem, &solution.plan).is_empty());
+    }
+    assert!(decided * 10 > feasible, "{decided} of {feasible}");
 }
 
 #[test]

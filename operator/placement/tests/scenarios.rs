@@ -42,6 +42,7 @@ macro_rules! scenarios {
 }
 
 scenarios!(
+    a_link_is_full_of_another_model,
     a_link_must_stay_free,
     a_large_model_for_many_streams,
     a_large_model_over_mixed_cards,

@@ -6,6 +6,7 @@
 //! node that comes back finds its work where it left it. The one exception is a model that yields to one of higher priority, see
 //! [`super::yielding`].
 
+mod ahead;
 mod planned;
 mod search;
 mod world;
@@ -32,8 +33,8 @@ use super::translate::{self, Judged};
 use super::validate::{Validated, validate};
 use super::yielding;
 use search::{solve_and_check, trial};
-pub(super) use world::Question;
 pub use world::World;
+pub(super) use world::{Own, Question};
 
 /// What was decided for one model.
 #[derive(Debug)]
@@ -365,8 +366,8 @@ fn foretell(asked: &Asked<'_>, facts: &Facts, (next, new): (&[Replica<'_>], &[Pl
         among: Some(&devices),
         failing: &BTreeSet::new(),
         freed: &[],
-        own: &[],
-        quantisation: "",
+        own: None,
+        facts: None,
         in_force: false,
     });
     let topology = translate::counted(topology, validated, facts, &world.paces);
@@ -479,16 +480,16 @@ fn solve_rest(
     }
     let metadata = &model.metadata;
     let name = metadata.name.as_deref().unwrap_or_default();
-    let own = rest
-        .in_force
-        .map_or_else(Vec::new, |in_force| replicas::held(in_force, &rest.going_on));
+    let own = rest.in_force.map_or_else(Own::default, |in_force| {
+        replicas::own(rest.known, in_force, &rest.going_on)
+    });
     let topology = world.topology(&Question {
         uid: metadata.uid.as_deref().unwrap_or_default(),
         among: None,
         failing: rest.failing,
         freed: &[],
-        own: &own,
-        quantisation: &facts.quantisation,
+        own: Some(&own),
+        facts: Some(facts),
         in_force: false,
     });
     let topology = translate::counted(topology, rest.known.validated, facts, &world.paces);
@@ -537,8 +538,8 @@ fn take(
             among: None,
             failing,
             freed: &freed,
-            own: &[],
-            quantisation: &facts.quantisation,
+            own: None,
+            facts: Some(facts),
             in_force: false,
         });
         let topology = translate::counted(topology, known.validated, facts, &world.paces);

@@ -245,6 +245,7 @@ pub fn cpu(node: &str, usable_bytes: i64) -> Arc<DeviceGPUState> {
         from_device_bytes_per_second: None,
         launch_ns: None,
         step_rates: None,
+        missing_operators: None,
         shards: Vec::new(),
         conditions,
     });

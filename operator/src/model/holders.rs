@@ -6,11 +6,13 @@ use std::sync::Arc;
 use crds::{InferenceModel, Yielded};
 use placement::Plan;
 use proto::control::v1::ShardStatus;
-use topology::HeldMemory;
+use topology::{HeldMemory, Traffic};
 
 use super::decide::Decided;
+use super::facts::Facts;
 use super::in_force::InForce;
 use super::reports::Reports;
+use super::traffic::Sends;
 use super::translate;
 use super::yielding::{self, turn};
 use crate::agents::AgentView;
@@ -24,6 +26,8 @@ struct Rank {
     priority: i32,
     /// Its place in the order of decisions.
     turn: usize,
+    /// That it is asked for.
+    tokens_per_second: Option<u32>,
 }
 
 /// What a model holds.
@@ -32,6 +36,8 @@ struct Held {
     /// The epoch of its placement.
     epoch: u64,
     memory: Vec<HeldMemory>,
+    /// What it puts on links.
+    traffic: Vec<Traffic>,
 }
 
 /// Models and memory, by uid.
@@ -41,6 +47,8 @@ pub struct Holders {
     /// Which device has which memory.
     reports: Arc<Reports>,
     held: BTreeMap<String, Held>,
+    /// What each model sends over a hop; of one whose source is not known yet, nothing is.
+    sends: BTreeMap<String, Sends>,
     /// What models gave up in earlier passes.
     yielded: BTreeMap<String, Yielded>,
     /// What models give up in this pass, and all that they held.
@@ -56,10 +64,12 @@ impl Holders {
         let rank = |(turn, model): (usize, &InferenceModel)| {
             let metadata = &model.metadata;
             let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+            let rate = model.spec.placement.min_tokens_per_second;
             let rank = Rank {
                 name: format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default()),
                 priority: model.spec.priority,
                 turn,
+                tokens_per_second: rate.and_then(|rate| u32::try_from(rate).ok()),
             };
             Some((metadata.uid.clone()?, rank))
         };
@@ -70,11 +80,19 @@ impl Holders {
         }
     }
 
+    /// What the model is. Comes before what it holds.
+    pub fn knows(&mut self, uid: &str, facts: &Facts) {
+        let asked = self.ranks.get(uid).and_then(|rank| rank.tokens_per_second);
+        self.sends.insert(uid.to_owned(), Sends::of(facts, asked));
+    }
+
     /// The model holds what this placement takes, and nothing else.
     pub fn hold(&mut self, uid: &str, in_force: &InForce) {
+        let sends = self.sends.get(uid);
         let held = Held {
             epoch: in_force.placement.epoch,
             memory: translate::held(in_force).collect(),
+            traffic: sends.map_or_else(Vec::new, |sends| sends.traffic(in_force, &self.name(uid))),
         };
         self.held.insert(uid.to_owned(), held);
     }
@@ -108,6 +126,13 @@ impl Holders {
             .filter(|(other, _)| !freed.contains(&other.as_str()))
             .flat_map(|(_, held)| held.memory.clone())
             .collect()
+    }
+
+    /// What others put on links. Whoever yields memory is not asked to leave a link.
+    #[must_use]
+    pub fn traffic_beside(&self, uid: &str) -> Vec<Traffic> {
+        let others = self.held.iter().filter(|(other, _)| *other != uid);
+        others.flat_map(|(_, held)| held.traffic.clone()).collect()
     }
 
     /// Whether a model holds or claims memory.

@@ -35,6 +35,7 @@ pub mod stages;
 pub mod standby;
 pub mod status;
 pub mod term;
+pub mod traffic;
 pub mod translate;
 pub mod validate;
 pub mod yielding;

@@ -188,6 +188,9 @@ impl Loop<'_> {
         let taught = self.term.models.values().flat_map(|state| &state.learned_pace);
         world.paces = Corrections::of(taught);
         for (uid, state) in &self.term.models {
+            if let Some(facts) = state.facts() {
+                world.holders.knows(uid, &facts);
+            }
             if let Some(in_force) = &state.in_force {
                 world.holders.hold(uid, in_force);
             }

@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 use placement::{Plan, Violation, check, check_together};
 use topology::HeldMemory;
 
-use super::decide::{Known, Question, World};
+use super::decide::{Known, Own, Question, World};
 use super::in_force::InForce;
 use super::stages::{self, StageSight};
+use super::traffic::Sends;
 use super::translate;
 
 /// One pipeline of the next placement.
@@ -39,8 +40,8 @@ pub(super) fn going_on(
         among: Some(&devices),
         failing,
         freed: &[],
-        own: &[],
-        quantisation: "",
+        own: None,
+        facts: None,
         in_force: true,
     });
     let constraints = &known.validated.constraints;
@@ -71,7 +72,11 @@ pub(super) fn going_on(
             None => {}
         }
         let own: Vec<&StageSight> = sights.iter().filter(|sight| sight.pipeline == number).collect();
-        if violations.iter().all(|violation| is_tolerated(violation, &own)) {
+        let is_limited = known.validated.constraints.max_link_percent.is_some();
+        if violations
+            .iter()
+            .all(|violation| is_tolerated(violation, &own, is_limited))
+        {
             going_on.push(number);
         }
     }
@@ -79,11 +84,13 @@ pub(super) fn going_on(
     going_on
 }
 
-/// Whether a pipeline in force may have such a fault.
-fn is_tolerated(violation: &Violation, own: &[&StageSight]) -> bool {
+/// Whether a pipeline in force may have such a fault. `is_limited`: links must be left free.
+fn is_tolerated(violation: &Violation, own: &[&StageSight], is_limited: bool) -> bool {
     match violation {
         // Predictions are of the day they were made.
         Violation::WrongFigure { .. } | Violation::TooSlow { .. } => true,
+        // As with what is too slow: without a share it is only a rate that is missed.
+        Violation::LinkOverused { .. } => !is_limited,
         // One that was refused its memory shall not try again with the same budget where more is known by now.
         Violation::StageMemory { stage, said, is } => {
             let refused = own.get(*stage).is_some_and(|sight| sight.refused_memory());
@@ -101,17 +108,21 @@ pub fn is_complete(in_force: &InForce, going_on: &[usize], asked: u32) -> bool {
     going_on.len() == asked as usize && in_force.replicas() == going_on.len()
 }
 
-/// What the pipelines that go on take on each device.
-#[must_use]
-pub fn held(in_force: &InForce, going_on: &[usize]) -> Vec<HeldMemory> {
+/// What the pipelines that go on take on each device and link.
+pub(super) fn own(known: Known<'_>, in_force: &InForce, going_on: &[usize]) -> Own {
     let pipelines = going_on.iter().filter_map(|number| in_force.pipelines().get(*number));
     let stages = pipelines.flat_map(|pipeline| &pipeline.stages);
-    stages
-        .map(|stage| HeldMemory {
-            device: stage.device.clone(),
-            bytes: stage.memory_budget_bytes,
-        })
-        .collect()
+    let asked = known.validated.constraints.min_tokens_per_second;
+    let sends = known.facts.map(|facts| Sends::of(facts, asked));
+    Own {
+        memory: stages
+            .map(|stage| HeldMemory {
+                device: stage.device.clone(),
+                bytes: stage.memory_budget_bytes,
+            })
+            .collect(),
+        traffic: sends.map_or_else(Vec::new, |sends| sends.beside(in_force, going_on)),
+    }
 }
 
 /// Those that go on keep their numbers; new ones take the first that are free.
@@ -138,20 +149,22 @@ pub fn arrange<'p>(going_on: &[usize], new: &'p [Plan]) -> Vec<Replica<'p>> {
 pub fn is_same(next: &[Replica<'_>], in_force: &InForce) -> bool {
     let same = |(number, replica): (usize, &Replica<'_>)| match replica {
         Replica::Kept(was) => *was == number,
-        Replica::New(plan) => {
-            let stages = in_force.pipelines().get(number).map(|pipeline| &pipeline.stages);
-            let spans = stages
-                .into_iter()
-                .flatten()
-                .map(|s| (&s.device, s.first_layer, s.end_layer));
-            spans.eq(plan.stages.iter().map(|s| (&s.device, s.first_layer, s.end_layer)))
-        }
+        Replica::New(plan) => is_plan_of(plan, in_force, number),
         Replica::Missing => in_force
             .pipelines()
             .get(number)
             .is_some_and(|old| old.stages.is_empty()),
     };
     next.len() == in_force.pipelines().len() && next.iter().enumerate().all(same)
+}
+
+/// Whether a plan has the same layers on the same devices as the pipeline of a number.
+#[must_use]
+pub fn is_plan_of(plan: &Plan, in_force: &InForce, number: usize) -> bool {
+    let stages = in_force.pipelines().get(number).map(|pipeline| &pipeline.stages);
+    let spans = stages.into_iter().flatten();
+    let spans = spans.map(|s| (&s.device, s.first_layer, s.end_layer));
+    spans.eq(plan.stages.iter().map(|s| (&s.device, s.first_layer, s.end_layer)))
 }
 
 /// Whether a new pipeline in the place of the same one gives more memory to a stage that failed for want of it.

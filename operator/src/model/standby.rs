@@ -23,8 +23,10 @@ pub const LOSSES_MAX: usize = 7;
 pub struct Loss {
     /// Whose.
     pub node: String,
-    /// What takes the placement's place then, or why nothing can.
-    pub next: Result<InForce, String>,
+    /// What takes the placement's place then, if anything new is in it.
+    pub next: Option<InForce>,
+    /// What is missing of it; reads on after "the loss of the node". Absent where it is all that is asked for.
+    pub lacks: Option<String>,
 }
 
 /// What is prepared for one placement.
@@ -57,7 +59,7 @@ impl Standby {
 
     /// Placements whose layers shall be on the disks of their nodes.
     pub fn placements(&self) -> impl Iterator<Item = &InForce> {
-        self.losses.iter().filter_map(|loss| loss.next.as_ref().ok())
+        self.losses.iter().filter_map(|loss| loss.next.as_ref())
     }
 
     /// What people are told. `look` says what the agents say of a placement's stages.
@@ -67,9 +69,9 @@ impl Standby {
             let why = Why::new(reason::NOT_SERVING, "it is looked at once every stage serves");
             return (ConditionStatus::Unknown, why);
         }
-        for Loss { node, next } in &self.losses {
-            if let Err(why) = next {
-                let message = format!("the loss of {node} is not survived: {why}");
+        for Loss { node, lacks, .. } in &self.losses {
+            if let Some(lacks) = lacks {
+                let message = format!("the loss of {node} {lacks}");
                 return (ConditionStatus::False, Why::new(reason::NO_SPARE_CAPACITY, message));
             }
         }
@@ -108,10 +110,11 @@ mod tests {
     use super::*;
     use crate::model::{fixture, stages};
 
-    fn loss(node: &str, next: Result<InForce, &str>) -> Loss {
+    fn loss(node: &str, next: Option<InForce>, lacks: Option<&str>) -> Loss {
         Loss {
             node: node.to_owned(),
-            next: next.map_err(str::to_owned),
+            next,
+            lacks: lacks.map(str::to_owned),
         }
     }
 
@@ -121,7 +124,7 @@ mod tests {
         let mut agents = fixture::agents(&["a", "b", "c"]);
         let judge = |standby: &Standby, agents: &_| standby.judge(|next| stages::look(next, agents));
         assert_eq!(judge(&standby, &agents).0, ConditionStatus::Unknown);
-        let losses = vec![loss("b", Ok(fixture::in_force(5, &["a", "c"])))];
+        let losses = vec![loss("b", Some(fixture::in_force(5, &["a", "c"])), None)];
         standby.look(4, losses, 0, now);
         let (status, why) = judge(&standby, &agents);
         assert_eq!(
@@ -139,7 +142,12 @@ mod tests {
     #[test]
     fn a_loss_that_nothing_survives_says_what_is_missing() {
         let mut standby = Standby::default();
-        standby.look(4, vec![loss("b", Err("1.2 GiB short"))], 0, Instant::now());
+        standby.look(
+            4,
+            vec![loss("b", None, Some("is not survived: 1.2 GiB short"))],
+            0,
+            Instant::now(),
+        );
         let (status, why) = standby.judge(|_| Vec::new());
         assert_eq!(
             (status, why.reason.as_str()),

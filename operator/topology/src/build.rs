@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::links::{DevicePair, LinkReport, Links};
-use crate::{Device, DeviceReport, Excluded, Exclusion, Kind, Origin, Pool, Rate, Topology, prior};
+use crate::{Device, DeviceReport, Excluded, Exclusion, Kind, Origin, Pool, Rate, Topology, Traffic, prior};
 
 /// Everything that is known at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Input {
     /// Measured ways from the gateways to nodes and back, microseconds.
     #[serde(default)]
     pub entry_us: BTreeMap<String, u64>,
+    /// What *other* pipelines put on links.
+    #[serde(default)]
+    pub traffic: Vec<Traffic>,
 }
 
 /// The labels of a Node; every device of it has the same.
@@ -75,6 +78,7 @@ pub fn build(input: &Input) -> Topology {
     Topology {
         links: Links::build(&input.links, &input.device_pairs),
         entry_us: input.entry_us.clone(),
+        traffic: input.traffic.clone(),
         ..built
     }
 }

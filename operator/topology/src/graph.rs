@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{Kind, Links, NodeLabels, Steps, Taint, prior};
+use crate::{Kind, Links, NodeLabels, Steps, Taint, Traffic, prior};
 
 /// Where a number comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +126,8 @@ pub struct Topology {
     /// One token's way from the gateways to a node and back, by node. A node that is absent was not measured: its way counts as
     /// nothing, which favours nobody as long as no node has one.
     pub entry_us: BTreeMap<String, u64>,
+    /// What pipelines that are placed already put on links, as far as it is known.
+    pub traffic: Vec<Traffic>,
 }
 
 impl Topology {

@@ -18,6 +18,7 @@ pub mod prior;
 mod report;
 mod steps;
 pub mod support;
+mod traffic;
 
 pub use answers::Totals;
 pub use build::{HeldMemory, Input, NodeLabels, View, build, build_view};
@@ -27,3 +28,4 @@ pub use links::{
 };
 pub use report::{DeviceReport, Effect, Kind, Taint};
 pub use steps::{Reading, StepShape, Steps};
+pub use traffic::Traffic;

@@ -117,6 +117,9 @@ pub struct DeviceReport {
     /// How fast steps of a model are; absent where no worker measured it.
     #[serde(default)]
     pub steps: Option<Steps>,
+    /// Operators that its backend says it has no kernel for; absent where it was not asked.
+    #[serde(default)]
+    pub missing_operators: Option<Vec<String>>,
     /// Measured matrix products of half-precision inputs, else of single precision; absent when neither was.
     #[serde(default)]
     pub flops_per_second: Option<u64>,
@@ -188,6 +191,7 @@ impl DeviceReport {
                 .filter(|rate| *rate > 0),
             launch_us: value(status.launch_ns.as_ref()).map(|ns| ns.div_ceil(1000)),
             steps: status.step_rates.as_ref().and_then(Steps::from_state),
+            missing_operators: status.missing_operators.clone(),
             flops_per_second: value(status.f16_flops_per_second.as_ref())
                 .or_else(|| value(status.f32_flops_per_second.as_ref())),
             temperature_celsius: status

@@ -6,6 +6,7 @@
 //! context  Context: KV cache and decode         (llama_context)
 //! tap      Tap: the residual stream, taken out   (eval callback)
 //! numbers  row formats                          (ggml_type_traits)
+//! operators  what a device computes itself       (ggml_backend_dev_supports_op)
 //! scheduling  policies of threads               (libc)
 //! log      llama.cpp's log as tracing events
 //! ```
@@ -20,6 +21,7 @@ pub(crate) mod context;
 pub(crate) mod log;
 pub(crate) mod model;
 pub(crate) mod numbers;
+pub(crate) mod operators;
 pub(crate) mod scheduling;
 mod tap;
 

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use topology::{Effect, Origin, Pool, Rate, Taint, Topology};
+use topology::{Effect, Origin, Pool, Rate, Taint, Topology, Traffic};
 
 use super::*;
 use crate::{Budget, Layer, Model, Objective, Pin, Toleration, solve};
@@ -266,6 +266,42 @@ fn ends_where_tokens_must_not_be_seen_are_named() {
 }
 
 #[test]
+fn hops_of_several_replicas_over_one_link_add_up() {
+    let mut problem = problem();
+    problem.constraints.min_tokens_per_second = Some(1000);
+    // A hop is four thousand bytes a second.
+    let link = topology::Link {
+        latency_us: 1,
+        rate: Rate {
+            bytes_per_second: 4000,
+            origin: Origin::Measured,
+        },
+    };
+    problem.topology.links = [(("n0".to_owned(), "n1".to_owned()), link)].into_iter().collect();
+    for (device, node) in [(2, 0), (3, 1)] {
+        let mut twin = problem.topology.devices[node].clone();
+        twin.name = format!("d{device}");
+        problem.topology.devices.push(twin);
+    }
+    let plan = |devices: [&str; 2]| {
+        let mut plan = good(&self::problem());
+        for (stage, (device, node)) in plan.stages.iter_mut().zip(devices.into_iter().zip(["n0", "n1"])) {
+            (stage.device, stage.node) = (device.to_owned(), node.to_owned());
+        }
+        plan
+    };
+    let plans = [plan(["d0", "d1"]), plan(["d2", "d3"])];
+    let overused = |plans: &[Plan]| {
+        let found = check_together(&problem, plans);
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::LinkOverused { hops: 2, .. }))
+    };
+    assert!(overused(&plans), "{:?}", check_together(&problem, &plans));
+    assert!(!overused(&plans[..1]));
+}
+
+#[test]
 fn a_hop_that_takes_too_much_of_its_link_and_a_wrong_way_in_are_named() {
     let mut problem = problem();
     let plan = good(&problem);
@@ -275,12 +311,23 @@ fn a_hop_that_takes_too_much_of_its_link_and_a_wrong_way_in_are_named() {
     problem.constraints.min_tokens_per_second = Some(tokens);
     problem.constraints.max_link_percent = Some(1);
     let named = |found: &[Violation]| {
-        found
-            .iter()
-            .any(|v| matches!(v, Violation::LinkOverused { stage: 0, .. }))
+        let overused = |v: &Violation| matches!(v, Violation::LinkOverused { hops: 1, .. });
+        found.iter().any(overused)
     };
     assert!(named(&check(&problem, &plan)), "{:?}", check(&problem, &plan));
     problem.constraints.max_link_percent = Some(100);
+    assert!(!named(&check(&problem, &plan)));
+    // What others put there counts, and a share that nobody names is the whole link.
+    problem.topology.traffic = vec![Traffic {
+        from_node: plan.stages[0].node.clone(),
+        to_node: plan.stages[1].node.clone(),
+        bytes_per_second: topology::prior::UNKNOWN.rate.bytes_per_second - u64::from(tokens) * 4 + 1,
+        by: "default/other".to_owned(),
+    }];
+    assert!(named(&check(&problem, &plan)));
+    problem.constraints.max_link_percent = None;
+    assert!(named(&check(&problem, &plan)));
+    problem.topology.traffic[0].bytes_per_second -= 1;
     assert!(!named(&check(&problem, &plan)));
     problem.constraints = Constraints::default();
     problem.topology.entry_us.insert(plan.stages[0].node.clone(), 7);

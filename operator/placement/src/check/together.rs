@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Violation, check};
+use super::{Violation, check, links::check_links};
 use crate::{Plan, Problem};
 
 /// Everything that is wrong with replicas: each by itself, then all together.
@@ -16,9 +16,12 @@ pub fn check_fleet(problem: &Problem, plans: &[Plan]) -> Vec<Violation> {
 }
 
 /// What is wrong with replicas each of which may be sound by itself: no device has two of them, a memory pool holds all of
-/// them, and works for all of them in the time that one token may take.
+/// them, and works for all of them in the time that one token may take, and links carry the hops of all.
 pub fn check_together(problem: &Problem, plans: &[Plan]) -> Vec<Violation> {
     let mut found = Vec::new();
+    if plans.len() > 1 {
+        check_links(problem, plans, &mut found);
+    }
     let mut holder: BTreeMap<&str, usize> = BTreeMap::new();
     let mut shared: BTreeSet<&str> = BTreeSet::new();
     let mut memory: BTreeMap<usize, (u128, u128, BTreeSet<usize>)> = BTreeMap::new();

@@ -86,11 +86,14 @@ pub enum Violation {
         device: String,
         node: String,
     },
-    /// A hop takes more of its link than `maxLinkPercent` allows.
+    /// Hops take more of their link, beside what placed pipelines put on it, than `maxLinkPercent` allows.
     LinkOverused {
-        stage: usize,
-        carry_ns: u128,
-        cap_ns: u128,
+        from: String,
+        to: String,
+        hops: u128,
+        own_bytes_per_second: u128,
+        others_bytes_per_second: u128,
+        allowed_bytes_per_second: u128,
     },
     /// Several replicas use it.
     DeviceShared {
@@ -137,12 +140,16 @@ impl fmt::Display for Violation {
                 "{device} holds the first or the last stage and is on node {node}, which tokenNodeSelector does not select"
             ),
             Self::LinkOverused {
-                stage,
-                carry_ns,
-                cap_ns,
+                from,
+                to,
+                hops,
+                own_bytes_per_second,
+                others_bytes_per_second,
+                allowed_bytes_per_second,
             } => write!(
                 f,
-                "the hop after stage {stage} takes {carry_ns} ns of its link for a token and maxLinkPercent allows {cap_ns}"
+                "{hops} hops put {own_bytes_per_second} bytes a second on the link {from} -> {to}, placed pipelines \
+                 {others_bytes_per_second}, and {allowed_bytes_per_second} are allowed"
             ),
             _ => self.of_constraints(f),
         }

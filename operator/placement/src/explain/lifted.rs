@@ -3,7 +3,7 @@
 use crate::{Problem, Toleration, solve::is_feasible};
 
 /// Steps of the search for each "and what if" that is asked.
-const STEPS_PER_QUESTION: u64 = 20_000;
+pub(super) const STEPS_PER_QUESTION: u64 = 20_000;
 
 /// Memory that is as good as endless, and far from overflow when added up.
 pub(super) const ENDLESS_BYTES: u64 = 1 << 55;
@@ -17,6 +17,7 @@ pub(super) enum Lifted {
     Rate,
     Pin(usize),
     LinkShare,
+    Traffic,
     Vendors,
     NodeSelector,
     TokenNodes,
@@ -41,6 +42,10 @@ impl Lifted {
         .chain(pins.map(|pin| (true, pin)))
         .chain([
             (constraints.max_link_percent.is_some(), Self::LinkShare),
+            (
+                constraints.min_tokens_per_second.is_some() && !problem.topology.traffic.is_empty(),
+                Self::Traffic,
+            ),
             (!constraints.vendors.is_empty(), Self::Vendors),
             (!constraints.node_selector.is_empty(), Self::NodeSelector),
             (!constraints.token_node_selector.is_empty(), Self::TokenNodes),
@@ -62,6 +67,7 @@ impl Lifted {
             Self::MinDevices => constraints.min_devices = 1,
             Self::Rate => constraints.min_tokens_per_second = None,
             Self::LinkShare => constraints.max_link_percent = None,
+            Self::Traffic => eased.topology.traffic.clear(),
             Self::Vendors => constraints.vendors.clear(),
             Self::NodeSelector => constraints.node_selector.clear(),
             Self::TokenNodes => constraints.token_node_selector.clear(),
@@ -87,6 +93,7 @@ impl Lifted {
             Self::MinDevices => format!("minDevices {}", constraints.min_devices),
             Self::Rate => format!("minTokensPerSecond {}", constraints.min_tokens_per_second.unwrap_or(0)),
             Self::LinkShare => format!("maxLinkPercent {}", constraints.max_link_percent.unwrap_or(100)),
+            Self::Traffic => "what placed pipelines put on links".to_owned(),
             Self::Vendors => "vendors".to_owned(),
             Self::NodeSelector => "nodeSelector".to_owned(),
             Self::TokenNodes => "tokenNodeSelector".to_owned(),

@@ -5,7 +5,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use super::search::{Limits, Most, Search, beside, search};
+use super::search::{Limits, Search, search};
+use super::together::beside;
 use crate::{Budget, Plan, Problem};
 
 /// Rounds in which every two replicas share out anew what they have.
@@ -14,7 +15,7 @@ const ROUNDS: usize = 2;
 /// Offers what is found soon.
 pub(super) fn offer(search: &mut Search<'_>) {
     let share = search.steps / 8 / search.replicas as u64;
-    let anything = vec![Limits::new(); search.replicas];
+    let anything = vec![Limits::default(); search.replicas];
     for groups in [anything, groups(search, by_node), groups(search, by_device)] {
         if let Some(plans) = in_turn(search, &groups, share) {
             search.offer(plans);
@@ -40,12 +41,10 @@ fn in_turn(search: &mut Search<'_>, groups: &[Limits], steps: u64) -> Option<Vec
 /// Limits by the devices' places in a problem that has fewer of them.
 fn renumbered(all: &Problem, rest: &Problem, limits: &Limits) -> Limits {
     let name = |at: &usize| all.topology.devices.get(*at).map(|device| device.name.as_str());
-    let closed: BTreeSet<&str> = limits.keys().filter_map(name).collect();
+    let closed: BTreeSet<&str> = limits.most.keys().filter_map(name).collect();
     let devices = rest.topology.devices.iter().enumerate();
-    devices
-        .filter(|(_, device)| closed.contains(device.name.as_str()))
-        .map(|(at, _)| (at, Most::NOTHING))
-        .collect()
+    let is_closed = devices.filter(|(_, device)| closed.contains(device.name.as_str()));
+    Limits::without(is_closed.map(|(at, _)| at))
 }
 
 fn by_node(problem: &Problem, device: usize) -> &str {
@@ -76,8 +75,7 @@ fn groups(search: &Search<'_>, key: fn(&Problem, usize) -> &str) -> Vec<Limits> 
         }
     }
     let closed = |(_, own): (u64, BTreeSet<usize>)| -> Limits {
-        let others = (0..devices.len()).filter(|at| !own.contains(at));
-        others.map(|at| (at, Most::NOTHING)).collect()
+        Limits::without((0..devices.len()).filter(|at| !own.contains(at)))
     };
     held.into_iter().map(closed).collect()
 }

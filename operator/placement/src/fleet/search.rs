@@ -6,6 +6,7 @@
 //! - *One device, several replicas*: at most one of them has it. One case for each replica that may.
 //! - *A pool too small*: of `k` stages that are `e` bytes too large together, one has at most its bytes less `1 + (e - 1) / k`.
 //! - *A pool too busy* for the rate that is asked for: likewise with the stages' times.
+//! - *A link too full*: of one hop more than it carries, one is left out.
 //! - *A pool that slows several down*: either it works less, likewise; or not, which is given up and leaves a gap.
 //!
 //! The cases of a division contain every plan without the conflict. Replicas are alike, so nodes that differ in their order only
@@ -16,12 +17,14 @@ use std::{
     rc::Rc,
 };
 
-use topology::{Device, Excluded, Exclusion, Pool};
+use topology::{Device, Pool};
 
 use super::first;
+use super::together::{is_in, least_cost, take};
 use crate::{
-    Budget, HeldLayers, Infeasible, Objective, Plan, Problem, Stage,
-    domain::{MAX_CANDIDATES, moved_byte_ns},
+    Budget, Infeasible, Objective, Plan, Problem, Stage,
+    domain::{MAX_CANDIDATES, Within},
+    links,
     solve::{Single, single},
 };
 
@@ -35,7 +38,7 @@ const STEPS_TO_BEGIN: u64 = 200;
 const LEAST_STEPS: u64 = 2_000;
 
 /// Rates are in this part of a token per nanosecond.
-const RATE: i128 = 1_000_000_000_000_000_000;
+pub(super) const RATE: i128 = 1_000_000_000_000_000_000;
 
 /// What is minimised: nanoseconds, or rates with the sign turned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +66,7 @@ impl Cost {
 }
 
 /// Whether times are added up; else rates are.
-fn is_sum(problem: &Problem) -> bool {
+pub(super) fn is_sum(problem: &Problem) -> bool {
     problem.objective == Objective::Latency || !problem.held.is_empty()
 }
 
@@ -154,8 +157,24 @@ impl Most {
     pub(super) const NOTHING: Self = Self { bytes: 0, ns: 0 };
 }
 
-/// What one replica may take at most, by the place of the device; where it is absent, all that is usable.
-pub(super) type Limits = BTreeMap<usize, Most>;
+/// What one replica may take, by the places of devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Limits {
+    /// At most; where a device is absent, all that is usable.
+    pub most: BTreeMap<usize, Most>,
+    /// From the first device it does not go to the second.
+    pub closed: BTreeSet<(usize, usize)>,
+}
+
+impl Limits {
+    /// These devices are not for it.
+    pub(super) fn without(devices: impl IntoIterator<Item = usize>) -> Self {
+        Self {
+            most: devices.into_iter().map(|at| (at, Most::NOTHING)).collect(),
+            closed: BTreeSet::new(),
+        }
+    }
+}
 
 /// A stage in a pool: whose it is, the place of its device, and how much it takes.
 type Share = (usize, usize, u64);
@@ -187,7 +206,7 @@ impl Search<'_> {
     fn run(&mut self) {
         let parts = std::iter::repeat_n(0, self.replicas);
         let lowest = Cost::of_parts(self.problem, parts);
-        self.push(lowest, vec![Limits::new(); self.replicas]);
+        self.push(lowest, vec![Limits::default(); self.replicas]);
         while let Some(((bound, _), node)) = self.open.pop_first() {
             if bound >= self.best_cost() {
                 return;
@@ -263,6 +282,7 @@ impl Search<'_> {
         if let Some(cases) = self
             .cases_of_shared(node, &plans)
             .or_else(|| self.cases_of_full(node, &plans))
+            .or_else(|| self.cases_of_full_link(node, &plans))
         {
             cases.into_iter().for_each(|case| self.push(bound, case));
             if self.best.is_none() {
@@ -319,11 +339,11 @@ impl Search<'_> {
         let devices = problem.topology.devices.len() as u64;
         // Two figures of each device, and a way between every two that are looked at.
         self.spend(STEPS_TO_BEGIN + 2 * devices + devices.min(MAX_CANDIDATES as u64).pow(2));
-        let decided = if limits.is_empty() {
-            single(problem, &BTreeMap::new(), budget)
+        let decided = if *limits == Limits::default() {
+            single(problem, &Within::default(), budget)
         } else {
-            let (own, most_ns) = limited(problem, limits);
-            single(&own, &most_ns, budget)
+            let (own, within) = limited(problem, limits);
+            single(&own, &within, budget)
         };
         self.spend(match &decided {
             Ok(single) => single.steps,
@@ -345,13 +365,10 @@ impl Search<'_> {
             };
             let mut limits = limits.clone();
             let devices = self.problem.topology.devices.iter().enumerate();
-            limits.extend(
-                devices
-                    .filter(|(_, device)| taken(&device.name))
-                    .map(|(at, _)| (at, Most::NOTHING)),
-            );
+            let closed = devices.filter(|(_, device)| taken(&device.name));
+            limits.most.extend(closed.map(|(at, _)| (at, Most::NOTHING)));
             let mut rest = self.problem.clone();
-            take_from_pools(&mut rest, &plans);
+            take(&mut rest, &plans);
             match self.decide(&rest, &limits, LEAST_STEPS) {
                 Ok(single) => plans.push(single.plan),
                 Err(_) => return,
@@ -390,6 +407,19 @@ impl Search<'_> {
             let shares = self.shares(plans, pool, |stage| stage.memory_bytes);
             cases_of_less(node, &shares, *usable_bytes, |most| &mut most.bytes)
         })
+    }
+
+    /// The cases of a link over which plans go more often than it carries.
+    fn cases_of_full_link(&self, node: &[Limits], plans: &[Plan]) -> Option<Vec<Vec<Limits>>> {
+        let hops = links::overfull(self.problem, plans)?;
+        let case = |(of, stage): &(usize, usize)| {
+            let stages = plans[*of].stages.get(*stage..)?;
+            let [from, to, ..] = stages else { return None };
+            let mut case = node.to_vec();
+            case[*of].closed.insert((self.at(&from.device)?, self.at(&to.device)?));
+            Some(case)
+        };
+        hops.iter().map(case).collect()
     }
 
     /// The cases of a pool in which several replicas work, for longer than the rate allows or than one of them by itself: it works
@@ -435,7 +465,7 @@ fn cases_of_less(
     let less = 1 + (above - 1) / (shares.len() as u64).max(1);
     let case = |(of, at, amount): &Share| {
         let mut case = node.to_vec();
-        let most = part(case[*of].entry(*at).or_insert(Most::ANY));
+        let most = part(case[*of].most.entry(*at).or_insert(Most::ANY));
         *most = (*most).min(amount.saturating_sub(less));
         case
     };
@@ -447,127 +477,36 @@ fn cases_of_one(node: &[Limits], device: usize) -> Vec<Vec<Limits>> {
     let only = |own: usize| {
         let mut case = node.to_vec();
         for (_, limits) in case.iter_mut().enumerate().filter(|(other, _)| *other != own) {
-            limits.insert(device, Most::NOTHING);
+            limits.most.insert(device, Most::NOTHING);
         }
         case
     };
     (0..node.len()).map(only).collect()
 }
 
-/// The problem of one replica within its limits, and the longest times of its stages by the places of devices in it.
-fn limited(problem: &Problem, limits: &Limits) -> (Problem, BTreeMap<usize, u64>) {
+/// The problem of one replica within its limits, and what of these is by the places of devices in it.
+fn limited(problem: &Problem, limits: &Limits) -> (Problem, Within) {
     let mut own = problem.clone();
-    let mut most_ns = BTreeMap::new();
+    let mut within = Within::default();
+    let mut places = BTreeMap::new();
     own.topology.devices.clear();
     for (at, device) in problem.topology.devices.iter().enumerate() {
-        let most = limits.get(&at).copied().unwrap_or(Most::ANY);
+        let most = limits.most.get(&at).copied().unwrap_or(Most::ANY);
         if most.bytes == 0 || most.ns == 0 {
             continue;
         }
-        most_ns.insert(own.topology.devices.len(), most.ns);
+        let place = own.topology.devices.len();
+        places.insert(at, place);
+        within.most_ns.insert(place, most.ns);
         own.topology.devices.push(Device {
             usable_bytes: device.usable_bytes.min(most.bytes),
             ..device.clone()
         });
     }
-    (own, most_ns)
-}
-
-/// The problem of a further replica: devices of the others take no part, and what they take of pools is gone.
-pub(super) fn beside(problem: &Problem, others: &[Plan]) -> Problem {
-    let mut rest = problem.clone();
-    let used: BTreeSet<&str> = others
-        .iter()
-        .flat_map(|plan| &plan.stages)
-        .map(|s| s.device.as_str())
+    let place = |at: &usize| places.get(at).copied();
+    let closed = limits.closed.iter();
+    within.closed = closed
+        .filter_map(|(from, to)| Some((place(from)?, place(to)?)))
         .collect();
-    take_from_pools(&mut rest, others);
-    let (taken, free) = rest
-        .topology
-        .devices
-        .into_iter()
-        .partition(|d| used.contains(d.name.as_str()));
-    rest.topology.devices = free;
-    rest.topology.excluded.extend(taken.into_iter().map(|device| Excluded {
-        device: device.name,
-        node: device.node,
-        backend: device.backend,
-        kind: device.kind,
-        why: Exclusion::Barred {
-            why: "holds another replica".to_owned(),
-        },
-    }));
-    rest
-}
-
-fn take_from_pools(problem: &mut Problem, plans: &[Plan]) {
-    let topology = &mut problem.topology;
-    for stage in plans.iter().flat_map(|plan| &plan.stages) {
-        let device = topology.devices.iter().find(|device| device.name == stage.device);
-        if let Some(pool) = device.and_then(|device| topology.pools.get_mut(device.pool)) {
-            pool.usable_bytes = pool.usable_bytes.saturating_sub(stage.memory_bytes);
-        }
-    }
-    for device in &mut topology.devices {
-        let left = topology.pools.get(device.pool).map_or(0, |pool| pool.usable_bytes);
-        device.usable_bytes = device.usable_bytes.min(left);
-    }
-}
-
-fn pool_of(problem: &Problem, name: &str) -> Option<usize> {
-    problem.topology.device(name).map(|device| device.pool)
-}
-
-fn is_in(problem: &Problem, plan: &Plan, pool: usize) -> bool {
-    plan.stages
-        .iter()
-        .any(|stage| pool_of(problem, &stage.device) == Some(pool))
-}
-
-/// What plans cost together; [`Cost::NEVER`] if they get in each other's way.
-pub(super) fn least_cost(problem: &Problem, plans: &[Plan]) -> Cost {
-    let mut bytes: BTreeMap<usize, u64> = BTreeMap::new();
-    let mut busy_ns: BTreeMap<usize, u64> = BTreeMap::new();
-    let mut devices = BTreeSet::new();
-    for stage in plans.iter().flat_map(|plan| &plan.stages) {
-        let Some(pool) = pool_of(problem, &stage.device).filter(|_| devices.insert(&stage.device)) else {
-            return Cost::NEVER;
-        };
-        let (held, busy) = (bytes.entry(pool).or_default(), busy_ns.entry(pool).or_default());
-        *held = held.saturating_add(stage.memory_bytes);
-        *busy = busy.saturating_add(stage.time_ns);
-    }
-    let is_full = |(pool, bytes): (&usize, &u64)| {
-        problem
-            .topology
-            .pools
-            .get(*pool)
-            .is_none_or(|p| *bytes > p.usable_bytes)
-    };
-    if bytes.iter().any(is_full) {
-        return Cost::NEVER;
-    }
-    let slowest_ns = |plan: &Plan| {
-        let pools = plan.stages.iter().filter_map(|stage| pool_of(problem, &stage.device));
-        pools
-            .filter_map(|pool| busy_ns.get(&pool))
-            .fold(plan.slowest_ns, |a, b| a.max(*b))
-    };
-    let cap_ns = problem.constraints.cap_ns().unwrap_or(u64::MAX);
-    if plans.iter().any(|plan| slowest_ns(plan) > cap_ns) {
-        return Cost::NEVER;
-    }
-    let byte_ns = moved_byte_ns(&problem.model);
-    let moved = |plan: &Plan| {
-        let missing =
-            |s: &Stage| HeldLayers::missing_bytes(&problem.held, &problem.model, &s.device, s.first_layer, s.end_layer);
-        let bytes = plan.stages.iter().map(missing).fold(0_u64, u64::saturating_add);
-        bytes.saturating_mul(byte_ns)
-    };
-    let cost_ns = |plan: &Plan| match is_sum(problem) {
-        true if problem.held.is_empty() => plan.latency_ns,
-        true => plan.latency_ns.saturating_add(moved(plan)),
-        false => slowest_ns(plan),
-    };
-    Cost::of_parts(problem, plans.iter().map(cost_ns))
+    (own, within)
 }

@@ -92,6 +92,52 @@ fn the_fastest_cards_are_shared_out_where_one_replica_would_take_them_all() {
     assert!(used(&fleet).iter().all(|devices| devices.len() == 2));
 }
 
+/// Two cards on each of two nodes, each of which holds half of a replica; every link carries so many hops.
+fn halves_on_two_nodes(hops: u64) -> Problem {
+    let mut problem = problem(&[(200, 100); 4]);
+    for (at, device) in problem.topology.devices.iter_mut().enumerate() {
+        device.node = format!("n{}", at % 2);
+    }
+    problem.constraints.min_tokens_per_second = Some(10);
+    problem.constraints.max_link_percent = Some(10);
+    let link = |(from, to): (u8, u8)| {
+        let rate = Rate {
+            bytes_per_second: 409_600 * if from == to { 0 } else { hops } + 1,
+            origin: Origin::Measured,
+        };
+        let link = topology::Link { latency_us: 1, rate };
+        ((format!("n{from}"), format!("n{to}")), link)
+    };
+    problem.topology.links = [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().map(link).collect();
+    problem
+}
+
+#[test]
+fn replicas_share_out_the_links_and_go_the_other_way_where_one_is_full() {
+    let both = fleet(&halves_on_two_nodes(1), 2);
+    assert_eq!((both.plans.len(), both.verdict), (2, Verdict::Optimal));
+    let mut heads: Vec<&str> = both.plans.iter().map(|plan| plan.stages[0].node.as_str()).collect();
+    heads.sort_unstable();
+    assert_eq!(heads, ["n0", "n1"]);
+    // Of a link that is taken in one direction, the other is left, and one replica has it.
+    let mut problem = halves_on_two_nodes(1);
+    problem.topology.traffic = vec![topology::Traffic {
+        from_node: "n0".to_owned(),
+        to_node: "n1".to_owned(),
+        bytes_per_second: 2,
+        by: "default/other".to_owned(),
+    }];
+    let one = fleet(&problem, 2);
+    assert_eq!(one.plans.len(), 1);
+    let shortage = one.shortage().expect("a shortage");
+    assert!(shortage.starts_with("1 of 2 replicas fits; the second"), "{shortage}");
+    assert!(
+        shortage.contains("the link n0 -> n1 is full: a hop of 40.0 KiB/s, 2 B/s of default/other")
+            || shortage.contains("the link n1 -> n0 is full: a hop of 40.0 KiB/s, 40.0 KiB/s of another replica"),
+        "{shortage}"
+    );
+}
+
 #[test]
 fn what_the_next_replica_lacks_is_said_beside_those_that_fit() {
     let fleet = fleet(&problem(&[(400, 100), (400, 100), (150, 100)]), 3);

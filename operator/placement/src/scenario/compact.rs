@@ -23,7 +23,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
-use topology::{CONFIDENT_SAMPLES, DeviceReport, Input, Kind, LinkKind, LinkReport};
+use topology::{CONFIDENT_SAMPLES, DeviceReport, Input, Kind, LinkKind, LinkReport, Traffic};
 
 use super::{
     Scenario, ScenarioError, Show,
@@ -50,6 +50,8 @@ pub(super) struct Compact {
     node: Vec<Nodes>,
     #[serde(default)]
     link: Vec<Ways>,
+    #[serde(default)]
+    traffic: Vec<Placed>,
     #[serde(default)]
     constraints: Constraints,
     #[serde(default)]
@@ -127,6 +129,16 @@ struct Ways {
     between: [String; 2],
     latency_us: u64,
     mbit_per_second: u64,
+}
+
+/// What a pipeline that is placed already puts on a link, in one direction.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Placed {
+    from: String,
+    to: String,
+    by: String,
+    mbit_per_second: f64,
 }
 
 fn default_context_tokens() -> u64 {
@@ -240,6 +252,7 @@ impl Compact {
             }
         }
         input.links = self.links()?;
+        input.traffic = self.traffic.iter().map(Placed::traffic).collect();
         Ok(input)
     }
 
@@ -276,6 +289,17 @@ impl Compact {
             return Err(CompactError::UnknownNode { name: name.to_owned() });
         }
         Ok(nodes)
+    }
+}
+
+impl Placed {
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            from_node: self.from.clone(),
+            to_node: self.to.clone(),
+            bytes_per_second: whole(self.mbit_per_second * BYTES_PER_MBIT as f64),
+            by: self.by.clone(),
+        }
     }
 }
 
@@ -320,6 +344,7 @@ impl Card {
             fault: None,
             barred: None,
             no_new_layers: None,
+            missing_operators: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use placement::{Constraints, HeldLayers, Layer, Model, Objective, Pin, Problem, Toleration};
 use proptest::prelude::*;
-use topology::{Device, Effect, Kind, Link, Origin, Pool, Rate, Steps, Taint, Topology};
+use topology::{Device, Effect, Kind, Link, Origin, Pool, Rate, Steps, Taint, Topology, Traffic};
 
 /// Up to five devices on up to three pools and nodes, up to six layers, every constraint.
 pub fn small() -> impl Strategy<Value = Problem> {
@@ -18,24 +18,77 @@ pub fn small() -> impl Strategy<Value = Problem> {
         any::<bool>(),
         tainted,
         entries,
+        traffic(),
     );
-    parts.prop_map(|(model, mut topology, constraints, held, latency, tainted, entries)| {
-        let entries = entries.into_iter().map(|(node, us)| (format!("node{node}"), us));
-        topology.entry_us = entries.collect();
-        for (at, device) in topology.devices.iter_mut().enumerate() {
-            device.taints = (tainted >> at & 1 == 1).then(|| taint(at % 2)).into_iter().collect();
-        }
-        Problem {
-            model,
-            topology,
-            constraints,
-            held,
-            objective: if latency {
-                Objective::Latency
-            } else {
-                Objective::Throughput
-            },
-        }
+    parts.prop_map(
+        |(model, mut topology, constraints, held, latency, tainted, entries, traffic)| {
+            topology.traffic = traffic;
+            let entries = entries.into_iter().map(|(node, us)| (format!("node{node}"), us));
+            topology.entry_us = entries.collect();
+            for (at, device) in topology.devices.iter_mut().enumerate() {
+                device.taints = (tainted >> at & 1 == 1).then(|| taint(at % 2)).into_iter().collect();
+            }
+            Problem {
+                model,
+                topology,
+                constraints,
+                held,
+                objective: if latency {
+                    Objective::Latency
+                } else {
+                    Objective::Throughput
+                },
+            }
+        },
+    )
+}
+
+/// What is placed already: some tens of kilobytes a second, which is one or two hops.
+fn traffic() -> impl Strategy<Value = Vec<Traffic>> {
+    let traffic = (0_u8..3, 0_u8..3, 0_u64..100_000).prop_map(|(from, to, bytes_per_second)| Traffic {
+        from_node: format!("node{from}"),
+        to_node: format!("node{to}"),
+        bytes_per_second,
+        by: "default/other".to_owned(),
+    });
+    prop_oneof![2 => Just(vec![]), 1 => prop::collection::vec(traffic, 1..4)]
+}
+
+/// Two nodes of two or three devices, of which a plan needs nearly all, between which every order costs about the same, and links
+/// that carry one hop or two: most plans that would be the best go over some link too often.
+pub fn crowded_links() -> impl Strategy<Value = Problem> {
+    let figures = prop::collection::vec((5_u64..9, 1_u64..4), 4..6);
+    let links = prop::collection::vec((0_u64..300, 1_u64..6), 4);
+    let limits = (1_u32..3, any::<bool>(), 2_u32..5, traffic());
+    (figures, links, limits).prop_map(|(figures, links, (percent, latency, min_devices, traffic))| {
+        let devices = figures.into_iter().enumerate().map(|(i, (hundreds, tenths))| {
+            let mut device = device(i, i, 100 * hundreds, tenths * 100_000_000_000, Kind::Discrete);
+            device.node = format!("node{}", i % 2);
+            device
+        });
+        let mut problem = apart(devices.collect(), 6);
+        problem
+            .model
+            .layers
+            .iter_mut()
+            .for_each(|layer| layer.weight_bytes = 300 * MIB);
+        problem.model.activation_bytes = 4096;
+        let places = [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter();
+        let link = |((from, to), (latency_us, mb)): ((u8, u8), (u64, u64))| {
+            let rate = measured(mb * 1_000_000);
+            ((format!("node{from}"), format!("node{to}")), Link { latency_us, rate })
+        };
+        problem.topology.links = places.zip(links).map(link).collect();
+        problem.topology.traffic = traffic;
+        problem.objective = if latency {
+            Objective::Latency
+        } else {
+            Objective::Throughput
+        };
+        problem.constraints.min_devices = min_devices;
+        problem.constraints.min_tokens_per_second = Some(10);
+        problem.constraints.max_link_percent = Some(percent);
+        problem
     })
 }
 
@@ -170,10 +223,11 @@ fn constraints() -> impl Strategy<Value = Constraints> {
         prop::option::weighted(0.4, 1_u32..4),
         prop::bool::weighted(0.8),
         pins,
-        0_u8..10,
+        0_u8..12,
+        1_u32..4,
     )
         .prop_map(
-            |(min_devices, max_devices, allow_software_devices, pinned_layers, rare)| Constraints {
+            |(min_devices, max_devices, allow_software_devices, pinned_layers, rare, link_percent)| Constraints {
                 min_devices,
                 max_devices,
                 allow_software_devices,
@@ -187,19 +241,19 @@ fn constraints() -> impl Strategy<Value = Constraints> {
                 } else {
                     BTreeMap::new()
                 },
-                token_node_selector: if rare >= 8 {
+                token_node_selector: if matches!(rare, 8 | 9) {
                     BTreeMap::from([("zone".to_owned(), format!("z{}", rare - 8))])
                 } else {
                     BTreeMap::new()
                 },
                 pinned_layers,
                 min_tokens_per_second: match rare {
-                    2 | 4 => Some(10),
+                    2 | 4 | 10 | 11 => Some(10),
                     3 => Some(3),
                     _ => None,
                 },
-                // A millisecond, which links of 4 MB/s and less do not keep.
-                max_link_percent: (rare == 4).then_some(1),
+                // A hop takes 41 kB/s: links of some megabytes a second carry none, one or two.
+                max_link_percent: matches!(rare, 4 | 10).then_some(link_percent),
                 tolerations: match rare {
                     2 => vec![Toleration {
                         exists: true,
@@ -290,6 +344,39 @@ pub fn eight_devices() -> Problem {
         device(i, i, 500 + 60 * i64, (10 + 7 * i64) * 1_000_000_000, Kind::Discrete)
     });
     apart(devices.collect(), 40)
+}
+
+/// Two equal devices on each of two nodes, all of which the model needs; the way from node to node is shorter than within one.
+pub fn two_nodes_of_two() -> Problem {
+    let devices = (0..4).map(|i: usize| {
+        let mut device = device(i, i, 340, 10_000_000_000, Kind::Discrete);
+        device.node = format!("node{}", i / 2);
+        device
+    });
+    let mut problem = apart(devices.collect(), 8);
+    problem.model.activation_bytes = 4096;
+    let link = |from: u8, to: u8| {
+        let latency_us = if from == to { 900 } else { 10 };
+        let link = Link {
+            latency_us,
+            rate: measured(4_000_000),
+        };
+        ((format!("node{from}"), format!("node{to}")), link)
+    };
+    problem.topology.links = [link(0, 0), link(0, 1), link(1, 0), link(1, 1)].into_iter().collect();
+    // Where it begins is no tie.
+    problem.topology.entry_us = BTreeMap::from([("node1".to_owned(), 50)]);
+    problem
+}
+
+/// What another pipeline puts on the way from one to the other.
+pub fn from_node_0_to_node_1(bytes_per_second: u64) -> Vec<Traffic> {
+    vec![Traffic {
+        from_node: "node0".to_owned(),
+        to_node: "node1".to_owned(),
+        bytes_per_second,
+        by: "default/other".to_owned(),
+    }]
 }
 
 pub fn many_devices(devices: usize, layers: usize) -> Problem {

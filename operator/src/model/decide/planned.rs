@@ -3,16 +3,11 @@
 use std::collections::BTreeSet;
 
 use crds::conditions::reason;
-use placement::{Problem, evaluate, explain};
 
-use super::search::{soon, trial};
-use super::{Ahead, Asked, Decided, Question, anew, answers, place};
-use crate::model::facts::Facts;
-use crate::model::gain;
+use super::{Ahead, Asked, Decided, Question, ahead, anew, answers};
 use crate::model::in_force::InForce;
 use crate::model::moving::{Cause, Proposal, Verdict, fits_beside};
 use crate::model::replicas;
-use crate::model::standby::{LOSSES_MAX, Loss};
 use crate::model::status::{Placed, Why};
 use crate::model::term::ModelState;
 use crate::model::{sign, stages, translate};
@@ -177,110 +172,24 @@ fn stay(asked: &Asked<'_>, present: &InForce, state: &mut ModelState) -> Decided
     let Some(facts) = asked.known.facts.filter(|_| stays.new_in_force.is_none()) else {
         return stays;
     };
-    let (losses, places) = looks_due(asked, present, state);
-    let ahead = match asked.world.leisure {
+    let (losses, places) = ahead::due(asked, present, state);
+    let look = match asked.world.leisure {
         _ if !losses && !places => Ahead::Nothing,
         true => Ahead::Looked,
         false => Ahead::Due,
     };
-    if losses && ahead == Ahead::Looked {
-        stand_by(asked, facts, present, state);
+    if losses && look == Ahead::Looked {
+        ahead::stand_by(asked, facts, present, state);
     }
     let decided = match state.moving.rests(asked.world.now) {
         Some(why) => rested(asked, present, why),
-        None if places && ahead == Ahead::Looked => better(asked, facts, present, state).unwrap_or(stays),
+        None if places && look == Ahead::Looked => ahead::better(asked, facts, present, state).unwrap_or(stays),
         None => stays,
     };
-    Decided { ahead, ..decided }
+    Decided { ahead: look, ..decided }
 }
 
-/// Whether it is time to look at losses to come, and at better places. Of one pipeline alone: several are left as they are, and of
-/// several the others go on by themselves.
-fn looks_due(asked: &Asked<'_>, present: &InForce, state: &ModelState) -> (bool, bool) {
-    let (world, now) = (asked.world, asked.world.now);
-    let is_one = asked.known.validated.replicas == 1;
-    let losses = state.standby.is_due(present.placement.epoch, now);
-    // What is held is to stay, better places or not.
-    let is_held = world.kept.contains_key(asked.uid());
-    let places = !is_held && state.moving.gain.is_due(world.threshold, now) && state.moving.rests(now).is_none();
-    (is_one && losses, is_one && places)
-}
-
-/// Looks whether another placement is better by far, and has been for long enough.
-fn better(asked: &Asked<'_>, facts: &Facts, present: &InForce, state: &mut ModelState) -> Option<Decided> {
-    let (world, known, threshold) = (asked.world, asked.known, asked.world.threshold);
-    let plan = translate::plans(present).pop();
-    // As if nothing were loaded: what is better in the long run may be elsewhere altogether.
-    let found = problem(asked, facts, None).and_then(|problem| trial(&problem));
-    let percent = found.as_ref().and_then(|found| {
-        let present = evaluate(&problem(asked, facts, Some(present))?, &plan?)?;
-        gain::percent(known.validated.objective, &present, &found.plan)
-    });
-    let lasts = state.moving.gain.look(percent, threshold, world.now);
-    let found = found.filter(|_| lasts)?;
-    let plans = [found.plan];
-    let next = place(asked, (&replicas::arrange(&[], &plans), &plans), None, None, (state, 0)).new_in_force?;
-    is_beside(asked, present, &next).then(|| propose(asked, present, next, Cause::Gain, state))
-}
-
-/// What is to be decided on all devices, or how what is `in_force` does on its own.
-fn problem(asked: &Asked<'_>, facts: &Facts, in_force: Option<&InForce>) -> Option<Problem> {
-    let devices = in_force.map(InForce::devices);
-    let topology = asked.world.topology(&Question {
-        uid: asked.uid(),
-        among: devices.as_deref(),
-        failing: asked.failing,
-        freed: &[],
-        own: &[],
-        quantisation: if in_force.is_some() { "" } else { &facts.quantisation },
-        in_force: in_force.is_some(),
-    });
-    let topology = translate::counted(topology, asked.known.validated, facts, &asked.world.paces);
-    let known = asked.known;
-    translate::problem("", known.validated, facts, known.learned.as_ref(), topology).ok()
-}
-
-/// Works out what takes the placement's place when one of its nodes is lost.
-fn stand_by(asked: &Asked<'_>, facts: &Facts, present: &InForce, state: &mut ModelState) {
-    let (world, epoch) = (asked.world, present.placement.epoch);
-    let nodes: BTreeSet<&str> = present.nodes().collect();
-    // The first of the epochs to come is a move's.
-    let losses = nodes.iter().take(LOSSES_MAX).zip(1..).map(|(node, ahead)| Loss {
-        node: (*node).to_owned(),
-        next: after_loss(asked, facts, present, node, (state, ahead)),
-    });
-    let losses = losses.collect();
-    let others = nodes.len().saturating_sub(LOSSES_MAX);
-    state.standby.look(epoch, losses, others, world.now);
-}
-
-/// The placement without a node, or why there is none.
-fn after_loss(
-    asked: &Asked<'_>,
-    facts: &Facts,
-    present: &InForce,
-    node: &str,
-    (state, ahead): (&ModelState, u64),
-) -> Result<InForce, String> {
-    let mut problem = problem(asked, facts, None).ok_or("the model's figures cannot be used")?;
-    problem.topology.devices.retain(|device| device.node != node);
-    let left = present.stages().into_iter().filter(|stage| stage.node != node);
-    problem.held = left.map(translate::held_layers).collect();
-    let solution = soon(&problem).map_err(|none| explain(&problem, &none).message)?;
-    let plans = [solution.plan];
-    let decided = place(
-        asked,
-        (&replicas::arrange(&[], &plans), &plans),
-        None,
-        None,
-        (state, ahead),
-    );
-    decided
-        .new_in_force
-        .ok_or_else(|| "the placement cannot be signed".to_owned())
-}
-
-fn is_beside(asked: &Asked<'_>, present: &InForce, next: &InForce) -> bool {
+pub(super) fn is_beside(asked: &Asked<'_>, present: &InForce, next: &InForce) -> bool {
     let understood = |node: &str| {
         let agent = asked.world.agents.get(node);
         agent.is_some_and(|agent| agent.takes_purposes)
@@ -292,14 +201,20 @@ fn is_beside(asked: &Asked<'_>, present: &InForce, next: &InForce) -> bool {
         among: Some(&devices),
         failing: &nobody,
         freed: &[],
-        own: &[],
-        quantisation: "",
+        own: None,
+        facts: None,
         in_force: true,
     });
     next.nodes().all(understood) && fits_beside(&topology, present, next, is_answering(asked, present))
 }
 
-fn propose(asked: &Asked<'_>, present: &InForce, next: InForce, cause: Cause, state: &mut ModelState) -> Decided {
+pub(super) fn propose(
+    asked: &Asked<'_>,
+    present: &InForce,
+    next: InForce,
+    cause: Cause,
+    state: &mut ModelState,
+) -> Decided {
     let note = format!("moves to {}", devices(&next));
     state.moving.proposal = Some(Proposal {
         next,

@@ -10,13 +10,22 @@ const TRIAL_STEPS: u64 = 200_000;
 
 /// A plan, if one is found soon: what is placed in the end is solved with the full budget.
 pub(super) fn trial(problem: &Problem) -> Option<Solution> {
-    let solution = soon(problem).ok()?;
+    trial_of(problem, 1)
+}
+
+/// The same for one of so many that are looked at together, for its part of the work.
+pub(super) fn trial_of(problem: &Problem, parts: usize) -> Option<Solution> {
+    let budget = Budget {
+        steps: TRIAL_STEPS / (parts as u64).max(1),
+        ..Budget::default()
+    };
+    let solution = solve(problem, budget).ok()?;
     check(problem, &solution.plan).is_empty().then_some(solution)
 }
 
-/// The same with the reason where none is found, and not judged.
-pub(super) fn soon(problem: &Problem) -> Result<Solution, Infeasible> {
-    solve(problem, trial_budget())
+/// Plans for so many replicas, or for as many as fit, if any are found soon. Not judged.
+pub(super) fn soon_fleet(problem: &Problem, replicas: u32) -> Result<Fleet, Infeasible> {
+    solve_fleet(problem, replicas, trial_budget())
 }
 
 fn trial_budget() -> Budget {

@@ -1,4 +1,6 @@
+mod links;
 mod moves;
+mod replicas;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -72,6 +74,7 @@ impl Cluster {
         world.paces = self.paces.clone();
         world.leisure = self.leisure;
         for (uid, in_force) in &self.others {
+            world.holders.knows(uid, &fixture::facts());
             world.holders.hold(uid, in_force);
         }
         if let Some(in_force) = &self.state.in_force {
@@ -779,17 +782,56 @@ fn first_and_last_layers_are_where_tokens_may_be_seen() {
     assert_eq!(cluster.refuses().reason, "ConstraintsClash");
 }
 
+/// The model's source is of other facts.
+fn is_of(cluster: &mut Cluster, change: impl FnOnce(&mut Facts)) {
+    let mut facts = fixture::facts();
+    change(&mut facts);
+    cluster.state.inspection = Inspection::new(cluster.model.spec.source.clone(), fixture::UID);
+    cluster.state.inspection.asked("a".into(), 0, 1, Instant::now());
+    assert!(cluster.state.inspection.answered("a", 1, Ok(Arc::new(facts))));
+}
+
+#[test]
+fn an_architecture_that_a_device_has_no_kernels_for_is_not_placed_on_it_and_not_taken_from_it() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    let vulkan = |missing: Option<&[&str]>| {
+        let missing = missing.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+        move |object: &mut crds::DeviceGPUState| {
+            let status = object.status.as_mut().expect("a status");
+            (status.backend, status.missing_operators) = ("vulkan".into(), missing);
+        }
+    };
+    change(&mut cluster, "a-cpu0", vulkan(None));
+    is_of(&mut cluster, |facts| facts.architecture = "mamba".into());
+    // Before its backend was asked the table counts, then what it said.
+    assert_eq!(devices(&cluster.place()), ["b-cpu0"]);
+    change(&mut cluster, "a-cpu0", vulkan(Some(&["SSM_SCAN_MAMBA1"])));
+    cluster.state.in_force = None;
+    assert_eq!(devices(&cluster.place()), ["b-cpu0"]);
+    cluster.agents.remove("b");
+    cluster.state.in_force = None;
+    let why = cluster.refuses();
+    assert!(
+        why.message.contains(
+            "a-cpu0 computes no mamba models: backend vulkan has no kernel for SSM_SCAN_MAMBA1 here (another"
+        ),
+        "{}",
+        why.message
+    );
+    change(&mut cluster, "a-cpu0", vulkan(Some(&["SSM_SCAN_MAMBA2"])));
+    assert_eq!(devices(&cluster.place()), ["a-cpu0"]);
+    // What serves has shown that it can.
+    change(&mut cluster, "a-cpu0", vulkan(Some(&["SSM_SCAN_MAMBA1"])));
+    cluster.keeps();
+}
+
 #[test]
 fn weights_that_a_backend_has_no_kernel_for_are_not_placed_on_it() {
     let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
     let mut state = (*cluster.observed.devices[0]).clone();
     state.status.as_mut().unwrap().backend = "opencl".into();
     cluster.observed.devices[0] = Arc::new(state);
-    let mut facts = fixture::facts();
-    facts.quantisation = "IQ3_XXS".into();
-    cluster.state.inspection = Inspection::new(cluster.model.spec.source.clone(), fixture::UID);
-    cluster.state.inspection.asked("a".into(), 0, 1, Instant::now());
-    assert!(cluster.state.inspection.answered("a", 1, Ok(Arc::new(facts))));
+    is_of(&mut cluster, |facts| facts.quantisation = "IQ3_XXS".into());
     assert_eq!(devices(&cluster.place()), ["b-cpu0"]);
     cluster.state.in_force = None;
     cluster.require_devices(2);

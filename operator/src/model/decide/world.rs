@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use topology::{DeviceReport, HeldMemory, Links, NodeLabels, Topology, View, build_view, support};
+use topology::{DeviceReport, HeldMemory, Links, NodeLabels, Topology, Traffic, View, build_view, support};
 
 use crate::agents::AgentView;
+use crate::model::facts::Facts;
 use crate::model::gain::Threshold;
 use crate::model::holders::Holders;
 use crate::model::learned_pace::Corrections;
@@ -108,7 +109,13 @@ impl<'a> World<'a> {
         nodes.dedup();
         let kept = self.kept.get(uid).filter(|_| in_force);
         let mut held = self.holders.beside(uid, freed);
-        held.extend(own.iter().cloned());
+        held.extend(own.iter().flat_map(|own| own.memory.iter().cloned()));
+        // What is placed is not moved for what came later over its links.
+        let mut traffic = Vec::new();
+        if !in_force {
+            traffic = self.holders.traffic_beside(uid);
+            traffic.extend(own.iter().flat_map(|own| own.traffic.iter().cloned()));
+        }
         let built = build_view(&View {
             devices: reports
                 .into_iter()
@@ -121,6 +128,7 @@ impl<'a> World<'a> {
         // Judged once for all graphs of a pass: a large cluster has tens of thousands.
         Topology {
             links: self.links.clone(),
+            traffic,
             ..built
         }
     }
@@ -143,13 +151,26 @@ fn as_it_counts<'r>(report: &'r DeviceReport, question: &Question<'_>, kept: Opt
     if question.failing.contains(&device.name) {
         device.to_mut().fault = Some("shards of this model keep failing on it".to_owned());
     }
-    if let Some(why) = support::refuses(&device.backend, question.quantisation) {
-        device.to_mut().barred = Some(why);
+    let unfit = question.facts.and_then(|facts| {
+        let operators = device.missing_operators.as_deref();
+        support::refuses(&device.backend, &facts.quantisation)
+            .or_else(|| support::lacks(&device.backend, operators, &facts.architecture))
+    });
+    if unfit.is_some() {
+        device.to_mut().barred = unfit;
     }
-    if question.own.iter().any(|held| held.device == device.name) {
+    let is_own = |own: &Own| own.memory.iter().any(|held| held.device == device.name);
+    if question.own.is_some_and(is_own) {
         device.to_mut().barred = Some("holds another replica".to_owned());
     }
     device
+}
+
+/// What replicas of a model take that go on as they are.
+#[derive(Debug, Clone, Default)]
+pub(in crate::model) struct Own {
+    pub memory: Vec<HeldMemory>,
+    pub traffic: Vec<Traffic>,
 }
 
 /// For whom a graph is.
@@ -163,9 +184,9 @@ pub(in crate::model) struct Question<'q> {
     /// Other models whose memory is taken to be free.
     pub freed: &'q [&'q str],
     /// What replicas take that go on as they are: no other has a part in their devices.
-    pub own: &'q [HeldMemory],
-    /// Of its weights; empty where it is not asked for: what is loaded has shown that it can be.
-    pub quantisation: &'q str,
+    pub own: Option<&'q Own>,
+    /// Of the model that is to be loaded; absent where that is not asked: what is loaded has shown that it can be.
+    pub facts: Option<&'q Facts>,
     /// Whether it is for layers that are held already.
     pub in_force: bool,
 }

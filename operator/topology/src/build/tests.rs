@@ -28,6 +28,7 @@ fn report(name: &str, node: &str, kind: Kind, pool: &str, usable_bytes: u64) -> 
         fault: None,
         barred: None,
         no_new_layers: None,
+        missing_operators: None,
         taints: Vec::new(),
     }
 }

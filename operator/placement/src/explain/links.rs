@@ -1,0 +1,74 @@
+//! Which link is full, and with what.
+
+use super::lifted::STEPS_PER_QUESTION;
+use crate::{
+    Budget, Objective, Plan, Problem,
+    domain::Within,
+    links::{allowed_bytes_per_second, hop_bytes_per_second, hops_over, most_hops},
+    solve::single,
+    text,
+};
+
+/// Links that are told; one is mostly enough to act upon.
+const MAX_TOLD: usize = 2;
+
+/// Pipelines named on one link; the rest are counted together.
+const MAX_NAMED: usize = 3;
+
+/// "the link a -> b is full: 2 hops of 1.1 MiB/s, 300.0 KiB/s of default/x, and 2.0 MiB/s may be used (50 % of 4.0 MiB/s)": the links
+/// that the best plan would overfill if nothing limited them; `None` where it overfills none.
+pub(super) fn full(problem: &Problem) -> Option<String> {
+    let hop = hop_bytes_per_second(problem)?;
+    let plans = [unlimited(problem)?];
+    let over = hops_over(&plans).into_iter();
+    let full: Vec<String> = over
+        .filter(|((from, to), hops)| hops.len() > most_hops(problem, from, to))
+        .take(MAX_TOLD)
+        .map(|((from, to), hops)| told(problem, from, to, hop, hops.len()))
+        .collect();
+    (!full.is_empty()).then(|| full.join("; "))
+}
+
+/// The quickest plan that keeps everything but what limits links: as if a hop put nothing on them.
+fn unlimited(problem: &Problem) -> Option<Plan> {
+    let mut eased = problem.clone();
+    eased.model.activation_bytes = 0;
+    eased.objective = Objective::Latency;
+    let budget = Budget {
+        steps: STEPS_PER_QUESTION,
+        ..Budget::default()
+    };
+    let found = single(&eased, &Within::default(), budget).ok()?;
+    Some(found.plan)
+}
+
+fn told(problem: &Problem, from: &str, to: &str, hop: u64, hops: usize) -> String {
+    let per_second = |bytes: u64| format!("{}/s", text::bytes(bytes));
+    let own = match hops {
+        1 => format!("a hop of {}", per_second(hop)),
+        hops => format!("{hops} hops of {}", per_second(hop)),
+    };
+    let mut others: Vec<_> = problem.topology.traffic_on(from, to).collect();
+    others.sort_by_key(|traffic| std::cmp::Reverse(traffic.bytes_per_second));
+    let mut named: Vec<String> = others
+        .iter()
+        .take(MAX_NAMED)
+        .map(|traffic| format!(", {} of {}", per_second(traffic.bytes_per_second), traffic.by))
+        .collect();
+    if let Some(more) = others.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
+        let rest = others[MAX_NAMED..]
+            .iter()
+            .fold(0, |sum: u64, t| sum.saturating_add(t.bytes_per_second));
+        named.push(format!(", {} of {more} more", per_second(rest)));
+    }
+    let rate = problem.topology.link(from, to).rate.bytes_per_second;
+    let share = match problem.constraints.max_link_percent {
+        Some(percent) => format!(" ({percent} % of {})", per_second(rate)),
+        None => String::new(),
+    };
+    let allowed = per_second(allowed_bytes_per_second(problem, from, to));
+    format!(
+        "the link {from} -> {to} is full: {own}{}, and {allowed} may be used{share}",
+        named.concat()
+    )
+}
