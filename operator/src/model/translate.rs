@@ -72,6 +72,8 @@ pub fn estimated(name: &str, validated: &Validated, facts: &Facts) -> Result<Mod
         embedding_length: facts.embedding_length.into(),
         vocabulary_size: facts.vocabulary_size.into(),
         kv_elements_per_token_per_layer: facts.kv_elements_per_token_per_layer.into(),
+        layer_kv_elements: facts.layer_kv_elements.iter().copied().map(u64::from).collect(),
+        layer_state_bytes: facts.layer_state_bytes.clone(),
         kv_element: validated.kv_element,
         context_length: runtime.context_length.into(),
         parallel_sequences: runtime.parallel_sequences.into(),
@@ -329,3 +331,6 @@ fn clip(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(1024));
     text
 }
+
+#[cfg(test)]
+mod tests;

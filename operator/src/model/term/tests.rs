@@ -214,8 +214,8 @@ fn message(vocabulary: &[u8]) -> wire::ModelFacts {
         vocabulary_size: 1000,
         layers: vec![wire::LayerFacts {
             weight_bytes: 10,
-            active_bytes: 0,
             digest: vec![3; 32],
+            ..Default::default()
         }],
         embedding: piece(5),
         output: piece(5),
