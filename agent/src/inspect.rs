@@ -218,8 +218,9 @@ fn message(model: &Model, facts: &Facts, digests: &Index, vocabulary: Vec<u8>) -
             digest: digest.0.to_vec(),
         })
     };
-    let bytes = facts.layer_bytes.iter().zip(&facts.layer_active_bytes);
-    let layers = bytes.zip(&digests.layers);
+    let weights = facts.layer_bytes.iter().zip(&facts.layer_active_bytes);
+    let kept = facts.layer_kv_elements.iter().zip(&facts.layer_state_bytes);
+    let layers = weights.zip(kept).zip(&digests.layers);
     ModelFacts {
         sha256: model.index.sha256().0.to_vec(),
         file_bytes: model.index.total_bytes(),
@@ -231,11 +232,15 @@ fn message(model: &Model, facts: &Facts, digests: &Index, vocabulary: Vec<u8>) -
         context_length_trained: facts.context_length_trained,
         kv_elements_per_token_per_layer: facts.kv_elements_per_token_per_layer,
         layers: layers
-            .map(|((weight_bytes, active_bytes), digest)| LayerFacts {
-                weight_bytes: *weight_bytes,
-                active_bytes: *active_bytes,
-                digest: digest.0.to_vec(),
-            })
+            .map(
+                |(((weight_bytes, active_bytes), (kv_elements, state_bytes)), digest)| LayerFacts {
+                    weight_bytes: *weight_bytes,
+                    digest: digest.0.to_vec(),
+                    active_bytes: *active_bytes,
+                    kv_elements_per_token: Some(*kv_elements),
+                    state_bytes: *state_bytes,
+                },
+            )
             .collect(),
         embedding: piece(facts.embedding_bytes, &digests.embedding),
         output: piece(facts.output_bytes, &digests.output),

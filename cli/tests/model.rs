@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use gguf::{FileSet, WeightIndex};
+use modelgen::Recipe;
 use origin::{Manner, Server};
 use rig::{fail, model, names, run, succeed, write};
 use serde_json::Value;
@@ -149,6 +150,53 @@ fn a_model_is_shown_with_its_layers_and_cuts() {
     assert_eq!(shown["splittable"], true);
     assert_eq!(shown["allowed_cuts"], serde_json::json!([1, 2, 3]));
     assert_eq!(shown["layer_bytes"], serde_json::json!([512, 512, 512, 512]));
+}
+
+#[test]
+fn what_a_token_reads_of_a_mixture_of_experts_is_shown_beside_what_its_layers_weigh() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = Recipe::new("qwen3moe").unwrap();
+    let experts = recipe.experts.as_mut().unwrap();
+    (experts.count, experts.used, experts.leading_dense) = (4, 1, 0);
+    recipe.write(&folder.path().join("moe.gguf")).unwrap();
+    let shown = json(&succeed(
+        folder.path(),
+        &["model", "show", "moe.gguf", "--output", "json"],
+    ));
+    // Three matrices of 64 x 32 in blocks of 34 bytes for each of four experts, one of whom is read.
+    let expert = 3 * 64 * 32 / 32 * 34;
+    let weighs = shown["layer_bytes"].as_array().unwrap().clone();
+    let reads: Vec<Value> = weighs
+        .iter()
+        .map(|bytes| (bytes.as_u64().unwrap() - 3 * expert).into())
+        .collect();
+    assert_eq!(shown["layer_active_bytes"], Value::from(reads.clone()));
+    let kibibytes = |bytes: &Value| format!("0-3: {:.1} KiB each", bytes.as_f64().unwrap() / 1024.0);
+    let text = succeed(folder.path(), &["model", "show", "moe.gguf"]);
+    let line = |what: &str| text.lines().find(|line| line.starts_with(what)).unwrap().to_owned();
+    assert!(line("layer weights").ends_with(&kibibytes(&weighs[0])), "{text}");
+    assert!(line("read for a token").ends_with(&kibibytes(&reads[0])), "{text}");
+    assert!(line("states").ends_with("none"), "{text}");
+}
+
+#[test]
+fn a_model_that_keeps_states_is_shown_with_what_each_sequence_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    Recipe::new("jamba")
+        .unwrap()
+        .write(&folder.path().join("m.gguf"))
+        .unwrap();
+    let shown = json(&succeed(
+        folder.path(),
+        &["model", "show", "m.gguf", "--output", "json"],
+    ));
+    // A kernel of 4 and 16 states for each of 128 channels; one head of 16 + 16 for each of two.
+    let state = 4 * (3 * 128 + 16 * 128);
+    assert_eq!(shown["layer_state_bytes"], serde_json::json!([state, 0, state, 0]));
+    assert_eq!(shown["layer_kv_elements"], serde_json::json!([0, 64, 0, 64]));
+    let text = succeed(folder.path(), &["model", "show", "m.gguf"]);
+    assert!(text.contains("19.0 KiB a sequence, in 2 of 4 layers"), "{text}");
+    assert!(text.contains("256 B a token at f16"), "{text}");
 }
 
 #[test]

@@ -103,6 +103,8 @@ pub mod reason {
     pub const CONSTRAINTS_CLASH: &str = "ConstraintsClash";
     pub const SEARCH_EXHAUSTED: &str = "SearchExhausted";
     pub const CHECK_FAILED: &str = "CheckFailed";
+    /// `determinism: Strict` cannot be promised for models of the architecture.
+    pub const STRICT_NOT_SUPPORTED: &str = "StrictNotSupported";
     /// Its memory went to a model of higher priority, and it fits nowhere else.
     pub const YIELDED: &str = "Yielded";
     /// There is a plan, and its memory is about to be left by other models.

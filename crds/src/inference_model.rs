@@ -148,7 +148,7 @@ pub enum Determinism {
     Relaxed,
     /// On CPUs, numbers depend on the tokens before and on nothing else that is computed, so that an answer goes on as it would
     /// have when its tokens are computed anew after a fault. Prompts take about a fifth longer, a stream that runs alone
-    /// computes two rows for each token, and models that keep a recurrent state beside attention are refused.
+    /// computes two rows for each token, and of models that keep a recurrent state beside attention some are refused.
     Strict,
 }
 

@@ -27,6 +27,7 @@ use crate::ffi::model::{CacheKind, Model, ModelOptions, Placing};
 use crate::runtime::Runtime;
 
 use cells::{Cells, Packing};
+use companion::parts;
 pub use config::{KvType, PARALLEL_SEQUENCES_LIMIT, STEP_ROWS, STEP_ROWS_LIMIT, STRICT_STEP_ROWS, StageConfig};
 use config::{check, check_model, has_whole_embedding};
 pub use memory::StageMemory;
@@ -39,8 +40,11 @@ use traits::traits;
 pub struct Stage {
     context: Context,
     positions: Positions,
-    /// `None` for caches that are not keys and values alone: their cells cannot be handed over.
+    /// `None` for caches of states, and of states beside keys and values where no equal numbers are promised: their rows go where
+    /// llama.cpp puts them.
     cells: Option<Cells>,
+    /// Whether sequences can begin with positions of others and be cut back.
+    shares_prefixes: bool,
     packing: Packing,
     /// The sequence that takes over what is removed; no row is ever sent to it.
     retired_sequence: u32,
@@ -48,6 +52,8 @@ pub struct Stage {
     scratch_sequence: u32,
     /// Whether a row that is alone in its step gets a companion.
     accompanied: bool,
+    /// Whether a step is computed in the parts that llama.cpp would otherwise divide it into.
+    divided: bool,
     step_rows: usize,
     embedding_length: usize,
     last: bool,
@@ -104,6 +110,7 @@ impl Stage {
         let embedding_length = model.embedding_length();
         let kind = model.cache_kind();
         let accompanied = companion::needed(config, kind, traits.architecture)?;
+        let divided = accompanied && kind.keeps_state();
         let sequences = sequences(kind, config);
         let step_rows = config.max_step_rows.min(cells);
         let rows = step_rows.max(1 + u32::from(accompanied));
@@ -125,11 +132,13 @@ impl Stage {
         Ok(Self {
             context,
             positions: Positions::new(sequences, config.context_length),
-            cells: (!kind.keeps_state()).then(|| Cells::new(cells, sequences)),
+            cells: (!kind.keeps_state() || divided).then(|| Cells::new(cells, sequences)),
+            shares_prefixes: !kind.keeps_state(),
             packing: packing(kind),
             retired_sequence: sequences,
             scratch_sequence: sequences + 1,
             accompanied,
+            divided,
             step_rows: step_rows as usize,
             embedding_length,
             last: config.last,
@@ -163,7 +172,8 @@ impl Stage {
     }
 
     /// Computes one step and, on the last stage, shows the logits of each wanted row with the row's index, in order and
-    /// where llama.cpp keeps them: nothing is copied. Gives the activations as [`StepOutput`] does.
+    /// where llama.cpp keeps them: nothing is copied, unless the step is computed in parts. Gives the activations as
+    /// [`StepOutput`] does.
     ///
     /// # Errors
     /// As [`Stage::step`]; where `show` refuses a row with a cause, the step fails as a decode does.
@@ -181,15 +191,22 @@ impl Stage {
             Ok(activations) => {
                 self.positions.commit(input.rows);
                 if let Some(cells) = &mut self.cells {
-                    cells.write(input.rows.iter().map(|row| row.sequence));
+                    let written = if self.divided { parts(input.rows) } else { Vec::new() };
+                    match written.as_slice() {
+                        [] => cells.write(input.rows.iter().map(|row| row.sequence)),
+                        parts => cells.write(parts.iter().flatten().map(|row| input.rows[*row].sequence)),
+                    }
                 }
                 Ok(activations)
             }
             Err(cause) => {
                 for (sequence, length) in touched {
                     // A recurrent state cannot go back: its sequence begins anew.
-                    let from = if self.shares_prefixes() { length } else { 0 };
+                    let from = if self.shares_prefixes { length } else { 0 };
                     self.positions.truncate(sequence, from);
+                    if let Some(cells) = self.cells.as_mut().filter(|_| from == 0) {
+                        cells.truncate(sequence, 0);
+                    }
                     if !self.context.remove_from(signed(sequence), signed(from)) {
                         self.broken = Some(format!(
                             "after \"{cause}\" sequence {sequence} could not be cut back to {from}"
@@ -197,7 +214,11 @@ impl Stage {
                     }
                 }
                 self.usable()?;
-                let cause = match self.shares_prefixes() {
+                if !self.shares_prefixes {
+                    // What they held was freed, among the cells of others.
+                    self.compact()?;
+                }
+                let cause = match self.shares_prefixes {
                     true => cause,
                     false => format!("{cause}; the sequences of the step are empty now"),
                 };
@@ -218,7 +239,7 @@ impl Stage {
     /// recurrent state, there are no sequences for prefixes, whatever the configuration says, and what
     /// fails costs its sequences all that they held.
     pub fn shares_prefixes(&self) -> bool {
-        self.cells.is_some()
+        self.shares_prefixes
     }
 
     /// Forgets positions `from..end` of `sequence`, which must be a suffix (`end` at or beyond its
@@ -267,7 +288,7 @@ impl Stage {
     pub fn copy_prefix(&mut self, from: u32, to: u32, end: u32) -> Result<(), EngineError> {
         self.usable()?;
         self.positions.check_prefix(from, to, end)?;
-        let Some(cells) = &mut self.cells else {
+        let Some(cells) = self.cells.as_mut().filter(|_| self.shares_prefixes) else {
             let cause = "the model keeps a state that cannot be shared".to_owned();
             return Err(EngineError::PrefixRefused { from, to, end, cause });
         };
@@ -360,7 +381,7 @@ fn placing(accelerator: Option<DeviceHandle>, layers: u32, host_layers: u32) -> 
 /// Sequences that a stage has. Recurrent states have their size whatever they hold, and no prefix can be kept.
 fn sequences(kind: CacheKind, config: &StageConfig) -> u32 {
     match kind {
-        CacheKind::Recurrent | CacheKind::Hybrid => config.parallel_sequences,
+        CacheKind::Recurrent | CacheKind::Hybrid | CacheKind::WindowedHybrid => config.parallel_sequences,
         CacheKind::Plain | CacheKind::Windowed(_) => config.sequences(),
     }
 }
@@ -371,7 +392,7 @@ fn packing(kind: CacheKind) -> Packing {
         CacheKind::Windowed(window) => Packing::Anew {
             piece: (window / 2).max(1),
         },
-        CacheKind::Plain | CacheKind::Recurrent | CacheKind::Hybrid => Packing::InPlace,
+        CacheKind::Plain | CacheKind::Recurrent | CacheKind::Hybrid | CacheKind::WindowedHybrid => Packing::InPlace,
     }
 }
 

@@ -3,14 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs::File;
-use std::path::Path;
+mod support;
 
-use engine::reference::{WholeConfig, WholeModel};
-use engine::sample::greedy;
-use engine::{Device, EngineError, KvType, Row, Runtime, STRICT_STEP_ROWS, Stage, StageConfig, StepInput};
-use gguf::{Gguf, SlicePlan, pieces, prepare_slice, write_piece};
+use engine::{EngineError, STRICT_STEP_ROWS, Stage};
+use gguf::{Gguf, SlicePlan, pieces};
 use modelgen::Recipe;
+
+use support::generated::{Generated, rows, step};
 
 const LAYERS: u32 = 4;
 
@@ -19,125 +18,29 @@ const CONTEXT_LENGTH: u32 = 256;
 /// Greedy tokens compared.
 const ANSWER_TOKENS: usize = 40;
 
-fn cpu(threads: u32) -> Device {
-    Device::Cpu { threads }
-}
+/// The models that keep states alone, and that can be made.
+const ARCHITECTURES: [&str; 2] = ["mamba", "mamba2"];
 
-fn recipe() -> Recipe {
-    let mut recipe = Recipe::new("mamba").unwrap();
+fn of(architecture: &str) -> Generated {
+    let mut recipe = Recipe::new(architecture).unwrap();
     recipe.layers = LAYERS;
-    recipe
+    Generated::write(recipe)
 }
 
-/// The model of a recipe in `folder`, whole and as a stage.
-struct Model {
-    folder: tempfile::TempDir,
-    runtime: Runtime,
-}
-
-impl Model {
-    fn write() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        recipe().write(&folder.path().join("model.gguf")).unwrap();
-        let runtime = Runtime::load_for(None, &cpu(1)).unwrap();
-        Self { folder, runtime }
-    }
-
-    fn whole(&self) -> WholeModel {
-        let config = WholeConfig::like_a_stage(cpu(1), CONTEXT_LENGTH);
-        WholeModel::load(&self.runtime, &self.folder.path().join("model.gguf"), &config).unwrap()
-    }
-
-    fn stage(&self, threads: u32) -> Stage {
-        let folder = self.folder.path();
-        let files = slice(&folder.join("model.gguf"), folder);
-        assert_eq!(files.embedding, None, "it looks its tokens up itself");
-        let config = StageConfig {
-            slice_files: files.splits(),
-            device: cpu(threads),
-            context_length: CONTEXT_LENGTH,
-            parallel_sequences: 3,
-            prefix_sequences: 2,
-            kv_cells: 0,
-            kv_type: KvType::F16,
-            max_step_rows: STRICT_STEP_ROWS,
-            strict: true,
-            first: true,
-            last: true,
-            first_layer: 0,
-            end_layer: LAYERS,
-        };
-        Stage::load(&self.runtime, &config).unwrap()
-    }
-}
-
-fn slice(model: &Path, folder: &Path) -> gguf::SliceFiles {
-    let gguf = Gguf::open(model).unwrap();
-    let mut source = File::open(model).unwrap();
-    let all = pieces(&gguf).unwrap();
-    for piece in all.all() {
-        write_piece(&mut source, &all, piece, &folder.join(piece.file_name())).unwrap();
-    }
-    prepare_slice(folder, &gguf, 0, LAYERS).unwrap()
-}
-
-/// A prompt like no other.
-fn prompt(nth: u32, length: u32) -> Vec<i32> {
-    (0..length)
-        .map(|place| ((place * place * 31 + place * (7 + nth) + 5 + nth) % recipe().vocabulary) as i32)
-        .collect()
-}
-
-fn rows(sequence: u32, first: u32, tokens: &[i32]) -> Vec<Row> {
-    (first..)
-        .zip(tokens)
-        .map(|(position, token)| Row {
-            sequence,
-            position,
-            token: *token,
-        })
-        .collect()
-}
-
-/// The logits of all rows.
-fn step(stage: &mut Stage, rows: &[Row]) -> Result<Vec<Vec<f32>>, EngineError> {
-    let input = StepInput {
-        rows,
-        activations: &[],
-        wants: &vec![true; rows.len()],
-    };
-    let output = stage.step(&input)?;
-    Ok(output.logits.rows().map(<[f32]>::to_vec).collect())
+fn stage(model: &Generated, threads: u32) -> Stage {
+    model.stage(threads, CONTEXT_LENGTH)
 }
 
 #[test]
 fn a_recurrent_model_as_a_stage_gives_the_tokens_of_llama_cpps_own_loop_over_its_file() {
-    let model = Model::write();
-    let (mut whole, mut stage) = (model.whole(), model.stage(1));
-    assert!(stage.takes_tokens());
-    for nth in 0..3 {
-        let prompt = prompt(nth, 30 + 50 * nth);
-        let expected = whole.greedy(&prompt, ANSWER_TOKENS).unwrap().tokens;
-        let mut tokens: Vec<i32> = Vec::new();
-        let mut due = prompt.clone();
-        while tokens.len() < ANSWER_TOKENS {
-            let length = stage.sequence_length(nth);
-            let mut last = Vec::new();
-            for chunk in rows(nth, length, &due).chunks(STRICT_STEP_ROWS as usize) {
-                last = step(&mut stage, chunk).unwrap().pop().unwrap();
-            }
-            due = vec![greedy(&last)];
-            tokens.extend(&due);
-        }
-        assert_eq!(tokens, expected);
-        tokens.dedup();
-        assert!(tokens.len() > 3, "an answer of {tokens:?} shows little");
+    for architecture in ARCHITECTURES {
+        of(architecture).answers_as_llama_cpp_does(ANSWER_TOKENS);
     }
 }
 
 #[test]
 fn a_cut_through_a_recurrent_model_is_refused_by_the_architectures_name() {
-    let model = Model::write();
+    let model = of("mamba");
     let gguf = Gguf::open(&model.folder.path().join("model.gguf")).unwrap();
     let pieces = pieces(&gguf).unwrap();
     for (first, end) in [(0, 2), (2, LAYERS)] {
@@ -149,9 +52,14 @@ fn a_cut_through_a_recurrent_model_is_refused_by_the_architectures_name() {
 
 #[test]
 fn its_strict_steps_give_the_same_numbers_alone_in_large_steps_and_beside_other_sequences() {
-    let model = Model::write();
-    let mut stage = model.stage(2);
-    let tokens = prompt(0, 70);
+    for architecture in ARCHITECTURES {
+        strict_steps(&of(architecture));
+    }
+}
+
+fn strict_steps(model: &Generated) {
+    let mut stage = stage(model, 2);
+    let tokens = model.prompt(0, 70);
     let alone: Vec<_> = (0..)
         .zip(&tokens)
         .map(|(position, token)| step(&mut stage, &rows(0, position, &[*token])).unwrap().remove(0))
@@ -175,7 +83,7 @@ fn its_strict_steps_give_the_same_numbers_alone_in_large_steps_and_beside_other_
             all.extend(rows(
                 sequence,
                 first,
-                &prompt(sequence, first + count)[first as usize..],
+                &model.prompt(sequence, first + count)[first as usize..],
             ));
         }
         if nth % 2 == 1 {
@@ -191,8 +99,8 @@ fn its_strict_steps_give_the_same_numbers_alone_in_large_steps_and_beside_other_
 
 #[test]
 fn a_failed_step_empties_its_sequences_and_leaves_the_state_of_others_alone() {
-    let model = Model::write();
-    let mut stage = model.stage(1);
+    let model = of("mamba");
+    let mut stage = stage(&model, 1);
     assert!(!stage.shares_prefixes());
     let error = stage.copy_prefix(0, 3, 1).unwrap_err();
     assert!(
@@ -200,7 +108,7 @@ fn a_failed_step_empties_its_sequences_and_leaves_the_state_of_others_alone() {
         "{error}"
     );
 
-    let (one, other) = (prompt(1, 30), prompt(2, 30));
+    let (one, other) = (model.prompt(1, 30), model.prompt(2, 30));
     let expected = step(&mut stage, &rows(0, 0, &one)).unwrap();
     let others = step(&mut stage, &rows(1, 0, &other)).unwrap();
     for sequence in [0, 1] {

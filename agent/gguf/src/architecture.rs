@@ -5,6 +5,7 @@
 //! number or layer count in many of them, and a wrong cut gives wrong text without an error.
 
 mod reasons;
+mod state;
 mod table;
 
 use thiserror::Error;
@@ -13,6 +14,8 @@ use crate::piece::Pieces;
 use crate::value::Value;
 
 pub(crate) use reasons::reason_to_run_whole;
+pub(crate) use state::USUAL_ATTENTION_PERIOD;
+pub use state::{Form, Keepers, States, kept_states, refuses_strict_steps, strict_hybrids};
 use table::{NO_TEXT_GENERATORS, RUN_WHOLE, SPLITTABLE};
 
 /// Where an architecture may be cut.

@@ -1,6 +1,10 @@
 //! What placement and people must know of a model, from its header alone.
 
+mod kept;
+
 use serde::{Deserialize, Serialize};
+
+use kept::kept;
 
 use crate::metadata::optional;
 use crate::parse::{Gguf, Tensor};
@@ -25,6 +29,10 @@ pub struct Facts {
     pub value_length: u32,
     /// Elements of K and V together that one token adds in one layer, the most of any layer. Zero without attention.
     pub kv_elements_per_token_per_layer: u32,
+    /// The same for each layer. Zero where a state is kept in their place.
+    pub layer_kv_elements: Vec<u32>,
+    /// Bytes of the state that each layer keeps for one sequence, whatever its length. Zero without one.
+    pub layer_state_bytes: Vec<u64>,
     /// Tokens in the vocabulary.
     pub vocabulary_size: u32,
     /// Context length in training, in tokens.
@@ -54,17 +62,19 @@ pub struct Facts {
 /// Reads a model's facts. Fails where [`pieces`] fails, or where a needed hyperparameter is missing.
 pub fn model_facts(gguf: &Gguf) -> Result<Facts, PieceError> {
     let pieces = pieces(gguf)?;
-    let attention = attention(&pieces)?;
+    let kept = kept(&pieces)?;
     let key = |suffix: &str| format!("{}.{suffix}", pieces.architecture().name);
     Ok(Facts {
         architecture: pieces.architecture().name.to_owned(),
         layers: pieces.layer_count(),
         embedding_length: pieces.embedding_length(),
-        heads: attention.heads,
-        kv_heads: attention.kv_heads,
-        key_length: attention.key_length,
-        value_length: attention.value_length,
-        kv_elements_per_token_per_layer: attention.kv_elements(),
+        heads: kept.heads,
+        kv_heads: kept.kv_heads,
+        key_length: kept.key_length,
+        value_length: kept.value_length,
+        kv_elements_per_token_per_layer: kept.kv_elements.iter().copied().max().unwrap_or(0),
+        layer_kv_elements: kept.kv_elements,
+        layer_state_bytes: kept.state_bytes,
         vocabulary_size: pieces.vocabulary_size(),
         context_length_trained: gguf.metadata.u32(&key("context_length"))?,
         quantisation: quantisation(gguf),
@@ -105,51 +115,6 @@ fn active_bytes(pieces: &Pieces<'_>) -> Result<Vec<u64>, PieceError> {
     };
     let of_layer = |layer| pieces.tensors(Piece::Layer(layer)).iter().map(active).sum();
     Ok((0..pieces.layer_count()).map(of_layer).collect())
-}
-
-struct Attention {
-    heads: u32,
-    kv_heads: u32,
-    key_length: u32,
-    value_length: u32,
-}
-
-impl Attention {
-    fn kv_elements(&self) -> u32 {
-        self.key_length
-            .saturating_add(self.value_length)
-            .saturating_mul(self.kv_heads)
-    }
-}
-
-/// Heads and their lengths, with llama.cpp's defaults: as many KV heads as heads, lengths of embedding / heads. Where
-/// windowed layers have other lengths, the longer counts; their caches keep all positions, as the others' do.
-fn attention(pieces: &Pieces<'_>) -> Result<Attention, PieceError> {
-    let metadata = &pieces.gguf().metadata;
-    let key = |suffix: &str| format!("{}.attention.{suffix}", pieces.architecture().name);
-    let most = |suffix: &str| -> Result<Option<u32>, PieceError> {
-        let key = key(suffix);
-        if let Some(array) = metadata.get(&key).and_then(|value| value.as_array()) {
-            let largest = array.values().filter_map(|value| value.as_u64()).max().unwrap_or(0);
-            return Ok(Some(u32::try_from(largest).unwrap_or(u32::MAX)));
-        }
-        Ok(optional(metadata.u32(&key))?)
-    };
-    let heads = most("head_count")?.unwrap_or(0);
-    let kv_heads = most("head_count_kv")?.unwrap_or(heads);
-    let default_length = pieces.embedding_length().checked_div(heads).unwrap_or(0);
-    let length = |suffix: &str| -> Result<u32, PieceError> {
-        let everywhere = optional(metadata.u32(&key(suffix)))?.unwrap_or(default_length);
-        let windowed = optional(metadata.u32(&key(&format!("{suffix}_swa"))))?;
-        Ok(everywhere.max(windowed.unwrap_or(0)))
-    };
-    let (key_length, value_length) = (length("key_length")?, length("value_length")?);
-    Ok(Attention {
-        heads,
-        kv_heads,
-        key_length,
-        value_length,
-    })
 }
 
 /// Names of `general.file_type`, which counts apart from tensor types.

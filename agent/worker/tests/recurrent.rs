@@ -86,10 +86,19 @@ async fn answers(gateway: &Gateway, (prompt, tokens): &(Vec<i32>, Vec<i32>)) {
 
 #[tokio::test]
 async fn a_recurrent_model_answers_as_llama_cpp_does_keeps_no_prefixes_and_outlives_failed_steps() {
+    outlives("mamba").await;
+}
+
+#[tokio::test]
+async fn a_model_with_states_beside_attention_does_so_too() {
+    outlives("jamba").await;
+}
+
+async fn outlives(architecture: &str) {
     let mut realm = Realm::new(&[LAYERS]);
     realm.runtime.prefix_sequences = 2;
     let model = realm.path("model.gguf");
-    let mut recipe = Recipe::new("mamba").unwrap();
+    let mut recipe = Recipe::new(architecture).unwrap();
     recipe.layers = LAYERS;
     recipe.write(&model).unwrap();
     let expected = expected(&model);

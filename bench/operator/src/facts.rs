@@ -89,8 +89,8 @@ pub fn facts(uri: &str) -> ModelFacts {
     let (index, file_bytes) = index(uri, shape);
     let layer = |number: u64| LayerFacts {
         weight_bytes: layer_bytes,
-        active_bytes: 0,
         digest: digest(&[uri, "layer", &number.to_string()]),
+        ..LayerFacts::default()
     };
     let piece = |name: &str| PieceFacts {
         weight_bytes: end_bytes,

@@ -59,6 +59,7 @@ fn describe(shown: &Shown) -> String {
         ("for every stage", size(facts.shared_bytes)),
         ("context trained", format!("{} tokens", facts.context_length_trained)),
         ("KV cache", kv(facts)),
+        ("states", states(facts)),
         ("cuts", cuts(facts)),
     ];
     let mut text = String::new();
@@ -75,8 +76,17 @@ fn output(facts: &Facts) -> String {
 }
 
 fn kv(facts: &Facts) -> String {
-    let bytes = u64::from(facts.kv_elements_per_token_per_layer) * 2 * u64::from(facts.layers);
-    format!("{} a token at f16", size(bytes))
+    let elements: u64 = facts.layer_kv_elements.iter().copied().map(u64::from).sum();
+    format!("{} a token at f16", size(elements * 2))
+}
+
+fn states(facts: &Facts) -> String {
+    let bytes: u64 = facts.layer_state_bytes.iter().sum();
+    let keeping = facts.layer_state_bytes.iter().filter(|bytes| **bytes > 0).count();
+    match keeping {
+        0 => "none".to_owned(),
+        layers => format!("{} a sequence, in {layers} of {} layers", size(bytes), facts.layers),
+    }
 }
 
 fn cuts(facts: &Facts) -> String {

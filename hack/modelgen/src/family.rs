@@ -7,6 +7,7 @@ use gguf::Value;
 
 use crate::weights::Format;
 use crate::{Experts, Recipe};
+use state::State;
 use table::FAMILIES;
 
 /// A part that only some models of an architecture have.
@@ -90,6 +91,46 @@ pub(crate) enum Mixture {
     GatedShared,
 }
 
+/// What the layers consist of, and how a file says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// Attention and a feed-forward network.
+    Attention,
+    /// A state, and nothing else.
+    State,
+    /// Attention and a state side by side, and a feed-forward network.
+    Both,
+    /// Attention in every second layer, a state in the others, and a feed-forward network in all. The number of key and value
+    /// heads of each layer tells them apart.
+    InTurnByHeads,
+    /// The same, but all layers have the same heads and the period is stated.
+    InTurnByPeriod,
+    /// One of the three in each layer; heads and widths of each layer tell.
+    OneOfThree,
+}
+
+impl Parts {
+    /// Whether a layer keeps a state, has attention, and has a feed-forward network.
+    pub(crate) fn of(self, layer: u32) -> (bool, bool, bool) {
+        match self {
+            Self::Attention => (false, true, true),
+            Self::State => (true, false, false),
+            Self::Both => (true, true, true),
+            Self::InTurnByHeads | Self::InTurnByPeriod => {
+                let attention = layer % ATTENTION_PERIOD == ATTENTION_PERIOD - 1;
+                (!attention, attention, true)
+            }
+            Self::OneOfThree => {
+                let is = |place| layer % 3 == place;
+                (is(0), is(1), is(2))
+            }
+        }
+    }
+}
+
+/// Of so many layers that take turns the last has attention.
+pub(crate) const ATTENTION_PERIOD: u32 = 2;
+
 /// Whether the embedding is the output matrix too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tied {
@@ -102,12 +143,14 @@ pub(crate) enum Tied {
 #[derive(Debug)]
 pub(crate) struct Family {
     pub(crate) name: &'static str,
-    /// Each layer keeps a state instead of keys and values, and has nothing else.
-    pub(crate) recurrent: bool,
+    pub(crate) parts: Parts,
+    pub(crate) state: State,
     pub(crate) any_head_length: bool,
     /// As many key and value heads as heads.
     pub(crate) all_heads: bool,
     pub(crate) packed_attention: bool,
+    /// Queries come with a gate of the same size for what attention gives.
+    pub(crate) gated_queries: bool,
     /// Keys and values are compressed together, and usually queries too.
     pub(crate) latent: bool,
     pub(crate) attention_bias: bool,
@@ -117,6 +160,10 @@ pub(crate) struct Family {
     pub(crate) norm_bias: bool,
     /// Names of a layer's norms over the residual stream's width.
     pub(crate) norms: &'static [&'static str],
+    /// Of these, one that is stored without `.weight` behind its name.
+    pub(crate) bare_norm: Option<&'static str>,
+    /// Name of the norm before the output.
+    pub(crate) output_norm: &'static str,
     pub(crate) feed_forward: FeedForward,
     pub(crate) feed_forward_bias: bool,
     pub(crate) mixture: Mixture,
@@ -212,15 +259,22 @@ pub(crate) fn tensors(recipe: &Recipe) -> Vec<TensorSpec> {
         for norm in family.norms {
             tensors.norm(norm, recipe.width);
         }
-        if family.recurrent {
-            tensors.state();
-            continue;
+        if let Some(norm) = family.bare_norm {
+            tensors.around(norm, &[recipe.width], 1.0, 0.3);
         }
-        tensors.attention();
-        tensors.feed_forward(layer);
+        let (state, attention, feed_forward) = family.parts.of(layer);
+        if state {
+            tensors.state();
+        }
+        if attention {
+            tensors.attention();
+        }
+        if feed_forward {
+            tensors.feed_forward(layer);
+        }
     }
     tensors.prefix = String::new();
-    tensors.norm("output_norm", recipe.width);
+    tensors.norm(family.output_norm, recipe.width);
     let tied = match family.tied {
         Tied::Always => true,
         Tied::Never => false,
@@ -280,7 +334,8 @@ impl Tensors<'_> {
         if family.packed_attention {
             self.matrix("attn_qkv.weight", &[width, queries + 2 * keys]);
         } else {
-            for (name, rows) in [("attn_q", queries), ("attn_k", keys), ("attn_v", keys)] {
+            let asked = if family.gated_queries { 2 * queries } else { queries };
+            for (name, rows) in [("attn_q", asked), ("attn_k", keys), ("attn_v", keys)] {
                 self.matrix(&format!("{name}.weight"), &[width, rows]);
                 if family.attention_bias {
                     self.bias(name, &[rows]);

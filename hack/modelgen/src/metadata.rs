@@ -1,8 +1,8 @@
 //! What a model says of itself.
 
-use gguf::Value;
+use gguf::{Array, Value};
 
-use crate::family::{latent, state};
+use crate::family::{Parts, latent, state};
 use crate::vocabulary;
 use crate::{Feature, Recipe};
 
@@ -41,11 +41,8 @@ fn usual(recipe: &Recipe) -> Vec<(&'static str, Value)> {
         ("attention.layer_norm_epsilon", Value::F32(1e-5)),
         ("vocab_size", Value::U32(recipe.vocabulary)),
     ];
-    if recipe.family.recurrent {
-        all.extend(state_keys(recipe));
-    } else {
-        all.extend(attention_keys(recipe));
-    }
+    all.extend(state::keys(recipe));
+    all.extend(layer_keys(recipe));
     if recipe.family.any_head_length {
         all.push(("attention.key_length", Value::U32(recipe.head())));
         all.push(("attention.value_length", Value::U32(recipe.head())));
@@ -68,21 +65,34 @@ fn usual(recipe: &Recipe) -> Vec<(&'static str, Value)> {
     all
 }
 
-fn attention_keys(recipe: &Recipe) -> [(&'static str, Value); 4] {
+fn layer_keys(recipe: &Recipe) -> Vec<(&'static str, Value)> {
+    let parts = recipe.family.parts;
+    if parts == Parts::State {
+        // Such models say that they have neither heads nor a feed-forward network.
+        return vec![
+            ("feed_forward_length", Value::U32(0)),
+            ("attention.head_count", Value::U32(0)),
+        ];
+    }
     let kv_heads = if recipe.family.latent { 1 } else { recipe.kv_heads };
-    [
-        ("feed_forward_length", Value::U32(recipe.feed_forward)),
+    let by_layer = |number: u32, has: fn((bool, bool, bool)) -> bool| {
+        let of = |layer| if has(parts.of(layer)) { number } else { 0 };
+        Value::Array(Array::of_u32((0..recipe.layers).map(of)))
+    };
+    let kv_heads = match parts {
+        Parts::InTurnByHeads | Parts::OneOfThree => by_layer(kv_heads, |(_, attention, _)| attention),
+        Parts::Attention | Parts::State | Parts::Both | Parts::InTurnByPeriod => Value::U32(kv_heads),
+    };
+    let feed_forward = match parts {
+        Parts::OneOfThree => by_layer(recipe.feed_forward, |(_, _, feed_forward)| feed_forward),
+        _ => Value::U32(recipe.feed_forward),
+    };
+    vec![
+        ("feed_forward_length", feed_forward),
         ("attention.head_count", Value::U32(recipe.heads)),
-        ("attention.head_count_kv", Value::U32(kv_heads)),
+        ("attention.head_count_kv", kv_heads),
         ("rope.freq_base", Value::F32(10_000.0)),
     ]
-}
-
-/// Such models say that they have neither heads nor a feed-forward network.
-fn state_keys(recipe: &Recipe) -> impl Iterator<Item = (&'static str, Value)> {
-    let none = [("feed_forward_length", 0), ("attention.head_count", 0)];
-    let all = state::keys(recipe).into_iter().chain(none);
-    all.map(|(key, number)| (key, Value::U32(number)))
 }
 
 /// The cache holds what keys and values are computed from: one head's worth.

@@ -10,7 +10,8 @@ fn every_family_makes_a_model_that_can_be_read() {
         let header = Gguf::open(&path).unwrap();
         let pieces = pieces(&header).unwrap();
         assert_eq!((pieces.architecture().name, pieces.layer_count()), (name, 4));
-        assert_eq!(pieces.whole_because().is_some(), name == "mamba", "{name}");
+        let may_be_cut = gguf::architecture::splittable().any(|splittable| splittable == name);
+        assert_eq!(pieces.whole_because().is_none(), may_be_cut, "{name}");
     }
 }
 
@@ -21,9 +22,37 @@ fn a_model_that_keeps_a_state_has_no_keys_and_values_and_may_not_be_cut() {
     Recipe::new("mamba").unwrap().write(&path).unwrap();
     let facts = gguf::model_facts(&Gguf::open(&path).unwrap()).unwrap();
     assert_eq!((facts.heads, facts.kv_elements_per_token_per_layer), (0, 0));
+    assert!(facts.layer_state_bytes.iter().all(|bytes| *bytes > 0));
     assert!(facts.allowed_cuts.is_empty());
     let reason = facts.whole_because.unwrap();
     assert!(reason.contains("`mamba`"), "{reason}");
+}
+
+#[test]
+fn a_model_that_keeps_states_beside_keys_and_values_has_layers_of_both_kinds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let kept = |name: &str| {
+        let mut recipe = Recipe::new(name).unwrap();
+        recipe.layers = 6;
+        recipe.write(&path).unwrap();
+        let facts = gguf::model_facts(&Gguf::open(&path).unwrap()).unwrap();
+        let keeps = facts.layer_state_bytes.iter().zip(&facts.layer_kv_elements);
+        let letter = |(state, kv): (&u64, &u32)| match (*state > 0, *kv > 0) {
+            (true, true) => 'b',
+            (true, false) => 's',
+            (false, true) => 'a',
+            (false, false) => '-',
+        };
+        keeps.map(letter).collect::<String>()
+    };
+    for name in ["jamba", "granitehybrid", "lfm2", "qwen3next", "qwen35"] {
+        assert_eq!(kept(name), "sasasa", "{name}");
+    }
+    assert_eq!(kept("falcon-h1"), "bbbbbb");
+    assert_eq!(kept("nemotron_h"), "sa-sa-");
+    assert_eq!(kept("mamba2"), "ssssss");
+    assert_eq!(kept("llama"), "aaaaaa");
 }
 
 #[test]

@@ -19,6 +19,10 @@ const MASK_BYTES: u64 = 6;
 
 const FLOAT_BYTES: u64 = 4;
 
+/// Sequences that the runtime has beside those that compute, each with a state of its own where layers keep one: what is removed
+/// goes to one of them, and by way of the other cells are moved.
+const SPARE_SEQUENCES: u64 = 2;
+
 /// Element of the cached keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KvElement {
@@ -53,8 +57,14 @@ pub struct Figures {
     pub output_bytes: u64,
     pub embedding_length: u64,
     pub vocabulary_size: u64,
-    /// Of one token in one layer, keys and values together.
+    /// Of one token in one layer, keys and values together; the most of any layer.
     pub kv_elements_per_token_per_layer: u64,
+    /// The same for each layer; empty: all have the most.
+    #[serde(default)]
+    pub layer_kv_elements: Vec<u64>,
+    /// Of each layer, the state that it keeps for one sequence; empty: none keeps one.
+    #[serde(default)]
+    pub layer_state_bytes: Vec<u64>,
     #[serde(default)]
     pub kv_element: KvElement,
     /// Tokens of each sequence.
@@ -80,6 +90,12 @@ pub enum FiguresError {
         "{active} layers say what a token reads of them, and the model has {layers}: give one figure for each, or none"
     )]
     ActiveLayers { active: usize, layers: usize },
+    #[error("{told} layers say {what}, and the model has {layers}: give one figure for each, or none")]
+    KeepingLayers {
+        told: usize,
+        what: &'static str,
+        layers: usize,
+    },
     #[error("cut {cut} lies outside the model, which has {layers} layers: cuts are from 1 to {layers} less one")]
     CutOutside { cut: u32, layers: usize },
 }
@@ -87,9 +103,10 @@ pub enum FiguresError {
 /// Reckons the memory a model needs.
 ///
 /// Weights are as in the file. The cache holds all sequences at full context (or what `kv_cells` says), in whole cells, and one
-/// cell more for the runtime's padding row. The compute buffer follows how llama.cpp plans one micro-batch: the few widest tensors alive at once,
+/// cell more for the runtime's padding row. Where a layer keeps a state, there is one for each sequence, however long, and for
+/// the runtime's own. The compute buffer follows how llama.cpp plans one micro-batch: the few widest tensors alive at once,
 /// the attention mask, and in the last stage the logits of all rows, twice (device and host). A token reads, on average,
-/// half of its own sequence's cache.
+/// half of its own sequence's cache, and it reads and writes all of its state.
 pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
     let layers = figures.layer_weight_bytes.len();
     match layers {
@@ -100,6 +117,16 @@ pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
     let active = figures.layer_active_bytes.len();
     if active != 0 && active != layers {
         return Err(FiguresError::ActiveLayers { active, layers });
+    }
+    let kept = [
+        (
+            "how many elements of keys and values a token adds",
+            figures.layer_kv_elements.len(),
+        ),
+        ("what state they keep", figures.layer_state_bytes.len()),
+    ];
+    if let Some((what, told)) = kept.into_iter().find(|(_, told)| *told != 0 && *told != layers) {
+        return Err(FiguresError::KeepingLayers { told, what, layers });
     }
     for cut in &figures.allowed_cuts {
         if *cut == 0 || usize::try_from(*cut).is_ok_and(|c| c >= layers) {
@@ -114,7 +141,14 @@ pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
         .div_ceil(KV_CELL_TOKENS)
         .saturating_add(1)
         .saturating_mul(KV_CELL_TOKENS);
-    let kv_per_token_bytes = figures.kv_element.bytes(figures.kv_elements_per_token_per_layer);
+    let kv_per_token_bytes = |layer: usize| {
+        let elements = figures.layer_kv_elements.get(layer);
+        figures
+            .kv_element
+            .bytes(elements.copied().unwrap_or(figures.kv_elements_per_token_per_layer))
+    };
+    let state_bytes = |layer: usize| figures.layer_state_bytes.get(layer).copied().unwrap_or(0);
+    let states = figures.parallel_sequences.saturating_add(SPARE_SEQUENCES);
     let rows = figures.max_step_rows.max(1);
     let row_bytes = figures
         .embedding_length
@@ -133,8 +167,12 @@ pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
                     .layer_active_bytes
                     .get(layer)
                     .map_or(*weight_bytes, |active| *weight_bytes.min(active)),
-                kv_bytes: kv_per_token_bytes.saturating_mul(cells),
-                kv_read_bytes: kv_per_token_bytes.saturating_mul(figures.context_length / 2),
+                kv_bytes: kv_per_token_bytes(layer)
+                    .saturating_mul(cells)
+                    .saturating_add(state_bytes(layer).saturating_mul(states)),
+                kv_read_bytes: kv_per_token_bytes(layer)
+                    .saturating_mul(figures.context_length / 2)
+                    .saturating_add(state_bytes(layer).saturating_mul(2)),
             })
             .collect(),
         embedding_bytes: figures.embedding_bytes,

@@ -67,9 +67,9 @@ pub struct Layer {
     pub weight_bytes: u64,
     /// Of these, what one token reads: of a mixture of experts, those it is sent to.
     pub active_bytes: u64,
-    /// Cached keys and values of all sequences at full context.
+    /// Cached keys and values of all sequences at full context, and the states of all sequences.
     pub kv_bytes: u64,
-    /// Cached bytes that one token reads on average.
+    /// Cached bytes that one token reads on average, and what it reads and writes of its sequence's state.
     pub kv_read_bytes: u64,
 }
 

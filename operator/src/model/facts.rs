@@ -37,8 +37,12 @@ pub struct Facts {
     pub vocabulary_size: u32,
     /// Tokens of context the model was trained for.
     pub context_length_trained: u32,
-    /// K and V of one token in one layer.
+    /// K and V of one token in one layer, the most of any layer.
     pub kv_elements_per_token_per_layer: u32,
+    /// The same for each layer.
+    pub layer_kv_elements: Vec<u32>,
+    /// The state that each layer keeps for one sequence.
+    pub layer_state_bytes: Vec<u64>,
     /// Bytes of the weights of each layer, in order.
     pub layer_bytes: Vec<u64>,
     /// Of these, what one token reads.
@@ -116,6 +120,10 @@ pub fn accept(mut message: ModelFacts, source: &ModelSource) -> Result<(Facts, A
     })?;
     let (layer_bytes, index) = pieces(&message)?;
     let layer_active_bytes = message.layers.iter().map(active_bytes).collect();
+    let most_elements = message.kv_elements_per_token_per_layer;
+    let kv_elements = |layer: &LayerFacts| layer.kv_elements_per_token.unwrap_or(most_elements);
+    let layer_kv_elements = message.layers.iter().map(kv_elements).collect();
+    let layer_state_bytes = message.layers.iter().map(|layer| layer.state_bytes).collect();
     let by_index = index_sha256
         .map(|stated| check_index(&message, stated, source))
         .transpose()?;
@@ -137,7 +145,9 @@ pub fn accept(mut message: ModelFacts, source: &ModelSource) -> Result<(Facts, A
         embedding_length: message.embedding_length,
         vocabulary_size: message.vocabulary_size,
         context_length_trained: message.context_length_trained,
-        kv_elements_per_token_per_layer: message.kv_elements_per_token_per_layer,
+        kv_elements_per_token_per_layer: most_elements,
+        layer_kv_elements,
+        layer_state_bytes,
         layer_bytes,
         layer_active_bytes,
         embedding_bytes: message.embedding.as_ref().map_or(0, |piece| piece.weight_bytes),

@@ -40,6 +40,8 @@ pub fn facts() -> Facts {
         vocabulary_size: 1000,
         context_length_trained: 2048,
         kv_elements_per_token_per_layer: 128,
+        layer_kv_elements: Vec::new(),
+        layer_state_bytes: Vec::new(),
         layer_bytes: vec![10 * MIB; LAYERS as usize],
         layer_active_bytes: vec![10 * MIB; LAYERS as usize],
         embedding_bytes: 5 * MIB,

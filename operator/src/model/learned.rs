@@ -179,6 +179,8 @@ mod tests {
             embedding_length: 64,
             vocabulary_size: 1000,
             kv_elements_per_token_per_layer: 128,
+            layer_kv_elements: Vec::new(),
+            layer_state_bytes: Vec::new(),
             kv_element: KvElement::F16,
             context_length: 256,
             parallel_sequences: 2,

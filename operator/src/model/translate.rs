@@ -1,7 +1,9 @@
 //! PURE: between our objects and the types of `topology` and `placement`. Infallible but for figures no model can have.
 
+use crds::conditions::reason;
 use crds::{LearnedMemory, PlacementStatus, StagePhase, StageStatus, Verdict};
 use gguf::Digest;
+use gguf::architecture::refuses_strict_steps;
 use placement::prefill::{Prompt, prefill};
 use placement::{Figures, HeldLayers, Model, Plan, Problem, RunnerUp, estimate, text};
 use proto::placement::v1 as wire;
@@ -25,6 +27,7 @@ pub fn problem(
     learned: Option<&LearnedMemory>,
     topology: Topology,
 ) -> Result<Problem, Why> {
+    promise(validated, facts)?;
     let mut model = estimated(name, validated, facts)?;
     if let Some(learned) = learned.filter(|learned| learned::holds(learned, &model, &validated.runtime)) {
         learned::correct(&mut model, learned);
@@ -36,6 +39,19 @@ pub fn problem(
         objective: validated.objective,
         held: Vec::new(),
     })
+}
+
+/// Refuses what every stage on a processor would refuse to load: nothing is placed, fetched or moved for it.
+fn promise(validated: &Validated, facts: &Facts) -> Result<(), Why> {
+    let architecture = &facts.architecture;
+    if !validated.is_strict() || !refuses_strict_steps(architecture) {
+        return Ok(());
+    }
+    let message = format!(
+        "`{architecture}` keeps a recurrent state beside attention, and it is not shown that its numbers depend on the tokens before \
+         and on nothing else: set spec.determinism to Relaxed, or use a model of another architecture"
+    );
+    Err(Why::new(reason::STRICT_NOT_SUPPORTED, message))
 }
 
 /// The graph as it counts for a model: by its shape and the format of its weights, and by what serving stages taught.
@@ -72,6 +88,8 @@ pub fn estimated(name: &str, validated: &Validated, facts: &Facts) -> Result<Mod
         embedding_length: facts.embedding_length.into(),
         vocabulary_size: facts.vocabulary_size.into(),
         kv_elements_per_token_per_layer: facts.kv_elements_per_token_per_layer.into(),
+        layer_kv_elements: facts.layer_kv_elements.iter().copied().map(u64::from).collect(),
+        layer_state_bytes: facts.layer_state_bytes.clone(),
         kv_element: validated.kv_element,
         context_length: runtime.context_length.into(),
         parallel_sequences: runtime.parallel_sequences.into(),
@@ -329,3 +347,6 @@ fn clip(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(1024));
     text
 }
+
+#[cfg(test)]
+mod tests;

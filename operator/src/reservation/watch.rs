@@ -232,8 +232,11 @@ mod tests {
     use super::*;
     use crate::fixture::{Script, Step};
     use crate::reservation::Count;
-    use http::Method;
+    use http::{Method, Request, Response};
+    use kube::client::Body;
     use serde_json::json;
+    use std::sync::{Arc, Mutex};
+    use tokio::time::Instant;
 
     fn settings() -> Settings {
         Settings {
@@ -305,6 +308,58 @@ mod tests {
         script.finished();
         let sent = &script.bodies(&format!("DELETE {POD}"))[0];
         assert_eq!(sent["preconditions"]["uid"], "p-1");
+    }
+
+    /// An API server of a node with two cards and its agent, which refuses the first `refusals` reservations; when each was asked
+    /// for is noted.
+    fn refusing(refusals: usize, asked: Arc<Mutex<Vec<Instant>>>) -> Client {
+        let lists = |path: &str, query: &str| match path {
+            "/api/v1/nodes" => json!([{
+                "metadata": { "name": "a" }, "status": { "allocatable": { "cpu": "8", "nvidia.com/gpu": "2" } },
+            }]),
+            _ if query.contains("agent") => json!([{
+                "metadata": { "name": "shardwright-agent-a" }, "spec": { "containers": [], "nodeName": "a" },
+            }]),
+            _ => json!([]),
+        };
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (path, query) = (
+                request.uri().path().to_owned(),
+                request.uri().query().unwrap_or_default().to_owned(),
+            );
+            let mut status = 200;
+            let answer = match *request.method() {
+                Method::PATCH => {
+                    let mut asked = asked.lock().unwrap();
+                    asked.push(Instant::now());
+                    status = if asked.len() > refusals { 200 } else { 500 };
+                    json!({ "metadata": { "name": "r" }, "kind": "Status", "status": "Failure", "code": status })
+                }
+                _ if path == DEPLOYMENT => json!({ "metadata": { "name": "shardwright-operator", "uid": "d-1" } }),
+                _ => json!({ "metadata": { "resourceVersion": "1" }, "items": lists(&path, &query) }),
+            };
+            async move {
+                if query.contains("watch=true") {
+                    std::future::pending::<()>().await;
+                }
+                let body = Body::from(serde_json::to_vec(&answer).unwrap());
+                Ok::<_, std::convert::Infallible>(Response::builder().status(status).body(body).unwrap())
+            }
+        });
+        Client::new(service, "shardwright-system")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reservation_that_was_refused_is_tried_again_within_seconds() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let context = crate::fixture::context(refusing(3, asked.clone()));
+        // Nothing that is watched changes.
+        let _ = tokio::time::timeout(IDLE, Box::pin(lead(&context, &settings()))).await;
+        let asked = asked.lock().unwrap();
+        let after: Vec<Duration> = asked.iter().map(|at| *at - asked[0]).collect();
+        assert!(after.len() >= 4, "{after:?}");
+        assert!(after[1] < Duration::from_secs(3), "{after:?}");
+        assert!(after[3] < Duration::from_secs(10), "{after:?}");
     }
 
     #[test]

@@ -78,8 +78,8 @@ fn facts(weights: u8) -> ModelFacts {
     };
     let layer = |layer: u32| LayerFacts {
         weight_bytes: LAYER_BYTES,
-        active_bytes: 0,
         digest: digest(10 + layer as u8),
+        ..LayerFacts::default()
     };
     let vocabulary = vec![weights; 8];
     ModelFacts {

@@ -57,14 +57,16 @@ pub(crate) enum CacheKind {
     Windowed(u32),
     /// A state for each layer that cannot be cut back or shared.
     Recurrent,
-    /// Such a state for some layers, keys and values for others.
+    /// Such a state for some layers, keys and values for others, or both for all.
     Hybrid,
+    /// The same, where layers read only so many last positions.
+    WindowedHybrid,
 }
 
 impl CacheKind {
     /// Whether any layer keeps a state instead of its positions.
     pub(crate) fn keeps_state(self) -> bool {
-        matches!(self, Self::Recurrent | Self::Hybrid)
+        matches!(self, Self::Recurrent | Self::Hybrid | Self::WindowedHybrid)
     }
 }
 
@@ -202,6 +204,7 @@ impl Model {
         };
         match window {
             // First: llama.cpp may count a hybrid among the recurrent too.
+            1.. if hybrid => CacheKind::WindowedHybrid,
             _ if hybrid => CacheKind::Hybrid,
             _ if recurrent => CacheKind::Recurrent,
             1.. => CacheKind::Windowed(window.unsigned_abs()),

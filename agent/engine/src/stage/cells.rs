@@ -11,6 +11,9 @@
 //! Sequences may share the cells of a common prefix. A shared cell counts once, and is retired when
 //! the last of its sequences lets go of it. Position p of a sequence is shared only with position p
 //! of others, and what is shared is always a prefix.
+//!
+//! Where layers keep a state beside keys and values, sequences are removed as a whole and share nothing; their states go wherever
+//! their cells go.
 
 #[cfg(test)]
 mod tests;

@@ -39,7 +39,7 @@ impl Stage {
 
     /// Frees what was removed, and moves the living together; `false` where there was no memory to
     /// do it and nothing was done.
-    fn compact(&mut self) -> Result<bool, EngineError> {
+    pub(super) fn compact(&mut self) -> Result<bool, EngineError> {
         let Some(cells) = &self.cells else { return Ok(true) };
         let pieces = cells.plan(self.packing);
         let complete = match self.packing {

@@ -5,10 +5,15 @@
 //! fault rarely is alone again. So a stage that promises equal numbers gives it a companion: the same row once more, as the
 //! first position of the scratch sequence, which is emptied before the step ends. No sequence reads another one's cells,
 //! nothing of the companion is taken out, and its cell is beyond those that callers may fill.
+//!
+//! Steps of a model that keeps a state beside attention are divided by llama.cpp itself, so that each sequence has as many rows
+//! in a part, and a row may be left alone in one. There a step is divided before: see [`parts`].
 
 use std::borrow::Cow;
 
-use super::{StageConfig, StepInput, signed};
+use gguf::architecture::refuses_strict_steps;
+
+use super::{Row, StageConfig, StepInput, signed};
 use crate::error::EngineError;
 use crate::ffi::model::CacheKind;
 use crate::runtime::Device;
@@ -30,14 +35,35 @@ pub(super) fn needed(config: &StageConfig, kind: CacheKind, architecture: &str) 
         CacheKind::Plain | CacheKind::Windowed(_) => Ok(true),
         // Without attention: a state takes in one row after the other, however many come.
         CacheKind::Recurrent => Ok(false),
-        // llama.cpp divides their steps itself, and may leave a row alone in a part.
-        CacheKind::Hybrid => Err(EngineError::BadConfig {
+        CacheKind::Hybrid if !refuses_strict_steps(architecture) => Ok(true),
+        // Whatever is beyond a window counts as free, and a state cannot be moved piece by piece.
+        CacheKind::Hybrid | CacheKind::WindowedHybrid => Err(EngineError::BadConfig {
             cause: format!(
-                "strict steps: `{architecture}` keeps a recurrent state beside attention, and its numbers depend on \
-                 what is computed with them"
+                "strict steps: `{architecture}` keeps a recurrent state beside attention, and it is not shown that its \
+                 numbers depend on the tokens before and on nothing else"
             ),
         }),
     }
+}
+
+/// The rows of a step, by number, in parts that llama.cpp computes as one micro-batch each: all that are alone in their sequence,
+/// and then each sequence of several rows.
+pub(super) fn parts(rows: &[Row]) -> Vec<Vec<usize>> {
+    let mut of_sequences: Vec<(u32, Vec<usize>)> = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        match of_sequences.iter_mut().find(|(sequence, _)| *sequence == row.sequence) {
+            Some((_, numbers)) => numbers.push(number),
+            None => of_sequences.push((row.sequence, vec![number])),
+        }
+    }
+    let (lone, mut parts): (Vec<_>, Vec<_>) = of_sequences
+        .into_iter()
+        .map(|(_, numbers)| numbers)
+        .partition(|numbers| numbers.len() == 1);
+    if !lone.is_empty() {
+        parts.insert(0, lone.concat());
+    }
+    parts
 }
 
 fn promises_equal_numbers(config: &StageConfig) -> bool {

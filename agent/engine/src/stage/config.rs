@@ -66,7 +66,9 @@ pub struct StageConfig {
     /// On the processor, a row's numbers depend on the positions before it in its sequence and on nothing else: not on how
     /// they came into the cache, the rows of the step, other sequences, or the number of threads. Takes steps of at most
     /// [`STRICT_STEP_ROWS`], one cell of the cache beyond those that are asked for, and the time of two rows for a step
-    /// of one. Models that keep a recurrent state beside attention cannot promise it. No effect on other devices.
+    /// of one. Of models that keep a recurrent state beside attention it is promised for
+    /// [`gguf::architecture::strict_hybrids`]; of a step of theirs, each sequence with several rows takes the time of a step. No
+    /// effect on other devices.
     pub strict: bool,
     /// Whether the slice begins the model.
     pub first: bool,

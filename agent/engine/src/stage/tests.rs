@@ -145,15 +145,20 @@ fn a_lone_row_that_fails_leaves_nothing_of_its_companion_either() {
 }
 
 #[test]
-fn strict_steps_are_promised_on_the_processor_and_refused_by_name_where_a_state_is_kept_beside_attention() {
+fn strict_steps_are_promised_on_the_processor_and_refused_by_name_where_they_are_not_shown_for_states_beside_attention()
+{
     let strict = config(Vec::new());
     let needed = |kind| companion::needed(&strict, kind, "jamba");
     assert!(needed(CacheKind::Plain).unwrap());
     assert!(needed(CacheKind::Windowed(16)).unwrap());
     assert!(!needed(CacheKind::Recurrent).unwrap());
-    let error = needed(CacheKind::Hybrid).unwrap_err();
-    assert!(error.to_string().contains("strict steps: `jamba`"), "{error}");
-    assert_eq!(error.fault(), crate::Fault::Config);
+    assert!(needed(CacheKind::Hybrid).unwrap(), "it is shown for jamba");
+    let of_plamo = |kind| companion::needed(&strict, kind, "plamo2");
+    for error in [of_plamo(CacheKind::Hybrid), needed(CacheKind::WindowedHybrid)] {
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("strict steps: `"), "{error}");
+        assert_eq!(error.fault(), crate::Fault::Config);
+    }
 
     let relaxed = StageConfig {
         strict: false,
@@ -167,9 +172,25 @@ fn strict_steps_are_promised_on_the_processor_and_refused_by_name_where_a_state_
         ..strict
     };
     for config in [relaxed, elsewhere] {
-        assert!(!companion::needed(&config, CacheKind::Hybrid, "jamba").unwrap());
+        assert!(!companion::needed(&config, CacheKind::Hybrid, "plamo2").unwrap());
         assert_eq!(companion::cells(&config), 0);
     }
+}
+
+#[test]
+fn rows_that_are_alone_in_their_sequence_are_one_part_of_a_step_and_each_sequence_of_several_is_another() {
+    let parts = |sequences: &[u32]| {
+        let row = |sequence: &u32| Row {
+            sequence: *sequence,
+            position: 0,
+            token: 0,
+        };
+        companion::parts(&sequences.iter().map(row).collect::<Vec<_>>())
+    };
+    assert_eq!(parts(&[3]), [[0]]);
+    assert_eq!(parts(&[3, 1, 2]), [[0, 1, 2]]);
+    assert_eq!(parts(&[3, 3]), [[0, 1]]);
+    assert_eq!(parts(&[3, 1, 3, 2, 4, 2]), [vec![1, 4], vec![0, 2], vec![3, 5]]);
 }
 
 #[test]

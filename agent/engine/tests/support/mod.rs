@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test executable uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod generated;
 pub mod spread;
 
 use std::fs::File;

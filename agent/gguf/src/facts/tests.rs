@@ -39,6 +39,132 @@ fn kv_follows_the_layer_with_the_most_heads_and_the_stated_head_length() {
         (facts.kv_heads, facts.kv_elements_per_token_per_layer),
         (4, 4 * (48 + 32))
     );
+    assert_eq!(facts.layer_kv_elements, [80, 4 * 80, 2 * 80], "each layer its own");
+    assert_eq!(facts.layer_state_bytes, [0; 3]);
+}
+
+/// A model of an architecture with numbers under these keys, and so many key and value heads in its layers.
+fn keeping(architecture: &'static str, kv_heads: &[u32], numbers: &[(&str, u32)]) -> Facts {
+    let mut model = llama(kv_heads.len() as u32).of(architecture).with_kv_heads(kv_heads);
+    for (key, number) in numbers {
+        model = model.with(&format!("{architecture}.{key}"), Value::U32(*number));
+    }
+    model_facts(&model.gguf()).unwrap()
+}
+
+/// Keys and values of one token, at one head of 32 + 32.
+const KV: u32 = 64;
+
+/// A kernel of 4 over 8 channels with 3 values each; 2 groups.
+const SCAN: [(&str, u32); 4] = [
+    ("ssm.conv_kernel", 4),
+    ("ssm.inner_size", 8),
+    ("ssm.state_size", 3),
+    ("ssm.group_count", 2),
+];
+
+#[test]
+fn layers_without_key_and_value_heads_keep_a_state_and_the_others_keys_and_values() {
+    let facts = keeping("jamba", &[0, 1, 0], &SCAN);
+    assert_eq!(facts.layer_kv_elements, [0, KV, 0]);
+    let state = 4 * (3 * 8 + 8 * 3);
+    assert_eq!(
+        facts.layer_state_bytes,
+        [state, 0, state],
+        "its groups are not convolved"
+    );
+    assert_eq!(facts.kv_elements_per_token_per_layer, KV);
+
+    let facts = keeping("granitehybrid", &[0, 1, 0], &SCAN);
+    let state = 4 * (3 * (8 + 2 * 2 * 3) + 8 * 3);
+    assert_eq!(facts.layer_state_bytes, [state, 0, state]);
+
+    let facts = keeping("lfm2", &[0, 1, 0], &[("shortconv.l_cache", 3)]);
+    let state = 4 * 2 * u64::from(WIDTH);
+    assert_eq!(facts.layer_state_bytes, [state, 0, state]);
+
+    let facts = keeping(
+        "kimi-linear",
+        &[0, 1, 0],
+        &[("ssm.conv_kernel", 4), ("kda.head_dim", 16)],
+    );
+    let state = 4 * (3 * 3 * (2 * 16) + 2 * 16 * 16);
+    assert_eq!(facts.layer_state_bytes, [state, 0, state]);
+    assert_eq!(facts.layer_kv_elements, [0, KV, 0]);
+}
+
+#[test]
+fn a_model_of_states_alone_keeps_no_keys_and_values_whatever_heads_it_states() {
+    let facts = keeping("mamba", &[1, 1], &SCAN);
+    assert_eq!(facts.layer_state_bytes, [4 * (3 * 8 + 8 * 3); 2]);
+    assert_eq!(facts.layer_kv_elements, [0; 2]);
+    assert_eq!(facts.kv_elements_per_token_per_layer, 0);
+
+    let facts = keeping("rwkv7", &[1, 1], &[("wkv.head_size", 16)]);
+    let width = u64::from(WIDTH);
+    assert_eq!(facts.layer_state_bytes, [4 * (2 * width + 16 * width); 2]);
+    let facts = keeping(
+        "rwkv6qwen2",
+        &[1, 1],
+        &[("wkv.head_size", 16), ("token_shift_count", 1)],
+    );
+    assert_eq!(facts.layer_state_bytes, [4 * (width + 16 * width); 2]);
+}
+
+#[test]
+fn a_layer_may_keep_both_or_nothing() {
+    let state = 4 * (3 * (8 + 2 * 2 * 3) + 8 * 3);
+    let facts = keeping("falcon-h1", &[1, 1], &SCAN);
+    assert_eq!(
+        (facts.layer_kv_elements, facts.layer_state_bytes),
+        (vec![KV; 2], vec![state; 2])
+    );
+
+    let model = llama(3).of("nemotron_h").with_kv_heads(&[0, 1, 0]).with(
+        "nemotron_h.feed_forward_length",
+        Value::Array(crate::Array::of_u32([0, 0, 96])),
+    );
+    let model = SCAN.iter().fold(model, |model, (key, number)| {
+        model.with(&format!("nemotron_h.{key}"), Value::U32(*number))
+    });
+    let facts = model_facts(&model.gguf()).unwrap();
+    assert_eq!(
+        (facts.layer_kv_elements, facts.layer_state_bytes),
+        (vec![0, KV, 0], vec![state, 0, 0])
+    );
+}
+
+#[test]
+fn layers_that_take_turns_are_listed_or_follow_a_period_and_those_that_only_predict_keep_no_state() {
+    let state = 4 * (3 * (8 + 2 * 2 * 3) + 8 * 3);
+    let keeps = |numbers: &[(&str, u32)]| {
+        let numbers: Vec<_> = SCAN.iter().chain(numbers).copied().collect();
+        let facts = keeping("qwen3next", &[1; 5], &numbers);
+        facts
+            .layer_state_bytes
+            .iter()
+            .map(|bytes| *bytes == state)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(keeps(&[]), [true, true, true, false, true]);
+    assert_eq!(
+        keeps(&[("full_attention_interval", 2)]),
+        [true, false, true, false, true]
+    );
+    assert_eq!(keeps(&[("nextn_predict_layers", 1)]), [true, true, true, false, false]);
+
+    let listed = llama(3).of("qwen35").with(
+        "qwen35.attention.recurrent_layers",
+        Value::Array(crate::Array::of_bools([false, true, false])),
+    );
+    let listed = SCAN.iter().fold(listed, |model, (key, number)| {
+        model.with(&format!("qwen35.{key}"), Value::U32(*number))
+    });
+    let facts = model_facts(&listed.gguf()).unwrap();
+    assert_eq!(
+        (facts.layer_kv_elements, facts.layer_state_bytes),
+        (vec![KV, 0, KV], vec![0, state, 0])
+    );
 }
 
 #[test]

@@ -10,6 +10,8 @@ fn figures() -> Figures {
         embedding_length: 10,
         vocabulary_size: 5,
         kv_elements_per_token_per_layer: 64,
+        layer_kv_elements: vec![],
+        layer_state_bytes: vec![],
         kv_element: KvElement::F16,
         context_length: 100,
         kv_cells: 0,
@@ -51,6 +53,53 @@ fn a_token_reads_what_is_said_of_a_layer_and_never_more_than_the_layer_has() {
     assert_eq!(active(&[40, 500]), Ok(vec![40, 200]));
     let error = active(&[40]).expect_err("one of two");
     assert!(error.to_string().starts_with("1 layers say"), "{error}");
+}
+
+#[test]
+fn a_layer_keeps_keys_and_values_of_tokens_or_a_state_of_each_sequence_and_of_the_two_spare_ones() {
+    let model = estimate(&Figures {
+        layer_kv_elements: vec![64, 0],
+        layer_state_bytes: vec![0, 1000],
+        ..figures()
+    })
+    .expect("a model");
+    assert_eq!(model.layers[0].kv_bytes, 64 * 2 * 768);
+    assert_eq!(model.layers[0].kv_read_bytes, 64 * 2 * 50);
+    assert_eq!(model.layers[1].kv_bytes, (3 + 2) * 1000);
+    assert_eq!(model.layers[1].kv_read_bytes, 2 * 1000, "it is read and written");
+
+    let longer = estimate(&Figures {
+        layer_kv_elements: vec![64, 64],
+        layer_state_bytes: vec![0, 1000],
+        context_length: 1000,
+        ..figures()
+    })
+    .expect("a model");
+    let difference = longer.layers[1].kv_bytes - longer.layers[0].kv_bytes;
+    assert_eq!(difference, 5 * 1000, "beside keys and values too, and of any length");
+}
+
+#[test]
+fn figures_of_some_layers_alone_are_refused() {
+    for (figures, told) in [
+        (
+            Figures {
+                layer_kv_elements: vec![64],
+                ..figures()
+            },
+            "1 layers say how many elements of keys and values a token adds, and the model has 2",
+        ),
+        (
+            Figures {
+                layer_state_bytes: vec![1, 2, 3],
+                ..figures()
+            },
+            "3 layers say what state they keep, and the model has 2",
+        ),
+    ] {
+        let error = estimate(&figures).expect_err("refused").to_string();
+        assert!(error.starts_with(told), "{error}");
+    }
 }
 
 #[test]
@@ -96,6 +145,7 @@ fn absurd_figures_saturate_instead_of_wrapping() {
         context_length: u64::MAX,
         parallel_sequences: u64::MAX,
         kv_elements_per_token_per_layer: u64::MAX,
+        layer_state_bytes: vec![u64::MAX; 2],
         embedding_length: u64::MAX,
         vocabulary_size: u64::MAX,
         max_step_rows: u64::MAX,

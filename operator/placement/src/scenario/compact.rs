@@ -212,6 +212,8 @@ impl ModelByName {
             embedding_length: shape.embedding_length,
             vocabulary_size: shape.vocabulary_size,
             kv_elements_per_token_per_layer: shape.kv_elements_per_token_per_layer,
+            layer_kv_elements: Vec::new(),
+            layer_state_bytes: Vec::new(),
             kv_element: self.kv_element,
             context_length: self.context_tokens,
             parallel_sequences: self.sequences,

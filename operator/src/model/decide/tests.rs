@@ -106,6 +106,14 @@ impl Cluster {
         why
     }
 
+    /// The source is of this architecture.
+    fn of_architecture(&mut self, architecture: &str) {
+        let mut facts = fixture::facts();
+        facts.architecture = architecture.to_owned();
+        self.state.inspection = Inspection::new(self.model.spec.source.clone(), fixture::UID);
+        resolved_as(&mut self.state.inspection, facts);
+    }
+
     fn require_devices(&mut self, count: i32) {
         self.model.spec.placement.min_devices = count;
     }
@@ -120,8 +128,12 @@ fn replicas_of(in_force: &InForce) -> Vec<Vec<String>> {
 }
 
 fn resolve(inspection: &mut Inspection) {
+    resolved_as(inspection, fixture::facts());
+}
+
+fn resolved_as(inspection: &mut Inspection, facts: Facts) {
     inspection.asked("a".into(), 0, 1, Instant::now());
-    assert!(inspection.answered("a", 1, Ok(Arc::new(fixture::facts()))));
+    assert!(inspection.answered("a", 1, Ok(Arc::new(facts))));
 }
 
 fn devices(in_force: &InForce) -> Vec<&str> {
@@ -306,6 +318,50 @@ fn a_taint_does_to_layers_what_its_effect_says() {
         object.spec.taints = Some(vec![taint(crds::TaintEffect::Evict)]);
     });
     assert!(!devices(&cluster.place()).contains(&device.as_str()));
+}
+
+#[test]
+fn strict_numbers_that_no_stage_would_promise_are_refused_before_anything_is_placed() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    cluster.model.spec.determinism = crds::Determinism::Strict;
+    cluster.of_architecture("plamo2");
+    let why = cluster.refuses();
+    assert_eq!(why.reason, "StrictNotSupported");
+    assert!(
+        why.message
+            .starts_with("`plamo2` keeps a recurrent state beside attention"),
+        "{}",
+        why.message
+    );
+    assert!(
+        why.message.contains("set spec.determinism to Relaxed"),
+        "{}",
+        why.message
+    );
+
+    // Those for which it is shown, those without states, and those who do not ask for it are placed.
+    for (architecture, determinism) in [
+        ("jamba", crds::Determinism::Strict),
+        ("mamba", crds::Determinism::Strict),
+        ("llama", crds::Determinism::Strict),
+        ("plamo2", crds::Determinism::Relaxed),
+    ] {
+        let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+        cluster.model.spec.determinism = determinism;
+        cluster.of_architecture(architecture);
+        cluster.place();
+    }
+}
+
+#[test]
+fn what_serves_is_not_replaced_by_what_strict_numbers_cannot_be_had_of() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    cluster.of_architecture("plamo2");
+    cluster.place();
+    cluster.model.spec.determinism = crds::Determinism::Strict;
+    let decided = cluster.decide();
+    assert!(matches!(&decided.placed, Placed::No(why) if why.reason == "StrictNotSupported"));
+    assert_eq!((decided.new_in_force, decided.withdrawn), (None, false));
 }
 
 #[test]

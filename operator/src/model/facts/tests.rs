@@ -19,7 +19,7 @@ fn message() -> ModelFacts {
             LayerFacts {
                 weight_bytes: 100,
                 digest: vec![1; 32],
-                active_bytes: 0,
+                ..Default::default()
             };
             3
         ],
@@ -67,6 +67,21 @@ fn sound_facts_are_taken_with_their_vocabulary() {
         "no token reads more than there is"
     );
     assert_eq!((attached.vocabulary, attached.index), ("GGUF".into(), Bytes::new()));
+}
+
+#[test]
+fn what_each_layer_keeps_is_taken_and_an_agent_that_does_not_say_it_means_keys_and_values_in_all() {
+    let (facts, _) = accept(message(), &source(Some("07"), None)).unwrap();
+    assert_eq!(facts.layer_kv_elements, [4; 3]);
+    assert_eq!(facts.layer_state_bytes, [0; 3]);
+
+    let mut told = message();
+    told.layers[0].kv_elements_per_token = Some(4);
+    told.layers[1].kv_elements_per_token = Some(0);
+    told.layers[1].state_bytes = 77;
+    let (facts, _) = accept(told, &source(Some("07"), None)).unwrap();
+    assert_eq!(facts.layer_kv_elements, [4, 0, 4]);
+    assert_eq!(facts.layer_state_bytes, [0, 77, 0]);
 }
 
 #[test]

@@ -89,8 +89,8 @@ impl Plane {
             layers: vec![
                 wire::LayerFacts {
                     weight_bytes: 10,
-                    active_bytes: 0,
-                    digest: vec![3; 32]
+                    digest: vec![3; 32],
+                    ..Default::default()
                 };
                 4
             ],

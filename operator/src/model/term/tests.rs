@@ -56,6 +56,36 @@ fn a_placement_that_came_into_status_by_a_write_without_an_answer_is_in_force() 
 }
 
 #[test]
+fn what_was_given_up_in_a_write_whose_answer_was_lost_is_given_up() {
+    let (served, signer) = placed(7);
+    let mut term = Term::begin(Instant::now());
+    term.recall(std::slice::from_ref(&served), &verifier(&signer));
+    assert!(term.models[fixture::UID].in_force.is_some());
+
+    let record = |epoch| Yielded {
+        to: "default/other".into(),
+        epoch,
+        ..Default::default()
+    };
+    let written = |epoch| {
+        let mut model = InferenceModel::clone(&served);
+        model.status = Some(InferenceModelStatus {
+            yielded: Some(record(epoch)),
+            ..Default::default()
+        });
+        Arc::new(model)
+    };
+    term.recall(&[written(6)], &verifier(&signer));
+    let state = &term.models[fixture::UID];
+    assert!(state.in_force.is_some(), "it is of an older placement");
+
+    term.recall(&[written(7)], &verifier(&signer));
+    let state = &term.models[fixture::UID];
+    assert_eq!((&state.in_force, &state.yielded), (&None, &Some(record(7))));
+    assert_eq!(state.next_epoch(fixture::UID, &BTreeMap::new(), []), 8);
+}
+
+#[test]
 fn a_status_answers_the_version_that_was_observed_or_the_one_that_the_last_write_made_of_it() {
     let mut model = fixture::model();
     let mut state = ModelState::new(&model, &verifier(&PlacementSigner::generate().unwrap()));
@@ -214,8 +244,8 @@ fn message(vocabulary: &[u8]) -> wire::ModelFacts {
         vocabulary_size: 1000,
         layers: vec![wire::LayerFacts {
             weight_bytes: 10,
-            active_bytes: 0,
             digest: vec![3; 32],
+            ..Default::default()
         }],
         embedding: piece(5),
         output: piece(5),
