@@ -106,15 +106,5 @@ pub enum TaintEffect {
     Evict,
 }
 
-impl TaintEffect {
-    /// As written in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoPlace => "NoPlace",
-            Self::Evict => "Evict",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -22,21 +22,6 @@ pub enum Fault {
     Broken,
 }
 
-impl Fault {
-    /// A stable name in CamelCase, as conditions and metric labels use it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cpu => "UnsupportedCPU",
-            Self::Device => "DeviceUnavailable",
-            Self::Config => "BadConfig",
-            Self::Weights => "LoadRefused",
-            Self::Request => "BadStep",
-            Self::Compute => "DecodeFailed",
-            Self::Broken => "StageBroken",
-        }
-    }
-}
-
 /// An error of the runtime or of a stage.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -98,11 +98,6 @@ impl Metadata {
         })
     }
 
-    /// A truth value that must be there.
-    pub fn bool(&self, key: &str) -> Result<bool, MetadataError> {
-        self.typed(key, "true or false", Value::as_bool)
-    }
-
     /// An array that must be there.
     pub fn array(&self, key: &str) -> Result<&Array, MetadataError> {
         self.typed(key, "an array", Value::as_array)

@@ -120,15 +120,6 @@ impl Value {
         }
     }
 
-    /// The number, if this is a float.
-    pub fn as_f64(&self) -> Option<f64> {
-        match *self {
-            Self::F32(number) => Some(number.into()),
-            Self::F64(number) => Some(number),
-            _ => None,
-        }
-    }
-
     /// The truth value, if this is one.
     pub fn as_bool(&self) -> Option<bool> {
         match *self {
@@ -268,11 +259,6 @@ impl Array {
             len: bytes.len() as u64,
             bytes,
         }
-    }
-
-    /// The elements' type.
-    pub fn element(&self) -> ValueType {
-        self.element
     }
 
     /// Number of elements.

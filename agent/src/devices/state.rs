@@ -69,11 +69,6 @@ impl DeviceState {
     pub fn takes_layers(&self) -> bool {
         self.standing == Standing::Ready && self.availability.allows_layers() && self.device.backend.holds_layers()
     }
-
-    /// Whether the layers that it has may stay.
-    pub fn keeps_layers(&self) -> bool {
-        self.obstacle().is_none()
-    }
 }
 
 /// A turn in a device's health, for events.
@@ -138,11 +133,6 @@ impl Devices {
                 .collect(),
             ..Self::default()
         }
-    }
-
-    /// The devices alone.
-    pub fn list(&self) -> Vec<GpuDevice> {
-        self.states.iter().map(|state| state.device.clone()).collect()
     }
 
     /// The device whose `DeviceGPUState` has that name.

@@ -159,17 +159,6 @@ pub enum DeviceKind {
     Cpu,
 }
 
-impl DeviceKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Discrete => "Discrete",
-            Self::Integrated => "Integrated",
-            Self::Software => "Software",
-            Self::Cpu => "Cpu",
-        }
-    }
-}
-
 /// How much is known of running layers on a device.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SupportLevel {

@@ -117,11 +117,6 @@ impl Network {
         self.namespaces.get(self.index(host).ok()?.checked_sub(1)?)
     }
 
-    /// All hosts but our own.
-    pub fn hosts(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().skip(1).map(String::as_str)
-    }
-
     /// What one direction of a link is like from now on.
     ///
     /// # Errors

@@ -261,10 +261,6 @@ impl Stack {
         self.plane.dir().join("state").join(node)
     }
 
-    pub fn kubelet(&self) -> &Kubelet {
-        &self.kubelet
-    }
-
     /// Starts a replica of the operator, again if it was stopped.
     pub async fn start_operator(&mut self, replica: usize) -> Result<()> {
         let name = format!("shardwright-operator-{replica}");

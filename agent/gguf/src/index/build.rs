@@ -143,11 +143,6 @@ impl IndexBuilder {
         Ok(())
     }
 
-    /// Bytes taken of the file that is being read, and its number.
-    pub fn position(&self) -> (usize, u64) {
-        (self.file, self.position)
-    }
-
     /// The index, once all bytes were taken.
     pub fn finish(self) -> Result<WeightIndex, BuildError> {
         if let Some(file) = self.files.get(self.file) {
