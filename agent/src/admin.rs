@@ -120,3 +120,56 @@ async fn scrape(State(sources): State<Sources>) -> (StatusCode, String) {
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a node tells, and the ends by which it changes.
+    fn node() -> (Sources, watch::Sender<Arc<Devices>>, watch::Sender<bool>) {
+        let devices = watch::Sender::new(Arc::new(Devices::default()));
+        let attached = watch::Sender::new(false);
+        let sources = Sources {
+            node: "node-a".to_owned(),
+            devices: devices.subscribe(),
+            view: watch::Sender::new(Arc::default()).subscribe(),
+            attached: attached.subscribe(),
+            fetched: Counters::new(),
+            links: watch::Sender::new(Arc::default()).subscribe(),
+            dcgm_metrics: true,
+        };
+        (sources, devices, attached)
+    }
+
+    #[tokio::test]
+    async fn a_node_is_ready_once_its_devices_are_known_and_the_operator_reaches_it() {
+        let (sources, devices, attached) = node();
+        let asked = || readyz(State(sources.clone()));
+        let (status, text) = asked().await;
+        assert_eq!(
+            (status, text),
+            (StatusCode::SERVICE_UNAVAILABLE, "devices are being probed\n")
+        );
+        devices.send_replace(Arc::new(Devices {
+            ready: true,
+            ..Devices::default()
+        }));
+        let (status, text) = asked().await;
+        assert_eq!(
+            (status, text),
+            (StatusCode::SERVICE_UNAVAILABLE, "not attached to the operator\n")
+        );
+        attached.send_replace(true);
+        assert_eq!(asked().await, (StatusCode::OK, "ready\n"));
+    }
+
+    #[tokio::test]
+    async fn a_node_without_devices_has_metrics_all_the_same() {
+        let (sources, _devices, attached) = node();
+        attached.send_replace(true);
+        let (status, text) = scrape(State(sources)).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(text.contains("shardwright_agent_"), "{text}");
+        assert!(text.contains("node-a"), "{text}");
+    }
+}

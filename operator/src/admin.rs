@@ -93,6 +93,18 @@ async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn probes_hear_whether_it_is_ready_and_whether_its_loop_goes_round() {
+        let health = Arc::new(Health::default());
+        let ready = async || readyz(State(Arc::clone(&health))).await.into_response().status();
+        let alive = async || healthz(State(Arc::clone(&health))).await.into_response().status();
+        assert_eq!(ready().await, StatusCode::SERVICE_UNAVAILABLE);
+        health.ready(true);
+        assert_eq!((ready().await, alive().await), (StatusCode::OK, StatusCode::OK));
+        health.beat(clock::now().checked_sub(STALLED_AFTER + Duration::from_secs(1)));
+        assert_eq!(alive().await, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
     #[test]
     fn only_a_loop_that_should_run_and_does_not_is_stalled() {
         let (health, start) = (Health::default(), Instant::now());

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use gateway::args::{Args, IdentitySource};
+use gateway::args::{Args, IdentitySource, UserCertificate};
 use gateway::context::Limits;
 use gateway::run::{Addresses, RunError};
 use identity::{
@@ -196,8 +196,25 @@ impl World {
     pub async fn restart_gateway(&mut self) {
         self.gateway.stop();
         self.gateway.ended().await;
-        self.gateway = start_gateway(args(self.directory.path(), self.operator.address)).await;
+        self.gateway = start_gateway(self.args()).await;
         self.client = Client::new(self.gateway.addresses.user, &self.trust.authority.bundle_pem());
+    }
+
+    /// As [`World::restart_gateway`], with a certificate of another authority for its users.
+    pub async fn restart_gateway_with(&mut self, certificate: UserCertificate, bundle_pem: &str) {
+        self.gateway.stop();
+        self.gateway.ended().await;
+        let args = Args {
+            user_certificate: Some(certificate),
+            ..self.args()
+        };
+        self.gateway = start_gateway(args).await;
+        self.client = Client::new(self.gateway.addresses.user, bundle_pem);
+    }
+
+    /// How its gateway is started.
+    pub fn args(&self) -> Args {
+        args(self.directory.path(), self.operator.address)
     }
 
     pub fn keys_file(&self) -> PathBuf {
