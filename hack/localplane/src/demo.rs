@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::chat::Chat;
 use crate::stack::{AgentSpec, Stack, condition_of};
-use crate::{Error, Result, assets, stack};
+use crate::{Error, Result, assets};
 
 /// What the documentation shows; its `metadata` holds the two names below.
 const EXAMPLE: &str = "docs/examples/inferencemodel-smollm2.yaml";
