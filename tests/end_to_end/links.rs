@@ -8,7 +8,7 @@ use linkemu::line::Quality;
 use linkemu::network::{Network, possible};
 
 use super::{
-    Answer, Here, LIMIT, PROMPTS, RECOVERY_LIMIT, Seen, Story, condition_of, installed, stages, strict_over_two, until,
+    Answer, Here, LIMIT, RECOVERY_LIMIT, Seen, Story, condition_of, installed, stages, strict_over_two, until,
 };
 
 /// What makes a link worse, and no reason to leave it: a fifth of the delay is jitter, of a hundred packets two are lost.

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use localplane::stack::Part;
 
-use super::{Here, LIMIT, Story, condition_of, installation, run, stages, strict_over_two};
+use super::{LIMIT, Story, condition_of, installation, run, stages, strict_over_two};
 
 #[tokio::test]
 async fn a_model_on_a_cordoned_node_is_loaded_elsewhere_first_and_its_stream_goes_on() {

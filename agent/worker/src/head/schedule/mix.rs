@@ -37,7 +37,7 @@ pub(super) fn shares(slots: &[Slot], limits: &Limits, tuning: &Tuning) -> Vec<Sh
             rows: suspect.due().min(limits.max_step_rows),
         }];
     }
-    let (decodes, mut prompts): (Vec<_>, Vec<_>) = due.into_iter().partition(|(_, sequence)| sequence.decodes());
+    let (decodes, prompts): (Vec<_>, Vec<_>) = due.into_iter().partition(|(_, sequence)| sequence.decodes());
     // However many sequences decode, prompts go on too.
     let wanted = prompts
         .iter()
