@@ -177,6 +177,11 @@ impl WholeModel {
         })
     }
 
+    /// Number of layers.
+    pub fn layers(&self) -> u32 {
+        self.context.model().layers()
+    }
+
     /// Number of token ids.
     pub fn vocabulary_size(&self) -> usize {
         self.context.model().vocabulary_size()
