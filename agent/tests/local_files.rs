@@ -46,12 +46,12 @@ fn an_image_layout_whose_index_is_no_file_or_far_too_large_is_refused_by_name() 
     std::fs::write(folder.path().join("oci-layout"), b"{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
     let index = folder.path().join("index.json");
     std::fs::create_dir(&index).unwrap();
-    let message = open(folder.path()).unwrap_err().to_string();
+    let message = open(folder.path()).err().unwrap().to_string();
     assert!(message.contains("index.json: it is not a regular file"), "{message}");
     std::fs::remove_dir(&index).unwrap();
     let length = (4 << 20) + 1;
     std::fs::File::create(&index).unwrap().set_len(length).unwrap();
-    let message = open(folder.path()).unwrap_err().to_string();
+    let message = open(folder.path()).err().unwrap().to_string();
     assert!(
         message.contains(&format!("it has {length} bytes, more than a manifest may have")),
         "{message}"
