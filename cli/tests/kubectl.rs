@@ -51,10 +51,12 @@ fn models() -> Value {
             "metadata": { "name": "placed", "namespace": "shop" },
             "spec": { "source": { "uri": "file:///models/a.gguf" } },
             "status": { "placement": {
-                "epoch": 7, "objective": "Latency", "verdict": "Optimal", "predictedUsPerToken": 12_000, "observedUsPerToken": 15_000,
+                "epoch": 7, "generation": 1, "envelope": "", "verdict": "Optimal",
+                "predictedUsPerToken": 12_000, "observedUsPerToken": 15_000,
                 "stages": [{
-                    "stage": 0, "device": "a-cpu0", "node": "a", "layers": "0-29", "predictedUsPerToken": 12_000,
-                    "hopUs": 120, "observed": { "usPerToken": 15_000 },
+                    "index": 0, "node": "a", "device": "a-cpu0", "backend": "cpu", "phase": "Serving",
+                    "layers": "0-29", "firstLayer": 0, "endLayer": 30, "weightBytes": 1, "memoryBytes": 2,
+                    "predictedUsPerToken": 12_000, "hopUs": 120, "observed": { "usPerToken": 15_000 },
                 }],
             } },
         },

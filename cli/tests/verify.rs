@@ -31,7 +31,7 @@ fn a_model_in_another_number_of_files_is_not_the_one_in_the_index() {
     );
     assert!(message.contains("3 files in place of 1"), "{message}");
     assert!(message.contains(" bytes in place of "), "{message}");
-    assert!(message.contains("and ") && message.contains(" more"), "{message}");
+    assert!(message.contains("tiny.gguf: another header"), "{message}");
 }
 
 #[test]
