@@ -9,8 +9,8 @@ mod problems;
 
 use brute_force::cost;
 use placement::{
-    Budget, Infeasible, Objective, Plan, RunnerUp, Verdict, bound_ns, check, check_fleet, diff, evaluate, explain,
-    solve, solve_fleet,
+    Budget, Infeasible, Objective, Plan, Problem, RunnerUp, Verdict, bound_ns, check, check_fleet, diff, evaluate,
+    explain, solve, solve_fleet,
 };
 use proptest::{prelude::*, strategy::ValueTree, test_runner::RngSeed};
 
@@ -24,47 +24,46 @@ fn guess_only() -> Budget {
     Budget { steps: 0, seed: 1 }
 }
 
+/// What the solver gives is valid, proved, and as good as the best that brute force finds; nothing is found only where there is nothing.
+fn as_brute_force(problem: &Problem) -> Result<(), TestCaseError> {
+    let best = brute_force::best(problem);
+    match solve(problem, Budget::default()) {
+        Ok(solution) => {
+            prop_assert_eq!(check(problem, &solution.plan), vec![]);
+            prop_assert_eq!(solution.verdict, Verdict::Optimal);
+            let best = best.expect("brute force finds a plan where the solver does");
+            prop_assert_eq!(
+                cost(problem, &solution.plan),
+                cost(problem, &best),
+                "\n{}{}",
+                solution.plan,
+                best
+            );
+            // Brute force has its own prices.
+            prop_assert_eq!(evaluate(problem, &best), Some(best));
+        }
+        Err(infeasible) => {
+            let proved = !matches!(infeasible, Infeasible::Exhausted { .. });
+            prop_assert!(proved);
+            prop_assert!(best.is_none(), "{:?}, but\n{}", infeasible, best.expect("a plan"));
+            let explanation = explain(problem, &infeasible);
+            prop_assert!(!explanation.message.is_empty());
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
     #[test]
     fn the_solver_finds_what_brute_force_finds_or_proves_that_there_is_nothing(problem in problems::small()) {
-        let best = brute_force::best(&problem);
-        match solve(&problem, Budget::default()) {
-            Ok(solution) => {
-                prop_assert_eq!(check(&problem, &solution.plan), vec![]);
-                prop_assert_eq!(solution.verdict, Verdict::Optimal);
-                let best = best.expect("brute force finds a plan where the solver does");
-                prop_assert_eq!(cost(&problem, &solution.plan), cost(&problem, &best), "\n{}{}", solution.plan, best);
-                // Brute force has its own prices.
-                prop_assert_eq!(evaluate(&problem, &best), Some(best));
-            }
-            Err(infeasible) => {
-                let proved = !matches!(infeasible, Infeasible::Exhausted { .. });
-                prop_assert!(proved);
-                prop_assert!(best.is_none(), "{:?}, but\n{}", infeasible, best.expect("a plan"));
-                let explanation = explain(&problem, &infeasible);
-                prop_assert!(!explanation.message.is_empty());
-            }
-        }
+        as_brute_force(&problem)?;
     }
 
     #[test]
     fn hops_over_a_link_that_is_nearly_full_add_up_as_in_brute_force(problem in problems::crowded_links()) {
-        let best = brute_force::best(&problem);
-        match solve(&problem, Budget::default()) {
-            Ok(solution) => {
-                prop_assert_eq!(check(&problem, &solution.plan), vec![]);
-                prop_assert_eq!(solution.verdict, Verdict::Optimal);
-                let best = best.expect("brute force finds a plan where the solver does");
-                prop_assert_eq!(cost(&problem, &solution.plan), cost(&problem, &best), "\n{}{}", solution.plan, best);
-            }
-            Err(infeasible) => {
-                prop_assert!(best.is_none(), "{:?}, but\n{}", infeasible, best.expect("a plan"));
-                let proved = !matches!(infeasible, Infeasible::Exhausted { .. });
-                prop_assert!(proved);
-            }
-        }
+        as_brute_force(&problem)?;
     }
 
     #[test]
