@@ -99,7 +99,7 @@ soak: build ## The same with a fault every 30 s, and nothing may grow: target/be
 
 .PHONY: bench
 bench: build ## Everything that has a bar, against llama.cpp on this machine, some ten minutes: target/bench/engine.json (BENCH='--only hop --rounds 1')
-	cargo build -q -p worker --example hop --locked
+	cargo build -q --workspace --example hop --locked
 	$(BIN)/bench-engine $(BENCH)
 
 .PHONY: bench-devices

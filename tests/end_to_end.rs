@@ -20,6 +20,8 @@ use tokio::task::JoinHandle;
 mod crashes;
 #[path = "end_to_end/links.rs"]
 mod links;
+#[path = "end_to_end/mixed.rs"]
+mod mixed;
 #[path = "end_to_end/moves.rs"]
 mod moves;
 

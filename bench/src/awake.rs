@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use crate::error::Result;
-use crate::netns::Network;
+use crate::netns::{Host, Network};
 use crate::peer::Question;
 use crate::prompts::prompt;
 use crate::report::{Report, ratio};
@@ -29,7 +29,7 @@ pub async fn measure(session: &Session, network: &Network, report: &mut Report) 
     let mut sides = [
         ours(session, network, cut, Links::Bare, "awake").await?,
         asleep(session, network, cut, "asleep").await?,
-        whole(session, network).await?,
+        whole(session, network, "whole", Host::Head).await?,
     ];
     for side in &mut sides {
         side.ask(&Question::Decode(prompt(1, PROMPT), TOKENS)).await?;

@@ -14,7 +14,7 @@ use crate::session::Session;
 use crate::timing::{best, shortest};
 use crate::worker_rig::read_model;
 
-/// Built by `cargo build -p worker --example hop`.
+/// Built by `cargo build --workspace --example hop`.
 const EXAMPLE: &str = "examples/hop";
 /// One run takes some ten seconds.
 const RUN_LIMIT: Duration = Duration::from_secs(120);

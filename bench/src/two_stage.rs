@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::error::Result;
-use crate::netns::Network;
+use crate::netns::{Host, Network};
 use crate::peer::Question;
 use crate::prompts::{prompt, texts};
 use crate::report::{Report, ratio};
@@ -20,6 +20,10 @@ use crate::timing::best;
 
 use contestants::{Arrangement, Contestant, DELAY_US, Links, STREAMS, ours, rpc, whole, without_drafts};
 
+/// What the whole model on one core is called.
+const WHOLE: &str = "whole";
+/// What two of them are called, each on its core at the same time: no cut of one model computes faster on these cores.
+const TWO_WHOLES: &str = "two_at_once";
 /// What the sides without drafts are called.
 const WITHOUT_DRAFTS: &str = "without_drafts";
 const DRAFT_TOKENS: &str = "shardwright_worker_draft_tokens_total";
@@ -129,7 +133,7 @@ pub async fn measure(session: &Session, network: &Network, report: &mut Report) 
     let mut bare = vec![
         ours(session, network, cut, Links::Bare, "two_stages").await?,
         without_drafts(session, network, cut, Links::Bare, WITHOUT_DRAFTS).await?,
-        whole(session, network).await?,
+        whole(session, network, WHOLE, Host::Head).await?,
         rpc(session, network, cut, Arrangement::Servers, Links::Bare, "rpc_servers").await?,
         rpc(
             session,
@@ -163,7 +167,8 @@ pub async fn measure(session: &Session, network: &Network, report: &mut Report) 
         )
         .await?,
     ];
-    for contestant in bare.iter_mut().chain(&mut delayed) {
+    let mut on_the_other_core = whole(session, network, "another_whole", Host::Tail).await?;
+    for contestant in bare.iter_mut().chain(&mut delayed).chain([&mut on_the_other_core]) {
         contestant
             .ask(&Question::Decode(prompt(1, SHORT_PROMPT), WARM_UP_TOKENS))
             .await?;
@@ -180,6 +185,12 @@ pub async fn measure(session: &Session, network: &Network, report: &mut Report) 
                 &mut bare
             };
             take_turns(session, sides, work, &questions, &retired, &mut samples).await?;
+            if let (Work::Eight | Work::Prefill, [question]) = (work, &questions[..])
+                && let Some(whole) = bare.iter_mut().find(|side| side.name == WHOLE)
+            {
+                let (here, there) = futures::join!(whole.ask(question), on_the_other_core.ask(question));
+                samples.push(work, TWO_WHOLES, here? + there?);
+            }
         }
         if round == 1 {
             retired = samples.slower("rpc");
@@ -240,16 +251,19 @@ async fn take_turns(
 fn note(report: &mut Report, samples: &Samples) {
     let ours = |work| samples.best(work, "two_stages");
     let against = |work, family| ratio(ours(work), samples.best_of(work, family));
-    report.set("two_stage.eight_vs_one_core", against(Work::Eight, "whole"));
-    report.set("two_stage.prefill_vs_one_core", against(Work::Prefill, "whole"));
-    report.set("two_stage.one_vs_one_core", against(Work::One, "whole"));
+    report.set("two_stage.eight_vs_one_core", against(Work::Eight, WHOLE));
+    report.set("two_stage.prefill_vs_one_core", against(Work::Prefill, WHOLE));
+    let ceiling = |work| ratio(samples.best(work, TWO_WHOLES), samples.best(work, WHOLE));
+    report.set("two_stage.eight_vs_one_core_ceiling", ceiling(Work::Eight));
+    report.set("two_stage.prefill_vs_one_core_ceiling", ceiling(Work::Prefill));
+    report.set("two_stage.one_vs_one_core", against(Work::One, WHOLE));
     report.set("two_stage.one_vs_rpc", against(Work::One, "rpc"));
     report.set("two_stage.eight_vs_rpc", against(Work::Eight, "rpc"));
     report.set("two_stage.prefill_vs_rpc", against(Work::Prefill, "rpc"));
     let plain = samples.best(Work::One, WITHOUT_DRAFTS);
     report.set(
         "two_stage.one_vs_one_core_without_drafts",
-        ratio(plain, samples.best_of(Work::One, "whole")),
+        ratio(plain, samples.best_of(Work::One, WHOLE)),
     );
     report.set(
         "two_stage.one_vs_rpc_without_drafts",
@@ -264,7 +278,7 @@ fn note(report: &mut Report, samples: &Samples) {
         "two_stage.one_vs_rpc_1ms_without_drafts",
         delayed(samples.best(Work::OneDelayed, "without_drafts_1ms")),
     );
-    let ceiling = with_wire(samples.best_of(Work::One, "whole"), CROSSINGS * DELAY_US as f64);
+    let ceiling = with_wire(samples.best_of(Work::One, WHOLE), CROSSINGS * DELAY_US as f64);
     report.set("two_stage.one_vs_rpc_1ms_ceiling", delayed(ceiling));
 }
 

@@ -86,7 +86,6 @@ async fn completions(
         let caller = caller(&gateway, id, key, &request)?;
         let admission = gateway.admit(key)?;
         let TextRequest { parameters, prompt } = TextRequest::parse(&body::read(request).await?)?;
-        let prompt = Prompt::Text(prompt);
         answer::answer(&gateway, Kind::Text, caller, admission, parameters, prompt).await
     };
     answer.await.unwrap_or_else(IntoResponse::into_response)

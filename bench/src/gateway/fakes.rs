@@ -11,7 +11,7 @@ use identity::tls::server_config;
 use identity::{Role, TlsListener};
 use proto::control::v1::routes_server::{Routes, RoutesServer};
 use proto::control::v1::{ModelRoute, RouteTable, VocabularyPiece, VocabularyRequest, WatchRequest};
-use proto::placement::v1::{Pipeline, Placement, Runtime, Stage};
+use proto::placement::v1::{Pipeline, Placement, Runtime, Source, Stage};
 use proto::shard::v1::generate_event::Event;
 use proto::shard::v1::head_server::{Head, HeadServer};
 use proto::shard::v1::{FinishReason, Finished, GenerateEvent, GenerateRequest, Token};
@@ -253,6 +253,10 @@ impl Fakes {
             namespace: "default".to_owned(),
             name: MODEL.to_owned(),
             not_after_unix_s: not_after_unix_s(),
+            source: Some(Source {
+                index_sha256: Sha256::digest(vocabulary).to_vec(),
+                ..Source::default()
+            }),
             runtime: Some(Runtime {
                 context_length: CONTEXT_LENGTH,
                 ..Runtime::default()

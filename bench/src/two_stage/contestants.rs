@@ -166,19 +166,26 @@ async fn start(session: &Session, network: &Network, spec: &PipelineSpec, links:
     })
 }
 
-/// The whole model on one core.
+/// The whole model on one core of a host.
 ///
 /// # Errors
 /// When it cannot be loaded.
-pub async fn whole(session: &Session, network: &Network) -> Result<Contestant> {
+pub async fn whole(session: &Session, network: &Network, name: &str, host: Host) -> Result<Contestant> {
     let directory = session.directory("two-stage")?;
     let spec = PeerSpec::alone(THREADS, CONTEXT_LENGTH, STREAMS)?;
-    let seat = network.seat(Host::Head, Some(HEAD_CORE));
+    let seat = network.seat(host, Some(core_of(host)));
     Ok(Contestant {
-        name: "whole".to_owned(),
-        side: Side::Peer(Peer::start("whole", &seat, &spec, &directory).await?),
+        name: name.to_owned(),
+        side: Side::Peer(Peer::start(name, &seat, &spec, &directory).await?),
         _parts: Vec::new(),
     })
+}
+
+fn core_of(host: Host) -> usize {
+    match host {
+        Host::Head | Host::Link => HEAD_CORE,
+        Host::Tail => TAIL_CORE,
+    }
 }
 
 /// llama.cpp's RPC backend with the same split.
@@ -232,9 +239,10 @@ pub async fn rpc(
 
 /// An RPC server on a host, and its port.
 async fn server(network: &Network, host: Host, name: &str, directory: &Path) -> Result<(Part, u16)> {
-    let core = if host == Host::Head { HEAD_CORE } else { TAIL_CORE };
     let port = free_port()?;
-    let mut command = network.seat(host, Some(core)).command(&assets::own(peer::EXECUTABLE)?);
+    let mut command = network
+        .seat(host, Some(core_of(host)))
+        .command(&assets::own(peer::EXECUTABLE)?);
     command.args(["rpc-server", &format!("0.0.0.0:{port}"), &THREADS.to_string()]);
     let mut part = Part::spawn(name, command, directory)?;
     listening::wait(&mut part, port).await?;

@@ -14,12 +14,14 @@ use crate::vocabulary::Speech;
 pub const DEFAULT_MAX_TOKENS: u32 = 4096;
 
 /// What is to be answered.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub enum Prompt {
     /// Through the model's chat template.
     Messages(Vec<Message>),
     /// As it stands.
     Text(String),
+    /// Token ids of the model's vocabulary, as they stand: nothing is put before them.
+    Tokens(Vec<i32>),
 }
 
 /// A prompt that fits, and how much may follow.
@@ -43,6 +45,10 @@ pub async fn fit(
     kind: Kind,
 ) -> Result<Fitted, ApiError> {
     let text = match prompt {
+        Prompt::Tokens(tokens) => {
+            let tokens = known(tokens, &speech.vocabulary, kind)?;
+            return measure(tokens, context_length, max_tokens, kind);
+        }
         Prompt::Text(text) => text,
         Prompt::Messages(messages) => render(messages, speech).await?,
     };
@@ -58,6 +64,26 @@ pub async fn fit(
         .map_err(|error| refused(&error, kind))?;
     let tokens = with_bos(tokens, &speech.vocabulary);
     measure(tokens, context_length, max_tokens, kind)
+}
+
+/// Token ids that the vocabulary has.
+///
+/// # Errors
+/// 400 naming the first that it has not.
+pub(super) fn known(tokens: Vec<i32>, vocabulary: &Vocabulary, kind: Kind) -> Result<Vec<i32>, ApiError> {
+    let pieces = &vocabulary.pieces;
+    match tokens.iter().position(|token| pieces.get(*token).is_none()) {
+        None => Ok(tokens),
+        Some(index) => Err(ApiError::invalid(
+            kind.prompt_field(),
+            format!(
+                "token id {} (number {} of the prompt) is none of this model's, which are 0 to {}",
+                tokens[index],
+                index + 1,
+                pieces.len().saturating_sub(1)
+            ),
+        )),
+    }
 }
 
 async fn render(messages: Vec<Message>, speech: &Speech) -> Result<String, ApiError> {

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::chat::ChatRequest;
 use super::error::ApiError;
-use super::prompt::{measure, with_bos};
+use super::prompt::{Prompt, known, measure, with_bos};
 use super::shape::{Choice, Header, Usage};
 use super::text::TextRequest;
 use super::turn::{Kind, explain};
@@ -194,15 +194,48 @@ fn bodies_that_are_no_request_are_refused() {
 }
 
 #[test]
-fn text_completions_take_one_prompt() {
+fn text_completions_take_one_prompt_as_text_or_token_ids() {
     let parse = |prompt: Value| TextRequest::parse(json!({ "model": "m", "prompt": prompt }).to_string().as_bytes());
-    assert_eq!(parse(json!("Once")).unwrap().prompt, "Once");
-    assert_eq!(parse(json!(["Once"])).unwrap().prompt, "Once");
-    for wrong in [json!(""), json!(5), Value::Null, json!(["a", "b"]), json!([1, 2])] {
+    let text = || Prompt::Text("Once".to_owned());
+    assert_eq!(parse(json!("Once")).unwrap().prompt, text());
+    assert_eq!(parse(json!(["Once"])).unwrap().prompt, text());
+    for ids in [json!([1, 2]), json!([[1, 2]])] {
+        assert_eq!(parse(ids).unwrap().prompt, Prompt::Tokens(vec![1, 2]));
+    }
+    let wrong = [
+        json!(""),
+        json!(5),
+        Value::Null,
+        json!([]),
+        json!([[]]),
+        json!(["a", "b"]),
+        json!([[1], [2]]),
+        json!([1, "a"]),
+        json!([1.5]),
+        json!([1_u64 << 40]),
+    ];
+    for wrong in wrong {
         assert_eq!(
             parse(wrong.clone()).unwrap_err().param.as_deref(),
             Some("prompt"),
             "{wrong}"
+        );
+    }
+}
+
+#[test]
+fn token_ids_that_the_vocabulary_has_not_are_refused_by_number() {
+    let mut vocabulary = Vocabulary::default();
+    for piece in ["a", "b"] {
+        vocabulary.pieces.push(piece.as_bytes());
+    }
+    assert_eq!(known(vec![1, 0, 1], &vocabulary, Kind::Text).unwrap(), [1, 0, 1]);
+    for wrong in [2, -1] {
+        let error = known(vec![0, wrong], &vocabulary, Kind::Text).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("prompt"));
+        assert_eq!(
+            error.message,
+            format!("token id {wrong} (number 2 of the prompt) is none of this model's, which are 0 to 1")
         );
     }
 }

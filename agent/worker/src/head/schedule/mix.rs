@@ -5,6 +5,10 @@
 //! has nothing but those. Shortest remaining first is the least wait on average (Schrage, Operations Research 16, 1968), and starves long
 //! prompts; with half of the rows in equal parts nobody waits more than twice as long as with all of them.
 //!
+//! Beside decodes, prompts have a part of the rows of a step: the fewer there are, the sooner those that decode have their next token.
+//! Where an answer that was interrupted is among the prompts, its client has waited for its next token for longer already: then they
+//! have as many as if nobody decoded, until all interrupted ones go on.
+//!
 //! Each sequence decodes in one step at a time. With several steps under way the decoding sequences are spread over them, so that
 //! every stage has rows to compute; whoever was served longest ago comes first.
 
@@ -42,9 +46,13 @@ pub(super) fn shares(slots: &[Slot], limits: &Limits, tuning: &Tuning) -> Vec<Sh
     let wanted = prompts
         .iter()
         .fold(0, |sum: u32, (_, sequence)| sum.saturating_add(sequence.due()));
-    let for_prompts = wanted
-        .min(tuning.prompt_rows_beside_decodes)
-        .min(limits.max_step_rows / 2);
+    let interrupted = prompts.iter().any(|(_, sequence)| sequence.request.resumed);
+    let for_prompts_at_most = match decoding {
+        0 => tuning.prompt_rows_alone,
+        _ if interrupted => tuning.prompt_rows_alone,
+        _ => tuning.prompt_rows_beside_decodes,
+    };
+    let for_prompts = wanted.min(for_prompts_at_most).min(limits.max_step_rows / 2);
     let group = decoding
         .div_ceil(tuning.depth)
         .min((limits.max_step_rows - for_prompts) as usize);
@@ -54,10 +62,7 @@ pub(super) fn shares(slots: &[Slot], limits: &Limits, tuning: &Tuning) -> Vec<Sh
         .map(|(slot, _)| Share { slot: *slot, rows: 1 })
         .collect();
     let mut left = limits.max_step_rows - shares.len() as u32;
-    left = left.min(match decoding {
-        0 => tuning.prompt_rows_alone,
-        _ => tuning.prompt_rows_beside_decodes,
-    });
+    left = left.min(for_prompts_at_most);
     let mut prompts: Vec<(usize, u32)> = prompts
         .into_iter()
         .map(|(slot, sequence)| (slot, sequence.due()))

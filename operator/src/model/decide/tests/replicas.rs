@@ -1,4 +1,4 @@
-//! Looks ahead of models of several replicas.
+//! Models of several replicas: which are placed, which stay, and what is looked ahead for them.
 
 use std::time::Duration;
 
@@ -172,4 +172,131 @@ fn the_loss_of_a_node_is_stood_by_for_by_what_takes_the_place_of_its_replica_alo
     let (status, message) = judge(&cluster);
     assert_eq!(status, ConditionStatus::True, "{message}");
     assert!(message.contains("any one of a, b is survived"), "{message}");
+}
+
+#[test]
+fn replicas_share_no_device_and_are_signed_and_shown_with_their_numbers() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB), ("d", GIB)]);
+    cluster.require_devices(2);
+    cluster.model.spec.replicas = 2;
+    let placed = cluster.place();
+    let devices: BTreeSet<String> = replicas_of(&placed).concat().into_iter().collect();
+    assert_eq!((placed.replicas(), devices.len()), (2, 4));
+    assert!(placed.stages().iter().all(|stage| stage.weight_root.len() == 32));
+    let shown: Vec<(i32, i32)> = placed
+        .view
+        .stages
+        .iter()
+        .map(|stage| (stage.pipeline, stage.index))
+        .collect();
+    assert_eq!(shown, [(0, 0), (0, 1), (1, 0), (1, 1)]);
+    cluster.keeps();
+}
+
+#[test]
+fn fewer_replicas_than_asked_for_are_placed_and_the_next_one_says_what_it_lacks() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", 60 << 20)]);
+    cluster.model.spec.replicas = 3;
+    let decided = cluster.decide();
+    let Placed::Fewer(why) = &decided.placed else {
+        panic!("it is {:?}", decided.placed)
+    };
+    assert_eq!(why.reason, "InsufficientMemory");
+    assert!(
+        why.message.starts_with("2 of 3 replicas fit; the third: "),
+        "{}",
+        why.message
+    );
+    assert!(why.message.contains("MiB short"), "{}", why.message);
+    let placed = decided.new_in_force.clone().unwrap();
+    assert_eq!(placed.replicas(), 2);
+    cluster.state.wrote(Default::default(), Some(placed), cluster.now);
+    // It says so as long as it is so, and nothing moves.
+    let again = cluster.decide();
+    assert_eq!(again.new_in_force, None);
+    assert!(
+        matches!(&again.placed, Placed::Fewer(again) if again.message == why.message),
+        "{:?}",
+        again.placed
+    );
+}
+
+#[test]
+fn of_two_replicas_only_the_one_that_lost_a_device_is_placed_anew() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB), ("d", GIB), ("e", GIB)]);
+    cluster.require_devices(2);
+    cluster.model.spec.placement.max_devices = Some(2);
+    cluster.model.spec.replicas = 2;
+    let before = cluster.place();
+    for number in [0_usize, 1] {
+        let lost = before.pipelines()[number].stages[0].node.clone();
+        let agent = cluster.agents.remove(&lost).unwrap();
+        let decided = cluster.decide();
+        let after = decided.new_in_force.expect("a new placement");
+        assert!(after.placement.epoch > before.placement.epoch);
+        assert_eq!(
+            after.pipelines()[1 - number],
+            before.pipelines()[1 - number],
+            "the other is left alone"
+        );
+        assert!(after.nodes().all(|node| node != lost));
+        let other = |in_force: &InForce| -> Vec<_> {
+            let views = in_force.view.stages.iter();
+            views.filter(|view| view.pipeline != number as i32).cloned().collect()
+        };
+        assert_eq!(other(&after), other(&before));
+        cluster.agents.insert(lost, agent);
+    }
+}
+
+#[test]
+fn a_replica_that_has_no_place_left_waits_for_its_node_and_the_other_goes_on() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    cluster.model.spec.replicas = 2;
+    let before = cluster.place();
+    let lost = before.pipelines()[0].stages[0].node.clone();
+    let agent = cluster.agents.remove(&lost).unwrap();
+    for _ in 0..2 {
+        let decided = cluster.decide();
+        assert_eq!(decided.new_in_force, None, "what is loaded stays where it is");
+        let Placed::Fewer(why) = decided.placed else {
+            panic!("it is {:?}", decided.placed)
+        };
+        assert!(
+            why.message.starts_with("1 of 2 replicas fits; the second: "),
+            "{}",
+            why.message
+        );
+        assert!(why.message.contains("whose agent is not connected"), "{}", why.message);
+    }
+    cluster.agents.insert(lost, agent);
+    cluster.keeps();
+}
+
+#[test]
+fn replicas_come_and_go_with_the_spec_and_those_that_stay_are_left_alone() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
+    let one = cluster.place();
+    cluster.model.spec.replicas = 2;
+    let two = cluster.place();
+    assert_eq!((two.replicas(), &two.pipelines()[0]), (2, &one.pipelines()[0]));
+    cluster.model.spec.replicas = 1;
+    let again = cluster.place();
+    assert_eq!(again.pipelines(), one.pipelines());
+    assert!(again.placement.epoch > two.placement.epoch);
+}
+
+#[test]
+fn a_gap_between_replicas_is_kept_until_one_fills_it() {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB)]);
+    cluster.model.spec.replicas = 3;
+    let before = cluster.place();
+    let lost = before.pipelines()[0].stages[0].node.clone();
+    cluster.agents.remove(&lost);
+    cluster.model.spec.replicas = 2;
+    let after = cluster.place();
+    assert!(after.pipelines()[0].stages.is_empty());
+    assert_eq!(after.pipelines()[1..], before.pipelines()[1..]);
+    assert_eq!(after.view.stages[0].pipeline, 1);
+    cluster.keeps();
 }

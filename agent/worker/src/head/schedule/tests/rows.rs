@@ -131,6 +131,28 @@ fn beside_decodes_a_prompt_takes_no_more_than_its_part_of_a_step() {
 }
 
 #[test]
+fn beside_decodes_an_answer_that_was_interrupted_is_computed_again_in_whole_steps() {
+    let mut schedule = Schedule::new(LIMITS, Tuning::new(1, &LIMITS));
+    schedule.admit(request(1, 1, 20), 0).unwrap();
+    let alone = schedule.compose(0).unwrap();
+    done(&mut schedule, &alone, 5);
+    schedule.admit(request(2, 9, 10), 0).unwrap();
+    let interrupted = Request {
+        resumed: true,
+        ..request(3, 9, 10)
+    };
+    schedule.admit(interrupted, 0).unwrap();
+    let mut rows = Vec::new();
+    for _ in 0..5 {
+        let step = schedule.compose(0).unwrap();
+        rows.push(step.rows.len());
+        done(&mut schedule, &step, 5);
+    }
+    // Whole steps until it goes on, then a decode row for each that decodes, and two for the prompt that is left.
+    assert_eq!(rows, [8, 8, 4, 4, 3]);
+}
+
+#[test]
 fn the_chunks_of_a_prompt_follow_each_other_through_the_steps_under_way() {
     let mut schedule = with_depth(LIMITS, 3);
     schedule.admit(request(1, 20, 4), 0).unwrap();
