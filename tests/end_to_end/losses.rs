@@ -32,7 +32,6 @@ async fn streams_outlive_the_loss_of_two_of_three_nodes_that_come_back_and_end_w
     // The node that is left alone is no place for two stages.
     let stories = [serving.story().await, serving.story().await];
     serving.loses_both_nodes();
-    serving.here.not_ready_while_a_process_is_down("m").await;
     serving.both_come_back();
     for story in stories {
         serving.expect(story).await;

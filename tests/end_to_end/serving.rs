@@ -18,7 +18,10 @@ pub(super) struct Serving {
 impl Serving {
     /// On two of so many nodes.
     pub(super) async fn start(nodes: usize) -> Self {
-        let mut here = installation(&vec!["cpu"; nodes]).await;
+        Self::on(installation(&vec!["cpu"; nodes]).await).await
+    }
+
+    pub(super) async fn on(mut here: Here) -> Self {
         here.apply("m", &strict_over_two());
         let model = here.ready("m").await;
         let node = |stage: usize| stages(&model)[stage]["node"].as_str().expect("a node").to_owned();
@@ -66,8 +69,13 @@ impl Serving {
         assert!(answer.text.contains("Paris"), "{}", answer.text);
     }
 
-    /// The workers of every node that has some.
-    pub(super) fn workers(&self) -> BTreeMap<String, Vec<u32>> {
+    /// The workers of the nodes with the stages, the head's first.
+    pub(super) fn workers(&self) -> [Vec<u32>; 2] {
+        [&self.head, &self.tail].map(|node| self.here.stack.workers(node))
+    }
+
+    /// The workers of every node that has some. A node without a stage may measure with one how fast it is.
+    fn all_workers(&self) -> BTreeMap<String, Vec<u32>> {
         let parts = self.here.stack.parts();
         let of = |part: Part| match part {
             Part::Agent(node) => {
@@ -85,7 +93,7 @@ impl Serving {
         let mut wanted: Vec<(&str, usize)> = nodes.iter().map(|node| (*node, 1)).collect();
         wanted.sort_unstable();
         let look = || -> localplane::Result<Seen<()>> {
-            let workers = self.workers();
+            let workers = self.all_workers();
             let found: Vec<(&str, usize)> = workers.iter().map(|(node, ids)| (node.as_str(), ids.len())).collect();
             Ok(if found == wanted {
                 Seen::Done(())

@@ -97,7 +97,7 @@ impl Session {
     /// Whether the API server still has what was written: another object each time.
     async fn has_the_next(&mut self) -> Result<bool, PublishError> {
         let after = self.asked.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.written.range((after, Bound::Unbounded)).next();
+        let next = self.written.range::<String, _>((after, Bound::Unbounded)).next();
         let Some((name, _)) = next.or_else(|| self.written.first_key_value()) else {
             return Ok(true);
         };

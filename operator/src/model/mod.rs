@@ -37,6 +37,7 @@ pub mod status;
 pub mod term;
 pub mod traffic;
 pub mod translate;
+pub mod unheard;
 pub mod validate;
 pub mod vanished;
 pub mod yielding;

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crds::StagePhase;
 use topology::DeviceReport;
 
 use super::in_force::InForce;
@@ -14,7 +15,6 @@ use super::reports::Reports;
 use super::stages;
 use crate::agents::AgentView;
 use crate::watching::INSTALL_KINDS;
-use crds::StagePhase;
 
 /// What is remembered of devices that hold stages.
 #[derive(Debug, Default)]
