@@ -313,6 +313,11 @@ impl Stack {
 
     /// Starts an agent on its node, again if it was killed: its state directory stays.
     pub async fn start_agent(&mut self, spec: &AgentSpec) -> Result<()> {
+        self.start_agent_through(spec, self.ports.control).await
+    }
+
+    /// The same for an agent that attaches to the operator through another port, where something stands in between.
+    pub async fn start_agent_through(&mut self, spec: &AgentSpec, control: u16) -> Result<()> {
         let pod = self
             .pod(&format!("shardwright-agent-{}", spec.node), &spec.node, "agent")
             .await?;
@@ -333,7 +338,7 @@ impl Stack {
                 &spec.node,
             ])
             .args(["--operator-enrol", &self.ground.endpoint(self.ports.enrol)])
-            .args(["--operator-control", &self.ground.endpoint(self.ports.control)])
+            .args(["--operator-control", &self.ground.endpoint(control)])
             .arg("--trust-bundle")
             .arg(bundle)
             .arg("--token")
@@ -441,6 +446,24 @@ pub fn install_chart_with(plane: &Plane, values: &[&str]) -> Result<()> {
         .args(["--namespace", NAMESPACE, "--create-namespace"])
         .args(values.iter().flat_map(|value| ["--set", value]));
     run(&mut helm).map(drop)
+}
+
+/// Upgrades the release to the same chart with the same values, as people do to make anew what somebody removed.
+pub fn upgrade_chart(plane: &Plane) -> Result<()> {
+    let mut helm = plane.helm()?;
+    helm.args(["upgrade", RELEASE])
+        .arg(assets::workspace().join("charts/shardwright"))
+        .args(["--namespace", NAMESPACE, "--reuse-values"]);
+    run(&mut helm).map(drop)
+}
+
+/// Applies the chart's definitions of its kinds, which Helm installs once and never again.
+pub fn apply_kinds(plane: &Plane) -> Result<()> {
+    let folder = assets::workspace().join("charts/shardwright/crds");
+    let mut apply = plane.kubectl()?;
+    run(apply.args(["apply", "--server-side", "-f"]).arg(&folder))?;
+    let mut wait = plane.kubectl()?;
+    run(wait.args(["wait", "--for=condition=Established", "-f"]).arg(&folder)).map(drop)
 }
 
 /// Runs a tool and returns what it printed; its complaint becomes the error.
