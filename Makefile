@@ -77,6 +77,11 @@ coverage: bootstrap ## Lines that the tests reach, of each crate and file, three
 	hack/bootstrap.sh coverage
 	hack/coverage/coverage.py $(ARGS)
 
+.PHONY: mutants
+mutants: bootstrap ## Small faults put into what decides, some eighty of each part, MINUTES: fails where tests find less than 70 % (ARGS=--all: every one; ARGS=gguf: one part)
+	hack/bootstrap.sh mutants
+	PATH="$(SHARDWRIGHT_CACHE)/cargo-mutants-27.1.0/bin:$$PATH" hack/mutants/mutants.py $(ARGS)
+
 .PHONY: test-devices
 test-devices: bootstrap ## One suite for every kind of device: a table of test x backend, each pass or skipped and why
 	@mkdir -p target && cargo test -q -p device --locked --test conformance --no-run

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings what the build, the demo and the tests need, each thing once, into a cache outside the tree.
-# Usage: hack/bootstrap.sh [packages|vulkan|controlplane|clients|model|python|solvers|deny|coverage ...]   (none: all but the last three)
+# Usage: hack/bootstrap.sh [packages|vulkan|controlplane|clients|model|python|solvers|deny|mutants|coverage ...]   (none: all but the last four)
 # Every step is skipped when its result is there; a half-done step leaves no result.
 set -euo pipefail
 
@@ -12,6 +12,7 @@ clients=kubectl-1.37.1-helm-4.3.1
 model=SmolLM2-135M-Instruct.Q4_1.gguf
 model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 deny_version=0.20.2
+mutants_version=27.1.0
 mkdir -p "$cache"
 
 say() { printf '%s bootstrap: %s\n' "$(date +%H:%M:%S)" "$*"; }
@@ -134,18 +135,22 @@ python() { environment "the openai client" tests/openai_client/requirements.txt;
 # General solvers that placement is measured against; nothing else needs them.
 solvers() { environment "OR-Tools and HiGHS" bench/placement/peers/requirements.txt; }
 
-deny() {
-  local to=$cache/cargo-deny-$deny_version
-  [ -x "$to/bin/cargo-deny" ] && return
-  say "building cargo-deny $deny_version (about three minutes on two cores)"
-  # Built outside the tree, so that the workspace's build settings do not apply to it.
-  (cd "$cache" && cargo install -q --locked --root "$to" "cargo-deny@$deny_version")
+# A cargo command, built outside the tree, so that the workspace's build settings do not apply to it.
+cargo_command() {
+  local to=$cache/$1-$2
+  [ -x "$to/bin/$1" ] && return
+  say "building $1 $2 (about three minutes on two cores)"
+  (cd "$cache" && cargo install -q --locked --root "$to" "$1@$2")
 }
+
+deny() { cargo_command cargo-deny "$deny_version"; }
+
+mutants() { cargo_command cargo-mutants "$mutants_version"; }
 
 [ $# -gt 0 ] || set -- packages vulkan controlplane clients model python
 for step in "$@"; do
   case $step in
-    packages | vulkan | controlplane | clients | model | python | solvers | deny | coverage) "$step" ;;
+    packages | vulkan | controlplane | clients | model | python | solvers | deny | mutants | coverage) "$step" ;;
     *) fail "unknown step '$step'" ;;
   esac
 done

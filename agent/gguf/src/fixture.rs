@@ -2,7 +2,7 @@
 
 pub(crate) mod split;
 
-use std::io::Cursor;
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
 use crate::encode::HeaderBuilder;
@@ -143,6 +143,27 @@ pub(crate) fn weight(name: &str, place: u64) -> u8 {
         .bytes()
         .fold(7u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     (seed.wrapping_add(place.wrapping_mul(17)) >> 3) as u8
+}
+
+/// A source whose first reads fail, the last of these faults first.
+pub(crate) struct Faltering<'a> {
+    pub source: Cursor<&'a [u8]>,
+    pub faults: Vec<io::ErrorKind>,
+}
+
+impl Read for Faltering<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.faults.pop() {
+            Some(kind) => Err(kind.into()),
+            None => self.source.read(buffer),
+        }
+    }
+}
+
+impl Seek for Faltering<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.source.seek(to)
+    }
 }
 
 pub(crate) fn parse(bytes: &[u8]) -> Gguf {

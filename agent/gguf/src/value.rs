@@ -317,3 +317,6 @@ impl fmt::Debug for Array {
         write!(formatter, "[{:?}; {}]", self.element, self.len)
     }
 }
+
+#[cfg(test)]
+mod tests;

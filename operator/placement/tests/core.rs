@@ -208,26 +208,31 @@ fn the_same_budget_and_seed_give_the_same_answer() {
     }
 }
 
-/// Every instance of up to sixteen units, each of which other solvers have proved too.
+/// Every instance of up to sixteen units, each of which other solvers have proved too. Bounds, prices and the order of the search
+/// are right whatever they do; how good they are shows only in the steps: a tenth more than they take is allowed.
 #[test]
-fn instances_of_up_to_sixteen_units_are_proved_optimal() {
-    let small = instances::all().into_iter().filter(|i| i.units() <= 16);
-    let mut count = 0;
-    for instance in small {
-        assert!(instance.is_proved, "{}", instance.name);
-        let budget = Budget {
-            steps: 4_000_000,
-            seed: 0,
-        };
-        let answer = solved(&instance.problem, Objective::LATENCY, budget).answer;
-        let Answer::Optimal(route) = &answer else {
-            panic!("{}: {answer:?}", instance.name);
-        };
-        assert_eq!(Some(route.cost_ns), instance.best_known, "{}", instance.name);
-        assert_is_a_plan(&instance.problem, Objective::LATENCY, route, 0);
-        count += 1;
+fn instances_of_up_to_sixteen_units_are_proved_optimal_in_as_few_steps_as_ever() {
+    let all = instances::all();
+    for (units, count, most_steps) in [(8, 45, 26_000), (12, 45, 257_000), (16, 45, 1_360_000)] {
+        let mut steps = 0;
+        let of_size: Vec<_> = all.iter().filter(|i| i.units() == units).collect();
+        assert_eq!(of_size.len(), count);
+        for instance in of_size {
+            assert!(instance.is_proved, "{}", instance.name);
+            let budget = Budget {
+                steps: 4_000_000,
+                seed: 0,
+            };
+            let solved = solved(&instance.problem, Objective::LATENCY, budget);
+            let Answer::Optimal(route) = &solved.answer else {
+                panic!("{}: {solved:?}", instance.name);
+            };
+            assert_eq!(Some(route.cost_ns), instance.best_known, "{}", instance.name);
+            assert_is_a_plan(&instance.problem, Objective::LATENCY, route, 0);
+            steps += solved.steps;
+        }
+        assert!(steps <= most_steps, "{steps} steps for {units} units");
     }
-    assert_eq!(count, 135);
 }
 
 #[test]

@@ -225,6 +225,16 @@ fn links_decide_in_many_of_the_problems_that_are_about_them() {
     assert!(decided * 10 > feasible, "{decided} of {feasible}");
 }
 
+/// What is assumed of a way that nobody measured is better than a slow one that somebody did.
+#[test]
+fn a_slow_link_that_can_be_gone_round_does_not_raise_the_bound() {
+    let problem = problems::a_slow_link_and_a_way_round();
+    let plan = solve(&problem, Budget::default()).expect("a plan").plan;
+    assert!(plan.latency_ns < 1_000_000_000, "{plan}");
+    let bound_ns = bound_ns(&problem);
+    assert!((1..=plan.latency_ns).contains(&bound_ns), "{bound_ns}\n{plan}");
+}
+
 #[test]
 fn eight_different_devices_under_tight_memory_are_proved_optimal() {
     let problem = problems::eight_devices();

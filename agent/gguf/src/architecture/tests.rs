@@ -130,3 +130,19 @@ fn heads_scale_rows_only_where_the_graph_does_not() {
         .collect();
     assert_eq!(overwritten, ["gemma", "gemma2"]);
 }
+
+#[test]
+fn a_model_that_predicts_further_tokens_runs_whole() {
+    let predicting = |layers| llama(4).with("llama.nextn_predict_layers", Value::U32(layers));
+    assert_eq!(cuts(&predicting(0)), [1, 2, 3]);
+    assert!(reason(&predicting(1)).contains("predict further tokens"));
+}
+
+#[test]
+fn strict_steps_are_refused_where_states_stand_beside_attention_and_no_test_has_shown_them() {
+    for (name, refused) in [("llama", false), ("mamba", false), ("jamba", false), ("lfm2moe", true)] {
+        assert_eq!(refuses_strict_steps(name), refused, "{name}");
+    }
+    let shown: Vec<_> = strict_hybrids().collect();
+    assert!(shown.contains(&"jamba") && !shown.contains(&"mamba") && !shown.contains(&"lfm2moe"));
+}

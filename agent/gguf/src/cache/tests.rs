@@ -2,7 +2,7 @@ use std::io::Cursor;
 
 use super::*;
 use crate::fixture::{llama, parse, real_model, weight};
-use crate::index::{CachedWeights, index};
+use crate::index::{CachedWeights, data_digest, file_digest, index};
 
 fn write_all(directory: &Path, source: &[u8]) -> Gguf {
     let gguf = parse(source);
@@ -39,6 +39,25 @@ fn cutting_again_changes_names_and_never_weights() {
             expected
         );
     }
+}
+
+#[test]
+fn a_tensor_that_is_larger_than_the_copy_buffer_arrives_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = "blk.0.large.weight";
+    // The last of its file: nothing may be read behind it.
+    let source = llama(1).with_tensor(name, &[64, 6_000]).bytes();
+    let gguf = write_all(directory.path(), &source);
+    let tensor = gguf.tensor(name).unwrap();
+    assert!(tensor.size_bytes > COPY_BYTES as u64);
+    let (offset, size) = (tensor.offset_bytes, tensor.size_bytes);
+    let expected = &source[offset as usize..(offset + size) as usize];
+    assert_eq!(
+        tensor_bytes(&piece_path(directory.path(), Piece::Layer(0)), name),
+        expected
+    );
+    let digest = data_digest(&mut Cursor::new(&source), 0, offset, size).unwrap();
+    assert_eq!(digest, file_digest(&mut &expected[..]).unwrap());
 }
 
 #[test]

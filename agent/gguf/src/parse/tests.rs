@@ -202,6 +202,38 @@ fn a_header_larger_than_its_limit_is_refused() {
 }
 
 #[test]
+fn what_is_exactly_as_large_as_its_limit_is_read_and_what_is_larger_is_not() {
+    // Side by side, without a byte between them or behind.
+    let body = [
+        entry("k", 4, &[0; 4]),
+        tensor(&"n".repeat(63), &[2, 2, 1, 2], 0, 0),
+        tensor("b", &[8], 0, 32),
+    ];
+    let header = raw(2, 1, &body.concat());
+    let bytes = with_data(header.clone(), 64);
+    let within = |limits| Gguf::parse(&mut Cursor::new(&bytes), bytes.len() as u64, limits);
+    let exact = Limits {
+        header_bytes: header.len() as u64,
+        entries: 1,
+        tensors: 2,
+    };
+    assert_eq!(within(exact).unwrap().tensors.len(), 2);
+    let header_bytes = exact.header_bytes - 1;
+    for smaller in [
+        Limits { header_bytes, ..exact },
+        Limits { entries: 0, ..exact },
+        Limits { tensors: 1, ..exact },
+    ] {
+        let error = within(smaller).unwrap_err();
+        assert!(matches!(error, ParseError::TooLarge { .. }), "{error}");
+    }
+    for (bytes, is_read) in [(MAX_ALIGNMENT, true), (2 * MAX_ALIGNMENT, false)] {
+        let alignment = entry("general.alignment", 4, &bytes.to_le_bytes());
+        assert_eq!(attempt(&raw(0, 1, &alignment)).is_ok(), is_read, "{bytes}");
+    }
+}
+
+#[test]
 fn entries_that_make_no_sense_are_named() {
     let twice = [entry("key.one", 4, &[0; 4]), entry("key.one", 4, &[0; 4])].concat();
     let nested = entry("key.one", 9, &[9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);

@@ -384,6 +384,84 @@ fn a_worker_that_is_ended_for_loading_for_ever_counts_as_a_failure_and_is_not_st
 }
 
 #[test]
+fn loading_may_take_a_quarter_of_an_hour() {
+    let mut bench = Bench::one(1).running();
+    bench.step();
+    bench.now_ms += 15 * 60_000;
+    assert!(bench.step().is_empty());
+    bench.now_ms += 1;
+    assert_eq!(bench.step(), [Action::Kill]);
+}
+
+#[test]
+fn a_worker_that_says_it_failed_may_end_by_itself_and_is_killed_if_it_does_not() {
+    let mut bench = Bench::one(1).running();
+    bench.step();
+    bench.status(WorkerPhase::Failed);
+    bench.now_ms += FAILED_LIMIT_MS;
+    assert!(bench.step().is_empty());
+    bench.now_ms += 1;
+    assert_eq!(bench.step(), [Action::Kill]);
+    bench.event(Event::Exited(Fault::new("Crashed", "")));
+    assert!(matches!(bench.observed[&slot()].state, State::Failed { .. }));
+}
+
+#[test]
+fn a_worker_that_ends_by_itself_is_told_nothing_more() {
+    let mut bench = Bench::one(1).serving(1);
+    bench.status(WorkerPhase::Draining);
+    bench.want(wanted(2, slice(0, 10, "cpu0"), None));
+    bench.now_ms += LOAD_LIMIT_MS + 1;
+    assert!(bench.step().is_empty());
+}
+
+#[test]
+fn a_shard_makes_way_quickly_only_for_one_of_its_model_on_its_device_that_is_not_loaded_yet() {
+    let leaving = slice(0, 10, "cpu0");
+    let limit_ms = |other: Desired, other_slot: Slot, is_loaded: bool| {
+        let mut bench = Bench::one(1).serving(1);
+        bench.desired = BTreeMap::from([(other_slot.clone(), other)]);
+        if is_loaded {
+            let mut seen = Observed::new(&bench.desired[&other_slot]);
+            seen.state = State::Busy(Work::Spawn);
+            bench.observed.insert(other_slot, seen);
+        }
+        let drains = bench.step().into_iter().find_map(|action| match action {
+            Action::Drain { limit_ms } => Some(limit_ms),
+            _ => None,
+        });
+        drains.expect("nobody wants the shard")
+    };
+    let successor = slice(0, 15, "cpu0");
+    let of_model = |slice: &Slice| slot_of(slice);
+    let wants = |slice: &Slice| wanted(2, slice.clone(), None);
+    assert_eq!(
+        limit_ms(wants(&successor), of_model(&successor), false),
+        REPLACE_LIMIT_MS
+    );
+    assert_eq!(limit_ms(wants(&successor), of_model(&successor), true), DRAIN_LIMIT_MS);
+    let elsewhere = slice(0, 15, "vulkan0");
+    assert_eq!(limit_ms(wants(&elsewhere), of_model(&elsewhere), false), DRAIN_LIMIT_MS);
+    let of_another = Slot::of("another", &leaving);
+    assert_eq!(limit_ms(wants(&leaving), of_another, false), DRAIN_LIMIT_MS);
+    let stands_by = wanted_for(Purpose::Fetch, 2, successor.clone(), None);
+    assert_eq!(limit_ms(stands_by, of_model(&successor), false), DRAIN_LIMIT_MS);
+}
+
+#[test]
+fn a_shard_that_leaves_is_told_by_the_place_that_it_had_last() {
+    let mut bench = Bench::one(1).serving(1);
+    let mut moved = wanted(2, slice(0, 10, "cpu0"), None);
+    moved.places[0].stage = 3;
+    bench.want(moved);
+    remember(&mut bench.observed, &bench.desired);
+    bench.desired.clear();
+    remember(&mut bench.observed, &bench.desired);
+    let place = bench.observed[&slot()].place;
+    assert_eq!((place.epoch, place.stage), (2, 3));
+}
+
+#[test]
 fn two_shards_of_one_model_are_begun_side_by_side() {
     let mut bench = Bench::new([
         wanted(1, slice(0, 10, "cpu0"), None),

@@ -65,3 +65,34 @@ fn a_fault_survives_the_wire_and_an_unknown_reason_means_unreachable() {
     };
     assert_eq!(StepFault::from_wire(odd).reason, Reason::Unreachable);
 }
+
+#[test]
+fn every_reason_is_heard_as_it_was_said_and_only_two_leave_the_other_sequences_alone() {
+    let of_the_step = [
+        (Reason::OutOfOrder, false),
+        (Reason::WrongShape, false),
+        (Reason::KvFull, true),
+        (Reason::Compute, true),
+        (Reason::Unreachable, false),
+        (Reason::WrongEpoch, false),
+    ];
+    for (reason, others_go_on) in of_the_step {
+        let fault = StepFault {
+            stage: 2,
+            reason,
+            message: String::new(),
+        };
+        assert_eq!(StepFault::from_wire(fault.to_wire()).reason, reason);
+        assert_eq!(reason.is_of_the_step(), others_go_on, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_sampled_token_survives_the_wire() {
+    let sampled = Sampled {
+        sequence: 3,
+        position: 7,
+        token: 42,
+    };
+    assert_eq!(Sampled::from_wire(&sampled.to_wire()), sampled);
+}

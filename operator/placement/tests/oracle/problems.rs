@@ -387,6 +387,20 @@ pub fn many_devices(devices: usize, layers: usize) -> Problem {
     apart(devices.collect(), layers)
 }
 
+/// Two large devices that the model needs, with a second between them, and a small one in between that nobody measured the ways to.
+pub fn a_slow_link_and_a_way_round() -> Problem {
+    let mut problem = many_devices(3, 15);
+    let slow = Link {
+        latency_us: 1_000_000,
+        rate: measured(1_000_000_000),
+    };
+    let ends = [("node1", "node2"), ("node2", "node1")].into_iter();
+    problem.topology.links = ends
+        .map(|(from, to)| ((from.to_owned(), to.to_owned()), slow))
+        .collect();
+    problem
+}
+
 pub fn identical_devices(devices: usize, layers: usize) -> Problem {
     let devices = (0..devices).map(|i| device(i, i, 700, 50_000_000_000, Kind::Discrete));
     let mut problem = apart(devices.collect(), layers);

@@ -50,6 +50,20 @@ fn a_slice_alone_has_no_copy_of_any_weight() {
 }
 
 #[test]
+fn a_head_has_the_embedding_beside_its_parts_and_a_whole_model_among_them() {
+    let (pool, gguf) = pool(3);
+    let at = pool.path();
+    for (end, among) in [(2, false), (3, true)] {
+        let files = link_slice(at, &at.join("one"), &gguf, 0, end).unwrap();
+        check(&files);
+        let embedding = files.embedding.unwrap();
+        assert_eq!(files.parts.contains(&embedding), among, "{end} layers");
+        assert!(Gguf::open(&embedding).unwrap().tensor("token_embd.weight").is_some());
+    }
+    assert_eq!(link_slice(at, &at.join("one"), &gguf, 1, 3).unwrap().embedding, None);
+}
+
+#[test]
 fn two_slices_that_overlap_both_stay_whole_and_only_the_overlap_is_copied() {
     let (pool, gguf) = pool(5);
     let at = pool.path();

@@ -1,7 +1,7 @@
 use std::io::Cursor;
 
 use super::*;
-use crate::fixture::{Model, llama, parse};
+use crate::fixture::{Faltering, Model, llama, parse};
 use crate::index::file_digest;
 
 fn names() -> Vec<String> {
@@ -75,4 +75,20 @@ fn a_file_that_cannot_be_named_in_an_index_is_refused() {
         let error = build(&mut [Cursor::new(&bytes)], &parse(&bytes), &[name.to_owned()]).unwrap_err();
         assert!(error.to_string().contains("no file name"), "{error}");
     }
+}
+
+#[test]
+fn reading_goes_on_after_an_interruption_and_ends_with_any_other_error() {
+    let (bytes, index) = index_of(&llama(1));
+    let source = |fault| Faltering {
+        source: Cursor::new(&bytes[..]),
+        faults: vec![fault],
+    };
+    let built = |fault| build(&mut [source(fault)], &parse(&bytes), &names());
+    let interrupted = io::ErrorKind::Interrupted;
+    assert_eq!(built(interrupted).unwrap(), index);
+    assert_eq!(file_digest(&mut source(interrupted)).unwrap(), index.sha256());
+    let refused = io::ErrorKind::PermissionDenied;
+    assert!(matches!(built(refused), Err(BuildError::Io { .. })));
+    assert_eq!(file_digest(&mut source(refused)).unwrap_err().kind(), refused);
 }
