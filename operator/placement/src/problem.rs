@@ -215,3 +215,6 @@ pub enum Objective {
     /// The most tokens over many streams.
     Throughput,
 }
+
+#[cfg(test)]
+mod tests;

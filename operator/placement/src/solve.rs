@@ -208,15 +208,12 @@ fn solution(domain: &Domain<'_>, budget: Budget, decided: &Decided) -> Result<So
     }
 }
 
-/// Whether a plan exists: `None` if the steps do not suffice to tell.
-pub(crate) fn is_feasible(problem: &Problem, steps: u64) -> Option<bool> {
+/// Whether a plan is found within so many steps.
+pub(crate) fn is_feasible(problem: &Problem, steps: u64) -> bool {
     if problem.model.layers.is_empty() {
-        return Some(false);
+        return false;
     }
     let domain = Domain::new(problem);
-    if obvious(&domain).is_err() {
-        return Some(false);
-    }
     let question = Question {
         goal: Goal::Sum { cap_ns: NEVER_NS },
         forbidden: None,
@@ -224,12 +221,7 @@ pub(crate) fn is_feasible(problem: &Problem, steps: u64) -> Option<bool> {
         steps,
         seed: Budget::default().seed,
     };
-    let outcome = best(&domain, question, None);
-    match outcome.found {
-        Some(_) => Some(true),
-        None if outcome.is_proved() && !domain.truncated => Some(false),
-        None => None,
-    }
+    obvious(&domain).is_ok() && best(&domain, question, None).found.is_some()
 }
 
 /// A plan for the objective and how good it is known to be.

@@ -141,7 +141,7 @@ pub(super) fn feasible_without(problem: &Problem, lifted: &[Lifted]) -> bool {
 
 /// Whether a plan is found soon.
 pub(super) fn has_plan(problem: &Problem) -> bool {
-    is_feasible(problem, STEPS_PER_QUESTION) == Some(true)
+    is_feasible(problem, STEPS_PER_QUESTION)
 }
 
 /// More memory on every device; a pool grows by as much for each of its devices.

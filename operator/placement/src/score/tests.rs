@@ -137,6 +137,29 @@ fn a_device_far_from_the_others_has_the_lower_network_position() {
 }
 
 #[test]
+fn a_device_is_as_far_as_its_way_back_is_long_and_its_link_is_thin() {
+    let devices = || vec![device("a", 5, 100), device("b", 5, 100), device("c", 5, 100)];
+    let mut far_back = problem(devices());
+    relink(
+        &mut far_back,
+        |_, to, latency_us| if to == "c-node" { 10_000 } else { latency_us },
+    );
+    assert!(of(&far_back, "c").network_position < Some(60));
+    assert_eq!(of(&far_back, "a").network_position, Some(100));
+    let mut thin = problem(devices());
+    let links = thin.topology.links.iter().map(|(from, to, known)| {
+        let mut link = known.link;
+        if from == "c-node" {
+            link.rate.bytes_per_second = 1_000;
+        }
+        ((from.to_owned(), to.to_owned()), link)
+    });
+    thin.topology.links = links.collect();
+    assert!(of(&thin, "c").network_position < Some(10));
+    assert_eq!(of(&thin, "a").network_position, Some(100));
+}
+
+#[test]
 fn devices_of_one_node_have_nothing_to_cross() {
     let mut problem = two();
     for device in &mut problem.topology.devices {
