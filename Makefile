@@ -78,7 +78,7 @@ coverage: bootstrap ## Lines that the tests reach, of each crate and file, three
 	hack/coverage/coverage.py $(ARGS)
 
 .PHONY: mutants
-mutants: bootstrap ## Small faults put into what decides, some eighty of each part, MINUTES: fails where tests find less than 70 % (ARGS=--all: every one; ARGS=gguf: one part)
+mutants: bootstrap ## Small faults put into what decides, some eighty of each part, an hour or two: fails where tests find less than 70 % (ARGS=--all: every one; ARGS=gguf: one part)
 	hack/bootstrap.sh mutants
 	PATH="$(SHARDWRIGHT_CACHE)/cargo-mutants-27.1.0/bin:$$PATH" hack/mutants/mutants.py $(ARGS)
 
