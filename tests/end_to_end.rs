@@ -32,8 +32,6 @@ mod mixed;
 mod moves;
 #[path = "end_to_end/serving.rs"]
 mod serving;
-#[path = "end_to_end/unheard.rs"]
-mod unheard;
 
 /// Each test has a whole installation to itself: two at once would only share two cores.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());

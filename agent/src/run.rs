@@ -265,12 +265,7 @@ fn publish(settings: &Settings, wires: &Wires, stop: &CancellationToken) -> toki
     let publishing = stop.clone().run_until_cancelled_owned(publisher.run());
     let rating = stop.clone().run_until_cancelled_owned(measure_steps(settings, wires));
     let token = stop.clone();
-    let attached = wires.attached.subscribe();
-    let leasing = async move {
-        token
-            .run_until_cancelled(lease::keep(&node, &pod, &namespace, attached))
-            .await
-    };
+    let leasing = async move { token.run_until_cancelled(lease::keep(&node, &pod, &namespace)).await };
     tokio::spawn(async move {
         tokio::join!(publishing, leasing, rating);
     })

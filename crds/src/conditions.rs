@@ -132,8 +132,6 @@ pub mod reason {
     pub const STAGE_LOST: &str = "StageLost";
     /// Devices that are judged unfit are not left, for too many were left of late: a person has to decide.
     pub const QUARANTINE_LIMIT_REACHED: &str = "QuarantineLimitReached";
-    /// Most agents are not heard and say by other ways that they are there: what they serve is not touched.
-    pub const AGENTS_UNHEARD: &str = "AgentsUnheard";
     /// Two stages that serve do not reach each other; also of the stage that dials.
     pub const LINK_DOWN: &str = "LinkDown";
     /// Fewer replicas serve than are asked for, for no fault.

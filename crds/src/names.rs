@@ -78,9 +78,6 @@ pub fn agent_lease(node: &str) -> String {
     bounded("shardwright-agent-", node, "")
 }
 
-/// Annotation of that Lease, of any value, while the agent lives and the operator does not hear it.
-pub const APART: &str = "shardwright.dev/apart";
-
 /// Name of one of the pods that hold devices of a node, in the install namespace.
 pub fn reservation_pod(node: &str, resource: &str, index: u32) -> String {
     let slug: String = resource

@@ -37,7 +37,6 @@ pub mod status;
 pub mod term;
 pub mod traffic;
 pub mod translate;
-pub mod unheard;
 pub mod validate;
 pub mod vanished;
 pub mod yielding;

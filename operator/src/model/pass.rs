@@ -83,15 +83,9 @@ impl Loop<'_> {
         // 1. (pure) By priority; of equals, whoever came first is placed first.
         observed.models.sort_by(|a, b| turn(a).cmp(&turn(b)));
         let Snapshot {
-            nodes: mut agents,
+            nodes: agents,
             inspected,
         } = self.agents.snapshot();
-        // (client) Who is not heard, and says by other ways that it is there.
-        self.term.unheard.look(&agents, now);
-        self.term.unheard.ask(self.context, now).await;
-        let unheard = self.term.unheard.fill(&mut agents);
-        let metric = &self.context.metrics.agents_unheard;
-        metric.set(i64::try_from(unheard).unwrap_or(i64::MAX));
         // 2. (client) What sources demand.
         let named = observed.models.iter().filter_map(|model| secrets::key(model)).collect();
         self.secrets.refresh(self.context, named, now).await;
@@ -108,13 +102,10 @@ impl Loop<'_> {
         // 6. (client) Tell agents, gateways and people.
         self.publish(&proposals, &agents, &awaited);
         self.name_peers(&observed, &agents);
-        self.term.unheard.remember(agents);
-        let wakes = [
-            self.term.wakes_at(&awaited, now),
-            self.secrets.wakes_at(),
-            self.term.unheard.wakes_at(),
-        ];
-        let mut wakes_at = wakes.into_iter().flatten().min();
+        let mut wakes_at = [self.term.wakes_at(&awaited, now), self.secrets.wakes_at()]
+            .into_iter()
+            .flatten()
+            .min();
         // Memory that one model gave up may be what another, decided before it, waits for.
         let moved = proposals.iter().any(|proposal| self.took_effect(proposal));
         let waits = moved && proposals.iter().any(|proposal| proposal.decided.placed != Placed::Yes);
@@ -194,8 +185,6 @@ impl Loop<'_> {
             .with_links(known)
             .with_threshold(self.context.threshold);
         world.kept = kept;
-        let is_unheard = |node: &&String| self.term.unheard.is(node);
-        world.unheard = agents.keys().filter(is_unheard).cloned().collect();
         let taught = self.term.models.values().flat_map(|state| &state.learned_pace);
         world.paces = Corrections::of(taught);
         for (uid, state) in &self.term.models {
@@ -258,10 +247,7 @@ impl Loop<'_> {
                 placements.with_label_values(&["refused"]).inc();
             }
             let kept = world.kept.get(&uid);
-            let present = decided.new_in_force.as_ref().or(state.in_force.as_ref());
-            let unheard = present.and_then(|present| self.term.unheard.note(present));
-            let told = (&decided, kept, unheard.as_deref());
-            let status = sight(model, state, told, agents, (now, wall));
+            let status = sight(model, state, (&decided, kept), agents, (now, wall));
             proposals.push(Proposal {
                 model: model.clone(),
                 uid,
@@ -466,7 +452,7 @@ fn is_awaited(state: &ModelState, awaited: &BTreeSet<String>) -> bool {
 fn sight(
     model: &InferenceModel,
     state: &mut ModelState,
-    (decided, kept, unheard): (&Decided, Option<&Kept>, Option<&str>),
+    (decided, kept): (&Decided, Option<&Kept>),
     agents: &BTreeMap<String, AgentView>,
     (now, wall): (Instant, Timestamp),
 ) -> InferenceModelStatus {
@@ -497,7 +483,6 @@ fn sight(
         yielded: decided.yielded.as_ref(),
         note: decided.note.as_deref(),
         held: kept.filter(is_on).map(|kept| kept.message.as_str()),
-        unheard,
         recovery: state.standby.judge(|next| stages::look(next, agents)),
         in_force: in_force.zip(sights.as_deref()),
     };

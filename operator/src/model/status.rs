@@ -79,8 +79,6 @@ pub struct Sight<'a> {
     pub note: Option<&'a str>,
     /// Why what it has stays on devices that are judged unfit.
     pub held: Option<&'a str>,
-    /// Why what it has stays on nodes whose agents are not heard.
-    pub unheard: Option<&'a str>,
     /// Whether the loss of a node is survived.
     pub recovery: (ConditionStatus, Why),
     /// The placement in force, and its stages.
@@ -169,10 +167,7 @@ fn judge(sight: &Sight<'_>, replicas: &Replicas) -> [(&'static str, Judgement); 
         );
         (ConditionStatus::False, why)
     };
-    let mut degraded = held(sight, degraded(sight, replicas));
-    if let Some(unheard) = sight.unheard {
-        degraded = (ConditionStatus::True, Why::new(reason::AGENTS_UNHEARD, unheard));
-    }
+    let degraded = held(sight, degraded(sight, replicas));
     [
         (kind::RESOLVED, resolved),
         (kind::PLACED, placed),

@@ -28,7 +28,6 @@ use super::reports::Reports;
 use super::secrets::Secrets;
 use super::standby::Standby;
 use super::status::{self, Why};
-use super::unheard::Unheard;
 use super::vanished::Vanished;
 use crate::agents::AgentView;
 use crate::agents::registry::Inspected;
@@ -277,8 +276,6 @@ pub struct Term {
     pub links: links::Memory,
     /// Devices that were left of late, and those that are held.
     pub quarantine: Quarantine,
-    /// Agents that are not heard though they may be there.
-    pub unheard: Unheard,
     /// Devices that hold stages and whose objects are gone.
     pub vanished: Vanished,
     reports: Arc<Reports>,
@@ -296,7 +293,6 @@ impl Term {
             models: HashMap::new(),
             links: links::Memory::default(),
             quarantine: Quarantine::default(),
-            unheard: Unheard::default(),
             vanished: Vanished::default(),
             reports: Arc::default(),
             settled_nodes: BTreeSet::new(),

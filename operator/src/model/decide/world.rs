@@ -26,8 +26,6 @@ pub struct World<'a> {
     links: Links,
     /// Nodes that get nothing new, and whose shards go elsewhere if they can: cordoned, or with an agent that is about to end.
     pub(super) leaving: BTreeSet<String>,
-    /// Nodes that get nothing new, for their agents would not hear of it.
-    pub unheard: BTreeSet<String>,
     pub(super) threshold: Threshold,
     /// What serving stages taught about the speed of devices.
     pub paces: Corrections,
@@ -65,7 +63,6 @@ impl<'a> World<'a> {
                 .map(|(node, _)| node.clone())
                 .chain(observed.cordoned.iter().cloned())
                 .collect(),
-            unheard: BTreeSet::new(),
             threshold: Threshold::default(),
             paces: Corrections::default(),
             holders,
@@ -105,10 +102,7 @@ impl<'a> World<'a> {
         };
         let counts = |node: &&str| match in_force {
             true => self.agents.contains_key(*node) || self.awaited.contains(*node),
-            false => {
-                let gets_more = !self.leaving.contains(*node) && !self.unheard.contains(*node);
-                self.agents.contains_key(*node) && gets_more
-            }
+            false => self.agents.contains_key(*node) && !self.leaving.contains(*node),
         };
         let mut nodes: Vec<&str> = reports.iter().map(|report| report.node.as_str()).collect();
         // Those of one node stand together.

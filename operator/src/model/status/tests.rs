@@ -76,7 +76,6 @@ impl Case {
             yielded: self.yielded.as_ref(),
             note: None,
             held: self.held,
-            unheard: None,
             recovery: (ConditionStatus::Unknown, Why::new("NotServing", "")),
             in_force: self
                 .in_force

@@ -192,7 +192,6 @@ impl Fleet {
             yielded: decided.yielded.as_ref(),
             note: None,
             held: None,
-            unheard: None,
             recovery: (ConditionStatus::Unknown, Why::new("NotServing", "")),
             in_force: decided
                 .new_in_force
