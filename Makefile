@@ -56,11 +56,11 @@ test: bootstrap ## Everything that must pass before a change lands
 	@$(PART) summary
 
 .PHONY: test-long
-test-long: bootstrap ## What takes too long for every change: 100,000 random placements, twice, against brute force; every crash point, 60 of them on a real API server; 20,000 seeds; every fault of links
+test-long: bootstrap ## What takes too long for every change: 100,000 random placements, twice, against brute force; every crash point, 60 of them on a real API server; 20,000 seeds; every fault of links and of the control plane under a whole installation
 	ORACLE_CASES=100000 cargo test -p placement --locked --test core --test oracle
 	CRASH_POINTS=all SEEDS=0..20000 cargo test -p simulation --locked --test crash_points --test seeds -- --nocapture
 	REPLAYS=60 cargo test -p simulation --locked --test real_api_server -- --nocapture --test-threads=1
-	cargo test -p tests --locked --test end_to_end links:: -- --ignored --nocapture
+	cargo test -p tests --locked --test end_to_end -- --ignored --nocapture
 
 .PHONY: lint
 lint: bootstrap ## Format, clippy, generated files, chart, licences and sources of dependencies

@@ -16,12 +16,20 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio::task::JoinHandle;
 
+#[path = "end_to_end/control_plane.rs"]
+mod control_plane;
 #[path = "end_to_end/crashes.rs"]
 mod crashes;
+#[path = "end_to_end/kinds.rs"]
+mod kinds;
 #[path = "end_to_end/links.rs"]
 mod links;
+#[path = "end_to_end/losses.rs"]
+mod losses;
 #[path = "end_to_end/moves.rs"]
 mod moves;
+#[path = "end_to_end/serving.rs"]
+mod serving;
 
 /// Each test has a whole installation to itself: two at once would only share two cores.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());

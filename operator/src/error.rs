@@ -7,6 +7,10 @@ use std::time::Duration;
 /// must not wait that long behind one slow call.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Rights are made with the chart, and whatever was removed since is made again by an upgrade, even to the same version.
+const GIVE_RIGHTS_BACK: &str =
+    "the chart's roles and bindings of the operator give it its rights: helm upgrade makes them anew";
+
 /// A call to the Kubernetes API that brought no result.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -66,11 +70,17 @@ impl CallError {
     }
 }
 
-/// What the API server says, without the structure around it; or the chain of causes down to the socket.
-fn brief(error: &kube::Error) -> String {
+/// What the API server says, without the structure around it, and what to do where that is known; or the chain of causes down to the
+/// socket.
+#[must_use]
+pub fn brief(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => {
-            format!("{} ({} {})", status.message, status.code, status.reason)
+            let said = format!("{} ({} {})", status.message, status.code, status.reason);
+            match status.code {
+                403 => format!("{said}; {GIVE_RIGHTS_BACK}"),
+                _ => said,
+            }
         }
         other => identity::connect::causes(other),
     }
@@ -135,18 +145,24 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_in_the_words_of_the_api_server() {
-        let status = kube::core::Status {
-            code: 403,
-            message: "no".into(),
-            reason: "Forbidden".into(),
-            ..Default::default()
+    fn a_refusal_is_told_in_the_words_of_the_api_server_and_what_is_forbidden_with_its_remedy() {
+        let told = |code, reason: &str| {
+            let status = kube::core::Status {
+                code,
+                message: "no".into(),
+                reason: reason.into(),
+                ..Default::default()
+            };
+            let source = Box::new(kube::Error::Api(Box::new(status)));
+            let doing = "get Secret a/b".into();
+            CallError::Api { doing, source }.to_string()
         };
-        let source = Box::new(kube::Error::Api(Box::new(status)));
-        let error = CallError::Api {
-            doing: "get Secret a/b".into(),
-            source,
-        };
-        assert_eq!(error.to_string(), "get Secret a/b: no (403 Forbidden)");
+        assert_eq!(told(409, "Conflict"), "get Secret a/b: no (409 Conflict)");
+        let forbidden = told(403, "Forbidden");
+        assert!(
+            forbidden.starts_with("get Secret a/b: no (403 Forbidden); "),
+            "{forbidden}"
+        );
+        assert!(forbidden.contains("helm upgrade"), "{forbidden}");
     }
 }

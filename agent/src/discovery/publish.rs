@@ -18,6 +18,7 @@ use kube::{Api, Client, Resource};
 use lifecycle::backoff::Backoff;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +29,11 @@ use tokio::time::Instant;
 const LABEL_VALUE_MAX: usize = 63;
 /// How often free main memory is looked at when nothing else happens. Reading it costs one small file.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// An object that someone else changed or removed is noticed and mended within this.
+/// An object that someone else changed is noticed and mended within this.
 const REFRESH_EVERY: Duration = Duration::from_secs(300);
+/// Whether one of the objects is still there is asked so often: without them nothing can be placed on the node. They may all be gone at
+/// once, with their definition.
+const ASK_EVERY: Duration = Duration::from_secs(30);
 
 /// What to publish, and as whom.
 pub struct Publisher {
@@ -85,6 +89,29 @@ struct Session {
     /// As listed when it began; by name.
     objects: BTreeMap<String, DeviceGPUState>,
     written: BTreeMap<String, Written>,
+    /// The one that was asked for last.
+    asked: Option<String>,
+}
+
+impl Session {
+    /// Whether the API server still has what was written: another object each time.
+    async fn has_the_next(&mut self) -> Result<bool, PublishError> {
+        let after = self.asked.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.written.range::<String, _>((after, Bound::Unbounded)).next();
+        let Some((name, _)) = next.or_else(|| self.written.first_key_value()) else {
+            return Ok(true);
+        };
+        let name = name.clone();
+        let found = self.api.get_metadata_opt(&name).await?;
+        if found.is_none() {
+            tracing::warn!(
+                device = name,
+                "somebody removed the object of a device; it is made anew"
+            );
+        }
+        self.asked = Some(name);
+        Ok(found.is_some())
+    }
 }
 
 /// Why the API server does not have what it should.
@@ -132,7 +159,14 @@ impl Publisher {
     async fn session(&mut self, events: &mut Option<Events>, backoff: &mut Backoff) -> Result<(), PublishError> {
         let mut session = self.begin(events).await?;
         let refresh_at = Instant::now() + REFRESH_EVERY;
+        let mut ask_at = Instant::now() + ASK_EVERY;
         while Instant::now() < refresh_at {
+            if Instant::now() >= ask_at {
+                ask_at = Instant::now() + ASK_EVERY;
+                if !session.has_the_next().await? {
+                    return Ok(());
+                }
+            }
             let devices = Arc::clone(&self.devices.borrow_and_update());
             let holdings = self.view.borrow_and_update().holdings.clone();
             let rates = Arc::clone(&self.rates.borrow_and_update());
@@ -182,6 +216,7 @@ impl Publisher {
             events,
             objects: listed.into_iter().filter_map(named).collect(),
             written: BTreeMap::new(),
+            asked: None,
         })
     }
 

@@ -71,6 +71,12 @@ impl Chat {
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
+    /// What is served at a URL to whoever asks, such as metrics.
+    pub async fn get(&self, url: &str) -> Result<String> {
+        let response = self.http.get(url).send().await.map_err(|error| explain(&error))?;
+        response.text().await.map_err(|error| explain(&error))
+    }
+
     /// A greedy chat answer, streamed; `each` sees every piece of text as it comes.
     pub async fn stream(
         &self,

@@ -443,6 +443,24 @@ pub fn install_chart_with(plane: &Plane, values: &[&str]) -> Result<()> {
     run(&mut helm).map(drop)
 }
 
+/// Upgrades the release to the same chart with the same values, as people do to make anew what somebody removed.
+pub fn upgrade_chart(plane: &Plane) -> Result<()> {
+    let mut helm = plane.helm()?;
+    helm.args(["upgrade", RELEASE])
+        .arg(assets::workspace().join("charts/shardwright"))
+        .args(["--namespace", NAMESPACE, "--reuse-values"]);
+    run(&mut helm).map(drop)
+}
+
+/// Applies the chart's definitions of its kinds, which Helm installs once and never again.
+pub fn apply_kinds(plane: &Plane) -> Result<()> {
+    let folder = assets::workspace().join("charts/shardwright/crds");
+    let mut apply = plane.kubectl()?;
+    run(apply.args(["apply", "--server-side", "-f"]).arg(&folder))?;
+    let mut wait = plane.kubectl()?;
+    run(wait.args(["wait", "--for=condition=Established", "-f"]).arg(&folder)).map(drop)
+}
+
 /// Runs a tool and returns what it printed; its complaint becomes the error.
 pub fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();

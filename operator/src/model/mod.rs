@@ -38,6 +38,7 @@ pub mod term;
 pub mod traffic;
 pub mod translate;
 pub mod validate;
+pub mod vanished;
 pub mod yielding;
 
 use std::time::Duration;

@@ -20,7 +20,7 @@ use topology::NodeLabels;
 use crate::error::call;
 use crate::metrics::Metrics;
 use crate::retry;
-use crate::watching::events;
+use crate::watching::{INSTALL_KINDS, events, explain};
 use lifecycle::backoff::Backoff;
 
 /// Objects of one answer, where all are listed: each comes with who wrote which field, which is many times what is kept of it.
@@ -71,10 +71,10 @@ pub async fn kinds_served(client: &Client, metrics: &Metrics) {
         metrics.errors.with_label_values(&[error.category()]).inc();
         if error.is_not_found() {
             tracing::error!(
-                "the API server does not know the kinds of shardwright.dev/v1alpha1; install the chart's CRDs: kubectl apply -f charts/shardwright/crds"
+                "the API server does not know the kinds of shardwright.dev/v1alpha1; install the chart's CRDs: {INSTALL_KINDS}"
             );
         } else {
-            tracing::error!(%error, "cannot read our objects; the operator's ClusterRole must allow get, list and watch");
+            tracing::error!(%error, "cannot read our objects; trying again");
         }
         tokio::time::sleep(backoff.failed()).await;
     }
@@ -182,7 +182,8 @@ where
                 Ok(_) => changed.send_modify(|count| *count = count.wrapping_add(1)),
                 Err(error) => {
                     metrics.errors.with_label_values(&["watch"]).inc();
-                    tracing::warn!(%error, "the watch of {what} broke; it begins again");
+                    let error = explain(&error);
+                    tracing::warn!(error, "the watch of {what} broke; it begins again");
                 }
             }
         }

@@ -166,7 +166,7 @@ impl Loop<'_> {
         (now, wall): (Instant, Timestamp),
     ) -> World<'w> {
         let known = self.term.links.links(&observed.links, wall.as_second());
-        let reports = self.term.reports(&observed.devices);
+        let reports = self.term.reports(&observed.devices, agents);
         let around = Around {
             observed,
             reports: &reports,
@@ -230,7 +230,13 @@ impl Loop<'_> {
             // Looks ahead come one in a pass, and after what is urgent.
             world.leisure = !is_new && !looked;
             let refused = state.refused.is_some();
-            let decided = decide::decide(&world, model, state, &self.context.keys.signer);
+            let mut decided = decide::decide(&world, model, state, &self.context.keys.signer);
+            if decided.note.is_none() {
+                decided.note = state
+                    .in_force
+                    .as_ref()
+                    .and_then(|present| self.term.vanished.note(present));
+            }
             is_new |= decided.new_in_force.is_some();
             looked |= decided.ahead == Ahead::Looked;
             let placements = &self.context.metrics.placements;

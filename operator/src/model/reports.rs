@@ -35,16 +35,9 @@ impl Reports {
             places[*at] = Some(place);
         }
         let devices: Vec<Arc<DeviceReport>> = translated.into_iter().map(|(_, report)| report).collect();
-        let mut pools: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for (place, report) in devices.iter().enumerate() {
-            match pools.get_mut(&report.memory_pool) {
-                Some(members) => members.push(place),
-                None => drop(pools.insert(report.memory_pool.clone(), vec![place])),
-            }
-        }
         Self {
+            pools: pools(&devices),
             devices,
-            pools,
             objects: objects.iter().cloned().zip(places).collect(),
         }
     }
@@ -75,6 +68,26 @@ impl Reports {
         Some(())
     }
 
+    /// The same with what is not among them: devices whose objects are gone.
+    #[must_use]
+    pub fn with(&self, missing: Vec<Arc<DeviceReport>>) -> Self {
+        let mut devices = self.devices.clone();
+        devices.extend(missing);
+        devices.sort_by(|a, b| a.name.cmp(&b.name));
+        Self {
+            pools: pools(&devices),
+            devices,
+            objects: Vec::new(),
+        }
+    }
+
+    /// What a device reports.
+    #[must_use]
+    pub fn get(&self, device: &str) -> Option<&Arc<DeviceReport>> {
+        let found = self.devices.binary_search_by(|report| report.name.as_str().cmp(device));
+        found.ok().map(|place| &self.devices[place])
+    }
+
     /// All, in the order of their names.
     pub fn all(&self) -> impl Iterator<Item = &DeviceReport> {
         self.devices.iter().map(AsRef::as_ref)
@@ -93,9 +106,20 @@ impl Reports {
     /// The memory pool of a device.
     #[must_use]
     pub fn pool_of(&self, device: &str) -> Option<&str> {
-        let found = self.devices.binary_search_by(|report| report.name.as_str().cmp(device));
-        found.ok().map(|place| self.devices[place].memory_pool.as_str())
+        self.get(device).map(|report| report.memory_pool.as_str())
     }
+}
+
+/// Places of devices by their memory pool.
+fn pools(devices: &[Arc<DeviceReport>]) -> BTreeMap<String, Vec<usize>> {
+    let mut pools: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (place, report) in devices.iter().enumerate() {
+        match pools.get_mut(&report.memory_pool) {
+            Some(members) => members.push(place),
+            None => drop(pools.insert(report.memory_pool.clone(), vec![place])),
+        }
+    }
+    pools
 }
 
 #[cfg(test)]
@@ -155,6 +179,13 @@ mod tests {
         assert_eq!(
             reports.pool_of("b-cpu0"),
             reports.around(&["b-cpu0"]).first().map(|b| b.memory_pool.as_str())
+        );
+        let missing = Reports::of(&[fixture::cpu("aa", GIB)]);
+        let with = reports.with(missing.devices.clone());
+        assert_eq!(names(with.all())[1], "a-vulkan0");
+        assert_eq!(
+            names(with.around(&["aa-cpu0", "a-cpu0"])),
+            ["a-cpu0", "a-vulkan0", "aa-cpu0"]
         );
     }
 }

@@ -28,6 +28,7 @@ use super::reports::Reports;
 use super::secrets::Secrets;
 use super::standby::Standby;
 use super::status::{self, Why};
+use super::vanished::Vanished;
 use crate::agents::AgentView;
 use crate::agents::registry::Inspected;
 use crate::by_digest::ByDigest;
@@ -275,6 +276,8 @@ pub struct Term {
     pub links: links::Memory,
     /// Devices that were left of late, and those that are held.
     pub quarantine: Quarantine,
+    /// Devices that hold stages and whose objects are gone.
+    pub vanished: Vanished,
     reports: Arc<Reports>,
     settled_nodes: BTreeSet<String>,
     /// Nodes and models that were told of in the log.
@@ -290,6 +293,7 @@ impl Term {
             models: HashMap::new(),
             links: links::Memory::default(),
             quarantine: Quarantine::default(),
+            vanished: Vanished::default(),
             reports: Arc::default(),
             settled_nodes: BTreeSet::new(),
             doubted: BTreeSet::new(),
@@ -325,11 +329,16 @@ impl Term {
         }
     }
 
-    /// What these devices report.
-    pub fn reports(&mut self, devices: &[Arc<DeviceGPUState>]) -> Arc<Reports> {
+    /// What these devices report, and last reported that hold stages and are not among them any more.
+    pub fn reports(&mut self, devices: &[Arc<DeviceGPUState>], agents: &BTreeMap<String, AgentView>) -> Arc<Reports> {
         // Nobody else has it between two passes, so that nothing is copied.
         Arc::make_mut(&mut self.reports).update(devices);
-        Arc::clone(&self.reports)
+        let placed = self.models.values().filter_map(|state| state.in_force.as_ref());
+        let missing = self.vanished.look(&self.reports, placed, agents);
+        match missing.is_empty() {
+            true => Arc::clone(&self.reports),
+            false => Arc::new(self.reports.with(missing)),
+        }
     }
 
     /// Takes over how sources are reached; whoever could not read one is asked again when that changes.

@@ -21,7 +21,7 @@ use crate::context::Context;
 use crate::error::{CallError, call};
 use crate::metrics::Metrics;
 use crate::retry;
-use crate::watching::events;
+use crate::watching::{events, explain};
 use lifecycle::backoff::Backoff;
 
 /// Changes that come together are planned together. A pod that was just made is in the store by then, so none is made twice.
@@ -127,7 +127,11 @@ where
                 Err(error) => {
                     metrics.errors.with_label_values(&["watch"]).inc();
                     if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(%error, "what reservations of devices depend on cannot be watched; trying again");
+                        let error = explain(&error);
+                        tracing::warn!(
+                            error,
+                            "what reservations of devices depend on cannot be watched; trying again"
+                        );
                     }
                 }
             }

@@ -270,3 +270,37 @@ async fn a_stage_that_ends_on_a_held_device_is_placed_anew() {
     assert_eq!(condition(&world, "m", "Ready")[0], "True");
     assert_eq!(condition(&world, "m", "Degraded")[1], "AsExpected");
 }
+
+#[tokio::test(start_paused = true)]
+async fn devices_whose_objects_are_all_deleted_keep_what_serves_on_them_until_the_objects_are_back() {
+    let world = two_operators();
+    world.ask_for("m", 1, 1);
+    world.settle().await.unwrap();
+    let (m, before) = (devices(&world, "m"), epoch(&world));
+    let names: Vec<String> = world.hosts.keys().cloned().collect();
+    // One after the other, as with the end of their kind: those that serve first, while others are still there.
+    let (used, spare): (Vec<&String>, Vec<&String>) =
+        names.iter().partition(|node| m.contains(&format!("{node}-cpu0")));
+    for node in used.iter().chain(&spare) {
+        assert!(world.delete(DEVICE, "", &format!("{node}-cpu0")));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    world.settle().await.unwrap();
+    assert_eq!((devices(&world, "m"), epoch(&world)), (m.clone(), before));
+    assert_eq!(condition(&world, "m", "Ready")[0], "True");
+    let [status, _, message] = condition(&world, "m", "Placed");
+    assert_eq!(status, "True");
+    assert!(
+        message.contains(&format!("no DeviceGPUState tells of {}", m.join(", "))),
+        "{message}"
+    );
+
+    for node in &names {
+        world.report_device(node, NODE_BYTES, true);
+    }
+    world.settle().await.unwrap();
+    assert_eq!(epoch(&world), before);
+    let told = &condition(&world, "m", "Placed")[2];
+    assert!(!told.contains("DeviceGPUState"), "{told}");
+    assert_sound(&world);
+}

@@ -48,6 +48,15 @@ impl Stack {
         member.map_or_else(String::new, |member| member.process.log_tail())
     }
 
+    /// All of a part's log, those of its earlier lives included.
+    pub fn log(&self, part: &Part) -> Result<String> {
+        let Some(member) = self.members.get(part) else {
+            return Err(Error::Other(format!("the stack has no {part}")));
+        };
+        let log = std::fs::read(member.process.log()).map_err(crate::file(member.process.log()))?;
+        Ok(String::from_utf8_lossy(&log).into_owned())
+    }
+
     /// Workers of a node that run, those of an agent's earlier life too.
     pub fn workers(&self, node: &str) -> Vec<u32> {
         working_in(&self.state_dir(node), WORKER)
