@@ -58,6 +58,8 @@ pub struct Stage {
     embedding_length: usize,
     last: bool,
     takes_tokens: bool,
+    /// Whether nothing but the processor computes.
+    on_host: bool,
     memory: StageMemory,
     /// Why the stage is unusable, once it is.
     broken: Option<String>,
@@ -143,6 +145,7 @@ impl Stage {
             embedding_length,
             last: config.last,
             takes_tokens,
+            on_host: accelerator.is_none(),
             memory: StageMemory::of(&buffers, accelerator.is_some()),
             broken: None,
         })

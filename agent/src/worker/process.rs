@@ -38,8 +38,9 @@ impl Default for Patience {
     }
 }
 
-/// How often a worker is asked while it loads, so that a loaded shard serves at once.
-const POLL_LOADING: Duration = Duration::from_millis(100);
+/// How often a worker is asked while it loads, so that a loaded shard serves at once: the more often, the younger it is. A tenth of
+/// its age is no delay that counts.
+const POLL_LOADING: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(100);
 /// And afterwards: only its end or a failure is news, and its end is heard without asking.
 const POLL_SERVING: Duration = Duration::from_millis(500);
 /// Orders that wait: install, drain and kill, each at most once.
@@ -282,7 +283,10 @@ impl Watch {
             .said
             .as_ref()
             .is_none_or(|said| said.phase() == WorkerPhase::Loading);
-        let pause = if loading { POLL_LOADING } else { POLL_SERVING };
+        let pause = match loading {
+            true => (self.started.elapsed() / 10).clamp(*POLL_LOADING.start(), *POLL_LOADING.end()),
+            false => POLL_SERVING,
+        };
         let order = match tokio::time::timeout(pause, self.inbox.recv()).await {
             Ok(Some(order)) => Some(order),
             // Nobody gives orders any more: the agent is ending, and the worker with it.

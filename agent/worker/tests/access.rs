@@ -297,6 +297,42 @@ async fn a_stream_that_waits_to_be_opened_does_not_take_over_from_one_of_a_newer
 }
 
 #[tokio::test]
+async fn a_stage_that_misses_the_next_one_goes_on_where_it_hears_of_it_while_the_stage_before_it_waits() {
+    let realm = Realm::new(&[2, 4, LAYERS]);
+    let (middle, tail) = (start(&realm, 1, "").await, start(&realm, 2, "").await);
+    let envelope = realm.envelope(1);
+    tail.agent.install(&envelope, None).await.unwrap();
+    middle.agent.install(&envelope, None).await.unwrap();
+    let (endpoint, head) = (middle.agent.endpoint().await, worker_id("node-0"));
+    let opening = Previous::open(&realm, &head, 1, &endpoint, 1);
+    let hearing = async {
+        let next = tail.agent.endpoint().await;
+        middle.agent.install(&envelope, Some(&next)).await.unwrap();
+    };
+    let (opened, ()) = within_limit("the stream", async { tokio::join!(opening, hearing) }).await;
+    let mut opened = opened.unwrap();
+    assert_eq!(reason(&opened.step(1, 1, 0, &[3.0; WIDTH]).await), "");
+}
+
+#[tokio::test]
+async fn a_stage_that_hears_nothing_of_the_next_one_says_so_to_the_stage_before_it() {
+    let realm = Realm::new(&[2, 4, LAYERS]);
+    let middle = start(&realm, 1, "").await;
+    middle.agent.install(&realm.envelope(1), None).await.unwrap();
+    let endpoint = middle.agent.endpoint().await;
+    let head = worker_id("node-0");
+    let opening = Previous::open(&realm, &head, 1, &endpoint, 1);
+    let refused = within_limit("a refusal", opening).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(
+        refused
+            .message()
+            .contains("stage 2 cannot be reached: its endpoint is not known yet"),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_stream_that_does_not_begin_with_open_is_refused() {
     let realm = Realm::new(&[3, LAYERS]);
     let tail = start(&realm, 1, "").await;

@@ -1,5 +1,7 @@
 //! A context: KV cache, and one decode per step.
 
+mod interrupt;
+
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use super::backend::ThreadPool;
 use super::log;
 use super::model::Model;
 use super::tap::{Tap, take};
+pub(crate) use interrupt::Interrupt;
 
 /// `LLAMA_MAX_SEQ`: more sequences are an exception inside llama.cpp.
 pub(crate) const MAX_SEQUENCES: u32 = 256;
@@ -75,6 +78,8 @@ pub(crate) struct Context {
     tap: Option<NonNull<Tap>>,
     /// Freed after the context, see `Drop`.
     pool: Option<ThreadPool>,
+    /// Asked during a decode; outlives the context, as every field does.
+    interrupt: Option<Arc<Interrupt>>,
     rows: usize,
     sequences: usize,
     columns: Columns,
@@ -176,6 +181,7 @@ impl Context {
             model,
             tap,
             pool: Some(pool),
+            interrupt: None,
             // llama.cpp may have lowered either.
             rows: if tap.is_some() { batch.min(micro_batch) } else { batch } as usize,
             sequences: options.sequences as usize,

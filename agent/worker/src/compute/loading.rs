@@ -1,6 +1,6 @@
 //! Loads the slice within its budget, giving up what the configuration allows until it fits.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::{Device, EngineError, Fault, Runtime, STRICT_STEP_ROWS, Stage, StageConfig};
 
@@ -22,6 +22,7 @@ pub(super) fn load_within_budget(
     gauge: &Gauge,
 ) -> Result<(Stage, Pressure), LoadError> {
     let limits = limits(config);
+    let began = Instant::now();
     let mut attempt = Attempt {
         kv_type: config.runtime.kv_type,
         host_layers: 0,
@@ -58,10 +59,16 @@ pub(super) fn load_within_budget(
             (Action::Keep, None) => return Err(LoadError::Memory("nothing was loaded".to_owned())),
         }
     };
+    let loaded = began.elapsed();
     stage.warm_up(WARM_UP_LIMIT).map_err(|error| {
         gauge.refuse(stage.memory());
         LoadError::Memory(format!("the largest step cannot be computed: {error}"))
     })?;
+    tracing::info!(
+        load_ms = loaded.as_millis(),
+        proof_ms = (began.elapsed() - loaded).as_millis(),
+        "loaded, and its memory proved"
+    );
     let pressure = Pressure {
         kv_quantised: attempt.kv_type != config.runtime.kv_type,
         host_layers: attempt.host_layers,

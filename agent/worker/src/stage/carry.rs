@@ -1,17 +1,19 @@
 //! `Stage.Carry`: who may open a stream, and what must stand before it is answered.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use identity::{Credentials, SpiffeId, peer};
 use proto::shard::v1 as wire;
 use proto::shard::v1::carry_message::Message;
 use proto::shard::v1::stage_server::Stage;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::executor::Place;
 use super::link::Link;
 use super::relay::{RESULTS, Relay};
 use super::thread::ComputeHandle;
@@ -20,6 +22,11 @@ use crate::placement::Installed;
 
 /// The first message travels with the stream's headers; seconds allow for a lost packet.
 const OPEN_MESSAGE_LIMIT: Duration = Duration::from_secs(5);
+/// How long the next stage may be missed before the stage before this one is told: after a loss its successor is mostly on its
+/// way here, and where it listens is heard here first.
+const MISSED_LIMIT: Duration = Duration::from_secs(1);
+/// Between two dials meanwhile, when nothing is heard of it.
+const REDIAL: Duration = Duration::from_millis(100);
 
 /// The service of every stage but the head, which refuses it.
 #[derive(Debug)]
@@ -59,6 +66,29 @@ impl CarryService {
         Ok(installed)
     }
 
+    /// The way on, by the first address of the next stage that answers within [`MISSED_LIMIT`].
+    async fn reach_next(&self, epoch: u64, place: Place) -> Result<Link, Status> {
+        let mut news = self.installed.clone();
+        let missed = Instant::now() + MISSED_LIMIT;
+        loop {
+            let installed = news.borrow_and_update().clone();
+            let installed = installed.filter(|installed| installed.epoch == epoch);
+            let superseded = || Status::failed_precondition(format!("epoch {epoch} is no longer installed"));
+            let installed = installed.ok_or_else(superseded)?;
+            let opened = tokio::select! {
+                opened = Link::open(&self.credentials, &installed, place, &self.metrics) => opened,
+                // To dial on where nobody is expected any more would only cost time.
+                Ok(()) = news.changed() => continue,
+            };
+            match opened {
+                Ok(link) => return Ok(link),
+                Err(error) if Instant::now() >= missed => return Err(error.to_status()),
+                // A sender that is gone ends the worker, and this with it.
+                Err(_) => drop(timeout(REDIAL, news.changed()).await),
+            }
+        }
+    }
+
     /// Ends the stream before this one.
     fn take_over(&self) -> CancellationToken {
         let closing = CancellationToken::new();
@@ -75,7 +105,7 @@ pub(crate) fn in_force(installed: &watch::Receiver<Option<Arc<Installed>>>) -> R
 }
 
 async fn opened_epoch(stream: &mut Streaming<wire::CarryMessage>) -> Result<u64, Status> {
-    let first = tokio::time::timeout(OPEN_MESSAGE_LIMIT, stream.message()).await;
+    let first = timeout(OPEN_MESSAGE_LIMIT, stream.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("the stream's first message is late"))?;
     match first?.and_then(|message| message.message) {
         Some(Message::Open(open)) => Ok(open.epoch),
@@ -107,8 +137,10 @@ impl Stage for CarryService {
         let link = if session.place().tail {
             None
         } else {
-            let link = Link::open(&self.credentials, &installed, session.place(), &self.metrics).await;
-            let link = link.map_err(|error| error.to_status())?;
+            let link = tokio::select! {
+                link = self.reach_next(epoch, session.place()) => link?,
+                () = closing.cancelled() => return Err(Status::aborted("another stream takes over")),
+            };
             session.forward_to(link.outgoing());
             Some(link)
         };
