@@ -18,6 +18,7 @@ use crate::rates;
 use crate::shard::drive::{self, View};
 use crate::worker::leftovers::{self, Left};
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,13 +36,14 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("state directory {path}: {cause}", path = path.display())]
-    StateDir {
-        path: std::path::PathBuf,
-        cause: std::io::Error,
-    },
+    #[error(
+        "state directory {path}: {cause}; the agent runs as user {user} and needs it for itself, with mode 0700",
+        path = path.display(),
+        user = rustix::process::geteuid().as_raw()
+    )]
+    StateDir { path: PathBuf, cause: std::io::Error },
     #[error("state directory {path} is in use by another agent; give each its own --state-dir", path = path.display())]
-    InUse { path: std::path::PathBuf },
+    InUse { path: PathBuf },
     #[error(transparent)]
     Ledger(#[from] crate::assignment::LedgerError),
     #[error("{0}")]
@@ -396,31 +398,30 @@ fn setting(settings: &Settings, wires: &Wires) -> drive::Setting {
 /// The directories, for us alone, and the lock that keeps another agent out for as long as it is held.
 fn prepare_state_dir(settings: &Settings) -> Result<File, StartError> {
     use std::os::unix::fs::DirBuilderExt;
-    let failed = |cause| StartError::StateDir {
-        path: settings.state_dir.clone(),
-        cause,
-    };
-    for directory in ["", "models", "workers", "run", "identity"] {
+    let failed = |path: PathBuf| move |cause| StartError::StateDir { path, cause };
+    let below = ["models", "workers", "run", "identity"].map(|name| settings.state_dir.join(name));
+    for directory in std::iter::once(settings.state_dir.clone()).chain(below) {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(settings.state_dir.join(directory))
-            .map_err(failed)?;
+            .create(&directory)
+            .map_err(failed(directory))?;
     }
-    let lock = File::create(settings.state_dir.join("lock")).map_err(failed)?;
+    let path = settings.state_dir.join("lock");
+    let lock = File::create(&path).map_err(failed(path.clone()))?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::InUse {
             path: settings.state_dir.clone(),
         }),
-        Err(error) => Err(failed(error.into())),
+        Err(error) => Err(failed(path)(error.into())),
     }
 }
 
 /// Finds and watches the devices, and who else holds them, until `stop`.
 fn watch_devices(
     settings: &Settings,
-    own: std::path::PathBuf,
+    own: PathBuf,
     wires: &Wires,
     stop: &CancellationToken,
 ) -> tokio::task::JoinHandle<()> {

@@ -36,13 +36,14 @@ impl Lonely {
         Self { child, log }
     }
 
-    /// Reads its log until a line has this in it.
-    fn until(&mut self, text: &str) {
-        let start = Instant::now();
+    /// Reads its log until a line has this in it; what was said before it.
+    fn until(&mut self, text: &str) -> Vec<String> {
+        let (start, mut before) = (Instant::now(), Vec::new());
         for line in self.log.by_ref().lines().map_while(Result::ok) {
             if line.contains(text) {
-                return;
+                return before;
             }
+            before.push(line);
             assert!(start.elapsed() < LIMIT, "{text} did not come about in time");
         }
         panic!("the agent ended before {text}");
@@ -96,8 +97,54 @@ fn bad_configuration_ends_with_64_and_names_what_is_wrong() {
 #[test]
 fn a_state_directory_that_cannot_be_had_is_bad_configuration() {
     let output = lonely(Path::new("/proc/shardwright")).output().unwrap();
-    assert_eq!(output.status.code(), Some(64));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("/proc/shardwright"));
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(64), "{complaint}");
+    let user = rustix::process::geteuid().as_raw();
+    let whose = format!("runs as user {user} and needs it for itself, with mode 0700");
+    assert!(
+        complaint.contains("/proc/shardwright") && complaint.contains(&whose),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn what_is_in_the_way_in_the_state_directory_is_named() {
+    for name in ["models", "identity", "lock"] {
+        let state_dir = tempfile::tempdir().unwrap();
+        let in_the_way = state_dir.path().join(name);
+        // A folder where a file must be, and the other way round.
+        if name == "lock" {
+            std::fs::create_dir(&in_the_way).unwrap();
+        } else {
+            std::fs::write(&in_the_way, "").unwrap();
+        }
+        let output = lonely(state_dir.path()).output().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{complaint}");
+        assert!(complaint.contains(&in_the_way.display().to_string()), "{complaint}");
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let below = file.path().join("state");
+    let output = lonely(&below).output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(64), "{complaint}");
+    assert!(complaint.contains(&below.display().to_string()), "{complaint}");
+}
+
+#[test]
+fn a_registry_of_devices_that_cannot_be_saved_is_told_once_and_so_is_that_it_is_saved_again() {
+    let state_dir = tempfile::tempdir().unwrap();
+    // Where the new file is written before it takes the old one's place.
+    let in_the_way = state_dir.path().join("devices.json.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let mut running = Lonely::start(state_dir.path());
+    running.until("the registry of devices cannot be saved");
+    // It waits for longer each time: seconds, in which the file is tried several times.
+    let said: Vec<String> = (0..4).flat_map(|_| running.until("not enrolled yet")).collect();
+    assert!(said.iter().all(|line| !line.contains("cannot be saved")), "{said:#?}");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    running.until("the registry of devices is saved again");
+    assert!(state_dir.path().join("devices.json").is_file());
 }
 
 #[test]

@@ -9,6 +9,8 @@ use agent::neighbours::Neighbours;
 use device::Backend;
 use device::health::Standing;
 use fakegpu::{Library, SCRIPT_VARIABLE, Script};
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,7 +25,7 @@ struct Node {
     script: Script,
     devices: watch::Receiver<Arc<Devices>>,
     driving: JoinHandle<()>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Node {
@@ -36,6 +38,8 @@ impl Node {
             .unwrap();
         let root = folder.path().join("root");
         (0..cards).for_each(|card| plug(&root, card));
+        std::fs::create_dir(root.join("dev")).unwrap();
+        std::fs::write(root.join("dev/kmsg"), "").unwrap();
         let sender = watch::Sender::new(Arc::default());
         let devices = sender.subscribe();
         // Of a card that never said its identity there is only the address.
@@ -65,8 +69,15 @@ impl Node {
             script,
             devices,
             driving: tokio::spawn(drive::run(setting, lines)),
-            _folder: folder,
+            folder,
         }
+    }
+
+    /// The kernel's log gets one record more: each read of its reader must find one, as it does in the real log.
+    fn logs(&self, record: &str) {
+        let log = self.folder.path().join("root/dev/kmsg");
+        let mut log = File::options().append(true).open(log).unwrap();
+        log.write_all(format!("{record}\n").as_bytes()).unwrap();
     }
 
     fn set(&mut self, key: &str, value: &str) {
@@ -219,6 +230,46 @@ async fn a_card_whose_driver_crashes_is_failed_alone_and_says_how() {
         .await;
     let fault = state(&devices, 0).and_then(|state| state.last_fault.clone()).unwrap();
     assert!(fault.message.contains("took its probe down"), "{}", fault.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_kernel_says_of_a_card_reaches_that_card_alone_and_what_a_process_says_reaches_none() {
+    let mut node = Node::start(2, &[]);
+    node.until("two cards in order", |devices| {
+        (0..2).all(|card| is_ready(devices, card) && is_read(devices, card))
+    })
+    .await;
+    let off_the_bus = "NVRM: Xid (PCI:0000:01:00): 79, pid=1, GPU has fallen off the bus.";
+    // Facility 1: whoever may write to the log.
+    node.logs(&format!("12,1,1,-;{off_the_bus}"));
+    let devices = node
+        .until("the count of what a process wrote", |devices| {
+            devices.counters.spoofed_events == 1
+        })
+        .await;
+    assert!((0..2).all(|card| is_ready(&devices, card)), "{:#?}", devices.states);
+    assert!(devices.counters.xids.is_empty(), "{:?}", devices.counters.xids);
+    node.logs("4,2,2,-;NVRM: Xid (PCI:0000:02:00): 31, pid=1, name=python3, MMU fault");
+    let devices = node
+        .until("the order to start its shards again", |devices| {
+            state(devices, 1).is_some_and(|state| state.restart_shards == 1)
+        })
+        .await;
+    assert!((0..2).all(|card| is_ready(&devices, card)), "{:#?}", devices.states);
+    node.logs(&format!("4,3,3,-;{off_the_bus}"));
+    let devices = node
+        .until("the verdict", |devices| failed_by(devices, 0, "FellOffBus"))
+        .await;
+    assert!(is_ready(&devices, 1), "{:#?}", devices.states);
+    let restarts: Vec<u32> = devices.states.iter().map(|state| state.restart_shards).collect();
+    assert_eq!(restarts.iter().sum::<u32>(), 1, "{restarts:?}");
+    assert_eq!(devices.counters.spoofed_events, 1);
+    let fault = state(&devices, 0).and_then(|state| state.last_fault.clone()).unwrap();
+    assert_eq!(fault.xid, Some(79));
+    assert_eq!(
+        fault.message,
+        "GPU has fallen off the bus: pid=1, GPU has fallen off the bus."
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

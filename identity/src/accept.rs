@@ -28,7 +28,7 @@ use tonic::{Request, Status};
 use tracing::{debug, warn};
 
 use crate::certificate;
-use crate::connect::Keepalive;
+use crate::connect::{Keepalive, causes};
 use crate::spiffe::SpiffeId;
 
 /// Handshakes in progress at most: each holds one descriptor and some 20 KiB.
@@ -262,7 +262,7 @@ async fn shake_hands(
             return;
         }
         Ok(Ok(_)) => "the socket is gone".to_owned(),
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err(error)) => causes(&error),
         Err(_) => "no handshake in time".to_owned(),
     };
     let count = refusals.fetch_add(1, Ordering::Relaxed);

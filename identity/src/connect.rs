@@ -1,6 +1,7 @@
 //! The client's side of a connection: dial, shake hands, make sure who answers.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,21 @@ pub enum Expected {
     AnyOf(Vec<SpiffeId>),
     /// A server whose certificate carries this DNS name or address: before we have an identity of our own.
     Name(String),
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("an operator"),
+            Self::Agent => f.write_str("an agent"),
+            Self::Exactly(id) => write!(f, "{id}"),
+            Self::AnyOf(ids) => {
+                let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+                write!(f, "one of [{}]", ids.join(", "))
+            }
+            Self::Name(name) => f.write_str(name),
+        }
+    }
 }
 
 /// How a silent peer is noticed.
@@ -112,7 +128,7 @@ enum AttemptError {
     Certificate(#[from] CertificateError),
     #[error("the server's certificate: {0}")]
     Name(#[from] rustls::Error),
-    #[error("{found} answers where {expected:?} is expected")]
+    #[error("{found} answers where {expected} is expected")]
     UnexpectedPeer {
         found: Box<SpiffeId>,
         expected: Box<Expected>,
@@ -155,7 +171,19 @@ pub fn connect_lazy(
     Ok(channel.connect_with_connector_lazy(service))
 }
 
-/// An error and all that caused it, for a log line or a message. A cause that the text before it ends with is not repeated.
+/// What TLS says where the dates of a certificate do not fit: of the other side's in words, of ours by an alert. They are
+/// judged by the clock of whoever looks at it.
+const OF_DATES: [&str; 3] = [
+    "certificate not valid yet",
+    "certificate expired",
+    "fatal alert: CertificateExpired",
+];
+/// What a person can do about that.
+const CHECK_THE_TIME: &str =
+    "the clock of this node and that of the issuer differ, or the certificate has expired: check the time";
+
+/// An error and all that caused it, for a log line or a message. A cause that the text before it ends with is not repeated;
+/// what helps is told with it where the words do not show that.
 #[must_use]
 pub fn causes(error: &dyn StdError) -> String {
     let mut text = error.to_string();
@@ -167,7 +195,17 @@ pub fn causes(error: &dyn StdError) -> String {
         }
         source = cause.source();
     }
-    text
+    match remedy(&text) {
+        Some(remedy) if !text.contains(remedy) => format!("{text} ({remedy})"),
+        _ => text,
+    }
+}
+
+fn remedy(told: &str) -> Option<&'static str> {
+    OF_DATES
+        .iter()
+        .any(|words| told.contains(words))
+        .then_some(CHECK_THE_TIME)
 }
 
 /// The host of `host:port`, without the brackets of an IPv6 address.
@@ -287,5 +325,50 @@ impl Connector {
             found: Box::new(found),
             expected: Box::new(self.expected.clone()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{AlertDescription, CertificateError, Error};
+    use rustls_pki_types::UnixTime;
+
+    fn told(error: Error) -> String {
+        causes(&AttemptError::Handshake(io::Error::other(error)))
+    }
+
+    #[test]
+    fn a_certificate_whose_dates_do_not_fit_is_told_with_what_to_check_and_that_once() {
+        let second = |at| UnixTime::since_unix_epoch(Duration::from_secs(at));
+        let early = CertificateError::NotValidYetContext {
+            time: second(10),
+            not_before: second(20),
+        };
+        let late = CertificateError::ExpiredContext {
+            time: second(20),
+            not_after: second(10),
+        };
+        for error in [
+            Error::InvalidCertificate(early),
+            Error::InvalidCertificate(late),
+            Error::AlertReceived(AlertDescription::CertificateExpired),
+        ] {
+            let words = error.to_string();
+            let cause = told(error);
+            assert_eq!(cause, format!("handshake: {words} ({CHECK_THE_TIME})"));
+            let endpoint = "a:1".to_owned();
+            let again = causes(&ConnectError::Unreachable { endpoint, cause });
+            assert_eq!(again.matches(CHECK_THE_TIME).count(), 1, "{again}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_sent_to_the_clocks_for_another_fault() {
+        let stranger = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        for error in [stranger, Error::AlertReceived(AlertDescription::UnknownCA)] {
+            let words = error.to_string();
+            assert_eq!(told(error), format!("handshake: {words}"));
+        }
     }
 }

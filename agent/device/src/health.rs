@@ -309,11 +309,10 @@ impl Health {
 
     fn xid(&mut self, xid: u32, text: &str, now: u64) -> Option<Transition> {
         let Some(row) = xid::lookup(xid) else {
-            let message = format!("Xid {xid} is not in the table: {text}");
+            let message = fault::joined("its number is in no table", text);
             return self.tell_once(Fault::new("UnknownXid", message, Action::None).with_xid(xid), now);
         };
-        let message = format!("Xid {xid} ({}): {text}", row.text);
-        let fault = Fault::new(row.reason, message, row.action).with_xid(xid);
+        let fault = Fault::new(row.reason, fault::joined(row.text, text), row.action).with_xid(xid);
         match row.class {
             xid::Class::Note => self.tell_once(fault, now),
             xid::Class::Application => self.application(fault, now),
@@ -349,7 +348,7 @@ impl Health {
         self.application_ms.clear();
         let minutes = APPLICATION_WINDOW_MS / 60_000;
         let message = format!(
-            "{APPLICATION_FAULTS} applications failed within {minutes} min; last {}",
+            "{APPLICATION_FAULTS} applications failed within {minutes} min; the last one: {}",
             fault.message
         );
         let mut repeated = Fault::new("ApplicationFaults", message, Action::ResetDevice);

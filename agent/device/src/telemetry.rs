@@ -108,7 +108,7 @@ pub struct DeviceEvent {
     pub pci_address: Option<String>,
     /// NVIDIA's number of the event.
     pub xid: u32,
-    /// The message, as found.
+    /// What the message says beside those; may be empty.
     pub text: String,
 }
 

@@ -257,7 +257,7 @@ fn garbage_in_strings_neither_crashes_nor_reaches_the_terminal() {
 fn an_xid_is_told_once_with_its_card() {
     let answer = Machine::new(&[("cards", "2"), ("1.xid", "79")]).ask("events");
     let expected = json!([{
-        "pciAddress": "0000:02:00.0", "xid": 79, "text": "NVML: Xid 79 on 0000:02:00.0",
+        "pciAddress": "0000:02:00.0", "xid": 79, "text": "told by NVML",
     }]);
     assert_eq!(answer["first"], expected);
     assert_eq!(answer["second"], json!([]));

@@ -286,6 +286,55 @@ fn a_damaged_fence_is_never_ignored() {
 }
 
 #[test]
+fn a_fence_that_was_cut_anywhere_is_refused_with_what_to_do_and_the_whole_is_read() {
+    let bench = Bench::new();
+    bench.accept(&mut bench.ledger(), &placement(1705));
+    let path = bench.directory.path().join(EPOCHS_FILE);
+    let whole = std::fs::read(&path).unwrap();
+    for length in 0..whole.len() {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        let refused = Ledger::open("a", bench.directory.path()).err().unwrap().to_string();
+        let says = |words: &str| refused.contains(words);
+        assert!(
+            says(EPOCHS_FILE) && says("restore it, or remove it"),
+            "{length} bytes: {refused}"
+        );
+    }
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(bench.ledger().epochs()[0].epoch, 1705);
+}
+
+#[test]
+fn of_placements_that_were_cut_anywhere_less_is_resumed_and_never_another_while_the_fence_stands() {
+    let bench = Bench::new();
+    let other = Placement {
+        model_uid: "other".to_owned(),
+        ..placement(7)
+    };
+    let both = vec![bench.assignment(&placement(5)), bench.assignment(&other)];
+    bench.accept_all(&mut bench.ledger(), both);
+    let path = bench.directory.path().join(ASSIGNMENTS_FILE);
+    let whole = std::fs::read(&path).unwrap();
+    let mut resumed = 0;
+    for length in 0..=whole.len() {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        // Cut between two placements the file is a shorter one.
+        let Ok(ledger) = Ledger::open("a", bench.directory.path()) else {
+            continue;
+        };
+        let held = in_force(&ledger.resume(&bench.verifier));
+        assert!(
+            held.iter().all(|epoch| [5, 7].contains(epoch)),
+            "{length} bytes: {held:?}"
+        );
+        resumed = held.len();
+        let epochs: Vec<u64> = ledger.epochs().iter().map(|accepted| accepted.epoch).collect();
+        assert_eq!(epochs, [5, 7], "{length} bytes");
+    }
+    assert_eq!(resumed, 2, "the whole");
+}
+
+#[test]
 fn what_a_source_needs_is_handed_on_and_never_written_down() {
     let bench = Bench::new();
     let mut ledger = bench.ledger();

@@ -84,6 +84,7 @@ pub async fn run(setting: Setting, lines: Lines) {
         wake: Arc::new(Notify::new()),
         probes: JoinSet::new(),
         told_notes: BTreeMap::new(),
+        unsaved: false,
         clock,
     };
     drive.run().await;
@@ -102,6 +103,8 @@ struct Drive {
     probes: JoinSet<(Backend, Vec<Part>)>,
     /// The notes that the log has already.
     told_notes: BTreeMap<Backend, Vec<String>>,
+    /// The registry could not be saved the last time, and the log has it.
+    unsaved: bool,
     clock: Clock,
 }
 
@@ -185,9 +188,7 @@ impl Drive {
     }
 
     fn publish(&mut self, tell: &mpsc::Sender<(Backend, Told)>) {
-        if let Err(error) = self.decider.registry().save() {
-            tracing::debug!(path = %self.setting.registry.display(), %error, "the registry of devices is not saved; trying again");
-        }
+        self.save();
         let devices = self.decider.view(self.clock.unix_ms());
         if devices.ready && self.watchers.is_empty() {
             self.watch(tell);
@@ -208,6 +209,22 @@ impl Drive {
             }
             changed
         });
+    }
+
+    /// It is tried again at every turn, and told when it begins to fail and when it succeeds again.
+    fn save(&mut self) {
+        let path = self.setting.registry.display();
+        let outcome = self.decider.registry().save();
+        let failed_before = std::mem::replace(&mut self.unsaved, outcome.is_err());
+        match outcome {
+            Err(error) if !failed_before => tracing::warn!(
+                %path,
+                %error,
+                "the registry of devices cannot be saved: after a restart they may have other names, and are measured anew; trying again"
+            ),
+            Ok(()) if failed_before => tracing::info!(%path, "the registry of devices is saved again"),
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Watchers start when the devices are known, so that they do not take the probes' time.
@@ -286,17 +303,20 @@ fn log_turn(turn: &Turn) {
         Transition::Recovered { fault } => tracing::info!(device, from = fault.reason, "the device is ready again"),
         Transition::Failed { fault, relapses } => {
             let (reason, message) = (&fault.reason, &fault.message);
-            tracing::warn!(device, reason, message, relapses, "the device failed");
+            tracing::warn!(device, reason, fault.xid, message, relapses, "the device failed");
         }
         Transition::RestartShards { fault } => {
             tracing::warn!(
                 device,
                 fault.reason,
+                fault.xid,
                 fault.message,
                 "an application failed on the device"
             );
         }
-        Transition::Noted { fault } => tracing::warn!(device, fault.reason, fault.message, "about a device"),
+        Transition::Noted { fault } => {
+            tracing::warn!(device, fault.reason, fault.xid, fault.message, "about a device");
+        }
     }
 }
 

@@ -54,7 +54,8 @@ impl DeviceState {
         let fault = match &self.standing {
             Standing::Ready | Standing::Unproven { .. } => None,
             Standing::Failed { fault } | Standing::Recovering { fault, .. } | Standing::HeldDown { fault, .. } => {
-                Some(format!("{}: {}", fault.reason, fault.message))
+                let number = fault.xid.map(|xid| format!("Xid {xid}: ")).unwrap_or_default();
+                Some(format!("{}: {number}{}", fault.reason, fault.message))
             }
         };
         let claim = match &self.availability {

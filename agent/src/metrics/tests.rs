@@ -128,6 +128,26 @@ fn a_scrape_is_what_prometheus_reads_whatever_a_driver_calls_its_card() {
 }
 
 #[test]
+fn lines_that_a_process_forged_in_the_kernels_log_are_counted() {
+    let mut devices = fixture::devices();
+    devices.counters.spoofed_events = 3;
+    let text = text(
+        "node-a",
+        &devices,
+        &View::default(),
+        true,
+        &Counters::new(),
+        &Seen::default(),
+        false,
+    )
+    .unwrap();
+    let counted = text
+        .lines()
+        .any(|line| line == "shardwright_agent_kmsg_spoofed_total 3");
+    assert!(counted, "{text}");
+}
+
+#[test]
 fn names_of_nvidias_exporter_are_there_only_where_they_are_asked_for() {
     let devices = fixture::devices();
     let scrape = |dcgm| {

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use identity::enrol::EnrolError;
-use identity::tls::{ALPN_GRPC, TlsError, server_config_open};
+use identity::tls::{ALPN_GRPC, TlsError, server_config_from_pem, server_config_open};
 use identity::{
     Authority, DEFAULT_LEAF_LIFETIME, EnrolOptions, PlacementSigner, Role, SpiffeId, TlsListener, enrol, grpc_server,
 };
@@ -13,7 +13,7 @@ use proto::control::v1::enrolment_server::{Enrolment, EnrolmentServer};
 use proto::control::v1::{EnrolRequest, EnrolResponse, Role as EnrolRole};
 use tonic::{Request, Response, Status};
 
-use crate::fixture::{Installation, installation, operator};
+use crate::fixture::{Installation, Server, installation, operator};
 
 struct Office {
     authority: Authority,
@@ -139,6 +139,24 @@ async fn the_token_is_not_sent_to_a_server_of_another_authority_or_name() {
         enrol(trusting_nobody).await,
         Err(EnrolError::Tls(TlsError::Bundle { .. }))
     ));
+}
+
+#[tokio::test]
+async fn an_operator_whose_certificate_begins_later_or_has_ended_is_told_with_the_clocks_to_check() {
+    let (ours, directory) = (installation(), tempfile::tempdir().unwrap());
+    let now = SystemTime::now();
+    let early = ours.forge(|params| params.not_before = (now + Duration::from_secs(1800)).into());
+    let late = ours.forge(|params| params.not_after = (now - Duration::from_secs(30)).into());
+    for (shown, words) in [(early, "certificate not valid yet"), (late, "certificate expired")] {
+        let config = server_config_from_pem(&shown.certificate_chain_pem, &shown.key_pem).unwrap();
+        let server = Server::start(config).await;
+        let options = options(&ours, server.address.to_string(), directory.path(), EnrolRole::Agent);
+        let refused = enrol(options).await.unwrap_err().to_string();
+        assert!(
+            refused.contains(words) && refused.contains("check the time"),
+            "{refused}"
+        );
+    }
 }
 
 #[tokio::test]

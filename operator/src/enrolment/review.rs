@@ -11,6 +11,7 @@ use proto::control::v1::Role;
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
+const NODE_UID: &str = "authentication.kubernetes.io/node-uid";
 
 /// What a token claims, vouched for by the API server, still to be compared with the live objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Claim {
     pub pod_uid: String,
     /// Node of its pod.
     pub node: String,
+    /// Uid of the node.
+    pub node_uid: String,
     /// Service account, without its namespace.
     pub account: String,
 }
@@ -88,6 +91,7 @@ pub fn claim(review: &TokenReviewStatus, namespace: &str) -> Result<Claim, Refus
         pod: bound(POD_NAME)?,
         pod_uid: bound(POD_UID)?,
         node: bound(NODE_NAME)?,
+        node_uid: bound(NODE_UID)?,
         account: account.to_owned(),
     })
 }
@@ -148,8 +152,14 @@ pub fn live(claim: &Claim, pod: Option<&Pod>, node: Option<&Node>) -> Result<(),
             claim.pod, claim.account
         ));
     }
-    if node.is_none() {
+    let Some(node) = node else {
         return denied(format!("node {:?} does not exist", claim.node));
+    };
+    if node.metadata.uid.as_deref() != Some(&claim.node_uid) {
+        return denied(format!(
+            "node {:?} was deleted and made anew since the token was made; delete the pod {:?}, so that one of the new node takes its place",
+            claim.node, claim.pod
+        ));
     }
     Ok(())
 }

@@ -31,6 +31,7 @@ impl Scenario {
                     "authentication.kubernetes.io/pod-name": ["agent-x"],
                     "authentication.kubernetes.io/pod-uid": ["uid-1"],
                     "authentication.kubernetes.io/node-name": ["node-a"],
+                    "authentication.kubernetes.io/node-uid": ["uid-of-node-a"],
                 },
             },
         });
@@ -75,7 +76,7 @@ impl Scenario {
                 Step::ok(
                     Method::GET,
                     NODE,
-                    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node-a" } }),
+                    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node-a", "uid": "uid-of-node-a" } }),
                 )
             } else {
                 Step::fails(Method::GET, NODE, 404, "NotFound")
@@ -224,6 +225,11 @@ async fn a_pod_that_is_not_what_the_token_says_is_denied() {
     }
     .refused(true, code, "node \"node-a\" does not exist")
     .await;
+    let earlier = json!(["uid-of-an-earlier-node-a"]);
+    Scenario::agent()
+        .review("/user/extra/authentication.kubernetes.io~1node-uid", earlier)
+        .refused(true, code, "was deleted and made anew")
+        .await;
 }
 
 #[tokio::test]

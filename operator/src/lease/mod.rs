@@ -25,6 +25,8 @@ use decide::{Move, Record, Sighting, acts_until, decide};
 pub const LEASE_NAME: &str = crds::names::LEADER_LEASE;
 /// Longest pause between two looks at the lease: bounds how late its release is noticed.
 const POLL_MAX: Duration = Duration::from_secs(2);
+/// Shortest one.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// What became of one look at the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct Elector {
     wall: Wall,
     seen: Option<Sighting>,
     current: Option<Lease>,
+    /// `current` is ours as far as we know: it was written by us, and nobody has been seen to write it since.
+    holds: bool,
     /// The highest version of the lease that was seen.
     version: u64,
     /// The lease was seen in a lower version than before, and nobody was told yet.
@@ -63,6 +67,7 @@ impl Elector {
             wall,
             seen: None,
             current: None,
+            holds: false,
             version: 0,
             went_back: false,
         }
@@ -120,7 +125,8 @@ impl Elector {
                 );
                 leading.send_replace(false);
             }
-            let pause = self.pause(renewed.is_some(), matches!(outcome, Ok(Ok(Outcome::Held))));
+            let well = matches!(outcome, Ok(Ok(Outcome::Held)));
+            let pause = self.pause(renewed.is_some(), well, clock::now().saturating_duration_since(began));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -142,15 +148,17 @@ impl Elector {
         Ok(())
     }
 
-    fn pause(&self, leading: bool, well: bool) -> Duration {
+    /// `took`: how long the last look took. A renewal counts from its begin, and so does the time to the next one: where the API
+    /// server takes seconds for an answer, there is time enough for it.
+    fn pause(&self, leading: bool, well: bool, took: Duration) -> Duration {
         let longest = if leading && well {
-            self.lease / 3
+            (self.lease / 3).saturating_sub(took)
         } else {
             (self.lease / 6).min(POLL_MAX)
         };
         match decide(&self.me, self.seen.as_ref(), clock::now()) {
-            Move::Wait(left) => left.min(longest).max(Duration::from_millis(50)),
-            _ => longest,
+            Move::Wait(left) => left.min(longest).max(PAUSE_MIN),
+            _ => longest.max(PAUSE_MIN),
         }
     }
 
@@ -158,8 +166,11 @@ impl Elector {
         self.seen.as_ref().map_or("", |seen| &seen.record.holder)
     }
 
+    /// One request to renew what is ours, and two to take it: that nobody else has written it is what the API server finds out.
     async fn look(&mut self) -> Result<Outcome, CallError> {
-        self.observe().await?;
+        if !std::mem::take(&mut self.holds) {
+            self.observe().await?;
+        }
         let written = match decide(&self.me, self.seen.as_ref(), clock::now()) {
             Move::Wait(_) => return Ok(Outcome::Other),
             Move::Create => {
@@ -182,6 +193,7 @@ impl Elector {
         match written {
             Ok(lease) => {
                 self.remember(lease);
+                self.holds = true;
                 Ok(Outcome::Held)
             }
             Err(error) if error.is_conflict() => Ok(Outcome::Contended),

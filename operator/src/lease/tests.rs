@@ -80,9 +80,9 @@ async fn a_leader_whose_store_was_set_back_begins_again() {
         Step::ok(Method::GET, LEASE, lease("me", "7")),
         Step::ok(Method::PUT, LEASE, lease("me", "8")),
         // Restored as it was before.
+        Step::fails(Method::PUT, LEASE, 409, "Conflict"),
         Step::ok(Method::GET, LEASE, lease("me", "3")),
         Step::ok(Method::PUT, LEASE, lease("me", "4")),
-        Step::ok(Method::GET, LEASE, lease("me", "4")),
         Step::ok(Method::PUT, LEASE, lease("me", "5")),
     ]);
     let (leading, mut led) = watch::channel(false);
@@ -96,6 +96,44 @@ async fn a_leader_whose_store_was_set_back_begins_again() {
     };
     tokio::join!(elector.run(&leading, &stop), observed);
     script.finished();
+}
+
+#[tokio::test]
+async fn what_is_ours_is_renewed_by_one_request_onto_the_version_that_it_made_last() {
+    let (mut elector, script) = elector([
+        Step::ok(Method::GET, LEASE, lease("", "7")),
+        Step::ok(Method::PUT, LEASE, lease("me", "8")),
+        Step::ok(Method::PUT, LEASE, lease("me", "9")),
+        Step::fails(Method::PUT, LEASE, 409, "Conflict"),
+        Step::ok(Method::GET, LEASE, lease("other", "10")),
+    ]);
+    for outcome in [Outcome::Held, Outcome::Held, Outcome::Contended, Outcome::Other] {
+        assert_eq!(elector.look().await.unwrap(), outcome);
+    }
+    script.finished();
+    let written = script.bodies(&format!("PUT {LEASE}"));
+    let versions: Vec<&Value> = written.iter().map(|put| &put["metadata"]["resourceVersion"]).collect();
+    assert_eq!(versions, ["7", "8", "9"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_renew_stops_before_another_may_begin() {
+    let (elector, _script) = elector([
+        Step::ok(Method::GET, LEASE, lease("", "7")),
+        Step::ok(Method::PUT, LEASE, lease("me", "8")),
+    ]);
+    let (leading, mut led) = watch::channel(false);
+    let stop = CancellationToken::new();
+    let mut elector = elector;
+    let observed = async {
+        led.wait_for(|leading| *leading).await.unwrap();
+        let began = tokio::time::Instant::now();
+        led.wait_for(|leading| !*leading).await.unwrap();
+        let led_for = began.elapsed();
+        assert!(PERIOD / 2 < led_for && led_for < PERIOD, "{led_for:?}");
+        stop.cancel();
+    };
+    tokio::join!(elector.run(&leading, &stop), observed);
 }
 
 #[tokio::test]

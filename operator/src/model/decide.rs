@@ -24,13 +24,14 @@ use super::facts::Facts;
 use super::in_force::InForce;
 use super::inspect::Resolution;
 use super::learned;
+use super::readable::unreadable;
 use super::replicas::{self, Replica};
 use super::sign;
 use super::stages;
 use super::status::{Placed, Why};
 use super::term::{self, ModelState};
 use super::translate::{self, Judged};
-use super::validate::{Validated, validate};
+use super::validate::{INVALID_SPEC, Validated, validate};
 use super::yielding;
 use search::{solve_and_check, trial};
 pub use world::World;
@@ -148,6 +149,9 @@ fn decide_place(
     state: &mut ModelState,
     signer: &PlacementSigner,
 ) -> Decided {
+    if let Some(why) = unreadable(model) {
+        return Decided::no(Why::new(INVALID_SPEC, why));
+    }
     let validated = match validate(&model.spec) {
         Ok(validated) => validated,
         Err(why) => return Decided::no(why),

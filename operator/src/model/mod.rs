@@ -27,6 +27,7 @@ pub mod pass;
 pub mod progress;
 pub mod publish;
 pub mod quarantine;
+pub mod readable;
 pub mod replicas;
 pub mod reports;
 pub mod secrets;
@@ -69,7 +70,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Runs the control loop; ends only by being dropped, when the leadership ends.
 pub async fn lead(context: &Context, agents: &Agents, routes: &Routes, health: &Health) {
     health.beat(None);
-    observe::kinds_served(&context.client.0, &context.metrics).await;
+    let with_links = observe::kinds_served(&context.client.0, &context.metrics).await;
     let (changed, changes) = watch::channel(0);
     let (stores, watches) = observe::watch_all(&context.client.0, &context.metrics, &changed);
     let ended = CancellationToken::new();
@@ -78,7 +79,10 @@ pub async fn lead(context: &Context, agents: &Agents, routes: &Routes, health: &
     let events = Events::start(context, ended);
     tokio::select! {
         () = watches => tracing::error!("the watches ended"),
-        () = control(context, agents, routes, health, &stores, events, changes) => {}
+        () = async {
+            stores.filled(with_links).await;
+            control(context, agents, routes, health, &stores, events, changes).await;
+        } => {}
     }
 }
 
@@ -91,7 +95,6 @@ async fn control(
     events: Events,
     mut changes: watch::Receiver<u64>,
 ) {
-    stores.filled().await;
     tracing::info!("stores filled, control loop begins");
     let mut agent_changes = agents.changes();
     let mut writes = Backoff::new(retry::API);

@@ -1,6 +1,7 @@
 //! The stores that the control loop decides on: models, devices, links and the labels of nodes, kept current by watches.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
 use std::pin::{Pin, pin};
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use crds::{DeviceGPUState, InferenceModel, NodeLinkState};
 use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
-use kube::api::PartialObjectMeta;
+use kube::api::{ListParams, PartialObjectMeta};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -17,7 +18,8 @@ use kube::{Api, Client, Resource};
 use tokio::sync::watch;
 use topology::NodeLabels;
 
-use crate::error::call;
+use super::readable::{forget_annotations, readable};
+use crate::error::{CallError, call};
 use crate::metrics::Metrics;
 use crate::retry;
 use crate::watching::{INSTALL_KINDS, events, explain};
@@ -54,29 +56,51 @@ pub struct Observed {
 /// Keeps the stores current while it is polled; never ends.
 pub type Watches = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Waits until the API server knows our kinds, telling what is missing.
-pub async fn kinds_served(client: &Client, metrics: &Metrics) {
+/// Waits until the API server knows our kinds, telling what is missing; but for the one of links, without which models are placed as if
+/// no link was measured. Whether that is known, too.
+pub async fn kinds_served(client: &Client, metrics: &Metrics) -> bool {
     let mut backoff = Backoff::new(retry::API);
     loop {
-        let models: Api<InferenceModel> = Api::all(client.clone());
-        let devices: Api<DeviceGPUState> = Api::all(client.clone());
-        let links: Api<NodeLinkState> = Api::all(client.clone());
-        let one = kube::api::ListParams::default().limit(1);
-        let found = async {
-            call("list InferenceModels", models.list(&one)).await?;
-            call("list DeviceGPUStates", devices.list(&one)).await?;
-            call("list NodeLinkStates", links.list(&one)).await
-        };
-        let Err(error) = found.await else { return };
-        metrics.errors.with_label_values(&[error.category()]).inc();
-        if error.is_not_found() {
-            tracing::error!(
-                "the API server does not know the kinds of shardwright.dev/v1alpha1; install the chart's CRDs: {INSTALL_KINDS}"
-            );
-        } else {
-            tracing::error!(%error, "cannot read our objects; trying again");
+        let (models, devices, links) = tokio::join!(
+            is_served::<InferenceModel>(client, "list InferenceModels"),
+            is_served::<DeviceGPUState>(client, "list DeviceGPUStates"),
+            is_served::<NodeLinkState>(client, "list NodeLinkStates"),
+        );
+        let found = (|| Ok::<_, CallError>((models? && devices?, links?)))();
+        match found {
+            Ok((true, links)) => {
+                if !links {
+                    tracing::error!(
+                        "the API server does not know NodeLinkStates: models are placed without what was measured of links; {INSTALL_KINDS}"
+                    );
+                }
+                return links;
+            }
+            Ok((false, _)) => {
+                metrics.errors.with_label_values(&["api_not_found"]).inc();
+                tracing::error!(
+                    "the API server does not know the kinds of shardwright.dev/v1alpha1; install the chart's CRDs: {INSTALL_KINDS}"
+                );
+            }
+            Err(error) => {
+                metrics.errors.with_label_values(&[error.category()]).inc();
+                tracing::error!(%error, "cannot read our objects; trying again");
+            }
         }
         tokio::time::sleep(backoff.failed()).await;
+    }
+}
+
+/// Whether the API server knows a kind. Its objects need not be readable.
+async fn is_served<K>(client: &Client, doing: &str) -> Result<bool, CallError>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug,
+{
+    let api: Api<PartialObjectMeta<K>> = Api::all(client.clone());
+    match call(doing, api.list(&ListParams::default().limit(1))).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -95,21 +119,21 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
         drive(
             "InferenceModels",
             models_writer,
-            events(Api::all(client.clone()), config.clone()).modify(unmanaged::<InferenceModel>),
+            readable(events(Api::all(client.clone()), config.clone()), metrics).modify(unmanaged::<InferenceModel>),
             metrics,
             changed,
         ),
         drive(
             "DeviceGPUStates",
             devices_writer,
-            events(Api::all(client.clone()), config.clone()).modify(slim),
+            readable(events(Api::all(client.clone()), config.clone()), metrics).modify(slim),
             metrics,
             changed,
         ),
         drive(
             "NodeLinkStates",
             links_writer,
-            events(Api::all(client.clone()), config.clone()).modify(unmanaged::<NodeLinkState>),
+            readable(events(Api::all(client.clone()), config.clone()), metrics).modify(unmanaged::<NodeLinkState>),
             metrics,
             changed,
         ),
@@ -143,7 +167,7 @@ pub fn watch_all(client: &Client, metrics: &Metrics, changed: &watch::Sender<u64
 fn unmanaged<K: Resource>(object: &mut K) {
     let metadata = object.meta_mut();
     metadata.managed_fields = None;
-    metadata.annotations = None;
+    forget_annotations(metadata);
 }
 
 /// Of a device only what placements are made of; see [`topology::DeviceReport::from_state`].
@@ -191,13 +215,18 @@ where
 }
 
 impl Stores {
-    /// Waits until all are filled for the first time.
-    pub async fn filled(&self) {
+    /// Waits until all are filled for the first time, that of links only where their kind is known.
+    pub async fn filled(&self, with_links: bool) {
+        let links = async {
+            if with_links {
+                let _ = self.links.wait_until_ready().await;
+            }
+        };
         // An error means that the writer is gone, and with it whoever waits here.
         let _ = tokio::join!(
             self.models.wait_until_ready(),
             self.devices.wait_until_ready(),
-            self.links.wait_until_ready(),
+            links,
             self.nodes.wait_until_ready(),
             self.cordoned.wait_until_ready()
         );

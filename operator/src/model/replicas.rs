@@ -57,7 +57,17 @@ pub(super) fn going_on(
         .facts
         .map(|facts| translate::problem("", known.validated, facts, learned.as_ref(), topology.clone()));
     let mut going_on: Vec<usize> = Vec::new();
+    let untold = |name: &str| !world.is_told_of(name);
     for (number, plan) in plans.iter().enumerate() {
+        let own: Vec<&StageSight> = sights.iter().filter(|sight| sight.pipeline == number).collect();
+        let is_fit = |name: &str| untold(name) || takes_layers(name);
+        if plan.stages.iter().any(|stage| untold(&stage.device)) {
+            // Nothing is known of a device but that it serves: its agent makes its object anew within a minute.
+            if own.iter().all(|sight| sight.serves()) && plan.stages.iter().all(|stage| is_fit(&stage.device)) {
+                going_on.push(number);
+            }
+            continue;
+        }
         if plan.stages.is_empty() || !plan.stages.iter().all(|stage| takes_layers(&stage.device)) {
             continue;
         }
@@ -71,7 +81,6 @@ pub(super) fn going_on(
             Some(Err(_)) => continue,
             None => {}
         }
-        let own: Vec<&StageSight> = sights.iter().filter(|sight| sight.pipeline == number).collect();
         let is_limited = known.validated.constraints.max_link_percent.is_some();
         if violations
             .iter()

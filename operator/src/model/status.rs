@@ -521,11 +521,14 @@ pub fn resolved_model(facts: &Facts) -> ResolvedModel {
     }
 }
 
-/// Whether two statuses differ in more than their times.
+/// Whether two statuses differ in more than their times and the conditions of others, which nobody writes but they.
 #[must_use]
 pub fn differ(a: &InferenceModelStatus, b: &InferenceModelStatus) -> bool {
     let untimed = |status: &InferenceModelStatus| {
         let mut status = status.clone();
+        status
+            .conditions
+            .retain(|condition| kind::ALL.contains(&condition.type_.as_str()));
         for condition in &mut status.conditions {
             condition.last_transition_time = Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
         }

@@ -2,7 +2,8 @@
 //!
 //! An object can be deleted by mistake, and all of them at once together with their definition. That says nothing of the device: its
 //! agent is attached, tells of its stages, and makes the object anew. So what was last reported of it counts for as long as its agent
-//! is there and its stage has not failed; of a device that is gone itself the stage fails.
+//! is there and its stage has not failed; of a device that is gone itself the stage fails. Where nothing was reported yet, as to a
+//! leader that has just begun, a stage that serves stays, and nothing new comes to its device.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ impl Vanished {
         placed: impl Iterator<Item = &'p InForce>,
         agents: &BTreeMap<String, AgentView>,
     ) -> Vec<Arc<DeviceReport>> {
-        let (mut last, mut missing) = (BTreeMap::new(), Vec::new());
+        let (mut last, mut missing, mut untold) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
         for in_force in placed {
             for (stage, sight) in in_force.stages().into_iter().zip(stages::look(in_force, agents)) {
                 let name = stage.device.as_str();
@@ -45,14 +46,17 @@ impl Vanished {
                             missing.push(Arc::clone(report));
                             report
                         }
-                        None => continue,
+                        None => {
+                            untold.insert(name.to_owned());
+                            continue;
+                        }
                     },
                 };
                 last.insert(name.to_owned(), Arc::clone(report));
             }
         }
         self.last = last;
-        let gone: BTreeSet<String> = missing.iter().map(|report| report.name.clone()).collect();
+        let gone: BTreeSet<String> = missing.iter().map(|report| report.name.clone()).chain(untold).collect();
         for device in gone.difference(&self.gone) {
             tracing::warn!(
                 device,
@@ -111,8 +115,10 @@ mod tests {
         assert!(missing(&none, &agents).is_empty());
         fixture::report(&mut agents, "a", 1, 0, ShardPhase::Serving);
         assert!(missing(&none, &agents).is_empty(), "it was given up");
-        let told = vanished.note(&in_force);
-        assert_eq!(told, None);
+        let told = vanished
+            .note(&in_force)
+            .expect("people are told of what serves all the same");
+        assert!(told.contains("a-cpu0") && !told.contains("b-cpu0"), "{told}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct Fault {
     pub message: String,
     /// What would mend it.
     pub action: Action,
-    /// NVIDIA's number, where the fault was told by one.
+    /// NVIDIA's number, where the fault was told by one; the message has it not, so that whoever shows both says it once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xid: Option<u32>,
 }
@@ -73,7 +73,7 @@ pub enum Observation {
     Xid {
         /// Its number.
         xid: u32,
-        /// The message, as found.
+        /// What it says beside its number; may be empty.
         text: String,
     },
     /// An event that does not say of which device. It condemns none; each device is to be verified again.
@@ -205,6 +205,15 @@ pub(super) fn tidy(text: &str) -> String {
         tidy.push(if character.is_control() { ' ' } else { character });
     }
     tidy
+}
+
+/// What is known of a fault, and what was said of this one.
+pub(super) fn joined(known: &str, said: &str) -> String {
+    if said.is_empty() {
+        known.to_owned()
+    } else {
+        format!("{known}: {said}")
+    }
 }
 
 /// The fault that an observation is by itself, and whether only a reset mends it.

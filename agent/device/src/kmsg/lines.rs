@@ -18,14 +18,19 @@ pub(super) fn xid(message: &str) -> Option<DeviceEvent> {
     };
     let (place, rest) = rest.split_once("): ")?;
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, words) = rest.split_at(digits);
+    let words = words.trim_start_matches([',', ' ']);
     Some(DeviceEvent {
         pci_address: nvidia_address(place),
-        xid: rest[..digits].parse().ok()?,
-        text: tidy(message),
+        xid: number.parse().ok()?,
+        text: match place.split_once(' ') {
+            Some((_, slice)) => tidy(&format!("{slice}: {words}")),
+            None => tidy(words),
+        },
     })
 }
 
-/// `PCI:0000:65:00`, and of a slice `PCI:0000:65:00 GPU-I:05`: the slice is left out.
+/// The card of `PCI:0000:65:00`, or of a slice of it: `PCI:0000:65:00 GPU-I:05`.
 fn nvidia_address(place: &str) -> Option<String> {
     let card = place.split(' ').next()?;
     address(card.strip_prefix("PCI:").unwrap_or(card).trim_end_matches(':'))

@@ -57,6 +57,26 @@ fn xids_are_read_with_number_and_address_in_every_form_that_drivers_write() {
     }
 }
 
+#[test]
+fn what_an_xid_says_is_kept_without_its_number_and_its_address_and_with_its_slice() {
+    for (message, expected) in [
+        (
+            "NVRM: Xid (PCI:0000:65:00): 79, pid=1, GPU has fallen off the bus.",
+            "pid=1, GPU has fallen off the bus.",
+        ),
+        (
+            "NVRM: Xid (PCI:0000:01:00 GPU-I:05): 94, pid=7, Contained: SM (0x1).",
+            "GPU-I:05: pid=7, Contained: SM (0x1).",
+        ),
+        ("NVRM: Xid (PCI:0000:65:00): 62", ""),
+    ] {
+        let Record::Xid(event) = kernel(message) else {
+            panic!("{message}");
+        };
+        assert_eq!(event.text, expected, "{message}");
+    }
+}
+
 /// From github.com/NVIDIA/NVSentinel/issues/155; the log escapes the line ends of one message.
 #[test]
 fn a_card_that_left_the_bus_is_heard_of_without_a_number_too() {

@@ -217,6 +217,26 @@ fn a_file_that_cannot_be_used_is_moved_aside_and_said_so() {
 }
 
 #[test]
+fn a_file_that_was_cut_anywhere_is_said_so_and_nothing_of_it_is_believed() {
+    let (_folder, path) = empty();
+    let mut registry = opened(&path);
+    let mut devices = [card(0, "a", "0000:03:00.0"), card(1, "b", "0000:65:00.0")];
+    registry.assign_ordinals(&mut devices);
+    registry.remember(&devices);
+    registry.save().unwrap();
+    let whole = fs::read(&path).unwrap();
+    for length in 0..whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        assert_eq!(Registry::peek(&path), [], "{length} bytes");
+        let (registry, complaint) = Registry::open(&path);
+        assert!(complaint.is_some(), "{length} bytes");
+        assert_eq!(registry.known(), [], "{length} bytes");
+    }
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(opened(&path).known().len(), 2);
+}
+
+#[test]
 fn who_only_looks_moves_nothing() {
     let (_folder, path) = empty();
     assert_eq!(Registry::peek(&path), []);

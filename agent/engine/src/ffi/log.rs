@@ -1,6 +1,6 @@
 //! llama.cpp's log as `tracing` events, and its last errors as the cause of a failed call.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Once;
 
@@ -20,6 +20,7 @@ thread_local! {
     static BUFFERS: RefCell<Option<Vec<Buffer>>> = const { RefCell::new(None) };
     static LINE: RefCell<Line> = const { RefCell::new(Line { level: 0, text: String::new() }) };
     static ERRORS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static EXPECTED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A buffer that llama.cpp has allocated, by its own account.
@@ -92,6 +93,11 @@ pub(crate) fn with_errors<T>(call: impl FnOnce() -> T) -> (T, String) {
     (value, errors.join("; "))
 }
 
+/// Whether what fails on this thread from here on was meant to fail: nobody need read of it.
+pub(crate) fn expect_errors(expected: bool) {
+    EXPECTED.set(expected);
+}
+
 unsafe extern "C" fn receive(level: sys::ggml_log_level, text: *const c_char, _user: *mut c_void) {
     if text.is_null() {
         return;
@@ -137,7 +143,10 @@ impl Line {
         match self.level {
             _ if text.trim_start_matches('.').is_empty() => {}
             sys::GGML_LOG_LEVEL_ERROR => {
-                tracing::warn!(target: "llama.cpp", "{text}");
+                match EXPECTED.try_with(Cell::get) {
+                    Ok(true) => tracing::debug!(target: "llama.cpp", "{text}"),
+                    Ok(false) | Err(_) => tracing::warn!(target: "llama.cpp", "{text}"),
+                }
                 let _ = ERRORS.try_with(|errors| {
                     if let Ok(mut errors) = errors.try_borrow_mut()
                         && errors.len() < KEPT_ERRORS

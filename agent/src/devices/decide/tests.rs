@@ -459,6 +459,29 @@ fn a_driver_that_was_exchanged_condemns_its_devices_and_a_library_that_was_never
 }
 
 #[test]
+fn a_driver_that_was_exchanged_under_the_cards_condemns_them_and_not_the_processors() {
+    let mut node = Node::with(&[Backend::Cuda, Backend::Cpu]);
+    assert_eq!(node.asked(), [(Backend::Cuda, 0), (Backend::Cpu, 0)]);
+    node.answer(Backend::Cuda, &[card(0), card(1)]);
+    node.answer(Backend::Cpu, &[measured(processors())]);
+    assert_eq!(node.asked(), []);
+    node.read(reading(vec![sample(0), sample(1)]));
+    let cpu = processors().identity();
+    for identity in [CARD, "uuid:GPU-1", cpu.as_str()] {
+        assert_eq!(node.standing(identity), Standing::Ready, "{identity}");
+    }
+    node.read(Reading {
+        fault: Some("NVML_ERROR_LIB_RM_VERSION_MISMATCH (DriverMismatch)".to_owned()),
+        ..reading(vec![])
+    });
+    for identity in [CARD, "uuid:GPU-1"] {
+        assert_eq!(node.trouble(identity).as_deref(), Some("DriverMismatch"), "{identity}");
+    }
+    assert_eq!(node.standing(&cpu), Standing::Ready);
+    assert_eq!(node.view().states.len(), 3);
+}
+
+#[test]
 fn a_reading_is_shown_until_it_is_too_old() {
     let mut node = Node::ready(&[card(0)]);
     node.read(reading(vec![sample(0)]));

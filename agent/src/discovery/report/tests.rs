@@ -3,9 +3,10 @@ use crate::devices::Availability;
 use crds::conditions;
 use device::Backend;
 use device::Verification;
-use device::health::{Action, Fault, Standing};
+use device::health::{Action, Fault, Health, Observation, Standing};
+use device::kmsg::{Record, record};
 use device::telemetry::Throttle;
-use device::{Prior, Reach};
+use device::{Prior, Reach, xid};
 
 fn gpu() -> GpuDevice {
     GpuDevice {
@@ -170,6 +171,57 @@ fn a_fault_is_told_with_its_number_its_place_and_its_remedy() {
     assert_eq!(
         message(&status, "Ready"),
         "Xid 79 at 0000:01:00.0: the GPU has fallen off the bus (RebootNode: restart the node)"
+    );
+}
+
+/// A card that was in order until the kernel's log had this number of it.
+fn struck_by(number: u32) -> DeviceState {
+    let line = format!("4,1,1,-;NVRM: Xid (PCI:0000:01:00): {number}, pid=1, name=python3\n");
+    let Record::Xid(event) = record(line.as_bytes()) else {
+        panic!("{line}");
+    };
+    let seen = Observation::Xid {
+        xid: event.xid,
+        text: event.text,
+    };
+    let mut health = Health::new();
+    health.observe(&Observation::Verified, 1);
+    health.observe(&seen, 2);
+    DeviceState {
+        standing: health.standing(2),
+        note: health.note().cloned(),
+        ..card()
+    }
+}
+
+fn times(text: &str, wanted: &str) -> usize {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric());
+    words.filter(|word| *word == wanted).count()
+}
+
+#[test]
+fn every_number_that_fails_a_device_is_told_once_with_its_place_the_catalogues_words_and_the_remedy() {
+    let fails = |row: &&xid::Row| matches!(row.class, xid::Class::Fatal | xid::Class::UntilReset);
+    let rows: Vec<&xid::Row> = xid::table().iter().filter(fails).collect();
+    assert!(rows.len() >= 20, "{}", rows.len());
+    for row in rows {
+        let status = told(&struck_by(row.xid));
+        assert_eq!(condition(&status, "Ready"), says("False", row.reason));
+        let said = message(&status, "Ready");
+        let (number, words, remedy) = (row.xid, row.text, row.action);
+        let expected = format!("Xid {number} at 0000:01:00.0: {words}: pid=1, name=python3 ({remedy:?}: ");
+        assert!(said.starts_with(&expected) && said.ends_with(')'), "{said}");
+        assert_eq!(times(&said, &number.to_string()), 1, "{said}");
+        assert_eq!(said.matches("0000:01:00").count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_number_that_is_in_no_table_is_told_once_too() {
+    let said = message(&told(&struck_by(9999)), "Healthy");
+    assert_eq!(
+        said,
+        "it stays in use: Xid 9999 at 0000:01:00.0: its number is in no table: pid=1, name=python3"
     );
 }
 

@@ -71,6 +71,16 @@ fn a_card_tells_everything_in_base_units() {
 }
 
 #[test]
+fn how_often_what_computes_on_a_device_was_started_again_is_counted() {
+    let mut devices = devices();
+    devices.states[2].restart_shards = 2;
+    let text = scrape(&devices);
+    let restarts = |device: &str| value(&text, "shard_restarts_total", &[device]);
+    assert_eq!(restarts("device=\"node-a-cuda0\""), Some("2"));
+    assert_eq!(restarts("device=\"node-a-vulkan0\""), Some("0"));
+}
+
+#[test]
 fn what_a_device_does_not_say_is_absent() {
     let text = scrape(&devices());
     let renderer = "device=\"node-a-vulkan0\"";

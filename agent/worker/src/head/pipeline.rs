@@ -62,8 +62,7 @@ pub struct Pipeline {
 #[derive(Debug)]
 struct Flight {
     number: u64,
-    /// Of one row.
-    single: bool,
+    rows: u32,
     /// Of one row, and the only one under way from its beginning on.
     alone: bool,
     submitted: Instant,
@@ -159,11 +158,11 @@ impl Pipeline {
         for flight in self.flights.iter_mut().filter(|flight| !flight.finished()) {
             flight.alone = false;
         }
-        let single = step.rows.len() == 1;
+        let rows = u32::try_from(step.rows.len()).unwrap_or(u32::MAX);
         self.flights.push_back(Flight {
             number: step.number,
-            single,
-            alone: single && self.flights.is_empty(),
+            rows,
+            alone: rows == 1 && self.flights.is_empty(),
             submitted: Instant::now(),
             own_us: 0,
             stands: Stands::Own,
@@ -368,10 +367,12 @@ impl Pipeline {
                 let compute_us = result.compute_us.iter().fold(0, |sum: u64, us| sum.saturating_add(*us));
                 self.metrics
                     .record_hops(elapsed_us(sent).saturating_sub(compute_us), flight.alone);
-                if flight.single {
+                let slowest_us = result.compute_us.iter().copied().fold(flight.own_us, u64::max);
+                self.meter.observe_rows(flight.rows, slowest_us);
+                if flight.rows == 1 {
                     self.meter.observe(Answered {
                         busy_us: flight.own_us.saturating_add(compute_us),
-                        slowest_us: result.compute_us.iter().copied().fold(flight.own_us, u64::max),
+                        slowest_us,
                         alone_us: flight.alone.then(|| elapsed_us(flight.submitted)),
                     });
                 }

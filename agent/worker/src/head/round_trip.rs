@@ -1,4 +1,4 @@
-//! PURE: how long steps of one row take, for the schedule to know what drafts cost.
+//! PURE: how long steps take, for the schedule to know what drafts cost and how large steps of prompts should be.
 
 use super::schedule::RoundTrip;
 
@@ -19,13 +19,18 @@ pub(super) struct Answered {
     pub alone_us: Option<u64>,
 }
 
-/// Running means over steps of one row.
+/// From so many rows on a step tells what a row more takes.
+const MANY: u32 = 32;
+
+/// Running means over steps of one row, and of many.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Meter {
     round: Mean,
     busy: Mean,
     slowest: Mean,
     crowded: Mean,
+    /// Rows of steps of many, and what the slowest stage took for them.
+    many: (Mean, Mean),
 }
 
 /// In [`WEIGHT`]ths, so that small differences are not lost.
@@ -51,6 +56,20 @@ impl Meter {
         }
     }
 
+    /// Takes a step of that many rows in. `slowest_us`: computing of the slowest stage.
+    pub(super) fn observe_rows(&mut self, rows: u32, slowest_us: u64) {
+        if rows >= MANY {
+            self.many.0.observe(u64::from(rows));
+            self.many.1.observe(slowest_us);
+        }
+    }
+
+    /// What a step of many rows takes longer than one of one row, by the row.
+    fn prompt_row_us(&self, one_us: u64) -> Option<u64> {
+        let (rows, many_us) = (self.many.0.value()?, self.many.1.value()?);
+        Some(many_us.saturating_sub(one_us) / rows.saturating_sub(1).max(1))
+    }
+
     /// The means; `None` before a step was alone.
     pub(super) fn measured(&self) -> Option<RoundTrip> {
         let slowest_us = self.slowest.value()?;
@@ -59,6 +78,7 @@ impl Meter {
             busy_us: self.busy.value()?,
             slowest_us,
             crowded_us: self.crowded.value().unwrap_or(slowest_us).max(slowest_us),
+            prompt_row_us: self.prompt_row_us(slowest_us),
         })
     }
 }
@@ -101,6 +121,18 @@ mod tests {
             meter.observe(step(1000, Some(2100)));
         }
         assert_eq!(meter.measured().unwrap().slowest_us, 1000);
+    }
+
+    #[test]
+    fn what_a_row_more_takes_follows_from_steps_of_one_row_and_of_many() {
+        let mut meter = Meter::default();
+        for _ in 0..10 {
+            meter.observe_rows(65, 33_000);
+        }
+        meter.observe_rows(MANY - 1, 9_000_000);
+        assert_eq!(meter.measured(), None, "a row alone is not known");
+        meter.observe(step(1000, Some(2100)));
+        assert_eq!(meter.measured().unwrap().prompt_row_us, Some(500));
     }
 
     #[test]

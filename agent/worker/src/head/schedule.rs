@@ -13,6 +13,7 @@
 //! Cells of the KV caches are never over-committed: each running sequence has all that it may come to fill set aside, and each kept
 //! prefix counts in full, although it may share cells with others. Prefixes make way for sequences.
 
+mod chunk;
 mod compose;
 mod draft;
 mod event;

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 /// A process that ends and is started again is away for less, and is no news.
 const TELL_AFTER: Duration = Duration::from_secs(3);
+/// What a path that carries handshakes and no step mostly does, and what a person can do about it.
+const LARGE_PACKETS_LOST: &str = "; handshakes get through and no step does: packets of more than some size may be lost on the way, \
+                                  check the MTU between the nodes";
 
 /// What came of the connections to the next stage.
 #[derive(Debug, Default)]
@@ -39,7 +42,7 @@ impl Reach {
     /// The connection broke under way, before anything was answered over it.
     pub fn broke(&mut self, epoch: u64, at: Instant, cause: String) {
         self.barren = true;
-        self.note(epoch, at, at, Some(cause));
+        self.note(epoch, at, at, Some(cause + LARGE_PACKETS_LOST));
     }
 
     /// A step was answered.
@@ -101,11 +104,23 @@ mod tests {
             reach.dialled(4, start + seconds(second), start + seconds(second), None);
             reach.broke(4, start + seconds(second + 1), "timed out".to_owned());
         }
-        assert_eq!(reach.told(4), Some("timed out"));
+        let told = reach.told(4).unwrap().to_owned();
+        assert!(
+            told.starts_with("timed out; ") && told.ends_with("check the MTU between the nodes"),
+            "{told}"
+        );
         reach.dialled(4, start + seconds(6), start + seconds(6), None);
-        assert_eq!(reach.told(4), Some("timed out"), "that it can be dialled is no news");
+        assert_eq!(reach.told(4), Some(told.as_str()), "that it can be dialled is no news");
         reach.answered();
         assert_eq!(reach.told(4), None);
+    }
+
+    #[test]
+    fn a_stage_that_cannot_even_be_dialled_sends_nobody_to_the_mtu() {
+        let (mut reach, start) = (Reach::default(), Instant::now());
+        reach.broke(4, start, "timed out".to_owned());
+        reach.dialled(4, start + seconds(1), start + seconds(5), Some("refused".to_owned()));
+        assert_eq!(reach.told(4), Some("refused"));
     }
 
     #[test]

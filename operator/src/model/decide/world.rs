@@ -133,6 +133,11 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whether a device's object tells of it, or told of it before.
+    pub(in crate::model) fn is_told_of(&self, device: &str) -> bool {
+        self.reports.get(device).is_some()
+    }
+
     /// What the agents report.
     pub(in crate::model) fn agents(&self) -> &BTreeMap<String, AgentView> {
         self.agents

@@ -185,12 +185,10 @@ impl Sampler for NvmlSampler {
             .take(events)
             .into_iter()
             .filter_map(|xid| {
-                let pci_address = address(xid.device);
-                let place = pci_address.as_deref().unwrap_or("a card that the driver did not name");
                 Some(DeviceEvent {
-                    text: format!("NVML: Xid {} on {place}", xid.number),
+                    pci_address: address(xid.device),
                     xid: u32::try_from(xid.number).ok()?,
-                    pci_address,
+                    text: "told by NVML".to_owned(),
                 })
             })
             .collect()

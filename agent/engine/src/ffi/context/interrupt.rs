@@ -8,6 +8,7 @@ use std::time::Instant;
 use llama_cpp_sys_2 as sys;
 
 use super::Context;
+use crate::ffi::log;
 
 /// When decodes end early, and how far they came. Devices other than processors never ask.
 #[derive(Debug)]
@@ -69,6 +70,7 @@ impl Context {
         // SAFETY: a live context, which decodes nothing now; what it is to pass on lives until it has something else to pass on,
         // or until the context is gone.
         unsafe { sys::llama_set_abort_callback(self.context.as_ptr(), asked, user) };
+        log::expect_errors(false);
         self.interrupt = interrupt;
     }
 }
@@ -79,5 +81,10 @@ impl Context {
 /// For ggml to call, with an [`Interrupt`] as its user data.
 unsafe extern "C" fn ends(user: *mut c_void) -> bool {
     // SAFETY: the context keeps the interrupt for as long as llama.cpp has its address, and nobody changes it but by atomics.
-    unsafe { user.cast::<Interrupt>().as_ref() }.is_some_and(Interrupt::node)
+    let ends = unsafe { user.cast::<Interrupt>().as_ref() }.is_some_and(Interrupt::node);
+    if ends {
+        // The thread that asks is the one that decodes, and the one that will say that it failed.
+        log::expect_errors(true);
+    }
+    ends
 }

@@ -31,7 +31,7 @@ impl Schedule {
         self.settle_those_that_left(&mut operations);
         self.seat(now_us, &mut operations);
         self.start_those_seated(&mut operations);
-        let shares = mix::shares(&self.slots, &self.limits, &self.tuning);
+        let shares = mix::shares(&self.slots, &self.limits, &self.tuning, self.round_trip);
         let mut rows = Vec::new();
         let mut parts = Vec::with_capacity(shares.len());
         for share in &shares {

@@ -11,7 +11,7 @@
 
 use super::sequence::Sequence;
 
-/// How long the stages take for a step of one row, microseconds.
+/// How long the stages take for a step of one row, microseconds, and for each more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoundTrip {
     /// From the head to the tail and back while nothing else is under way.
@@ -22,6 +22,8 @@ pub struct RoundTrip {
     pub slowest_us: u64,
     /// The same beside other steps: more where stages share a machine's memory or cores.
     pub crowded_us: u64,
+    /// What each row more takes of a step of many; `None` before one was computed.
+    pub prompt_row_us: Option<u64>,
 }
 
 impl RoundTrip {
@@ -225,6 +227,7 @@ mod tests {
             busy_us,
             slowest_us,
             crowded_us: slowest_us,
+            prompt_row_us: None,
         }
     }
 

@@ -12,6 +12,8 @@
 //! Each sequence decodes in one step at a time. With several steps under way the decoding sequences are spread over them, so that
 //! every stage has rows to compute; whoever was served longest ago comes first.
 
+use super::chunk;
+use super::draft::RoundTrip;
 use super::flight::Part;
 use super::request::{Limits, Tuning};
 use super::sequence::{Sequence, Slot};
@@ -25,7 +27,7 @@ pub(super) struct Share {
 }
 
 /// Who gets how many rows. A suspect runs alone, and before all others.
-pub(super) fn shares(slots: &[Slot], limits: &Limits, tuning: &Tuning) -> Vec<Share> {
+pub(super) fn shares(slots: &[Slot], limits: &Limits, tuning: &Tuning, measured: Option<RoundTrip>) -> Vec<Share> {
     let started: Vec<(usize, &Sequence)> = slots
         .iter()
         .enumerate()
@@ -48,7 +50,7 @@ pub(super) fn shares(slots: &[Slot], limits: &Limits, tuning: &Tuning) -> Vec<Sh
         .fold(0, |sum: u32, (_, sequence)| sum.saturating_add(sequence.due()));
     let interrupted = prompts.iter().any(|(_, sequence)| sequence.request.resumed);
     let for_prompts_at_most = match decoding {
-        0 => tuning.prompt_rows_alone,
+        0 => chunk::rows(limits, tuning, measured, wanted),
         _ if interrupted => tuning.prompt_rows_alone,
         _ => tuning.prompt_rows_beside_decodes,
     };

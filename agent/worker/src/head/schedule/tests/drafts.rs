@@ -8,6 +8,7 @@ const HALVES: RoundTrip = RoundTrip {
     busy_us: 2000,
     slowest_us: 1000,
     crowded_us: 1000,
+    prompt_row_us: None,
 };
 
 fn speculating(depth: usize) -> Schedule {
@@ -85,6 +86,7 @@ fn wrong_drafts_never_hold_up_the_right_row() {
         busy_us: 2000,
         slowest_us: 1000,
         crowded_us: 1000,
+        prompt_row_us: None,
     });
     let known = repeating(&mut schedule, 9);
     let drafts: Vec<Step> = std::iter::from_fn(|| schedule.compose(0)).collect();
@@ -123,6 +125,7 @@ fn nothing_is_drafted_unless_stages_would_idle() {
         busy_us: 1000,
         slowest_us: 1000,
         crowded_us: 1000,
+        prompt_row_us: None,
     };
     let mut schedule = speculating(2);
     schedule.measured(alone);

@@ -44,12 +44,15 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Relief::SeatNobody),
         1 => Just(Relief::ForgetPrefixes)
     ];
-    let measured = (1u64..9, 0u64..30, 0u64..3).prop_map(|(slowest_us, more_us, slower_us)| RoundTrip {
-        round_us: slowest_us + more_us,
-        busy_us: slowest_us + more_us / 2,
-        slowest_us,
-        crowded_us: slowest_us + slower_us,
-    });
+    let row_us = proptest::option::of(0u64..9);
+    let measured =
+        (1u64..9, 0u64..30, 0u64..3, row_us).prop_map(|(slowest_us, more_us, slower_us, row_us)| RoundTrip {
+            round_us: slowest_us + more_us,
+            busy_us: slowest_us + more_us / 2,
+            slowest_us,
+            crowded_us: slowest_us + slower_us,
+            prompt_row_us: row_us,
+        });
     prop_oneof![
         4 => admit,
         1 => measured.prop_map(Act::Measured),
