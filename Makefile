@@ -56,9 +56,10 @@ test: bootstrap ## Everything that must pass before a change lands
 	@$(PART) summary
 
 .PHONY: test-long
-test-long: bootstrap ## What takes too long for every change: 100,000 random placements, twice, against brute force; every crash point, 60 of them on a real API server; 20,000 seeds; every fault of links and of the control plane under a whole installation
+test-long: bootstrap ## What takes too long for every change: 100,000 random placements, twice, against brute force; every crash point, 60 of them on a real API server; 20,000 seeds; an operator killed for a day; every fault of processes, links and the control plane under a whole installation
 	ORACLE_CASES=100000 cargo test -p placement --locked --test core --test oracle
 	CRASH_POINTS=all SEEDS=0..20000 cargo test -p simulation --locked --test crash_points --test seeds -- --nocapture
+	HOURS=24 cargo test -p simulation --locked --test coming_and_going
 	REPLAYS=60 cargo test -p simulation --locked --test real_api_server -- --nocapture --test-threads=1
 	cargo test -p tests --locked --test end_to_end -- --ignored --nocapture
 

@@ -20,6 +20,8 @@ use tokio::task::JoinHandle;
 mod control_plane;
 #[path = "end_to_end/crashes.rs"]
 mod crashes;
+#[path = "end_to_end/frozen.rs"]
+mod frozen;
 #[path = "end_to_end/kinds.rs"]
 mod kinds;
 #[path = "end_to_end/links.rs"]
@@ -30,8 +32,12 @@ mod losses;
 mod mixed;
 #[path = "end_to_end/moves.rs"]
 mod moves;
+#[path = "end_to_end/outages.rs"]
+mod outages;
 #[path = "end_to_end/serving.rs"]
 mod serving;
+#[path = "end_to_end/upgrades.rs"]
+mod upgrades;
 
 /// Each test has a whole installation to itself: two at once would only share two cores.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -48,30 +54,32 @@ struct Here {
 
 /// An installation with an agent for each of `backends`.
 async fn installation(backends: &[&str]) -> Here {
-    installed(backends, None).await
+    installed(&shape(backends)).await
 }
 
-/// The same, with every node on a host of its own where `links` says what their faults follow from.
-async fn installed(backends: &[&str], links: Option<u64>) -> Here {
+/// Nodes with these `backends`, one operator and one gateway, all on loopback.
+fn shape(backends: &[&str]) -> Shape {
+    let agents = backends.iter().enumerate();
+    Shape {
+        agents: agents
+            .map(|(index, backends)| AgentSpec::new(&format!("node-{index}"), backends))
+            .collect(),
+        operators: 1,
+        gateways: 1,
+        links: None,
+    }
+}
+
+/// An installation of this shape, with all its devices ready.
+async fn installed(shape: &Shape) -> Here {
     let turn = ONE_AT_A_TIME.lock().await;
     let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().expect("a folder");
-    let agents: Vec<AgentSpec> = backends
-        .iter()
-        .enumerate()
-        .map(|(index, backends)| AgentSpec::new(&format!("node-{index}"), backends))
-        .collect();
-    let shape = Shape {
-        agents,
-        operators: 1,
-        gateways: 1,
-        links,
-    };
     let plane = Plane::start(&dir.path().join("plane")).await.expect("a control plane");
-    let mut stack = Stack::start_on(plane, &shape, &mut |step| println!("{step}"))
+    let mut stack = Stack::start_on(plane, shape, &mut |step| println!("{step}"))
         .await
         .expect("an installation");
-    stack.wait_for_devices(backends.len()).await.expect("devices");
+    stack.wait_for_devices(shape.agents.len()).await.expect("devices");
     Here {
         stack,
         dir,
@@ -125,6 +133,12 @@ fn stages(model: &Value) -> Vec<Value> {
         .as_array()
         .cloned()
         .unwrap_or_default()
+}
+
+/// Where the stages are, in their order.
+fn nodes(model: &Value) -> Vec<String> {
+    let node = |stage: &Value| stage["node"].as_str().expect("a node").to_owned();
+    stages(model).iter().map(node).collect()
 }
 
 #[tokio::test]

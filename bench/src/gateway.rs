@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use gguf::{Array, Gguf};
 use identity::{Credentials, Role};
 use localplane::assets;
+use localplane::ports::free_port;
 use localplane::wait::{Seen, until};
 use serde_json::json;
 
 use crate::child::Part;
 use crate::error::{Result, failed, trying};
-use crate::netns::free_port;
 use crate::pinning::Seat;
 use crate::realm::Realm;
 use crate::report::Report;
@@ -173,7 +173,7 @@ impl Setting {
         realm.store(role, &identity)?;
         let keys = directory.join("keys");
         std::fs::write(&keys, format!("{KEY}\n")).map_err(trying("the gateway's keys"))?;
-        let port = free_port()?;
+        let port = free_port().map_err(trying("a free port"))?;
         let mut command = Seat::anywhere().command(&assets::own("shardwright-gateway")?);
         command
             .args(["--pod-name", "gateway-0", "--admin-listen", "127.0.0.1:0"])

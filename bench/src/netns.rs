@@ -9,7 +9,7 @@
 //! Addresses are of 198.18.0.0/15, which is reserved for measurements. Names and addresses follow the process id, so that
 //! two measurements do not meet.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 
 use linkemu::namespace::{Namespace, ip, remove_stale};
 
@@ -89,15 +89,6 @@ impl Network {
             Self::Loopback => "loopback",
         }
     }
-}
-
-/// A port that nobody listens on in our own namespace; the namespaces of a measurement have none taken but by us, and we ask here.
-///
-/// # Errors
-/// When the system has none.
-pub fn free_port() -> Result<u16> {
-    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|probe| probe.local_addr());
-    Ok(probe.map_err(trying("a free port"))?.port())
 }
 
 impl Hosts {

@@ -1,10 +1,20 @@
 //! A model that serves, what it says without a fault, and which processes serve it.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use localplane::stack::Part;
 
-use super::{Answer, Here, LIMIT, PROMPTS, Seen, Story, installation, stages, strict_over_two, until};
+use super::{Answer, Here, LIMIT, PROMPTS, Seen, Shape, Story, installed, shape, stages, strict_over_two, until};
+
+/// Operators that lead, the agents and gateways that they hear of, and the agents and gateways that hear of an operator.
+const HEARD: [&str; 5] = [
+    "shardwright_operator_leader",
+    "shardwright_operator_agents_attached",
+    "shardwright_operator_gateways_watching",
+    "shardwright_agent_attached",
+    "shardwright_gateway_operator_connected",
+];
 
 /// Model `m` in two stages.
 pub(super) struct Serving {
@@ -18,7 +28,13 @@ pub(super) struct Serving {
 impl Serving {
     /// On two of so many nodes.
     pub(super) async fn start(nodes: usize) -> Self {
-        Self::on(installation(&vec!["cpu"; nodes]).await).await
+        Self::start_with(nodes, 1).await
+    }
+
+    /// The same, with so many replicas of the operator.
+    pub(super) async fn start_with(nodes: usize, operators: usize) -> Self {
+        let one = shape(&vec!["cpu"; nodes]);
+        Self::on(installed(&Shape { operators, ..one }).await).await
     }
 
     pub(super) async fn on(mut here: Here) -> Self {
@@ -49,7 +65,22 @@ impl Serving {
     pub(super) async fn expect(&self, story: Story) {
         let (answer, pause) = story.end().await;
         println!("the longest time between two tokens was {pause:?}");
+        self.expect_answer(&answer);
+    }
+
+    /// An answer that says what it says without a fault.
+    pub(super) fn expect_answer(&self, answer: &Answer) {
         assert_eq!((&answer.error, &answer.text), (&None, &self.undisturbed));
+    }
+
+    /// One story after the other until then, and one at least.
+    pub(super) async fn tells_stories_until(&self, then: Instant) {
+        loop {
+            self.expect(self.story().await).await;
+            if Instant::now() >= then {
+                return;
+            }
+        }
     }
 
     /// A story that ended early says the beginning of what it says without a fault.
@@ -74,8 +105,18 @@ impl Serving {
         [&self.head, &self.tail].map(|node| self.here.stack.workers(node))
     }
 
+    /// These processes serve on. Their nodes may have others beside them, of another model.
+    pub(super) fn serve_on(&self, workers: &[Vec<u32>; 2]) {
+        let now = self.workers();
+        let all = now
+            .iter()
+            .zip(workers)
+            .all(|(now, before)| before.iter().all(|id| now.contains(id)));
+        assert!(all, "{now:?} after {workers:?}");
+    }
+
     /// The workers of every node that has some. A node without a stage may measure with one how fast it is.
-    fn all_workers(&self) -> BTreeMap<String, Vec<u32>> {
+    pub(super) fn all_workers(&self) -> BTreeMap<String, Vec<u32>> {
         let parts = self.here.stack.parts();
         let of = |part: Part| match part {
             Part::Agent(node) => {
@@ -109,23 +150,65 @@ impl Serving {
 
     /// The operator's log, once it says all of this in one line.
     pub(super) async fn operator_says(&self, words: &[&str]) -> String {
+        self.says(&Part::Operator(0), words).await
+    }
+
+    /// The same of any part.
+    pub(super) async fn says(&self, part: &Part, words: &[&str]) -> String {
         let look = || -> localplane::Result<Seen<String>> {
-            let log = self.here.stack.log(&Part::Operator(0))?;
+            let log = self.here.stack.log(part)?;
             let says = |line: &str| words.iter().all(|word| line.contains(word));
             Ok(match log.lines().any(says) {
                 true => Seen::Done(log),
                 false => Seen::Not(log.lines().last().unwrap_or_default().to_owned()),
             })
         };
-        let what = format!("the operator says {words:?}");
+        let what = format!("{part} says {words:?}");
         until(&what, LIMIT, || std::future::ready(look())).await.expect("said")
     }
 
     /// A metric of the operator, by the name and labels that it is served with.
     pub(super) async fn operator_counts(&self, metric: &str) -> f64 {
-        let url = self.here.stack.metrics_url(&Part::Operator(0)).expect("a URL");
-        let text = self.here.chat().get(&url).await.expect("metrics");
-        let line = text.lines().find_map(|line| line.strip_prefix(metric));
-        line.map_or(0.0, |value| value.trim().parse().expect("a number"))
+        let metrics = self.here.stack.metrics(&Part::Operator(0)).await;
+        metrics.expect("metrics").value(metric)
+    }
+
+    /// Who leads and who hears of whom: the sums of [`HEARD`] over all parts.
+    async fn heard(&self) -> localplane::Result<[f64; HEARD.len()]> {
+        let mut sums = [0.0; HEARD.len()];
+        for part in self.here.stack.parts() {
+            let metrics = self.here.stack.metrics(&part).await?;
+            for (sum, name) in sums.iter_mut().zip(HEARD) {
+                *sum += metrics.value(name);
+            }
+        }
+        Ok(sums)
+    }
+
+    async fn are_heard(&self, wanted: [f64; HEARD.len()]) {
+        let look = async || -> localplane::Result<Seen<()>> {
+            Ok(match self.heard().await {
+                Ok(heard) if heard == wanted => Seen::Done(()),
+                Ok(heard) => Seen::Not(format!("{heard:?}")),
+                // A part that has just begun has no certificate yet.
+                Err(error) => Seen::Not(error.to_string()),
+            })
+        };
+        let what = format!("{HEARD:?} are {wanted:?}");
+        until(&what, LIMIT, look).await.expect("heard");
+    }
+
+    /// Waits until one operator leads, and everybody hears of everybody.
+    pub(super) async fn everybody_is_heard(&self) {
+        let parts = self.here.stack.parts();
+        let count = |wanted: fn(&Part) -> bool| parts.iter().filter(|part| wanted(part)).count() as f64;
+        let agents = count(|part| matches!(part, Part::Agent(_)));
+        let gateways = count(|part| matches!(part, Part::Gateway(_)));
+        self.are_heard([1.0, agents, gateways, agents, gateways]).await;
+    }
+
+    /// Waits until no operator leads, and nobody hears of anybody.
+    pub(super) async fn nobody_is_heard(&self) {
+        self.are_heard([0.0; HEARD.len()]).await;
     }
 }

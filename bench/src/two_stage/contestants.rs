@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use localplane::assets;
+use localplane::ports::free_port;
 use worker::config::RuntimeConfig;
 
 use crate::child::Part;
 use crate::driver::Driver;
-use crate::error::Result;
+use crate::error::{Result, trying};
 use crate::listening;
-use crate::netns::{End, Host, Network, free_port};
+use crate::netns::{End, Host, Network};
 use crate::peer::{self, Peer, PeerSpec, Question};
 use crate::session::Session;
 use crate::worker_rig::{Pipeline, PipelineSpec, StageSpec, layers, runtime};
@@ -239,7 +240,7 @@ pub async fn rpc(
 
 /// An RPC server on a host, and its port.
 async fn server(network: &Network, host: Host, name: &str, directory: &Path) -> Result<(Part, u16)> {
-    let port = free_port()?;
+    let port = free_port().map_err(trying("a free port"))?;
     let mut command = network
         .seat(host, Some(core_of(host)))
         .command(&assets::own(peer::EXECUTABLE)?);
@@ -251,7 +252,7 @@ async fn server(network: &Network, host: Host, name: &str, directory: &Path) -> 
 
 /// A delayed way to a port of the tail's host: its process, its endpoint as the head's host sees it, its port.
 fn link(session: &Session, network: &Network, port: &str, name: &str, directory: &Path) -> Result<(Part, String, u16)> {
-    let near = free_port()?;
+    let near = free_port().map_err(trying("a free port"))?;
     let endpoint = format!("{}:{near}", network.address(End::LinkToHead));
     let target = format!("{}:{port}", network.address(End::TailToLink));
     let mut command = network.seat(Host::Link, None).command(&assets::own(peer::EXECUTABLE)?);

@@ -71,13 +71,7 @@ impl Chat {
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
-    /// What is served at a URL to whoever asks, such as metrics.
-    pub async fn get(&self, url: &str) -> Result<String> {
-        let response = self.http.get(url).send().await.map_err(|error| explain(&error))?;
-        response.text().await.map_err(|error| explain(&error))
-    }
-
-    /// A greedy chat answer, streamed; `each` sees every piece of text as it comes.
+    /// A greedy chat answer, streamed; `each` sees every piece of text as it comes. [`Error::Refused`] where there is none.
     pub async fn stream(
         &self,
         model: &str,
@@ -103,9 +97,15 @@ impl Chat {
             .await
             .map_err(|error| explain(&error))?;
         if !response.status().is_success() {
-            let status = response.status();
+            let status = response.status().as_u16();
+            let retry_after = response.headers().get("retry-after");
+            let retry_after_s = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
             let text = response.text().await.unwrap_or_default();
-            return Err(Error::Other(format!("the gateway answered {status}: {text}")));
+            return Err(Error::Refused {
+                status,
+                retry_after_s,
+                text,
+            });
         }
         let mut answer = Answer::default();
         let mut pending = Vec::new();
@@ -146,7 +146,7 @@ fn take_line(line: &str, answer: &mut Answer, each: &mut (dyn FnMut(&str) + Send
     }
 }
 
-fn explain(error: &reqwest::Error) -> Error {
+pub(crate) fn explain(error: &reqwest::Error) -> Error {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

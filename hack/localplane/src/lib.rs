@@ -19,6 +19,7 @@ pub mod demo;
 pub mod folder;
 pub mod kubelet;
 pub mod plane;
+pub mod ports;
 pub mod process;
 pub mod service;
 pub mod stack;
@@ -57,6 +58,13 @@ pub enum Error {
     Certificates(#[from] rcgen::Error),
     #[error("API server: {0}")]
     Kube(Box<kube::Error>),
+    /// By the gateway, before it answered anything.
+    #[error("the gateway answered {status}: {text}")]
+    Refused {
+        status: u16,
+        retry_after_s: Option<u64>,
+        text: String,
+    },
     #[error("{0}")]
     Other(String),
 }

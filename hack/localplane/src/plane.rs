@@ -1,6 +1,6 @@
 //! etcd and kube-apiserver on loopback.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::certificates::Certificates;
-use crate::process::Process;
+use crate::ports::free_port;
+use crate::process::{self, Process};
 use crate::wait::{Seen, until};
 use crate::{Error, Result, assets, file, folder};
 
@@ -50,7 +51,7 @@ impl Plane {
         // Kubeconfigs name files in it, and are read from anywhere.
         let dir = &dir.canonicalize().map_err(file(dir))?;
         let certificates = Certificates::generate(dir)?;
-        let [client_port, peer_port, api_port] = free_ports()?;
+        let (client_port, peer_port, api_port) = (free_port()?, free_port()?, free_port()?);
         let etcd_command = etcd_command(dir, client_port, peer_port)?;
         let etcd = spawn_etcd(dir, &etcd_command)?;
         let apiserver_command = apiserver_command(dir, &certificates, client_port, api_port)?;
@@ -106,6 +107,29 @@ impl Plane {
     pub async fn restart_apiserver(&mut self) -> Result<()> {
         self.apiserver.kill();
         self.apiserver = spawn_apiserver(&self.dir, &self.apiserver_command)?;
+        self.wait_until_ready().await
+    }
+
+    /// The API server stands still: connections to it are made, and nothing is answered.
+    pub fn freeze_apiserver(&self) {
+        process::freeze(self.apiserver.id());
+    }
+
+    /// The API server goes on where it stood still; waits until it is ready.
+    pub async fn thaw_apiserver(&mut self) -> Result<()> {
+        process::thaw(self.apiserver.id());
+        self.wait_until_ready().await
+    }
+
+    /// Kills etcd under an API server that lives; what it has stays.
+    pub fn kill_etcd(&mut self) {
+        self.etcd.kill();
+    }
+
+    /// Starts etcd again, on the same ports and the same data, and waits until the API server is ready with it.
+    pub async fn restart_etcd(&mut self) -> Result<()> {
+        self.etcd.kill();
+        self.etcd = spawn_etcd(&self.dir, &self.etcd_command)?;
         self.wait_until_ready().await
     }
 
@@ -291,27 +315,4 @@ fn write_kubeconfig(to: &Path, url: &str, certificates: &Certificates, credentia
     });
     // JSON is YAML.
     std::fs::write(to, format!("{config:#}\n")).map_err(file(to))
-}
-
-/// Ports that were free a moment ago. Another program may take one in between: then the start fails and says so.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let bind = || TcpListener::bind(("127.0.0.1", 0));
-    // All are held until all are chosen, so that they differ.
-    let listeners: Vec<TcpListener> = (0..N)
-        .map(|_| bind())
-        .collect::<std::io::Result<_>>()
-        .map_err(|error| Error::Other(format!("no free port on 127.0.0.1: {error}")))?;
-    let mut ports = [0; N];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
-        *port = listener
-            .local_addr()
-            .map_err(|error| Error::Other(format!("no free port on 127.0.0.1: {error}")))?
-            .port();
-    }
-    Ok(ports)
-}
-
-/// One port that was free a moment ago.
-pub fn free_port() -> Result<u16> {
-    free_ports::<1>().map(|[port]| port)
 }

@@ -1,5 +1,6 @@
 //! The whole of Shardwright on the local control plane: the chart by a real Helm, and the processes that its Pods would run.
 
+mod admin;
 mod ground;
 mod objects;
 mod part;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use linkemu::network::Network;
 
 use crate::kubelet::{Kubelet, PodSpec, RunningPod};
-use crate::plane::{Plane, free_port};
+use crate::plane::Plane;
+use crate::ports::free_port;
 use crate::process::Process;
 use crate::service::Service;
 use crate::wait::{Seen, until};
@@ -21,6 +23,7 @@ use crate::{Error, Result, assets};
 
 use ground::Ground;
 
+pub use admin::Metrics;
 pub use objects::condition_of;
 pub use part::Part;
 
@@ -94,6 +97,8 @@ struct Ports {
     control: u16,
     operators: Vec<OperatorPorts>,
     gateways: Vec<GatewayPorts>,
+    /// Where agents serve their metrics, by node.
+    agents: BTreeMap<String, u16>,
     /// In front of several operators.
     _services: Vec<Service>,
 }
@@ -134,6 +139,7 @@ impl Ports {
             control,
             operators,
             gateways,
+            agents: BTreeMap::new(),
             _services: services,
         })
     }
@@ -228,16 +234,6 @@ impl Stack {
         self.ground.network()
     }
 
-    /// Where a replica of the operator or the gateway serves its metrics.
-    pub fn metrics_url(&self, part: &Part) -> Option<String> {
-        let port = match part {
-            Part::Operator(replica) => self.ports.operators.get(*replica)?.admin,
-            Part::Gateway(replica) => self.ports.gateways.get(*replica)?.admin,
-            Part::Agent(_) => return None,
-        };
-        Some(format!("https://127.0.0.1:{port}/metrics"))
-    }
-
     /// A bearer token that the gateway accepts.
     pub fn api_key(&self) -> &str {
         &self.api_key
@@ -322,6 +318,8 @@ impl Stack {
             .await?;
         let mut command = self.ground.command(&spec.node, &assets::own("shardwright-agent")?);
         let address = self.ground.address(&spec.node).to_string();
+        let admin = free_port()?;
+        self.ports.agents.insert(spec.node.clone(), admin);
         command
             .env("KUBECONFIG", &pod.kubeconfig)
             .args([
@@ -344,7 +342,7 @@ impl Stack {
             .args(["--listen-ip", &address, "--advertise-ip", &address])
             .args(["--memory-limit-bytes", &spec.memory_limit_bytes.to_string()])
             .args(["--threads", &spec.threads.to_string()])
-            .args(["--admin-listen", &loopback(free_port()?)])
+            .args(["--admin-listen", &loopback(admin)])
             // A free port each: on loopback all nodes share one address.
             .args(["--weights-listen", &format!("{address}:0")]);
         self.spawn(Part::Agent(spec.node.clone()), command, pod)

@@ -55,6 +55,12 @@ async fn a_pod_bound_token_names_its_pod_and_node_and_stands_for_its_audience_al
     let extra = status.user.and_then(|user| user.extra).expect("extra");
     assert_eq!(extra["authentication.kubernetes.io/pod-name"], ["pod-1"]);
     assert_eq!(extra["authentication.kubernetes.io/node-name"], ["node-a"]);
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node = nodes.get("node-a").await.expect("the node");
+    assert_eq!(
+        extra["authentication.kubernetes.io/node-uid"],
+        [node.metadata.uid.expect("a uid")]
+    );
 
     let other = review(&client, &token, "https://kubernetes.default.svc")
         .await
