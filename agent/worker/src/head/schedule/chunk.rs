@@ -3,21 +3,11 @@
 //! A stage takes `f + r·c` for a step of `c` rows: `f` whatever the rows are, reading its weights above all, and `r` for each row. A prompt of
 //! `n` rows goes through `s` stages in `n/c + s - 1` steps of the slowest one, which takes least time with `c = √(n·f / (r·(s - 1)))`:
 //! smaller steps fill the pipeline sooner, larger ones read the weights less often. A processor has the least steps that it computes
-//! well; a device that reads its weights for longer than it multiplies has the largest that there may be.
-//!
-//! Behind the first stage the last step of a prompt is computed while the first one has nothing to do any more. Where rows are what
-//! takes time, the last steps therefore become smaller, each by a quarter of what is left: a stage that is faster than the first one
-//! by that much has caught up with it when the prompt ends.
+//! well; a device that reads its weights for longer than it multiplies has the largest that there may be. Still smaller steps at the end
+//! of a prompt, to empty the pipeline sooner, cost a processor more than they save: below those its attention is slow.
 
 use super::draft::RoundTrip;
 use super::request::{Limits, Tuning};
-
-/// The last steps are this part of what is left.
-const TAPER: u32 = 4;
-/// And no smaller.
-const LEAST: u32 = 16;
-/// Nor so small that more than one part in so many of a step is the fixed part of its time.
-const FIXED_PART: u64 = 4;
 
 /// Rows for prompts that have so many to compute.
 pub(super) fn rows(limits: &Limits, tuning: &Tuning, measured: Option<RoundTrip>, wanted: u32) -> u32 {
@@ -32,9 +22,7 @@ pub(super) fn rows(limits: &Limits, tuning: &Tuning, measured: Option<RoundTrip>
     }
     let square = u64::from(wanted).saturating_mul(fixed_us) / row_us.saturating_mul(hops);
     let best = u32::try_from(square.isqrt()).unwrap_or(u32::MAX);
-    let best = best.clamp(least, limits.max_step_rows.max(least));
-    let worth = u32::try_from(fixed_us.saturating_mul(FIXED_PART) / row_us).unwrap_or(u32::MAX);
-    best.min((wanted / TAPER).max(worth).max(LEAST))
+    best.clamp(least, limits.max_step_rows.max(least))
 }
 
 #[cfg(test)]
@@ -77,27 +65,6 @@ mod tests {
         );
         assert_eq!(of(2, None, 1000), 64, "nothing is known");
         assert_eq!(of(1, card, 1000), 128, "one stage has nobody to wait for");
-    }
-
-    #[test]
-    fn the_last_steps_become_smaller_where_rows_are_what_takes_time() {
-        let taken = |measured| {
-            let mut left = 300;
-            let mut steps = Vec::new();
-            while left > 0 {
-                let rows = of(2, measured, left).min(left);
-                steps.push(rows);
-                left -= rows;
-            }
-            steps
-        };
-        assert_eq!(taken(taking(9_000, 3_500)), [64, 59, 44, 33, 25, 18, 16, 16, 16, 9]);
-        assert_eq!(
-            taken(taking(5_000, 50)),
-            [128, 128, 44],
-            "a smaller step would take as long"
-        );
-        assert_eq!(taken(None), [64, 64, 64, 64, 44]);
     }
 
     #[test]
