@@ -361,17 +361,18 @@ impl Node {
         let mut command = std::process::Command::new(&self.worker);
         let stray = command.arg("--config").arg(places.config()).spawn().unwrap();
         let pid = rustix::process::Pid::from_raw(stray.id() as i32).unwrap();
-        leftovers::note(&places.directory, pid, "stray");
         let stray = Stray(stray);
-        // It is known by its command line, which it has once it is another program than ours.
-        let left = loop {
-            let left = leftovers::living(&self.state.path().join("workers"));
-            if !left.is_empty() {
-                break left;
+        // It is known by its command line, which it has for good once it is the program that listens: a script becomes its interpreter
+        // first, and is nobody in between.
+        let listens = async {
+            while !places.socket.exists() {
+                tokio::task::yield_now().await;
             }
-            leftovers::note(&places.directory, pid, "stray");
-            tokio::task::yield_now().await;
         };
+        tokio::time::timeout(LIMIT, listens).await.expect("the stray listens");
+        leftovers::note(&places.directory, pid, "stray");
+        let left = leftovers::living(&self.state.path().join("workers"));
+        assert_eq!(left.len(), 1, "the stray is found");
         let life = Life::begin(self.state.path(), &self.worker, &self.devices, threads, left);
         (self.desired, self.view) = (life.desired, life.view);
         (self.unload, self.driving) = (life.unload, life.driving);
