@@ -115,13 +115,11 @@ fn tests_of(file: &str) -> BTreeSet<String> {
     for line in text.lines().map(str::trim) {
         is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
         let name = line.trim_start_matches("async ").strip_prefix("fn ");
-        if let Some(name) = name.and_then(|rest| rest.split(['(', '<']).next()) {
-            if std::mem::take(&mut is_test) {
-                tests.insert(name.to_owned());
-            }
+        let name = name.and_then(|rest| rest.split(['(', '<']).next());
+        if let Some(name) = name.filter(|_| std::mem::take(&mut is_test)) {
+            tests.insert(name.to_owned());
         }
     }
-    // Properties stand within a macro, with an attribute like any other test.
     tests
 }
 

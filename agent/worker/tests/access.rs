@@ -309,7 +309,7 @@ async fn a_stage_that_misses_the_next_one_goes_on_where_it_hears_of_it_while_the
         let next = tail.agent.endpoint().await;
         middle.agent.install(&envelope, Some(&next)).await.unwrap();
     };
-    let (opened, ()) = within_limit("the stream", async { tokio::join!(opening, hearing) }).await;
+    let (opened, ()) = Box::pin(within_limit("the stream", async { tokio::join!(opening, hearing) })).await;
     let mut opened = opened.unwrap();
     assert_eq!(reason(&opened.step(1, 1, 0, &[3.0; WIDTH]).await), "");
 }
