@@ -25,7 +25,8 @@ const TOGETHER_TOKENS: usize = 24;
 /// # Errors
 /// When a side cannot be started or asked.
 pub async fn measure(session: &Session, network: &Network, report: &mut Report) -> Result<()> {
-    let (cut, _) = balance::cut(session, network).await?;
+    let (cuts, _) = balance::cuts(session, network).await?;
+    let cut = cuts.both;
     let mut sides = [
         ours(session, network, cut, Links::Bare, "awake").await?,
         asleep(session, network, cut, "asleep").await?,

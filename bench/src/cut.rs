@@ -1,7 +1,7 @@
 //! Where to cut a model so that two stages are balanced.
 //!
 //! The output head costs as much as several layers when it is computed for every row, as in decoding, and nothing in a prefill,
-//! where only the last row needs it: no cut balances both. Chosen is the one whose worse ideal is best.
+//! where only the last row needs it: no cut balances both.
 
 /// What parts of a model cost in one kind of work; any unit.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -18,16 +18,32 @@ const DECODE_TOKENS: usize = 24;
 const PREFILL_TOKENS: usize = 504;
 const REPEATS: usize = 3;
 
-/// The cut, and how it was found.
+/// Where a model is cut: the last layer of the first stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cuts {
+    /// Balanced for streams that are decoded together.
+    pub decode: u32,
+    /// Balanced for prompts.
+    pub prefill: u32,
+    /// The one whose worse ideal of the two is best.
+    pub both: u32,
+}
+
+/// The cuts, and how they were found.
 ///
 /// # Errors
 /// When the pair cannot be started or asked.
-pub async fn cut(session: &Session, network: &Network) -> Result<(u32, Value)> {
+pub async fn cuts(session: &Session, network: &Network) -> Result<(Cuts, Value)> {
     let header = read_model(&assets::model()?)?;
     let pieces = gguf::pieces(&header).map_err(trying("the model"))?;
     let (layers, allowed) = (pieces.layer_count(), pieces.allowed_cuts());
     if let Some(cut) = session.cut {
-        return Ok((cut, json!("given on the command line")));
+        let cuts = Cuts {
+            decode: cut,
+            prefill: cut,
+            both: cut,
+        };
+        return Ok((cuts, json!("given on the command line")));
     }
     let middle = layers / 2;
     session.say(&format!(
@@ -40,14 +56,21 @@ pub async fn cut(session: &Session, network: &Network) -> Result<(u32, Value)> {
     let decode = stage_seconds(&mut pair, &Question::Together(prompts, DECODE_TOKENS)).await?;
     let prefill = stage_seconds(&mut pair, &Question::Prefill(prompt(9, PREFILL_TOKENS))).await?;
     let work = [decode, prefill].map(|[head, tail]| Costs::from_stages(head, tail, middle, layers));
-    let cut = choose(layers, &allowed, &work).ok_or_else(|| failed("the cut", "this model cannot be cut"))?;
-    let [decode_ideal, prefill_ideal] = work.map(|costs| costs.ideal(layers, cut));
+    let best =
+        |work: &[Costs]| choose(layers, &allowed, work).ok_or_else(|| failed("the cut", "this model cannot be cut"));
+    let cuts = Cuts {
+        decode: best(&work[..1])?,
+        prefill: best(&work[1..])?,
+        both: best(&work)?,
+    };
+    let [decode, prefill] = work;
     let found = json!({
-        "rule": "the cut whose worse ideal speed-up, of eight streams and of a prefill, is best; from measured compute times",
-        "output_head_in_layers": { "eight_streams": work[0].output / work[0].layer, "prefill": work[1].output / work[1].layer },
-        "ideal": { "eight_streams": decode_ideal, "prefill": prefill_ideal },
+        "rule": "for each kind of work the cut whose ideal speed-up is best, and the one whose worse ideal of both is; from measured compute times",
+        "output_head_in_layers": { "eight_streams": decode.output / decode.layer, "prefill": prefill.output / prefill.layer },
+        "ideal": { "eight_streams": decode.ideal(layers, cuts.decode), "prefill": prefill.ideal(layers, cuts.prefill) },
+        "ideal_with_one_cut": { "eight_streams": decode.ideal(layers, cuts.both), "prefill": prefill.ideal(layers, cuts.both) },
     });
-    Ok((cut, found))
+    Ok((cuts, found))
 }
 
 /// Seconds that each of the two stages computes for this: the least of a few times, because a disturbance only adds.
