@@ -4,8 +4,9 @@
 //!  operator, agents ──▶ proxy ──▶ kube-apiserver        kubectl, stand-in kubelet ──▶ kube-apiserver
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apiproxy::script::{Fault, Often, Rule, What};
 use apiproxy::{Files, Proxy};
@@ -15,6 +16,10 @@ use localplane::plane::Plane;
 use localplane::stack::{AgentSpec, Shape, Stack, condition_of, run};
 use localplane::wait::{Seen, until};
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Each test has an installation to itself: two at once would only share two cores.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// A status that has not changed for so long will not without a cause.
@@ -35,9 +40,11 @@ fn faults() -> Vec<(&'static str, Vec<Rule>)> {
             "conflict",
             rule(What::StatusWrites, Often::EveryNth(2), Fault::Refuse(409)),
         ),
-        ("busy", rule(What::Any, Often::PerMille(200), Fault::Refuse(429))),
+        ("busy", rule(What::Any, Often::PerMille(200), Fault::Busy(1))),
         ("failing", rule(What::Any, Often::PerMille(200), Fault::Refuse(500))),
         ("forgetful", rule(What::Writes, Often::EveryNth(2), Fault::LoseAnswer)),
+        ("garbled", rule(What::Any, Often::PerMille(200), Fault::Garble)),
+        ("cutoff", rule(What::Any, Often::PerMille(200), Fault::CutOff)),
         (
             "expired",
             // A watch that is refused so is begun again by a list, which is a read.
@@ -63,9 +70,11 @@ struct Here {
     stack: Stack,
     proxy: Proxy,
     _dir: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
 async fn installation() -> Here {
+    let turn = ONE_AT_A_TIME.lock().await;
     let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().expect("a folder");
     let mut plane = Plane::start(&dir.path().join("plane")).await.expect("a control plane");
@@ -91,6 +100,7 @@ async fn installation() -> Here {
         stack,
         proxy,
         _dir: dir,
+        _turn: turn,
     }
 }
 
@@ -205,4 +215,55 @@ async fn with_every_fault_of_the_api_server_a_model_ends_up_as_without() {
         here.remove(name).await;
         here.proxy.follow(Vec::new());
     }
+}
+
+/// What the API server asks for: longer than any call waits.
+const PAUSE: Duration = Duration::from_secs(8);
+/// Requests that were under way when the first of them was refused have come by then.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+
+/// When each process of ours asked, and what it asked about leases (true) apart from the rest: both have pauses of their own.
+type Asked = BTreeMap<(String, bool), Vec<Instant>>;
+
+fn by_client(seen: Vec<apiproxy::Seen>) -> Asked {
+    let mut asked = Asked::new();
+    for seen in seen {
+        let is_lease = seen.path.contains("/coordination.k8s.io/");
+        asked.entry((seen.client, is_lease)).or_default().push(seen.at);
+    }
+    asked.values_mut().for_each(|times| times.sort_unstable());
+    asked
+}
+
+#[tokio::test]
+async fn a_pause_that_the_api_server_asks_for_is_kept_by_operator_and_agents_who_all_go_on_afterwards() {
+    let mut here = installation().await;
+    here.proxy.take_seen();
+    here.proxy.follow(vec![Rule {
+        what: What::Any,
+        often: Often::Always,
+        fault: Fault::Busy(PAUSE.as_secs()),
+    }]);
+    let look = || -> localplane::Result<Seen<Asked>> {
+        let asked = by_client(here.proxy.seen());
+        let asked_again = |times: &&Vec<Instant>| times.iter().any(|at| *at >= times[0] + PAUSE);
+        let again = asked.values().filter(asked_again).count();
+        let is = |program: &str| asked.keys().filter(|(client, _)| client.starts_with(program)).count();
+        let all = is("shardwright-operator") >= 1 && is("shardwright-agent") >= 2;
+        Ok(if all && again == asked.len() {
+            Seen::Done(asked)
+        } else {
+            Seen::Not(format!("{again} of {asked:?} asked again"))
+        })
+    };
+    let asked = until("everybody asks again", LIMIT, || std::future::ready(look()));
+    for (who, times) in asked.await.expect("asked again") {
+        let within = |at: &&Instant| (UNDER_WAY..PAUSE).contains(&(**at - times[0]));
+        let early = times.iter().filter(within).count();
+        println!("{who:?}: {} requests", times.len());
+        assert_eq!(early, 0, "{who:?} asked {early} times within the pause: {times:?}");
+    }
+    here.proxy.follow(Vec::new());
+    let source = assets::model().expect("the model");
+    here.serve("afterwards", &source).await;
 }

@@ -38,6 +38,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("modelgen", &["gguf"]),
     ("fakegpu", &[]),
     ("origin", &[]),
+    ("scarcity", &[]),
     (
         "bench",
         &[

@@ -12,6 +12,7 @@ use localplane::plane::Plane;
 use localplane::stack::{AgentSpec, Shape, Stack, condition_of, run};
 use localplane::wait::{Seen, until};
 use localplane::{assets, demo};
+use resumed::{SOME_PIECES, STORY};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio::task::JoinHandle;
@@ -34,10 +35,15 @@ mod mixed;
 mod moves;
 #[path = "end_to_end/outages.rs"]
 mod outages;
+#[path = "end_to_end/qualities.rs"]
+mod qualities;
+mod resumed;
 #[path = "end_to_end/serving.rs"]
 mod serving;
 #[path = "end_to_end/upgrades.rs"]
 mod upgrades;
+#[path = "end_to_end/without_api_server.rs"]
+mod without_api_server;
 
 /// Each test has a whole installation to itself: two at once would only share two cores.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -274,10 +280,7 @@ async fn a_model_behind_a_token_and_an_own_authority_is_served_and_each_node_rea
     assert_eq!(answer.expect("an answer").text, expected[0]);
 }
 
-const STORY: &str = "Write a long story about a lighthouse keeper, in great detail.";
 const STORY_TOKENS: u32 = 400;
-/// Enough of the story that it is under way.
-const SOME_PIECES: usize = 20;
 
 /// A model in two stages that says the same whatever happens meanwhile.
 fn strict_over_two() -> Value {
@@ -295,6 +298,11 @@ struct Story {
 
 impl Story {
     fn begin(chat: &Chat) -> Self {
+        Self::of(chat, STORY_TOKENS)
+    }
+
+    /// So many tokens of it.
+    fn of(chat: &Chat, tokens: u32) -> Self {
         let chat = chat.clone();
         let (sender, under_way) = oneshot::channel();
         let answer = tokio::spawn(async move {
@@ -311,7 +319,7 @@ impl Story {
                     let _ = sender.send(());
                 }
             };
-            let answer = chat.stream("m", STORY, STORY_TOKENS, each).await.expect("a stream");
+            let answer = chat.stream("m", STORY, tokens, each).await.expect("a stream");
             (answer, longest)
         });
         Self { answer, under_way }

@@ -66,6 +66,8 @@ pub async fn serve(
     // One socket for both certificates: a second bind would race with the end of the first listener.
     let socket = std::net::TcpListener::bind(address).map_err(bind_failed)?;
     socket.set_nonblocking(true).map_err(bind_failed)?;
+    let bound = socket.local_addr().map_err(bind_failed)?;
+    tracing::info!(address = %bound, "health and metrics are served");
     let listener = |config| TlsListener::from_tcp(TcpListener::from_std(socket.try_clone()?)?, config);
     let config = tls::self_signed(&[SubjectName::Dns("localhost".to_owned())])?;
     let enrolled = async {

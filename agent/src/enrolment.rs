@@ -107,6 +107,11 @@ impl Enrolment {
             role: proto::control::v1::Role::Agent,
         };
         let (identity, placement_keys) = enrol(options).await.map_err(|error| error.to_string())?;
+        self.take(identity, placement_keys, keys)
+    }
+
+    /// Takes what the operator issued into use. A disk that does not take it must not end a node that could serve on with it.
+    fn take(&self, identity: Identity, placement_keys: Vec<Vec<u8>>, keys: &PlacementKeys) -> Result<Identity, String> {
         let id = identity.spiffe_id().map_err(|error| error.to_string())?;
         if id != self.expected {
             return Err(format!(
@@ -114,12 +119,21 @@ impl Enrolment {
                 self.expected
             ));
         }
-        std::fs::create_dir_all(&self.directory).map_err(|error| format!("{}: {error}", self.directory.display()))?;
-        sign::store_keys(&self.directory, &placement_keys).map_err(|error| error.to_string())?;
-        identity.store(&self.directory).map_err(|error| error.to_string())?;
+        if let Err(cause) = self.store(&identity, &placement_keys) {
+            tracing::warn!(
+                cause,
+                "the identity cannot be kept: an agent that starts anew has to enrol again; make room in --state-dir"
+            );
+        }
         keys.replace(placement_keys);
         tracing::info!(%id, "enrolled");
         Ok(identity)
+    }
+
+    fn store(&self, identity: &Identity, placement_keys: &[Vec<u8>]) -> Result<(), String> {
+        std::fs::create_dir_all(&self.directory).map_err(|error| format!("{}: {error}", self.directory.display()))?;
+        sign::store_keys(&self.directory, placement_keys).map_err(|error| error.to_string())?;
+        identity.store(&self.directory).map_err(|error| error.to_string())
     }
 
     /// What is on disk, if it is ours, has not ended and is of the authority that is mounted.
@@ -143,3 +157,6 @@ impl Enrolment {
 fn read(path: &Path) -> Result<String, String> {
     store::read_text(path, BUNDLE_BYTES_MAX).map_err(|error| format!("trust bundle: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

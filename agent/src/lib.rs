@@ -24,6 +24,7 @@ pub mod devices;
 pub mod discovery;
 pub mod enrolment;
 pub mod inspect;
+pub mod kubernetes;
 pub mod leaves;
 pub mod links;
 pub mod metrics;

@@ -9,6 +9,7 @@ use crate::devices::{self, Devices};
 use crate::discovery::lease;
 use crate::discovery::publish::Publisher;
 use crate::enrolment::Enrolment;
+use crate::kubernetes::Way;
 use crate::leaves::{OperatorLeaves, PlacementKeys};
 use crate::links::{self, gate::Gate};
 use crate::models::{Counters, Models, serve};
@@ -123,8 +124,9 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What the parts tell each other.
+/// What the parts tell each other, and their way to the API server.
 struct Wires {
+    way: Way,
     devices: watch::Sender<Arc<Devices>>,
     neighbours: watch::Sender<Option<Arc<Neighbours>>>,
     credentials: watch::Sender<Option<identity::Credentials>>,
@@ -138,6 +140,7 @@ struct Wires {
 impl Wires {
     fn new() -> Self {
         Self {
+            way: Way::default(),
             devices: watch::Sender::new(Arc::default()),
             neighbours: watch::Sender::new(None),
             credentials: watch::Sender::new(None),
@@ -257,6 +260,7 @@ async fn end_left(left: Vec<Left>) {
 /// Keeps the devices' objects and the node's Lease until `stop`.
 fn publish(settings: &Settings, wires: &Wires, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
     let publisher = Publisher {
+        way: wires.way.clone(),
         node: settings.node.clone(),
         pod: settings.pod.clone(),
         devices: wires.devices.subscribe(),
@@ -266,8 +270,12 @@ fn publish(settings: &Settings, wires: &Wires, stop: &CancellationToken) -> toki
     let (node, pod, namespace) = (settings.node.clone(), settings.pod.clone(), settings.namespace.clone());
     let publishing = stop.clone().run_until_cancelled_owned(publisher.run());
     let rating = stop.clone().run_until_cancelled_owned(measure_steps(settings, wires));
-    let token = stop.clone();
-    let leasing = async move { token.run_until_cancelled(lease::keep(&node, &pod, &namespace)).await };
+    let (token, way) = (stop.clone(), wires.way.clone());
+    let leasing = async move {
+        token
+            .run_until_cancelled(lease::keep(&way, &node, &pod, &namespace))
+            .await
+    };
     tokio::spawn(async move {
         tokio::join!(publishing, leasing, rating);
     })
@@ -309,6 +317,7 @@ fn measure_links(
         seen: wires.links.clone(),
     };
     let publisher = links::publish::Publisher {
+        way: wires.way.clone(),
         node: settings.node.clone(),
         seen: wires.links.subscribe(),
         devices: wires.devices.subscribe(),
@@ -449,12 +458,12 @@ fn watch_devices(
     };
     let seen = watch::Sender::new(Arc::default());
     let (listed, told) = (seen.subscribe(), wires.neighbours.clone());
-    let devices = wires.devices.subscribe();
+    let (devices, way) = (wires.devices.subscribe(), wires.way.clone());
     let all = async move {
         tokio::join!(
             devices::drive::run(setting, lines),
             devices::seen::tell(devices, seen),
-            neighbours::watch(neighbour_setting, listed, told),
+            neighbours::watch(neighbour_setting, way, listed, told),
         );
     };
     let stop = stop.clone();

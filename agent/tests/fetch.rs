@@ -1,19 +1,20 @@
 //! Reading models over the network: what is read, how often, and from whom.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod inspected;
 mod rig;
 mod tiny_model;
 
 use agent::shard::weights::{Gauge, Weights};
 use agent::source::Kind;
+use inspected::{Inspected, PATH, access};
 use origin::{Manner, Seen, Server};
-use proto::control::v1::{ModelFacts, SourceAccess};
+use proto::control::v1::ModelFacts;
 use rig::{Node, fetched_and_verified, pieces, wanted, weights};
 use tokio::runtime::Runtime;
 
 /// Matrices of 80 kB: headers are small beside them.
 const ROWS: u64 = 2000;
-const PATH: &str = "/models/tiny.gguf";
 
 struct Bench {
     runtime: Runtime,
@@ -23,15 +24,10 @@ struct Bench {
 }
 
 impl Bench {
-    /// Inspected by another node, so that this one has nothing yet but the index that an operator would give it.
+    /// A node that has nothing yet.
     fn new() -> Self {
         let runtime = rig::runtime();
-        let server = Server::start().unwrap();
-        server.put(PATH, tiny_model::bytes(ROWS));
-        let other = Node::new(&runtime);
-        let facts = rig::inspect(&runtime, &other.models, &server.url(PATH), Some(access(&server)), &[]).unwrap();
-        server.put(&format!("{PATH}.index.json"), facts.index.clone());
-        server.forget();
+        let Inspected { server, facts, .. } = Inspected::of_rows(&runtime, ROWS);
         let node = Node::new(&runtime);
         Self {
             runtime,
@@ -44,14 +40,6 @@ impl Bench {
     fn weights(&self, first: u32, end: u32) -> Weights {
         let wanted = wanted(&self.facts, &self.server.url(PATH), Some(access(&self.server)));
         weights(&self.node.models, &self.facts, wanted, first, end)
-    }
-}
-
-fn access(server: &Server) -> SourceAccess {
-    SourceAccess {
-        ca_bundle_pem: server.ca_pem.clone(),
-        bearer_token: "secret-token".into(),
-        ..SourceAccess::default()
     }
 }
 

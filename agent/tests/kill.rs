@@ -1,13 +1,13 @@
 //! A fetching process that is killed a hundred times never leaves a wrong file under a right name.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod inspected;
 mod rig;
 mod tiny_model;
 
-use gguf::index::WeightIndex;
-use origin::Server;
+use inspected::Inspected;
 use proto::control::v1::{ModelFacts, SourceAccess};
-use rig::{Node, wanted, weights};
+use rig::{wanted, weights};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 const KILLS: usize = 100;
 /// Layers of some 3 MB: a fetch takes long enough to be hit in all of its parts.
 const ROWS: u64 = 40_000;
-const PATH: &str = "/tiny.gguf";
 const SEED: u64 = 0x5eed;
 
 /// The same sequence on every machine: splitmix64.
@@ -72,25 +71,15 @@ fn start(state: &Path, uri: &str) -> Child {
 #[test]
 fn killed_a_hundred_times_a_fetch_never_leaves_a_bad_file_and_comes_to_its_end() {
     let runtime = rig::runtime();
-    let server = Server::start().unwrap();
-    server.put(PATH, tiny_model::bytes(ROWS));
-    let uri = server.url(PATH);
-    let access = SourceAccess {
-        ca_bundle_pem: server.ca_pem.clone(),
-        ..SourceAccess::default()
-    };
-    let inspecting = Node::new(&runtime);
-    let facts = rig::inspect(&runtime, &inspecting.models, &uri, Some(access), &[]).unwrap();
-    server.put(&format!("{PATH}.index.json"), facts.index.clone());
-    let index = WeightIndex::parse(&facts.index).unwrap();
-    let header = std::fs::read(rig::path_of(&inspecting.models, &facts).join("header-0.gguf")).unwrap();
+    let model = Inspected::of_rows(&runtime, ROWS);
+    let (server, facts, uri) = (&model.server, &model.facts, model.uri());
 
     let state = tempfile::tempdir().unwrap();
-    std::fs::write(state.path().join("facts"), prost::Message::encode_to_vec(&facts)).unwrap();
+    std::fs::write(state.path().join("facts"), prost::Message::encode_to_vec(facts)).unwrap();
     std::fs::write(state.path().join("ca.pem"), &server.ca_pem).unwrap();
     let models = state.path().join("models");
-    let folder = models.join(index.digest().to_string());
-    let check = || rig::check_folder(&folder, &index, std::slice::from_ref(&header));
+    let folder = models.join(model.index().digest().to_string());
+    let check = || model.check(&folder);
 
     // How long it takes without being killed says when to kill.
     let began = Instant::now();

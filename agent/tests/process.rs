@@ -1,82 +1,16 @@
 //! The executable itself: configuration, probing, and a life without operator and API server.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod lonely;
+
 use device::{Answer, Backend, Platform};
-use std::io::{BufRead, BufReader, Read};
+use lonely::{LIMIT, Lonely, agent, lonely};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
-
-/// Nothing here takes longer on a machine that works.
-const LIMIT: Duration = Duration::from_secs(60);
-
-fn agent() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shardwright-agent"));
-    for name in ["NODE_NAME", "POD_NAME", "POD_NAMESPACE", "POD_IP", "SHARDWRIGHT_LOG"] {
-        command.env_remove(name);
-    }
-    command.env("KUBECONFIG", "/nonexistent/kubeconfig");
-    command
-}
 
 fn run(arguments: &[&str]) -> Output {
     agent().args(arguments).output().unwrap()
-}
-
-/// An agent whose operator, bundle and token do not exist.
-struct Lonely {
-    child: Child,
-    log: BufReader<ChildStderr>,
-}
-
-impl Lonely {
-    fn start(state_dir: &Path) -> Self {
-        let mut child = lonely(state_dir).stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        Self { child, log }
-    }
-
-    /// Reads its log until a line has this in it; what was said before it.
-    fn until(&mut self, text: &str) -> Vec<String> {
-        let (start, mut before) = (Instant::now(), Vec::new());
-        for line in self.log.by_ref().lines().map_while(Result::ok) {
-            if line.contains(text) {
-                return before;
-            }
-            before.push(line);
-            assert!(start.elapsed() < LIMIT, "{text} did not come about in time");
-        }
-        panic!("the agent ended before {text}");
-    }
-}
-
-impl Drop for Lonely {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn lonely(state_dir: &Path) -> Command {
-    let mut command = agent();
-    command.args([
-        "--node-name",
-        "node-a",
-        "--backends",
-        "cpu",
-        "--admin-listen",
-        "127.0.0.1:0",
-    ]);
-    command.args(["--operator-enrol", "127.0.0.1:1", "--operator-control", "127.0.0.1:1"]);
-    command.args([
-        "--trust-bundle",
-        "/nonexistent/bundle.pem",
-        "--token",
-        "/nonexistent/token",
-    ]);
-    command.arg("--state-dir").arg(state_dir);
-    command
 }
 
 #[test]
@@ -213,16 +147,7 @@ fn without_operator_and_api_server_the_agent_waits_and_a_signal_ends_it_well() {
     let second = lonely(state_dir.path()).output().unwrap();
     assert_eq!(second.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&second.stderr).contains("in use by another agent"));
-    let pid = rustix::process::Pid::from_raw(first.child.id() as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = first.child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(start.elapsed() < LIMIT, "it did not end in time");
-        std::thread::yield_now();
-    };
+    let status = first.terminated();
     assert!(status.success(), "{status}");
 }
 

@@ -264,6 +264,12 @@ async fn what_the_kernel_says_of_a_card_reaches_that_card_alone_and_what_a_proce
     let restarts: Vec<u32> = devices.states.iter().map(|state| state.restart_shards).collect();
     assert_eq!(restarts.iter().sum::<u32>(), 1, "{restarts:?}");
     assert_eq!(devices.counters.spoofed_events, 1);
+    let doubtful = [0, 1].map(|card| state(&devices, card).unwrap().spoiled_by.as_ref());
+    assert_eq!(
+        doubtful.map(|fault| fault?.xid),
+        [Some(79), None],
+        "what the cards compute"
+    );
     let fault = state(&devices, 0).and_then(|state| state.last_fault.clone()).unwrap();
     assert_eq!(fault.xid, Some(79));
     assert_eq!(

@@ -682,6 +682,29 @@ async fn a_shard_for_a_device_in_trouble_is_refused_with_its_fault_and_starts_wh
 }
 
 #[tokio::test]
+async fn a_worker_whose_device_computes_what_is_wrong_is_ended_at_once_and_started_when_it_is_ready_again() {
+    let mut node = Node::start(Manner::Good);
+    node.want(1, tiny_model::LAYERS);
+    node.until_serving(1).await;
+    let mut devices = Devices::of([processors()]);
+    let fault = device::health::Fault::new("SelfTestFailed", "byte 7 differs", device::health::Action::ResetDevice);
+    devices.states[0].spoiled_by = Some(fault.clone());
+    devices.states[0].standing = device::health::Standing::Failed { fault };
+    node.devices.send_replace(Arc::new(devices));
+    let view = node.until_failed("DeviceSuspect").await;
+    let said = &view.statuses[0].message;
+    assert!(
+        said.contains("node-cpu0") && said.contains("SelfTestFailed: byte 7 differs"),
+        "{said}"
+    );
+    assert!(view.holdings.is_empty() && view.serving.is_empty());
+    assert_eq!((node.processes(tiny_model::LAYERS), view.worker_failures), (None, 0));
+    node.devices.send_replace(Arc::new(Devices::of([processors()])));
+    node.until_serving(1).await;
+    assert!(node.processes(tiny_model::LAYERS).is_some());
+}
+
+#[tokio::test]
 async fn weights_that_do_not_load_are_reported_with_reason_and_last_words() {
     let mut node = Node::start(Manner::BadWeights);
     node.want(1, tiny_model::LAYERS);

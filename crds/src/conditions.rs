@@ -123,6 +123,8 @@ pub mod reason {
     pub const FETCHING: &str = "Fetching";
     pub const LOADING: &str = "Loading";
     pub const LOAD_FAILED: &str = "LoadFailed";
+    /// A worker ends again and again, and does not say why.
+    pub const CRASH_LOOP: &str = "CrashLoop";
     pub const NOT_PLACED: &str = "NotPlaced";
     pub const NOT_LOADED: &str = "NotLoaded";
     pub const SERVING: &str = "Serving";
@@ -185,8 +187,6 @@ pub mod reason {
     /// There is no other node to measure to.
     pub const NO_PEERS: &str = "NoPeers";
     pub const PAUSED: &str = "Paused";
-
-    pub const AGENT_LOST: &str = "AgentLost";
 }
 
 /// Longest message the schema accepts, in bytes; longer ones are cut.

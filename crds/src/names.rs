@@ -6,6 +6,8 @@ pub const GROUP: &str = "shardwright.dev";
 pub const VERSION: &str = "v1alpha1";
 /// Category of every kind: `kubectl get shardwright`.
 pub const CATEGORY: &str = "shardwright";
+/// What makes the kinds anew: definitions are part of the chart, but Helm installs them once and never again.
+pub const INSTALL_KINDS: &str = "kubectl apply --server-side -f charts/shardwright/crds";
 
 /// Default trust domain of SPIFFE ids.
 pub const TRUST_DOMAIN: &str = "shardwright";
@@ -60,8 +62,6 @@ pub const SHARED: &str = "share";
 pub const RESERVATION_PREFIX: &str = "shardwright-reserve-";
 /// Component label of those pods.
 pub const RESERVATION_COMPONENT: &str = "reservation";
-/// Finalizer of an InferenceModel: its shards are unloaded before it goes.
-pub const MODEL_FINALIZER: &str = "shardwright.dev/unload";
 
 /// Longest name that the API server accepts for an object.
 const MAX_NAME_BYTES: usize = 253;

@@ -23,6 +23,7 @@ pub mod occupancy;
 pub mod openai;
 pub mod routes;
 pub mod run;
+pub mod state_dir;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;

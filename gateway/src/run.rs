@@ -27,6 +27,7 @@ use crate::occupancy::Occupancy;
 use crate::openai;
 use crate::routes::Table;
 use crate::routes::watch::Control;
+use crate::state_dir;
 use crate::vocabulary::{Source, Vocabularies};
 
 /// How long answers in progress may take once the end was asked for. Below the 30 s that connections get, so
@@ -131,9 +132,12 @@ pub async fn run(
     });
 
     // 1. What needs nobody else.
-    tokio::fs::create_dir_all(&args.state_dir)
-        .await
-        .map_err(RunError::system(format!("--state-dir {}", args.state_dir.display())))?;
+    state_dir::prepare(&args.state_dir).await.map_err(|error| {
+        let (path, user) = (args.state_dir.display(), rustix::process::geteuid().as_raw());
+        RunError::Config(format!(
+            "--state-dir {path}: {error}; the gateway runs as user {user} and has to write there"
+        ))
+    })?;
     let keys = ApiKeys::load(&args.api_keys)
         .await
         .map_err(|error| RunError::Config(format!("--api-keys {}: {error}", args.api_keys.display())))?;

@@ -261,6 +261,7 @@ impl ObtainError {
     /// The part that clients may see.
     fn public(&self) -> &'static str {
         match self {
+            Self::Fetch(fetch::FetchError::File { .. }) => "it cannot be kept on this gateway's disk",
             Self::Fetch(_) => "it could not be fetched",
             Self::File(_) => "its file cannot be read",
             Self::Tokenizer => "its tokeniser did not start",

@@ -17,6 +17,7 @@ use identity::tls::{ALPN_GRPC, server_config_open};
 use identity::{DEFAULT_LEAF_LIFETIME, Role, SpiffeId};
 use proto::control::v1::enrolment_server::{Enrolment, EnrolmentServer};
 use proto::control::v1::{EnrolRequest, EnrolResponse};
+use scarcity::disk::Disk;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
@@ -138,6 +139,23 @@ async fn the_identity_kept_from_before_serves_while_the_operator_is_away() {
     })
     .await;
     assert!(other.is_err());
+}
+
+#[tokio::test]
+async fn an_identity_that_a_full_disk_does_not_take_is_used_all_the_same() {
+    let Some(disk) = Disk::of(1 << 20) else { return };
+    disk.fill_but(0).unwrap();
+    let fixture = Fixture::start().await;
+    let enroller = Enroller {
+        directory: disk.path().join("identity"),
+        ..fixture.enroller("gateway-0")
+    };
+    let identified = tokio::time::timeout(LIMIT, enroller.first()).await.unwrap().unwrap();
+    assert_eq!(
+        identified.credentials.spiffe_id().to_string(),
+        "spiffe://shardwright/gateway/gateway-0"
+    );
+    assert!(!disk.path().join("identity/leaf.pem").exists());
 }
 
 #[tokio::test]

@@ -74,6 +74,14 @@ impl Default for Keepalive {
     }
 }
 
+impl Keepalive {
+    /// How long a peer may say nothing.
+    #[must_use]
+    pub fn limit(self) -> Duration {
+        self.interval + self.timeout
+    }
+}
+
 /// How a channel is opened and kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectOptions {
@@ -199,6 +207,23 @@ pub fn causes(error: &dyn StdError) -> String {
         Some(remedy) if !text.contains(remedy) => format!("{text} ({remedy})"),
         _ => text,
     }
+}
+
+/// Whether a call ended because nothing was heard of the peer any more: its keepalive, or TCP, gave the connection up.
+#[must_use]
+pub fn fell_silent(error: &(dyn StdError + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let of_http = error.downcast_ref::<hyper::Error>();
+        let of_tcp = error.downcast_ref::<io::Error>();
+        if of_http.is_some_and(hyper::Error::is_timeout)
+            || of_tcp.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn remedy(told: &str) -> Option<&'static str> {

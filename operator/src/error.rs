@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use lifecycle::pause::Paused;
+
 /// No answer from the Kubernetes API for this long is a failure: its own limit for a request is 60 s, and a placement
 /// must not wait that long behind one slow call.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,6 +48,7 @@ impl CallError {
                     429 | 500.. => "api_unavailable",
                     _ => "api_refused",
                 },
+                kube::Error::Service(cause) if cause.is::<Paused>() => "api_unavailable",
                 _ => "api_unreachable",
             },
         }
@@ -82,6 +85,7 @@ pub fn brief(error: &kube::Error) -> String {
                 _ => said,
             }
         }
+        kube::Error::Service(cause) if cause.is::<Paused>() => cause.to_string(),
         other => identity::connect::causes(other),
     }
 }

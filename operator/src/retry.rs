@@ -9,6 +9,12 @@ pub const API: Policy = Policy {
     first: Duration::from_millis(200),
     cap: Duration::from_secs(30),
 };
+/// Watches of objects while the API server is away or busy: placements wait for it, so its return is met soon. Each replica has eight
+/// of them.
+pub const WATCH: Policy = Policy {
+    first: Duration::from_millis(800),
+    cap: Duration::from_secs(5),
+};
 /// A source that no agent could read: people mend those, in minutes.
 pub const INSPECTION: Policy = Policy {
     first: Duration::from_secs(5),

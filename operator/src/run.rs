@@ -9,7 +9,9 @@ use std::time::Duration;
 use axum::http::{HeaderValue, header};
 use identity::tls::{ALPN_GRPC, ALPN_HTTPS, server_config, server_config_open};
 use identity::{Credentials, TlsListener, grpc_server, serve_https};
+use kube::client::ClientBuilder;
 use kube::{Api, Client};
+use lifecycle::pause::Pauses;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -23,6 +25,7 @@ use crate::context::{ClientHandle, Context, Names};
 use crate::enrolment;
 use crate::lease::Elector;
 use crate::metrics::Metrics;
+use crate::patience::patient;
 use crate::replica::{self, Replica};
 
 /// From the signal to the end: streams are told, a status write under way may finish, the lease is released.
@@ -176,7 +179,10 @@ async fn connect() -> Result<Client, StartError> {
     let agent = HeaderValue::from_static(concat!("shardwright-operator/", env!("CARGO_PKG_VERSION")));
     config.headers.push((header::USER_AGENT, agent));
     tracing::info!(server = %config.cluster_url, "Kubernetes API");
-    Client::try_from(config).map_err(|error| unusable(&error))
+    // By itself it waits for as long as any answer says.
+    config.default_retry = false;
+    let builder = ClientBuilder::try_from(config).map_err(|error| unusable(&error))?;
+    Ok(patient(builder, &Pauses::default()))
 }
 
 /// Binds all ports before any is served, so that a port in use is an error at the start.

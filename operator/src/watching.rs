@@ -3,27 +3,70 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use crds::names::INSTALL_KINDS;
 use futures::{Stream, StreamExt, stream};
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Resource};
+use lifecycle::backoff;
 use serde::de::DeserializeOwned;
 
 use crate::error::brief;
-
-/// Definitions are part of the chart, but Helm installs them once and never again.
-pub const INSTALL_KINDS: &str = "kubectl apply --server-side -f charts/shardwright/crds";
+use crate::retry;
 
 /// Everything is listed anew so often. A watch tells all that happens, but not when the store behind the API server was set back to
 /// an older state, or when the API server's cache fails to follow the store: then it says nothing, and says that well.
 pub const RELIST: Duration = Duration::from_secs(300);
 
-/// The events of a watcher that begins anew every [`RELIST`]: what it lists then replaces what was known.
+/// The events of a watcher that begins anew every [`RELIST`]: what it lists then replaces what was known. After each error it waits, for
+/// longer the more of them there were in a row: whoever follows it need not.
 pub fn events<K>(api: Api<K>, config: Config) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let begin = move || watcher(api.clone(), config.clone()).take_until(tokio::time::sleep(RELIST));
-    stream::iter(std::iter::repeat_with(begin)).flatten()
+    spaced(stream::iter(std::iter::repeat_with(begin)).flatten())
+}
+
+/// The pause after so many errors in a row, the last of which was this one.
+fn pause(error: &watcher::Error, failures: u32) -> Duration {
+    let policy = if is_refused(error) { retry::API } else { retry::WATCH };
+    policy.wait(failures, backoff::jitter())
+}
+
+/// Whether the API server answered that it will not: nothing but people change that.
+fn is_refused(error: &watcher::Error) -> bool {
+    use watcher::Error as E;
+    match error {
+        E::InitialListFailed(kube::Error::Api(status))
+        | E::WatchStartFailed(kube::Error::Api(status))
+        | E::WatchFailed(kube::Error::Api(status)) => (400..500).contains(&status.code) && status.code != 429,
+        _ => false,
+    }
+}
+
+/// A stream of events with pauses after its errors. That a list begins (`Init`) is no success: it may be refused next, for hours.
+fn spaced<K: 'static>(
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static {
+    let begin = (Box::pin(events), 0_u32, None);
+    stream::unfold(begin, |(mut events, mut failures, wait)| async move {
+        if let Some(wait) = wait {
+            tokio::time::sleep(wait).await;
+        }
+        let event = events.next().await?;
+        let wait = match &event {
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                Some(pause(error, failures))
+            }
+            Ok(Event::Init) => None,
+            Ok(_) => {
+                failures = 0;
+                None
+            }
+        };
+        Some((event, (events, failures, wait)))
+    })
 }
 
 /// Why a watch broke, in the words of the API server, and what to do about it. Only kinds that the chart defines can be unknown.
@@ -45,20 +88,62 @@ pub fn explain(error: &watcher::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+
+    fn refusal(code: u16) -> watcher::Error {
+        let status = kube::core::Status {
+            code,
+            message: "no".into(),
+            ..Default::default()
+        };
+        watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+    }
+
+    /// The longest pause within so many attempts that all end with this error, each after the word that a list begins.
+    async fn longest_pause(error: fn() -> watcher::Error, attempts: usize) -> Duration {
+        let attempt = move |_| [Ok(Event::<()>::Init), Err(error())];
+        let mut events = Box::pin(spaced(
+            stream::iter(0..attempts).flat_map(move |n| stream::iter(attempt(n))),
+        ));
+        let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+        while let Some(event) = events.next().await {
+            if event.is_err() {
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+        }
+        longest
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_is_asked_for_less_and_less_and_what_is_away_is_met_soon_after_its_return() {
+        let refused = longest_pause(|| refusal(403), 20).await;
+        assert!((retry::API.cap / 2..=retry::API.cap).contains(&refused), "{refused:?}");
+        let away = longest_pause(|| refusal(503), 20).await;
+        assert!((retry::WATCH.cap / 2..=retry::WATCH.cap).contains(&away), "{away:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_came_to_its_end_ends_the_long_pauses() {
+        let told = (0..9).map(|_| Err(refusal(403)));
+        let events: Vec<_> = told
+            .chain([Ok(Event::<()>::InitDone), Err(refusal(403)), Ok(Event::Init)])
+            .collect();
+        let mut events = Box::pin(spaced(stream::iter(events)));
+        for _ in 0..11 {
+            events.next().await;
+        }
+        let before = Instant::now();
+        assert!(matches!(events.next().await, Some(Ok(Event::Init))));
+        assert!(before.elapsed() <= retry::API.first, "{:?}", before.elapsed());
+    }
 
     #[test]
     fn a_watch_that_breaks_says_what_to_do() {
-        let refused = |code| {
-            let status = kube::core::Status {
-                code,
-                message: "no".into(),
-                ..Default::default()
-            };
-            watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
-        };
-        assert!(explain(&refused(404)).contains(INSTALL_KINDS));
-        assert!(explain(&refused(403)).contains("helm upgrade"));
-        assert_eq!(explain(&refused(500)), "list: no (500 )");
+        assert!(explain(&refusal(404)).contains(INSTALL_KINDS));
+        assert!(explain(&refusal(403)).contains("helm upgrade"));
+        assert_eq!(explain(&refusal(500)), "list: no (500 )");
     }
 }

@@ -2,7 +2,7 @@
 //! AMD's whose kernel files are in a folder.
 //!
 //! ```text
-//!  agent ──Vulkan──▶ layer that shows a card ──▶ renderer        worker ──Vulkan──▶ renderer
+//!  agent ──Vulkan──▶ layer that shows a card ──▶ renderer        worker ──Vulkan──▶ layer that can lose it ──▶ renderer
 //!        ──files───▶ root/sys (recorded), root/proc (the machine's), root/dev/kmsg (ours)
 //! ```
 
@@ -32,7 +32,7 @@ impl Card {
     /// Makes the folders, and what agents need in their environment.
     pub fn make(folder: &Path) -> (Self, Vec<(&'static str, OsString)>) {
         let card = Self::at(folder);
-        let (root, layer) = (card.root(), folder.join("layer"));
+        let (root, layer) = (card.root(), card.layer());
         for made in ["dev", "sys/class", "sys/bus/pci/devices", "sys/fs"] {
             fs::create_dir_all(root.join(made)).expect("a folder");
         }
@@ -63,9 +63,27 @@ impl Card {
 
     /// The kernel's driver gives the card up.
     pub fn lose(&self) {
-        let line = format!("3,7,9,-;amdgpu {ADDRESS}: amdgpu: GPU reset end with ret = -110\n");
+        self.driver_says("GPU reset end with ret = -110");
+    }
+
+    /// The card's memory lost what was in it.
+    pub fn lose_memory(&self) {
+        self.driver_says("2 uncorrectable hardware errors detected in umc block");
+    }
+
+    /// What computes on the card finds it lost with its next step. Nobody else does.
+    pub fn lose_in_use(&self) {
+        fakegpu::lose_in_use(&self.layer()).expect("a file");
+    }
+
+    fn driver_says(&self, words: &str) {
+        let line = format!("3,7,9,-;amdgpu {ADDRESS}: amdgpu: {words}\n");
         let log = fs::File::options().append(true).open(self.log());
         log.and_then(|mut log| log.write_all(line.as_bytes())).expect("a line");
+    }
+
+    fn layer(&self) -> PathBuf {
+        self.folder.join("layer")
     }
 
     fn root(&self) -> PathBuf {

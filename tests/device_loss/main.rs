@@ -1,11 +1,14 @@
 //! A card that is lost, or that another pod is given, is left within seconds: real API server, real agents, a device that
-//! really held the layers, and an answer before and after.
+//! really held the layers, and an answer before and after. A stream that is under way goes on.
 //!
 //! What agents need in their environment holds for a process and all that it starts, so each test's body runs in a
 //! process of its own: this program again.
 
 mod card;
 mod kubelet;
+#[path = "../resumed.rs"]
+mod resumed;
+mod stream;
 
 use card::{ADDRESS, Card};
 use kubelet::Kubelet;
@@ -34,9 +37,8 @@ const MODEL: &str = "m";
 fn layers_of_a_card_that_its_driver_gives_up_are_elsewhere_within_seconds_and_the_model_answers() {
     on_a_node_with_a_card(
         "layers_of_a_card_that_its_driver_gives_up_are_elsewhere_within_seconds_and_the_model_answers",
-        |card, _| card.lose(),
         // The renderer behind the card is well, so the card passes its next verification and is watched.
-        ("Healthy", &["DeviceLost", "Recovering"], "DeviceLost"),
+        |here| here.leaves_its_device_after(Card::lose, ("Healthy", &["DeviceLost", "Recovering"], "DeviceLost")),
     );
 }
 
@@ -44,18 +46,30 @@ fn layers_of_a_card_that_its_driver_gives_up_are_elsewhere_within_seconds_and_th
 fn layers_of_a_card_that_another_pod_is_given_are_elsewhere_within_seconds_and_the_model_answers() {
     on_a_node_with_a_card(
         "layers_of_a_card_that_another_pod_is_given_are_elsewhere_within_seconds_and_the_model_answers",
-        |_, kubelet| kubelet.give("training-0", "amd.com/gpu", ADDRESS),
-        ("Ready", &["Foreign"], "DevicePreempted"),
+        |here| {
+            let kubelet = here.kubelet.clone();
+            let fault = move |_: &Card| kubelet.give("training-0", "amd.com/gpu", ADDRESS);
+            here.leaves_its_device_after(fault, ("Ready", &["Foreign"], "DevicePreempted"))
+        },
     );
 }
 
 /// The condition that is False then, its reasons, and the event's.
 type Told = (&'static str, &'static [&'static str], &'static str);
 
-fn on_a_node_with_a_card(name: &str, fault: fn(&Card, &Kubelet), told: Told) {
+/// An installation whose model is on the card of one node, with another node beside it.
+struct Here {
+    stack: Stack,
+    card: Card,
+    kubelet: Kubelet,
+    epoch: i64,
+}
+
+fn on_a_node_with_a_card<F: Future<Output = ()>>(name: &str, scenario: impl FnOnce(Here) -> F) {
     if let Some(folder) = std::env::var_os(INNER) {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        return runtime.block_on(inner(Path::new(&folder), fault, told));
+        let here = runtime.block_on(Box::pin(Here::start(Path::new(&folder))));
+        return runtime.block_on(Box::pin(scenario(here)));
     }
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().expect("a folder");
@@ -69,50 +83,67 @@ fn on_a_node_with_a_card(name: &str, fault: fn(&Card, &Kubelet), told: Told) {
     assert!(status.success(), "{name}: {status}; its words are above");
 }
 
-async fn inner(folder: &Path, fault: fn(&Card, &Kubelet), told: Told) {
-    // Another crate of the same process may have chosen it already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let card = Card::at(folder);
-    let kubelet = Kubelet::start(&card.socket());
-    let agents = [AgentSpec::new("with-card", "vulkan,rocm")];
-    let mut stack = Stack::start(&folder.join("plane"), &agents, &mut |step| println!("{step}"))
-        .await
-        .expect("an installation");
-    if let Err(error) = stack.wait_for_devices(1).await {
-        let mut kubectl = stack.plane().kubectl().expect("kubectl");
-        let devices = run(kubectl.args(["get", "devicegpustates", "-o", "yaml"])).unwrap_or_default();
-        let log = std::fs::read_to_string(stack.plane().dir().join("agent-with-card.log")).unwrap_or_default();
-        panic!("{error}\n{devices}\n{log}");
+impl Here {
+    async fn start(folder: &Path) -> Self {
+        // Another crate of the same process may have chosen it already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let card = Card::at(folder);
+        let kubelet = Kubelet::start(&card.socket());
+        let agents = [AgentSpec::new("with-card", "vulkan,rocm")];
+        let mut stack = Stack::start(&folder.join("plane"), &agents, &mut |step| println!("{step}"))
+            .await
+            .expect("an installation");
+        if let Err(error) = stack.wait_for_devices(1).await {
+            let mut kubectl = stack.plane().kubectl().expect("kubectl");
+            let devices = run(kubectl.args(["get", "devicegpustates", "-o", "yaml"])).unwrap_or_default();
+            let log = std::fs::read_to_string(stack.plane().dir().join("agent-with-card.log")).unwrap_or_default();
+            panic!("{error}\n{devices}\n{log}");
+        }
+        let before = model_on_the_card(&mut stack).await;
+        let epoch = epoch(&before);
+        stack
+            .start_agent(&AgentSpec::new("spare", "cpu"))
+            .await
+            .expect("a second node");
+        stack.wait_for_devices(2).await.expect("a spare device");
+        let model = stack.model("default", MODEL).expect("the model");
+        assert_eq!(nodes(&model), ["with-card"], "nothing has happened yet");
+        Self {
+            stack,
+            card,
+            kubelet,
+            epoch,
+        }
     }
-    let before = model_on_the_card(&mut stack).await;
-    let epoch = epoch(&before);
-    stack
-        .start_agent(&AgentSpec::new("spare", "cpu"))
-        .await
-        .expect("a second node");
-    stack.wait_for_devices(2).await.expect("a spare device");
-    let model = stack.model("default", MODEL).expect("the model");
-    assert_eq!(nodes(&model), ["with-card"], "nothing has happened yet");
 
-    let start = Instant::now();
-    fault(&card, &kubelet);
-    let after = moved(&mut stack, epoch).await.expect("a placement elsewhere");
-    let published = start.elapsed();
-    assert_eq!(nodes(&after), ["spare"]);
-    let ready = stack.wait_for_condition("default", MODEL, "Ready", "True", MOVE_LIMIT);
-    ready.await.expect("Ready again");
-    answers(&stack).await;
-    let answered = start.elapsed();
-    println!(
-        "{}: the layers had another place after {:.1} s and the model answered after {:.1} s; the bar is {} s",
-        told.2,
-        published.as_secs_f64(),
-        answered.as_secs_f64(),
-        BAR.as_secs(),
-    );
-    assert!(answered <= MOVE_LIMIT, "it took {answered:?}");
-    people_are_told(&stack, told).await.expect("what people are told");
-    stack.stop().await.expect("an orderly end");
+    /// Whatever is done to the card: its layers are elsewhere soon.
+    async fn leaves_its_device_after(mut self, fault: impl FnOnce(&Card), told: Told) {
+        let start = Instant::now();
+        fault(&self.card);
+        let after = moved(&mut self.stack, self.epoch).await.expect("a placement elsewhere");
+        let published = start.elapsed();
+        assert_eq!(nodes(&after), ["spare"]);
+        let ready = self
+            .stack
+            .wait_for_condition("default", MODEL, "Ready", "True", MOVE_LIMIT);
+        ready.await.expect("Ready again");
+        answers(&self.stack).await;
+        let answered = start.elapsed();
+        println!(
+            "{}: the layers had another place after {:.1} s and the model answered after {:.1} s; the bar is {} s",
+            told.2,
+            published.as_secs_f64(),
+            answered.as_secs_f64(),
+            BAR.as_secs(),
+        );
+        assert!(answered <= MOVE_LIMIT, "it took {answered:?}");
+        people_are_told(&self.stack, told).await.expect("what people are told");
+        self.stack.stop().await.expect("an orderly end");
+    }
+
+    fn chat(&self) -> Chat {
+        chat(&self.stack)
+    }
 }
 
 async fn model_on_the_card(stack: &mut Stack) -> Value {
@@ -131,9 +162,12 @@ async fn model_on_the_card(stack: &mut Stack) -> Value {
     model
 }
 
+fn chat(stack: &Stack) -> Chat {
+    Chat::new(&stack.endpoint(), stack.api_key(), stack.bundle()).expect("a client")
+}
+
 async fn answers(stack: &Stack) {
-    let chat = Chat::new(&stack.endpoint(), stack.api_key(), stack.bundle()).expect("a client");
-    let answer = chat
+    let answer = chat(stack)
         .stream(MODEL, "What is the capital of France?", 24, &mut |_| {})
         .await;
     let answer = answer.expect("an answer");

@@ -10,6 +10,8 @@ use super::{LIMIT, Seen, model, nodes, stages, until, uri};
 const SET_BACK: &str = "older than they were, as after the restore of a snapshot of etcd";
 /// Role, binding and account of the operator have this name.
 const OPERATOR: &str = "shardwright-operator";
+/// Those of the agents this one.
+const AGENT: &str = "shardwright-agent";
 
 /// The layers that a placement has on a node.
 fn held_on(model: &Value, node: &str) -> String {
@@ -104,7 +106,7 @@ async fn a_stream_does_not_notice_that_etcd_is_restored_from_an_older_copy_nor_w
 }
 
 #[tokio::test]
-#[ignore = "make test-long: 40 s"]
+#[ignore = "make test-long: 80 s"]
 async fn an_operator_whose_rights_are_taken_away_says_which_and_streams_go_on_until_it_has_them_again() {
     let mut serving = Serving::start(2).await;
     let workers = serving.workers();
@@ -144,6 +146,15 @@ async fn an_operator_whose_rights_are_taken_away_says_which_and_streams_go_on_un
     ];
     serving.operator_says(&said).await;
     serving.expect(story).await;
+    serving.answers().await;
+
+    // An agent asks twice a minute whether its objects are there.
+    let kubectl = |arguments: &[&str]| serving.here.stack.kubectl(arguments);
+    kubectl(&["delete", "clusterrolebinding", AGENT]).expect("deleted");
+    let said = ["devices are not published", "cannot get resource", "helm upgrade"];
+    for node in [&serving.head, &serving.tail] {
+        serving.says(&Part::Agent(node.clone()), &said).await;
+    }
     serving.answers().await;
 
     upgrade_chart(serving.here.stack.plane()).expect("upgraded");

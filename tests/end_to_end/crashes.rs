@@ -10,7 +10,7 @@ use super::{
 
 impl Here {
     /// Unlike the other waits, this one does not mind that a process has ended.
-    async fn not_ready_while_a_process_is_down(&self, name: &str) {
+    pub(super) async fn not_ready_while_a_process_is_down(&self, name: &str) {
         let look = || -> localplane::Result<Seen<()>> {
             let ready = condition_of(&self.stack.model("default", name)?, "Ready");
             Ok(if ready["status"] == "False" {

@@ -1,10 +1,10 @@
 //! The definitions of Shardwright's kinds are deleted, and with each of them all its objects.
 
-use localplane::stack::apply_kinds;
+use localplane::stack::{Part, apply_kinds};
 use serde_json::json;
 
 use super::serving::Serving;
-use super::{LIMIT, Seen, condition_of, strict_over_two, until};
+use super::{LIMIT, Seen, condition_of, model, strict_over_two, until, uri};
 
 /// Part of what people are told of a placement on devices whose objects are gone.
 const GONE: &str = "no DeviceGPUState tells of";
@@ -93,4 +93,49 @@ async fn where_the_kind_of_models_is_deleted_they_end_in_good_order_and_are_serv
     serving.here.ready("m").await;
     let story = serving.story().await;
     serving.expect(story).await;
+}
+
+#[tokio::test]
+#[ignore = "make test-long: 150 s"]
+async fn where_the_kind_of_links_is_deleted_models_are_placed_without_it_and_the_links_come_back_with_the_kind() {
+    let mut serving = Serving::start(3).await;
+    serving.here.stack.wait_for_links(3).await.expect("links");
+    let workers = serving.workers();
+    let story = serving.story().await;
+    serving.deletes_the_kind("nodelinkstates");
+    let said = [
+        "the watch of NodeLinkStates broke",
+        "does not know the kind",
+        "charts/shardwright/crds",
+    ];
+    serving.operator_says(&said).await;
+    serving.expect(story).await;
+
+    // Whoever leads next has no links to list.
+    serving.here.stack.kill(&Part::Operator(0)).expect("killed");
+    assert_eq!(serving.here.stack.restart_ended().expect("restarted"), ["operator"]);
+    let said = [
+        "does not know NodeLinkStates",
+        "placed without what was measured",
+        "charts/shardwright/crds",
+    ];
+    serving.operator_says(&said).await;
+    serving.here.apply("n", &json!({ "source": { "uri": uri(&model()) } }));
+    serving.here.ready("n").await;
+    serving.serve_on(&workers);
+    let said = [
+        "links are not published",
+        "does not know the kind",
+        "charts/shardwright/crds",
+    ];
+    for node in [&serving.head, &serving.tail] {
+        serving.says(&Part::Agent(node.clone()), &said).await;
+    }
+
+    apply_kinds(serving.here.stack.plane()).expect("applied");
+    serving.here.stack.wait_for_links(3).await.expect("links");
+    let after = serving.here.ready("m").await;
+    assert_eq!(after["status"]["placement"]["epoch"].as_i64(), Some(serving.epoch));
+    serving.serve_on(&workers);
+    serving.answers().await;
 }

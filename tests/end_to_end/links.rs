@@ -12,12 +12,14 @@ use super::{
     until,
 };
 
-/// What makes a link worse, and no reason to leave it: a fifth of the delay is jitter, of a hundred packets two are lost.
+/// What makes a link worse, and no reason to leave it: a fifth of the delay is jitter, of a hundred packets two are lost and two come
+/// twice.
 const POOR: Quality = Quality {
     delay: Duration::from_millis(10),
     jitter: Duration::from_millis(2),
     lost_per_mille: 20,
     overtaking_per_mille: 20,
+    repeated_per_mille: 20,
     ..Quality::PERFECT
 };
 /// IPv6 promises no more, and IPv4 less.
@@ -27,17 +29,17 @@ const SMALL_PACKETS_ONLY: Quality = Quality {
 };
 
 /// A model in two stages on three nodes, and what it says without a fault.
-struct Apart {
-    here: Here,
-    head: String,
-    tail: String,
-    epoch: i64,
+pub(super) struct Apart {
+    pub(super) here: Here,
+    pub(super) head: String,
+    pub(super) tail: String,
+    pub(super) epoch: i64,
     undisturbed: String,
 }
 
 impl Apart {
     /// `None` where this machine lets us have no hosts.
-    async fn start() -> Option<Self> {
+    pub(super) async fn start() -> Option<Self> {
         if let Err(error) = possible() {
             println!("SKIPPED: {error}");
             return None;
@@ -65,7 +67,7 @@ impl Apart {
         })
     }
 
-    fn network(&self) -> &Network {
+    pub(super) fn network(&self) -> &Network {
         self.here.stack.network().expect("links")
     }
 
@@ -77,7 +79,7 @@ impl Apart {
         story.end().await
     }
 
-    fn expect(&self, answer: &Answer) {
+    pub(super) fn expect(&self, answer: &Answer) {
         assert_eq!((&answer.error, &answer.text), (&None, &self.undisturbed));
     }
 

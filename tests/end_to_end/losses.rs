@@ -1,4 +1,4 @@
-//! Most nodes are lost at once.
+//! Most nodes are lost at once, or all of them.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +7,15 @@ use localplane::stack::Part;
 use serde_json::Value;
 
 use super::serving::Serving;
-use super::{LIMIT, PROMPTS, Seen, condition_of, until};
+use super::{Answer, LIMIT, PROMPTS, Seen, Story, condition_of, until};
 
 /// What the gateway waits where nothing is left that could hold the model, and what it takes to hear of that.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(25);
 /// Nothing was begun: the client need not wait to be told.
 const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+/// The numbers of three nodes, in the order in which they come back: another order each time.
+const ORDERS: [[usize; 3]; 2] = [[2, 1, 0], [0, 2, 1]];
+const ATTACHED: &str = "shardwright_operator_agents_attached";
 
 impl Serving {
     /// Agents and workers of both nodes that hold a stage, as a power cut ends them.
@@ -42,6 +45,44 @@ impl Serving {
         let told = until("there is no place for the model", LIMIT, || std::future::ready(look()));
         told.await.expect("told")
     }
+
+    /// Waits until the operator hears of so many agents.
+    async fn hears_of(&self, agents: usize) {
+        let look = async || -> localplane::Result<Seen<()>> {
+            let attached = self.operator_counts(ATTACHED).await;
+            Ok(if attached == agents as f64 {
+                Seen::Done(())
+            } else {
+                Seen::Not(format!("of {attached}"))
+            })
+        };
+        let what = format!("the operator hears of {agents} agents");
+        until(&what, LIMIT, look).await.expect("heard");
+    }
+
+    /// What the model is asked to be, and the epoch of its placement.
+    fn spec_and_epoch(&self) -> (Value, i64) {
+        let model = self.here.stack.model("default", "m").expect("the model");
+        let epoch = model["status"]["placement"]["epoch"].as_i64();
+        (model["spec"].clone(), epoch.expect("an epoch"))
+    }
+
+    /// An answer that was given up for want of nodes says so, and the beginning of what it would have said.
+    fn expect_given_up(&self, answer: &Answer) {
+        let error = answer.error.clone().expect("an error");
+        assert_eq!(
+            (error["type"].as_str(), error["code"].as_str()),
+            (Some("service_unavailable"), Some("model_not_ready")),
+            "{error}"
+        );
+        self.expect_beginning(answer);
+    }
+}
+
+/// The end of a story, and when it came.
+async fn end(story: Story) -> (Answer, Instant) {
+    let (answer, _) = story.end().await;
+    (answer, Instant::now())
 }
 
 #[tokio::test]
@@ -63,13 +104,7 @@ async fn streams_outlive_the_loss_of_two_of_three_nodes_that_come_back_and_end_w
     let (answer, _) = story.end().await;
     println!("given up after {:?}: {:?}", lost.elapsed(), answer.error);
     assert!(lost.elapsed() <= GIVEN_UP_WITHIN, "{:?}", lost.elapsed());
-    let error = answer.error.clone().expect("an error");
-    assert_eq!(
-        (error["type"].as_str(), error["code"].as_str()),
-        (Some("service_unavailable"), Some("model_not_ready")),
-        "{error}"
-    );
-    serving.expect_beginning(&answer);
+    serving.expect_given_up(&answer);
     serving.both_come_back();
     serving.here.ready("m").await;
     serving.answers().await;
@@ -102,4 +137,48 @@ async fn while_too_few_nodes_are_left_people_are_told_why_and_new_requests_are_t
     serving.both_come_back();
     serving.here.ready("m").await;
     serving.answers().await;
+}
+
+#[tokio::test]
+#[ignore = "make test-long: 120 s"]
+async fn after_the_loss_of_all_nodes_at_once_the_model_serves_again_by_itself_in_whatever_order_they_come_back() {
+    let mut serving = Serving::start(3).await;
+    let (asked, mut epoch) = serving.spec_and_epoch();
+    for order in ORDERS {
+        let nodes = order.map(|number| Part::Agent(format!("node-{number}")));
+        let told = tokio::spawn(end(serving.story().await));
+        let lost = Instant::now();
+        for node in &nodes {
+            serving.here.stack.kill_all_of(node).expect("killed");
+        }
+        serving.hears_of(0).await;
+        serving.here.not_ready_while_a_process_is_down("m").await;
+        for (back, node) in (1..).zip(&nodes) {
+            serving.here.stack.start_again(node).expect("started");
+            serving.hears_of(back).await;
+            let (spec, now) = serving.spec_and_epoch();
+            assert_eq!(spec, asked, "nobody touches what people asked for");
+            assert!(now >= epoch, "epoch {now} after {epoch}");
+            epoch = now;
+        }
+        serving.here.ready("m").await;
+        let serves = Instant::now();
+        println!("{order:?}: Ready again {:?} after the loss", lost.elapsed());
+
+        // Whoever reads waits for as long as there may be nothing to wait for, and is not given up once the model serves.
+        let (answer, ended) = told.await.expect("no panic");
+        println!("the stream ended {:?} after the loss: {:?}", ended - lost, answer.error);
+        if answer.error.is_some() {
+            serving.expect_given_up(&answer);
+            assert!(ended <= serves, "given up though the model serves");
+        } else {
+            serving.expect_answer(&answer);
+        }
+        let again = serving.story().await;
+        serving.expect(again).await;
+        let (spec, now) = serving.spec_and_epoch();
+        assert_eq!(spec, asked, "nobody touches what people asked for");
+        assert!(now >= epoch, "epoch {now} after {epoch}");
+        epoch = now;
+    }
 }

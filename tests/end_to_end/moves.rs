@@ -3,8 +3,10 @@
 use std::process::Command;
 
 use localplane::stack::Part;
+use serde_json::json;
 
-use super::{LIMIT, Story, condition_of, installation, run, stages, strict_over_two};
+use super::serving::Serving;
+use super::{LIMIT, Story, condition_of, installation, nodes, run, stages, strict_over_two};
 
 #[tokio::test]
 async fn a_model_on_a_cordoned_node_is_loaded_elsewhere_first_and_its_stream_goes_on() {
@@ -54,4 +56,44 @@ async fn an_agent_that_is_told_to_end_leaves_once_its_layers_are_elsewhere_and_t
     let after = here.stack.model("default", "m").expect("the model");
     assert!(after["status"]["placement"]["epoch"].as_i64() > epoch, "it has moved");
     assert!(stages(&after).iter().all(|stage| stage["node"] != leaving.as_str()));
+}
+
+#[tokio::test]
+#[ignore = "make test-long: 120 s"]
+async fn a_node_that_is_deleted_while_its_agent_runs_is_left_for_what_is_loaded_elsewhere_and_used_again_when_back() {
+    let mut serving = Serving::start(3).await;
+    let deleted = serving.tail.clone();
+    let before = serving.here.ready("m").await;
+    let device = stages(&before)[1]["device"].as_str().expect("a device").to_owned();
+    let story = serving.story().await;
+    serving
+        .here
+        .stack
+        .kubectl(&["delete", "node", &deleted])
+        .expect("deleted");
+    // What a Node owns goes with it: no garbage collector runs here.
+    let owned = ["delete", "devicegpustate", &device];
+    serving.here.stack.kubectl(&owned).expect("deleted");
+    serving.expect(story).await;
+    let moved = serving.here.ready_in_epoch_above("m", serving.epoch).await;
+    let found = nodes(&moved);
+    assert!(!found.contains(&deleted), "{deleted} holds nothing");
+    let holders: Vec<&str> = found.iter().map(String::as_str).collect();
+    serving.has_workers_on(&holders).await;
+    let log = serving.here.stack.log(&Part::Operator(0)).expect("a log");
+    assert!(!log.contains("StageLost"), "nothing was lost: {log}");
+    // Its agent has nowhere to tell of its devices.
+    let said = ["devices are not published", "not found"];
+    serving.says(&Part::Agent(deleted.clone()), &said).await;
+
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": deleted } });
+    serving.here.stack.apply(&node).expect("applied");
+    serving.here.stack.wait_for_devices(3).await.expect("devices");
+    let other = found.iter().find(|node| **node != serving.head).expect("another node");
+    serving.here.stack.kubectl(&["cordon", other]).expect("cordoned");
+    let epoch = moved["status"]["placement"]["epoch"].as_i64().expect("an epoch");
+    let after = serving.here.ready_in_epoch_above("m", epoch).await;
+    assert!(nodes(&after).contains(&deleted), "{:?}", stages(&after));
+    let story = serving.story().await;
+    serving.expect(story).await;
 }

@@ -13,6 +13,8 @@
 //!   [`HOLD_DOWN_CAP_MS`]. Relapses are forgiven after [`CALM_MS`] without a fault.
 //! * What [`crate::xid`] says cannot be trusted before a reset stays failed until [`Observation::Reset`] or another boot,
 //!   whatever a verification says.
+//! * From a fault on that makes what the device computes doubtful until it is ready again, [`Health::spoiled_by`] says so: what
+//!   computes on it must end.
 //! * Each device has its own [`Health`]; an event that names no device only asks each to be verified again.
 //!
 //! Times are milliseconds of the caller's clock since the Unix epoch. A clock that jumps back costs time, never saves it.
@@ -24,6 +26,7 @@ pub use fault::{Action, Fault, Observation, Standing, Transition};
 
 use crate::xid;
 use clock::Clock;
+use fault::Gravity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -86,6 +89,9 @@ struct Trouble {
     fault: Fault,
     held_until_ms: u64,
     awaits_reset: bool,
+    /// See [`Health::spoiled_by`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spoiled_by: Option<Fault>,
     /// When a verification passed since the last fault. A restart forgets it: nobody looked meanwhile.
     #[serde(skip)]
     passed_ms: Option<u64>,
@@ -146,16 +152,21 @@ impl Health {
             Observation::Reset => self.reset(),
             Observation::VerificationFailed { .. }
             | Observation::Lost { .. }
+            | Observation::Unread { .. }
             | Observation::FellOffBus { .. }
             | Observation::UncorrectedMemory { .. }
+            | Observation::ProbeCrashed { .. }
             | Observation::ProbeHung
             | Observation::DriverMismatch { .. }
             | Observation::Gone => {
-                if matches!(seen, Observation::VerificationFailed { .. } | Observation::ProbeHung) {
+                if matches!(
+                    seen,
+                    Observation::VerificationFailed { .. } | Observation::ProbeCrashed { .. } | Observation::ProbeHung
+                ) {
                     self.proof.asked_ms = Some(now);
                 }
-                let (fault, awaits_reset) = fault::of(seen)?;
-                self.fail(fault, awaits_reset, now)
+                let (fault, gravity) = fault::of(seen)?;
+                self.fail(fault, gravity, now)
             }
         };
         told.or(recovered)
@@ -219,6 +230,13 @@ impl Health {
         self.note.as_ref().map(|note| &note.fault)
     }
 
+    /// The fault since which nothing that the device computes can be trusted, until it is ready again.
+    pub fn spoiled_by(&self, now_ms: u64) -> Option<&Fault> {
+        let now = self.clock.at(now_ms);
+        let trouble = self.trouble.as_ref().filter(|trouble| !trouble.over(now))?;
+        trouble.spoiled_by.as_ref()
+    }
+
     /// Whether nothing but time passed between the two: the registry need not be written.
     pub fn same_story(&self, other: &Self) -> bool {
         // What is not written, and the clock.
@@ -276,7 +294,9 @@ impl Health {
         None
     }
 
-    fn fail(&mut self, fault: Fault, awaits_reset: bool, now: u64) -> Option<Transition> {
+    fn fail(&mut self, fault: Fault, gravity: Gravity, now: u64) -> Option<Transition> {
+        let awaits_reset = gravity == Gravity::SpoilsUntilReset;
+        let spoiled_by = (gravity >= Gravity::Spoils).then(|| fault.clone());
         self.proof.verified = false;
         self.proof.doubted = false;
         let came_back = self.trouble.as_ref().is_none_or(|trouble| trouble.passed_ms.is_some());
@@ -293,11 +313,13 @@ impl Health {
                 trouble.fault = fault.clone();
             }
             trouble.awaits_reset |= awaits_reset;
+            trouble.spoiled_by = trouble.spoiled_by.take().or(spoiled_by);
         } else {
             self.trouble = Some(Trouble {
                 fault: fault.clone(),
                 held_until_ms,
                 awaits_reset,
+                spoiled_by,
                 passed_ms: None,
             });
         }
@@ -316,8 +338,8 @@ impl Health {
         match row.class {
             xid::Class::Note => self.tell_once(fault, now),
             xid::Class::Application => self.application(fault, now),
-            xid::Class::Fatal => self.fail(fault, false, now),
-            xid::Class::UntilReset => self.fail(fault, true, now),
+            xid::Class::Fatal => self.fail(fault, Gravity::Stops, now),
+            xid::Class::UntilReset => self.fail(fault, Gravity::SpoilsUntilReset, now),
         }
     }
 
@@ -353,7 +375,7 @@ impl Health {
         );
         let mut repeated = Fault::new("ApplicationFaults", message, Action::ResetDevice);
         repeated.xid = fault.xid;
-        self.fail(repeated, false, now)
+        self.fail(repeated, Gravity::Stops, now)
     }
 
     fn doubt(&mut self) -> Option<Transition> {

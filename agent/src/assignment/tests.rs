@@ -278,6 +278,31 @@ fn an_empty_envelope_is_refused_without_a_crash() {
 }
 
 #[test]
+fn on_a_full_disk_nothing_new_is_accepted_and_what_was_accepted_stays() {
+    let Some(disk) = scarcity::disk::Disk::of(1 << 20) else {
+        return;
+    };
+    let bench = Bench::new();
+    let mut ledger = Ledger::open("a", disk.path()).unwrap();
+    bench.accept(&mut ledger, &placement(4));
+    disk.fill_but(0).unwrap();
+    let offered = Assignments {
+        assignments: vec![bench.assignment(&placement(5))],
+        leave_now: false,
+    };
+    let message = ledger.accept(&offered, &bench.verifier).unwrap_err().to_string();
+    for part in ["epochs.json", "No space left on device", "make room"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    let highest = |ledger: &Ledger| ledger.epochs()[0].epoch;
+    let restarted = Ledger::open("a", disk.path()).unwrap();
+    assert_eq!((highest(&ledger), highest(&restarted)), (4, 4));
+    disk.make_room().unwrap();
+    let accepted = bench.accept(&mut ledger, &placement(5));
+    assert_eq!(in_force(&accepted.desired), [5]);
+}
+
+#[test]
 fn a_damaged_fence_is_never_ignored() {
     let bench = Bench::new();
     std::fs::write(bench.directory.path().join(EPOCHS_FILE), "{").unwrap();

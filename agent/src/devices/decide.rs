@@ -458,6 +458,7 @@ impl Decider {
             last_fault: known.last_fault.clone(),
             note: known.health.note().cloned(),
             restart_shards: known.health.restart_shards(),
+            spoiled_by: known.health.spoiled_by(now_ms).cloned(),
         }
     }
 }

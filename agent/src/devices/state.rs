@@ -31,6 +31,8 @@ pub struct DeviceState {
     pub note: Option<Fault>,
     /// How often what computes on it had to be started again.
     pub restart_shards: u32,
+    /// The fault since which nothing that it computes can be trusted, until it is ready again.
+    pub spoiled_by: Option<Fault>,
 }
 
 impl DeviceState {
@@ -46,6 +48,7 @@ impl DeviceState {
             last_fault: None,
             note: None,
             restart_shards: 0,
+            spoiled_by: None,
         }
     }
 
@@ -54,8 +57,7 @@ impl DeviceState {
         let fault = match &self.standing {
             Standing::Ready | Standing::Unproven { .. } => None,
             Standing::Failed { fault } | Standing::Recovering { fault, .. } | Standing::HeldDown { fault, .. } => {
-                let number = fault.xid.map(|xid| format!("Xid {xid}: ")).unwrap_or_default();
-                Some(format!("{}: {number}{}", fault.reason, fault.message))
+                Some(fault.to_string())
             }
         };
         let claim = match &self.availability {

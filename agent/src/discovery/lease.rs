@@ -1,12 +1,12 @@
 //! A Lease per node, for people and other tools: the operator goes by the agent's stream, not by this.
 
-use super::publish::{PublishError, client};
+use crate::kubernetes::{ApiError, Way};
 use crate::retry;
 use crds::names::{AGENT_FIELD_MANAGER, agent_lease};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
+use kube::Api;
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
 use lifecycle::backoff::Backoff;
 use serde_json::json;
 use std::time::Duration;
@@ -17,10 +17,10 @@ const RENEW_EVERY: Duration = Duration::from_secs(40);
 const DURATION_S: i32 = 120;
 
 /// Renews for as long as it is polled.
-pub async fn keep(node: &str, holder: &str, namespace: &str) {
+pub async fn keep(way: &Way, node: &str, holder: &str, namespace: &str) {
     let mut backoff = Backoff::new(retry::API);
     loop {
-        let wait = match renew(node, holder, namespace, &mut backoff).await {
+        let wait = match renew(way, node, (holder, namespace), &mut backoff).await {
             Ok(never) => match never {},
             Err(error) => {
                 let wait = backoff.failed();
@@ -33,13 +33,12 @@ pub async fn keep(node: &str, holder: &str, namespace: &str) {
 }
 
 async fn renew(
+    way: &Way,
     node: &str,
-    holder: &str,
-    namespace: &str,
+    (holder, namespace): (&str, &str),
     backoff: &mut Backoff,
-) -> Result<std::convert::Infallible, PublishError> {
-    let client: Client = client().await?;
-    let api: Api<Lease> = Api::namespaced(client, namespace);
+) -> Result<std::convert::Infallible, ApiError> {
+    let api: Api<Lease> = Api::namespaced(way.client().await?, namespace);
     let name = agent_lease(node);
     loop {
         let renewed = json!({

@@ -4,6 +4,7 @@ use super::events::{self, Events};
 use super::report::{self, Seen};
 use super::thresholds::{self, News};
 use crate::devices::{DeviceState, Devices};
+use crate::kubernetes::{ApiError, Way};
 use crate::neighbours::sharing_label;
 use crate::rates::ByDevice;
 use crate::retry;
@@ -13,8 +14,8 @@ use crds::names::{AGENT_FIELD_MANAGER, BACKEND_LABEL, GROUP, NODE_LABEL, VERSION
 use crds::{DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus};
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::{Api, Client, Resource};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Resource};
 use lifecycle::backoff::Backoff;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ const ASK_EVERY: Duration = Duration::from_secs(30);
 
 /// What to publish, and as whom.
 pub struct Publisher {
+    /// The API server.
+    pub way: Way,
     /// The node.
     pub node: String,
     /// The agent's pod: who tells of events.
@@ -95,7 +98,7 @@ struct Session {
 
 impl Session {
     /// Whether the API server still has what was written: another object each time.
-    async fn has_the_next(&mut self) -> Result<bool, PublishError> {
+    async fn has_the_next(&mut self) -> Result<bool, ApiError> {
         let after = self.asked.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let next = self.written.range::<String, _>((after, Bound::Unbounded)).next();
         let Some((name, _)) = next.or_else(|| self.written.first_key_value()) else {
@@ -112,32 +115,16 @@ impl Session {
         self.asked = Some(name);
         Ok(found.is_some())
     }
-}
 
-/// Why the API server does not have what it should.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// No configuration.
-    #[error("no way to the Kubernetes API: {0}; run in a pod or set KUBECONFIG")]
-    Config(#[from] kube::config::InferConfigError),
-    /// A request failed.
-    #[error("Kubernetes API: {0}")]
-    Api(#[from] kube::Error),
-    /// The Node has no uid, so it was not read from an API server.
-    #[error("Node {0} has no uid")]
-    NoUid(String),
-}
-
-/// A client from the pod's or the user's configuration.
-///
-/// # Errors
-/// No configuration, or one that cannot be used.
-pub async fn client() -> Result<Client, PublishError> {
-    let mut config = kube::Config::infer().await?;
-    // A wedged API server must not hold up what comes next.
-    config.connect_timeout = Some(Duration::from_secs(5));
-    config.read_timeout = Some(Duration::from_secs(15));
-    Ok(Client::try_from(config)?)
+    /// The object of this name that is known, and no other that took its name since.
+    fn only(&self, name: &str) -> DeleteParams {
+        let written = self.written.get(name).and_then(|written| written.about.uid.clone());
+        let listed = || self.objects.get(name)?.metadata.uid.clone();
+        DeleteParams::default().preconditions(Preconditions {
+            uid: written.or_else(listed),
+            resource_version: None,
+        })
+    }
 }
 
 impl Publisher {
@@ -156,7 +143,7 @@ impl Publisher {
     }
 
     /// Writes everything once and then the news; returns at the first error, and regularly to look at everything again.
-    async fn session(&mut self, events: &mut Option<Events>, backoff: &mut Backoff) -> Result<(), PublishError> {
+    async fn session(&mut self, events: &mut Option<Events>, backoff: &mut Backoff) -> Result<(), ApiError> {
         let mut session = self.begin(events).await?;
         let refresh_at = Instant::now() + REFRESH_EVERY;
         let mut ask_at = Instant::now() + ASK_EVERY;
@@ -170,11 +157,12 @@ impl Publisher {
             let devices = Arc::clone(&self.devices.borrow_and_update());
             let holdings = self.view.borrow_and_update().holdings.clone();
             let rates = Arc::clone(&self.rates.borrow_and_update());
-            if devices.complete {
-                self.remove_stale(&mut session, &devices).await?;
-            }
             if devices.ready {
                 self.write_news(&mut session, &devices, &holdings, &rates).await?;
+            }
+            // After the news: a card that fails must not wait until one that is gone could be removed.
+            if devices.complete {
+                self.remove_stale(&mut session, &devices).await?;
             }
             backoff.succeeded();
             tokio::select! {
@@ -192,13 +180,10 @@ impl Publisher {
         Ok(())
     }
 
-    async fn begin(&self, events: &mut Option<Events>) -> Result<Session, PublishError> {
-        let client = client().await?;
+    async fn begin(&self, events: &mut Option<Events>) -> Result<Session, ApiError> {
+        let client = self.way.client().await?;
         let node: Node = Api::all(client.clone()).get(&self.node).await?;
-        let node_uid = node
-            .metadata
-            .uid
-            .ok_or_else(|| PublishError::NoUid(self.node.clone()))?;
+        let node_uid = node.metadata.uid.ok_or_else(|| ApiError::NoUid(self.node.clone()))?;
         let events = events
             .get_or_insert_with(|| Events::start(client.clone(), &self.pod))
             .clone();
@@ -226,7 +211,7 @@ impl Publisher {
         devices: &Devices,
         holdings: &[Holding],
         rates: &ByDevice,
-    ) -> Result<(), PublishError> {
+    ) -> Result<(), ApiError> {
         let host_free_bytes = device::cpu::memory(Path::new("/")).ok().map(|memory| memory.free_bytes);
         for state in &devices.states {
             let name = report::object_name(&self.node, &state.device);
@@ -261,7 +246,7 @@ impl Publisher {
     }
 
     /// What the API server has of a device, whose object is made where it is not as it should be.
-    async fn present(&self, session: &Session, name: &str, state: &DeviceState) -> Result<Written, PublishError> {
+    async fn present(&self, session: &Session, name: &str, state: &DeviceState) -> Result<Written, ApiError> {
         let labels = self.labels(state);
         let object = session.objects.get(name);
         match object.filter(|object| is_as_applied(object, name, &labels, &session.node_uid)) {
@@ -295,7 +280,7 @@ impl Publisher {
         node_uid: &str,
         name: &str,
         labels: &BTreeMap<&str, &str>,
-    ) -> Result<DeviceGPUState, PublishError> {
+    ) -> Result<DeviceGPUState, ApiError> {
         let object = json!({
             "apiVersion": format!("{GROUP}/{VERSION}"),
             "kind": "DeviceGPUState",
@@ -310,7 +295,7 @@ impl Publisher {
     }
 
     /// Removes the objects of devices that are gone.
-    async fn remove_stale(&self, session: &mut Session, devices: &Devices) -> Result<(), PublishError> {
+    async fn remove_stale(&self, session: &mut Session, devices: &Devices) -> Result<(), ApiError> {
         let present = |name: &String| devices.named(&self.node, name).is_some();
         // Without a label the list is of all nodes: an object that says nothing yet may be another's.
         let of_this_node = |object: &DeviceGPUState| {
@@ -322,8 +307,9 @@ impl Publisher {
         let stale: Vec<String> = known.filter(|name| !present(name)).cloned().collect();
         for name in stale {
             tracing::info!(device = name, "the device is gone; removing its object");
-            match session.api.delete(&name, &DeleteParams::default()).await {
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
+            match session.api.delete(&name, &session.only(&name)).await {
+                // Gone, or another one by now, which the next look at everything finds.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 outcome => {
                     outcome?;
                 }
@@ -335,11 +321,7 @@ impl Publisher {
     }
 }
 
-async fn apply_status(
-    api: &Api<DeviceGPUState>,
-    name: &str,
-    status: &DeviceGPUStateStatus,
-) -> Result<(), PublishError> {
+async fn apply_status(api: &Api<DeviceGPUState>, name: &str, status: &DeviceGPUStateStatus) -> Result<(), ApiError> {
     let object = json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": "DeviceGPUState",

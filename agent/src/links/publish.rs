@@ -5,7 +5,7 @@ use super::gate::Gate;
 use super::thresholds::{self, News};
 use super::{Seen, report};
 use crate::devices::Devices;
-use crate::discovery::publish::{PublishError, client};
+use crate::kubernetes::{ApiError, Way};
 use crate::retry;
 use crds::names::{AGENT_FIELD_MANAGER, GROUP, NODE_LABEL, VERSION};
 use crds::{NodeLinkState, NodeLinkStateStatus};
@@ -22,11 +22,16 @@ use tokio::time::Instant;
 
 /// Longest value of a label.
 const LABEL_VALUE_MAX: usize = 63;
-/// What the administrator changed is read within this, and an object that somebody removed is mended.
+/// What the administrator changed is read within this.
 const REFRESH_EVERY: Duration = Duration::from_secs(300);
+/// Whether the object is still there is asked so often: without it models are placed as if nothing was measured. It may be gone with
+/// its definition.
+const ASK_EVERY: Duration = Duration::from_secs(60);
 
 /// What to publish.
 pub struct Publisher {
+    /// The API server.
+    pub way: Way,
     /// The node, and the name of its object.
     pub node: String,
     /// The links.
@@ -73,11 +78,18 @@ impl Publisher {
         first: Instant,
         wrote: &mut Option<Instant>,
         backoff: &mut Backoff,
-    ) -> Result<(), PublishError> {
+    ) -> Result<(), ApiError> {
         let mut written = self.present().await?;
-        backoff.succeeded();
         let refresh_at = Instant::now() + REFRESH_EVERY;
+        let mut ask_at = Instant::now() + ASK_EVERY;
         loop {
+            if Instant::now() >= ask_at {
+                ask_at = Instant::now() + ASK_EVERY;
+                if written.api.get_metadata_opt(&self.node).await?.is_none() {
+                    tracing::warn!("somebody removed the object of the node's links; it is made anew");
+                    return Ok(());
+                }
+            }
             let seen = Arc::clone(&self.seen.borrow_and_update());
             let devices = Arc::clone(&self.devices.borrow_and_update());
             let wishes = self.gate.wishes().borrow().clone();
@@ -98,8 +110,11 @@ impl Publisher {
                 *wrote = Some(Instant::now());
                 continue;
             }
+            // Not before: an object that may be read and not written is no success.
+            backoff.succeeded();
             tokio::select! {
                 () = tokio::time::sleep_until(refresh_at) => return Ok(()),
+                () = tokio::time::sleep_until(ask_at) => {}
                 () = tokio::time::sleep_until(due.unwrap_or(refresh_at)), if due.is_some() => {}
                 changed = self.seen.changed() => if changed.is_err() {
                     // The agent is ending.
@@ -111,17 +126,14 @@ impl Publisher {
         }
     }
 
-    async fn present(&self) -> Result<Written, PublishError> {
-        let client = client().await?;
+    async fn present(&self) -> Result<Written, ApiError> {
+        let client = self.way.client().await?;
         let api: Api<NodeLinkState> = Api::all(client.clone());
         let object = match api.get_opt(&self.node).await? {
             Some(object) => object,
             None => {
                 let node: Node = Api::all(client).get(&self.node).await?;
-                let uid = node
-                    .metadata
-                    .uid
-                    .ok_or_else(|| PublishError::NoUid(self.node.clone()))?;
+                let uid = node.metadata.uid.ok_or_else(|| ApiError::NoUid(self.node.clone()))?;
                 self.apply(&api, &uid).await?
             }
         };
@@ -136,7 +148,7 @@ impl Publisher {
         })
     }
 
-    async fn apply(&self, api: &Api<NodeLinkState>, node_uid: &str) -> Result<NodeLinkState, PublishError> {
+    async fn apply(&self, api: &Api<NodeLinkState>, node_uid: &str) -> Result<NodeLinkState, ApiError> {
         let labels = if self.node.len() <= LABEL_VALUE_MAX {
             json!({ NODE_LABEL: self.node })
         } else {
@@ -175,7 +187,7 @@ fn due(
     Some(wrote.unwrap_or(first) + patience)
 }
 
-async fn write(api: &Api<NodeLinkState>, node: &str, status: &NodeLinkStateStatus) -> Result<(), PublishError> {
+async fn write(api: &Api<NodeLinkState>, node: &str, status: &NodeLinkStateStatus) -> Result<(), ApiError> {
     let object = json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": "NodeLinkState",

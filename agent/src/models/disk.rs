@@ -12,6 +12,8 @@ use std::time::SystemTime;
 
 /// The reason of a disk without room.
 pub const DISK_FULL: &str = "DiskFull";
+/// What its reader can do.
+pub(super) const REMEDY: &str = "make room, or choose another --state-dir";
 /// Models that are kept although nothing here uses them, where no budget is set: the next placement is likely to want one
 /// of them back.
 const UNUSED_KEPT: usize = 2;
@@ -66,8 +68,7 @@ impl Models {
                 return Err(Fault::new(
                     DISK_FULL,
                     format!(
-                        "need {}, {} free in {} (of {}, less {} kept free and what other shards are fetching); make room, or \
-                         choose another --state-dir",
+                        "need {}, {} free in {} (of {}, less {} kept free and what other shards are fetching); {REMEDY}",
                         gib(bytes),
                         gib(usable),
                         root.display(),
@@ -77,6 +78,22 @@ impl Models {
                 ));
             }
         }
+    }
+
+    /// What a fetch says under which the disk filled up although room was promised: what is missing now, and of which write it
+    /// was heard.
+    pub(super) fn filled_up(&self, missing_bytes: u64, heard: &Fault) -> Fault {
+        let root = &self.setting().root;
+        // It is the disk that does not answer, of which is said here that it is full.
+        let free = free_bytes(root).unwrap_or(0);
+        let message = format!(
+            "need {}, {} free in {}: {}",
+            gib(missing_bytes),
+            gib(free),
+            root.display(),
+            heard.message
+        );
+        Fault::new(DISK_FULL, message)
     }
 
     /// Removes unused models, the ones not used for longest first, until what is left is within the budget.

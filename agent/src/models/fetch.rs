@@ -95,9 +95,16 @@ impl Models {
                 super::locked(&reservation).written(rooms.get(&piece).copied().unwrap_or_default());
             })
         });
-        if outcome.as_ref().is_err_and(|fault| fault.reason == DISK_FULL) {
+        let outcome = outcome.map_err(|fault| {
+            if fault.reason != DISK_FULL {
+                return fault;
+            }
             self.discard_fillings(&folder, rooms.keys());
-        }
+            let missing = rooms
+                .keys()
+                .filter(|piece| !is_piece_complete(&folder, pieces, **piece));
+            self.filled_up(missing.map(|piece| room(&folder, pieces, *piece)).sum(), &fault)
+        });
         self.prune();
         outcome?;
         self.counters().fetched(began.elapsed().as_secs_f64());

@@ -246,11 +246,13 @@ pub fn cancelled() -> Fault {
 /// The fault of a file of this node.
 pub fn io_fault(action: &str, path: &Path, error: &std::io::Error) -> Fault {
     use std::io::ErrorKind;
-    let reason = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => disk::DISK_FULL,
-        _ => "Unreadable",
-    };
-    Fault::new(reason, format!("{action} {} failed: {error}", path.display()))
+    let failed = format!("{action} {} failed: {error}", path.display());
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Fault::new(disk::DISK_FULL, format!("{failed}; {}", disk::REMEDY))
+        }
+        _ => Fault::new("Unreadable", failed),
+    }
 }
 
 /// The fault of a file in the cache.

@@ -3,7 +3,7 @@
 
 use super::identity::Identity;
 use super::vendor::Vendor;
-use crate::discovery::publish;
+use crate::kubernetes::{Way, brief};
 use crate::retry;
 use crds::names::{RESERVATION_COMPONENT, RESERVATION_PREFIX};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -106,6 +106,8 @@ fn address_in_name(vendor: Vendor, name: &str) -> Option<String> {
 /// Where the inventory is read, and for whom.
 #[derive(Clone, Debug)]
 pub struct Reader {
+    /// The API server.
+    pub way: Way,
     /// The Node.
     pub node: String,
     /// Namespace of the installation.
@@ -118,7 +120,7 @@ impl Reader {
     pub async fn run(self, out: watch::Sender<Option<Inventory>>) {
         let mut backoff = Backoff::new(retry::API);
         loop {
-            let failed = match publish::client().await {
+            let failed = match self.way.client().await {
                 Ok(client) => tokio::select! {
                     error = self.looks(&client, &out, &mut backoff) => error,
                     error = self.reservations(&client, &out) => error,
@@ -138,7 +140,7 @@ impl Reader {
         loop {
             let looked = match tokio::time::timeout(ANSWER_LIMIT, self.look(client)).await {
                 Ok(Ok(looked)) => looked,
-                Ok(Err(error)) => return error.to_string(),
+                Ok(Err(error)) => return brief(&error),
                 Err(_) => return format!("the API server gave no answer within {ANSWER_LIMIT:?}"),
             };
             backoff.succeeded();

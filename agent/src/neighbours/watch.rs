@@ -8,6 +8,7 @@ use super::policy::{self, Facts, Knowledge};
 use super::strangers::{self, Strangers};
 use super::vendor::Vendor;
 use super::{Neighbours, Seen, Setting};
+use crate::kubernetes::Way;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,11 +40,13 @@ enum Quiet {
 /// until then no device of a card's maker should take layers.
 pub async fn watch(
     setting: Setting,
+    way: Way,
     seen: watch::Receiver<Arc<Vec<Seen>>>,
     out: watch::Sender<Option<Arc<Neighbours>>>,
 ) {
     let inventory = watch::Sender::new(None);
     let reader = Reader {
+        way,
         node: setting.node.clone(),
         namespace: setting.namespace.clone(),
     };

@@ -1,9 +1,10 @@
 //! Carries out what [`super::step`] decides, and tells it what came of it. No decision is made here.
 
 use super::launch;
-use super::observed::{Event, Fault, Installed, NOT_PREPARED, Observed, State, Work};
+use super::observed::{Event, Fault, Installed, NOT_PREPARED, Observed, Running, State, Work};
 use super::report::{self, Done, Holding};
 use super::step::{self, Action, DesiredShards, ObservedShards};
+use super::suspects::{self, Suspects};
 use super::take_over::{self, Taken};
 use super::weights::{Gauge, Prepared, Weights};
 use super::{Desired, Slot};
@@ -96,6 +97,7 @@ pub async fn run<L: WorkerLeaves>(setting: Setting, leaves: Arc<L>, models: Arc<
         started: Instant::now(),
         worker_failures: 0,
         restarts_heeded: BTreeMap::new(),
+        suspects: Suspects::new(),
         view: lines.view,
     };
     let (mut desired, unload) = (lines.desired, lines.unload);
@@ -129,6 +131,7 @@ struct Drive<L> {
     worker_failures: u64,
     /// By device, of how many requests to start its workers again we know.
     restarts_heeded: BTreeMap<String, u32>,
+    suspects: Suspects,
     view: watch::Sender<Arc<View>>,
 }
 
@@ -200,9 +203,11 @@ impl<L: WorkerLeaves> Drive<L> {
         let _ = tokio::task::spawn_blocking(move || leftovers::end(others)).await;
     }
 
-    /// Ends the workers of devices on which an application failed; they are started again as after any other failure.
+    /// Ends the workers of devices on which an application failed; they are started again as after any other failure. What
+    /// follows for devices whose results cannot be trusted is decided with the next step.
     fn heed_devices(&mut self) {
         let devices = Arc::clone(&self.setting.devices.borrow_and_update());
+        self.suspects = suspects::of(&self.setting.node, &devices);
         for state in &devices.states {
             let name = object_name(&self.setting.node, &state.device);
             let asked = state.restart_shards;
@@ -235,7 +240,7 @@ impl<L: WorkerLeaves> Drive<L> {
                 tracing::warn!(shard = %slot, epoch = offered.epoch, reason = fault.reason, message = fault.message, "the worker refuses the placement");
             }
             Event::Exited(_) => {
-                if seen.running().is_some_and(|running| !running.ends_as_asked()) {
+                if seen.running().is_some_and(Running::ends_by_failing) {
                     self.worker_failures += 1;
                 }
                 if let Some(held) = self.held.get_mut(slot) {
@@ -258,7 +263,7 @@ impl<L: WorkerLeaves> Drive<L> {
         let desired = Arc::clone(&self.desired);
         step::remember(&mut self.observed, &desired);
         for _ in 0..ROUNDS_MAX {
-            let actions = step::step(&desired, &self.observed, self.now_ms());
+            let actions = step::step(&desired, &self.observed, &self.suspects, self.now_ms());
             if actions.is_empty() {
                 break;
             }
@@ -289,6 +294,10 @@ impl<L: WorkerLeaves> Drive<L> {
             Action::Install(offered) => self.install(slot, offered),
             Action::Drain { .. } => self.order(slot, Order::Drain),
             Action::Kill => self.order(slot, Order::Kill),
+            Action::Condemn(fault) => {
+                tracing::warn!(shard = %slot, reason = fault.reason, why = fault.message, "no worker may be there");
+                self.order(slot, Order::Kill);
+            }
             Action::Retry => {}
             Action::Forget => {
                 self.held.remove(slot);

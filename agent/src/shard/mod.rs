@@ -12,11 +12,13 @@
 //! A shard is what it holds, not where it stands: a [`Slot`] is a slice on a device. Placements say where it stands, with what
 //! before and after it, and a newer one that names the same slice keeps the worker.
 
+pub mod crashes;
 pub mod drive;
 mod launch;
 pub mod observed;
 pub mod report;
 pub mod step;
+pub mod suspects;
 mod take_over;
 pub mod weights;
 

@@ -1,5 +1,6 @@
 //! What is known of a shard on this node, and how events change it. Pure: time is an argument.
 
+use super::crashes::Crashes;
 use super::{Desired, Place, Purpose, Slice};
 use crate::retry;
 use proto::control::v1::{MemoryUse, ObservedPace};
@@ -101,6 +102,8 @@ pub struct Running {
     pub refused: Option<Refusal>,
     /// Set once it must end.
     pub stop: Option<Stop>,
+    /// Set once it was ended for what its device computes.
+    pub condemned: Option<Box<Fault>>,
     /// What it says of its memory and its pace, once it does.
     pub measured: Option<Box<Measured>>,
 }
@@ -122,6 +125,11 @@ impl Running {
     /// Whether its end, were it now, is what it was asked for.
     pub fn ends_as_asked(&self) -> bool {
         self.stop.is_some_and(|stop| !stop.failed)
+    }
+
+    /// Whether its end, were it now, is a failure of its own.
+    pub fn ends_by_failing(&self) -> bool {
+        !self.ends_as_asked() && self.condemned.is_none()
     }
 }
 
@@ -190,6 +198,8 @@ pub struct Observed {
     pub state: State,
     /// Failures in a row.
     pub failures: u32,
+    /// Those of them that were ends of its worker.
+    pub crashes: Crashes,
 }
 
 /// What happened to a shard.
@@ -231,6 +241,7 @@ impl Observed {
             place: desired.place().unwrap_or(nowhere),
             state: State::Idle(Progress::New),
             failures: 0,
+            crashes: Crashes::default(),
         }
     }
 
@@ -304,31 +315,44 @@ impl Observed {
                     retry_at_ms: now_ms + wait,
                 });
             }
-            (Event::Exited(fault), State::Running(running)) => {
-                let asked = running.ends_as_asked();
-                let served_ms = running.serving_since_ms.map(|since| now_ms.saturating_sub(since));
-                if served_ms.is_some_and(|served_ms| served_ms >= STEADY_MS) {
-                    self.failures = 0;
-                }
-                // Weights that do not load are not trusted any more.
-                let resume = if fault.reason == crate::worker::exit::BAD_WEIGHTS {
-                    Progress::New
-                } else {
-                    Progress::Prepared
-                };
-                if asked {
-                    self.state = State::Idle(resume);
-                    return;
-                }
-                let is_first = self.failures == 0;
-                let wait_ms = self.failed_once_more(jitter);
-                // Streams wait for one that served; only what fails again waits itself.
-                let at_once = is_first && served_ms.is_some();
-                self.fail(fault, resume, if at_once { now_ms } else { now_ms + wait_ms });
-            }
+            (Event::Exited(fault), State::Running(_)) => self.exited(fault, now_ms, jitter),
             // An answer that nobody waits for any more.
             _ => {}
         }
+    }
+
+    /// Its worker is gone.
+    fn exited(&mut self, fault: Fault, now_ms: u64, jitter: f64) {
+        let State::Running(running) = &mut self.state else {
+            return;
+        };
+        let asked = running.ends_as_asked();
+        let condemned = running.condemned.take();
+        let served_ms = running.serving_since_ms.map(|since| now_ms.saturating_sub(since));
+        if served_ms.is_some_and(|served_ms| served_ms >= STEADY_MS) {
+            (self.failures, self.crashes) = (0, Crashes::default());
+        }
+        // Weights that do not load are not trusted any more.
+        let resume = if fault.reason == crate::worker::exit::BAD_WEIGHTS {
+            Progress::New
+        } else {
+            Progress::Prepared
+        };
+        if asked {
+            self.state = State::Idle(resume);
+            return;
+        }
+        // No failure of its own: as soon as its device is ready it is started again.
+        if let Some(fault) = condemned {
+            self.fail(*fault, resume, now_ms);
+            return;
+        }
+        let is_first = self.failures == 0;
+        let wait_ms = self.failed_once_more(jitter);
+        // Streams wait for one that served; only what fails again waits itself.
+        let at_once = is_first && served_ms.is_some();
+        let told = self.crashes.count(fault, now_ms);
+        self.fail(told, resume, if at_once { now_ms } else { now_ms + wait_ms });
     }
 
     /// Counts a failure; how long after so many to wait.
@@ -363,6 +387,7 @@ fn done(work: Work, now_ms: u64) -> State {
             installing: None,
             refused: None,
             stop: None,
+            condemned: None,
             measured: None,
         }),
     }

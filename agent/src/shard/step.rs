@@ -3,6 +3,7 @@
 //! Guarantees, whatever the order of events:
 //! - a slot has at most one worker: the next is spawned only when the last is known to be gone;
 //! - a worker is never handed a lower epoch than it has, nor any envelope that is not of the placement in force;
+//! - no worker is on a device that may compute what is wrong: there it ends at once, and is not started;
 //! - a device is not filled twice: what is on its way out of a device ends before anything new is loaded there (that what is
 //!   to be loaded beside what stays has room there is the operator's concern);
 //! - with desires that stand still and work that succeeds, everything desired comes to serve, to be loaded or to lie on the
@@ -10,7 +11,8 @@
 //!
 //! That headers are never rewritten under a worker is the concern of [`gguf::cache::link_slice`], which counts links.
 
-use super::observed::{Installed, Observed, Progress, Running, State, Stop, Work, WorkerPhase};
+use super::observed::{Fault, Installed, Observed, Progress, Running, State, Stop, Work, WorkerPhase};
+use super::suspects::{DEVICE_SUSPECT, Suspects};
 use super::{Desired, InForce, Slot};
 use std::collections::BTreeMap;
 
@@ -46,6 +48,8 @@ pub enum Action {
     },
     /// End the worker now.
     Kill,
+    /// The device may compute what is wrong: end the worker now, or start none, and say why.
+    Condemn(Fault),
     /// The wait is over.
     Retry,
     /// Nothing is left of the shard.
@@ -53,10 +57,16 @@ pub enum Action {
 }
 
 /// What to do now, at most one action per slot. Carry out each, [`begin`] it, and ask again until nothing is left.
-pub fn step(desired: &DesiredShards, observed: &ObservedShards, now_ms: u64) -> Vec<(Slot, Action)> {
+pub fn step(
+    desired: &DesiredShards,
+    observed: &ObservedShards,
+    suspects: &Suspects,
+    now_ms: u64,
+) -> Vec<(Slot, Action)> {
     let world = World {
         desired,
         observed,
+        suspects,
         now_ms,
     };
     let mut actions: Vec<(Slot, Action)> = observed
@@ -110,15 +120,8 @@ fn begin_on(seen: &mut Observed, action: &Action, now_ms: u64) {
                 failed: false,
             });
         }
-        (Action::Kill, State::Running(running)) => {
-            running.stop = Some(Stop {
-                since_ms: now_ms,
-                limit_ms: KILL_AGAIN_MS,
-                killed: true,
-                // Without a wish before it, only its own failing is a reason.
-                failed: running.stop.is_none_or(|stop| stop.failed),
-            });
-        }
+        (Action::Kill, State::Running(running)) => kill(running, now_ms),
+        (Action::Condemn(fault), state) => condemn(state, fault, now_ms),
         (Action::Retry, state) => {
             if let State::Failed { resume, .. } = state {
                 *state = State::Idle(*resume);
@@ -128,14 +131,47 @@ fn begin_on(seen: &mut Observed, action: &Action, now_ms: u64) {
     }
 }
 
+fn kill(running: &mut Running, now_ms: u64) {
+    running.stop = Some(Stop {
+        since_ms: now_ms,
+        limit_ms: KILL_AGAIN_MS,
+        killed: true,
+        // Without a wish before it, only its own failing is a reason.
+        failed: running.stop.is_none_or(|stop| stop.failed),
+    });
+}
+
+fn condemn(state: &mut State, fault: &Fault, now_ms: u64) {
+    match state {
+        State::Running(running) => {
+            kill(running, now_ms);
+            running.condemned = Some(Box::new(fault.clone()));
+        }
+        State::Idle(resume) => {
+            *state = State::Failed {
+                fault: fault.clone(),
+                resume: *resume,
+                retry_at_ms: now_ms,
+                memory: None,
+            };
+        }
+        State::Busy(_) | State::Failed { .. } => {}
+    }
+}
+
 struct World<'a> {
     desired: &'a DesiredShards,
     observed: &'a ObservedShards,
+    suspects: &'a Suspects,
     now_ms: u64,
 }
 
 impl World<'_> {
     fn next(&self, slot: &Slot, seen: &Observed) -> Option<Action> {
+        let lives = seen.running().is_some_and(|running| running.condemned.is_none());
+        if let Some(fault) = self.suspicion(seen).filter(|_| lives) {
+            return Some(Action::Condemn(fault.clone()));
+        }
         match self.desired.get(slot) {
             Some(wanted) if is_older(wanted, seen) => None,
             Some(wanted) if wanted.loads() => self.keep(slot, seen, wanted),
@@ -178,11 +214,21 @@ impl World<'_> {
             State::Idle(Progress::New) => Some(Action::Start(Work::Fetch)),
             State::Idle(Progress::Fetched) => Some(Action::Start(Work::Verify)),
             State::Idle(Progress::Verified) => Some(Action::Start(Work::Prepare)),
-            State::Idle(Progress::Prepared) => (!self.device_in_use(slot, seen)).then_some(Action::Start(Work::Spawn)),
+            State::Idle(Progress::Prepared) => match self.suspicion(seen) {
+                Some(fault) => Some(Action::Condemn(fault.clone())),
+                None => (!self.device_in_use(slot, seen)).then_some(Action::Start(Work::Spawn)),
+            },
             State::Busy(_) => None,
             State::Running(running) => self.supervise(running, wanted),
+            // Nothing is tried before the device is ready again. Meanwhile the operator finds another place.
+            State::Failed { fault, .. } if fault.reason == DEVICE_SUSPECT && self.suspicion(seen).is_some() => None,
             State::Failed { retry_at_ms, .. } => self.retry(*retry_at_ms),
         }
+    }
+
+    /// Why no worker may be on the shard's device, where that is so.
+    fn suspicion(&self, seen: &Observed) -> Option<&Fault> {
+        self.suspects.get(&seen.slice.device)
     }
 
     fn retry(&self, at_ms: u64) -> Option<Action> {

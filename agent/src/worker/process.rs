@@ -4,7 +4,7 @@ use super::client::{Client, ClientError, Status};
 use super::config::{Places, WorkerConfig};
 use super::exit;
 use super::leftovers::{self, Left};
-use super::lines::{LastLine, log};
+use super::lines::{LastLines, log};
 use crate::shard::Slot;
 use crate::shard::observed::{Event, Fault, Installed, UNREACHABLE, Work, WorkerPhase};
 use rustix::fd::OwnedFd;
@@ -41,8 +41,8 @@ impl Default for Patience {
 /// How often a worker is asked while it loads, so that a loaded shard serves at once: the more often, the younger it is. A tenth of
 /// its age is no delay that counts.
 const POLL_LOADING: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(100);
-/// And afterwards: only its end or a failure is news, and its end is heard without asking.
-const POLL_SERVING: Duration = Duration::from_millis(500);
+/// And afterwards: only a failure is news, that the next stage is not reached among them; its end is heard without asking.
+const POLL_SERVING: Duration = Duration::from_millis(250);
 /// Orders that wait: install, drain and kill, each at most once.
 const ORDERS_MAX: usize = 4;
 /// What is left in the pipes of a dead process is read within this.
@@ -115,31 +115,33 @@ pub async fn run(launch: Launch, inbox: mpsc::Receiver<Order>, events: mpsc::Sen
     if let Some(pid) = pid {
         leftovers::note(&launch.places.directory, pid, &launch.name);
     }
-    let last_line = LastLine::default();
+    let last_lines = LastLines::default();
     let readers = [
         child
             .stdout
             .take()
-            .map(|pipe| tokio::spawn(log(pipe, launch.name.clone(), last_line.clone()))),
+            .map(|pipe| tokio::spawn(log(pipe, launch.name.clone(), last_lines.clone()))),
         child
             .stderr
             .take()
-            .map(|pipe| tokio::spawn(log(pipe, launch.name.clone(), last_line.clone()))),
+            .map(|pipe| tokio::spawn(log(pipe, launch.name.clone(), last_lines.clone()))),
     ];
     let last_words = async move {
         for reader in readers.into_iter().flatten() {
             // A reader that panicked has no more lines.
             let _ = reader.await;
         }
-        last_line.get()
+        last_lines.get()
     };
     let watch = Watch::new(launch, pid, inbox, events);
     watch.send(Event::Done(Work::Spawn)).await;
     let ended = async move {
         let status = child.wait().await;
-        let last_words = tokio::time::timeout(LAST_WORDS_LIMIT, last_words).await.ok().flatten();
+        let last_words = tokio::time::timeout(LAST_WORDS_LIMIT, last_words)
+            .await
+            .unwrap_or_default();
         match status {
-            Ok(status) => exit::fault(status, last_words.as_deref()),
+            Ok(status) => exit::fault(status, &last_words),
             Err(error) => Fault::new("Crashed", format!("the worker cannot be waited for: {error}")),
         }
     };
@@ -206,7 +208,9 @@ fn start(launch: &Launch) -> Result<Child, Fault> {
         // Signals from the agent's terminal are the agent's to pass on.
         .process_group(0)
         .kill_on_drop(true);
-    command.env(HUGE_PAGES.0, HUGE_PAGES.1);
+    command
+        .env(HUGE_PAGES.0, HUGE_PAGES.1)
+        .env(NO_BACKTRACE.0, NO_BACKTRACE.1);
     match launch.vulkan_index {
         Some(index) => command.env("GGML_VK_VISIBLE_DEVICES", index.to_string()),
         None => command.env_remove("GGML_VK_VISIBLE_DEVICES"),
@@ -219,6 +223,10 @@ fn start(launch: &Launch) -> Result<Child, Fault> {
 /// Has the C library ask for huge pages: a shard reads all its weights for each token, and with small pages a good part of that
 /// time goes into looking addresses up.
 const HUGE_PAGES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+
+/// A worker that cannot go on ends at once. Before that ggml would have a debugger look at it, where there is one: its streams would
+/// wait for that, and the debugger's lines would be its last.
+const NO_BACKTRACE: (&str, &str) = ("GGML_NO_BACKTRACE", "1");
 
 struct Watch {
     launch: Launch,

@@ -39,16 +39,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn serve(listener: UnixListener, shard: Arc<Shard>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = tokio::task::JoinSet::new();
+    let mut failing = false;
     loop {
         while connections.try_join_next().is_some() {}
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "the control socket cannot accept; trying on");
+                if !failing {
+                    tracing::warn!(%error, "the control socket cannot accept; trying on");
+                }
+                failing = true;
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        failing = false;
         match Arc::clone(&room).try_acquire_owned() {
             Ok(permit) => {
                 let shard = Arc::clone(&shard);

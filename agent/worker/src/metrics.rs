@@ -1,7 +1,7 @@
 //! What a worker counts. The agent asks for the text over the control socket and exposes it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -193,27 +193,41 @@ impl Metrics {
         act(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// An attempt to dial the next stage of this epoch's pipeline has ended, for a cause where it failed.
-    pub fn record_dial(&self, epoch: u64, began: Instant, cause: Option<String>) {
-        let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
-        reach.dialled(epoch, began, Instant::now(), cause);
+    /// An attempt to dial the next stage of this epoch's pipeline begins; it ends with what this gives.
+    pub fn dialling(&self, epoch: u64) -> Dialling {
+        let began = Instant::now();
+        self.with_reach(|reach| reach.dials(epoch, began));
+        Dialling {
+            metrics: self.clone(),
+            epoch,
+            began,
+        }
     }
 
     /// The connection to the next stage of this epoch's pipeline broke before anything was answered over it.
     pub fn record_barren(&self, epoch: u64, cause: String) {
-        let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
-        reach.broke(epoch, Instant::now(), cause);
+        self.with_reach(|reach| reach.broke(epoch, Instant::now(), cause));
+    }
+
+    /// The same connection was given up, because nothing was heard over it for so long.
+    pub fn record_silence(&self, epoch: u64, silence: Duration, cause: String) {
+        let now = Instant::now();
+        let since = now.checked_sub(silence).unwrap_or(now);
+        self.with_reach(|reach| reach.fell_silent(epoch, since, now, cause));
     }
 
     /// The next stage has answered the first step of a connection.
     pub fn record_answer(&self) {
-        self.reach.lock().unwrap_or_else(PoisonError::into_inner).answered();
+        self.with_reach(Reach::answered);
     }
 
     /// Why the next stage of this epoch's pipeline cannot be reached, where that is news.
     pub fn next_unreachable(&self, epoch: u64) -> Option<String> {
-        let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
-        reach.told(epoch).map(str::to_owned)
+        self.with_reach(|reach| reach.told(epoch, Instant::now()).map(str::to_owned))
+    }
+
+    fn with_reach<T>(&self, act: impl FnOnce(&mut Reach) -> T) -> T {
+        act(&mut self.reach.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A request waited so long for its seat, microseconds.
@@ -280,6 +294,29 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// An attempt to dial the next stage. Dropped, it was given up by whoever made it.
+#[derive(Debug)]
+pub struct Dialling {
+    metrics: Metrics,
+    epoch: u64,
+    began: Instant,
+}
+
+impl Dialling {
+    /// It has ended, for a cause where it failed.
+    pub fn ended(self, cause: Option<String>) {
+        let (epoch, began) = (self.epoch, self.began);
+        let reach = |reach: &mut Reach| reach.dialled(epoch, began, Instant::now(), cause);
+        self.metrics.with_reach(reach);
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        self.metrics.with_reach(Reach::gave_up);
     }
 }
 

@@ -8,25 +8,13 @@ use engine::Sampling;
 use proto::shard::v1 as wire;
 use proto::shard::v1::generate_event::Event;
 use rig::fake::{Fake, Gate, LAYERS, POISON};
-use rig::gateway::{Gateway, next, request};
+use rig::gateway::{Gateway, next, request, rest};
 use rig::local::{Chain, LocalWorker, within_limit};
 use rig::realm::{Realm, StageAt};
-use tonic::{Code, Status, Streaming};
+use tonic::Code;
 
 fn greedy(prompt: &[i32], count: usize) -> Vec<i32> {
     Fake::whole(prompt, Sampling::GREEDY, count)
-}
-
-/// The tokens that are still to come, and how the stream ends.
-async fn rest(stream: &mut Streaming<wire::GenerateEvent>) -> (Vec<i32>, Result<wire::Finished, Status>) {
-    let mut tokens = Vec::new();
-    loop {
-        match next(stream).await {
-            Ok(Event::Token(token)) => tokens.push(token.id),
-            Ok(Event::Finished(finished)) => return (tokens, Ok(finished)),
-            Err(status) => return (tokens, Err(status)),
-        }
-    }
 }
 
 #[tokio::test]

@@ -40,11 +40,7 @@ fn realm(ends: &[u32], prefix_sequences: u32) -> Realm {
 }
 
 async fn metric(chain: &Chain, stage: usize, line: &str) -> f64 {
-    let text = chain.workers[stage].agent.metrics().await;
-    let value = text
-        .lines()
-        .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("{line} in {text}")).parse().unwrap()
+    chain.workers[stage].agent.metric(line).await
 }
 
 /// Returns once what earlier answers left behind is forgotten too.

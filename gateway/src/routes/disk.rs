@@ -44,13 +44,28 @@ pub async fn store(state_dir: &Path, table: &RouteTable) -> io::Result<()> {
     replace(&path(state_dir), &table.encode_to_vec()).await
 }
 
-/// Writes `content` beside `path`, then renames it there.
+/// Writes `content` beside `path`, then renames it there; both are on disk when this returns.
 pub(crate) async fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let partial = path.with_extension("partial");
-    let file = tokio::fs::File::create(&partial).await?;
+    let written = match write_new(&partial, content).await {
+        Ok(()) => tokio::fs::rename(&partial, path).await,
+        Err(error) => Err(error),
+    };
+    if written.is_err() {
+        // The first error is the one to tell. On a full disk what was begun would keep its room.
+        let _ = tokio::fs::remove_file(&partial).await;
+    }
+    written?;
+    // Else the new name may be lost with the power.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    tokio::fs::File::open(folder).await?.sync_all().await
+}
+
+async fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let file = tokio::fs::File::create(path).await?;
     let mut writer = tokio::io::BufWriter::new(file);
     tokio::io::AsyncWriteExt::write_all(&mut writer, content).await?;
     tokio::io::AsyncWriteExt::flush(&mut writer).await?;
-    writer.into_inner().sync_all().await?;
-    tokio::fs::rename(&partial, path).await
+    writer.into_inner().sync_all().await
 }

@@ -30,7 +30,7 @@ pub(super) enum FetchError {
     TooLarge,
     #[error("the operator's bytes have digest {actual}, not {expected}")]
     WrongDigest { expected: String, actual: String },
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}; this gateway needs room there and the right to write", path.display())]
     File { path: PathBuf, error: io::Error },
 }
 

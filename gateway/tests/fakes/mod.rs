@@ -4,6 +4,7 @@
 pub mod client;
 pub mod head;
 pub mod operator;
+pub mod process;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use tonic::service::RoutesBuilder;
 use client::Client;
 use head::FakeHead;
 use operator::FakeOperator;
+use process::GatewayProcess;
 
 /// A condition that does not come is a failure.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -152,6 +154,7 @@ pub struct World {
     pub gateway: Gateway,
     pub client: Client,
     directory: TempDir,
+    state_dir: PathBuf,
 }
 
 impl World {
@@ -165,6 +168,11 @@ impl World {
 
     /// A gateway that knows of no model.
     pub async fn start_unready() -> Self {
+        Self::start_unready_in(None).await
+    }
+
+    /// The same with its state in this folder, where one is given.
+    pub async fn start_unready_in(state_dir: Option<&Path>) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let trust = Trust::new();
         let operator = FakeOperator::start(&trust).await;
@@ -180,7 +188,8 @@ impl World {
             .unwrap();
         identity::sign::store_keys(&identity, &[trust.signer.public_key().to_vec()]).unwrap();
         std::fs::write(directory.path().join("keys"), format!("{KEY}\n")).unwrap();
-        let gateway = start_gateway(args(directory.path(), operator.address)).await;
+        let state_dir = state_dir.map_or_else(|| directory.path().join("state"), Path::to_owned);
+        let gateway = start_gateway(args(directory.path(), &state_dir, operator.address)).await;
         let client = Client::new(gateway.addresses.user, &trust.authority.bundle_pem());
         Self {
             trust,
@@ -189,6 +198,7 @@ impl World {
             gateway,
             client,
             directory,
+            state_dir,
         }
     }
 
@@ -212,9 +222,19 @@ impl World {
         self.client = Client::new(self.gateway.addresses.user, bundle_pem);
     }
 
+    /// The same gateway again after its end, as a process of its own.
+    pub async fn restart_gateway_as_process(&mut self) -> GatewayProcess {
+        self.gateway.stop();
+        self.gateway.ended().await;
+        let process = GatewayProcess::start(&self.args(), &self.directory.path().join("log"));
+        self.gateway.addresses = process.addresses().await;
+        self.client = Client::new(self.gateway.addresses.user, &self.trust.authority.bundle_pem());
+        process
+    }
+
     /// How its gateway is started.
     pub fn args(&self) -> Args {
-        args(self.directory.path(), self.operator.address)
+        args(self.directory.path(), &self.state_dir, self.operator.address)
     }
 
     pub fn keys_file(&self) -> PathBuf {
@@ -244,7 +264,7 @@ impl World {
     }
 }
 
-fn args(directory: &Path, operator: SocketAddr) -> Args {
+fn args(directory: &Path, state_dir: &Path, operator: SocketAddr) -> Args {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     Args {
         pod_name: Some("gateway-0".into()),
@@ -254,7 +274,7 @@ fn args(directory: &Path, operator: SocketAddr) -> Args {
         api_keys: directory.join("keys"),
         tokenizer: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fakes/tokenizer.py")),
         renderer: PathBuf::from(env!("CARGO_BIN_EXE_shardwright-gateway")),
-        state_dir: directory.join("state"),
+        state_dir: state_dir.to_owned(),
         listen: any,
         user_certificate: None,
         admin_listen: any,

@@ -135,7 +135,7 @@ fn compile(folder: &Path, library: &'static str, text: &str) -> Result<(), Build
 
 /// Makes a Vulkan layer in `folder` that shows the agent the first Vulkan device, such as a renderer on the processors, as
 /// a card of AMD's at the bus address. It computes as before, so faults can be given to a device that really holds
-/// layers. What has to be in the agent's environment.
+/// layers. What has to be in the agent's environment; its workers inherit it, see [`lose_in_use`].
 ///
 /// # Errors
 /// No C compiler, or no space.
@@ -152,10 +152,21 @@ pub fn stand_in(folder: &Path, address: &str) -> Result<Vec<(&'static str, OsStr
         ("VK_LAYER_PATH", folder.into()),
         ("VK_INSTANCE_LAYERS", STAND_IN_LAYER.into()),
         ("SHARDWRIGHT_STAND_IN", address.into()),
+        ("SHARDWRIGHT_STAND_IN_LOST", folder.join(STAND_IN_LOST).into()),
     ])
 }
 
 const STAND_IN_LAYER: &str = "VK_LAYER_SHARDWRIGHT_stand_in";
+const STAND_IN_LOST: &str = "lost";
+
+/// Loses the card of the layer in `folder` for all that computes on it: what is handed to it from now on is answered with
+/// `VK_ERROR_DEVICE_LOST`. The agent's own children find it well.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn lose_in_use(folder: &Path) -> std::io::Result<()> {
+    std::fs::write(folder.join(STAND_IN_LOST), "")
+}
 
 fn link(target: &str, link: &Path) -> Result<(), BuildError> {
     match std::os::unix::fs::symlink(target, link) {

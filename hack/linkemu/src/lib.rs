@@ -1,4 +1,4 @@
-//! Hosts on one machine, and links between them that delay, lose, reorder, throttle and cut, as they are told and by a seed.
+//! Hosts on one machine, and links between them that delay, lose, reorder, repeat, throttle and cut, as they are told and by a seed.
 //!
 //! ```text
 //!   namespace of a host ── TUN device ─▶ emulator: line of (from, to) ─▶ TUN device ── namespace of another

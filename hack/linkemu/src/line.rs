@@ -16,6 +16,8 @@ pub struct Quality {
     pub lost_per_mille: u16,
     /// Of a thousand packets, so many arrive without delay and jitter, before others that were sent earlier.
     pub overtaking_per_mille: u16,
+    /// Of a thousand packets, so many arrive twice: the second time as if by a way around that takes as long again.
+    pub repeated_per_mille: u16,
     /// Rate at which packets leave, one after the other; `None`: at once.
     pub bits_per_second: Option<u64>,
     /// Larger packets are lost without a word, as by a path whose smallest MTU nobody tells of; `None`: none is too large.
@@ -31,6 +33,7 @@ impl Quality {
         jitter: Duration::ZERO,
         lost_per_mille: 0,
         overtaking_per_mille: 0,
+        repeated_per_mille: 0,
         bits_per_second: None,
         largest_bytes: None,
         cut: false,
@@ -99,6 +102,7 @@ impl Line {
             jitter,
             lost_per_mille,
             overtaking_per_mille,
+            repeated_per_mille,
             bits_per_second,
             largest_bytes,
             cut,
@@ -108,6 +112,7 @@ impl Line {
         let overtakes = self.random.comes_to_pass(overtaking_per_mille);
         let most_ns = u64::try_from(jitter.as_nanos()).unwrap_or(u64::MAX - 1);
         let jitter = Duration::from_nanos(self.random.between(0, most_ns));
+        let repeated = self.random.comes_to_pass(repeated_per_mille);
         if cut || lost || largest_bytes.is_some_and(|largest| packet.len() > largest) {
             return false;
         }
@@ -119,10 +124,18 @@ impl Line {
             self.last_due = self.last_due.max(sent + delay + jitter);
             self.last_due
         };
+        let again = repeated.then(|| packet.clone());
+        self.hold(due, packet);
+        if let Some(packet) = again {
+            self.hold(due + delay + jitter, packet);
+        }
+        true
+    }
+
+    fn hold(&mut self, due: Instant, packet: Vec<u8>) {
         self.number += 1;
         self.held_bytes += packet.len();
         self.packets.insert((due, self.number), packet);
-        true
     }
 
     /// When the next packet arrives.

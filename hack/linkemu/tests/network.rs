@@ -142,19 +142,11 @@ fn a_host_that_is_cut_off_reaches_nobody_and_the_others_each_other() {
     }
 }
 
-#[test]
-fn a_connection_brings_all_its_bytes_through_loss_jitter_and_overtaking() {
-    let Some(network) = network(1) else { return };
-    network.set_all(Quality {
-        delay: Duration::from_millis(2),
-        jitter: Duration::from_millis(2),
-        lost_per_mille: 20,
-        overtaking_per_mille: 20,
-        ..Quality::PERFECT
-    });
-    let listener = tcp(&network, "right");
+/// Sends a million bytes over one connection, all of which arrive, each once and in order.
+fn a_million_bytes_arrive(network: &Network) {
+    let listener = tcp(network, "right");
     let sent: Vec<u8> = (0..1_000_000_u32).map(|at| (at % 251) as u8).collect();
-    let mut stream = dial(&network, "left", listener.local_addr().unwrap());
+    let mut stream = dial(network, "left", listener.local_addr().unwrap());
     let received = std::thread::scope(|scope| {
         let receiving = scope.spawn(|| {
             let mut received = Vec::new();
@@ -166,7 +158,36 @@ fn a_connection_brings_all_its_bytes_through_loss_jitter_and_overtaking() {
         receiving.join().unwrap()
     });
     assert!(received == sent);
+}
+
+#[test]
+fn a_connection_brings_all_its_bytes_through_loss_jitter_and_overtaking() {
+    let Some(network) = network(1) else { return };
+    network.set_all(Quality {
+        delay: Duration::from_millis(2),
+        jitter: Duration::from_millis(2),
+        lost_per_mille: 20,
+        overtaking_per_mille: 20,
+        ..Quality::PERFECT
+    });
+    a_million_bytes_arrive(&network);
     assert!(network.counts("left", "right").lost > 0, "TCP had to repeat some");
+}
+
+#[test]
+fn a_connection_brings_its_bytes_once_where_packets_come_twice() {
+    let Some(network) = network(1) else { return };
+    let quality = Quality {
+        repeated_per_mille: 100,
+        ..Quality::PERFECT
+    };
+    let arrived = arrived_of_100(&network, quality);
+    assert!(arrived.len() > 100, "{arrived:?}");
+    network.set_all(Quality {
+        delay: Duration::from_millis(2),
+        ..quality
+    });
+    a_million_bytes_arrive(&network);
 }
 
 #[test]

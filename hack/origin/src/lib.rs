@@ -2,6 +2,7 @@
 //! it sends, remembers what it was asked, and misbehaves as it is told.
 
 mod answer;
+mod proxy;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+
+pub use proxy::{Asked, Proxy};
 
 /// A request as it came.
 #[derive(Clone, Debug, Default)]

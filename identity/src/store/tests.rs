@@ -47,6 +47,26 @@ fn a_write_that_fails_names_the_file_and_keeps_the_old_content() {
 }
 
 #[test]
+fn on_a_full_disk_the_old_content_stays_and_nothing_is_left_half_written() {
+    let Some(disk) = scarcity::disk::Disk::of(1 << 20) else {
+        return;
+    };
+    let directory = disk.path().join("identity");
+    fs::create_dir(&directory).unwrap();
+    let path = directory.join("key.pem");
+    write_private(&path, b"old").unwrap();
+    disk.fill_but(4096).unwrap();
+
+    let message = write_private(&path, &[b'x'; 8192]).unwrap_err().to_string();
+
+    assert!(message.contains("key.pem: No space left on device"), "{message}");
+    assert_eq!(read_text(&path, 3).unwrap(), "old");
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+    disk.make_room().unwrap();
+    write_private(&path, &[b'x'; 8192]).unwrap();
+}
+
+#[test]
 fn a_file_beyond_the_limit_is_not_read_whole() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("token");

@@ -261,7 +261,7 @@ impl<'a> Rest<'a> {
             let stays = |number: &usize| {
                 let pipeline = in_force.and_then(|in_force| in_force.pipelines().get(*number));
                 let mut stages = pipeline.into_iter().flat_map(|pipeline| &pipeline.stages);
-                !stages.any(|stage| world.leaving.contains(&stage.node))
+                !stages.any(|stage| world.leaving.contains_key(&stage.node))
             };
             going_on.retain(stays);
         }

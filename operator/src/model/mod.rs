@@ -19,6 +19,7 @@ pub mod in_force;
 pub mod inspect;
 pub mod learned;
 pub mod learned_pace;
+pub mod leaving;
 pub mod links;
 pub mod moving;
 pub mod observe;

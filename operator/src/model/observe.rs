@@ -7,6 +7,7 @@ use std::hash::Hash;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
+use crds::names::INSTALL_KINDS;
 use crds::{DeviceGPUState, InferenceModel, NodeLinkState};
 use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
@@ -22,7 +23,7 @@ use super::readable::{forget_annotations, readable};
 use crate::error::{CallError, call};
 use crate::metrics::Metrics;
 use crate::retry;
-use crate::watching::{INSTALL_KINDS, events, explain};
+use crate::watching::{events, explain};
 use lifecycle::backoff::Backoff;
 
 /// Objects of one answer, where all are listed: each comes with who wrote which field, which is many times what is kept of it.
@@ -200,7 +201,7 @@ where
 {
     let (metrics, changed) = (metrics.clone(), changed.clone());
     async move {
-        let mut events = pin!(reflector::reflector(writer, events.default_backoff()));
+        let mut events = pin!(reflector::reflector(writer, events));
         while let Some(event) = events.next().await {
             match event {
                 Ok(_) => changed.send_modify(|count| *count = count.wrapping_add(1)),

@@ -45,9 +45,7 @@ pub fn transitions(before: Option<&InferenceModelStatus>, after: &InferenceModel
             (kind::RESOLVED, status) if status == no && new_reason => (true, "Resolve"),
             (kind::PLACED, status) if status == yes && before.and_then(epoch) != epoch(after) => (false, "Place"),
             (kind::PLACED, status) if status == no && new_reason => (true, "Place"),
-            (kind::LOADED, status) if status == no && new_reason && condition.reason == reason::LOAD_FAILED => {
-                (true, "Load")
-            }
+            (kind::LOADED, status) if status == no && new_reason && has_failed(&condition.reason) => (true, "Load"),
             (kind::READY, status) if status == yes && turned => (false, "Serve"),
             (kind::READY, status) if status == no && turned && old.is_some_and(|old| old.status == yes) => {
                 (true, "Serve")
@@ -56,6 +54,10 @@ pub fn transitions(before: Option<&InferenceModelStatus>, after: &InferenceModel
                 if status == yes && new_reason && condition.reason == reason::QUARANTINE_LIMIT_REACHED =>
             {
                 (true, "Hold")
+            }
+            // The condition stands for the moment until the link is left.
+            (kind::DEGRADED, status) if status == yes && new_reason && condition.reason == reason::LINK_DOWN => {
+                (true, "Leave")
             }
             _ => continue,
         };
@@ -74,6 +76,11 @@ pub fn transitions(before: Option<&InferenceModelStatus>, after: &InferenceModel
         }
     }
     notes
+}
+
+/// Of a stage that failed, and not of one that is on its way.
+fn has_failed(reason: &str) -> bool {
+    [reason::LOAD_FAILED, reason::CRASH_LOOP].contains(&reason)
 }
 
 /// Where notes go.
@@ -186,13 +193,26 @@ mod tests {
     }
 
     #[test]
-    fn only_a_hold_is_told_of_what_is_degraded() {
+    fn only_a_hold_and_a_link_that_is_down_are_told_of_what_is_degraded() {
         let sound = status(&[(kind::DEGRADED, ConditionStatus::False, "AsExpected")]);
         let lost = status(&[(kind::DEGRADED, ConditionStatus::True, "StageLost")]);
         let held = status(&[(kind::DEGRADED, ConditionStatus::True, "QuarantineLimitReached")]);
         assert!(reasons(Some(&sound), &lost).is_empty());
         assert_eq!(reasons(Some(&lost), &held), [(true, "QuarantineLimitReached".into())]);
         assert!(reasons(Some(&held), &held).is_empty());
+        let apart = status(&[(kind::DEGRADED, ConditionStatus::True, "LinkDown")]);
+        assert_eq!(reasons(Some(&sound), &apart), [(true, "LinkDown".into())]);
+        assert!(reasons(Some(&apart), &apart).is_empty());
+    }
+
+    #[test]
+    fn a_stage_that_failed_is_told_and_once_more_when_it_fails_by_habit_and_one_that_loads_is_not() {
+        let not_loaded = |reason| status(&[(kind::LOADED, ConditionStatus::False, reason)]);
+        let [loading, failed, habit] = ["Loading", "LoadFailed", "CrashLoop"].map(not_loaded);
+        assert!(reasons(None, &loading).is_empty());
+        assert_eq!(reasons(Some(&loading), &failed), [(true, "LoadFailed".into())]);
+        assert_eq!(reasons(Some(&failed), &habit), [(true, "CrashLoop".into())]);
+        assert!(reasons(Some(&habit), &habit).is_empty());
     }
 
     #[test]

@@ -395,8 +395,12 @@ fn trouble(in_force: &InForce, stages: &[StageSight]) -> Option<Why> {
         return Some(down);
     }
     let failed = stages.iter().find(|stage| stage.phase == StagePhase::Failed)?;
+    let reason = match failed.reason.as_str() {
+        reason::CRASH_LOOP => reason::CRASH_LOOP,
+        _ => reason::LOAD_FAILED,
+    };
     Some(Why::new(
-        reason::LOAD_FAILED,
+        reason,
         format!(
             "{} failed{}{}",
             name(in_force, failed),

@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crds::StagePhase;
+use crds::names::INSTALL_KINDS;
 use topology::DeviceReport;
 
 use super::in_force::InForce;
 use super::reports::Reports;
 use super::stages;
 use crate::agents::AgentView;
-use crate::watching::INSTALL_KINDS;
 
 /// What is remembered of devices that hold stages.
 #[derive(Debug, Default)]

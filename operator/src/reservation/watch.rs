@@ -116,7 +116,7 @@ where
     let (store, writer) = reflector::store();
     let (metrics, changed) = (metrics.clone(), changed.clone());
     let filling = async move {
-        let mut events = pin!(reflector::reflector(writer, stream.default_backoff()));
+        let mut events = pin!(reflector::reflector(writer, stream));
         let mut told = false;
         while let Some(event) = events.next().await {
             match event {

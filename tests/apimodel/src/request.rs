@@ -110,6 +110,13 @@ impl Request {
         })
     }
 
+    /// Whether it is a list that may be answered with what there was at some time. One that asks for no version is answered with what
+    /// there is.
+    #[must_use]
+    pub fn takes_an_old_list(&self) -> bool {
+        self.verb == Verb::List && !self.parameter("resourceVersion").is_empty()
+    }
+
     pub(crate) fn parameter(&self, name: &str) -> &str {
         self.query.get(name).map_or("", String::as_str)
     }

@@ -53,6 +53,10 @@ pub struct Files<'a> {
 /// A request as it came, and how it was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    /// When it came.
+    pub at: std::time::Instant,
+    /// The program that asked, as it calls itself, and a number for whom it asked.
+    pub client: String,
     /// Its verb in HTTP.
     pub method: http::Method,
     /// Without the query.

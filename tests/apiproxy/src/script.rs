@@ -37,8 +37,14 @@ pub enum Fault {
     Delay(Duration),
     /// It is answered with this status and never reaches the API server.
     Refuse(u16),
+    /// It is answered 429 with a `Retry-After` of so many seconds, and never reaches the API server.
+    Busy(u64),
     /// It is carried out, but the answer is a 500.
     LoseAnswer,
+    /// It is carried out, but answered 200 with the page of a proxy.
+    Garble,
+    /// It is carried out, but the connection breaks in the middle of the answer. Watches are spared: they have no middle.
+    CutOff,
     /// A watch ends within its so many-th line.
     Truncate(usize),
     /// A watch says after so many events that its resource version is too old.
@@ -56,6 +62,14 @@ impl Fault {
             self,
             Self::Truncate(_) | Self::Expire(_) | Self::Withhold(_) | Self::Replay
         )
+    }
+
+    fn can_befall(self, watch: bool) -> bool {
+        if watch {
+            self != Self::CutOff
+        } else {
+            !self.is_of_watches()
+        }
     }
 }
 
@@ -102,7 +116,7 @@ impl Script {
                 What::Reads => !is_write(method) && !watch,
                 What::Watches => watch,
             };
-            if !about || (rule.fault.is_of_watches() && !watch) {
+            if !about || !rule.fault.can_befall(watch) {
                 continue;
             }
             *asked += 1;
@@ -185,6 +199,16 @@ mod tests {
             script.decide(&Method::GET, "/api/v1/nodes", "watch=1"),
             Some(Fault::Truncate(3))
         );
+    }
+
+    #[test]
+    fn what_has_no_middle_is_not_cut_off_in_it() {
+        let mut script = script(&[(What::Any, Often::Always, Fault::CutOff)]);
+        assert_eq!(
+            script.decide(&Method::GET, "/api/v1/nodes", "limit=5"),
+            Some(Fault::CutOff)
+        );
+        assert_eq!(script.decide(&Method::GET, "/api/v1/nodes", "watch=1"), None);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The proxy's connections: TLS, the script's verdict, the API server's answer, the events of a watch.
 
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use rustls_pki_types::pem::PemObject as _;
@@ -23,6 +25,10 @@ use crate::{Error, Files, Seen, Shared, locked};
 
 /// More than any object that the API server takes.
 const MAX_BODY_BYTES: usize = 4 << 20;
+/// More than any list that a test makes.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// What stands in front of an API server says such things.
+const PAGE: &str = "<html>\n<body>Welcome. Please sign in.</body>\n</html>\n";
 /// Parts of an answer that wait for a slow client.
 const BUFFERED: usize = 16;
 
@@ -67,9 +73,11 @@ pub(crate) async fn run(listener: std::net::TcpListener, acceptor: TlsAcceptor, 
 async fn answer(shared: &Shared, request: Request<Body>) -> Response<Body> {
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let query = uri.query().unwrap_or_default().to_owned();
+    let (at, client) = (std::time::Instant::now(), client(request.headers()));
     let fault = locked(&shared.script).decide(&method, uri.path(), &query);
     let response = match fault {
         Some(Fault::Refuse(code)) => refused(code),
+        Some(Fault::Busy(seconds)) => busy(seconds),
         Some(Fault::Delay(time)) => {
             tokio::time::sleep(time).await;
             carried_out(shared, request, None).await
@@ -78,9 +86,16 @@ async fn answer(shared: &Shared, request: Request<Body>) -> Response<Body> {
             let _lost = carried_out(shared, request, None).await;
             refused(500)
         }
+        Some(Fault::Garble) => {
+            let _lost = carried_out(shared, request, None).await;
+            Response::new(Body::from(PAGE))
+        }
+        Some(Fault::CutOff) => cut_off(carried_out(shared, request, None).await).await,
         other => carried_out(shared, request, other).await,
     };
     locked(&shared.seen).push(Seen {
+        at,
+        client,
         method,
         path: uri.path().to_owned(),
         query,
@@ -102,12 +117,39 @@ fn refused(code: u16) -> Response<Body> {
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
-    if code == 429 {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
     response
+}
+
+fn busy(seconds: u64) -> Response<Body> {
+    let mut response = refused(429);
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+/// Half of an answer, and then the end of its connection.
+async fn cut_off(answer: Response<Body>) -> Response<Body> {
+    let (parts, body) = answer.into_parts();
+    let whole = axum::body::to_bytes(body, MAX_ANSWER_BYTES).await.unwrap_or_default();
+    let pieces = [
+        Ok(whole.slice(..whole.len() / 2)),
+        Err(std::io::Error::other("cut off")),
+    ];
+    Response::from_parts(parts, Body::from_stream(futures::stream::iter(pieces)))
+}
+
+/// Whose request it is: the program, and what it shows that it may ask, in a form that nobody can use.
+fn client(headers: &HeaderMap) -> String {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
+    let mut shown = DefaultHasher::new();
+    text(header::AUTHORIZATION).hash(&mut shown);
+    format!("{} {:016x}", text(header::USER_AGENT), shown.finish())
 }
 
 async fn carried_out(shared: &Shared, request: Request<Body>, events: Option<Fault>) -> Response<Body> {

@@ -9,11 +9,15 @@ use serde_json::Value;
 
 use crate::world::World;
 
-/// What a request breaks by itself: every delete says which object it means (I2).
+/// What a request breaks by itself: every delete says which object it means (I2), and no list may come out of an old cache (I1).
 #[must_use]
 pub fn of_request(seen: &Seen<'_>) -> Option<String> {
-    let unnamed = seen.request.verb == Verb::Delete && seen.body["preconditions"]["uid"].is_null();
-    unnamed.then(|| format!("I2: {} names no uid", seen.request.text()))
+    let Seen { request, body, .. } = seen;
+    if request.takes_an_old_list() {
+        return Some(format!("I1: {} may be answered out of an old cache", request.text()));
+    }
+    let unnamed = request.verb == Verb::Delete && body["preconditions"]["uid"].is_null();
+    unnamed.then(|| format!("I2: {} names no uid", request.text()))
 }
 
 /// What the history of a world breaks. A store that went back begins another history; agents remember across it.

@@ -18,6 +18,7 @@ pub mod link;
 pub mod objects;
 pub mod plan;
 pub mod process;
+pub mod scene;
 pub mod schedule;
 pub mod seeded;
 pub mod workflow;

@@ -8,9 +8,11 @@ use linkemu::random::Random;
 use serde_json::Value;
 use simulation::host::Life;
 use simulation::invariants;
-use simulation::objects::{MODELS, device_name};
+use simulation::objects::{MODELS, device_name, node};
 use simulation::world::{DEVICE, MODEL, NODE_BYTES, Shape, World};
 
+/// The Nodes of the cluster.
+const NODE: &str = "/v1/nodes";
 /// A shard that is let go and loaded again is away for longer.
 const LOOK: Duration = Duration::from_millis(500);
 /// Longer than a new leader waits for agents that hold placements.
@@ -27,14 +29,10 @@ const CYCLES: u64 = 500;
 const OBJECT_BYTES_MAX: usize = 256 << 10;
 
 fn two_operators() -> World {
-    let mut world = World::new(&Shape {
+    World::kept(&Shape {
         operators: 2,
         ..Shape::default()
-    });
-    for place in 0..2 {
-        world.keep_operator(place, &format!("operator-{place}"));
-    }
-    world
+    })
 }
 
 async fn one_model() -> World {
@@ -45,8 +43,7 @@ async fn one_model() -> World {
 }
 
 fn epoch(world: &World) -> u64 {
-    let model = world.object(MODEL, MODELS, "m").expect("the model is there");
-    model["status"]["placement"]["epoch"].as_u64().expect("it is placed")
+    world.epoch("m")
 }
 
 fn spec(world: &World) -> Value {
@@ -134,6 +131,48 @@ async fn what_serves_stays_under_a_leader_that_finds_no_device_and_is_told_of_th
     }
     world.settle().await.unwrap();
     assert_eq!((epoch(&world), used_and_spare(&world).0), (before, used));
+    assert_sound(&world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_node_whose_agent_runs_is_left_for_what_is_loaded_elsewhere_first_and_used_again_when_it_is_back() {
+    let world = one_model().await;
+    let (before, serves) = (epoch(&world), serving(&world));
+    let (used, _) = used_and_spare(&world);
+    let deleted = used[1].clone();
+    assert!(world.delete(NODE, "", &deleted));
+    // As the garbage collector does with what a Node owns.
+    assert!(world.delete(DEVICE, "", &device_name(&deleted)));
+    let moves = |world: &World| {
+        let moved = epoch(world) > before;
+        assert!(moved || serving(world) == serves, "{:?}", serving(world));
+        moved
+    };
+    world.until("it has moved", moves).await;
+    let (now, _) = used_and_spare(&world);
+    assert!(!now.contains(&deleted), "{now:?}");
+    for node in now.iter().filter(|node| !used.contains(node)) {
+        let holds = world.hosts[node].agent().holds();
+        assert!(holds.iter().any(|line| line.contains("Loaded")), "{node}: {holds:?}");
+    }
+    world.settle().await.unwrap();
+    assert_eq!(world.hosts[&deleted].agent().holds(), Vec::<String>::new());
+    assert_sound(&world);
+
+    world.create(NODE, "", node(&deleted, 0));
+    world.report_device(&deleted, NODE_BYTES, true);
+    // Any two nodes hold the model: with one other it is needed.
+    let others = world.hosts.keys().filter(|node| **node != deleted).skip(1);
+    let others: Vec<String> = others.cloned().collect();
+    for node in &others {
+        world.set_life(node, Life::Down);
+    }
+    world.settle().await.unwrap();
+    assert!(used_and_spare(&world).0.contains(&deleted), "it is used again");
+    for node in &others {
+        world.set_life(node, Life::Up);
+    }
+    world.settle().await.unwrap();
     assert_sound(&world);
 }
 

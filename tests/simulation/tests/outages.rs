@@ -21,14 +21,10 @@ const AFTERWARDS: Duration = Duration::from_secs(60);
 const WRITES_OF_A_NEW_LEADER: usize = 10;
 
 fn two_operators() -> World {
-    let mut world = World::new(&Shape {
+    World::kept(&Shape {
         operators: 2,
         ..Shape::default()
-    });
-    for place in 0..2 {
-        world.keep_operator(place, &format!("operator-{place}"));
-    }
-    world
+    })
 }
 
 async fn one_model() -> World {
@@ -39,8 +35,7 @@ async fn one_model() -> World {
 }
 
 fn epoch(world: &World) -> u64 {
-    let model = world.object(MODEL, MODELS, "m").expect("the model is there");
-    model["status"]["placement"]["epoch"].as_u64().expect("it is placed")
+    world.epoch("m")
 }
 
 fn leaders(world: &World) -> Vec<usize> {
@@ -72,21 +67,9 @@ fn assert_told(model: &Value, unknown: &str) {
     );
 }
 
-fn is_ready(world: &World, name: &str) -> bool {
-    let model = world.object(MODEL, MODELS, name);
-    model.is_some_and(|model| says_ready(&model["status"]))
-}
-
 /// What every host holds.
 fn held(world: &World) -> Vec<String> {
     world.hosts.values().flat_map(|host| host.agent().holds()).collect()
-}
-
-/// What every host serves, whatever else lies on the disks for a loss.
-fn serving(world: &World) -> Vec<String> {
-    let serving = held(world).into_iter().filter(|line| line.contains("SERVE"));
-    let shard = |line: String| line.split('{').next().map(str::to_owned);
-    serving.filter_map(shard).collect()
 }
 
 /// Every host serves this for so long.
@@ -94,20 +77,12 @@ async fn serve_on(world: &World, time: Duration, serves: &[String]) {
     let end = world.now() + time;
     while world.now() < end {
         tokio::time::sleep(LOOK).await;
-        assert_eq!(serving(world), serves, "at {:?}", world.now());
-    }
-}
-
-async fn until(world: &World, what: &str, holds: impl Fn(&World) -> bool) {
-    let began = world.now();
-    while !holds(world) {
-        assert!(world.now() - began < LIMIT, "{what}: not within {LIMIT:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(world.serving(), serves, "at {:?}", world.now());
     }
 }
 
 async fn until_one_leads(world: &World) {
-    until(world, "one leads", |world| leaders(world).len() == 1).await;
+    world.until("one leads", |world| leaders(world).len() == 1).await;
 }
 
 /// The statuses that operators wrote after so many.
@@ -140,7 +115,7 @@ fn assert_sound(world: &World) {
 #[tokio::test(start_paused = true)]
 async fn while_the_api_server_is_away_every_host_serves_on_and_afterwards_nothing_was_placed_anew() {
     let world = one_model().await;
-    let (before, serves) = (epoch(&world), serving(&world));
+    let (before, serves) = (epoch(&world), world.serving());
     assert_eq!(serves.len(), 2);
     for away in [Duration::from_secs(30), Duration::from_secs(600)] {
         let written = world.status_writes();
@@ -167,7 +142,7 @@ fn silence(world: &World, silent: bool) {
 #[tokio::test(start_paused = true)]
 async fn while_the_api_server_is_silent_nobody_leads_for_long_and_agents_hold_what_they_held() {
     let world = one_model().await;
-    let (before, serves) = (epoch(&world), serving(&world));
+    let (before, serves) = (epoch(&world), world.serving());
     let (changes, written) = (world.api.with(|store| store.log().len()), world.status_writes());
     silence(&world, true);
     serve_on(&world, LEADS_AT_MOST, &serves).await;
@@ -198,7 +173,7 @@ async fn nobody_leads(world: &World, time: Duration, serves: &[String]) {
 
 /// Something happens that the leader is not told of, and that the store has forgotten when the leader asks for it.
 async fn unheard(world: &World, happens: impl FnOnce()) {
-    let (leading, serves) = (leaders(world), serving(world));
+    let (leading, serves) = (leaders(world), world.serving());
     let revision = world.api.with(|store| store.revision());
     world.operator(leading[0], |process| process.connection.hold_events(Some(revision)));
     happens();
@@ -213,7 +188,9 @@ async fn unheard(world: &World, happens: impl FnOnce()) {
 async fn of_a_model_whose_end_no_watch_tells_nothing_is_held() {
     let world = one_model().await;
     unheard(&world, || assert!(world.delete(MODEL, MODELS, "m"))).await;
-    until(&world, "everything is let go", |world| held(world).is_empty()).await;
+    world
+        .until("everything is let go", |world| held(world).is_empty())
+        .await;
     world.settle().await.unwrap();
     assert_sound(&world);
 }
@@ -226,7 +203,7 @@ async fn a_model_that_was_made_anew_while_no_watch_told_of_it_is_served_and_of_t
         world.ask_for("m", 1, 1);
     })
     .await;
-    until(&world, "the new one is ready", |world| is_ready(world, "m")).await;
+    world.until("the new one is ready", |world| world.is_ready("m")).await;
     world.settle().await.unwrap();
     assert_sound(&world);
 }
@@ -279,7 +256,7 @@ async fn an_api_server_that_takes_two_seconds_for_every_answer_is_fast_enough_to
     while world.now() - began < Duration::from_secs(600) {
         tokio::time::sleep(LOOK).await;
         assert_eq!(leaders(&world), leading, "{:?} after it began", world.now() - began);
-        if ready_after.is_none() && is_ready(&world, "m") {
+        if ready_after.is_none() && world.is_ready("m") {
             ready_after = Some(world.now() - began);
         }
     }
@@ -297,16 +274,16 @@ async fn an_object_that_cannot_be_read_keeps_no_other_from_being_placed_by_this_
     later["spec"]["determinism"] = json!("Later");
     world.create(MODEL, MODELS, later);
     world.ask_for("m", 1, 1);
-    until(&world, "m is ready", |world| is_ready(world, "m")).await;
+    world.until("m is ready", |world| world.is_ready("m")).await;
     let before = epoch(&world);
     for place in 0..2 {
         world.operator(place, |process| process.connection.kill());
     }
     world.ask_for("n", 2, 1);
-    until(&world, "n is ready", |world| is_ready(world, "n")).await;
+    world.until("n is ready", |world| world.is_ready("n")).await;
     world.settle().await.unwrap();
     assert_eq!(epoch(&world), before);
-    assert!(is_ready(&world, "m"));
+    assert!(world.is_ready("m"));
     let later = world.object(MODEL, MODELS, "later").unwrap();
     assert!(later["status"]["placement"].is_null(), "{later:#}");
     assert_told(&later, "Later");
@@ -316,7 +293,7 @@ async fn an_object_that_cannot_be_read_keeps_no_other_from_being_placed_by_this_
 #[tokio::test(start_paused = true)]
 async fn a_model_that_serves_and_comes_to_ask_for_something_unknown_serves_on_and_is_told_why() {
     let world = one_model().await;
-    let (before, serves) = (epoch(&world), serving(&world));
+    let (before, serves) = (epoch(&world), world.serving());
     assert!(world.patch(MODEL, MODELS, "m", &json!({ "spec": { "determinism": "Later" } })));
     serve_on(&world, AFTERWARDS, &serves).await;
     assert_told(&world.object(MODEL, MODELS, "m").unwrap(), "Later");
@@ -325,11 +302,12 @@ async fn a_model_that_serves_and_comes_to_ask_for_something_unknown_serves_on_an
     }
     serve_on(&world, AFTERWARDS, &serves).await;
     assert!(world.patch(MODEL, MODELS, "m", &json!({ "spec": { "determinism": "Strict" } })));
-    until(&world, "it is read again", |world| {
-        let model = world.object(MODEL, MODELS, "m").unwrap();
-        placed(&model)["status"] == "True" && is_ready(world, "m")
-    })
-    .await;
+    world
+        .until("it is read again", |world| {
+            let model = world.object(MODEL, MODELS, "m").unwrap();
+            placed(&model)["status"] == "True" && world.is_ready("m")
+        })
+        .await;
     assert!(epoch(&world) >= before);
     assert_sound(&world);
 }

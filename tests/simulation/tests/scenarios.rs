@@ -15,19 +15,14 @@ use tokio::sync::watch;
 const FROZEN: Duration = Duration::from_secs(60);
 
 fn two_operators() -> World {
-    let mut world = World::new(&Shape {
+    World::kept(&Shape {
         operators: 2,
         ..Shape::default()
-    });
-    for place in 0..2 {
-        world.keep_operator(place, &format!("operator-{place}"));
-    }
-    world
+    })
 }
 
 fn epoch(world: &World) -> u64 {
-    let model = world.object(MODEL, MODELS, "m").expect("the model is there");
-    model["status"]["placement"]["epoch"].as_u64().expect("it is placed")
+    world.epoch("m")
 }
 
 fn leader(world: &World) -> usize {

@@ -1,6 +1,7 @@
 //! The words that health is told in.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What would mend a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -54,6 +55,28 @@ impl Fault {
     }
 }
 
+/// For a person who knows which device it is about.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.reason)?;
+        if let Some(xid) = self.xid {
+            write!(f, "Xid {xid}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// What a fault says of what the device computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Gravity {
+    /// Whatever it still computes is right.
+    Stops,
+    /// It may compute what is wrong, and tell nobody.
+    Spoils,
+    /// The same, and a short verification may miss it: nothing but a reset mends it.
+    SpoilsUntilReset,
+}
+
 /// One thing seen of one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observation {
@@ -86,6 +109,12 @@ pub enum Observation {
         /// What the driver said.
         reason: String,
     },
+    /// The driver gives no readings of the device any more, and does not say that it is lost. What computes there may well go on: inside
+    /// containers the management library alone is at times cut off.
+    Unread {
+        /// What the driver said.
+        reason: String,
+    },
     /// The device left the bus, told otherwise than by Xid 79 (`NVML_ERROR_GPU_IS_LOST`).
     FellOffBus {
         /// What the driver said.
@@ -94,6 +123,11 @@ pub enum Observation {
     /// Memory lost what was in it, told otherwise than by an Xid. It waits for a reset, which some drivers make at once.
     UncorrectedMemory {
         /// What the driver said.
+        reason: String,
+    },
+    /// The driver took down the process that asked about this device alone, while it answered about a neighbour.
+    ProbeCrashed {
+        /// How the process ended.
         reason: String,
     },
     /// The driver did not answer in time.
@@ -216,11 +250,15 @@ pub(super) fn joined(known: &str, said: &str) -> String {
     }
 }
 
-/// The fault that an observation is by itself, and whether only a reset mends it.
-pub(super) fn of(seen: &Observation) -> Option<(Fault, bool)> {
+/// The fault that an observation is by itself.
+pub(super) fn of(seen: &Observation) -> Option<(Fault, Gravity)> {
     let fault = match seen {
-        Observation::VerificationFailed { reason } => Fault::new("SelfTestFailed", reason, Action::ResetDevice),
-        Observation::Lost { reason } => Fault::new("DeviceLost", reason, Action::ResetDevice),
+        Observation::VerificationFailed { reason } | Observation::ProbeCrashed { reason } => {
+            Fault::new("SelfTestFailed", reason, Action::ResetDevice)
+        }
+        Observation::Lost { reason } | Observation::Unread { reason } => {
+            Fault::new("DeviceLost", reason, Action::ResetDevice)
+        }
         Observation::FellOffBus { reason } => Fault::new("FellOffBus", reason, Action::RebootNode),
         Observation::UncorrectedMemory { reason } => Fault::new("UncorrectableEcc", reason, Action::ResetDevice),
         Observation::ProbeHung => Fault::new(
@@ -232,9 +270,10 @@ pub(super) fn of(seen: &Observation) -> Option<(Fault, bool)> {
         Observation::Gone => Fault::new("Gone", "it is not listed any more", Action::None),
         _ => return None,
     };
-    let awaits_reset = matches!(
-        seen,
-        Observation::FellOffBus { .. } | Observation::UncorrectedMemory { .. }
-    );
-    Some((fault, awaits_reset))
+    let gravity = match seen {
+        Observation::FellOffBus { .. } | Observation::UncorrectedMemory { .. } => Gravity::SpoilsUntilReset,
+        Observation::VerificationFailed { .. } | Observation::Lost { .. } => Gravity::Spoils,
+        _ => Gravity::Stops,
+    };
+    Some((fault, gravity))
 }

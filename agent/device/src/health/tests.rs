@@ -108,6 +108,16 @@ fn every_observation_that_is_a_fault_says_which_and_what_would_mend_it() {
             Action::ResetDevice,
         ),
         (
+            Observation::Unread { reason: reason() },
+            "DeviceLost",
+            Action::ResetDevice,
+        ),
+        (
+            Observation::ProbeCrashed { reason: reason() },
+            "SelfTestFailed",
+            Action::ResetDevice,
+        ),
+        (
             Observation::FellOffBus { reason: reason() },
             "FellOffBus",
             Action::RebootNode,
@@ -190,6 +200,68 @@ fn memory_that_lost_data_is_not_verified_before_a_reset() {
     health.observe(&Observation::Reset, HOUR);
     health.observe(&Observation::Verified, HOUR);
     assert_eq!(health.standing(HOUR + STABLE_MS), Standing::Ready);
+}
+
+#[test]
+fn what_is_computed_is_doubtful_from_a_fault_of_memory_bus_context_or_test_on_and_from_no_other() {
+    let reason = || "words".to_owned();
+    let spoiling = [48, 64, 79, 95, 140, 171, 172].map(xid).into_iter().chain([
+        Observation::VerificationFailed { reason: reason() },
+        Observation::Lost { reason: reason() },
+        Observation::FellOffBus { reason: reason() },
+        Observation::UncorrectedMemory { reason: reason() },
+    ]);
+    let others = [13, 31, 63, 74, 94, 119, 120, 9999].map(xid).into_iter().chain([
+        Observation::CouldNotMeasure { reason: reason() },
+        Observation::UnplacedEvent { text: reason() },
+        Observation::DriverMismatch { reason: reason() },
+        Observation::Unread { reason: reason() },
+        Observation::ProbeCrashed { reason: reason() },
+        Observation::ProbeHung,
+        Observation::Gone,
+    ]);
+    let spoiled = |seen: &Observation| {
+        let mut health = verified_at(0);
+        health.observe(seen, SECOND);
+        health.spoiled_by(SECOND).is_some()
+    };
+    for seen in spoiling {
+        assert!(spoiled(&seen), "{seen:?}");
+    }
+    for seen in others {
+        assert!(!spoiled(&seen), "{seen:?}");
+    }
+}
+
+#[test]
+fn what_is_computed_stays_doubtful_until_the_device_is_ready_again_whatever_else_is_seen_and_over_a_restart() {
+    let lost = Observation::Lost {
+        reason: "GPU reset end with ret = -110".into(),
+    };
+    let mut health = verified_at(0);
+    health.observe(&Observation::ProbeHung, SECOND);
+    assert_eq!(health.spoiled_by(SECOND), None);
+    health.observe(&lost, 2 * SECOND);
+    health.observe(&Observation::Gone, 3 * SECOND);
+    assert_eq!(
+        reason_of(&health.standing(3 * SECOND)),
+        Some("ProbeHung"),
+        "the graver fault is told"
+    );
+    let text = serde_json::to_string(&health).unwrap();
+    let mut health: Health = serde_json::from_str(&text).unwrap();
+    let spoiled_by = |health: &Health, now| health.spoiled_by(now).map(|fault| fault.reason.clone());
+    assert_eq!(spoiled_by(&health, MINUTE).as_deref(), Some("DeviceLost"));
+    health.observe(&Observation::Verified, HOUR);
+    assert_eq!(
+        spoiled_by(&health, HOUR + STABLE_MS - 1).as_deref(),
+        Some("DeviceLost"),
+        "it is watched"
+    );
+    assert_eq!(health.standing(HOUR + STABLE_MS), Standing::Ready);
+    assert_eq!(spoiled_by(&health, HOUR + STABLE_MS), None);
+    health.observe(&Observation::Gone, 2 * HOUR);
+    assert_eq!(spoiled_by(&health, 2 * HOUR), None, "that was another trouble");
 }
 
 #[test]

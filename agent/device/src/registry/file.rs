@@ -75,13 +75,20 @@ pub(super) fn write(path: &Path, entries: &Entries) -> io::Result<()> {
     };
     fs::create_dir_all(folder)?;
     let temporary = with_suffix(path, ".new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&temporary, path)?;
+    let written = write_new(&temporary, &text).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // The first error is the one to tell. On a full disk what was begun would keep its room.
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
     // Else the new name may be lost with the power.
     File::open(folder)?.sync_all()
+}
+
+fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(text)?;
+    file.sync_all()
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -87,16 +87,26 @@ impl<'a> PartialPiece<'a> {
             .map_err(failed("writing", &self.path))
     }
 
-    /// Gives the file its header and its name, once it is on disk. Only for a file all of whose tensors are verified.
+    /// Gives the file its header and its name, once it is on disk. Only for a file all of whose tensors are verified. One
+    /// that cannot be brought to the disk is removed.
     pub fn finish(mut self) -> Result<(), CacheError> {
+        if let Err(error) = self.bring_to_disk() {
+            // What the disk has lost the system shows as if it were there, and would call synchronised if it was asked again:
+            // the next life must not find it.
+            self.discard();
+            return Err(error);
+        }
+        fs::rename(&self.path, &self.complete).map_err(failed("renaming", &self.path))?;
+        sync_directory(&self.complete)
+    }
+
+    fn bring_to_disk(&mut self) -> Result<(), CacheError> {
         self.file
             .seek(SeekFrom::Start(0))
             .and_then(|_| self.file.write_all(&self.header))
             .and_then(|()| self.file.set_len(self.bytes))
             .map_err(failed("writing", &self.path))?;
-        self.file.sync_all().map_err(failed("syncing", &self.path))?;
-        fs::rename(&self.path, &self.complete).map_err(failed("renaming", &self.path))?;
-        sync_directory(&self.complete)
+        self.file.sync_all().map_err(failed("syncing", &self.path))
     }
 
     /// Removes what was written, as when the disk is full.

@@ -186,7 +186,7 @@ impl Decider {
 fn verdict(fault: &ProbeFault) -> Option<Observation> {
     match fault {
         ProbeFault::Hung(_) => Some(Observation::ProbeHung),
-        ProbeFault::Crashed(reason) => Some(Observation::VerificationFailed { reason: reason.clone() }),
+        ProbeFault::Crashed(reason) => Some(Observation::ProbeCrashed { reason: reason.clone() }),
         ProbeFault::Broken(_) => None,
     }
 }

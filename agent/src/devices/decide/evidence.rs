@@ -31,7 +31,7 @@ pub(super) fn of_sample(backend: Backend, sample: &Sample, before: Option<&Sampl
         return vec![if off_the_bus {
             Observation::FellOffBus { reason }
         } else {
-            Observation::Lost { reason }
+            Observation::Unread { reason }
         }];
     }
     let mut seen = vec![match &sample.sensor_fault {
@@ -148,7 +148,7 @@ mod tests {
         };
         let seen = |reason| of_sample(Backend::Cuda, &lost(reason), None);
         assert!(matches!(seen("GPU is lost")[..], [Observation::FellOffBus { .. }]));
-        assert!(matches!(seen("Unknown Error")[..], [Observation::Lost { .. }]));
+        assert!(matches!(seen("Unknown Error")[..], [Observation::Unread { .. }]));
     }
 
     #[test]

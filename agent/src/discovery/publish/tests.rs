@@ -1,3 +1,5 @@
+mod flapping;
+
 use super::*;
 
 fn object(name: &str, backend: &str, node_uid: &str) -> DeviceGPUState {

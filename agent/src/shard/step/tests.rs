@@ -1,4 +1,7 @@
-use super::super::observed::{Event, Fault, UNREACHABLE};
+mod crashes;
+mod suspects;
+
+use super::super::observed::{Event, UNREACHABLE};
 use super::*;
 use crate::shard::{Place, Purpose, Slice};
 use proptest::prelude::*;
@@ -69,10 +72,15 @@ fn installed(epoch: u64, next: Option<&str>) -> Installed {
     }
 }
 
+fn suspicion(device: &str) -> Fault {
+    Fault::new(DEVICE_SUSPECT, format!("{device}: UncorrectableEcc"))
+}
+
 /// One slot under test, with a clock.
 struct Bench {
     desired: DesiredShards,
     observed: ObservedShards,
+    suspects: Suspects,
     now_ms: u64,
 }
 
@@ -82,6 +90,7 @@ impl Bench {
         Self {
             desired: desired.map(|desired| (slot_of(&desired.slice), desired)).collect(),
             observed: BTreeMap::new(),
+            suspects: Suspects::new(),
             now_ms: 1_000,
         }
     }
@@ -92,7 +101,7 @@ impl Bench {
 
     /// The actions of this moment, begun.
     fn step(&mut self) -> Vec<Action> {
-        let actions = step(&self.desired, &self.observed, self.now_ms);
+        let actions = step(&self.desired, &self.observed, &self.suspects, self.now_ms);
         for (slot, action) in &actions {
             begin(&mut self.observed, &self.desired, slot, action, self.now_ms);
         }
@@ -135,6 +144,11 @@ impl Bench {
         bench.status(WorkerPhase::Serving);
         assert!(bench.step().is_empty());
         bench
+    }
+
+    /// From now on nothing that the device computes can be trusted.
+    fn suspect(&mut self, device: &str) {
+        self.suspects.insert(device.to_owned(), suspicion(device));
     }
 
     fn want(&mut self, desired: Desired) {
@@ -549,6 +563,8 @@ enum Move {
     Answer(usize, bool),
     Heard(usize),
     Crash(usize),
+    /// What its device computes can be trusted, or cannot.
+    Suspect(usize, bool),
     Wait(u32),
 }
 
@@ -571,7 +587,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         8 => (which.clone(), prop::bool::weighted(0.8)).prop_map(|(at, well)| Move::Finish(at, well)),
         4 => (which.clone(), prop::bool::weighted(0.8)).prop_map(|(at, well)| Move::Answer(at, well)),
         4 => which.clone().prop_map(Move::Heard),
-        2 => which.prop_map(Move::Crash),
+        2 => which.clone().prop_map(Move::Crash),
+        2 => (which, prop::bool::weighted(0.3)).prop_map(|(at, is)| Move::Suspect(at, is)),
         2 => (1..40_000_u32).prop_map(Move::Wait),
     ];
     prop::collection::vec(one, 1..160)
@@ -621,8 +638,15 @@ impl Walk {
     fn advance(&mut self) {
         for _ in 0..20 {
             remember(&mut self.bench.observed, &self.bench.desired);
-            let actions = step(&self.bench.desired, &self.bench.observed, self.bench.now_ms);
+            let Bench {
+                desired,
+                observed,
+                suspects,
+                now_ms,
+            } = &self.bench;
+            let actions = step(desired, observed, suspects, *now_ms);
             if actions.is_empty() {
+                self.check_suspects();
                 return;
             }
             for (slot, action) in actions {
@@ -639,6 +663,17 @@ impl Walk {
         panic!("step does not come to rest");
     }
 
+    /// Whatever lives on a device that is not trusted was killed.
+    fn check_suspects(&self) {
+        for seen in self.bench.observed.values() {
+            let running = seen
+                .running()
+                .filter(|_| self.bench.suspects.contains_key(&seen.slice.device));
+            let killed = running.is_none_or(|running| running.stop.is_some_and(|stop| stop.killed));
+            assert!(killed, "{seen:?} computes on");
+        }
+    }
+
     fn check(&mut self, slot: &Slot, action: &Action) {
         let seen = self.bench.observed.get(slot);
         let wanted = self.bench.desired.get(slot);
@@ -647,6 +682,11 @@ impl Walk {
                 let seen = seen.expect("only what is tracked is spawned");
                 assert!(wanted.is_some_and(Desired::loads), "{slot} is not to be loaded");
                 assert!(!self.is_leaving(&seen.slice.device), "the device is filled twice");
+                let suspects = &self.bench.suspects;
+                assert!(
+                    !suspects.contains_key(&seen.slice.device),
+                    "{slot} would not be trusted"
+                );
                 let before = self.node.processes.insert(slot.clone(), Vec::new());
                 assert!(before.is_none(), "two workers for {slot}");
             }
@@ -716,6 +756,8 @@ impl Walk {
             Move::Answer(at, well) => self.answer(*at, *well),
             Move::Heard(at) => self.heard(*at),
             Move::Crash(at) => self.end(*at),
+            Move::Suspect(at, true) => self.bench.suspect(&self.slices[*at].1.device),
+            Move::Suspect(at, false) => drop(self.bench.suspects.remove(&self.slices[*at].1.device)),
             Move::Wait(ms) => self.bench.now_ms += u64::from(*ms),
         }
         self.desire();
@@ -766,6 +808,7 @@ impl Walk {
 
     /// From now on everything works.
     fn settle(&mut self) {
+        self.bench.suspects.clear();
         for _ in 0..200 {
             self.advance();
             for at in 0..self.slices.len() {

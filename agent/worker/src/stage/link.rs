@@ -1,8 +1,9 @@
 //! The stream to the next stage.
 
 use std::error::Error as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use identity::connect::{Keepalive, fell_silent};
 use identity::{ConnectOptions, Credentials, Expected, connect, tls};
 use proto::shard::v1 as wire;
 use proto::shard::v1::carry_message::Message;
@@ -179,10 +180,9 @@ impl Link {
         let expected = expected.ok_or_else(|| unknown("the placement has no next stage"))?;
         let config = tls::client_config(credentials);
         let options = ConnectOptions::default();
-        let began = Instant::now();
+        let dialling = metrics.dialling(installed.epoch);
         let channel = connect(endpoint, config, Expected::Exactly(expected), options).await;
-        let cause = channel.as_ref().err().map(ToString::to_string);
-        metrics.record_dial(installed.epoch, began, cause);
+        dialling.ended(channel.as_ref().err().map(ToString::to_string));
         let channel = channel.map_err(|error| LinkError::unreachable(stage, error.to_string()))?;
         let mut client = StageClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -232,12 +232,23 @@ impl Link {
             Err(status) => {
                 let error = LinkError::refused(self.stage, &status);
                 // What the stage itself says has no source; what the connection says has one.
-                if !self.answered && status.source().is_some() {
-                    self.metrics
-                        .record_barren(self.epoch, identity::connect::causes(&status));
+                if status.source().is_some() {
+                    self.note_end(&status);
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// A connection that breaks is no news, unless nothing ever came over it, or nothing any more.
+    fn note_end(&self, status: &Status) {
+        let cause = || identity::connect::causes(status);
+        if !self.answered {
+            self.metrics.record_barren(self.epoch, cause());
+        } else if fell_silent(status) {
+            let silence = Keepalive::default().limit();
+            let cause = format!("nothing was heard of it for {} ms: {}", silence.as_millis(), cause());
+            self.metrics.record_silence(self.epoch, silence, cause);
         }
     }
 

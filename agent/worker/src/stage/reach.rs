@@ -5,8 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-/// A process that ends and is started again is away for less, and is no news.
+/// A process that ends and is started again is away for less, and is no news. Of a peer that fell silent two seconds are gone when its
+/// connection is given up; the third leaves time for another handshake, also where the way there and back takes a third of it.
 const TELL_AFTER: Duration = Duration::from_secs(3);
+/// What is told of an attempt that nobody has answered yet, and nothing failed before it.
+const UNANSWERED: &str = "it does not answer";
 /// What a path that carries handshakes and no step mostly does, and what a person can do about it.
 const LARGE_PACKETS_LOST: &str = "; handshakes get through and no step does: packets of more than some size may be lost on the way, \
                                   check the MTU between the nodes";
@@ -15,15 +18,24 @@ const LARGE_PACKETS_LOST: &str = "; handshakes get through and no step does: pac
 #[derive(Debug, Default)]
 pub struct Reach {
     failing: Option<Failing>,
+    /// The attempt under way.
+    dialling: Option<Dialling>,
     /// A connection broke before anything was answered over it, and since then nothing was.
     barren: bool,
+}
+
+#[derive(Debug)]
+struct Dialling {
+    /// Of the pipeline.
+    epoch: u64,
+    began: Instant,
 }
 
 #[derive(Debug)]
 struct Failing {
     /// Of the pipeline.
     epoch: u64,
-    /// When the first attempt began that failed.
+    /// When the first attempt began that failed, or the silence that ended a connection.
     since: Instant,
     /// What the last one ended with.
     cause: String,
@@ -32,8 +44,19 @@ struct Failing {
 }
 
 impl Reach {
+    /// An attempt begins.
+    pub fn dials(&mut self, epoch: u64, began: Instant) {
+        self.dialling = Some(Dialling { epoch, began });
+    }
+
+    /// It was given up by whoever made it, which says nothing of the next stage.
+    pub fn gave_up(&mut self) {
+        self.dialling = None;
+    }
+
     /// An attempt has ended; without a cause the stage answered, which is no news of a path that breaks later.
     pub fn dialled(&mut self, epoch: u64, began: Instant, ended: Instant, cause: Option<String>) {
+        self.dialling = None;
         if cause.is_some() || !self.barren {
             self.note(epoch, began, ended, cause);
         }
@@ -43,6 +66,11 @@ impl Reach {
     pub fn broke(&mut self, epoch: u64, at: Instant, cause: String) {
         self.barren = true;
         self.note(epoch, at, at, Some(cause + LARGE_PACKETS_LOST));
+    }
+
+    /// The connection was given up at `at`, because nothing was heard over it since `since`.
+    pub fn fell_silent(&mut self, epoch: u64, since: Instant, at: Instant, cause: String) {
+        self.note(epoch, since, at, Some(cause));
     }
 
     /// A step was answered.
@@ -60,11 +88,18 @@ impl Reach {
         });
     }
 
-    /// Why the next stage of the pipeline of this epoch cannot be dialled, once that is news.
-    pub fn told(&self, epoch: u64) -> Option<&str> {
-        let failing = self.failing.as_ref()?;
-        let lasts = failing.until.saturating_duration_since(failing.since);
-        (failing.epoch == epoch && lasts >= TELL_AFTER).then_some(&failing.cause)
+    /// Why the next stage of the pipeline of this epoch cannot be reached, once that is news. While nobody tries, time alone makes no
+    /// news.
+    pub fn told(&self, epoch: u64, now: Instant) -> Option<&str> {
+        let dialling = self.dialling.as_ref().filter(|dialling| dialling.epoch == epoch);
+        let failing = self.failing.as_ref().filter(|failing| failing.epoch == epoch);
+        let (since, until, cause) = match (failing, dialling) {
+            (Some(failing), Some(_)) => (failing.since, now, failing.cause.as_str()),
+            (Some(failing), None) => (failing.since, failing.until, failing.cause.as_str()),
+            (None, Some(dialling)) => (dialling.began, now, UNANSWERED),
+            (None, None) => return None,
+        };
+        (until.saturating_duration_since(since) >= TELL_AFTER).then_some(cause)
     }
 }
 
@@ -80,39 +115,65 @@ mod tests {
     fn a_stage_that_is_away_for_a_moment_is_no_news_and_one_that_stays_away_is() {
         let (mut reach, start) = (Reach::default(), Instant::now());
         reach.dialled(4, start, start, Some("refused".to_owned()));
-        assert_eq!(reach.told(4), None);
+        assert_eq!(reach.told(4, start + seconds(60)), None, "nobody tried since");
         reach.dialled(4, start + seconds(2), start + seconds(2), Some("refused".to_owned()));
-        assert_eq!(reach.told(4), None);
+        assert_eq!(reach.told(4, start + seconds(2)), None);
         reach.dialled(4, start + seconds(3), start + seconds(4), Some("no route".to_owned()));
-        assert_eq!(reach.told(4), Some("no route"));
+        assert_eq!(reach.told(4, start + seconds(4)), Some("no route"));
         reach.dialled(4, start + seconds(5), start + seconds(5), None);
-        assert_eq!(reach.told(4), None);
+        assert_eq!(reach.told(4, start + seconds(6)), None);
+    }
+
+    #[test]
+    fn a_silence_and_an_attempt_that_nobody_answers_are_news_together_before_the_attempt_has_ended() {
+        let (mut reach, start) = (Reach::default(), Instant::now());
+        reach.fell_silent(4, start, start + seconds(2), "nothing was heard".to_owned());
+        reach.dials(4, start + seconds(2));
+        let almost = start + TELL_AFTER - Duration::from_millis(1);
+        assert_eq!(reach.told(4, almost), None);
+        assert_eq!(reach.told(4, start + TELL_AFTER), Some("nothing was heard"));
+        reach.dialled(4, start + seconds(2), start + seconds(4), None);
+        assert_eq!(reach.told(4, start + seconds(4)), None, "it was there after all");
+    }
+
+    #[test]
+    fn an_attempt_that_is_given_up_for_other_reasons_says_nothing_of_the_next_stage() {
+        let (mut reach, start) = (Reach::default(), Instant::now());
+        reach.dials(4, start);
+        assert_eq!(reach.told(4, start + TELL_AFTER), Some(UNANSWERED));
+        assert_eq!(reach.told(5, start + TELL_AFTER), None, "it is of another pipeline");
+        reach.gave_up();
+        assert_eq!(reach.told(4, start + TELL_AFTER), None);
     }
 
     #[test]
     fn an_attempt_that_took_long_is_news_at_once() {
         let (mut reach, start) = (Reach::default(), Instant::now());
         reach.dialled(4, start, start + seconds(5), Some("no connection".to_owned()));
-        assert_eq!(reach.told(4), Some("no connection"));
+        assert_eq!(reach.told(4, start + seconds(5)), Some("no connection"));
     }
 
     #[test]
     fn a_path_that_carries_the_handshake_and_no_step_is_news_until_a_step_is_answered() {
         let (mut reach, start) = (Reach::default(), Instant::now());
         for second in [0, 2, 4] {
-            assert_eq!(reach.told(4), None);
+            assert_eq!(reach.told(4, start + seconds(second)), None);
             reach.dialled(4, start + seconds(second), start + seconds(second), None);
             reach.broke(4, start + seconds(second + 1), "timed out".to_owned());
         }
-        let told = reach.told(4).unwrap().to_owned();
+        let told = reach.told(4, start + seconds(7)).unwrap().to_owned();
         assert!(
             told.starts_with("timed out; ") && told.ends_with("check the MTU between the nodes"),
             "{told}"
         );
         reach.dialled(4, start + seconds(6), start + seconds(6), None);
-        assert_eq!(reach.told(4), Some(told.as_str()), "that it can be dialled is no news");
+        assert_eq!(
+            reach.told(4, start + seconds(7)),
+            Some(told.as_str()),
+            "that it can be dialled is no news"
+        );
         reach.answered();
-        assert_eq!(reach.told(4), None);
+        assert_eq!(reach.told(4, start + seconds(7)), None);
     }
 
     #[test]
@@ -120,20 +181,24 @@ mod tests {
         let (mut reach, start) = (Reach::default(), Instant::now());
         reach.broke(4, start, "timed out".to_owned());
         reach.dialled(4, start + seconds(1), start + seconds(5), Some("refused".to_owned()));
-        assert_eq!(reach.told(4), Some("refused"));
+        assert_eq!(reach.told(4, start + seconds(7)), Some("refused"));
     }
 
     #[test]
     fn what_was_tried_for_another_pipeline_says_nothing_of_this_one() {
         let (mut reach, start) = (Reach::default(), Instant::now());
         reach.dialled(4, start, start + seconds(5), Some("no connection".to_owned()));
-        assert_eq!(reach.told(5), None);
+        assert_eq!(reach.told(5, start + seconds(7)), None);
         reach.dialled(
             5,
             start + seconds(6),
             start + seconds(7),
             Some("no connection".to_owned()),
         );
-        assert_eq!(reach.told(5), None, "the time of the other one does not count");
+        assert_eq!(
+            reach.told(5, start + seconds(7)),
+            None,
+            "the time of the other one does not count"
+        );
     }
 }

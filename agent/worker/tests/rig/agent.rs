@@ -88,4 +88,13 @@ impl Agent {
             other => panic!("no metrics: {other:?}"),
         }
     }
+
+    /// The value of a metric, named with its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.metrics().await;
+        let value = text
+            .lines()
+            .find_map(|found| found.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
+    }
 }

@@ -64,13 +64,8 @@ impl Gateway {
 
     pub async fn generate(&self, request: wire::GenerateRequest) -> Result<Reply, Status> {
         let mut stream = self.start(request).await?;
-        let mut tokens = Vec::new();
-        loop {
-            match next(&mut stream).await? {
-                Event::Token(token) => tokens.push(token.id),
-                Event::Finished(finished) => return Ok(Reply { tokens, finished }),
-            }
-        }
+        let (tokens, end) = rest(&mut stream).await;
+        end.map(|finished| Reply { tokens, finished })
     }
 
     /// As `generate`, once the pipeline stands.
@@ -94,6 +89,18 @@ impl Gateway {
 pub async fn next(stream: &mut Streaming<wire::GenerateEvent>) -> Result<Event, Status> {
     let event = stream.message().await?.and_then(|event| event.event);
     event.ok_or_else(|| Status::unknown("the stream ended without a last word"))
+}
+
+/// The tokens that are still to come, and how the stream ends.
+pub async fn rest(stream: &mut Streaming<wire::GenerateEvent>) -> (Vec<i32>, Result<wire::Finished, Status>) {
+    let mut tokens = Vec::new();
+    loop {
+        match next(stream).await {
+            Ok(Event::Token(token)) => tokens.push(token.id),
+            Ok(Event::Finished(finished)) => return (tokens, Ok(finished)),
+            Err(status) => return (tokens, Err(status)),
+        }
+    }
 }
 
 /// A client of `Stage.Carry`, whoever that is.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of the rig")]
 
 pub mod agent;
+pub mod between;
 pub mod fake;
 pub mod gateway;
 pub mod head;

@@ -81,17 +81,47 @@ pub struct WorkerProcess {
 
 impl WorkerProcess {
     pub async fn spawn(realm: &Realm, config: &WorkerConfig) -> Self {
+        Self::start(Self::command(), realm, config).await
+    }
+
+    /// One whose log is written to this file.
+    pub async fn spawn_logging(realm: &Realm, config: &WorkerConfig, log: &Path) -> Self {
+        let mut command = Self::command();
+        command.env_remove("SHARDWRIGHT_LOG");
+        command.stderr(std::fs::File::create(log).unwrap());
+        Self::start(command, realm, config).await
+    }
+
+    async fn start(mut command: Command, realm: &Realm, config: &WorkerConfig) -> Self {
         let path = realm.path(&format!("config{}.json", config.first_layer));
         write_config(config, &path);
-        let child = Self::command().arg("--config").arg(&path).spawn().unwrap();
+        let child = command.arg("--config").arg(&path).spawn().unwrap();
         Self {
             child,
             agent: Agent::attach(&config.control_socket).await,
         }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn command() -> Command {
         Command::new(executable())
+    }
+
+    /// What of its memory is in RAM now.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let kib = |line: &str| {
+            line.strip_prefix("VmRSS:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse::<u64>()
+                .ok()
+        };
+        let resident = status.lines().find_map(kib);
+        resident.expect("the kernel tells what is resident") << 10
     }
 
     pub async fn exited(&mut self) -> ExitStatus {

@@ -126,6 +126,23 @@ fn some_overtake_and_none_is_lost_by_it() {
 }
 
 #[test]
+fn some_come_twice_the_second_time_behind_later_ones() {
+    let start = Instant::now();
+    let quality = Quality {
+        repeated_per_mille: 100,
+        ..steady(5 * MILLISECOND)
+    };
+    let arrived = of_200(quality, 1, start);
+    let times = |number: u8| arrived.iter().filter(|(_, arrived)| *arrived == number).count();
+    assert!((0..200_u8).all(|number| matches!(times(number), 1 | 2)));
+    let twice = (0..200_u8).filter(|number| times(*number) == 2).count();
+    assert!((10..=40).contains(&twice), "{twice}");
+    let order: Vec<u8> = arrived.iter().map(|(_, number)| *number).collect();
+    assert!(!order.is_sorted());
+    assert_eq!(arrived, of_200(quality, 1, start));
+}
+
+#[test]
 fn at_a_rate_packets_leave_one_after_the_other() {
     let start = Instant::now();
     let quality = Quality {

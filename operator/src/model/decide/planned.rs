@@ -68,7 +68,7 @@ fn is_complete(asked: &Asked<'_>, in_force: &InForce) -> bool {
 
 /// A node of the placement is about to leave.
 fn leaves(asked: &Asked<'_>, in_force: &InForce) -> bool {
-    in_force.nodes().any(|node| asked.world.leaving.contains(node))
+    in_force.nodes().any(|node| asked.world.leaving.contains_key(node))
 }
 
 fn is_answering(asked: &Asked<'_>, in_force: &InForce) -> bool {
@@ -123,11 +123,17 @@ fn rested(asked: &Asked<'_>, present: &InForce, why: &str) -> Decided {
 }
 
 fn stuck(asked: &Asked<'_>, present: &InForce) -> Decided {
-    let leaving = |node: &&str| asked.world.leaving.contains(*node);
-    let nodes: BTreeSet<&str> = present.nodes().filter(leaving).collect();
-    let nodes: Vec<&str> = nodes.into_iter().collect();
-    let note = format!("{} wants to leave and nothing else has room", nodes.join(", "));
+    let nodes = left(asked, present).unwrap_or_default();
+    let note = format!("{nodes} and nothing else has room");
     asked.refreshed(present).noted(note)
+}
+
+/// Nodes of a placement that are about to be left, and why; for people.
+fn left(asked: &Asked<'_>, in_force: &InForce) -> Option<String> {
+    let nodes: BTreeSet<&str> = in_force.nodes().collect();
+    let why = |node: &str| Some(format!("{node} {}", asked.world.leaving.get(node)?));
+    let told: Vec<String> = nodes.into_iter().filter_map(why).collect();
+    (!told.is_empty()).then(|| told.join(", "))
 }
 
 /// Looks after a proposal that is being loaded.
@@ -228,6 +234,10 @@ pub(super) fn propose(
 fn moving(asked: &Asked<'_>, present: &InForce, note: String, state: &ModelState) -> Decided {
     let proposal = state.moving.proposal.iter();
     let claims = proposal.flat_map(|proposal| translate::held(&proposal.next)).collect();
+    let note = match left(asked, present) {
+        Some(why) => format!("{note} ({why})"),
+        None => note,
+    };
     let decided = if is_answering(asked, present) {
         Decided::keep().noted(note)
     } else {

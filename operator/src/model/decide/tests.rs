@@ -285,7 +285,8 @@ fn a_constraint_that_the_placement_breaks_moves_it() {
     let before = cluster.place();
     let label = |zone: &str| BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
     let other = if before.stages()[0].node == "a" { "b" } else { "a" };
-    cluster.observed.node_labels.insert(other.into(), label("x").into());
+    let nodes = [(other, "x"), (before.stages()[0].node.as_str(), "y")];
+    cluster.observed.node_labels = nodes.map(|(node, zone)| (node.to_owned(), label(zone).into())).into();
     cluster.model.spec.placement.node_selector = Some(label("x"));
     assert_eq!(cluster.place().stages()[0].node, other);
 }

@@ -12,6 +12,7 @@ use crate::model::facts::Facts;
 use crate::model::gain::Threshold;
 use crate::model::holders::Holders;
 use crate::model::learned_pace::Corrections;
+use crate::model::leaving::{Leaving, leaving};
 use crate::model::observe::Observed;
 use crate::model::quarantine::sight::{Kept, as_if_fit};
 use crate::model::reports::Reports;
@@ -24,8 +25,8 @@ pub struct World<'a> {
     pub(super) agents: &'a BTreeMap<String, AgentView>,
     pub(super) awaited: &'a BTreeSet<String>,
     links: Links,
-    /// Nodes that get nothing new, and whose shards go elsewhere if they can: cordoned, or with an agent that is about to end.
-    pub(super) leaving: BTreeSet<String>,
+    /// Nodes that get nothing new, and whose shards go elsewhere if they can.
+    pub(super) leaving: BTreeMap<String, Leaving>,
     pub(super) threshold: Threshold,
     /// What serving stages taught about the speed of devices.
     pub paces: Corrections,
@@ -57,12 +58,7 @@ impl<'a> World<'a> {
             agents,
             awaited,
             links: Links::default(),
-            leaving: agents
-                .iter()
-                .filter(|(_, agent)| agent.leaving)
-                .map(|(node, _)| node.clone())
-                .chain(observed.cordoned.iter().cloned())
-                .collect(),
+            leaving: leaving(observed, agents),
             threshold: Threshold::default(),
             paces: Corrections::default(),
             holders,
@@ -100,10 +96,8 @@ impl<'a> World<'a> {
             Some(names) => self.reports.around(names),
             None => self.reports.all().collect(),
         };
-        let counts = |node: &&str| match in_force {
-            true => self.agents.contains_key(*node) || self.awaited.contains(*node),
-            false => self.agents.contains_key(*node) && !self.leaving.contains(*node),
-        };
+        let counts = |node: &&str| self.agents.contains_key(*node) || (in_force && self.awaited.contains(*node));
+        let left = |node: &str| self.leaving.get(node).copied().filter(|_| !in_force);
         let mut nodes: Vec<&str> = reports.iter().map(|report| report.node.as_str()).collect();
         // Those of one node stand together.
         nodes.dedup();
@@ -119,7 +113,7 @@ impl<'a> World<'a> {
         let built = build_view(&View {
             devices: reports
                 .into_iter()
-                .map(|report| as_it_counts(report, question, kept))
+                .map(|report| as_it_counts(report, question, kept, left(&report.node)))
                 .collect(),
             attached_nodes: nodes.into_iter().filter(counts).collect(),
             node_labels: self.node_labels,
@@ -145,8 +139,16 @@ impl<'a> World<'a> {
 }
 
 /// A device for one model: its own report, but for what keeps this model away, or is not believed for what it has there.
-fn as_it_counts<'r>(report: &'r DeviceReport, question: &Question<'_>, kept: Option<&Kept>) -> Cow<'r, DeviceReport> {
+fn as_it_counts<'r>(
+    report: &'r DeviceReport,
+    question: &Question<'_>,
+    kept: Option<&Kept>,
+    left: Option<Leaving>,
+) -> Cow<'r, DeviceReport> {
     let mut device = Cow::Borrowed(report);
+    if let Some(why) = left {
+        device.to_mut().barred = Some(format!("is on node {}, which {why}", report.node));
+    }
     if kept.is_some_and(|kept| kept.devices.contains(&report.name)) {
         device = Cow::Owned(as_if_fit(report));
     }

@@ -1,5 +1,7 @@
 //! Whole passes, with a scripted API server and agents in the registry.
 
+mod earlier;
+
 use std::sync::Arc;
 
 use http::Method;

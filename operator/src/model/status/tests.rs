@@ -235,6 +235,23 @@ fn a_stage_that_failed_is_named_with_its_reason() {
 }
 
 #[test]
+fn a_stage_whose_worker_crashes_by_habit_gives_the_model_that_reason_and_says_how_often() {
+    let mut case = Case::placed([ShardPhase::Serving, ShardPhase::Failed]);
+    let sight = &mut case.in_force.as_mut().unwrap().1[1];
+    sight.reason = "CrashLoop".into();
+    sight.message = "the worker ended 5 times within 31 s".into();
+    let status = case.status();
+    for kind in [kind::LOADED, kind::READY] {
+        assert_eq!(brief(&status, kind), pair("False", "CrashLoop"));
+    }
+    assert_eq!(brief(&status, kind::DEGRADED), pair("True", "CrashLoop"));
+    assert_eq!(
+        condition(&status, kind::READY).2,
+        "stage 1 on b-cpu0 failed: CrashLoop: the worker ended 5 times within 31 s"
+    );
+}
+
+#[test]
 fn the_first_thing_that_is_missing_is_why_a_model_is_not_ready() {
     let failure = Failure {
         reason: "Truncated".into(),

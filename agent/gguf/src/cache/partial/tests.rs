@@ -2,6 +2,7 @@ use super::*;
 use crate::cache::{is_piece_complete, piece_path, write_piece};
 use crate::fixture::{llama, parse};
 use crate::piece::pieces;
+use scarcity::disk::{Thin, forget_cached};
 use std::io::Cursor;
 
 #[test]
@@ -50,4 +51,31 @@ fn bytes_beyond_a_tensor_are_refused_and_a_discarded_piece_leaves_nothing() {
     assert!(partial.write(0, u64::MAX, b"x").is_err());
     partial.discard();
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_piece_that_cannot_be_brought_to_the_disk_is_not_there_for_the_next_life() {
+    let Some(disk) = Thin::of(8 << 20) else { return };
+    let source = llama(1).bytes();
+    let gguf = parse(&source);
+    let all = pieces(&gguf).unwrap();
+    let path = piece_path(disk.path(), Piece::Layer(0));
+    let filled = || {
+        let mut partial = PartialPiece::open(&path, &all, Piece::Layer(0)).unwrap();
+        assert!(!partial.is_resumed());
+        let tensors: Vec<&Tensor> = partial.tensors().collect();
+        for (number, tensor) in tensors.into_iter().enumerate() {
+            let bytes = &source[tensor.offset_bytes as usize..][..tensor.size_bytes as usize];
+            partial.write(number, 0, bytes).unwrap();
+        }
+        partial
+    };
+    disk.exhaust().unwrap();
+    let error = filled().finish().unwrap_err().to_string();
+    assert!(error.starts_with("syncing "), "{error}");
+    disk.relieve().unwrap();
+    filled().finish().unwrap();
+    let shown = std::fs::read(&path).unwrap();
+    forget_cached(disk.path()).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), shown);
 }

@@ -97,14 +97,45 @@ fn where_nothing_else_has_room_a_model_stays_and_says_so() {
     cluster.observed.cordoned.insert("a".into());
     let decided = cluster.decide();
     assert_eq!((decided.placed, decided.new_in_force), (Placed::Yes, None));
-    assert_eq!(
-        decided.note.as_deref(),
-        Some("a wants to leave and nothing else has room")
-    );
+    assert_eq!(decided.note.as_deref(), Some("a is cordoned and nothing else has room"));
     // Nothing new is put there.
     let mut fresh = Cluster::of(&[("a", GIB)]);
     fresh.observed.cordoned.insert("a".into());
-    fresh.refuses();
+    let why = fresh.refuses();
+    assert!(
+        why.message.contains("is on node a, which is cordoned"),
+        "{}",
+        why.message
+    );
+}
+
+#[test]
+fn a_node_that_was_deleted_while_its_agent_runs_is_left_like_a_cordoned_one_until_it_is_back() {
+    let (mut cluster, in_force, other) = serving_on_one_of_two();
+    let gone = in_force.stages()[0].node.clone();
+    cluster
+        .observed
+        .node_labels
+        .insert(other.to_owned(), Default::default());
+    let next = cluster.proposes(Cause::Leaving);
+    assert_eq!(next.stages()[0].node, other);
+    let note = cluster.decide().note.expect("people are told");
+    assert!(note.contains(&format!("{gone} is no Node of the cluster")), "{note}");
+    cluster.observed.node_labels.insert(gone, Default::default());
+    cluster.keeps();
+    assert!(cluster.proposed().is_none(), "it stays where it is");
+}
+
+#[test]
+fn what_a_deleted_node_holds_stays_where_nothing_else_has_room_and_while_no_node_is_listed() {
+    let mut cluster = Cluster::of(&[("a", GIB)]);
+    cluster.serve();
+    cluster.keeps();
+    cluster.observed.node_labels.insert("b".to_owned(), Default::default());
+    let decided = cluster.decide();
+    assert_eq!((decided.placed, decided.new_in_force), (Placed::Yes, None));
+    let note = decided.note.expect("people are told");
+    assert_eq!(note, "a is no Node of the cluster and nothing else has room");
 }
 
 #[test]

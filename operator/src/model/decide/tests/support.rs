@@ -56,7 +56,7 @@ fn first_and_last_layers_are_where_tokens_may_be_seen() {
             BTreeMap::from([("trusted".to_owned(), "yes".to_owned())]),
         )
     };
-    cluster.observed.node_labels = [trusted("a"), trusted("c")]
+    cluster.observed.node_labels = [trusted("a"), ("b".to_owned(), BTreeMap::new()), trusted("c")]
         .map(|(node, labels)| (node, labels.into()))
         .into();
     cluster.model.spec.placement.token_node_selector = Some(trusted("").1);
@@ -64,7 +64,7 @@ fn first_and_last_layers_are_where_tokens_may_be_seen() {
     assert_eq!(placed.stages()[1].node, "b");
     cluster.keeps();
     // A node that is trusted no more is left.
-    cluster.observed.node_labels.remove("c");
+    cluster.observed.node_labels.insert("c".to_owned(), Default::default());
     assert_eq!(cluster.refuses().reason, "ConstraintsClash");
 }
 

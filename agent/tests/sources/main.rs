@@ -1,7 +1,10 @@
 //! Servers that misbehave, and addresses of every kind.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod proxy;
+#[path = "../rig/mod.rs"]
 mod rig;
+#[path = "../tiny_model/mod.rs"]
 mod tiny_model;
 
 use agent::source::{Access, Kind, Setting, Source, SourceError};
@@ -269,18 +272,6 @@ fn secrets_are_in_no_debug_output() {
         proxy_url: "https://u:hush@p".into(),
     };
     assert!(!format!("{:?}", Access::from(told)).contains("hush"));
-}
-
-#[test]
-fn a_proxy_that_is_named_is_used() {
-    let bench = Bench::new();
-    let told = SourceAccess {
-        proxy_url: "http://127.0.0.1:1".into(),
-        ..bench.told()
-    };
-    let error = bench.read(&bench.server.url(PATH), told).unwrap_err();
-    assert_eq!(error.reason(), "SourceUnavailable", "{error}");
-    assert!(bench.server.seen().is_empty(), "not around the proxy");
 }
 
 #[test]

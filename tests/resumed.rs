@@ -1,0 +1,96 @@
+//! An answer that stands still while it is told and goes on: its pieces, what was sent before the pause, and what the chain that went
+//! on says from there when it is asked anew.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use engine::reference::{WholeConfig, WholeModel};
+use engine::{Device, Runtime};
+use localplane::chat::{Answer, Chat, rendered};
+use localplane::wait::{Seen, until};
+use localplane::{Result, assets};
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// The pieces of an answer, each with the moment at which it came.
+pub type Pieces = Vec<(Instant, String)>;
+
+pub const STORY: &str = "Write a long story about a lighthouse keeper, in great detail.";
+/// Enough of the story that it is under way.
+pub const SOME_PIECES: usize = 20;
+
+/// A story that is being told by model `m`.
+pub struct Telling {
+    told: JoinHandle<(Answer, Pieces)>,
+    under_way: oneshot::Receiver<()>,
+}
+
+impl Telling {
+    pub fn begin(chat: &Chat, tokens: usize) -> Self {
+        let chat = chat.clone();
+        let tokens = u32::try_from(tokens).expect("a few");
+        let (sender, under_way) = oneshot::channel();
+        let told = tokio::spawn(async move {
+            let (mut pieces, mut sender) = (Pieces::new(), Some(sender));
+            let each = &mut |piece: &str| {
+                pieces.push((Instant::now(), piece.to_owned()));
+                if pieces.len() == SOME_PIECES
+                    && let Some(sender) = sender.take()
+                {
+                    let _ = sender.send(());
+                }
+            };
+            let answer = chat.stream("m", STORY, tokens, each).await.expect("a stream");
+            (answer, pieces)
+        });
+        Self { told, under_way }
+    }
+
+    /// Waits for the first [`SOME_PIECES`].
+    pub async fn under_way(&mut self) {
+        (&mut self.under_way).await.expect("some pieces");
+    }
+
+    /// Waits for all of it.
+    pub async fn end(self) -> (Answer, Pieces) {
+        self.told.await.expect("no panic")
+    }
+}
+
+/// What came before the pause: the piece of these that was waited for longest is the first after it.
+pub fn before_the_pause(pieces: &[(Instant, String)], among: Range<usize>) -> &[(Instant, String)] {
+    let gap = |index: &usize| pieces[*index].0 - pieces[index - 1].0;
+    &pieces[..among.max_by_key(gap).expect("some")]
+}
+
+pub fn text(pieces: &[(Instant, String)]) -> String {
+    pieces.iter().map(|(_, piece)| piece.as_str()).collect()
+}
+
+/// What model `m` says after what was sent of the story, once it answers at all. Its caches must be empty: then the whole prefix is
+/// computed by the same steps as when the story went on.
+pub async fn rest_again(chat: &Chat, sent: &[(Instant, String)], tokens: usize, limit: Duration) -> Result<String> {
+    let request = json!({
+        "model": "m", "prompt": token_ids(sent), "temperature": 0, "max_tokens": tokens - sent.len(),
+    });
+    let ask = || async {
+        Ok(match chat.post("/completions", request.to_string()).await? {
+            (200, answer) => Seen::Done(answer),
+            (_, refusal) => Seen::Not(refusal.to_string()),
+        })
+    };
+    let answer = until("the same chain answers again", limit, ask).await?;
+    Ok(answer["choices"][0]["text"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Token ids of the question and of what was answered so far.
+fn token_ids(answered: &[(Instant, String)]) -> Vec<i32> {
+    let runtime = Runtime::load(None).expect("llama.cpp");
+    let config = WholeConfig::like_a_stage(Device::Cpu { threads: 1 }, 1024);
+    let model = assets::model().expect("the model");
+    let whole = WholeModel::load(&runtime, &model, &config).expect("the model");
+    let answer = whole.tokenize(&text(answered)).expect("tokens");
+    assert_eq!(answer.len(), answered.len(), "a piece for every token");
+    [whole.tokenize(&rendered(STORY)).expect("tokens"), answer].concat()
+}
