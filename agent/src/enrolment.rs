@@ -3,7 +3,9 @@
 use crate::args::Settings;
 use crate::leaves::PlacementKeys;
 use crate::retry;
-use identity::{Credentials, EnrolOptions, Identity, PlacementVerifier, Role, SpiffeId, enrol, sign, store};
+use identity::{
+    Credentials, EnrolOptions, Identity, PlacementVerifier, Role, SpiffeId, enrol, seconds_until, sign, store,
+};
 use lifecycle::backoff::Backoff;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -11,7 +13,7 @@ use tokio::sync::Notify;
 
 /// A bundle of a few certificates.
 const BUNDLE_BYTES_MAX: usize = 256 * 1024;
-/// How often it is looked whether the leaf is half way through or the mounted bundle has changed.
+/// How often it is looked whether the leaf is half way through or the mounted bundle has changed, at least.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
 
 /// Where to enrol, and where the identity is kept.
@@ -44,11 +46,16 @@ impl Enrolment {
         }
     }
 
-    /// The identity of an earlier life if it still stands, else a new one; tries until there is one.
+    /// The identity of an earlier life, else a new one; tries until there is one. One that has ended is taken, too, and renewed at once:
+    /// others refuse it, and what workers of that life serve among themselves goes on.
     pub async fn first(&self, keys: &PlacementKeys) -> Credentials {
         match self.held() {
             Some((credentials, held_keys)) => {
-                tracing::info!(id = %credentials.spiffe_id(), "identity taken from disk");
+                let remaining_s = seconds_until(credentials.not_after(), SystemTime::now());
+                tracing::info!(id = %credentials.spiffe_id(), remaining_s, "identity taken from disk");
+                if remaining_s <= 0 {
+                    self.doubt.notify_one();
+                }
                 keys.replace(held_keys);
                 credentials
             }
@@ -76,8 +83,9 @@ impl Enrolment {
     pub async fn keep(&self, credentials: &Credentials, keys: &PlacementKeys) {
         let mut backoff = Backoff::new(retry::OPERATOR);
         loop {
+            let look = credentials.identity().next_look(SystemTime::now(), CHECK_EVERY);
             let doubted = tokio::select! {
-                () = tokio::time::sleep(CHECK_EVERY) => false,
+                () = tokio::time::sleep(look) => false,
                 () = self.doubt.notified() => true,
             };
             let identity = credentials.identity();
@@ -87,10 +95,21 @@ impl Enrolment {
             }
             let renewed = self.enrol(keys).await;
             match renewed.and_then(|identity| credentials.replace(identity).map_err(|error| error.to_string())) {
-                Ok(()) => backoff.succeeded(),
+                Ok(()) => {
+                    backoff.succeeded();
+                    // Where the clocks differ by half a day, every new one is due at once.
+                    if credentials.identity().needs_renewal(SystemTime::now()) {
+                        tokio::time::sleep(CHECK_EVERY).await;
+                    }
+                }
                 Err(message) => {
                     let wait = backoff.failed();
-                    tracing::warn!(message, "the identity is not renewed; the present one is kept");
+                    let remaining_s = seconds_until(credentials.not_after(), SystemTime::now());
+                    tracing::warn!(
+                        message,
+                        remaining_s,
+                        "the identity is not renewed; the present one is kept, and others refuse it once it has ended"
+                    );
                     tokio::time::sleep(wait).await;
                     self.doubt.notify_one();
                 }
@@ -136,14 +155,12 @@ impl Enrolment {
         identity.store(&self.directory).map_err(|error| error.to_string())
     }
 
-    /// What is on disk, if it is ours, has not ended and is of the authority that is mounted.
+    /// What is on disk, if it is ours and of the authority that is mounted. It may have ended.
     fn held(&self) -> Option<(Credentials, Vec<Vec<u8>>)> {
         let identity = Identity::load(&self.directory).ok()?;
         let keys = sign::load_keys(&self.directory).ok()?;
         PlacementVerifier::new(&keys).ok()?;
-        let stands = identity.spiffe_id().ok()? == self.expected
-            && identity.not_after().ok()? > SystemTime::now()
-            && !self.bundle_changed(&identity);
+        let stands = identity.spiffe_id().ok()? == self.expected && !self.bundle_changed(&identity);
         let credentials = Credentials::new(identity).ok()?;
         stands.then_some((credentials, keys))
     }

@@ -4,14 +4,17 @@ use crate::shard::observed::Fault;
 use identity::{Credentials, Identity, KeyPair, Role, SpiffeId};
 use proto::control::v1::IssueWorkerLeafRequest;
 use proto::control::v1::agent_control_client::AgentControlClient;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
 /// An operator that leads answers from memory and a signature.
 const ISSUE_LIMIT: Duration = Duration::from_secs(5);
+/// A leaf that was not looked at for so long is of a worker that is gone: those that run are looked at twice a minute.
+const FORGET_AFTER: Duration = Duration::from_secs(120);
 
 /// Where workers' identities come from.
 pub trait WorkerLeaves: Send + Sync + 'static {
@@ -45,6 +48,29 @@ impl PlacementKeys {
     }
 }
 
+/// When the leaves of the workers that run end.
+#[derive(Clone, Default)]
+pub struct Ends(Arc<Mutex<BTreeMap<PathBuf, (SystemTime, Instant)>>>);
+
+impl Ends {
+    fn note(&self, directory: &Path, end: SystemTime) {
+        self.with(|ends| ends.insert(directory.to_owned(), (end, Instant::now())));
+    }
+
+    /// The first of them.
+    pub fn first(&self) -> Option<SystemTime> {
+        self.with(|ends| {
+            ends.retain(|_, (_, looked)| looked.elapsed() < FORGET_AFTER);
+            ends.values().map(|(end, _)| *end).min()
+        })
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<PathBuf, (SystemTime, Instant)>) -> T) -> T {
+        // Single calls: nothing is left half done by a panic.
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Leaves from the operator.
 pub struct OperatorLeaves {
     /// The node in the workers' names.
@@ -55,6 +81,8 @@ pub struct OperatorLeaves {
     pub keys: PlacementKeys,
     /// The connection to the operator, while there is one.
     pub channel: watch::Receiver<Option<Channel>>,
+    /// Told when the leaf of each worker ends.
+    pub ends: Ends,
 }
 
 impl WorkerLeaves for OperatorLeaves {
@@ -69,15 +97,29 @@ impl WorkerLeaves for OperatorLeaves {
             )
         };
         std::fs::create_dir_all(directory).map_err(|error| unwritable(&error))?;
-        identity::sign::store_keys(directory, &self.keys.get()).map_err(|error| unwritable(&error))?;
+        let keys = self.keys.get();
+        if identity::sign::load_keys(directory).ok().as_ref() != Some(&keys) {
+            identity::sign::store_keys(directory, &keys).map_err(|error| unwritable(&error))?;
+        }
+        let now = SystemTime::now();
         let held = self.held(model_uid, directory);
-        if held.as_ref().is_some_and(|held| !held.needs_renewal(SystemTime::now())) {
+        let end = held.as_ref().and_then(|held| held.not_after().ok());
+        if let Some(end) = end {
+            self.ends.note(directory, end);
+        }
+        if held.is_some_and(|held| !held.needs_renewal(now)) {
             return Ok(());
         }
         match self.issue(model_uid).await {
-            Ok(identity) => identity.store(directory).map_err(|error| unwritable(&error)),
+            Ok(identity) => {
+                identity.store(directory).map_err(|error| unwritable(&error))?;
+                if let Ok(end) = identity.not_after() {
+                    self.ends.note(directory, end);
+                }
+                Ok(())
+            }
             // While the operator is away a leaf that still stands is as good as a new one.
-            Err(fault) if held.is_some() => {
+            Err(fault) if end.is_some_and(|end| end > now) => {
                 tracing::warn!(model_uid, message = fault.message, "the worker keeps its present leaf");
                 Ok(())
             }
@@ -87,7 +129,7 @@ impl WorkerLeaves for OperatorLeaves {
 }
 
 impl OperatorLeaves {
-    /// The leaf in the directory, if it is this worker's, of our authority, and has not ended.
+    /// The leaf in the directory, if it is this worker's and of our authority. It may have ended.
     fn held(&self, model_uid: &str, directory: &Path) -> Option<Identity> {
         let own = self.credentials.spiffe_id();
         let role = Role::Worker {
@@ -100,7 +142,6 @@ impl OperatorLeaves {
         };
         let held = Identity::load(directory).ok()?;
         let sound = held.spiffe_id().ok()? == wanted
-            && held.not_after().ok()? > SystemTime::now()
             && held.bundle_pem == self.credentials.identity().bundle_pem
             && Credentials::new(held.clone()).is_ok();
         sound.then_some(held)

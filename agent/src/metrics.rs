@@ -10,8 +10,10 @@ use crate::links::Seen;
 use crate::models::Counters;
 use crate::shard::drive::View;
 use family::{Family, Type};
+use identity::seconds_until;
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use proto::control::v1::{ShardPhase, ShardStatus};
+use std::time::SystemTime;
 
 /// The text of a scrape. `dcgm`: NVIDIA's cards are told of once more, under the names of NVIDIA's exporter.
 ///
@@ -44,6 +46,30 @@ pub fn text(
     asking(&registry, devices)?;
     shards(&registry, view)?;
     worker_failures(&registry, view.worker_failures)?;
+    encoded(&registry)
+}
+
+/// The same of certificates: when each one ends, by whose it is.
+///
+/// # Errors
+/// A metric could not be encoded.
+pub fn certificates(ends: &[(&str, SystemTime)], now: SystemTime) -> Result<String, prometheus::Error> {
+    let registry = Registry::new();
+    let options = Opts::new(
+        "shardwright_agent_certificate_remaining_seconds",
+        "Until a certificate ends; below zero once it has. Of the workers', the one that ends first.",
+    );
+    let remaining = IntGaugeVec::new(options, &["certificate"])?;
+    registry.register(Box::new(remaining.clone()))?;
+    for (certificate, end) in ends {
+        remaining
+            .with_label_values(&[certificate])
+            .set(seconds_until(*end, now));
+    }
+    encoded(&registry)
+}
+
+fn encoded(registry: &Registry) -> Result<String, prometheus::Error> {
     let mut bytes = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut bytes)?;
     String::from_utf8(bytes).map_err(|error| prometheus::Error::Msg(error.to_string()))

@@ -10,7 +10,7 @@ use crate::discovery::lease;
 use crate::discovery::publish::Publisher;
 use crate::enrolment::Enrolment;
 use crate::kubernetes::Way;
-use crate::leaves::{OperatorLeaves, PlacementKeys};
+use crate::leaves::{Ends, OperatorLeaves, PlacementKeys};
 use crate::links::{self, gate::Gate};
 use crate::models::{Counters, Models, serve};
 use crate::neighbours::{self, Neighbours};
@@ -90,12 +90,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     let wires = Wires::new();
     let stop = CancellationToken::new();
     let life = async {
-        let admin = tokio::spawn(serve_admin(
-            settings.clone(),
-            wires.sources(&settings),
-            wires.credentials.subscribe(),
-            stop.clone(),
-        ));
+        let admin = tokio::spawn(serve_admin(settings.clone(), wires.sources(&settings), stop.clone()));
         let watching = watch_devices(&settings, own, &wires, &stop);
         let mut devices = wires.devices.subscribe();
         let ended = async {
@@ -135,6 +130,7 @@ struct Wires {
     fetched: Counters,
     links: watch::Sender<Arc<links::Seen>>,
     rates: watch::Sender<Arc<rates::ByDevice>>,
+    worker_ends: Ends,
 }
 
 impl Wires {
@@ -149,6 +145,7 @@ impl Wires {
             fetched: Counters::new(),
             links: watch::Sender::new(Arc::default()),
             rates: watch::Sender::new(Arc::default()),
+            worker_ends: Ends::default(),
         }
     }
 
@@ -161,6 +158,8 @@ impl Wires {
             fetched: self.fetched.clone(),
             links: self.links.subscribe(),
             dcgm_metrics: settings.dcgm_metrics,
+            credentials: self.credentials.subscribe(),
+            worker_ends: self.worker_ends.clone(),
         }
     }
 }
@@ -209,6 +208,7 @@ async fn live(
         credentials: credentials.clone(),
         keys: keys.clone(),
         channel: channel.subscribe(),
+        ends: wires.worker_ends.clone(),
     };
     let (desired, unload) = (watch::Sender::new(Arc::default()), CancellationToken::new());
     let takes_over = !left.is_empty();
@@ -473,13 +473,8 @@ fn watch_devices(
     })
 }
 
-async fn serve_admin(
-    settings: Settings,
-    sources: admin::Sources,
-    credentials: watch::Receiver<Option<identity::Credentials>>,
-    stop: CancellationToken,
-) {
-    if let Err(error) = admin::serve(settings.admin_listen, sources, credentials, stop).await {
+async fn serve_admin(settings: Settings, sources: admin::Sources, stop: CancellationToken) {
+    if let Err(error) = admin::serve(settings.admin_listen, sources, stop).await {
         tracing::error!(%error, "no health and metrics port");
     }
 }

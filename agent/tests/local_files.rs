@@ -41,6 +41,21 @@ fn a_file_that_gets_shorter_while_it_is_read_is_told_with_both_lengths() {
 }
 
 #[test]
+fn a_path_that_leads_through_a_file_is_told_with_what_the_system_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    std::fs::write(&file, vec![7; 1000]).unwrap();
+    let below = file.join("n.gguf");
+    let source = open(&below).unwrap();
+    let opened = rig::runtime().block_on(source.file(source.first()));
+    let error = opened.unwrap_err();
+    assert!(matches!(error, SourceError::Io { .. }), "{error}");
+    assert_eq!(error.reason(), "Unreadable");
+    let told = format!("opening {} failed: Not a directory", below.display());
+    assert!(error.to_string().starts_with(&told), "{error}");
+}
+
+#[test]
 fn an_image_layout_whose_index_is_no_file_or_far_too_large_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("oci-layout"), b"{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();

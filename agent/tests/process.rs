@@ -66,6 +66,19 @@ fn what_is_in_the_way_in_the_state_directory_is_named() {
 }
 
 #[test]
+fn accepted_epochs_that_cannot_be_read_end_the_start_and_are_named_with_what_to_do() {
+    let state_dir = tempfile::tempdir().unwrap();
+    let epochs = state_dir.path().join("epochs.json");
+    std::fs::write(&epochs, "{").unwrap();
+    let output = lonely(state_dir.path()).output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    for part in [epochs.display().to_string().as_str(), "restore it, or remove it"] {
+        assert!(complaint.contains(part), "{part} in {complaint}");
+    }
+}
+
+#[test]
 fn a_registry_of_devices_that_cannot_be_saved_is_told_once_and_so_is_that_it_is_saved_again() {
     let state_dir = tempfile::tempdir().unwrap();
     // Where the new file is written before it takes the old one's place.
@@ -97,6 +110,31 @@ fn probing_as_json_answers_for_every_backend_that_was_asked_for() {
             "nothing is never without a reason"
         );
     }
+}
+
+#[test]
+fn a_vulkan_loader_that_finds_no_driver_is_told_with_what_to_install() {
+    // By the names that the loader has for it today, and had before.
+    let nowhere = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].map(|name| (name, "/nonexistent/driver.json"));
+    let output = agent()
+        .args(["probe", "--json", "--backends", "vulkan"])
+        .env_remove("VK_ADD_DRIVER_FILES")
+        .envs(nowhere)
+        .output()
+        .unwrap();
+    let answers: Vec<Answer> = serde_json::from_slice(&output.stdout).unwrap();
+    let note = answers[0].note.as_deref().unwrap();
+    if note.starts_with("no Vulkan loader: ") {
+        assert!(
+            note.ends_with("install libvulkan1 where a GPU should be used by Vulkan"),
+            "{note}"
+        );
+        return println!("SKIPPED: {note}");
+    }
+    assert!(
+        note.starts_with("no Vulkan driver: ") && note.contains("install the card's Vulkan driver"),
+        "{note}"
+    );
 }
 
 #[test]
@@ -149,6 +187,17 @@ fn without_operator_and_api_server_the_agent_waits_and_a_signal_ends_it_well() {
     assert!(String::from_utf8_lossy(&second.stderr).contains("in use by another agent"));
     let status = first.terminated();
     assert!(status.success(), "{status}");
+}
+
+#[test]
+fn an_agent_that_knows_of_no_api_server_says_so_with_what_to_set() {
+    let state_dir = tempfile::tempdir().unwrap();
+    let said = Lonely::start(state_dir.path()).until("devices are not published");
+    let complaint = said.last().unwrap();
+    assert!(
+        complaint.contains("no way to the Kubernetes API: ") && complaint.contains("; run in a pod or set KUBECONFIG"),
+        "{complaint}"
+    );
 }
 
 #[test]

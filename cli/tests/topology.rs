@@ -60,4 +60,6 @@ fn what_is_no_list_is_refused() {
     std::fs::write(folder.path().join("list.json"), "{").unwrap();
     fail(folder.path(), &["topology", "--file", "list.json"], 65);
     fail(folder.path(), &["topology", "--file", "nowhere.json"], 66);
+    let message = fail(folder.path(), &["topology", "--file", "."], 74);
+    assert!(message.contains("reading . failed: Is a directory"), "{message}");
 }

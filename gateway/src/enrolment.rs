@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use identity::{Credentials, EnrolOptions, Identity, PlacementVerifier, Role};
+use identity::{Credentials, EnrolOptions, Identity, PlacementVerifier, Role, seconds_until};
 use proto::control::v1::Role as EnrolRole;
 
 use crate::args::IdentitySource;
@@ -16,7 +16,7 @@ const ENROL_RETRY: Policy = Policy {
     first: Duration::from_millis(200),
     cap: Duration::from_secs(10),
 };
-/// How often a leaf's age and an identity directory are looked at: far below half a leaf's life.
+/// How often a leaf's age and an identity directory are looked at, at least: far below half a leaf's life.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// Bytes of a trust bundle: a hundred certificates.
 const MAX_BUNDLE_BYTES: usize = 256 * 1024;
@@ -79,15 +79,26 @@ impl Enroller {
         }
     }
 
-    /// Renews for ever: an enrolled identity from half its life, one from a directory when its files change.
-    pub async fn follow(&self, identified: &Identified) {
-        let mut backoff = Backoff::new(ENROL_RETRY);
+    /// Renews for ever: an enrolled identity from half its life and when the mounted bundle has changed, one from a directory when its
+    /// files change. `seen` is told at each look how many seconds are left of it.
+    pub async fn follow(&self, identified: &Identified, seen: impl Fn(i64)) {
+        let (mut backoff, mut told) = (Backoff::new(ENROL_RETRY), false);
         loop {
-            tokio::time::sleep(CHECK_INTERVAL).await;
+            let (now, credentials) = (SystemTime::now(), &identified.credentials);
+            let remaining_s = seconds_until(credentials.not_after(), now);
+            seen(remaining_s);
+            let ended = remaining_s < 0;
+            if ended && !told {
+                tracing::warn!(
+                    "the own certificate has ended: connections that stand go on, and others refuse new ones until it is renewed"
+                );
+            }
+            told = ended;
+            tokio::time::sleep(credentials.identity().next_look(now, CHECK_INTERVAL)).await;
             match self.renew(identified, SystemTime::now()).await {
                 Ok(()) => backoff.succeeded(),
                 Err(error) => {
-                    tracing::warn!(%error, "identity not renewed; trying again");
+                    tracing::warn!(%error, remaining_s, "identity not renewed; trying again");
                     tokio::time::sleep(backoff.failed()).await;
                 }
             }
@@ -100,7 +111,10 @@ impl Enroller {
     /// When a new identity cannot be had or used; the present one stays.
     pub async fn renew(&self, identified: &Identified, now: SystemTime) -> Result<(), IdentityError> {
         let present = identified.credentials.identity();
-        if matches!(self.source, IdentitySource::Enrolment { .. }) && !present.needs_renewal(now) {
+        if let IdentitySource::Enrolment { trust_bundle, .. } = &self.source
+            && !present.needs_renewal(now)
+            && !bundle_changed(trust_bundle, &present)
+        {
             return Ok(());
         }
         let (identity, keys) = self.obtain().await?;
@@ -153,6 +167,12 @@ impl Enroller {
         };
         (alive && ours).then_some((identity, keys))
     }
+}
+
+/// Whether other authorities are to be trusted. A bundle that is not mounted at present says nothing.
+fn bundle_changed(mounted: &Path, present: &Identity) -> bool {
+    identity::store::read_text(mounted, MAX_BUNDLE_BYTES)
+        .is_ok_and(|mounted| mounted.trim() != present.bundle_pem.trim())
 }
 
 fn load(directory: &Path) -> Result<(Identity, Vec<Vec<u8>>), IdentityError> {

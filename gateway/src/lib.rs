@@ -27,4 +27,5 @@ pub mod state_dir;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;
+pub mod user_certificate;
 pub mod vocabulary;

@@ -1,6 +1,8 @@
 //! What the gateway counts, in Prometheus' text format.
 
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 /// Buckets of serving latencies, seconds: those of vLLM, so that dashboards made for it fit.
 const FIRST_TOKEN_BUCKETS: [f64; 22] = [
@@ -45,6 +47,9 @@ pub struct Metrics {
     pub tokenizer_restarts: IntCounter,
     /// 1 while routes follow the operator, 0 while the last ones known are used.
     pub operator_connected: IntGauge,
+    /// What is left of each `certificate`, seconds, below zero once it has ended: the gateway's `own`, and that for `users` where
+    /// one is given.
+    pub certificate_remaining: IntGaugeVec,
 }
 
 impl Metrics {
@@ -102,6 +107,13 @@ impl Metrics {
                 "operator_connected",
                 "1 while routes follow the operator.",
             ))?,
+            certificate_remaining: IntGaugeVec::new(
+                options(
+                    "certificate_remaining_seconds",
+                    "Until a certificate ends; below zero once it has.",
+                ),
+                &["certificate"],
+            )?,
             registry: registry.clone(),
         };
         registry.register(Box::new(metrics.requests.clone()))?;
@@ -117,6 +129,7 @@ impl Metrics {
         registry.register(Box::new(metrics.completion_tokens.clone()))?;
         registry.register(Box::new(metrics.tokenizer_restarts.clone()))?;
         registry.register(Box::new(metrics.operator_connected.clone()))?;
+        registry.register(Box::new(metrics.certificate_remaining.clone()))?;
         Ok(metrics)
     }
 

@@ -2,13 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use identity::tls::{ALPN_HTTPS, self_signed, server_config_from_pem, server_config_open};
+use identity::tls::{ALPN_HTTPS, GivenCertificate, self_signed, server_config_given, server_config_open};
 use identity::{TlsListener, serve_https};
 use rustls::ServerConfig;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,14 +27,12 @@ use crate::openai;
 use crate::routes::Table;
 use crate::routes::watch::Control;
 use crate::state_dir;
+use crate::user_certificate;
 use crate::vocabulary::{Source, Vocabularies};
 
 /// How long answers in progress may take once the end was asked for. Below the 30 s that connections get, so
 /// that what is cut off is told so, and below a pod's usual grace.
 const DRAIN_LIMIT: Duration = Duration::from_secs(25);
-
-/// Bytes of a certificate or key file.
-const MAX_PEM_BYTES: usize = 256 * 1024;
 
 /// Why the gateway could not run.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +140,8 @@ pub async fn run(
         .map_err(|error| RunError::Config(format!("--api-keys {}: {error}", args.api_keys.display())))?;
     let metrics = Arc::new(Metrics::new().map_err(|error| RunError::Config(error.to_string()))?);
     let admin_port = bind(args.admin_listen)?;
-    let user_tls = args.user_certificate.as_ref().map(user_tls).transpose()?;
+    let given = args.user_certificate.as_ref().map(user_certificate::load).transpose();
+    let given = given.map_err(RunError::Config)?;
 
     // 2. Who we are. Until then the admin port answers with a certificate of its own making.
     let enroller = Enroller {
@@ -161,14 +159,18 @@ pub async fn run(
     background.spawn(follow_operator(control, tables, Arc::clone(&gateway.metrics)));
     let followed = Arc::clone(&gateway);
     background.spawn(async move { followed.keys.follow().await });
-    let renewed = identified.clone();
-    background.spawn(async move { enroller.follow(&renewed).await });
+    let metrics = Arc::clone(&gateway.metrics);
+    background.spawn(follow_own(enroller, identified.clone(), Arc::clone(&metrics)));
+    if let (Some(files), Some(given)) = (args.user_certificate.clone(), given.clone()) {
+        background.spawn(follow_given(files, given, metrics));
+    }
     background.spawn(cut_off_late(stopping.clone(), gateway.cut_off.clone()));
 
     // 4. The two ports, until the end.
     let own = server_config_open(&identified.credentials, ALPN_HTTPS);
     let admin_listener = listen(&admin_port, Arc::clone(&own))?;
-    let user_listener = TlsListener::bind(args.listen, user_tls.unwrap_or(own))
+    let user_tls = given.as_ref().map_or(own, server_config_given);
+    let user_listener = TlsListener::bind(args.listen, user_tls)
         .await
         .map_err(RunError::system(format!("--listen {}", args.listen)))?;
     let addresses = Addresses {
@@ -211,6 +213,16 @@ async fn follow_operator(control: Arc<Control>, tables: Tables, metrics: Arc<Met
             metrics.operator_connected.set(i64::from(connected))
         })
         .await;
+}
+
+async fn follow_own(enroller: Enroller, identified: Identified, metrics: Arc<Metrics>) {
+    let remaining = metrics.certificate_remaining.with_label_values(&["own"]);
+    enroller.follow(&identified, |left_s| remaining.set(left_s)).await;
+}
+
+async fn follow_given(files: UserCertificate, given: GivenCertificate, metrics: Arc<Metrics>) {
+    let remaining = metrics.certificate_remaining.with_label_values(&["users"]);
+    user_certificate::follow(&files, &given, |left_s| remaining.set(left_s)).await;
 }
 
 /// The first identity; `None` when the end came first.
@@ -312,15 +324,6 @@ async fn cut_off_late(stopping: CancellationToken, cut_off: CancellationToken) {
         DRAIN_LIMIT.as_secs()
     );
     cut_off.cancel();
-}
-
-fn user_tls(certificate: &UserCertificate) -> Result<Arc<ServerConfig>, RunError> {
-    let read = |path: &Path| {
-        identity::store::read_text(path, MAX_PEM_BYTES)
-            .map_err(|error| RunError::Config(format!("--tls-cert, --tls-key: {error}")))
-    };
-    server_config_from_pem(&read(&certificate.chain)?, &read(&certificate.key)?)
-        .map_err(|error| RunError::Config(format!("--tls-cert, --tls-key: {error}")))
 }
 
 fn bind(address: SocketAddr) -> Result<std::net::TcpListener, RunError> {

@@ -5,36 +5,19 @@
 #[expect(dead_code, reason = "each test file uses its own part of the fakes")]
 mod fakes;
 
-use std::path::Path;
-
-use fakes::{Trust, World};
+use fakes::client::Client;
+use fakes::head::{Last, Script};
+use fakes::{Trust, World, files, role, until};
 use gateway::args::{Args, UserCertificate};
 use gateway::run::RunError;
-use identity::{Identity, Role};
-
-/// A certificate and its key as files.
-fn files(directory: &Path, name: &str, identity: &Identity) -> UserCertificate {
-    let certificate = UserCertificate {
-        chain: directory.join(format!("{name}.crt")),
-        key: directory.join(format!("{name}.key")),
-    };
-    std::fs::write(&certificate.chain, &identity.certificate_chain_pem).unwrap();
-    identity::store::write_private(&certificate.key, identity.key_pem.as_bytes()).unwrap();
-    certificate
-}
-
-fn gateway() -> Role {
-    Role::Gateway {
-        pod: "gateway-0".into(),
-    }
-}
+use serde_json::json;
 
 #[tokio::test]
 async fn users_meet_the_certificate_that_was_given_for_them_and_probes_the_gateways_own() {
     let mut world = World::start().await;
     let directory = tempfile::tempdir().unwrap();
     let elsewhere = Trust::new();
-    let certificate = files(directory.path(), "user", &elsewhere.identity(gateway()));
+    let certificate = files(directory.path(), "user", &elsewhere.identity(role()));
     world
         .restart_gateway_with(certificate, &elsewhere.authority.bundle_pem())
         .await;
@@ -47,8 +30,8 @@ async fn a_certificate_that_cannot_be_used_ends_the_start_and_names_the_flags() 
     let world = World::start_unready().await;
     let directory = tempfile::tempdir().unwrap();
     let elsewhere = Trust::new();
-    let one = files(directory.path(), "one", &elsewhere.identity(gateway()));
-    let other = files(directory.path(), "other", &elsewhere.identity(gateway()));
+    let one = files(directory.path(), "one", &elsewhere.identity(role()));
+    let other = files(directory.path(), "other", &elsewhere.identity(role()));
     let missing = directory.path().join("missing");
     for (chain, key) in [(&one.chain, &other.key), (&one.chain, &missing), (&one.key, &one.key)] {
         let args = Args {
@@ -64,4 +47,38 @@ async fn a_certificate_that_cannot_be_used_ends_the_start_and_names_the_flags() 
         };
         assert!(message.starts_with("--tls-cert, --tls-key: "), "{message}");
     }
+}
+
+#[tokio::test]
+async fn users_meet_a_renewed_certificate_without_a_restart_and_files_that_are_no_pair_change_nothing() {
+    let mut world = World::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let (old, new) = (Trust::new(), Trust::new());
+    let certificate = files(directory.path(), "user", &old.identity(role()));
+    let process = world
+        .restart_gateway_as_process_with(Some(certificate.clone()), &old.authority.bundle_pem())
+        .await;
+    world.ready().await;
+    world.head.expect(Script::then("half ", Last::Wait));
+    let mut open = world.client.ask_open(json!({ "stream": true })).await;
+    open.wait_for("\"f\"").await;
+
+    let renewed = new.identity(role());
+    std::fs::write(&certificate.chain, &renewed.certificate_chain_pem).unwrap();
+    until("the gateway's word", || async {
+        process.log().contains("the certificate for users is not renewed")
+    })
+    .await;
+    assert!(world.client.shake_hands().await.is_ok(), "the last one is met");
+
+    files(directory.path(), "user", &renewed);
+    let newcomer = Client::new(world.gateway.addresses.user, &new.authority.bundle_pem());
+    until("the renewed certificate", || async {
+        newcomer.shake_hands().await.is_ok()
+    })
+    .await;
+    assert!(world.client.shake_hands().await.is_err());
+    assert_eq!(newcomer.get("/v1/models").await.status, 200);
+    world.head.release();
+    assert_eq!(open.finish().await.streamed_text(), "half ", "the stream goes on");
 }

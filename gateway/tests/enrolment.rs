@@ -7,10 +7,11 @@ mod fakes;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use fakes::{LIMIT, Process, Trust};
+use fakes::{LIMIT, Process, Trust, until};
 use gateway::args::IdentitySource;
 use gateway::enrolment::Enroller;
 use identity::tls::{ALPN_GRPC, server_config_open};
@@ -24,7 +25,11 @@ use tonic::{Request, Response, Status};
 const TOKEN: &str = "a-token";
 
 #[derive(Clone)]
-struct Service(Arc<Trust>);
+struct Service {
+    trust: Arc<Trust>,
+    /// Of the leaves that are issued from now on.
+    lifetime: Arc<Mutex<Duration>>,
+}
 
 #[tonic::async_trait]
 impl Enrolment for Service {
@@ -45,12 +50,13 @@ impl Enrolment for Service {
             },
         )
         .unwrap();
+        let lifetime = *self.lifetime.lock().unwrap();
         let leaf = self
-            .0
+            .trust
             .authority
-            .issue(&csr_der, &id, &[], DEFAULT_LEAF_LIFETIME, SystemTime::now())
+            .issue(&csr_der, &id, &[], lifetime, SystemTime::now())
             .unwrap();
-        let placement_keys = vec![self.0.signer.public_key().to_vec()];
+        let placement_keys = vec![self.trust.signer.public_key().to_vec()];
         Ok(Response::new(EnrolResponse {
             leaf: Some(leaf.into()),
             placement_keys,
@@ -60,6 +66,7 @@ impl Enrolment for Service {
 
 struct Fixture {
     trust: Arc<Trust>,
+    lifetime: Arc<Mutex<Duration>>,
     process: Process,
     endpoint: SocketAddr,
     directory: tempfile::TempDir,
@@ -73,10 +80,16 @@ impl Fixture {
             pod: "operator-0".into(),
         });
         let mut services = RoutesBuilder::default();
-        services.add_service(EnrolmentServer::new(Service(Arc::clone(&trust))));
+        let service = Service {
+            trust: Arc::clone(&trust),
+            lifetime: Arc::new(Mutex::new(DEFAULT_LEAF_LIFETIME)),
+        };
+        let lifetime = Arc::clone(&service.lifetime);
+        services.add_service(EnrolmentServer::new(service));
         let (process, endpoint) = Process::start(server_config_open(&credentials, ALPN_GRPC), services).await;
         let fixture = Self {
             trust,
+            lifetime,
             process,
             endpoint,
             directory: tempfile::tempdir().unwrap(),
@@ -84,6 +97,10 @@ impl Fixture {
         std::fs::write(fixture.file("bundle.pem"), fixture.trust.authority.bundle_pem()).unwrap();
         std::fs::write(fixture.file("token"), TOKEN).unwrap();
         fixture
+    }
+
+    fn issues_for(&self, lifetime: Duration) {
+        *self.lifetime.lock().unwrap() = lifetime;
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -173,6 +190,79 @@ async fn an_identity_is_renewed_from_half_its_life_and_stays_when_that_fails() {
     fixture.process.kill();
     assert!(enroller.renew(&identified, later).await.is_err());
     assert_eq!(identified.credentials.identity(), second);
+}
+
+#[tokio::test]
+async fn an_identity_kept_from_before_that_has_ended_is_not_taken_and_the_token_gets_another() {
+    let fixture = Fixture::start().await;
+    fixture.issues_for(Duration::from_secs(1));
+    let kept = fixture.enroller("gateway-0").first().await.unwrap().credentials;
+    until("its end", || async { kept.not_after() < SystemTime::now() }).await;
+    fixture.issues_for(DEFAULT_LEAF_LIFETIME);
+    std::fs::write(fixture.file("token"), "not yet").unwrap();
+    let enroller = fixture.enroller("gateway-0");
+    let (identified, ()) = tokio::join!(tokio::time::timeout(LIMIT, enroller.first()), async {
+        std::fs::write(fixture.file("token"), TOKEN).unwrap();
+    });
+    let taken = identified.unwrap().unwrap().credentials;
+    assert_ne!(taken.identity(), kept.identity());
+    assert!(taken.not_after() > SystemTime::now());
+}
+
+#[tokio::test]
+async fn leaves_of_seconds_are_renewed_again_and_again_and_after_one_has_ended_for_want_of_another_too() {
+    let lifetime = Duration::from_secs(3);
+    let fixture = Fixture::start().await;
+    fixture.issues_for(lifetime);
+    let enroller = fixture.enroller("gateway-0");
+    let identified = enroller.first().await.unwrap();
+    let end = || identified.credentials.not_after();
+    let (first, followed) = (end(), identified.clone());
+    let remaining_s = Arc::new(AtomicI64::new(0));
+    let told = Arc::clone(&remaining_s);
+    let following = tokio::spawn(async move {
+        enroller
+            .follow(&followed, |left_s| told.store(left_s, Ordering::SeqCst))
+            .await;
+    });
+    until("a leaf of after the first one's end", || async {
+        end() > first + lifetime
+    })
+    .await;
+
+    std::fs::write(fixture.file("token"), "not any more").unwrap();
+    until("the end of the last one", || async {
+        remaining_s.load(Ordering::SeqCst) < 0
+    })
+    .await;
+    assert!(end() < SystemTime::now());
+    std::fs::write(fixture.file("token"), TOKEN).unwrap();
+    until("another one", || async { end() > SystemTime::now() }).await;
+    following.abort();
+}
+
+#[tokio::test]
+async fn an_identity_of_an_authority_that_is_mounted_no_more_is_renewed_at_once() {
+    let (old, new) = (Fixture::start().await, Fixture::start().await);
+    let identified = old.enroller("gateway-0").first().await.unwrap();
+    let first = identified.credentials.identity();
+    let mounted = old.file("bundle.pem");
+    let enroller = Enroller {
+        source: IdentitySource::Enrolment {
+            endpoint: new.endpoint.to_string(),
+            trust_bundle: mounted.clone(),
+            token: new.file("token"),
+        },
+        ..old.enroller("gateway-0")
+    };
+    enroller.renew(&identified, SystemTime::now()).await.unwrap();
+    std::fs::remove_file(&mounted).unwrap();
+    enroller.renew(&identified, SystemTime::now()).await.unwrap();
+    assert_eq!(identified.credentials.identity(), first, "nothing is due");
+    std::fs::write(&mounted, new.trust.authority.bundle_pem()).unwrap();
+    enroller.renew(&identified, SystemTime::now()).await.unwrap();
+    let second = identified.credentials.identity();
+    assert_eq!(second.bundle_pem, new.trust.authority.bundle_pem());
 }
 
 #[tokio::test]

@@ -331,6 +331,24 @@ async fn a_vocabulary_with_the_wrong_digest_is_never_used() {
 }
 
 #[tokio::test]
+async fn a_vocabulary_that_is_no_file_of_its_kind_is_never_used_and_that_is_said() {
+    let mut world = World::start_unready().await;
+    world
+        .operator
+        .use_vocabulary(b"GGUF, and nothing that follows".to_vec());
+    world.serve_model(1);
+    until("the reason", || async {
+        world
+            .client
+            .chat("Hi")
+            .await
+            .error("message")
+            .contains("its file cannot be read")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_model_without_a_chat_template_says_so_and_completes_text() {
     let mut world = World::start_unready().await;
     world.operator.use_vocabulary(fakes::operator::vocabulary(None));

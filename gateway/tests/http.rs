@@ -8,8 +8,34 @@ mod fakes;
 use fakes::client::{Answer, body};
 use fakes::head::{CACHED_TOKENS, Last, Script};
 use fakes::{CONTEXT_LENGTH, KEY, World};
+use gateway::args::Args;
+use gateway::run::RunError;
 use proto::shard::v1::FinishReason;
 use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_port_that_is_taken_ends_the_start_and_flag_and_address_are_named() {
+    let world = World::start_unready().await;
+    let taken = world.gateway.addresses;
+    let users = Args {
+        listen: taken.user,
+        ..world.args()
+    };
+    let probes = Args {
+        admin_listen: taken.admin,
+        ..world.args()
+    };
+    for (args, named) in [
+        (users, format!("--listen {}", taken.user)),
+        (probes, format!("--admin-listen {}", taken.admin)),
+    ] {
+        let refused = gateway::run::run(args, std::future::pending(), |_| ()).await;
+        let error = refused.unwrap_err();
+        assert!(matches!(error, RunError::System { .. }), "{error}");
+        let told = format!("{named}: Address already in use");
+        assert!(error.to_string().starts_with(&told), "{error}");
+    }
+}
 
 #[tokio::test]
 async fn models_are_listed_and_found_by_either_id() {

@@ -45,6 +45,9 @@ pub enum AuthorityError {
         /// The URI it names.
         uri: String,
     },
+    /// The authority's key cannot be read.
+    #[error("the authority's key is none ({0}); restore it with its certificate from the same backup")]
+    Key(rcgen::Error),
     /// Certificate and key are not a pair.
     #[error("the authority's key does not belong to its certificate; restore both from the same backup")]
     KeyMismatch,
@@ -188,7 +191,7 @@ impl Authority {
             .map(str::to_owned);
         let trust_domain = trust_domain.ok_or(AuthorityError::NotAuthority { uri })?;
         spiffe::check_trust_domain(&trust_domain)?;
-        let key = rcgen::KeyPair::from_pem(key_pem)?;
+        let key = rcgen::KeyPair::from_pem(key_pem).map_err(AuthorityError::Key)?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(AuthorityError::KeyMismatch);
         }
@@ -206,6 +209,12 @@ impl Authority {
     #[must_use]
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
+    }
+
+    /// When the authority's own certificate ends, and with it every leaf.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 
     /// The authority's certificate, PEM.

@@ -114,3 +114,6 @@ fn malformed(error: impl std::fmt::Display) -> CertificateError {
         cause: error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

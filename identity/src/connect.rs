@@ -14,6 +14,7 @@ use rustls::client::verify_server_name;
 use rustls::server::ParsedCertificate;
 use rustls_pki_types::{CertificateDer, ServerName};
 use thiserror::Error;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -130,6 +131,8 @@ enum AttemptError {
     Dial(io::Error),
     #[error("handshake: {0}")]
     Handshake(io::Error),
+    #[error("the server closed the connection after the handshake")]
+    Closed,
     #[error("the server shows no certificate")]
     NoCertificate,
     #[error("the server's certificate: {0}")]
@@ -143,7 +146,8 @@ enum AttemptError {
     },
 }
 
-/// A channel to `endpoint` (`host:port`), connected, which reconnects by itself; each time the expected peer must answer.
+/// A channel to `endpoint` (`host:port`), connected, which reconnects by itself; each time the expected peer must answer, and take
+/// us for who we are.
 ///
 /// # Errors
 /// When the endpoint is no `host:port`, or the first attempt fails.
@@ -314,7 +318,7 @@ impl Connector {
             .await
             .map_err(AttemptError::Dial)?;
         stream.set_nodelay(true).map_err(AttemptError::Dial)?;
-        let stream = self
+        let mut stream = self
             .tls
             .connect(self.server_name.clone(), stream)
             .await
@@ -324,7 +328,13 @@ impl Connector {
             .and_then(|chain| chain.first())
             .ok_or(AttemptError::NoCertificate)?;
         self.check(leaf)?;
-        Ok(TokioIo::new(stream))
+        // A server judges our certificate when the handshake is over on this side. What it says first is the beginning of HTTP/2, or
+        // why it refuses us; whoever writes sooner may hear of a broken connection alone.
+        match stream.fill_buf().await.map(<[u8]>::is_empty) {
+            Ok(false) => Ok(TokioIo::new(stream)),
+            Ok(true) => Err(AttemptError::Closed),
+            Err(error) => Err(AttemptError::Handshake(error)),
+        }
     }
 
     /// The chain was verified in the handshake; this decides whether it is the right server. Nothing was sent to it yet.

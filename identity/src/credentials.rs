@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
@@ -27,6 +28,7 @@ pub struct Credentials {
 pub(crate) struct Loaded {
     pub(crate) identity: Identity,
     pub(crate) id: SpiffeId,
+    not_after: SystemTime,
     pub(crate) key: Arc<CertifiedKey>,
     pub(crate) roots: RootCertStore,
     /// Checks a client's chain against the same roots.
@@ -82,6 +84,12 @@ impl Credentials {
         self.current.load().id.clone()
     }
 
+    /// When the leaf in use ends.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.current.load().not_after
+    }
+
     pub(crate) fn loaded(&self) -> Arc<Loaded> {
         self.current.load_full()
     }
@@ -91,6 +99,7 @@ impl Loaded {
     fn new(identity: Identity) -> Result<Self, TlsError> {
         let provider = provider();
         let id = identity.spiffe_id().map_err(TlsError::Leaf)?;
+        let not_after = identity.not_after().map_err(TlsError::Leaf)?;
         let key = Arc::new(certified_key(&identity.certificate_chain_pem, &identity.key_pem)?);
         let roots = roots(&identity.bundle_pem)?;
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider)
@@ -101,6 +110,7 @@ impl Loaded {
         Ok(Self {
             identity,
             id,
+            not_after,
             key,
             roots,
             clients,

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rcgen::CertificateParams;
 use thiserror::Error;
 
+use crate::authority::BACKDATE;
 use crate::certificate::{self, CertificateError, MAX_PEM_BYTES};
 use crate::spiffe::SpiffeId;
 use crate::store::{self, StoreError};
@@ -17,6 +18,9 @@ pub const LEAF_FILE: &str = "leaf.pem";
 pub const KEY_FILE: &str = "key.pem";
 /// File of the authorities to trust.
 pub const BUNDLE_FILE: &str = "bundle.pem";
+
+/// The shortest pause between two looks whether a renewal is due: of leaves that live for seconds, too, none is missed.
+const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 
 /// Why an identity cannot be made, read or kept.
 #[derive(Debug, Error)]
@@ -131,15 +135,38 @@ impl Identity {
     /// Whether half of the leaf's life is over; also true of a leaf that cannot be read.
     #[must_use]
     pub fn needs_renewal(&self, now: SystemTime) -> bool {
+        self.until_renewal(now).is_zero()
+    }
+
+    /// How long to wait before it is looked again whether the leaf needs renewal: until it does, at least a second and at most
+    /// `longest`.
+    #[must_use]
+    pub fn next_look(&self, now: SystemTime, longest: Duration) -> Duration {
+        self.until_renewal(now).max(SHORTEST_LOOK).min(longest)
+    }
+
+    /// Until half of the life is over that the leaf has from when it was issued.
+    fn until_renewal(&self, now: SystemTime) -> Duration {
         let Ok((not_before, not_after)) = self.validity() else {
-            return true;
+            return Duration::ZERO;
         };
-        let half_life = not_after.duration_since(not_before).unwrap_or_default() / 2;
-        now >= not_before + half_life
+        let issued = (not_before + BACKDATE).min(not_after);
+        let half_life = not_after.duration_since(issued).unwrap_or_default() / 2;
+        (issued + half_life).duration_since(now).unwrap_or_default()
     }
 
     fn validity(&self) -> Result<(SystemTime, SystemTime), CertificateError> {
         certificate::validity(&certificate::chain(&self.certificate_chain_pem)?[0])
+    }
+}
+
+/// Seconds from `now` until a certificate ends; below zero once it has ended.
+#[must_use]
+pub fn seconds_until(end: SystemTime, now: SystemTime) -> i64 {
+    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    match end.duration_since(now) {
+        Ok(left) => seconds(left),
+        Err(error) => -seconds(error.duration()),
     }
 }
 

@@ -11,7 +11,8 @@
 //! domain; sessions are never resumed, so that every connection is judged by the certificates of the day. The ports that
 //! demand no client certificate (enrolment, HTTPS for users, probes and metrics) say so by the name of their configuration.
 //!
-//! A replaced [`Identity`] takes effect on the next handshake; open connections go on under the old one.
+//! A replaced [`Identity`] takes effect on the next handshake; open connections go on under the old one, also when it has ended:
+//! dates are judged in handshakes alone.
 
 pub mod accept;
 pub mod authority;
@@ -19,6 +20,7 @@ mod certificate;
 pub mod connect;
 mod credentials;
 pub mod enrol;
+mod given;
 pub mod https;
 pub mod leaf;
 pub mod sign;
@@ -32,7 +34,7 @@ pub use authority::{Authority, DEFAULT_LEAF_LIFETIME, Leaf, SubjectName};
 pub use connect::{ConnectOptions, Expected, Keepalive, connect, connect_lazy};
 pub use enrol::{EnrolOptions, enrol};
 pub use https::serve_https;
-pub use leaf::{Identity, KeyPair};
+pub use leaf::{Identity, KeyPair, seconds_until};
 pub use sign::{PlacementSigner, PlacementVerifier, VerifyError};
 pub use spiffe::{Role, SpiffeId};
 pub use tls::Credentials;

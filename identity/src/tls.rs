@@ -5,7 +5,6 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, NoServerSessionStorage, ResolvesServerCert};
-use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
@@ -13,7 +12,8 @@ use thiserror::Error;
 use crate::authority::SubjectName;
 pub use crate::certificate::CertificateError;
 pub use crate::credentials::Credentials;
-use crate::credentials::{certified_key, provider, roots};
+use crate::credentials::{provider, roots};
+pub use crate::given::GivenCertificate;
 use crate::spiffe::SpiffeId;
 use crate::verifier::{ClientVerifier, ServerVerifier};
 
@@ -74,12 +74,13 @@ pub fn server_config_open(credentials: &Credentials, alpn: &[&[u8]]) -> Arc<Serv
 /// # Errors
 /// When either cannot be read or they are not a pair.
 pub fn server_config_from_pem(chain_pem: &str, key_pem: &str) -> Result<Arc<ServerConfig>, TlsError> {
-    let key = certified_key(chain_pem, key_pem)?;
-    Ok(server(
-        Arc::new(NoClientAuth),
-        Arc::new(SingleCertAndKey::from(key)),
-        ALPN_HTTPS,
-    ))
+    Ok(server_config_given(&GivenCertificate::new(chain_pem, key_pem)?))
+}
+
+/// The same with one that may be replaced.
+#[must_use]
+pub fn server_config_given(certificate: &GivenCertificate) -> Arc<ServerConfig> {
+    server(Arc::new(NoClientAuth), Arc::new(certificate.clone()), ALPN_HTTPS)
 }
 
 /// For HTTPS probes and metrics of a process that has no leaf yet. It proves nothing: those who ask do not verify it.

@@ -1,6 +1,4 @@
-//! What every process of Shardwright does alike: write its log, wait after failures, and keep the pauses that it is
-//! asked for.
+//! What every process of Shardwright does alike: write its log, and wait after failures.
 
 pub mod backoff;
 pub mod log;
-pub mod pause;

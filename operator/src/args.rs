@@ -212,6 +212,17 @@ impl Settings {
     }
 }
 
+#[cfg(test)]
+impl Settings {
+    /// Of these arguments, beside the ones that have to be there.
+    pub(crate) fn of(arguments: &[&str]) -> Result<Self, String> {
+        let full = ["shardwright-operator", "--pod-name", "operator-0"]
+            .iter()
+            .chain(arguments);
+        Self::validate(Args::try_parse_from(full).map_err(|error| error.to_string())?)
+    }
+}
+
 fn reserving(args: ReservationArgs, namespace: &str) -> Result<reservation::Settings, String> {
     dns_name("--deployment", &args.deployment, DNS_NAME_MAX)?;
     if !args.reservation_priority_class.is_empty() {

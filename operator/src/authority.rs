@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crds::names;
-use identity::{Authority, Credentials, DEFAULT_LEAF_LIFETIME, Identity, KeyPair, PlacementSigner, Role, SpiffeId};
+use identity::{
+    Authority, Credentials, DEFAULT_LEAF_LIFETIME, Identity, KeyPair, PlacementSigner, Role, SpiffeId, seconds_until,
+};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Keys, Names};
 use crate::error::{CallError, call};
+use crate::metrics::Metrics;
 
-/// How often the operator looks whether its own leaf is past half life.
-const RENEWAL_CHECK: Duration = Duration::from_secs(600);
+/// How often the operator looks whether its own leaf is past half life, at least.
+const RENEWAL_CHECK: Duration = Duration::from_secs(60);
 
 /// Why the installation's keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -214,12 +217,20 @@ pub fn own_identity(keys: &Keys, names: &Names, now: SystemTime) -> Result<Ident
     })
 }
 
-/// Renews the operator's own leaf from half life, until `stop`.
-pub async fn renew(keys: Keys, names: Arc<Names>, credentials: Credentials, stop: CancellationToken) {
+/// Renews the operator's own leaf from half life, until `stop`, and tells what is left of it and of the authority.
+pub async fn renew(keys: Keys, names: Arc<Names>, credentials: Credentials, metrics: Metrics, stop: CancellationToken) {
     loop {
+        let now = SystemTime::now();
+        for (certificate, end) in [
+            ("own", credentials.not_after()),
+            ("authority", keys.authority.not_after()),
+        ] {
+            let remaining = metrics.certificate_remaining.with_label_values(&[certificate]);
+            remaining.set(seconds_until(end, now));
+        }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(RENEWAL_CHECK) => {}
+            () = tokio::time::sleep(credentials.identity().next_look(now, RENEWAL_CHECK)) => {}
         }
         let now = SystemTime::now();
         if !credentials.identity().needs_renewal(now) {

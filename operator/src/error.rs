@@ -3,15 +3,12 @@
 use std::future::Future;
 use std::time::Duration;
 
-use lifecycle::pause::Paused;
+use apiclient::brief;
+use apiclient::pause::Paused;
 
 /// No answer from the Kubernetes API for this long is a failure: its own limit for a request is 60 s, and a placement
 /// must not wait that long behind one slow call.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Rights are made with the chart, and whatever was removed since is made again by an upgrade, even to the same version.
-const GIVE_RIGHTS_BACK: &str =
-    "the chart's roles and bindings of the operator give it its rights: helm upgrade makes them anew";
 
 /// A call to the Kubernetes API that brought no result.
 #[derive(Debug, thiserror::Error)]
@@ -70,23 +67,6 @@ impl CallError {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         self.category() == "api_conflict"
-    }
-}
-
-/// What the API server says, without the structure around it, and what to do where that is known; or the chain of causes down to the
-/// socket.
-#[must_use]
-pub fn brief(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) if !status.message.is_empty() => {
-            let said = format!("{} ({} {})", status.message, status.code, status.reason);
-            match status.code {
-                403 => format!("{said}; {GIVE_RIGHTS_BACK}"),
-                _ => said,
-            }
-        }
-        kube::Error::Service(cause) if cause.is::<Paused>() => cause.to_string(),
-        other => identity::connect::causes(other),
     }
 }
 
@@ -149,24 +129,28 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_in_the_words_of_the_api_server_and_what_is_forbidden_with_its_remedy() {
-        let told = |code, reason: &str| {
-            let status = kube::core::Status {
-                code,
-                message: "no".into(),
-                reason: reason.into(),
-                ..Default::default()
-            };
-            let source = Box::new(kube::Error::Api(Box::new(status)));
+    fn a_pause_of_the_api_server_is_told_from_a_connection_that_broke() {
+        let category = |cause: Box<dyn std::error::Error + Send + Sync>| {
+            let source = Box::new(kube::Error::Service(cause));
             let doing = "get Secret a/b".into();
-            CallError::Api { doing, source }.to_string()
+            CallError::Api { doing, source }.category()
         };
-        assert_eq!(told(409, "Conflict"), "get Secret a/b: no (409 Conflict)");
-        let forbidden = told(403, "Forbidden");
-        assert!(
-            forbidden.starts_with("get Secret a/b: no (403 Forbidden); "),
-            "{forbidden}"
-        );
-        assert!(forbidden.contains("helm upgrade"), "{forbidden}");
+        let left = Duration::from_secs(20);
+        assert_eq!(category(Box::new(Paused { left })), "api_unavailable");
+        assert_eq!(category("connection reset".into()), "api_unreachable");
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_words_of_the_api_server_after_the_call() {
+        let status = kube::core::Status {
+            code: 409,
+            message: "no".into(),
+            reason: "Conflict".into(),
+            ..Default::default()
+        };
+        let source = Box::new(kube::Error::Api(Box::new(status)));
+        let doing = "get Secret a/b".into();
+        let told = CallError::Api { doing, source }.to_string();
+        assert_eq!(told, "get Secret a/b: no (409 Conflict)");
     }
 }

@@ -27,7 +27,6 @@ mod fixture;
 pub mod lease;
 pub mod metrics;
 pub mod model;
-pub mod patience;
 pub mod replica;
 pub mod reservation;
 pub mod retry;

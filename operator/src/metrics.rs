@@ -39,6 +39,9 @@ pub struct Metrics {
     pub enrolments: IntCounterVec,
     /// Leaves issued to workers.
     pub worker_leaves: IntCounter,
+    /// What is left of each `certificate`, seconds, below zero once it has ended: this replica's `own`, and the `authority`'s, which
+    /// nothing renews.
+    pub certificate_remaining: IntGaugeVec,
     /// Events that were not sent since too many waited.
     pub events_dropped: IntCounter,
     /// Failures by `category`.
@@ -88,6 +91,12 @@ impl Metrics {
             HistogramOpts::new("pass_seconds", "Duration of a pass over all models").buckets(PASS_BUCKETS_S.into());
         let pass_seconds = Histogram::with_opts(pass)?;
         registry.register(Box::new(pass_seconds.clone()))?;
+        let remaining = Opts::new(
+            "certificate_remaining_seconds",
+            "Until a certificate ends; below zero once it has",
+        );
+        let certificate_remaining = IntGaugeVec::new(remaining, &["certificate"])?;
+        registry.register(Box::new(certificate_remaining.clone()))?;
         let build = IntGaugeVec::new(
             Opts::new("build_info", "Always 1; the label is the version"),
             &["version"],
@@ -111,6 +120,7 @@ impl Metrics {
             status_writes: counter("status_writes_total", "Status writes")?,
             enrolments: counters("enrolments_total", "Enrolments asked for", &["role", "outcome"])?,
             worker_leaves: counter("worker_leaves_total", "Leaves issued to workers")?,
+            certificate_remaining,
             events_dropped: counter("events_dropped_total", "Events not sent since too many waited")?,
             errors: counters("errors_total", "Failures by category", &["category"])?,
             registry,

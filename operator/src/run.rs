@@ -6,12 +6,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, header};
+use apiclient::pause::Pauses;
 use identity::tls::{ALPN_GRPC, ALPN_HTTPS, server_config, server_config_open};
 use identity::{Credentials, TlsListener, grpc_server, serve_https};
-use kube::client::ClientBuilder;
 use kube::{Api, Client};
-use lifecycle::pause::Pauses;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,13 +23,10 @@ use crate::context::{ClientHandle, Context, Names};
 use crate::enrolment;
 use crate::lease::Elector;
 use crate::metrics::Metrics;
-use crate::patience::patient;
 use crate::replica::{self, Replica};
 
 /// From the signal to the end: streams are told, a status write under way may finish, the lease is released.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
-/// A node away, the API server answers in milliseconds.
-const API_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the operator does not run.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +111,8 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
     };
     let replica = Replica::new(context, settings.reservation.clone(), leadership, stop.clone());
     let mut servers = serve(&replica, &settings, &credentials, &stop).await?;
-    tokio::spawn(authority::renew(keys, names, credentials, stop.clone()));
+    let metrics = replica.context.metrics.clone();
+    tokio::spawn(authority::renew(keys, names, credentials, metrics, stop.clone()));
     let leases = Api::namespaced(client, &settings.namespace);
     let mut elector = Elector::new(leases, settings.pod_name.clone(), settings.lease, wall);
     let health = replica.health.clone();
@@ -174,15 +170,10 @@ fn stop_on_signals() -> Result<CancellationToken, StartError> {
 
 async fn connect() -> Result<Client, StartError> {
     let unusable = |error: &dyn std::fmt::Display| StartError::Configuration(error.to_string());
-    let mut config = kube::Config::infer().await.map_err(|error| unusable(&error))?;
-    config.connect_timeout = Some(API_CONNECT_TIMEOUT);
-    let agent = HeaderValue::from_static(concat!("shardwright-operator/", env!("CARGO_PKG_VERSION")));
-    config.headers.push((header::USER_AGENT, agent));
+    let config = kube::Config::infer().await.map_err(|error| unusable(&error))?;
     tracing::info!(server = %config.cluster_url, "Kubernetes API");
-    // By itself it waits for as long as any answer says.
-    config.default_retry = false;
-    let builder = ClientBuilder::try_from(config).map_err(|error| unusable(&error))?;
-    Ok(patient(builder, &Pauses::default()))
+    let user_agent = concat!("shardwright-operator/", env!("CARGO_PKG_VERSION"));
+    apiclient::client(config, user_agent, &Pauses::default()).map_err(|error| unusable(&error))
 }
 
 /// Binds all ports before any is served, so that a port in use is an error at the start.
@@ -244,3 +235,6 @@ async fn named<E: std::fmt::Display>(name: &'static str, server: impl Future<Out
     }
     name
 }
+
+#[cfg(test)]
+mod tests;

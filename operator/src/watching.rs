@@ -3,14 +3,13 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crds::names::INSTALL_KINDS;
+use apiclient::brief;
 use futures::{Stream, StreamExt, stream};
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Resource};
 use lifecycle::backoff;
 use serde::de::DeserializeOwned;
 
-use crate::error::brief;
 use crate::retry;
 
 /// Everything is listed anew so often. A watch tells all that happens, but not when the store behind the API server was set back to
@@ -69,15 +68,10 @@ fn spaced<K: 'static>(
     })
 }
 
-/// Why a watch broke, in the words of the API server, and what to do about it. Only kinds that the chart defines can be unknown.
+/// Why a watch broke, in the words of the API server, and what to do about it.
 #[must_use]
 pub fn explain(error: &watcher::Error) -> String {
-    let told = |doing: &str, cause: &kube::Error| match cause {
-        kube::Error::Api(status) if status.code == 404 => {
-            format!("{doing}: the API server does not know the kind; {INSTALL_KINDS}")
-        }
-        cause => format!("{doing}: {}", brief(cause)),
-    };
+    let told = |doing: &str, cause: &kube::Error| format!("{doing}: {}", brief(cause));
     match error {
         watcher::Error::InitialListFailed(cause) => told("list", cause),
         watcher::Error::WatchStartFailed(cause) => told("watch", cause),
@@ -88,6 +82,7 @@ pub fn explain(error: &watcher::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crds::names::INSTALL_KINDS;
     use tokio::time::Instant;
 
     use super::*;

@@ -441,6 +441,25 @@ fn a_driver_without_a_function_or_that_refuses_all_is_an_answer() {
 }
 
 #[test]
+fn libraries_that_lack_what_is_called_are_named_with_the_function_and_what_to_install() {
+    let machine = Machine::new(&[]).with_libraries(&fakes().hollow);
+    let listed = machine.ask("list");
+    assert_eq!(listed["kind"], "Unavailable");
+    let told = text(&listed["error"]);
+    assert!(
+        told.contains("libcuda has no cuInit; install a newer driver of NVIDIA"),
+        "{told}"
+    );
+    let sampled = machine.ask("sample");
+    for told in [told, text(&sampled["error"])] {
+        assert!(
+            told.contains("libnvidia-ml.so.1 cannot be used: ") && told.contains("nvmlInit_v2"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
 fn a_real_card_does_what_is_asked_of_the_fakes() {
     let machine = Machine::new(&[]).with_libraries(Path::new(""));
     let devices: Value = machine.ask("list");

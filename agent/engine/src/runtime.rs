@@ -339,7 +339,7 @@ fn beside_executable() -> PathBuf {
 /// The build's baseline; without it the first decode is an illegal instruction.
 #[cfg(target_arch = "x86_64")]
 fn check_cpu() -> Result<(), EngineError> {
-    let needed = [
+    have_all(&[
         ("AVX", is_x86_feature_detected!("avx")),
         ("AVX2", is_x86_feature_detected!("avx2")),
         ("BMI1", is_x86_feature_detected!("bmi1")),
@@ -348,7 +348,11 @@ fn check_cpu() -> Result<(), EngineError> {
         ("FMA", is_x86_feature_detected!("fma")),
         ("LZCNT", is_x86_feature_detected!("lzcnt")),
         ("MOVBE", is_x86_feature_detected!("movbe")),
-    ];
+    ])
+}
+
+#[cfg(target_arch = "x86_64")]
+fn have_all(needed: &[(&'static str, bool)]) -> Result<(), EngineError> {
     let missing: Vec<_> = needed
         .iter()
         .filter(|(_, present)| !present)
@@ -366,3 +370,6 @@ fn check_cpu() -> Result<(), EngineError> {
 fn check_cpu() -> Result<(), EngineError> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,51 @@ fn small_table(folder: &Path, architecture: &str) -> PathBuf {
 }
 
 #[test]
+fn a_file_without_a_usable_table_is_refused_by_its_path_and_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("table.gguf");
+    let refused = |architecture: Option<&str>, dimensions: &[u64]| {
+        let mut header = HeaderBuilder::new();
+        if let Some(name) = architecture {
+            header.entry("general.architecture", &Value::string(name));
+        }
+        if !dimensions.is_empty() {
+            let bytes = dimensions.iter().product::<u64>() * 4;
+            header.tensor("token_embd.weight", TensorType::F32, dimensions, bytes);
+        }
+        let mut file = header.finish();
+        file.resize(file.len() + header.data_bytes() as usize, 0);
+        std::fs::write(&path, file).unwrap();
+        let error = Embedding::open(&path).unwrap_err();
+        assert!(
+            error.to_string().starts_with(&format!("{}: ", path.display())),
+            "{error}"
+        );
+        error
+    };
+    let error = refused(None, &[8, 2]);
+    assert!(matches!(error, EmbeddingError::Metadata { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("no key `general.architecture`; convert the model again"),
+        "{error}"
+    );
+    for (dimensions, lacks) in [
+        (&[][..], "there is no tensor token_embd.weight"),
+        (&[8][..], "token_embd.weight has the shape [8]"),
+        (&[8, 2, 2][..], "token_embd.weight has the shape [8, 2, 2]"),
+    ] {
+        let error = refused(Some("llama"), dimensions);
+        assert!(matches!(error, EmbeddingError::Unusable { .. }), "{error}");
+        assert!(
+            error.to_string().ends_with(&format!("{lacks}; fetch the model again")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn rows_are_scaled_where_the_graph_scales_only_what_it_looks_up() {
     let folder = tempfile::tempdir().unwrap();
     let plain: Vec<f32> = (8..16u8).map(|value| f32::from(value) * 0.37).collect();

@@ -98,6 +98,26 @@ fn strict_steps(model: &Generated) {
 }
 
 #[test]
+fn a_stage_whose_state_was_to_go_back_is_broken_and_says_so_to_whatever_is_asked_of_it() {
+    let model = of("mamba");
+    let mut stage = stage(&model, 1);
+    let tokens = model.prompt(0, 10);
+    step(&mut stage, &rows(0, 0, &tokens)).unwrap();
+    let error = stage.remove(0, 4, u32::MAX).unwrap_err();
+    assert!(matches!(error, EngineError::Broken { .. }), "{error}");
+    let said = "the stage is broken (sequence 0 could not be cut back to 4): unload it and load it again";
+    assert_eq!(error.to_string(), said);
+    let refused = [
+        step(&mut stage, &rows(1, 0, &tokens)).map(drop),
+        stage.remove(0, 0, u32::MAX),
+        stage.copy_prefix(0, 2, 1),
+    ];
+    for refused in refused {
+        assert_eq!(refused.unwrap_err().to_string(), said);
+    }
+}
+
+#[test]
 fn a_failed_step_empties_its_sequences_and_leaves_the_state_of_others_alone() {
     let model = of("mamba");
     let mut stage = stage(&model, 1);

@@ -8,7 +8,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use engine::tokenizer::Tokenizer;
+use engine::tokenizer::{Tokenizer, TokenizerError, serve};
+use gguf::encode::HeaderBuilder;
 use gguf::{Gguf, vocabulary};
 use serde_json::{Value, json};
 
@@ -120,6 +121,55 @@ fn a_file_that_is_no_vocabulary_ends_the_process_with_a_data_error() {
     std::fs::write(&file, b"GGUF but not really").unwrap();
     let mut process = Process::start(&file);
     assert_eq!(process.child.wait().unwrap().code(), Some(65));
+}
+
+#[test]
+fn a_vocabulary_that_cannot_serve_is_refused_by_its_path_and_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vocabulary.gguf");
+    let refused = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        let code = Process::start(&file).child.wait().unwrap().code();
+        assert_eq!(code, Some(65));
+        Tokenizer::open(&file).unwrap_err()
+    };
+    let error = refused(b"GGUF but not really");
+    assert!(matches!(error, TokenizerError::LoadRefused { .. }), "{error}");
+    let named = format!("cannot load the vocabulary {}: ", file.display());
+    assert!(error.to_string().starts_with(&named), "{error}");
+
+    let mut mute = HeaderBuilder::new();
+    mute.entry("general.architecture", &gguf::Value::string("llama"))
+        .entry("tokenizer.ggml.model", &gguf::Value::string("none"));
+    let error = refused(&mute.finish());
+    assert!(matches!(error, TokenizerError::Unusable { .. }), "{error}");
+    let said = format!(
+        "{}: it has no tokenizer; give a model file with its tokenizer",
+        file.display()
+    );
+    assert_eq!(error.to_string(), said);
+}
+
+#[test]
+fn where_nobody_takes_its_answers_the_process_ends_and_it_is_no_data_error() {
+    let Some(model) = support::model_file() else { return };
+    let tokenizer = Tokenizer::open(&model).unwrap();
+    let error = serve(&tokenizer, &b""[..], &mut [0u8; 8][..]).unwrap_err();
+    assert!(matches!(error, TokenizerError::Stream(_)), "{error}");
+    assert!(
+        error.to_string().starts_with("the tokenizer's stream failed: "),
+        "{error}"
+    );
+
+    let Process {
+        mut child,
+        input,
+        output,
+    } = Process::start(&model);
+    // Of what it says first, more than a pipe holds.
+    drop(output);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    drop(input);
 }
 
 #[test]

@@ -3,8 +3,9 @@
 
 use super::identity::Identity;
 use super::vendor::Vendor;
-use crate::kubernetes::{Way, brief};
+use crate::kubernetes::Way;
 use crate::retry;
+use apiclient::brief;
 use crds::names::{RESERVATION_COMPONENT, RESERVATION_PREFIX};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::resource::v1::{DeviceAttribute, ResourceSlice};

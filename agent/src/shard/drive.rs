@@ -30,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 const EVENTS_MAX: usize = 256;
 /// Deadlines and retries are looked at this often, when nothing else happens.
 const TICK: Duration = Duration::from_millis(250);
-/// Leaves live for hours and are renewed from half of their life.
-const RENEW_LEAVES_EVERY: Duration = Duration::from_secs(600);
+/// Leaves live for hours and are renewed from half of their life. What could not be renewed for long is renewed soon after the operator
+/// is back.
+const RENEW_LEAVES_EVERY: Duration = Duration::from_secs(30);
 /// What was held last is known at once, or with the operator's first word. Less than a worker lives by itself.
 const TAKE_OVER_WITHIN: Duration = Duration::from_secs(15);
 /// Actions that follow from each other at once; more would be a loop.

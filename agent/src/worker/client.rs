@@ -221,3 +221,6 @@ impl Client {
             .map_err(|_| ClientError::Silent(limit))?
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! The executable, and an agent whose operator, bundle and token do not exist.
+//! The executable, and an agent whose operator, bundle and token do not exist, unless a test says where they are.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,22 +20,30 @@ pub fn agent() -> Command {
 }
 
 pub fn lonely(state_dir: &Path) -> Command {
+    let nowhere = Way {
+        enrol: "127.0.0.1:1",
+        control: "127.0.0.1:1",
+        bundle: Path::new("/nonexistent/bundle.pem"),
+        token: Path::new("/nonexistent/token"),
+    };
+    agent_of(state_dir, &nowhere)
+}
+
+/// Where an agent finds its operator, whom it trusts and what it shows.
+pub struct Way<'a> {
+    pub enrol: &'a str,
+    pub control: &'a str,
+    pub bundle: &'a Path,
+    pub token: &'a Path,
+}
+
+pub fn agent_of(state_dir: &Path, way: &Way<'_>) -> Command {
     let mut command = agent();
-    command.args([
-        "--node-name",
-        "node-a",
-        "--backends",
-        "cpu",
-        "--admin-listen",
-        "127.0.0.1:0",
-    ]);
-    command.args(["--operator-enrol", "127.0.0.1:1", "--operator-control", "127.0.0.1:1"]);
-    command.args([
-        "--trust-bundle",
-        "/nonexistent/bundle.pem",
-        "--token",
-        "/nonexistent/token",
-    ]);
+    command.args(["--node-name", "node-a", "--backends", "cpu"]);
+    command.args(["--admin-listen", "127.0.0.1:0", "--weights-listen", "127.0.0.1:0"]);
+    command.args(["--operator-enrol", way.enrol, "--operator-control", way.control]);
+    command.arg("--trust-bundle").arg(way.bundle);
+    command.arg("--token").arg(way.token);
     command.arg("--state-dir").arg(state_dir);
     command
 }
@@ -57,7 +65,11 @@ pub struct Lonely {
 
 impl Lonely {
     pub fn start(state_dir: &Path) -> Self {
-        let mut child = lonely(state_dir).stderr(Stdio::piped()).spawn().unwrap();
+        Self::run(lonely(state_dir))
+    }
+
+    pub fn run(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         Self { child, log }
     }

@@ -199,6 +199,22 @@ fn every_way_of_misbehaving_has_a_reason_of_its_own() {
 }
 
 #[test]
+fn what_a_person_can_mend_is_told_with_how() {
+    let bench = Bench::new();
+    for (manner, remedy) in [
+        (Manner::IgnoreRange, "use a server that honours them"),
+        (
+            Manner::Status(401, vec![]),
+            "denies access (401); name a Secret that may read it in spec.source.secretRef",
+        ),
+    ] {
+        bench.server.behave(move |_| manner.clone());
+        let (_, message) = bench.fault();
+        assert!(message.contains(remedy), "{message}");
+    }
+}
+
+#[test]
 fn a_server_that_asks_for_time_is_given_it_up_to_a_limit() {
     let mut bench = Bench::new();
     bench.setting.patience.retry_after_max = Duration::from_millis(300);

@@ -1,7 +1,7 @@
 //! A worker's life: listen to the agent, load, serve, drain.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use identity::{Credentials, Identity, PlacementVerifier, TlsListener, grpc_server, tls};
 use proto::shard::v1::head_server::HeadServer;
@@ -37,7 +37,7 @@ const ENGINE_LIMIT: Duration = STAGE_STEP_LIMIT.saturating_mul(2);
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// How long a failed worker stays so that its agent can ask why.
 const FAILED_LIMIT: Duration = Duration::from_secs(5);
-/// How often a renewed leaf is looked for: leaves live for hours.
+/// How often a renewed leaf is looked for, at least: leaves live for hours.
 const RENEWAL_POLL: Duration = Duration::from_secs(60);
 
 /// How a worker ended; the number is the process's exit code.
@@ -160,22 +160,28 @@ fn shard(config: &Arc<WorkerConfig>, memory: Observation) -> Result<Shard, Setup
     Ok(Shard::new(Arc::clone(config), installer, Metrics::new()?, memory))
 }
 
-/// Takes renewed leaves into use.
+/// Takes renewed leaves into use, and tells once that one has ended without a successor.
 async fn renew(config: Arc<WorkerConfig>, credentials: Credentials) {
+    let mut told = false;
     loop {
-        tokio::time::sleep(RENEWAL_POLL).await;
-        let renewed = match Identity::load(&config.identity_dir) {
-            Ok(identity) if identity != credentials.identity() => credentials.replace(identity),
-            Ok(_) => continue,
-            Err(error) => {
-                tracing::warn!(%error, "the identity cannot be read; the old one stays in use");
-                continue;
-            }
-        };
-        match renewed {
-            Ok(()) => tracing::info!("a renewed leaf is in use"),
-            Err(error) => tracing::warn!(%error, "the renewed leaf is refused"),
+        let look = credentials.identity().next_look(SystemTime::now(), RENEWAL_POLL);
+        tokio::time::sleep(look).await;
+        match Identity::load(&config.identity_dir) {
+            Ok(identity) if identity != credentials.identity() => match credentials.replace(identity) {
+                Ok(()) => tracing::info!("a renewed leaf is in use"),
+                Err(error) => tracing::warn!(%error, "the renewed leaf is refused"),
+            },
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the identity cannot be read; the old one stays in use"),
         }
+        let ended = credentials.not_after() < SystemTime::now();
+        if ended && !told {
+            tracing::warn!(
+                "the leaf has ended and no renewed one is there: connections that stand go on, and others refuse new ones until the \
+                 agent has got another leaf from the operator"
+            );
+        }
+        told = ended;
     }
 }
 

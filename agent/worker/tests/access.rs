@@ -11,14 +11,16 @@ use prost::Message as _;
 use proto::placement::v1::{Placement, Stage};
 use proto::shard::v1 as wire;
 use proto::shard::v1::carry_message::Message;
-use rig::fake::{self, Fake, LAYERS, WIDTH};
+use rig::fake::{Fake, LAYERS, WIDTH};
 use rig::gateway::{Gateway, carrier, request};
+use rig::head::Head;
 use rig::local::{Chain, LocalWorker, within_limit};
 use rig::realm::{Realm, TRUST_DOMAIN, gateway_id, unix_s, worker_id};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
+use worker::compute::LoadError;
 use worker::control::{Answer, Phase};
 use worker::run::Exit;
 use worker::stage::activations;
@@ -87,6 +89,26 @@ async fn lower_epochs_are_refused_even_after_a_restart() {
     let worker = start(&realm, 0, "").await;
     assert_eq!(refusal(&worker, &realm.envelope(6)).await, "StaleEpoch");
     worker.agent.install(&seven, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_placement_whose_epoch_cannot_be_kept_is_refused_by_the_name_of_the_file_until_it_can() {
+    let realm = Realm::new(&[LAYERS]);
+    let config = realm.config(0, "");
+    let in_the_way = config.epoch_file();
+    let worker = LocalWorker::start(config, Fake::new(0, LAYERS).loader()).await;
+    std::fs::create_dir(&in_the_way).unwrap();
+    let (reason, message) = worker.agent.install(&realm.envelope(7), None).await.unwrap_err();
+    assert_eq!(reason, "Unwritable");
+    let named = format!("cannot write {}: Is a directory", in_the_way.display());
+    assert!(
+        message.contains(&named) && message.contains("needs room and belongs to the agent's user"),
+        "{message}"
+    );
+    assert_eq!(worker.agent.status().await.unwrap().epoch, None);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    worker.agent.install(&realm.envelope(7), None).await.unwrap();
+    assert_eq!(worker.agent.status().await.unwrap().epoch, Some(7));
 }
 
 #[tokio::test]
@@ -333,6 +355,21 @@ async fn a_stage_that_hears_nothing_of_the_next_one_says_so_to_the_stage_before_
 }
 
 #[tokio::test]
+async fn a_next_stage_of_another_epoch_is_named_with_both_epochs() {
+    let realm = Realm::new(&[3, LAYERS]);
+    let tail = start(&realm, 1, "").await;
+    tail.agent.install(&realm.envelope(2), None).await.unwrap();
+    let next = Some(tail.agent.endpoint().await);
+    // Its head has the placement of epoch 1.
+    let head = Head::start(&realm, realm.config(0, ""), Fake::new(0, 3).loader(), next).await;
+    let refused = within_limit("a refusal", head.open()).await.unwrap_err();
+    assert_eq!(
+        refused,
+        "stage 1 has another epoch: FailedPrecondition: the stream is of epoch 1, installed is 2"
+    );
+}
+
+#[tokio::test]
 async fn a_stream_that_does_not_begin_with_open_is_refused() {
     let realm = Realm::new(&[3, LAYERS]);
     let tail = start(&realm, 1, "").await;
@@ -394,17 +431,31 @@ async fn a_placement_that_was_handed_over_while_loading_is_in_force_after_it() {
 #[tokio::test]
 async fn a_worker_that_cannot_load_says_why_and_ends() {
     let realm = Realm::new(&[LAYERS]);
-    let worker = LocalWorker::start(realm.config(0, ""), fake::refused()).await;
-    let status = rig::wait_for("the failure", || async {
-        worker
-            .agent
-            .status()
-            .await
-            .filter(|status| status.phase == Phase::Failed)
-    })
-    .await;
-    assert_eq!(status.reason.as_deref(), Some("LoadRefused"));
-    assert_eq!(worker.exited().await, Exit::Weights);
+    let cause = || "of some cause".to_owned();
+    let cases = [
+        (LoadError::Weights(cause()), "LoadRefused", Exit::Weights),
+        (LoadError::Memory(cause()), "InsufficientMemory", Exit::Memory),
+        (LoadError::Device(cause()), "DeviceUnavailable", Exit::Device),
+        (
+            LoadError::UnsupportedCpu(cause()),
+            "UnsupportedCPU",
+            Exit::UnsupportedCpu,
+        ),
+    ];
+    for (error, reason, exit) in cases {
+        let said = error.to_string();
+        let worker = LocalWorker::start(realm.config(0, reason), Box::new(move || Err(error))).await;
+        let status = rig::wait_for("the failure", || async {
+            worker
+                .agent
+                .status()
+                .await
+                .filter(|status| status.phase == Phase::Failed)
+        })
+        .await;
+        assert_eq!((status.reason.as_deref(), status.message), (Some(reason), Some(said)));
+        assert_eq!(worker.exited().await, exit);
+    }
 }
 
 #[tokio::test]

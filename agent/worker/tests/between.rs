@@ -12,14 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
-use modelgen::Recipe;
 use proto::shard::v1 as wire;
 use proto::shard::v1::carry_message::Message;
 use proto::shard::v1::stage_client::StageClient;
 use rig::between::{Act, Between, Direction, Fault};
 use rig::gateway::{Gateway, carrier, request, rest};
 use rig::local::within_limit;
-use rig::process::{WorkerProcess, cut};
+use rig::process::{WorkerProcess, llama};
 use rig::realm::Realm;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -55,18 +54,16 @@ const SAMPLING: wire::Sampling = wire::Sampling {
 
 /// The configurations of all stages of a model whose rows are large and whose layers are small.
 fn configs(realm: &Realm) -> Vec<WorkerConfig> {
-    let model = realm.path("model.gguf");
-    let mut recipe = Recipe::new("llama").unwrap();
-    recipe.layers = realm.stages.last().unwrap().end_layer;
-    recipe.width = WIDTH as u32;
-    recipe.heads = 8;
-    recipe.write(&model).unwrap();
+    let configs = llama(realm, |recipe| {
+        recipe.width = WIDTH as u32;
+        recipe.heads = 8;
+    });
     let alone = |config: WorkerConfig| WorkerConfig {
         keep_awake: false,
         speculate: false,
         ..config
     };
-    cut(realm, &model).into_iter().map(alone).collect()
+    configs.into_iter().map(alone).collect()
 }
 
 /// A request for what is still to come of the answer, as a gateway makes it.

@@ -4,11 +4,10 @@
 
 mod rig;
 
-use modelgen::Recipe;
 use rig::agent::Agent;
 use rig::gateway::{Gateway, request};
 use rig::local::within_limit;
-use rig::process::{WorkerProcess, cut};
+use rig::process::{WorkerProcess, llama};
 use rig::realm::Realm;
 use scarcity::descriptors::{self, Crowd};
 use worker::control::{Phase, Request};
@@ -22,11 +21,7 @@ const CROWD: usize = 300;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_without_descriptors_serves_whom_it_knows_lets_others_wait_and_keeps_no_descriptor_of_them() {
     let realm = Realm::new(&[LAYERS]);
-    let model = realm.path("model.gguf");
-    let mut recipe = Recipe::new("llama").unwrap();
-    recipe.layers = LAYERS;
-    recipe.write(&model).unwrap();
-    let config = cut(&realm, &model).remove(0);
+    let config = llama(&realm, |_| {}).remove(0);
     let log = realm.path("worker.log");
     let said = |text: &str| std::fs::read_to_string(&log).unwrap().matches(text).count();
     let mut worker = WorkerProcess::spawn_logging(&realm, &config, &log).await;

@@ -7,6 +7,7 @@ mod rig;
 use bytes::Bytes;
 use engine::Sampling;
 use rig::fake::{Fake, LAYERS, POISON, WIDTH};
+use worker::compute::{Compute, ComputeError, Facts, Output};
 use worker::head::schedule::Limits;
 use worker::stage::activations;
 use worker::stage::executor::{Executor, Place, Yield};
@@ -22,6 +23,10 @@ const LIMITS: Limits = Limits {
 };
 
 fn whole() -> Executor {
+    whole_of(Fake::new(0, LAYERS).poisoned())
+}
+
+fn whole_of(compute: impl Compute + 'static) -> Executor {
     Executor::new(
         Place {
             head: true,
@@ -29,7 +34,7 @@ fn whole() -> Executor {
             limits: LIMITS,
             deadlines: Deadlines::default(),
         },
-        Box::new(Fake::new(0, LAYERS).poisoned()),
+        Box::new(compute),
     )
 }
 
@@ -109,6 +114,48 @@ fn a_step_that_does_not_follow_is_refused_and_changes_nothing() {
         executor.execute(&second, &[0; 4]).unwrap_err().reason,
         Reason::WrongShape
     );
+    assert_eq!(run(&mut executor, &second), run(&mut undisturbed, &second));
+}
+
+/// A shard whose cache takes one row of a step.
+struct Crowded(Fake);
+
+impl Compute for Crowded {
+    fn facts(&self) -> Facts {
+        self.0.facts()
+    }
+
+    fn embed(&mut self, tokens: &[i32]) -> Result<Vec<f32>, ComputeError> {
+        self.0.embed(tokens)
+    }
+
+    fn step(&mut self, rows: &[Row], activations: &[f32]) -> Result<Output, ComputeError> {
+        match rows {
+            [_] => self.0.step(rows, activations),
+            _ => Err(ComputeError::KvFull("there is room for one row".to_owned())),
+        }
+    }
+
+    fn remove(&mut self, sequence: u32, from: u32, end: Option<u32>) -> Result<(), ComputeError> {
+        self.0.remove(sequence, from, end)
+    }
+
+    fn copy_prefix(&mut self, from: u32, to: u32, end: u32) -> Result<(), ComputeError> {
+        self.0.copy_prefix(from, to, end)
+    }
+}
+
+#[test]
+fn a_step_that_the_cache_has_no_room_for_is_told_as_that_and_changes_nothing() {
+    let (mut executor, mut undisturbed) = (whole_of(Crowded(Fake::new(0, LAYERS))), whole());
+    let first = step(7, &[row(0, 0, 3)]);
+    assert_eq!(run(&mut executor, &first), run(&mut undisturbed, &first));
+    let fault = executor
+        .execute(&step(8, &[row(0, 1, 5), row(1, 0, 4)]), &[])
+        .unwrap_err();
+    assert_eq!(fault.reason, Reason::KvFull);
+    assert_eq!(fault.message, "the KV cache is full: there is room for one row");
+    let second = step(8, &[row(0, 1, 5)]);
     assert_eq!(run(&mut executor, &second), run(&mut undisturbed, &second));
 }
 

@@ -268,6 +268,48 @@ async fn a_bad_configuration_ends_with_64_and_says_which_field() {
     assert_eq!(output.status.code(), Some(64));
 }
 
+/// What spoils a worker's configuration.
+type Spoil<'a> = &'a dyn Fn(&mut WorkerConfig);
+
+#[test]
+fn a_worker_that_cannot_begin_ends_with_64_and_names_what_is_in_its_way() {
+    let realm = Realm::new(&[6]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let socket = realm.path("taken.sock");
+    let _answering = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let cases: [(&str, Spoil<'_>); 8] = [
+        ("none: cannot read ", &|c| c.identity_dir.push("none")),
+        ("the leaf names spiffe://shardwright/worker/node-0/", &|c| {
+            c.node = "node-9".to_owned();
+        }),
+        (".epoch is damaged", &|c| std::fs::write(c.epoch_file(), "17").unwrap()),
+        ("accepted epoch: cannot read ", &|c| {
+            std::fs::create_dir(c.epoch_file()).unwrap();
+        }),
+        ("the path is taken by something that is no socket", &|c| {
+            std::fs::write(&c.control_socket, "").unwrap();
+        }),
+        ("taken.sock: a worker answers there already", &|c| {
+            c.control_socket.clone_from(&socket);
+        }),
+        ("none/w.sock: No such file or directory", &|c| {
+            c.control_socket = realm.path("none/w.sock");
+        }),
+        ("data plane on 127.0.0.1:", &|c| c.listen.clone_from(&address)),
+    ];
+    for (number, (part, spoil)) in cases.into_iter().enumerate() {
+        let mut config = realm.config(0, &number.to_string());
+        spoil(&mut config);
+        let path = realm.path("config.json");
+        write_config(&config, &path);
+        let output = WorkerProcess::command().arg("--config").arg(path).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{part}: {said}");
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn weights_that_cannot_be_loaded_end_with_65_after_the_agent_was_told() {
     let realm = Realm::new(&[6]);

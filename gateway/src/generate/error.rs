@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use identity::connect::causes;
 use tonic::{Code, Status};
 
 /// Metadata of a refusal: after how many seconds to ask again.
@@ -86,11 +87,11 @@ impl Failure {
 
 /// A status of the head, or of the connection to it.
 pub(super) fn classify(status: &Status) -> Failure {
-    let message = format!("{:?}: {}", status.code(), status.message());
     // Made on this side: the connection broke, whatever code that was given.
-    if std::error::Error::source(status).is_some() {
-        return Failure::Lost(message);
+    if let Some(cause) = std::error::Error::source(status) {
+        return Failure::Lost(format!("{:?}: {}", status.code(), causes(cause)));
     }
+    let message = format!("{:?}: {}", status.code(), status.message());
     match status.code() {
         Code::ResourceExhausted => Failure::Busy {
             message: status.message().to_owned(),

@@ -129,6 +129,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn where_no_process_can_be_started_the_request_is_told_to_come_again() {
+        let renderer = Renderer::new("/nonexistent/renderer".into(), String::new(), SpecialText::default());
+        let error = renderer.render(Vec::new(), 0).await.unwrap_err();
+        assert_eq!(error, TemplateError::Unavailable);
+        assert_eq!(
+            error.to_string(),
+            "chat templates cannot be rendered now; try again shortly"
+        );
+    }
+
+    #[tokio::test]
     async fn a_process_that_ended_between_two_requests_is_replaced() {
         // Each ends after its first answer.
         let executable = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fakes/renderer.sh").into();

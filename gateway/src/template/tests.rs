@@ -183,7 +183,16 @@ fn pythons_methods_behave_as_in_python() {
 #[test]
 fn an_unknown_method_is_named() {
     let failed = render("{{ 'a'.frobnicate() }}", &[]).unwrap_err();
-    assert!(failed.to_string().contains("frobnicate"), "{failed}");
+    assert!(
+        matches!(&failed, TemplateError::Failed { cause } if cause.contains("frobnicate") && cause.ends_with("(line 1)")),
+        "{failed}"
+    );
+    assert!(
+        failed
+            .to_string()
+            .starts_with("the model's chat template failed on these messages: "),
+        "{failed}"
+    );
 }
 
 #[test]

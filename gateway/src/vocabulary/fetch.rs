@@ -97,3 +97,6 @@ fn check(bytes: &[u8], digest: &Digest) -> Result<(), FetchError> {
         actual: hex(&actual),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,14 +147,17 @@ impl Client {
         }
     }
 
-    /// Sends these bytes and reads the head of the answer.
-    pub async fn raw(&self, request: &[u8]) -> Open {
+    /// Connects; an error is why the gateway is not believed.
+    pub async fn shake_hands(&self) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await.expect("a connection");
         let name = self.address.ip().into();
-        let stream = TlsConnector::from(Arc::clone(&self.tls))
-            .connect(name, stream)
-            .await
-            .expect("a handshake");
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        connector.connect(name, stream).await
+    }
+
+    /// Sends these bytes and reads the head of the answer.
+    pub async fn raw(&self, request: &[u8]) -> Open {
+        let stream = self.shake_hands().await.expect("a handshake");
         let mut open = Open {
             reader: BufReader::new(stream),
             status: 0,

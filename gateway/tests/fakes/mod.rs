@@ -103,12 +103,17 @@ impl Trust {
     }
 
     pub fn identity(&self, role: Role) -> Identity {
+        self.identity_for(DEFAULT_LEAF_LIFETIME, role)
+    }
+
+    /// One that lives for so long.
+    pub fn identity_for(&self, lifetime: Duration, role: Role) -> Identity {
         let KeyPair { key_pem, csr_der } = KeyPair::generate().unwrap();
         let id = SpiffeId::new("shardwright", role).unwrap();
         let names = ["localhost", "127.0.0.1"].map(|name| SubjectName::from_str(name).unwrap());
         let leaf = self
             .authority
-            .issue(&csr_der, &id, &names, DEFAULT_LEAF_LIFETIME, SystemTime::now())
+            .issue(&csr_der, &id, &names, lifetime, SystemTime::now())
             .unwrap();
         Identity {
             certificate_chain_pem: leaf.certificate_chain_pem,
@@ -180,12 +185,7 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let identity = directory.path().join("identity");
         std::fs::create_dir(&identity).unwrap();
-        trust
-            .identity(Role::Gateway {
-                pod: "gateway-0".into(),
-            })
-            .store(&identity)
-            .unwrap();
+        trust.identity(role()).store(&identity).unwrap();
         identity::sign::store_keys(&identity, &[trust.signer.public_key().to_vec()]).unwrap();
         std::fs::write(directory.path().join("keys"), format!("{KEY}\n")).unwrap();
         let state_dir = state_dir.map_or_else(|| directory.path().join("state"), Path::to_owned);
@@ -224,12 +224,33 @@ impl World {
 
     /// The same gateway again after its end, as a process of its own.
     pub async fn restart_gateway_as_process(&mut self) -> GatewayProcess {
+        let bundle_pem = self.trust.authority.bundle_pem();
+        self.restart_gateway_as_process_with(None, &bundle_pem).await
+    }
+
+    /// The same with a certificate for its users that chains to this bundle.
+    pub async fn restart_gateway_as_process_with(
+        &mut self,
+        certificate: Option<UserCertificate>,
+        bundle_pem: &str,
+    ) -> GatewayProcess {
         self.gateway.stop();
         self.gateway.ended().await;
-        let process = GatewayProcess::start(&self.args(), &self.directory.path().join("log"));
+        let args = Args {
+            user_certificate: certificate,
+            ..self.args()
+        };
+        let process = GatewayProcess::start(&args, &self.directory.path().join("log"));
         self.gateway.addresses = process.addresses().await;
-        self.client = Client::new(self.gateway.addresses.user, &self.trust.authority.bundle_pem());
+        self.client = Client::new(self.gateway.addresses.user, bundle_pem);
         process
+    }
+
+    /// Puts another identity where the gateway looks for its own, one that lives for so long; when that ends.
+    pub fn renew_identity(&self, lifetime: Duration) -> SystemTime {
+        let identity = self.trust.identity_for(lifetime, role());
+        identity.store(&self.directory.path().join("identity")).unwrap();
+        identity.not_after().unwrap()
     }
 
     /// How its gateway is started.
@@ -261,6 +282,24 @@ impl World {
     /// A client of the admin port.
     pub fn admin(&self) -> Client {
         Client::new(self.gateway.addresses.admin, &self.trust.authority.bundle_pem())
+    }
+}
+
+/// A certificate and its key as files.
+pub fn files(directory: &Path, name: &str, identity: &Identity) -> UserCertificate {
+    let certificate = UserCertificate {
+        chain: directory.join(format!("{name}.crt")),
+        key: directory.join(format!("{name}.key")),
+    };
+    std::fs::write(&certificate.chain, &identity.certificate_chain_pem).unwrap();
+    identity::store::write_private(&certificate.key, identity.key_pem.as_bytes()).unwrap();
+    certificate
+}
+
+/// Of the gateway.
+pub fn role() -> Role {
+    Role::Gateway {
+        pod: "gateway-0".into(),
     }
 }
 

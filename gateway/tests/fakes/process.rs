@@ -26,6 +26,10 @@ pub fn command(args: &Args) -> Command {
     command.arg("--state-dir").arg(&args.state_dir);
     command.args(["--listen", &args.listen.to_string()]);
     command.args(["--admin-listen", &args.admin_listen.to_string()]);
+    if let Some(certificate) = &args.user_certificate {
+        command.arg("--tls-cert").arg(&certificate.chain);
+        command.arg("--tls-key").arg(&certificate.key);
+    }
     command
 }
 

@@ -106,12 +106,25 @@ pub fn build(folder: &Path, libraries: &[Library]) -> Result<(), BuildError> {
     for library in libraries {
         // One file per library, so that a folder is all that the compiler needs.
         let text = format!("{}\n{}", include_str!("../c/script.h"), library.source());
-        compile(folder, library.file_name(), &text)?;
-        if let Some((plain, _)) = library.file_name().split_once(".so.") {
-            link(library.file_name(), &folder.join(format!("{plain}.so")))?;
-        }
+        make(folder, *library, &text)?;
     }
     Ok(())
+}
+
+/// As [`build`], of libraries in which no function is: those of a driver that is far too old, or no driver's at all.
+///
+/// # Errors
+/// No C compiler, or no space.
+pub fn build_hollow(folder: &Path, libraries: &[Library]) -> Result<(), BuildError> {
+    libraries.iter().try_for_each(|library| make(folder, *library, ""))
+}
+
+fn make(folder: &Path, library: Library, text: &str) -> Result<(), BuildError> {
+    compile(folder, library.file_name(), text)?;
+    match library.file_name().split_once(".so.") {
+        Some((plain, _)) => link(library.file_name(), &folder.join(format!("{plain}.so"))),
+        None => Ok(()),
+    }
 }
 
 fn compile(folder: &Path, library: &'static str, text: &str) -> Result<(), BuildError> {

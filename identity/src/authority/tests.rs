@@ -1,6 +1,26 @@
+use rustls_pki_types::pem::PemObject;
+
 use super::*;
 use crate::spiffe::Role;
 use crate::{Identity, KeyPair};
+
+/// Of an RSA key, which rcgen does not make with ring.
+const RSA_REQUEST_PEM: &str = "\
+-----BEGIN CERTIFICATE REQUEST-----
+MIICRTCCAS0CAQAwADCCASIwDQYJKoZIhvcNAQEBBQADggEPADCCAQoCggEBAOuD
+LtWIYIesgVIGnCI2XwCVLToqir7IMaWcltnqUv0Ic1a+4w105uOswVdro7NG/4/s
+bZBSJf4OlpsqIb+h1jOgcoF37OUww39GfKS9DmjTHW9Wm+4fw1ShL2Xqv/DTZ8GW
+39WqqdnxTAW9IGbICRz0m2+/7itnidYb0BW/8XPkNubMzVmek8K/Dwz0MC0wlgwq
+0YdWP6WSRLo+mMIMiWmHgjb5XW5qzMm3Bv3/fL3ur8V1QqClIKfhnd89BGu7KD8/
+HRhwC+CqRWLCIsB2gJcBOuR1ZWCxVxkwM5+xK1a15E0Vfzdr18hJvASFYO+eap6a
+f6gGpY2Lezpo5g8puKcCAwEAAaAAMA0GCSqGSIb3DQEBCwUAA4IBAQCMJc4S2fYQ
+ZRI+xTF92fh6kH5BZB3p3wKIN1uaEHD90qTlrlJzX6gu/IScFlsoKACZ8v7EgABz
+fQxW/yJYpYdJkD2vZPD0kyzLJk0k5v9+WRpq/QY9rau5y0W9vG5gbO5EbsP69o9Y
+nGgrT2Ip22XPc43pRct0H9qhPSGvBnP5UjgUMVvBQ21ZSA2Nt7Nu0Qt7fAbrvbLw
+UJKlNm06Uci0oOI0YzyGIw9vl7iaKhPBzR/alrpC1oi05terPHKKyIefRMFFECS+
+/f91J5md242Rz7+H4+o2aFlggHq7+M14GRphJevLASEBK6BnhfZf9zMSGm60H3jY
+gkFDjX/NM2ui
+-----END CERTIFICATE REQUEST-----";
 
 fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
@@ -125,6 +145,35 @@ fn requests_that_do_not_stand_are_refused() {
 }
 
 #[test]
+fn a_request_with_a_key_of_another_kind_is_refused_with_the_kinds_to_use() {
+    let authority = Authority::generate("shardwright", now()).unwrap();
+    let csr = CertificateSigningRequestDer::from_pem_slice(RSA_REQUEST_PEM.as_bytes()).unwrap();
+    let error = authority
+        .issue(&csr, &agent(), &[], DEFAULT_LEAF_LIFETIME, now())
+        .unwrap_err();
+    assert!(matches!(error, AuthorityError::KeyType { .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "key type PKCS_RSA_SHA256 is not allowed; use ECDSA P-256, P-384 or Ed25519"
+    );
+}
+
+#[test]
+fn a_name_that_no_certificate_can_carry_is_refused_when_it_is_read_and_when_it_is_issued() {
+    let read = "two words".parse::<SubjectName>().unwrap_err();
+    let authority = Authority::generate("shardwright", now()).unwrap();
+    let csr = KeyPair::generate().unwrap().csr_der;
+    let names = [SubjectName::Dns("kn\u{f6}ten".into())];
+    let issued = authority
+        .issue(&csr, &agent(), &names, DEFAULT_LEAF_LIFETIME, now())
+        .unwrap_err();
+    for error in [read, issued] {
+        assert!(matches!(error, AuthorityError::Issue(_)), "{error}");
+        assert!(error.to_string().starts_with("certificate cannot be made: "), "{error}");
+    }
+}
+
+#[test]
 fn a_leaf_is_never_issued_for_another_trust_domain_or_a_name_that_is_none() {
     let authority = Authority::generate("shardwright", now()).unwrap();
     let foreign = SpiffeId::new("elsewhere", Role::Agent { node: "node-a".into() }).unwrap();
@@ -177,7 +226,11 @@ fn an_authority_is_not_put_together_from_parts_that_do_not_fit() {
         Authority::from_pem("", &one.key_pem()),
         Err(AuthorityError::Certificate(_))
     ));
-    assert!(Authority::from_pem(one.cert_pem(), "").is_err());
+    let damaged = Authority::from_pem(one.cert_pem(), "").map(|_| ()).unwrap_err().to_string();
+    assert!(
+        damaged.starts_with("the authority's key is none ") && damaged.ends_with("from the same backup"),
+        "{damaged}"
+    );
     let leaf = authority_leaf(&one);
     assert!(matches!(
         Authority::from_pem(&leaf, &one.key_pem()),

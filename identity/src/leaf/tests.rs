@@ -52,12 +52,30 @@ fn an_incomplete_or_foreign_directory_is_refused_by_name() {
 #[test]
 fn a_leaf_is_renewed_from_half_life_on() {
     let identity = identity();
-    let backdate = crate::authority::BACKDATE;
-    let half = now() - backdate + (DAY + backdate) / 2;
+    let half = now() + DAY / 2;
     assert!(!identity.needs_renewal(now()));
     assert!(!identity.needs_renewal(half - Duration::from_secs(1)));
     assert!(identity.needs_renewal(half));
     assert!(identity.needs_renewal(now() + DAY * 2));
+}
+
+#[test]
+fn a_renewal_is_looked_for_no_later_than_it_is_due_and_never_without_a_pause() {
+    let (identity, minute) = (identity(), Duration::from_secs(60));
+    let half = now() + DAY / 2;
+    assert_eq!(identity.next_look(now(), minute), minute);
+    assert_eq!(identity.next_look(half - minute / 2, minute), minute / 2);
+    for due in [half, now() + DAY * 2] {
+        assert_eq!(identity.next_look(due, minute), SHORTEST_LOOK);
+    }
+}
+
+#[test]
+fn what_is_left_of_a_leaf_is_below_zero_once_it_has_ended() {
+    let end = identity().not_after().unwrap();
+    assert_eq!(seconds_until(end, now()), 24 * 3600);
+    assert_eq!(seconds_until(end, end), 0);
+    assert_eq!(seconds_until(end, end + Duration::from_millis(14_900)), -14);
 }
 
 #[test]

@@ -126,6 +126,25 @@ fn keys_survive_the_round_trip_through_their_file() {
 }
 
 #[test]
+fn keys_whose_file_is_missing_or_too_large_are_refused_by_its_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(PLACEMENT_KEYS_FILE);
+    let refused = || PlacementVerifier::load(directory.path()).unwrap_err();
+    let error = refused();
+    assert!(matches!(error, VerifyError::Store(StoreError::Io { .. })), "{error}");
+    let named = format!("cannot read {}: ", path.display());
+    assert!(error.to_string().starts_with(&named), "{error}");
+    std::fs::write(&path, "A".repeat(MAX_KEYS_FILE_BYTES + 1)).unwrap();
+    let error = refused();
+    assert!(
+        matches!(error, VerifyError::Store(StoreError::TooLarge { .. })),
+        "{error}"
+    );
+    let told = format!("{} has more than 4096 bytes, the most that is read", path.display());
+    assert_eq!(error.to_string(), told);
+}
+
+#[test]
 fn keys_that_are_none_are_refused() {
     assert!(matches!(
         PlacementVerifier::new([[0; 31]]),

@@ -118,6 +118,32 @@ fn hostile_texts_are_refused() {
 }
 
 #[test]
+fn what_is_wrong_with_a_text_is_told_with_what_would_be_right() {
+    let long = format!("spiffe://shardwright/agent/{}", "a".repeat(MAX_ID_BYTES));
+    for (text, told) in [
+        (long.as_str(), "SPIFFE id has 2075 bytes, at most 2048 are read"),
+        (
+            "https://shardwright/agent/a",
+            "\"https://shardwright/agent/a\" does not begin with \"spiffe://\"",
+        ),
+        (
+            "spiffe://Shardwright/agent/a",
+            "trust domain \"Shardwright\" is not 1 to 255 of a-z 0-9 . - _",
+        ),
+        (
+            "spiffe://shardwright/agent/..",
+            "path segment \"..\" is not 1 to 253 of A-Z a-z 0-9 . - _ and not \".\" or \"..\"",
+        ),
+        (
+            "spiffe://shardwright/node/a",
+            "path \"node/a\" is not operator/<pod>, agent/<node>, worker/<node>/<model uid> or gateway/<pod>",
+        ),
+    ] {
+        assert_eq!(text.parse::<SpiffeId>().unwrap_err().to_string(), told);
+    }
+}
+
+#[test]
 fn parts_that_would_change_the_meaning_of_the_text_are_refused() {
     let id = SpiffeId::new(
         "shardwright",

@@ -130,6 +130,41 @@ async fn a_server_that_accepts_and_says_nothing_costs_no_more_than_the_connect_t
     );
 }
 
+#[tokio::test]
+async fn an_address_where_nobody_listens_is_named_with_what_the_system_says() {
+    let ours = installation();
+    let config = client_config(&ours.credentials(&agent("node-a")));
+    let dialled = identity::connect("127.0.0.1:1", config, Expected::Operator, ConnectOptions::default());
+    let refused = tokio::time::timeout(LIMIT, dialled).await.expect("an answer in time");
+    let said = refused.unwrap_err().to_string();
+    assert!(
+        said.starts_with("127.0.0.1:1 cannot be reached: ") && said.contains("cannot dial: Connection refused"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_as_soon_as_it_knows_us_is_told_as_that() {
+    let ours = installation();
+    let acceptor = tokio_rustls::TlsAcceptor::from(server_config(&ours.credentials(&operator())));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    let hangs_up = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        stream.shutdown().await.unwrap();
+    };
+    let config = client_config(&ours.credentials(&agent("node-a")));
+    let dialled = identity::connect(&endpoint, config, Expected::Operator, ConnectOptions::default());
+    let both = tokio::time::timeout(LIMIT, async { tokio::join!(dialled, hangs_up) });
+    let (refused, ()) = both.await.expect("an answer in time");
+    let said = refused.unwrap_err().to_string();
+    assert!(
+        said.contains("the server closed the connection after the handshake"),
+        "{said}"
+    );
+}
+
 #[test]
 fn endpoints_that_are_none_are_refused_by_name() {
     let ours = installation();

@@ -20,6 +20,17 @@ struct Office {
     placement_key: Vec<u8>,
     /// Answers every request with this certificate instead.
     canned: Option<String>,
+    flaw: Flaw,
+}
+
+/// What is wrong with an office.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Flaw {
+    None,
+    CannotAnswer,
+    GivesNoLeaf,
+    TakesAllForAgents,
+    GivesHalfAKey,
 }
 
 #[tonic::async_trait]
@@ -29,8 +40,11 @@ impl Enrolment for Office {
         if request.service_account_token != "token-1" {
             return Err(Status::unauthenticated("the token does not stand"));
         }
+        if self.flaw == Flaw::CannotAnswer {
+            return Err(Status::unavailable("the token cannot be checked now"));
+        }
         let role = match request.role() {
-            EnrolRole::Gateway => Role::Gateway {
+            EnrolRole::Gateway if self.flaw != Flaw::TakesAllForAgents => Role::Gateway {
                 pod: "gateway-0".into(),
             },
             _ => Role::Agent { node: "node-a".into() },
@@ -43,15 +57,23 @@ impl Enrolment for Office {
         if let Some(canned) = &self.canned {
             leaf.certificate_chain_pem.clone_from(canned);
         }
+        let mut placement_key = self.placement_key.clone();
+        if self.flaw == Flaw::GivesHalfAKey {
+            placement_key.truncate(16);
+        }
         Ok(Response::new(EnrolResponse {
-            leaf: Some(leaf.into()),
-            placement_keys: vec![self.placement_key.clone()],
+            leaf: (self.flaw != Flaw::GivesNoLeaf).then(|| leaf.into()),
+            placement_keys: vec![placement_key],
         }))
     }
 }
 
 /// Serves enrolment for the installation's authority; returns the endpoint.
 async fn open(ours: &Installation, canned: Option<String>) -> String {
+    open_flawed(ours, canned, Flaw::None).await
+}
+
+async fn open_flawed(ours: &Installation, canned: Option<String>, flaw: Flaw) -> String {
     let authority = Authority::from_pem(ours.authority.cert_pem(), &ours.authority.key_pem()).unwrap();
     let placement_key = PlacementSigner::generate().unwrap().public_key().to_vec();
     let config = server_config_open(&ours.credentials(&operator()), ALPN_GRPC);
@@ -61,6 +83,7 @@ async fn open(ours: &Installation, canned: Option<String>) -> String {
         authority,
         placement_key,
         canned,
+        flaw,
     });
     tokio::spawn(
         grpc_server()
@@ -113,6 +136,34 @@ async fn a_token_that_does_not_stand_is_refused_in_the_operators_words() {
     );
     std::fs::remove_file(&options.token_path).unwrap();
     assert!(matches!(enrol(options).await, Err(EnrolError::Token(_))));
+}
+
+#[tokio::test]
+async fn what_an_operator_cannot_do_or_does_wrong_is_told_and_nothing_of_it_is_taken_into_use() {
+    let (ours, directory) = (installation(), tempfile::tempdir().unwrap());
+    for (flaw, told) in [
+        (
+            Flaw::CannotAnswer,
+            "enrolment failed: Unavailable: the token cannot be checked now",
+        ),
+        (Flaw::GivesNoLeaf, "the operator's answer has no leaf"),
+        (
+            Flaw::TakesAllForAgents,
+            "asked to be Gateway, became spiffe://shardwright/agent/node-a",
+        ),
+        (Flaw::GivesHalfAKey, "placement key has 16 bytes, an Ed25519 key has 32"),
+    ] {
+        let endpoint = open_flawed(&ours, None, flaw).await;
+        let refused = enrol(options(&ours, endpoint, directory.path(), EnrolRole::Gateway)).await;
+        let error = refused.unwrap_err();
+        let expected = match flaw {
+            Flaw::CannotAnswer => matches!(error, EnrolError::Failed { .. }),
+            Flaw::GivesNoLeaf => matches!(error, EnrolError::NoLeaf),
+            Flaw::TakesAllForAgents => matches!(error, EnrolError::WrongRole { .. }),
+            _ => matches!(error, EnrolError::Keys(_)),
+        };
+        assert!(expected && error.to_string() == told, "{flaw:?}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -53,11 +53,16 @@ pub fn operator() -> SpiffeId {
 impl Installation {
     /// A sound identity; its leaf also carries 127.0.0.1, for clients that check names.
     pub fn identity(&self, id: &SpiffeId) -> Identity {
+        self.identity_for(DEFAULT_LEAF_LIFETIME, id)
+    }
+
+    /// The same that lives for so long.
+    pub fn identity_for(&self, lifetime: Duration, id: &SpiffeId) -> Identity {
         let KeyPair { key_pem, csr_der } = KeyPair::generate().unwrap();
         let names = ["127.0.0.1".parse().unwrap()];
         let leaf = self
             .authority
-            .issue(&csr_der, id, &names, DEFAULT_LEAF_LIFETIME, SystemTime::now())
+            .issue(&csr_der, id, &names, lifetime, SystemTime::now())
             .unwrap();
         Identity {
             certificate_chain_pem: leaf.certificate_chain_pem,
@@ -92,6 +97,17 @@ impl Installation {
 
 pub fn uri(text: &str) -> SanType {
     SanType::URI(Ia5String::try_from(text).unwrap())
+}
+
+/// Waits until nobody takes the certificate any more: dates are judged by whole seconds.
+pub async fn ended(credentials: &Credentials) {
+    let end = credentials.not_after() + Duration::from_secs(1);
+    let waited = async {
+        while SystemTime::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, waited).await.expect("it ends");
 }
 
 /// Every kind of certificate that must be refused on either side, and what the refusal says.

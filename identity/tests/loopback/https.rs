@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
-use identity::tls::{ALPN_HTTPS, self_signed, server_config_open};
-use identity::{TlsListener, serve_https};
+use identity::tls::{ALPN_HTTPS, TlsError, self_signed, server_config_open};
+use identity::{SubjectName, TlsListener, serve_https};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,6 +84,18 @@ async fn a_process_answers_probes_before_and_after_it_has_a_leaf() {
             .expect("it ends")
             .unwrap();
     }
+}
+
+#[test]
+fn a_certificate_of_ones_own_is_refused_for_a_name_that_none_can_carry() {
+    let error = self_signed(&[SubjectName::Dns("kn\u{f6}ten".to_owned())]).unwrap_err();
+    assert!(matches!(error, TlsError::SelfSigned(_)), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("self-signed certificate cannot be made: "),
+        "{error}"
+    );
 }
 
 #[tokio::test]

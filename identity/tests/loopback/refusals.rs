@@ -7,7 +7,7 @@ use identity::tls::{
     ALPN_GRPC, bootstrap_client_config, client_config, server_config, server_config_from_pem, server_config_open,
 };
 use identity::{Expected, Role, SpiffeId};
-use rcgen::ExtendedKeyUsagePurpose;
+use rcgen::{ExtendedKeyUsagePurpose, SanType};
 
 use crate::fixture::{LIMIT, Server, agent, handshake, hostile_client, hostile_identities, installation, operator};
 
@@ -39,7 +39,8 @@ async fn clients_with_unsound_certificates_are_refused_and_the_server_goes_on() 
         let (server_says, _) = handshake(Arc::clone(&config), Arc::clone(&client));
         let said = server_says.expect_err(kind).to_string();
         assert!(said.contains(reason), "{kind}: {said}");
-        assert!(server.ask(client, by_address()).await.is_err(), "{kind} was let in");
+        let told = server.ask(client, by_address()).await.expect_err(kind);
+        assert!(told.contains("received fatal alert"), "{kind}: {told}");
     }
     assert_eq!(server.calls(), 0, "no handler ran");
     let sound = client_config(&ours.credentials(&agent("node-a")));
@@ -51,7 +52,8 @@ async fn a_client_without_a_certificate_is_refused() {
     let ours = installation();
     let server = Server::start(server_config(&ours.credentials(&operator()))).await;
     let client = bootstrap_client_config(&ours.authority.bundle_pem()).unwrap();
-    assert!(server.ask(client, by_address()).await.is_err());
+    let told = server.ask(client, by_address()).await.unwrap_err();
+    assert!(told.contains("fatal alert: CertificateRequired"), "{told}");
     assert_eq!(server.calls(), 0);
 }
 
@@ -129,6 +131,21 @@ async fn a_bootstrap_client_checks_the_name_it_dialled() {
     let client = bootstrap_client_config(&ours.authority.bundle_pem()).unwrap();
     let said = server.ask(client, by_address()).await.unwrap_err();
     assert!(said.contains("not valid for name"), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_that_was_found_by_its_address_and_names_no_process_is_not_taken_for_one() {
+    let ours = installation();
+    let address = SanType::IpAddress([127, 0, 0, 1].into());
+    let unnamed = ours.forge(|params| params.subject_alt_names = vec![address]);
+    let server = Server::start(server_config_from_pem(&unnamed.certificate_chain_pem, &unnamed.key_pem).unwrap()).await;
+    let client = bootstrap_client_config(&ours.authority.bundle_pem()).unwrap();
+    let said = server.ask(client, Expected::Operator).await.unwrap_err();
+    assert!(
+        said.contains("the server's certificate: certificate names 0 URIs"),
+        "{said}"
+    );
+    assert_eq!(server.calls(), 0);
 }
 
 /// What a client that knows nothing newer than TLS 1.2 sends first: no `supported_versions` extension.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use identity::tls::{TlsError, client_config, server_config};
+use identity::tls::{
+    GivenCertificate, TlsError, bootstrap_client_config, client_config, server_config, server_config_given,
+};
 use identity::{ConnectOptions, Credentials, Expected, Identity, connect};
 use rustls::{ClientConnection, HandshakeKind, ServerConnection};
 
-use crate::fixture::{Server, agent, call, handshake, installation, operator};
+use crate::fixture::{Installation, Server, agent, call, handshake, installation, operator};
 
 #[tokio::test]
 async fn a_replaced_identity_judges_the_next_handshake_and_open_connections_go_on() {
@@ -68,6 +70,33 @@ fn an_unusable_identity_is_refused_and_the_old_one_stays() {
     let nameless = ours.forge(|params| params.subject_alt_names.clear());
     assert!(matches!(credentials.replace(nameless), Err(TlsError::Leaf(_))));
     assert_eq!(credentials.identity(), sound);
+}
+
+#[tokio::test]
+async fn a_given_certificate_is_replaced_for_the_next_handshake_and_an_unusable_one_is_not_taken() {
+    let (old, new) = (installation(), installation());
+    let [before, after] = [&old, &new].map(|of| of.identity(&operator()));
+    let given = GivenCertificate::new(&before.certificate_chain_pem, &before.key_pem).unwrap();
+    assert_eq!(given.not_after(), before.not_after().ok());
+    let server = Server::start(server_config_given(&given)).await;
+    let told = async |of: &Installation| {
+        let client = bootstrap_client_config(&of.authority.bundle_pem()).unwrap();
+        let asked = server.ask(client, Expected::Name("127.0.0.1".into()));
+        // The handler is reached, and misses a client's certificate.
+        asked.await.unwrap_err()
+    };
+    assert!(told(&old).await.contains("demands a client certificate"));
+
+    let mixed = given.replace(&after.certificate_chain_pem, &before.key_pem);
+    assert!(matches!(mixed, Err(TlsError::Key { .. })), "{mixed:?}");
+    assert!(told(&old).await.contains("demands a client certificate"));
+    let same = given.replace(&before.certificate_chain_pem, &before.key_pem);
+    assert!(matches!(same, Ok(false)), "{same:?}");
+
+    let renewed = given.replace(&after.certificate_chain_pem, &after.key_pem);
+    assert!(matches!(renewed, Ok(true)), "{renewed:?}");
+    assert!(told(&new).await.contains("demands a client certificate"));
+    assert!(told(&old).await.contains("UnknownIssuer"));
 }
 
 #[test]

@@ -85,3 +85,30 @@ fn what_is_not_a_scenario_is_refused_with_the_reason() {
             .contains("not a scenario")
     );
 }
+
+#[test]
+fn a_scenario_of_a_model_that_cannot_be_is_refused_in_the_models_own_words() {
+    let told = |file: &str| placement::scenario::run(file).expect_err("refused").to_string();
+    let unknown = r#"
+        [model]
+        shape = "none-such"
+        quantisation = "Q8_0"
+
+        [card.gpu]
+        memory_gib = 1.5
+
+        [[node]]
+        name = "lone"
+        cards = ["gpu"]
+    "#;
+    let named = "no model shape is called none-such; known are smollm2-135m, ";
+    assert!(told(unknown).starts_with(named), "{}", told(unknown));
+
+    let whole = fs::read_to_string(folder().join("runs_whole.json")).expect("the scenario");
+    let mut hollow: serde_json::Value = serde_json::from_str(&whole).expect("JSON");
+    hollow["model"]["layer_weight_bytes"] = serde_json::json!([]);
+    assert_eq!(
+        told(&hollow.to_string()),
+        "the model has no layers: nothing can be placed"
+    );
+}

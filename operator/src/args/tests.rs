@@ -1,10 +1,7 @@
 use super::*;
 
 fn parse(arguments: &[&str]) -> Result<Settings, String> {
-    let full = ["shardwright-operator", "--pod-name", "operator-0"]
-        .iter()
-        .chain(arguments);
-    Settings::validate(Args::try_parse_from(full).map_err(|error| error.to_string())?)
+    Settings::of(arguments)
 }
 
 #[test]

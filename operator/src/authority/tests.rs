@@ -2,6 +2,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::fixture::port::within;
 use crate::fixture::{self, Script, Step};
 
 const SECRETS: &str = "/api/v1/namespaces/shardwright-system/secrets";
@@ -110,7 +111,34 @@ async fn a_secret_that_makes_no_sense_stops_the_start_and_names_the_remedy() {
             message.contains(cause) && message.contains("shardwright-system/shardwright-authority"),
             "{message}"
         );
+        assert!(
+            message.contains("Restore it from a backup; or delete it and restart"),
+            "{message}"
+        );
     }
+}
+
+#[tokio::test]
+async fn an_api_server_that_fails_is_told_by_what_was_asked_of_it_and_waiting_may_help() {
+    let (client, _) = Script::client([Step::fails(Method::GET, AUTHORITY, 500, "InternalError")]);
+    let error = bootstrap(&client, &fixture::names()).await.unwrap_err();
+    assert!(matches!(error, KeysError::Call(_)) && error.is_transient(), "{error}");
+    let asked = "get Secret shardwright-system/shardwright-authority: ";
+    assert!(error.to_string().starts_with(asked), "{error}");
+}
+
+#[test]
+fn an_operator_of_another_trust_domain_than_its_authority_gets_no_leaf() {
+    let names = Names {
+        trust_domain: "elsewhere".into(),
+        ..fixture::names()
+    };
+    let error = own_identity(&fixture::keys(), &names, SystemTime::now()).unwrap_err();
+    assert!(matches!(error, KeysError::Make(_)) && !error.is_transient(), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "cannot make a key: spiffe://elsewhere/operator/operator-0 is not in trust domain \"shardwright\""
+    );
 }
 
 #[tokio::test]
@@ -131,4 +159,27 @@ fn the_operators_own_leaf_has_its_pods_name() {
         identity.spiffe_id().unwrap().to_string(),
         "spiffe://shardwright/operator/operator-0"
     );
+}
+
+#[tokio::test]
+async fn the_own_certificate_is_renewed_from_half_life_and_what_is_left_of_it_and_of_the_authoritys_is_told() {
+    let (keys, names) = (fixture::keys(), Arc::new(fixture::names()));
+    let earlier = SystemTime::now() - DEFAULT_LEAF_LIFETIME * 3 / 4;
+    let credentials = Credentials::new(own_identity(&keys, &names, earlier).unwrap()).unwrap();
+    let (before, metrics, stop) = (credentials.not_after(), Metrics::new(), CancellationToken::new());
+    let renewing = renew(keys, names, credentials.clone(), metrics.clone(), stop.clone());
+    let renewing = tokio::spawn(renewing);
+    let left_s = |certificate: &str| metrics.certificate_remaining.with_label_values(&[certificate]).get();
+    let half_s = (DEFAULT_LEAF_LIFETIME / 2).as_secs().cast_signed();
+    within(async {
+        while left_s("own") <= half_s {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(credentials.not_after() > before);
+    let nine_years_s = 9 * 365 * 24 * 3600;
+    assert!(left_s("authority") > nine_years_s);
+    stop.cancel();
+    within(renewing).await.unwrap();
 }

@@ -18,6 +18,7 @@ struct Scenario {
     pod: Option<Value>,
     node: bool,
     role: Role,
+    csr_der: Vec<u8>,
 }
 
 impl Scenario {
@@ -46,6 +47,7 @@ impl Scenario {
             pod: Some(pod),
             node: true,
             role,
+            csr_der: KeyPair::generate().unwrap().csr_der,
         }
     }
 
@@ -84,7 +86,7 @@ impl Scenario {
         }
         let (client, script) = Script::client(steps);
         let answer = service(client, true)
-            .enrol(request(self.role))
+            .enrol(request_with(self.role, self.csr_der))
             .await
             .map(Response::into_inner);
         script.finished();
@@ -113,8 +115,12 @@ fn service(client: kube::Client, leads: bool) -> EnrolmentService {
 }
 
 fn request(role: Role) -> Request<EnrolRequest> {
+    request_with(role, KeyPair::generate().unwrap().csr_der)
+}
+
+fn request_with(role: Role, csr_der: Vec<u8>) -> Request<EnrolRequest> {
     Request::new(EnrolRequest {
-        csr_der: KeyPair::generate().unwrap().csr_der,
+        csr_der,
         service_account_token: "the-token".into(),
         role: role.into(),
     })
@@ -237,6 +243,18 @@ async fn an_api_server_that_fails_is_unavailable_and_not_a_refusal() {
     let (client, _) = Script::client([Step::fails(Method::POST, REVIEWS, 500, "InternalError")]);
     let status = service(client, true).enrol(request(Role::Agent)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
+    let told = "the token cannot be checked now: create TokenReview: ";
+    assert!(status.message().starts_with(told), "{status}");
+}
+
+#[tokio::test]
+async fn a_certificate_request_that_does_not_stand_is_named_by_its_field_and_is_no_matter_of_rights() {
+    Scenario {
+        csr_der: b"no request".to_vec(),
+        ..Scenario::agent()
+    }
+    .refused(true, Code::InvalidArgument, "csr_der: certificate request is refused: ")
+    .await;
 }
 
 #[tokio::test]

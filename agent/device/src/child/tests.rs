@@ -58,6 +58,32 @@ async fn a_driver_that_crashes_costs_a_note_with_its_last_words() {
 }
 
 #[tokio::test]
+async fn only_what_a_process_does_to_itself_is_a_crash() {
+    for (script, crashed) in [
+        ("kill -SEGV $$", true),
+        ("kill -ABRT $$", true),
+        ("kill -KILL $$", false),
+        ("exit 3", false),
+    ] {
+        let (_directory, path) = child_that(script);
+        let quota = Quota::new(Backend::Vulkan);
+        let fault = ask(&path, Backend::Vulkan, &within(PATIENCE), &quota)
+            .await
+            .unwrap_err();
+        let as_expected = match &fault {
+            ProbeFault::Crashed(_) => crashed,
+            ProbeFault::Broken(_) => !crashed,
+            ProbeFault::Hung(_) => false,
+        };
+        assert!(as_expected, "{script}: {fault:?}");
+        assert!(
+            fault.to_string().starts_with("the vulkan driver took its probe down ("),
+            "{script}: {fault}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_is_not_json_costs_a_note() {
     let note = note_of("echo hello", PROBE_LIMIT).await;
     assert!(note.contains("cannot be read"), "{note}");

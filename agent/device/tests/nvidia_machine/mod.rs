@@ -17,6 +17,8 @@ pub struct Fakes {
     pub jetson: PathBuf,
     /// Of a container that was given the utilities only.
     pub utilities: PathBuf,
+    /// Without any function.
+    pub hollow: PathBuf,
     pub none: PathBuf,
 }
 
@@ -24,17 +26,24 @@ pub fn fakes() -> &'static Fakes {
     static FAKES: OnceLock<Fakes> = OnceLock::new();
     FAKES.get_or_init(|| {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nvidia");
-        let folder = |name: &str, libraries: &[Library]| {
+        let empty = |name: &str| {
             let folder = root.join(name);
             std::fs::create_dir_all(&folder).unwrap();
+            folder
+        };
+        let folder = |name: &str, libraries: &[Library]| {
+            let folder = empty(name);
             fakegpu::build(&folder, libraries).unwrap();
             folder
         };
+        let hollow = empty("hollow");
+        fakegpu::build_hollow(&hollow, &[Library::Nvml, Library::Cuda]).unwrap();
         Fakes {
             all: folder("all", &[Library::Nvml, Library::Cuda]),
             jetson: folder("jetson", &[Library::Cuda]),
             utilities: folder("utilities", &[Library::Nvml]),
-            none: folder("none", &[]),
+            hollow,
+            none: empty("none"),
         }
     })
 }

@@ -115,6 +115,33 @@ fn a_piece_that_is_missing_or_short_is_named() {
 }
 
 #[test]
+fn what_is_no_slice_of_the_model_is_refused_before_any_file_is_made() {
+    type Prepare = fn(&Path, &Gguf, u32, u32) -> Result<SliceFiles, CacheError>;
+    let both: [Prepare; 2] = [prepare_slice, |at, gguf, first, end| {
+        link_slice(at, &at.join("one"), gguf, first, end)
+    }];
+    let directory = tempfile::tempdir().unwrap();
+    let whole = llama(2).gguf();
+    let mut headless = whole.clone();
+    headless.tensors.retain(|tensor| tensor.name != "token_embd.weight");
+    for prepare in both {
+        let error = prepare(directory.path(), &whole, 1, 3).unwrap_err();
+        assert!(
+            matches!(&error, CacheError::Slice(SliceError::OutOfRange { .. })),
+            "{error}"
+        );
+        assert_eq!(
+            error.to_string(),
+            "layers 1 to 3 (exclusive) are no range of a model with 2 layers"
+        );
+        let error = prepare(directory.path(), &headless, 0, 2).unwrap_err();
+        assert!(matches!(&error, CacheError::Slice(SliceError::Piece(_))), "{error}");
+        assert!(error.to_string().contains("token_embd.weight"), "{error}");
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_header_torn_by_a_crash_is_mended() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();

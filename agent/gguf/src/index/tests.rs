@@ -160,6 +160,26 @@ fn cached_files_are_verified_whatever_their_headers_say() {
 }
 
 #[test]
+fn a_range_that_is_no_slice_has_no_root_and_is_refused_by_its_layers() {
+    let bytes = llama(2).bytes();
+    let gguf = parse(&bytes);
+    let pieces = pieces(&gguf).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = piece_path(directory.path(), Piece::Shared);
+    write_piece(&mut Cursor::new(&bytes), &pieces, Piece::Shared, &path).unwrap();
+    let weights = CachedWeights::new(directory.path(), &pieces).unwrap();
+    let error = weights.stage_root(2, 1).unwrap_err();
+    assert!(
+        matches!(&error, IndexError::Slice(SliceError::OutOfRange { .. })),
+        "{error}"
+    );
+    assert_eq!(
+        error.to_string(),
+        "layers 2 to 1 (exclusive) are no range of a model with 2 layers"
+    );
+}
+
+#[test]
 fn digests_are_shown_and_read_as_hexadecimal() {
     let digest = file_digest(&mut &b"abc"[..]).unwrap();
     let shown = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::encode::HeaderBuilder;
-use crate::fixture::{llama, parse, real_model};
+use crate::fixture::{Faltering, llama, parse, real_model};
 use crate::value::{Array, Value};
 use crate::{facts, piece, slice, vocabulary};
 
@@ -134,6 +134,22 @@ fn a_source_that_ends_before_its_stated_length_is_truncated() {
         let error = Gguf::parse(&mut source, 1 << 40, Limits::default()).unwrap_err();
         assert!(matches!(error, ParseError::Truncated { .. }), "{length}: {error}");
     }
+}
+
+#[test]
+fn a_source_that_cannot_be_read_is_no_damaged_file_and_one_that_is_interrupted_is_read_on() {
+    let whole = llama(1).bytes();
+    let after = |fault| {
+        let mut source = Faltering {
+            source: Cursor::new(&whole[..]),
+            faults: vec![fault],
+        };
+        Gguf::parse(&mut source, whole.len() as u64, Limits::default())
+    };
+    assert_eq!(after(io::ErrorKind::Interrupted).unwrap(), parse(&whole));
+    let error = after(io::ErrorKind::PermissionDenied).unwrap_err();
+    assert!(matches!(error, ParseError::Io(_)), "{error}");
+    assert_eq!(error.to_string(), "reading the GGUF file failed: permission denied");
 }
 
 #[test]

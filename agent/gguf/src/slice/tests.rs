@@ -158,6 +158,25 @@ fn a_header_takes_the_same_room_in_every_slice() {
 }
 
 #[test]
+fn names_that_outgrow_the_room_of_their_header_are_an_error_with_both_lengths() {
+    let source = llama(1).gguf();
+    let pieces = pieces(&source).unwrap();
+    let piece = Piece::Layer(0);
+    let room = header_bytes(&pieces, piece);
+    let error = piece_header(&pieces, piece, 1, |tensor| tensor.name.repeat(HEADER_UNIT_BYTES)).unwrap_err();
+    assert!(
+        matches!(&error, SliceError::Header(header) if header.room == room && header.needed > room),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .ends_with(&format!("into the {room} bytes kept for it")),
+        "{error}"
+    );
+}
+
+#[test]
 fn needs_and_parts_follow_the_place_in_the_pipeline() {
     let source = llama(3).untied().gguf();
     let pieces = pieces(&source).unwrap();

@@ -162,3 +162,26 @@ impl Compute for LlamaStage {
         copied.map_err(|error| failed(&error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_cache_and_a_broken_stage_are_told_apart_from_a_step_that_failed() {
+        let cause = || "of some cause".to_owned();
+        let full = EngineError::KvFull {
+            rows: 4,
+            free: 2,
+            cause: cause(),
+        };
+        let broken = EngineError::Broken { cause: cause() };
+        let other = EngineError::DecodeFailed {
+            rows: 4,
+            cause: cause(),
+        };
+        assert_eq!(failed(&full), ComputeError::KvFull(full.to_string()));
+        assert_eq!(failed(&broken), ComputeError::Broken(broken.to_string()));
+        assert_eq!(failed(&other), ComputeError::Failed(other.to_string()));
+    }
+}

@@ -131,3 +131,27 @@ pub(super) fn refused(error: &EngineError) -> LoadError {
         Fault::Config | Fault::Weights | Fault::Request | Fault::Compute | Fault::Broken => LoadError::Weights(message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_device_and_weights_are_told_apart_in_the_words_of_the_engine() {
+        let processor = EngineError::UnsupportedCpu {
+            missing: "AVX2".to_owned(),
+        };
+        let device = EngineError::DeviceUnavailable {
+            backend: "cuda".to_owned(),
+            index: 1,
+            found: "CPU".to_owned(),
+        };
+        let weights = EngineError::LoadRefused {
+            file: "m.gguf".into(),
+            cause: "a tensor is missing".to_owned(),
+        };
+        assert_eq!(refused(&processor), LoadError::UnsupportedCpu(processor.to_string()));
+        assert_eq!(refused(&device), LoadError::Device(device.to_string()));
+        assert_eq!(refused(&weights), LoadError::Weights(weights.to_string()));
+    }
+}

@@ -101,6 +101,30 @@ fn unknown_fields_are_refused_and_an_unknown_backend_by_the_names_there_are() {
 }
 
 #[test]
+fn a_file_that_is_missing_cut_off_or_of_nonsense_is_refused_by_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("worker.json");
+    let refused = || {
+        let error = WorkerConfig::read(&path).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.starts_with(&format!("configuration {}: ", path.display())),
+            "{said}"
+        );
+        error
+    };
+    assert!(matches!(refused(), ConfigError::Unreadable { .. }));
+    let whole = serde_json::to_string(&valid()).unwrap();
+    for text in ["", "[]", &whole[..whole.len() / 2]] {
+        std::fs::write(&path, text).unwrap();
+        let error = refused();
+        assert!(matches!(error, ConfigError::Malformed { .. }), "{error}");
+    }
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(WorkerConfig::read(&path).unwrap(), valid());
+}
+
+#[test]
 fn what_may_be_given_up_is_nothing_unless_said() {
     let mut json = serde_json::to_value(valid()).unwrap();
     json.as_object_mut().unwrap().remove("pressure");

@@ -19,7 +19,7 @@ pub struct Fence {
 #[derive(Debug, Error)]
 pub enum FenceError {
     /// The file cannot be read or written.
-    #[error("accepted epoch: {0}")]
+    #[error("accepted epoch: {0}; the file's folder needs room and belongs to the agent's user alone")]
     Store(#[from] store::StoreError),
     /// The file holds something else, or less. Guessing could let an old placement in.
     #[error(

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 /// A process that ends and is started again is away for less, and is no news. Of a peer that fell silent two seconds are gone when its
-/// connection is given up; the third leaves time for another handshake, also where the way there and back takes a third of it.
+/// connection is given up; the third leaves time for another handshake, also where the way there and back takes a quarter of it.
 const TELL_AFTER: Duration = Duration::from_secs(3);
 /// What is told of an attempt that nobody has answered yet, and nothing failed before it.
 const UNANSWERED: &str = "it does not answer";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use worker::compute::{Compute, ComputeError, Facts, LoadError, Loader, Output, choose_token};
+use worker::compute::{Compute, ComputeError, Facts, Loader, Output, choose_token};
 use worker::step::Row;
 
 pub const WIDTH: usize = 4;
@@ -139,11 +139,6 @@ impl Fake {
             *value = (*value + attended * (at as u32 + 3)) % MODULUS;
         }
     }
-}
-
-/// A loader whose weights are refused.
-pub fn refused() -> Loader {
-    Box::new(|| Err(LoadError::Weights("a tensor is missing".to_owned())))
 }
 
 impl Compute for Fake {

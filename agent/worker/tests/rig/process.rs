@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 
 use gguf::{Gguf, Limits, SlicePlan, pieces, prepare_slice, write_piece};
+use modelgen::Recipe;
 use worker::config::{SliceFiles, WorkerConfig};
 
 use super::agent::Agent;
@@ -37,6 +38,16 @@ pub fn read_model(model: &std::path::Path) -> Gguf {
     let mut file = std::fs::File::open(model).unwrap();
     let length = file.metadata().unwrap().len();
     Gguf::parse(&mut file, length, Limits::default()).unwrap()
+}
+
+/// The configurations of all stages of a small llama that `change` has changed.
+pub fn llama(realm: &Realm, change: impl FnOnce(&mut Recipe)) -> Vec<WorkerConfig> {
+    let model = realm.path("model.gguf");
+    let mut recipe = Recipe::new("llama").unwrap();
+    recipe.layers = realm.stages.last().unwrap().end_layer;
+    change(&mut recipe);
+    recipe.write(&model).unwrap();
+    cut(realm, &model)
 }
 
 /// Writes the pieces that the realm's stages need, and gives the configurations of all stages.

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use identity::sign::store_keys;
-use identity::{Authority, Credentials, Identity, KeyPair, PlacementSigner, PlacementVerifier, Role, SpiffeId};
+use identity::{
+    Authority, Credentials, DEFAULT_LEAF_LIFETIME, Identity, KeyPair, PlacementSigner, PlacementVerifier, Role,
+    SpiffeId,
+};
 use prost::Message;
 use proto::placement::v1 as placement;
 use worker::config::{Backend, KvType, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig};
@@ -29,6 +32,8 @@ pub struct Realm {
     signer: PlacementSigner,
     pub stages: Vec<StageAt>,
     pub runtime: RuntimeConfig,
+    /// Of the leaves that are issued from now on.
+    pub leaf_lifetime: Duration,
     /// Fixed, so that one epoch is one placement.
     not_after_unix_s: i64,
 }
@@ -47,6 +52,7 @@ impl Realm {
             stage
         });
         Self {
+            leaf_lifetime: DEFAULT_LEAF_LIFETIME,
             not_after_unix_s: unix_s() + 3600,
             stages: stages.collect(),
             directory: tempfile::tempdir().unwrap(),
@@ -83,13 +89,21 @@ impl Realm {
     /// A fresh leaf for whoever that is.
     pub fn identity(&self, id: &SpiffeId) -> Identity {
         let KeyPair { key_pem, csr_der } = KeyPair::generate().unwrap();
-        let day = Duration::from_secs(86_400);
-        let leaf = self.authority.issue(&csr_der, id, &[], day, SystemTime::now()).unwrap();
+        let now = SystemTime::now();
+        let leaf = self
+            .authority
+            .issue(&csr_der, id, &[], self.leaf_lifetime, now)
+            .unwrap();
         Identity {
             certificate_chain_pem: leaf.certificate_chain_pem,
             key_pem,
             bundle_pem: leaf.bundle_pem,
         }
+    }
+
+    /// Puts a fresh leaf for a stage's worker where it looks for one.
+    pub fn renew(&self, stage: usize, identity_dir: &Path) {
+        self.identity(&self.worker_id(stage)).store(identity_dir).unwrap();
     }
 
     pub fn credentials(&self, id: &SpiffeId) -> Credentials {
@@ -102,7 +116,7 @@ impl Realm {
         let name = format!("{stage}{incarnation}");
         let identity_dir = self.path(&format!("id{name}"));
         std::fs::create_dir_all(&identity_dir).unwrap();
-        self.identity(&self.worker_id(stage)).store(&identity_dir).unwrap();
+        self.renew(stage, &identity_dir);
         store_keys(&identity_dir, &self.placement_keys()).unwrap();
         WorkerConfig {
             model_uid: MODEL.to_owned(),

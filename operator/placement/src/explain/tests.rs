@@ -82,6 +82,49 @@ fn pin(node: &str, min_layers: u32, max_layers: Option<u32>) -> Pin {
 }
 
 #[test]
+fn what_needs_no_search_to_be_excluded_is_told_with_its_numbers() {
+    let devices = |min_devices, max_devices| Constraints {
+        min_devices,
+        max_devices,
+        ..Constraints::default()
+    };
+    let pinned = Constraints {
+        pinned_layers: vec![pin("n9", 1, None)],
+        ..Constraints::default()
+    };
+    let mut empty = problem(&[100], Constraints::default());
+    empty.model.layers.clear();
+    let told = explained(&empty);
+    assert_eq!(
+        (told.reason, told.message.as_str()),
+        ("TooFewLayers", "the model has no layers")
+    );
+    for (problem, told) in [
+        (empty, "the model has no layers"),
+        (
+            problem(&[100], devices(3, Some(2))),
+            "minDevices is 3 and maxDevices is 2",
+        ),
+        (
+            problem(&[100], devices(2, None)),
+            "2 devices are needed and 1 are usable",
+        ),
+        (
+            problem(&[100; 5], devices(5, None)),
+            "5 stages are needed and the model can be cut into 4",
+        ),
+        (problem(&[100], pinned), "no usable device matches pinnedLayers[0]"),
+        (
+            problem(&[16, 21], Constraints::default()),
+            "44040192 bytes are needed and 38797312 are usable on 2 devices",
+        ),
+    ] {
+        let infeasible = solve(&problem, Budget::default()).expect_err("there is no plan");
+        assert_eq!(infeasible.to_string(), told);
+    }
+}
+
+#[test]
 fn memory_that_no_division_could_make_up_for_is_told_to_the_byte() {
     let told = explained(&problem(&[16, 21], Constraints::default()));
     assert_eq!(told.reason, "InsufficientMemory");

@@ -162,6 +162,21 @@ fn an_agent_is_not_asked_for_more_than_it_can_do_at_once() {
 }
 
 #[test]
+fn an_agent_too_many_is_refused_with_the_limit_and_one_that_is_attached_may_come_again() {
+    let agents = Agents::default();
+    let arrives = |node: &str| agents.attach(node, Hello::default(), Instant::now());
+    for number in 0..AGENTS_MAX {
+        arrives(&format!("node-{number}")).unwrap();
+    }
+    let refused = arrives("one-more").unwrap_err();
+    assert_eq!(refused, AttachError::Full);
+    assert_eq!(refused.to_string(), "10000 agents are attached already");
+    let again = arrives("node-7").unwrap();
+    agents.detach("node-7", again.session);
+    arrives("one-more").unwrap();
+}
+
+#[test]
 fn what_an_agent_says_is_bounded() {
     let agents = Agents::default();
     let epochs = vec![AcceptedEpoch::default(); EPOCHS_MAX + 1];

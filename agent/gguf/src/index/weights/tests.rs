@@ -3,6 +3,7 @@ use std::io::Cursor;
 use proptest::prelude::*;
 
 use super::*;
+use crate::fixture::split::split;
 use crate::fixture::{llama, parse, real_model};
 use crate::index::{build, index};
 use crate::piece::pieces;
@@ -153,8 +154,13 @@ fn headers_and_models_of_others_are_refused() {
     let mut other = bytes[..length].to_vec();
     index.check_header(0, &other).unwrap();
     other[length / 2] ^= 1;
-    for (file, header) in [(0, &other[..]), (0, &bytes[..length - 1]), (1, &bytes[..length])] {
-        assert!(index.check_header(file, header).is_err());
+    for (file, header, words) in [
+        (0, &other[..], "the header of tiny.gguf has SHA-256 "),
+        (0, &bytes[..length - 1], "is another one than the index was made from"),
+        (1, &bytes[..length], "2 headers were given for the 1 files"),
+    ] {
+        let error = index.check_header(file, header).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
     }
     let error = index.read_headers(&[&other, &other]).unwrap_err();
     assert!(matches!(error, WeightIndexError::HeaderCount { .. }), "{error}");
@@ -166,6 +172,49 @@ fn headers_and_models_of_others_are_refused() {
     fewer.tensors.pop();
     let error = index.check_model(&fewer).unwrap_err().to_string();
     assert!(error.contains("is not in the model"), "{error}");
+}
+
+/// An index of files that are headers from their first byte to their last.
+fn index_of_headers(files: &[(&str, &[u8])]) -> WeightIndex {
+    let indexed = |(name, bytes): &(&str, &[u8])| IndexedFile {
+        name: (*name).to_owned(),
+        bytes: bytes.len() as u64,
+        header_bytes: bytes.len() as u64,
+        header_sha256: Digest(Sha256::digest(bytes).into()),
+    };
+    let table = Table {
+        version: VERSION,
+        sha256: Digest([0; 32]),
+        files: files.iter().map(indexed).collect(),
+        tensors: Vec::new(),
+    };
+    WeightIndex::seal(table).unwrap()
+}
+
+#[test]
+fn headers_that_the_index_knows_and_nobody_can_read_are_refused_by_the_name_of_their_file() {
+    let text = b"nothing of the kind, though the index says so".as_slice();
+    let error = index_of_headers(&[("m.gguf", text)]).read_headers(&[text]).unwrap_err();
+    assert!(matches!(&error, WeightIndexError::Header { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("the header of m.gguf: this is no GGUF file"),
+        "{error}"
+    );
+
+    let parts = split(&llama(2).bytes(), 2);
+    let (first, again) = (parts[0].bytes(), parts[0].bytes());
+    let files = [
+        ("m-00001-of-00002.gguf", &first[..]),
+        ("m-00002-of-00002.gguf", &again[..]),
+    ];
+    let error = index_of_headers(&files).read_headers(&[&first, &again]).unwrap_err();
+    assert!(matches!(&error, WeightIndexError::Split(_)), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "part 2 states 0 for `split.no` where 1 belongs; the parts are not of one model, fetch all again"
+    );
 }
 
 #[test]

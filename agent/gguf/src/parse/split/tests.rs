@@ -97,10 +97,13 @@ fn parts_that_are_no_set_are_refused() {
         &|set| set[1].set("split.count", Some(Value::U16(4))),
         "part 2 states 4 for `split.count` where 3",
     );
-    refused(&|set| set[1].set("split.no", None), "part 2 of the model");
+    refused(
+        &|set| set[1].set("split.no", None),
+        "part 2 of the model: the model's metadata has no key `split.no`; convert the model again",
+    );
     refused(
         &|set| set[2].set("split.count", Some(Value::string("3"))),
-        "part 3 of the model",
+        "part 3 of the model: the metadata key `split.count` holds String where a number",
     );
     refused(
         &|set| set[0].set("split.count", Some(Value::U16(10_000))),

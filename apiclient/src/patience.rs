@@ -1,21 +1,40 @@
 //! A client that keeps the pauses which the API server asks for: short ones are waited for within the call, and within long ones
 //! nothing is sent, so that whoever asks in vain tries again by its own pauses.
 
-use axum::body::{Bytes, HttpBody};
-use axum::http::{Request, Response};
-use kube::Client;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body::Body as HttpBody;
 use kube::client::retry::RetryPolicy;
 use kube::client::{Body, ClientBuilder};
-use lifecycle::pause::Pauses;
+use kube::{Client, Config};
 use tower::buffer::BufferLayer;
 use tower::retry::RetryLayer;
 use tower::{BoxError, Service};
 
-/// Requests that wait to be sent: more than are ever under way at once.
+use crate::pause::Pauses;
+
+/// Requests of one client that wait to be sent: more than are ever under way at once.
 const WAITING_MAX: usize = 1024;
+/// A node away, the API server is reached in milliseconds; a wedged one must not hold up what comes next.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The client of a configuration, known to the API server by this name.
+///
+/// # Errors
+/// The configuration cannot be used.
+pub fn client(mut config: Config, user_agent: &'static str, pauses: &Pauses) -> Result<Client, kube::Error> {
+    config.connect_timeout = Some(CONNECT_LIMIT);
+    // By itself it waits for as long as any answer says.
+    config.default_retry = false;
+    let user_agent = HeaderValue::from_static(user_agent);
+    config.headers.push((header::USER_AGENT, user_agent));
+    Ok(patient(ClientBuilder::try_from(config)?, pauses))
+}
 
 /// The client of a stack that does not try again by itself.
-pub fn patient<S, B>(builder: ClientBuilder<S>, pauses: &Pauses) -> Client
+fn patient<S, B>(builder: ClientBuilder<S>, pauses: &Pauses) -> Client
 where
     S: Service<Request<Body>, Response = Response<B>, Error = BoxError> + Send + 'static,
     S::Future: Send + 'static,
@@ -32,7 +51,6 @@ where
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
-    use std::time::Duration;
 
     use k8s_openapi::api::core::v1::Node;
     use kube::Api;
@@ -40,7 +58,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::error::{CallError, call};
+    use crate::brief;
 
     /// When it was asked.
     type Log = Arc<Mutex<Vec<Instant>>>;
@@ -71,9 +89,9 @@ mod tests {
         (patient(ClientBuilder::new(server, "default"), &Pauses::default()), log)
     }
 
-    async fn get(client: &Client) -> Result<Node, CallError> {
+    async fn get(client: &Client) -> Result<Node, kube::Error> {
         let nodes: Api<Node> = Api::all(client.clone());
-        call("get Node a", nodes.get("a")).await
+        nodes.get("a").await
     }
 
     #[tokio::test(start_paused = true)]
@@ -90,11 +108,9 @@ mod tests {
         let (client, log) = busy(1, "20");
         let began = Instant::now();
         for _ in 0..3 {
-            let error = get(&client).await.unwrap_err();
-            assert_eq!(error.category(), "api_unavailable");
-            let told = error.to_string();
+            let told = brief(&get(&client).await.unwrap_err());
             assert!(
-                told.starts_with("get Node a: the API server asked for a pause") && told.contains("20 s"),
+                told.starts_with("the API server asked for a pause") && told.contains("20 s"),
                 "{told}"
             );
         }

@@ -1,0 +1,9 @@
+//! The client of the Kubernetes API that operator and agents use: it keeps the pauses that the API server asks for ([`pause`]), and what
+//! is refused is told in the API server's words, with what to do about it ([`brief`]).
+
+mod patience;
+pub mod pause;
+mod refusal;
+
+pub use patience::client;
+pub use refusal::brief;
