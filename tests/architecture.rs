@@ -64,7 +64,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("scale", &["crds", "gguf", "identity", "localplane", "proto", "report"]),
     ("tests", &[]),
     ("chaos", &["linkemu", "localplane", "report"]),
-    ("apiproxy", &[]),
+    ("apiproxy", &["linkemu"]),
     ("apimodel", &[]),
     (
         "simulation",

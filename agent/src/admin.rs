@@ -6,12 +6,14 @@ use crate::links::Seen;
 use crate::metrics;
 use crate::models::Counters;
 use crate::shard::drive::View;
+use crate::worker::scrape;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use identity::{Credentials, SubjectName, TlsListener, seconds_until, serve_https, tls};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::net::TcpListener;
@@ -29,6 +31,8 @@ pub struct Sources {
     pub view: watch::Receiver<Arc<View>>,
     /// Whether the stream to the operator stands.
     pub attached: watch::Receiver<bool>,
+    /// Where the sockets of the workers are.
+    pub state_dir: PathBuf,
     /// What was fetched.
     pub fetched: Counters,
     /// The links.
@@ -91,7 +95,7 @@ fn router(sources: Sources) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(scrape))
+        .route("/metrics", get(metrics_of_all))
         .with_state(sources)
 }
 
@@ -110,9 +114,11 @@ async fn readyz(State(sources): State<Sources>) -> (StatusCode, String) {
     (StatusCode::OK, "ready\n".to_owned())
 }
 
-async fn scrape(State(sources): State<Sources>) -> (StatusCode, String) {
+async fn metrics_of_all(State(sources): State<Sources>) -> (StatusCode, String) {
+    let serving = sources.view.borrow().serving.clone();
+    let workers = scrape::all(&sources.state_dir, &serving).await;
     match sources.metrics(SystemTime::now()) {
-        Ok(text) => (StatusCode::OK, text),
+        Ok(text) => (StatusCode::OK, text + &metrics::workers::text(&workers)),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
@@ -177,6 +183,7 @@ mod tests {
             devices: devices.subscribe(),
             view: watch::Sender::new(Arc::default()).subscribe(),
             attached: attached.subscribe(),
+            state_dir: PathBuf::new(),
             fetched: Counters::new(),
             links: watch::Sender::new(Arc::default()).subscribe(),
             dcgm_metrics: true,
@@ -259,7 +266,7 @@ mod tests {
     async fn a_node_without_devices_has_metrics_all_the_same() {
         let node = node();
         node.attached.send_replace(true);
-        let (status, text) = scrape(State(node.sources)).await;
+        let (status, text) = metrics_of_all(State(node.sources)).await;
         assert_eq!(status, StatusCode::OK);
         assert!(text.contains("shardwright_agent_"), "{text}");
     }

@@ -4,6 +4,7 @@ mod dcgm;
 mod family;
 mod gpu;
 mod links;
+pub mod workers;
 
 use crate::devices::Devices;
 use crate::links::Seen;

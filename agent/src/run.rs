@@ -155,6 +155,7 @@ impl Wires {
             devices: self.devices.subscribe(),
             view: self.view.subscribe(),
             attached: self.attached.subscribe(),
+            state_dir: settings.state_dir.clone(),
             fetched: self.fetched.clone(),
             links: self.links.subscribe(),
             dcgm_metrics: settings.dcgm_metrics,

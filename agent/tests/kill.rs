@@ -6,6 +6,7 @@ mod rig;
 mod tiny_model;
 
 use inspected::Inspected;
+use linkemu::random::Random;
 use proto::control::v1::{ModelFacts, SourceAccess};
 use rig::{wanted, weights};
 use std::path::Path;
@@ -17,18 +18,9 @@ const KILLS: usize = 100;
 const ROWS: u64 = 40_000;
 const SEED: u64 = 0x5eed;
 
-/// The same sequence on every machine: splitmix64.
-struct Random(u64);
-
-impl Random {
-    /// In [0, 1).
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
+/// In [0, 1).
+fn fraction(random: &mut Random) -> f64 {
+    (random.any() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// Fetches and verifies everything, when this process was started to do so.
@@ -89,12 +81,12 @@ fn killed_a_hundred_times_a_fetch_never_leaves_a_bad_file_and_comes_to_its_end()
     std::fs::remove_dir_all(&models).unwrap();
     server.forget();
 
-    let mut random = Random(SEED);
+    let mut random = Random::new(SEED);
     let (mut kills, mut completions, mut started) = (0, 0, 0);
     while kills < KILLS {
         let mut child = start(state.path(), &uri);
         started += 1;
-        let moment = began + began.elapsed() + undisturbed.mul_f64(random.next());
+        let moment = began + began.elapsed() + undisturbed.mul_f64(fraction(&mut random));
         let ended = loop {
             if let Some(status) = child.try_wait().unwrap() {
                 break Some(status);

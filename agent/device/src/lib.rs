@@ -31,6 +31,7 @@ pub mod kmsg;
 pub mod measure;
 pub mod merge;
 mod name;
+mod pci;
 mod probe;
 mod promised;
 pub mod queued;
@@ -47,6 +48,7 @@ pub mod xid;
 pub use backend::{BackendError, GpuBackend, MemoryHandle, MemoryInfo};
 pub use gpu::{Figure, GpuDevice, Kind, Measured, PeerCopy, Pool, Prior, Reach, SupportLevel, Verification};
 pub use name::{Backend, Platform, UnknownBackend};
+pub use pci::PciAddress;
 pub use probe::{ProbeRequest, probe};
 pub use selection::{NoSelection, Selection, UNPLUGGED};
 

@@ -3,18 +3,15 @@
 use super::gate::Gate;
 use crate::shard::Slot;
 use crate::shard::drive::View;
-use crate::worker::client::Client;
-use crate::worker::config::Places;
+use crate::worker::scrape;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// From one look to the next. Loads last longer than this, and a look costs each worker a page of text.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A worker answers from a thread that never computes.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Of the time between two looks, in percent. A stage of a pipeline of eight computes an eighth of the time while a single
 /// stream decodes: below a tenth nobody waits for a token that goes over the link.
 const BUSY_PERCENT: f64 = 10.0;
@@ -48,11 +45,11 @@ pub async fn watch(state_dir: PathBuf, mut view: watch::Receiver<Arc<View>>, gat
     let mut before = Computed::new();
     let mut looked = tokio::time::Instant::now();
     loop {
-        let slots = view.borrow_and_update().serving.clone();
+        let serving = view.borrow_and_update().serving.clone();
         let mut now = Computed::new();
-        for slot in slots {
-            let asked = tokio::time::timeout(ANSWER_LIMIT, ask(&state_dir, &slot)).await;
-            now.insert(slot, asked.ok().flatten());
+        for one in serving {
+            let text = scrape::of(&state_dir, &one.slot).await;
+            now.insert(one.slot, text.as_deref().and_then(computed_s));
         }
         let busy = is_busy(&before, &now, looked.elapsed());
         gate.serves()
@@ -73,11 +70,6 @@ pub async fn watch(state_dir: PathBuf, mut view: watch::Receiver<Arc<View>>, gat
             },
         }
     }
-}
-
-async fn ask(state_dir: &Path, slot: &Slot) -> Option<f64> {
-    let mut client = Client::connect(&Places::new(state_dir, slot).socket).await.ok()?;
-    computed_s(&client.metrics().await.ok()?)
 }
 
 #[cfg(test)]

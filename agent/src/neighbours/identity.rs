@@ -10,7 +10,7 @@
 
 use super::aliases::Aliases;
 use super::vendor::Vendor;
-use device::GpuDevice;
+use device::{GpuDevice, PciAddress};
 
 /// A longer name is nobody's.
 const NAME_BYTES_MAX: usize = 256;
@@ -134,18 +134,9 @@ fn hexadecimal(text: &str) -> Option<String> {
 
 /// A bus address in one form, whatever the length of its domain.
 pub fn pci(text: &str) -> Option<String> {
-    let hex = |text: &str, most: usize| {
-        let sound = (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        sound.then(|| u32::from_str_radix(text, 16).ok()).flatten()
-    };
-    let mut parts = text.split(':');
-    let (domain, bus, rest) = (parts.next()?, parts.next()?, parts.next()?);
-    if parts.next().is_some() {
-        return None;
-    }
-    let (device, function) = rest.split_once('.')?;
-    let (domain, bus, device, function) = (hex(domain, 8)?, hex(bus, 2)?, hex(device, 2)?, hex(function, 1)?);
-    Some(format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"))
+    let address = PciAddress::parse(text)?;
+    let whole = address.domain.is_some() && address.function.is_some();
+    whole.then(|| address.to_string())
 }
 
 #[cfg(test)]

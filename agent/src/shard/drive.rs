@@ -2,7 +2,7 @@
 
 use super::launch;
 use super::observed::{Event, Fault, Installed, NOT_PREPARED, Observed, Running, State, Work};
-use super::report::{self, Done, Holding};
+use super::report::{self, Done, Holding, Serving};
 use super::step::{self, Action, DesiredShards, ObservedShards};
 use super::suspects::{self, Suspects};
 use super::take_over::{self, Taken};
@@ -67,7 +67,7 @@ pub struct View {
     /// For the devices' objects.
     pub holdings: Vec<Holding>,
     /// Whose workers serve.
-    pub serving: Vec<Slot>,
+    pub serving: Vec<Serving>,
     /// Ends of workers that nobody asked for, since the start.
     pub worker_failures: u64,
 }

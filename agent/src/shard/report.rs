@@ -21,6 +21,15 @@ pub struct Holding {
     pub memory_bytes: u64,
 }
 
+/// A worker that serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// What it holds.
+    pub slot: Slot,
+    /// The same, for people.
+    pub holding: Holding,
+}
+
 /// How far the work has come that a slot is busy with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
@@ -138,8 +147,8 @@ fn running(
     }
 }
 
-/// The slots that serve.
-pub fn serving(desired: &DesiredShards, observed: &ObservedShards) -> Vec<Slot> {
+/// The workers that serve.
+pub fn serving(desired: &DesiredShards, observed: &ObservedShards) -> Vec<Serving> {
     let serves = |(slot, seen): &(&Slot, &Observed)| {
         let wanted = desired.get(*slot);
         let places = wanted.iter().flat_map(|wanted| &wanted.places);
@@ -148,7 +157,11 @@ pub fn serving(desired: &DesiredShards, observed: &ObservedShards) -> Vec<Slot> 
             .any(|phase| phase == ShardPhase::Serving)
     };
     let found = observed.iter().filter(serves);
-    found.map(|(slot, _)| slot.clone()).collect()
+    let told = found.map(|(slot, seen)| {
+        let (slot, holding) = (slot.clone(), holding(desired.get(slot)?, seen));
+        Some(Serving { slot, holding })
+    });
+    told.flatten().collect()
 }
 
 /// What the devices hold.
@@ -156,17 +169,18 @@ pub fn holdings(desired: &DesiredShards, observed: &ObservedShards) -> Vec<Holdi
     observed
         .iter()
         .filter(|(_, seen)| seen.holds_memory())
-        .filter_map(|(slot, seen)| {
-            let wanted = desired.get(slot)?;
-            Some(Holding {
-                device: seen.slice.device.clone(),
-                namespace: wanted.model.0.clone(),
-                model: wanted.model.1.clone(),
-                layers: format!("{}-{}", seen.slice.first_layer, seen.slice.end_layer - 1),
-                memory_bytes: wanted.memory_budget_bytes,
-            })
-        })
+        .filter_map(|(slot, seen)| Some(holding(desired.get(slot)?, seen)))
         .collect()
+}
+
+fn holding(wanted: &Desired, seen: &Observed) -> Holding {
+    Holding {
+        device: seen.slice.device.clone(),
+        namespace: wanted.model.0.clone(),
+        model: wanted.model.1.clone(),
+        layers: format!("{}-{}", seen.slice.first_layer, seen.slice.end_layer - 1),
+        memory_bytes: wanted.memory_budget_bytes,
+    }
 }
 
 #[cfg(test)]

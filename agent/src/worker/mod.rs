@@ -6,3 +6,4 @@ pub mod exit;
 pub mod leftovers;
 mod lines;
 pub mod process;
+pub mod scrape;

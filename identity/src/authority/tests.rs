@@ -226,7 +226,10 @@ fn an_authority_is_not_put_together_from_parts_that_do_not_fit() {
         Authority::from_pem("", &one.key_pem()),
         Err(AuthorityError::Certificate(_))
     ));
-    let damaged = Authority::from_pem(one.cert_pem(), "").map(|_| ()).unwrap_err().to_string();
+    let damaged = Authority::from_pem(one.cert_pem(), "")
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
     assert!(
         damaged.starts_with("the authority's key is none ") && damaged.ends_with("from the same backup"),
         "{damaged}"

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
+use linkemu::random::Random;
 
 /// Which requests a rule is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +89,7 @@ pub struct Rule {
 #[derive(Debug, Clone)]
 pub struct Script {
     rules: Vec<(Rule, u64)>,
-    chance: u64,
+    chance: Random,
 }
 
 impl Script {
@@ -96,7 +97,7 @@ impl Script {
     pub fn new(seed: u64) -> Self {
         Self {
             rules: Vec::new(),
-            chance: seed,
+            chance: Random::new(seed),
         }
     }
 
@@ -123,7 +124,7 @@ impl Script {
             let applies = match rule.often {
                 Often::Always => true,
                 Often::EveryNth(n) => asked.is_multiple_of(n.max(1)),
-                Often::PerMille(share) => next(&mut self.chance) % 1000 < share,
+                Often::PerMille(share) => self.chance.any() % 1000 < share,
             };
             if applies {
                 return Some(rule.fault);
@@ -142,15 +143,6 @@ pub(crate) fn is_watch(query: &str) -> bool {
     query
         .split('&')
         .any(|pair| pair == "watch=true" || pair == "watch=1" || pair == "watch")
-}
-
-/// `SplitMix64` (Steele, Lea, Flood, OOPSLA 2014).
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut mixed = *state;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

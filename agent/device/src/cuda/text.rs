@@ -1,7 +1,9 @@
 //! What a driver wrote into a buffer, as text that can be shown. A driver is not trusted to end its strings, to keep to
 //! an encoding, or to leave the terminal alone.
 
+use crate::pci::PciAddress;
 use crate::text::is_plain;
+use uuid::Uuid;
 
 /// More than any product's name has.
 const TEXT_LIMIT: usize = 96;
@@ -30,34 +32,15 @@ pub(super) fn identity(bytes: &[u8]) -> Option<String> {
 
 /// `GPU-` or `MIG-` and the sixteen bytes as the driver's tools print them. Boards without identity give zeros.
 pub(super) fn identity_of(prefix: &str, bytes: [u8; 16]) -> Option<String> {
-    if bytes == [0; 16] {
-        return None;
-    }
-    let mut text = String::from(prefix);
-    for (position, byte) in bytes.iter().enumerate() {
-        if matches!(position, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    Some(text)
+    (bytes != [0; 16]).then(|| format!("{prefix}{}", Uuid::from_bytes(bytes)))
 }
 
 /// A bus address in any of the drivers' spellings (`00000000:65:00.0`, `0000:65:00.0`), as the kernel spells it.
 /// Nothing where it is none, or where it is the zero that boards without a bus give.
 pub(super) fn pci_address(bytes: &[u8]) -> Option<String> {
-    let text = clean(bytes)?;
-    let (domain, rest) = text.split_once(':')?;
-    let (bus, rest) = rest.split_once(':')?;
-    let (device, function) = rest.split_once('.')?;
-    let number = |part: &str, most: u32| u32::from_str_radix(part, 16).ok().filter(|number| *number <= most);
-    let parts = (
-        number(domain, u32::MAX)?,
-        number(bus, 0xff)?,
-        number(device, 0x1f)?,
-        number(function, 7)?,
-    );
-    (parts != (0, 0, 0, 0)).then(|| format!("{:04x}:{:02x}:{:02x}.{:x}", parts.0, parts.1, parts.2, parts.3))
+    let address = PciAddress::parse(&clean(bytes)?)?;
+    let parts = (address.domain?, address.bus, address.device, address.function?);
+    (parts != (0, 0, 0, 0)).then(|| address.to_string())
 }
 
 #[cfg(test)]

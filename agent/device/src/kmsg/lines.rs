@@ -1,6 +1,7 @@
 //! The lines of each driver.
 
 use super::tidy;
+use crate::pci::PciAddress;
 use crate::telemetry::{DeviceEvent, KernelFault, KernelFaultKind};
 
 /// The Xid of a card that left the bus, which newer drivers also tell in words alone.
@@ -98,17 +99,7 @@ fn intel(text: &str) -> Option<KernelFaultKind> {
 /// `0000:65:00.0` of `0000:65:00`, `0000:65:00.0` or `00000000:65:00.0`: lower case, a domain of four digits where that
 /// is enough, function 0 where none is named.
 pub(super) fn address(text: &str) -> Option<String> {
-    let mut parts = text.trim().split(':');
-    let (domain, bus, rest) = (parts.next()?, parts.next()?, parts.next()?);
-    let (device, function) = rest.split_once('.').unwrap_or((rest, "0"));
-    let number = |digits: &str, most: usize| {
-        let sane = !digits.is_empty() && digits.len() <= most && digits.bytes().all(|b| b.is_ascii_hexdigit());
-        sane.then(|| u32::from_str_radix(digits, 16).ok()).flatten()
-    };
-    let (domain, bus) = (number(domain, 8)?, number(bus, 2)?);
-    let (device, function) = (number(device, 2)?, number(function, 1)?);
-    parts
-        .next()
-        .is_none()
-        .then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"))
+    let address = PciAddress::parse(text.trim())?;
+    // Without a domain, two of a message's numbers could pass for a place.
+    address.domain.is_some().then(|| address.to_string())
 }

@@ -1,5 +1,6 @@
 //! Text of the kernel's files and of drivers, none of which is trusted. Pure.
 
+use crate::pci::PciAddress;
 use crate::text::is_plain;
 
 /// Fit to be shown: one line, at most `limit` characters, nothing that moves a cursor; nothing where nothing is left.
@@ -32,18 +33,6 @@ pub(super) fn value_of<'a>(lines: &'a str, key: &str) -> Option<&'a str> {
 /// A PCI address in the one way in which it is compared: `0000:03:00.0`. HIP leaves the domain's zeros and the function
 /// out in some versions.
 pub(crate) fn bus_address(text: &str) -> Option<String> {
-    let text = text.trim().trim_matches('\0').to_ascii_lowercase();
-    let (place, function) = match text.rsplit_once('.') {
-        Some((place, function)) => (place, u32::from_str_radix(function, 16).ok()?),
-        None => (text.as_str(), 0),
-    };
-    let mut parts = place.rsplit(':');
-    let mut part = |most: u32| -> Option<u32> {
-        let value = u32::from_str_radix(parts.next()?, 16).ok()?;
-        (value <= most).then_some(value)
-    };
-    let device = part(0x1F)?;
-    let bus = part(0xFF)?;
-    let domain = part(u32::MAX).unwrap_or(0);
-    (function < 8 && parts.next().is_none()).then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"))
+    let address = PciAddress::parse(text.trim().trim_matches('\0'))?;
+    Some(address.to_string())
 }

@@ -3,6 +3,7 @@
 use crate::text::clean;
 use crate::{Backend, GpuDevice, Kind, SupportLevel};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// What the driver said of one physical device, uninterpreted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +64,10 @@ pub fn device(facts: &Facts) -> GpuDevice {
         model: clean(&facts.name),
         driver: driver(facts).map(|driver| clean(&driver)),
         pci_address: facts.pci.map(pci_address),
-        uuid: facts.uuid.filter(|uuid| uuid != &[0; 16]).map(hyphenated),
+        uuid: facts
+            .uuid
+            .filter(|uuid| uuid != &[0; 16])
+            .map(|uuid| Uuid::from_bytes(uuid).to_string()),
         memory_total_bytes: total_bytes,
         memory_free_bytes: free_bytes,
         memory_usable_bytes: free_bytes,
@@ -139,17 +143,6 @@ fn version(vendor_id: u32, packed: u32) -> String {
 
 fn pci_address([domain, bus, device, function]: [u32; 4]) -> String {
     format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
-}
-
-fn hyphenated(uuid: [u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (position, byte) in uuid.iter().enumerate() {
-        if matches!(position, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use device::health::Observation;
 use device::telemetry::{DeviceEvent, KernelFault, KernelFaultKind, Sample};
-use device::{Backend, Verification};
+use device::{Backend, PciAddress, Verification};
 
 /// NVIDIA's number for memory errors that were not mended.
 const UNCORRECTED_ECC_XID: u32 = 48;
@@ -80,20 +80,8 @@ pub(super) fn of_kernel_fault(fault: &KernelFault) -> Vec<Observation> {
 /// Whether two bus addresses are of one card. Drivers write the domain with four or eight digits, and the kernel's log
 /// leaves the function out.
 pub(in crate::devices) fn same_address(a: &str, b: &str) -> bool {
-    let parts = |address: &str| {
-        let address = address.to_ascii_lowercase();
-        let (card, function) = match address.rsplit_once('.') {
-            Some((card, function)) => (card.to_owned(), Some(function.to_owned())),
-            None => (address, None),
-        };
-        let (domain, slot) = card.split_once(':')?;
-        let domain = u32::from_str_radix(domain, 16).ok()?;
-        Some((domain, slot.to_owned(), function))
-    };
-    let (Some(a), Some(b)) = (parts(a), parts(b)) else {
-        return false;
-    };
-    (a.0, &a.1) == (b.0, &b.1) && (a.2.is_none() || b.2.is_none() || a.2 == b.2)
+    let both = PciAddress::parse(a).zip(PciAddress::parse(b));
+    both.is_some_and(|(a, b)| a.may_be(b))
 }
 
 /// A reading as it may be passed on: nothing that is no number, nothing without bound.
