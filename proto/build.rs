@@ -16,7 +16,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=kubelet");
     let descriptors = protox::compile(FILES, ["."])?;
     tonic_prost_build::configure()
-        .codec_path("crate::codec::SizedCodec")
         .bytes(".shardwright.shard.v1.Step.activations")
         .bytes(".shardwright.control.v1.LinkPayload.data")
         // Written by hand: it holds secrets.

@@ -4,8 +4,6 @@
 
 #![allow(clippy::large_enum_variant, reason = "generated; messages live one at a time")]
 
-pub mod codec;
-
 /// `shardwright.placement.v1`: the signed placement.
 pub mod placement {
     /// Version 1.

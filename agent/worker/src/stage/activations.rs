@@ -27,21 +27,19 @@ pub fn encode(values: Vec<f32>) -> Bytes {
     Bytes::from_owner(Values(values))
 }
 
-/// The reverse of [`encode`]; copied, into the room of `spare`, only where the bytes do not lie as f32 must. `None`: the length is no
-/// multiple of four, or a value is not finite.
-pub fn decode<'a>(encoded: &'a [u8], spare: &mut Vec<f32>) -> Option<Cow<'a, [f32]>> {
+/// The reverse of [`encode`]; copied only where the bytes do not lie as f32 must. `None`: the length is no multiple of four, or
+/// a value is not finite.
+pub fn decode(encoded: &[u8]) -> Option<Cow<'_, [f32]>> {
     if !encoded.len().is_multiple_of(size_of::<f32>()) || !all_finite(encoded) {
         return None;
     }
     let in_place = <[f32]>::ref_from_bytes(encoded).ok();
-    Some(in_place.map_or_else(|| Cow::Owned(copied(encoded, std::mem::take(spare))), Cow::Borrowed))
+    Some(in_place.map_or_else(|| Cow::Owned(copied(encoded)), Cow::Borrowed))
 }
 
-/// Fresh room for a prompt's block would be mapped, cleared and given back for every step.
-fn copied(encoded: &[u8], mut values: Vec<f32>) -> Vec<f32> {
-    let (encoded, _) = encoded.as_chunks::<{ size_of::<f32>() }>();
-    values.clear();
-    values.extend(encoded.iter().map(|value| f32::from_le_bytes(*value)));
+fn copied(encoded: &[u8]) -> Vec<f32> {
+    let mut values = vec![0.0_f32; encoded.len() / size_of::<f32>()];
+    values.as_mut_bytes().copy_from_slice(encoded);
     values
 }
 

@@ -65,8 +65,6 @@ pub struct Executor {
     /// Positions held, per sequence slot.
     lengths: Vec<u32>,
     journal: Journal,
-    /// Room for the values of a step.
-    spare: Vec<f32>,
     /// Set when a clean-up failed: what the cache holds is unknown until a reset succeeds.
     damaged: bool,
     /// Set when nothing but loading again helps.
@@ -83,7 +81,6 @@ impl Executor {
             next: None,
             lengths,
             journal: Journal::default(),
-            spare: Vec::new(),
             damaged: false,
             broken: None,
         }
@@ -218,14 +215,14 @@ impl Executor {
     }
 
     /// The values behind `encoded`; none on the head.
-    fn check_activations<'a>(&mut self, step: &Step, encoded: &'a [u8]) -> Result<Cow<'a, [f32]>, StepFault> {
+    fn check_activations<'a>(&self, step: &Step, encoded: &'a [u8]) -> Result<Cow<'a, [f32]>, StepFault> {
         let width = self.compute.facts().embedding_length;
         let expected = if self.place.head { 0 } else { step.rows.len() * width };
         if encoded.len() != expected * size_of::<f32>() {
             let message = format!("{} bytes of activations for {expected} values", encoded.len());
             return Err(self.fault(Reason::WrongShape, message));
         }
-        activations::decode(encoded, &mut self.spare).ok_or_else(|| {
+        activations::decode(encoded).ok_or_else(|| {
             let message = "the stage before sent activations that are not finite".to_owned();
             self.fault(Reason::Compute, message)
         })
@@ -244,12 +241,8 @@ impl Executor {
             .compute
             .step(&step.rows, &input)
             .map_err(|error| self.failed(&error))?;
-        let length = input.len();
-        if let Cow::Owned(values) = input {
-            self.spare = values;
-        }
         match output {
-            Output::Activations(values) if !self.place.tail && values.len() == length => {
+            Output::Activations(values) if !self.place.tail && values.len() == input.len() => {
                 Ok(Yield::Activations(activations::encode(values)))
             }
             Output::Tokens(tokens) if self.place.tail => {
