@@ -6,14 +6,13 @@ use crate::links::Seen;
 use crate::metrics;
 use crate::models::Counters;
 use crate::shard::drive::View;
-use crate::worker::scrape;
+use crate::worker::scrape::Scraper;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use identity::{Credentials, SubjectName, TlsListener, seconds_until, serve_https, tls};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::net::TcpListener;
@@ -31,8 +30,8 @@ pub struct Sources {
     pub view: watch::Receiver<Arc<View>>,
     /// Whether the stream to the operator stands.
     pub attached: watch::Receiver<bool>,
-    /// Where the sockets of the workers are.
-    pub state_dir: PathBuf,
+    /// What the workers count.
+    pub workers: Arc<Scraper>,
     /// What was fetched.
     pub fetched: Counters,
     /// The links.
@@ -116,7 +115,7 @@ async fn readyz(State(sources): State<Sources>) -> (StatusCode, String) {
 
 async fn metrics_of_all(State(sources): State<Sources>) -> (StatusCode, String) {
     let serving = sources.view.borrow().serving.clone();
-    let workers = scrape::all(&sources.state_dir, &serving).await;
+    let workers = sources.workers.all(&serving).await;
     match sources.metrics(SystemTime::now()) {
         Ok(text) => (StatusCode::OK, text + &metrics::workers::text(&workers)),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
@@ -164,6 +163,7 @@ impl Sources {
 mod tests {
     use super::*;
     use identity::{Authority, Identity, KeyPair, Role, SpiffeId};
+    use std::path::PathBuf;
     use std::time::Duration;
 
     /// What a node tells, and the ends by which it changes.
@@ -183,7 +183,7 @@ mod tests {
             devices: devices.subscribe(),
             view: watch::Sender::new(Arc::default()).subscribe(),
             attached: attached.subscribe(),
-            state_dir: PathBuf::new(),
+            workers: Arc::new(Scraper::new(PathBuf::new())),
             fetched: Counters::new(),
             links: watch::Sender::new(Arc::default()).subscribe(),
             dcgm_metrics: true,

@@ -18,6 +18,7 @@ use crate::probe;
 use crate::rates;
 use crate::shard::drive::{self, View};
 use crate::worker::leftovers::{self, Left};
+use crate::worker::scrape::Scraper;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -155,7 +156,7 @@ impl Wires {
             devices: self.devices.subscribe(),
             view: self.view.subscribe(),
             attached: self.attached.subscribe(),
-            state_dir: settings.state_dir.clone(),
+            workers: Arc::new(Scraper::new(settings.state_dir.clone())),
             fetched: self.fetched.clone(),
             links: self.links.subscribe(),
             dcgm_metrics: settings.dcgm_metrics,

@@ -15,6 +15,11 @@ use tower::{BoxError, Service};
 
 use crate::pause::Pauses;
 
+/// Answers that say that the API server is busy, without a pause to keep, are asked for again so soon, at most so often: callers and watches
+/// have pauses of their own, and must hear of it.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
+const RETRIES: u32 = 3;
 /// Requests of one client that wait to be sent: more than are ever under way at once.
 const WAITING_MAX: usize = 1024;
 /// A node away, the API server is reached in milliseconds; a wedged one must not hold up what comes next.
@@ -44,8 +49,13 @@ where
     builder
         .with_layer(&BufferLayer::<Request<Body>>::new(WAITING_MAX))
         .with_layer(pauses)
-        .with_layer(&RetryLayer::new(RetryPolicy::server_retry()))
+        .with_layer(&RetryLayer::new(retries()))
         .build()
+}
+
+fn retries() -> RetryPolicy {
+    // Refused only where the first pause is none, or longer than the longest.
+    RetryPolicy::new(RETRY_FIRST, RETRY_LONGEST, RETRIES, true).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -96,7 +96,13 @@ impl Enroller {
             told = ended;
             tokio::time::sleep(credentials.identity().next_look(now, CHECK_INTERVAL)).await;
             match self.renew(identified, SystemTime::now()).await {
-                Ok(()) => backoff.succeeded(),
+                Ok(()) => {
+                    backoff.succeeded();
+                    // Where the clocks differ by half a day, every new one is due at once.
+                    if identified.credentials.identity().needs_renewal(SystemTime::now()) {
+                        tokio::time::sleep(CHECK_INTERVAL).await;
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, remaining_s, "identity not renewed; trying again");
                     tokio::time::sleep(backoff.failed()).await;

@@ -12,18 +12,21 @@ const TRIAL: &str = "trial";
 /// # Errors
 /// It cannot be made or written: it is read-only, or somebody else's.
 pub async fn prepare(directory: &Path) -> io::Result<()> {
-    tokio::fs::create_dir_all(directory).await?;
-    let trial = directory.join(TRIAL);
-    match tokio::fs::write(&trial, b"").await {
-        Ok(()) => {
-            // What stays is written over by the next start.
-            let _ = tokio::fs::remove_file(&trial).await;
-            Ok(())
-        }
+    match try_out(directory).await {
+        Ok(()) => Ok(()),
         Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
             tracing::warn!(path = %directory.display(), %error, "nothing can be kept until there is room");
             Ok(())
         }
         Err(error) => Err(error),
     }
+}
+
+async fn try_out(directory: &Path) -> io::Result<()> {
+    tokio::fs::create_dir_all(directory).await?;
+    let trial = directory.join(TRIAL);
+    tokio::fs::write(&trial, b"").await?;
+    // What stays is written over by the next start.
+    let _ = tokio::fs::remove_file(&trial).await;
+    Ok(())
 }

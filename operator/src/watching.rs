@@ -26,45 +26,59 @@ where
     spaced(stream::iter(std::iter::repeat_with(begin)).flatten())
 }
 
-/// The pause after so many errors in a row, the last of which was this one.
-fn pause(error: &watcher::Error, failures: u32) -> Duration {
-    let policy = if is_refused(error) { retry::API } else { retry::WATCH };
-    policy.wait(failures, backoff::jitter())
+/// Errors in a row, of which each says the same of what to wait for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Errors {
+    refused: bool,
+    count: u32,
 }
 
-/// Whether the API server answered that it will not: nothing but people change that.
+impl Errors {
+    /// With one more, and how long to wait after it.
+    fn and(self, error: &watcher::Error) -> (Self, Duration) {
+        let refused = is_refused(error);
+        let before = if refused == self.refused { self.count } else { 0 };
+        let count = before.saturating_add(1);
+        let policy = if refused { retry::API } else { retry::WATCH };
+        (Self { refused, count }, policy.wait(count, backoff::jitter()))
+    }
+}
+
+/// Whether the API server answered that it will not, for want of a right or of the kind: people change that.
 fn is_refused(error: &watcher::Error) -> bool {
     use watcher::Error as E;
     match error {
         E::InitialListFailed(kube::Error::Api(status))
         | E::WatchStartFailed(kube::Error::Api(status))
-        | E::WatchFailed(kube::Error::Api(status)) => (400..500).contains(&status.code) && status.code != 429,
+        | E::WatchFailed(kube::Error::Api(status)) => matches!(status.code, 403 | 404),
         _ => false,
     }
 }
 
-/// A stream of events with pauses after its errors. That a list begins (`Init`) is no success: it may be refused next, for hours.
+/// A stream of events with pauses after its errors. A list that has begun is no success before its end: it may be refused next, or fail at
+/// every second page, for hours.
 fn spaced<K: 'static>(
     events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static {
-    let begin = (Box::pin(events), 0_u32, None);
-    stream::unfold(begin, |(mut events, mut failures, wait)| async move {
+    let begin = (Box::pin(events), Errors::default(), None);
+    stream::unfold(begin, |(mut events, mut errors, wait)| async move {
         if let Some(wait) = wait {
             tokio::time::sleep(wait).await;
         }
         let event = events.next().await?;
         let wait = match &event {
             Err(error) => {
-                failures = failures.saturating_add(1);
-                Some(pause(error, failures))
+                let (all, wait) = errors.and(error);
+                errors = all;
+                Some(wait)
             }
-            Ok(Event::Init) => None,
+            Ok(Event::Init | Event::InitApply(_)) => None,
             Ok(_) => {
-                failures = 0;
+                errors = Errors::default();
                 None
             }
         };
-        Some((event, (events, failures, wait)))
+        Some((event, (events, errors, wait)))
     })
 }
 
@@ -96,9 +110,9 @@ mod tests {
         watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
     }
 
-    /// The longest pause within so many attempts that all end with this error, each after the word that a list begins.
+    /// The longest pause within so many attempts that all end with this error, each after the first page of a list.
     async fn longest_pause(error: fn() -> watcher::Error, attempts: usize) -> Duration {
-        let attempt = move |_| [Ok(Event::<()>::Init), Err(error())];
+        let attempt = move |_| [Ok(Event::Init), Ok(Event::InitApply(())), Err(error())];
         let mut events = Box::pin(spaced(
             stream::iter(0..attempts).flat_map(move |n| stream::iter(attempt(n))),
         ));
@@ -118,6 +132,16 @@ mod tests {
         assert!((retry::API.cap / 2..=retry::API.cap).contains(&refused), "{refused:?}");
         let away = longest_pause(|| refusal(503), 20).await;
         assert!((retry::WATCH.cap / 2..=retry::WATCH.cap).contains(&away), "{away:?}");
+    }
+
+    #[test]
+    fn a_refusal_after_an_outage_is_the_first_of_its_kind() {
+        let mut errors = Errors::default();
+        for _ in 0..20 {
+            (errors, _) = errors.and(&refusal(503));
+        }
+        let (_, wait) = errors.and(&refusal(403));
+        assert!(wait <= retry::API.first, "{wait:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -147,6 +147,8 @@ impl<L: WorkerLeaves> Drive<L> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renewal = tokio::time::interval(RENEW_LEAVES_EVERY);
+        // Two at once, after a standstill, would write the same files.
+        renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.desired = Arc::clone(&desires.borrow_and_update());
         self.heed_devices();
         loop {

@@ -131,7 +131,9 @@ fn running(
     }
     match &running.installed {
         Some(held) if held.epoch == in_force.epoch && (seen.slice.is_tail() || held.next.is_some()) => {
-            let measured = running.measured.as_ref();
+            // What was measured of an address that the next stage has left says nothing of the one it has now.
+            let is_of_now = in_force.next.is_none() || held.next == in_force.next;
+            let measured = running.measured.as_ref().filter(|_| is_of_now);
             if let Some(cause) = measured.and_then(|measured| measured.next_unreachable.as_ref()) {
                 status.reason = reason::LINK_DOWN.to_owned();
                 status.message.clone_from(cause);

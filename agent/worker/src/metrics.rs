@@ -193,27 +193,27 @@ impl Metrics {
         act(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// An attempt to dial the next stage of this epoch's pipeline begins; it ends with what this gives.
-    pub fn dialling(&self, epoch: u64) -> Dialling {
+    /// An attempt to dial the next stage by this route begins; it ends with what this gives.
+    pub fn dialling(&self, route: u64) -> Dialling {
         let began = Instant::now();
-        self.with_reach(|reach| reach.dials(epoch, began));
+        self.with_reach(|reach| reach.dials(route, began));
         Dialling {
             metrics: self.clone(),
-            epoch,
+            route,
             began,
         }
     }
 
-    /// The connection to the next stage of this epoch's pipeline broke before anything was answered over it.
-    pub fn record_barren(&self, epoch: u64, cause: String) {
-        self.with_reach(|reach| reach.broke(epoch, Instant::now(), cause));
+    /// The connection to the next stage by this route broke before anything was answered over it.
+    pub fn record_barren(&self, route: u64, cause: String) {
+        self.with_reach(|reach| reach.broke(route, Instant::now(), cause));
     }
 
     /// The same connection was given up, because nothing was heard over it for so long.
-    pub fn record_silence(&self, epoch: u64, silence: Duration, cause: String) {
+    pub fn record_silence(&self, route: u64, silence: Duration, cause: String) {
         let now = Instant::now();
         let since = now.checked_sub(silence).unwrap_or(now);
-        self.with_reach(|reach| reach.fell_silent(epoch, since, now, cause));
+        self.with_reach(|reach| reach.fell_silent(route, since, now, cause));
     }
 
     /// The next stage has answered the first step of a connection.
@@ -221,9 +221,9 @@ impl Metrics {
         self.with_reach(Reach::answered);
     }
 
-    /// Why the next stage of this epoch's pipeline cannot be reached, where that is news.
-    pub fn next_unreachable(&self, epoch: u64) -> Option<String> {
-        self.with_reach(|reach| reach.told(epoch, Instant::now()).map(str::to_owned))
+    /// Why the next stage cannot be reached by this route, where that is news.
+    pub fn next_unreachable(&self, route: u64) -> Option<String> {
+        self.with_reach(|reach| reach.told(route, Instant::now()).map(str::to_owned))
     }
 
     fn with_reach<T>(&self, act: impl FnOnce(&mut Reach) -> T) -> T {
@@ -301,15 +301,15 @@ impl Metrics {
 #[derive(Debug)]
 pub struct Dialling {
     metrics: Metrics,
-    epoch: u64,
+    route: u64,
     began: Instant,
 }
 
 impl Dialling {
     /// It has ended, for a cause where it failed.
     pub fn ended(self, cause: Option<String>) {
-        let (epoch, began) = (self.epoch, self.began);
-        let reach = |reach: &mut Reach| reach.dialled(epoch, began, Instant::now(), cause);
+        let (route, began) = (self.route, self.began);
+        let reach = |reach: &mut Reach| reach.dialled(route, began, Instant::now(), cause);
         self.metrics.with_reach(reach);
     }
 }

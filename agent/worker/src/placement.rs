@@ -2,6 +2,7 @@
 
 mod fence;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use identity::{PlacementVerifier, Role, SpiffeId};
@@ -287,6 +288,14 @@ impl Installer {
 }
 
 impl Installed {
+    /// A number for the pipeline and the address of the next stage: what was found out about one says nothing of another. A stage that was
+    /// started again has the same pipeline and another address.
+    pub fn route(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.epoch, &self.next_endpoint).hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// Where this worker stands.
     pub fn stand(&self) -> Stand {
         Stand {

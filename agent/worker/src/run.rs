@@ -162,18 +162,26 @@ fn shard(config: &Arc<WorkerConfig>, memory: Observation) -> Result<Shard, Setup
 
 /// Takes renewed leaves into use, and tells once that one has ended without a successor.
 async fn renew(config: Arc<WorkerConfig>, credentials: Credentials) {
-    let mut told = false;
+    let (mut told, mut failing) = (false, String::new());
     loop {
         let look = credentials.identity().next_look(SystemTime::now(), RENEWAL_POLL);
         tokio::time::sleep(look).await;
-        match Identity::load(&config.identity_dir) {
+        let failed = match Identity::load(&config.identity_dir) {
             Ok(identity) if identity != credentials.identity() => match credentials.replace(identity) {
-                Ok(()) => tracing::info!("a renewed leaf is in use"),
-                Err(error) => tracing::warn!(%error, "the renewed leaf is refused"),
+                Ok(()) => {
+                    tracing::info!("a renewed leaf is in use");
+                    String::new()
+                }
+                Err(error) => format!("the renewed leaf is refused: {error}"),
             },
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the identity cannot be read; the old one stays in use"),
+            Ok(_) => String::new(),
+            Err(error) => format!("the identity cannot be read: {error}"),
+        };
+        // It is looked every second while a renewal is due.
+        if !failed.is_empty() && failed != failing {
+            tracing::warn!("{failed}; the old leaf stays in use");
         }
+        failing = failed;
         let ended = credentials.not_after() < SystemTime::now();
         if ended && !told {
             tracing::warn!(

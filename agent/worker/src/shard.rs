@@ -164,7 +164,7 @@ impl Shard {
             }),
             pressure: self.memory.pressure.borrow().word().map(str::to_owned),
             pace: self.metrics.pace(Instant::now()),
-            next_unreachable: installed.and_then(|installed| self.metrics.next_unreachable(installed.epoch)),
+            next_unreachable: installed.and_then(|installed| self.metrics.next_unreachable(installed.route())),
         }
     }
 }

@@ -13,7 +13,8 @@ const FAILURES_BEFORE_EXCLUSION: u32 = 2;
 /// A failure that stands this long counts again: the agent could not mend it.
 const STANDING_FAILURE: Duration = Duration::from_secs(15);
 /// The same of a stage that is not reached: the stage before it has tried for seconds when it says so, and whoever mends such a link is
-/// not on a node. What the other end has to say of it, that it is ending, say, is heard within this.
+/// not on a node. What the other end has to say of it, that it is ending, say, is heard within this. Once the device is left out, it counts
+/// like any failure: what is in force stays so until something else is loaded.
 const STANDING_UNREACHED: Duration = Duration::from_millis(500);
 /// A shard that served for this long is well, and earlier failures are forgotten.
 const WELL_AFTER: Duration = Duration::from_secs(60);
@@ -31,23 +32,23 @@ pub enum Health {
     Working,
 }
 
-impl Health {
-    /// After how long it counts as one failure more; `None` of what is no failure.
-    fn standing(self) -> Option<Duration> {
-        match self {
-            Self::Failed => Some(STANDING_FAILURE),
-            Self::Unreached => Some(STANDING_UNREACHED),
-            Self::Serving | Self::Working => None,
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Record {
     failures: u32,
     health: Health,
     since: Instant,
     excluded_until: Option<Instant>,
+}
+
+impl Record {
+    /// After how long what it is counts as one failure more; `None` of what is no failure.
+    fn standing(&self) -> Option<Duration> {
+        match self.health {
+            Health::Unreached if self.failures < FAILURES_BEFORE_EXCLUSION => Some(STANDING_UNREACHED),
+            Health::Failed | Health::Unreached => Some(STANDING_FAILURE),
+            Health::Serving | Health::Working => None,
+        }
+    }
 }
 
 /// The failures of one model, by device.
@@ -59,7 +60,8 @@ pub struct Failures {
 impl Failures {
     /// Takes over what the shard on `device` does at present.
     pub fn observe(&mut self, device: &str, health: Health, now: Instant) {
-        if health.standing().is_none() && !self.by_device.contains_key(device) {
+        let is_failure = matches!(health, Health::Failed | Health::Unreached);
+        if !is_failure && !self.by_device.contains_key(device) {
             return;
         }
         let fresh = Record {
@@ -75,7 +77,7 @@ impl Failures {
             (record.health, record.since) = (health, now);
         }
         match health {
-            Health::Failed | Health::Unreached if changed || health.standing().is_some_and(|limit| stood >= limit) => {
+            Health::Failed | Health::Unreached if changed || record.standing().is_some_and(|limit| stood >= limit) => {
                 record.since = now;
                 record.failures = record.failures.saturating_add(1);
                 if record.failures >= FAILURES_BEFORE_EXCLUSION {
@@ -108,7 +110,7 @@ impl Failures {
             .values()
             .filter_map(|record| match record.health {
                 Health::Serving => Some(record.since + WELL_AFTER),
-                health => health.standing().map(|limit| record.since + limit),
+                _ => record.standing().map(|limit| record.since + limit),
             })
             .min()
     }
@@ -170,6 +172,14 @@ mod tests {
         failures.observe("a", Health::Unreached, after);
         failures.observe("b", Health::Serving, after);
         assert_eq!(failures.excluded(after).into_iter().collect::<Vec<_>>(), ["a"]);
+        // While something else is loaded.
+        for half_seconds in 1..20 {
+            failures.observe("a", Health::Unreached, after + STANDING_UNREACHED * half_seconds);
+        }
+        assert!(
+            failures.excluded(after + seconds(31)).is_empty(),
+            "one cut is one failure"
+        );
     }
 
     #[test]

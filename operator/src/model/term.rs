@@ -506,7 +506,7 @@ impl Term {
         }
     }
 
-    /// When something changes by itself.
+    /// When something changes by itself, after a pass at `now`.
     #[must_use]
     pub fn wakes_at(&self, awaited: &BTreeSet<String>, now: Instant) -> Option<Instant> {
         let of_models = self.models.values().flat_map(|state| {
@@ -519,7 +519,8 @@ impl Term {
             ]
         });
         let settling = (!awaited.is_empty()).then(|| (now + REPORT_GRACE).min(self.began + ATTACH_GRACE));
-        of_models.flatten().chain(settling).min()
+        // The pass did what was due. What is still due is of a device that was left, or a rest that is over: no change comes of it.
+        of_models.flatten().filter(|at| *at > now).chain(settling).min()
     }
 }
 

@@ -140,7 +140,7 @@ pub struct Link {
     outgoing: mpsc::Sender<wire::CarryMessage>,
     results: Streaming<wire::StepResult>,
     stage: u32,
-    epoch: u64,
+    route: u64,
     /// Anything was answered.
     answered: bool,
     metrics: Metrics,
@@ -180,7 +180,7 @@ impl Link {
         let expected = expected.ok_or_else(|| unknown("the placement has no next stage"))?;
         let config = tls::client_config(credentials);
         let options = ConnectOptions::default();
-        let dialling = metrics.dialling(installed.epoch);
+        let dialling = metrics.dialling(installed.route());
         let channel = connect(endpoint, config, Expected::Exactly(expected), options).await;
         dialling.ended(channel.as_ref().err().map(ToString::to_string));
         let channel = channel.map_err(|error| LinkError::unreachable(stage, error.to_string()))?;
@@ -204,7 +204,7 @@ impl Link {
             outgoing,
             results,
             stage,
-            epoch: installed.epoch,
+            route: installed.route(),
             answered: false,
             metrics: metrics.clone(),
             _client: client,
@@ -244,11 +244,11 @@ impl Link {
     fn note_end(&self, status: &Status) {
         let cause = || identity::connect::causes(status);
         if !self.answered {
-            self.metrics.record_barren(self.epoch, cause());
+            self.metrics.record_barren(self.route, cause());
         } else if fell_silent(status) {
             let silence = Keepalive::default().limit();
             let cause = format!("nothing was heard of it for {} ms: {}", silence.as_millis(), cause());
-            self.metrics.record_silence(self.epoch, silence, cause);
+            self.metrics.record_silence(self.route, silence, cause);
         }
     }
 

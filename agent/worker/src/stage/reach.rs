@@ -26,15 +26,15 @@ pub struct Reach {
 
 #[derive(Debug)]
 struct Dialling {
-    /// Of the pipeline.
-    epoch: u64,
+    /// See [`crate::placement::Installed::route`].
+    route: u64,
     began: Instant,
 }
 
 #[derive(Debug)]
 struct Failing {
-    /// Of the pipeline.
-    epoch: u64,
+    /// See [`crate::placement::Installed::route`].
+    route: u64,
     /// When the first attempt began that failed, or the silence that ended a connection.
     since: Instant,
     /// What the last one ended with.
@@ -45,8 +45,8 @@ struct Failing {
 
 impl Reach {
     /// An attempt begins.
-    pub fn dials(&mut self, epoch: u64, began: Instant) {
-        self.dialling = Some(Dialling { epoch, began });
+    pub fn dials(&mut self, route: u64, began: Instant) {
+        self.dialling = Some(Dialling { route, began });
     }
 
     /// It was given up by whoever made it, which says nothing of the next stage.
@@ -55,22 +55,22 @@ impl Reach {
     }
 
     /// An attempt has ended; without a cause the stage answered, which is no news of a path that breaks later.
-    pub fn dialled(&mut self, epoch: u64, began: Instant, ended: Instant, cause: Option<String>) {
+    pub fn dialled(&mut self, route: u64, began: Instant, ended: Instant, cause: Option<String>) {
         self.dialling = None;
         if cause.is_some() || !self.barren {
-            self.note(epoch, began, ended, cause);
+            self.note(route, began, ended, cause);
         }
     }
 
     /// The connection broke under way, before anything was answered over it.
-    pub fn broke(&mut self, epoch: u64, at: Instant, cause: String) {
+    pub fn broke(&mut self, route: u64, at: Instant, cause: String) {
         self.barren = true;
-        self.note(epoch, at, at, Some(cause + LARGE_PACKETS_LOST));
+        self.note(route, at, at, Some(cause + LARGE_PACKETS_LOST));
     }
 
     /// The connection was given up at `at`, because nothing was heard over it since `since`.
-    pub fn fell_silent(&mut self, epoch: u64, since: Instant, at: Instant, cause: String) {
-        self.note(epoch, since, at, Some(cause));
+    pub fn fell_silent(&mut self, route: u64, since: Instant, at: Instant, cause: String) {
+        self.note(route, since, at, Some(cause));
     }
 
     /// A step was answered.
@@ -78,21 +78,21 @@ impl Reach {
         *self = Self::default();
     }
 
-    fn note(&mut self, epoch: u64, began: Instant, ended: Instant, cause: Option<String>) {
-        let before = self.failing.take().filter(|failing| failing.epoch == epoch);
+    fn note(&mut self, route: u64, began: Instant, ended: Instant, cause: Option<String>) {
+        let before = self.failing.take().filter(|failing| failing.route == route);
         self.failing = cause.map(|cause| Failing {
-            epoch,
+            route,
             since: before.map_or(began, |before| before.since),
             cause,
             until: ended,
         });
     }
 
-    /// Why the next stage of the pipeline of this epoch cannot be reached, once that is news. While nobody tries, time alone makes no
+    /// Why the next stage cannot be reached by this route, once that is news. While nobody tries, time alone makes no
     /// news.
-    pub fn told(&self, epoch: u64, now: Instant) -> Option<&str> {
-        let dialling = self.dialling.as_ref().filter(|dialling| dialling.epoch == epoch);
-        let failing = self.failing.as_ref().filter(|failing| failing.epoch == epoch);
+    pub fn told(&self, route: u64, now: Instant) -> Option<&str> {
+        let dialling = self.dialling.as_ref().filter(|dialling| dialling.route == route);
+        let failing = self.failing.as_ref().filter(|failing| failing.route == route);
         let (since, until, cause) = match (failing, dialling) {
             (Some(failing), Some(_)) => (failing.since, now, failing.cause.as_str()),
             (Some(failing), None) => (failing.since, failing.until, failing.cause.as_str()),
@@ -141,7 +141,7 @@ mod tests {
         let (mut reach, start) = (Reach::default(), Instant::now());
         reach.dials(4, start);
         assert_eq!(reach.told(4, start + TELL_AFTER), Some(UNANSWERED));
-        assert_eq!(reach.told(5, start + TELL_AFTER), None, "it is of another pipeline");
+        assert_eq!(reach.told(5, start + TELL_AFTER), None, "it is of another route");
         reach.gave_up();
         assert_eq!(reach.told(4, start + TELL_AFTER), None);
     }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_tried_for_another_pipeline_says_nothing_of_this_one() {
+    fn what_was_tried_for_another_pipeline_or_address_says_nothing_of_this_one() {
         let (mut reach, start) = (Reach::default(), Instant::now());
         reach.dialled(4, start, start + seconds(5), Some("no connection".to_owned()));
         assert_eq!(reach.told(5, start + seconds(7)), None);
