@@ -408,3 +408,19 @@ fn sources_that_are_read_soon_are_inspected_a_few_at_a_time_and_slow_ones_all_at
     term.recall(&slow, &verifier(&signer));
     assert_eq!(ask(&mut term, &slow, now), 40);
 }
+
+#[test]
+fn a_device_that_was_left_after_failures_and_a_rest_that_is_over_wake_nobody() {
+    let (model, signer) = placed(7);
+    let start = Instant::now();
+    let mut term = Term::begin(start);
+    term.recall(&[model], &verifier(&signer));
+    let state = term.models.get_mut(fixture::UID).unwrap();
+    state
+        .failures
+        .observe("left", crate::model::failures::Health::Failed, start);
+    state.moving.rolled_back("it did not load".to_owned(), start);
+    let wakes_at = |now| term.wakes_at(&BTreeSet::new(), now);
+    assert!(wakes_at(start).is_some_and(|at| at > start));
+    assert_eq!(wakes_at(start + Duration::from_secs(3600)), None);
+}
