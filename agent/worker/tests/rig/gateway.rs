@@ -1,5 +1,7 @@
 //! The gateway's end of the data plane, and anyone else who tries to speak there.
 
+use std::error::Error as _;
+
 use identity::{ConnectOptions, Credentials, Expected, connect, tls};
 use proto::shard::v1 as wire;
 use proto::shard::v1::generate_event::Event;
@@ -74,6 +76,8 @@ impl Gateway {
             match self.generate(request.clone()).await {
                 Ok(reply) => Some(reply),
                 Err(status) if status.code() == Code::Unavailable => None,
+                // The connection of before ended while this was handed to it: the next one is over another.
+                Err(status) if status.code() == Code::Cancelled && status.source().is_some() => None,
                 Err(status) => panic!("{status:?}"),
             }
         })
