@@ -430,7 +430,7 @@ async fn links_that_cannot_be_are_refused_by_a_message_that_names_the_field() {
     report(&json!({})).expect("sound");
     let mut kubectl = plane.kubectl().expect("kubectl");
     let shown = run(kubectl.args(["get", "links"])).expect("kubectl succeeds");
-    for column in ["PEERS", "LATENCY", "BANDWIDTH", "MEASURED", "REASON", "AGE"] {
+    for column in ["PEERS", "LATENCY", "BANDWIDTH", "MEASURED", "REASON", "SLOW", "AGE"] {
         assert!(shown.contains(column), "{column} is missing in {shown}");
     }
 }

@@ -1,20 +1,17 @@
 //! An answer that stands still while it is told and goes on: its pieces, what was sent before the pause, and what the chain that went
 //! on says from there when it is asked anew.
 
-use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use engine::reference::{WholeConfig, WholeModel};
 use engine::{Device, Runtime};
 use localplane::chat::{Answer, Chat, rendered};
+use localplane::stack::{Part, Stack};
 use localplane::wait::{Seen, until};
 use localplane::{Result, assets};
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-
-/// The pieces of an answer, each with the moment at which it came.
-pub type Pieces = Vec<(Instant, String)>;
 
 pub const STORY: &str = "Write a long story about a lighthouse keeper, in great detail.";
 /// Enough of the story that it is under way.
@@ -22,7 +19,7 @@ pub const SOME_PIECES: usize = 20;
 
 /// A story that is being told by model `m`.
 pub struct Telling {
-    told: JoinHandle<(Answer, Pieces)>,
+    told: JoinHandle<(Answer, Vec<String>)>,
     under_way: oneshot::Receiver<()>,
 }
 
@@ -32,9 +29,9 @@ impl Telling {
         let tokens = u32::try_from(tokens).expect("a few");
         let (sender, under_way) = oneshot::channel();
         let told = tokio::spawn(async move {
-            let (mut pieces, mut sender) = (Pieces::new(), Some(sender));
+            let (mut pieces, mut sender) = (Vec::new(), Some(sender));
             let each = &mut |piece: &str| {
-                pieces.push((Instant::now(), piece.to_owned()));
+                pieces.push(piece.to_owned());
                 if pieces.len() == SOME_PIECES
                     && let Some(sender) = sender.take()
                 {
@@ -53,24 +50,32 @@ impl Telling {
     }
 
     /// Waits for all of it.
-    pub async fn end(self) -> (Answer, Pieces) {
+    pub async fn end(self) -> (Answer, Vec<String>) {
         self.told.await.expect("no panic")
     }
 }
 
-/// What came before the pause: the piece of these that was waited for longest is the first after it.
-pub fn before_the_pause(pieces: &[(Instant, String)], among: Range<usize>) -> &[(Instant, String)] {
-    let gap = |index: &usize| pieces[*index].0 - pieces[index - 1].0;
-    &pieces[..among.max_by_key(gap).expect("some")]
+/// What was told before the answer was interrupted for the last time, as its gateway's log says: a piece for every token.
+pub fn before_the_pause<'p>(stack: &Stack, pieces: &'p [String]) -> &'p [String] {
+    let log = stack.log(&Part::Gateway(0)).expect("the gateway's log");
+    let interrupted = log.lines().rfind(|line| line.contains("answer interrupted"));
+    let tokens = interrupted.and_then(|line| line.split_once("tokens=")?.1.split_whitespace().next()?.parse().ok());
+    let tokens: usize = tokens.unwrap_or_else(|| panic!("nothing was interrupted: {log}"));
+    assert!(
+        (SOME_PIECES..pieces.len()).contains(&tokens),
+        "{tokens} of {} tokens",
+        pieces.len()
+    );
+    &pieces[..tokens]
 }
 
-pub fn text(pieces: &[(Instant, String)]) -> String {
-    pieces.iter().map(|(_, piece)| piece.as_str()).collect()
+pub fn text(pieces: &[String]) -> String {
+    pieces.concat()
 }
 
 /// What model `m` says after what was sent of the story, once it answers at all. Its caches must be empty: then the whole prefix is
 /// computed by the same steps as when the story went on.
-pub async fn rest_again(chat: &Chat, sent: &[(Instant, String)], tokens: usize, limit: Duration) -> Result<String> {
+pub async fn rest_again(chat: &Chat, sent: &[String], tokens: usize, limit: Duration) -> Result<String> {
     let request = json!({
         "model": "m", "prompt": token_ids(sent), "temperature": 0, "max_tokens": tokens - sent.len(),
     });
@@ -85,7 +90,7 @@ pub async fn rest_again(chat: &Chat, sent: &[(Instant, String)], tokens: usize, 
 }
 
 /// Token ids of the question and of what was answered so far.
-fn token_ids(answered: &[(Instant, String)]) -> Vec<i32> {
+fn token_ids(answered: &[String]) -> Vec<i32> {
     let runtime = Runtime::load(None).expect("llama.cpp");
     let config = WholeConfig::like_a_stage(Device::Cpu { threads: 1 }, 1024);
     let model = assets::model().expect("the model");

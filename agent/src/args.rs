@@ -2,21 +2,18 @@
 
 use crate::{models, neighbours, source};
 use clap::{Parser, Subcommand};
+use crds::names;
 use device::{Backend, Platform, Selection};
 use lifecycle::log;
+pub use lifecycle::usage::EXIT_BAD_CONFIGURATION;
+use lifecycle::usage::tell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// `EX_USAGE` of sysexits.h: the configuration is wrong and a restart will not mend it.
-pub const EXIT_BAD_CONFIGURATION: u8 = 64;
-
 /// A Unix socket's path has at most 107 bytes; the names below the state directory need 26 of them.
 const STATE_DIR_BYTES_MAX: usize = 80;
-/// A DNS name (RFC 1123), which node, pod and trust domain names are.
-const DNS_NAME_MAX: usize = 253;
-const DNS_LABEL_MAX: usize = 63;
 /// More compute threads than any machine has cores.
 const THREADS_MAX: u32 = 1024;
 /// An hour: within it the largest models are loaded, and no longer grace is given to a pod.
@@ -281,15 +278,7 @@ pub struct Settings {
 /// # Errors
 /// The exit code to end with.
 pub fn from_process() -> Result<Command, ExitCode> {
-    let args = Args::try_parse().map_err(|error| {
-        // Nobody is left to tell when stderr is closed.
-        let _ = error.print();
-        if error.use_stderr() {
-            ExitCode::from(EXIT_BAD_CONFIGURATION)
-        } else {
-            ExitCode::SUCCESS
-        }
-    })?;
+    let args = Args::try_parse().map_err(|error| tell(&error))?;
     command(args).map_err(|reason| {
         eprintln!("shardwright-agent: {reason}");
         ExitCode::from(EXIT_BAD_CONFIGURATION)
@@ -454,20 +443,12 @@ fn host_port(flag: &str, text: &str) -> Result<(), String> {
 }
 
 fn dns_name(flag: &str, name: &str) -> Result<(), String> {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= DNS_LABEL_MAX
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if name.len() <= DNS_NAME_MAX && name.split('.').all(label) {
+    if names::is_dns_name(name, names::MAX_NAME_BYTES) {
         return Ok(());
     }
     Err(format!(
-        "{flag} is {name:?}; use lower-case letters, digits, '-' and '.', at most {DNS_NAME_MAX} characters"
+        "{flag} is {name:?}; use lower-case letters, digits, '-' and '.', at most {} characters",
+        names::MAX_NAME_BYTES
     ))
 }
 

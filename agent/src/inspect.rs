@@ -10,6 +10,7 @@ use crate::models::{Model, Models, Wanted};
 use crate::shard::observed::Fault;
 use crate::shard::weights::Gauge;
 use crate::source::{self, Access, Source, SourceFile};
+use crds::conditions::reason;
 use gguf::{Digest, Facts, Index};
 use proto::control::v1::{Inspect, Inspection, InspectionError, LayerFacts, ModelFacts, PieceFacts, inspection};
 use sha2::{Digest as _, Sha256};
@@ -62,7 +63,7 @@ impl Inspector {
         let inspector = Arc::clone(&self);
         let outcome = tokio::task::spawn_blocking(move || inspector.facts(request, &stop))
             .await
-            .unwrap_or_else(|_| Err(Fault::new("Unreadable", "reading the source ended early")));
+            .unwrap_or_else(|_| Err(Fault::new(reason::UNREADABLE, "reading the source ended early")));
         self.end(&model_uid, generation);
         let result = match outcome {
             Ok(facts) => inspection::Result::Facts(facts.as_ref().clone()),
@@ -112,7 +113,7 @@ impl Inspector {
             self.whole(&request.uri, &access, stop)?
         } else {
             let index = Digest::try_from(request.index_sha256.as_slice())
-                .map_err(|error| Fault::new("Unreadable", format!("spec.source.indexSha256: {error}")))?;
+                .map_err(|error| Fault::new(reason::UNREADABLE, format!("spec.source.indexSha256: {error}")))?;
             let wanted = Wanted {
                 index,
                 uri: request.uri.clone(),
@@ -124,7 +125,7 @@ impl Inspector {
         };
         if !request.sha256.is_empty() && facts.sha256 != request.sha256 {
             return Err(Fault::new(
-                "DigestMismatch",
+                reason::DIGEST_MISMATCH,
                 format!(
                     "{} has SHA-256 {}, spec.source.sha256 says {}",
                     source::shown(&request.uri),
@@ -202,12 +203,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn describe(model: &Model) -> Result<ModelFacts, Fault> {
     let pieces = model.pieces()?;
     let facts = gguf::model_facts(&model.gguf).map_err(|error| piece_fault(&error))?;
-    let vocabulary =
-        gguf::vocabulary(&model.gguf).map_err(|error| Fault::new("UnsupportedArchitecture", error.to_string()))?;
+    let vocabulary = gguf::vocabulary(&model.gguf)
+        .map_err(|error| Fault::new(reason::UNSUPPORTED_ARCHITECTURE, error.to_string()))?;
     let digests = model
         .index
         .piece_digests(&pieces)
-        .map_err(|error| Fault::new("DigestMismatch", error.to_string()))?;
+        .map_err(|error| Fault::new(reason::DIGEST_MISMATCH, error.to_string()))?;
     Ok(message(model, &facts, &digests, vocabulary))
 }
 

@@ -272,11 +272,10 @@ fn publish(settings: &Settings, wires: &Wires, stop: &CancellationToken) -> toki
     let (node, pod, namespace) = (settings.node.clone(), settings.pod.clone(), settings.namespace.clone());
     let publishing = stop.clone().run_until_cancelled_owned(publisher.run());
     let rating = stop.clone().run_until_cancelled_owned(measure_steps(settings, wires));
-    let (token, way) = (stop.clone(), wires.way.clone());
+    let (token, way, attached) = (stop.clone(), wires.way.clone(), wires.attached.subscribe());
     let leasing = async move {
-        token
-            .run_until_cancelled(lease::keep(&way, &node, &pod, &namespace))
-            .await
+        let renewing = lease::keep(&way, &node, (&pod, &namespace), attached);
+        token.run_until_cancelled(renewing).await
     };
     tokio::spawn(async move {
         tokio::join!(publishing, leasing, rating);
@@ -321,6 +320,7 @@ fn measure_links(
     let publisher = links::publish::Publisher {
         way: wires.way.clone(),
         node: settings.node.clone(),
+        pod: settings.pod.clone(),
         seen: wires.links.subscribe(),
         devices: wires.devices.subscribe(),
         gate: Arc::clone(gate),
@@ -437,6 +437,7 @@ fn watch_devices(
     stop: &CancellationToken,
 ) -> tokio::task::JoinHandle<()> {
     let setting = devices::drive::Setting {
+        node: settings.node.clone(),
         executable: own,
         backends: settings.backends.clone(),
         root: settings.sysfs_root.clone(),
@@ -444,6 +445,7 @@ fn watch_devices(
         memory_limit_bytes: settings.memory_limit_bytes,
         registry: settings.state_dir.join("devices.json"),
         patience: devices::watcher::Patience::default(),
+        proof_ages: devices::decide::ProofAges::default(),
     };
     let lines = devices::drive::Lines {
         devices: wires.devices.clone(),

@@ -85,6 +85,7 @@ struct Node {
     links: watch::Sender<Arc<links::Seen>>,
     view: watch::Sender<Arc<View>>,
     rates: watch::Sender<Arc<ByDevice>>,
+    attached: watch::Sender<bool>,
 }
 
 fn card(index: u32) -> GpuDevice {
@@ -145,6 +146,7 @@ impl Node {
             links: watch::Sender::new(Arc::new(links_with(LinkStanding::Measured))),
             view: watch::Sender::new(Arc::default()),
             rates: watch::Sender::new(Arc::default()),
+            attached: watch::Sender::new(true),
         }
     }
 
@@ -163,6 +165,7 @@ impl Node {
         let links = links::publish::Publisher {
             way: way.clone(),
             node: NODE.to_owned(),
+            pod: POD.to_owned(),
             seen: self.links.subscribe(),
             devices: self.devices.subscribe(),
             gate: Arc::default(),
@@ -170,7 +173,10 @@ impl Node {
         let mut life = JoinSet::new();
         life.spawn(Box::pin(devices.run()));
         life.spawn(Box::pin(links.run()));
-        life.spawn(Box::pin(async move { lease::keep(&way, NODE, POD, NAMESPACE).await }));
+        let attached = self.attached.subscribe();
+        life.spawn(Box::pin(async move {
+            lease::keep(&way, NODE, (POD, NAMESPACE), attached).await
+        }));
         (connection, life)
     }
 
@@ -186,7 +192,7 @@ impl Node {
         let _ = tokio::time::timeout(time, lives).await;
     }
 
-    /// A card is lost for good, the other one fails, and a link is lost, in so much time.
+    /// A card is lost for good, the other one fails, the operator does not hear the agent for a while, and a link is lost, in so much time.
     async fn story(&self, time: Duration) {
         let happens = async {
             tokio::time::sleep(STEP).await;
@@ -196,7 +202,9 @@ impl Node {
                 states: vec![fallen(0)],
                 ..Devices::of([])
             }));
+            self.attached.send_replace(false);
             tokio::time::sleep(STEP).await;
+            self.attached.send_replace(true);
             self.links.send_replace(Arc::new(links_with(LinkStanding::Unreachable)));
         };
         tokio::join!(self.live(time), happens);

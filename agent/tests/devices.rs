@@ -2,6 +2,7 @@
 //! executable.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use agent::devices::decide::ProofAges;
 use agent::devices::drive::{self, Lines, Setting};
 use agent::devices::watcher::Patience;
 use agent::devices::{Availability, DeviceState, Devices};
@@ -17,6 +18,8 @@ use tokio::task::JoinHandle;
 
 /// Nothing here takes longer on a machine that works.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Who says nothing for so long hangs; far more than a script takes on a machine that has much else to do.
+const SILENT: Duration = Duration::from_secs(10);
 
 /// A node whose drivers are files and scripts in a folder.
 struct Node {
@@ -32,6 +35,7 @@ impl Node {
         prepare(folder.path());
         let executable = script(folder.path(), probe, watch);
         let setting = Setting {
+            node: "node".to_owned(),
             executable,
             backends: backends.to_vec(),
             root: folder.path().to_owned(),
@@ -39,9 +43,10 @@ impl Node {
             memory_limit_bytes: None,
             registry: folder.path().join("devices.json"),
             patience: Patience {
-                answer: Duration::from_secs(2),
-                silence: Duration::from_millis(1500),
+                answer: SILENT,
+                silence: SILENT,
             },
+            proof_ages: ProofAges::default(),
         };
         let sender = watch::Sender::new(Arc::default());
         let devices = sender.subscribe();

@@ -16,7 +16,6 @@ use scarcity::disk::{Disk, Thin, forget_cached};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
-use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// Layers of 1.6 MB, six of them.
@@ -35,10 +34,7 @@ impl Bench {
     fn on(disk: &Path) -> Self {
         let runtime = rig::runtime();
         let model = Inspected::of_rows(&runtime, ROWS);
-        let mut setting = rig::setting(disk);
-        // A busy machine is slow, which is not what is tested here.
-        setting.sources.patience.progress = Duration::from_secs(30);
-        let models = rig::models(&runtime, setting, None);
+        let models = rig::models(&runtime, rig::setting(disk), None);
         // It is wanted here: what is there of it makes no room for the rest.
         models.keep(HashSet::from([model.wanted().index]));
         Self {

@@ -35,10 +35,7 @@ fn the_fetching_process_itself() {
         ..SourceAccess::default()
     };
     let runtime = rig::runtime();
-    let mut setting = rig::setting(Path::new(&state));
-    // A busy machine is slow, which is not what is tested here.
-    setting.sources.patience.progress = Duration::from_secs(30);
-    let models = rig::models(&runtime, setting, None);
+    let models = rig::models(&runtime, rig::setting(Path::new(&state)), None);
     let shard = weights(
         &models,
         &facts,

@@ -7,7 +7,7 @@ use device::{Answer, Backend, Platform};
 use lonely::{LIMIT, Lonely, agent, lonely};
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 fn run(arguments: &[&str]) -> Output {
     agent().args(arguments).output().unwrap()
@@ -138,11 +138,9 @@ fn a_vulkan_loader_that_finds_no_driver_is_told_with_what_to_install() {
 }
 
 #[test]
-fn probing_prints_a_table_within_three_seconds_and_a_limit_is_seen_in_it() {
-    let start = Instant::now();
+fn probing_prints_a_table_and_a_limit_is_seen_in_it() {
     let output = run(&["probe", "--backends", "cpu", "--memory-limit-bytes", "1073741824"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     let device = text.lines().find(|line| line.starts_with("cpu0")).unwrap();
     assert!(device.contains("1.0 GiB") && device.ends_with("yes"), "{text}");
 }

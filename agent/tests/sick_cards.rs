@@ -2,10 +2,13 @@
 //! loads the real libraries.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use agent::devices::decide::ProofAges;
 use agent::devices::drive::{self, Lines, Setting};
 use agent::devices::watcher::Patience;
 use agent::devices::{Availability, DeviceState, Devices};
+use agent::discovery::report::object_name;
 use agent::neighbours::Neighbours;
+use agent::shard::drive::View;
 use device::Backend;
 use device::health::Standing;
 use fakegpu::{Library, SCRIPT_VARIABLE, Script};
@@ -17,19 +20,29 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Nothing here takes longer on a machine that works.
-const LIMIT: Duration = Duration::from_secs(60);
+const NODE: &str = "node";
+/// Nothing here takes longer on a machine that works: a card that hangs is waited for several times.
+const LIMIT: Duration = Duration::from_secs(180);
+/// Who says nothing for so long hangs; far more than a child takes on a machine that has much else to do.
+const SILENT: Duration = Duration::from_secs(10);
 
 /// The agent's view of a node of fake cards, each on the bus.
 struct Node {
     script: Script,
     devices: watch::Receiver<Arc<Devices>>,
+    /// What the node's shards do.
+    view: watch::Sender<Arc<View>>,
     driving: JoinHandle<()>,
     folder: tempfile::TempDir,
 }
 
 impl Node {
     fn start(cards: u32, values: &[(&str, &str)]) -> Self {
+        Self::checking(ProofAges::default(), cards, values)
+    }
+
+    /// One whose cards are verified once more when their proof is that old.
+    fn checking(proof_ages: ProofAges, cards: u32, values: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut script = Script::create(folder.path().join("script")).unwrap();
         script.set([("cards", cards.to_string())]).unwrap();
@@ -49,6 +62,7 @@ impl Node {
             ..Neighbours::default()
         };
         let setting = Setting {
+            node: NODE.to_owned(),
             executable: agent_with_fakes(folder.path(), script.path()),
             backends: vec![Backend::Cuda],
             root,
@@ -56,18 +70,21 @@ impl Node {
             memory_limit_bytes: None,
             registry: folder.path().join("devices.json"),
             patience: Patience {
-                answer: Duration::from_secs(4),
-                silence: Duration::from_secs(2),
+                answer: SILENT,
+                silence: SILENT,
             },
+            proof_ages,
         };
+        let view = watch::Sender::new(Arc::default());
         let lines = Lines {
             devices: sender,
-            view: watch::Sender::new(Arc::default()).subscribe(),
+            view: view.subscribe(),
             neighbours: watch::Sender::new(Some(Arc::new(neighbours))).subscribe(),
         };
         Self {
             script,
             devices,
+            view,
             driving: tokio::spawn(drive::run(setting, lines)),
             folder,
         }
@@ -306,4 +323,60 @@ async fn a_card_that_answers_again_is_watched_with_the_others_again() {
         })
         .await;
     assert!(is_ready(&devices, 0));
+}
+
+/// Once both cards are in order, and everything was asked of them that is asked at the start.
+async fn in_order(node: &mut Node) -> Arc<Devices> {
+    node.until("two cards in order", |devices| {
+        (0..2).all(|card| is_ready(devices, card) && is_measured(devices, card) && is_read(devices, card))
+    })
+    .await
+}
+
+/// It fails by name with everything that it computes, and says what it got wrong.
+async fn found_out(node: &mut Node, card: u32) -> Arc<Devices> {
+    let devices = node
+        .until("the verdict", |devices| failed_by(devices, card, "SelfTestFailed"))
+        .await;
+    let fault = state(&devices, card)
+        .and_then(|state| state.spoiled_by.clone())
+        .unwrap();
+    assert!(
+        fault.message.contains("numbers of a 128x128 product are wrong"),
+        "{}",
+        fault.message
+    );
+    devices
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_card_that_begins_to_compute_what_is_wrong_is_found_out_by_its_next_check_and_its_neighbour_stays() {
+    let ages = ProofAges {
+        idle: Duration::from_millis(100),
+        loading: Duration::from_secs(3600),
+    };
+    let mut node = Node::checking(ages, 2, &[]);
+    in_order(&mut node).await;
+    node.set("1.wrong", "product");
+    let devices = found_out(&mut node, 1).await;
+    assert!(is_ready(&devices, 0), "{:#?}", devices.states);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_that_went_wrong_unnoticed_is_found_out_beside_the_loading_of_layers_and_no_other_card_is_touched() {
+    let ages = ProofAges {
+        idle: Duration::from_secs(3600),
+        loading: Duration::ZERO,
+    };
+    let mut node = Node::checking(ages, 2, &[]);
+    let devices = in_order(&mut node).await;
+    node.set("0.wrong", "product");
+    node.set("1.wrong", "product");
+    let loaded = object_name(NODE, &state(&devices, 1).unwrap().device);
+    node.view.send_replace(Arc::new(View {
+        loading: [loaded].into(),
+        ..View::default()
+    }));
+    let devices = found_out(&mut node, 1).await;
+    assert!(is_ready(&devices, 0), "nobody asked the other: {:#?}", devices.states);
 }

@@ -12,12 +12,13 @@ use agent::shard::drive::{self, Lines, Setting, View};
 use agent::shard::observed::{Event, Fault, Installed, WorkerPhase};
 use agent::shard::step::DesiredShards;
 use agent::shard::{Desired, InForce, Place, Purpose, Slice, Slot};
-use agent::worker::config::{Places, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig};
 use agent::worker::leftovers;
+use agent::worker::places::Places;
 use agent::worker::process::{self, Launch, Order, Patience, Worker};
 use fake_worker::{Manner, executable, told};
 use proto::control::v1::ShardPhase;
 use proto::placement::v1::Runtime;
+use proto::worker::{Backend, KvType, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
@@ -59,10 +60,7 @@ impl Bench {
             config: config(&places),
             places: places.clone(),
             vulkan_index: Some(3),
-            patience: Patience {
-                start: Duration::from_millis(600),
-                silence: Duration::from_millis(600),
-            },
+            patience: patience(manner),
         };
         let (worker, inbox) = process::orders();
         let (sender, events) = mpsc::channel(64);
@@ -92,6 +90,18 @@ impl Bench {
     }
 }
 
+/// Who never speaks is soon found out. The others may take their time, on a machine that has much else to do.
+fn patience(manner: Manner) -> Patience {
+    let limit = match manner {
+        Manner::Mute | Manner::Hanging | Manner::Freezing => Duration::from_millis(600),
+        _ => LIMIT,
+    };
+    Patience {
+        start: limit,
+        silence: limit,
+    }
+}
+
 fn places(state_dir: &Path) -> Places {
     let places = Places::new(state_dir, &slot());
     std::fs::create_dir_all(&places.identity).unwrap();
@@ -107,7 +117,7 @@ fn config(places: &Places) -> WorkerConfig {
         first_layer: 0,
         end_layer: 1,
         total_layers: 1,
-        backend: "cpu".into(),
+        backend: Backend::Cpu,
         device_index: 0,
         threads: 1,
         memory_budget_bytes: 0,
@@ -120,7 +130,7 @@ fn config(places: &Places) -> WorkerConfig {
         runtime: RuntimeConfig {
             context_length: 2,
             parallel_sequences: 1,
-            kv_type: "f16",
+            kv_type: KvType::F16,
             max_step_rows: 2,
             kv_cells: 0,
             prefix_sequences: 0,
@@ -132,6 +142,8 @@ fn config(places: &Places) -> WorkerConfig {
         trust_domain: "shardwright".into(),
         orphan_grace_s: 10,
         pressure: PressureConfig::default(),
+        keep_awake: true,
+        speculate: true,
     }
 }
 
@@ -718,6 +730,22 @@ async fn weights_that_do_not_load_are_reported_with_reason_and_last_words() {
         view.statuses[0].message.contains("blk.0"),
         "{}",
         view.statuses[0].message
+    );
+}
+
+#[tokio::test]
+async fn a_worker_that_finds_too_little_memory_is_reported_with_the_process_outside_that_has_it() {
+    let mut node = Node::start(Manner::ShortOfMemory);
+    let mut devices = Devices::of([processors()]);
+    devices.states[0].stranger = Some("process 4121, which is not ours, uses 3174 MiB of its memory".into());
+    node.devices.send_replace(Arc::new(devices));
+    node.want(1, tiny_model::LAYERS);
+    let view = node.until_failed("InsufficientMemory").await;
+    let said = &view.statuses[0].message;
+    assert!(said.contains("2 MiB are missing"), "{said}");
+    assert!(
+        said.ends_with("of node-cpu0: process 4121, which is not ours, uses 3174 MiB of its memory"),
+        "{said}"
     );
 }
 

@@ -15,7 +15,7 @@ use proto::placement::v1 as placement;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
-use worker::config::{Backend, KvType, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig};
+use worker::config::{Backend, KvType, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig, validate};
 use worker::control::{Answer, Phase, Request, Status};
 
 use crate::child::Part;
@@ -114,7 +114,7 @@ struct Worker {
 
 impl Worker {
     async fn spawn(name: &str, config: &WorkerConfig, seat: &Seat, directory: &Path) -> Result<Self> {
-        config.validate().map_err(trying(name))?;
+        validate(config).map_err(trying(name))?;
         let path = directory.join(format!("{name}.json"));
         let text = serde_json::to_vec_pretty(config).map_err(trying(name))?;
         std::fs::write(&path, text).map_err(trying(path.display().to_string()))?;

@@ -4,7 +4,6 @@
 
 mod rig;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -15,13 +14,14 @@ fn run(folder: &Path, kubectl: Option<&str>, args: &[&str]) -> Output {
     let path = folder.join("bin");
     std::fs::create_dir_all(&path).unwrap();
     if let Some(script) = kubectl {
-        let file = path.join("kubectl");
-        std::fs::write(
-            &file,
-            format!("#!/bin/sh\necho \"$@\" >{}/asked\n{script}", folder.display()),
-        )
-        .unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let text = folder.join("text");
+        let words = format!("#!/bin/sh\necho \"$@\" >{}/asked\n{script}", folder.display());
+        std::fs::write(&text, words).unwrap();
+        // Written by another process: a child that a test beside this one forks would inherit our descriptor, and nothing that is
+        // open for writing can be executed.
+        let mut install = Command::new("install");
+        let installed = install.args(["-m", "755"]).arg(text).arg(path.join("kubectl")).status();
+        assert!(installed.unwrap().success());
     }
     let path = match kubectl {
         // The script's own tools are the system's.

@@ -58,6 +58,8 @@ pub mod device {
 pub mod links {
     /// Every link that the agent is to measure was measured.
     pub const MEASURED: &str = "Measured";
+    /// Some link carries far less than it did.
+    pub const SLOW: &str = "Slow";
 }
 
 /// Reasons, shared by all conditions.
@@ -103,12 +105,18 @@ pub mod reason {
     pub const CONSTRAINTS_CLASH: &str = "ConstraintsClash";
     pub const SEARCH_EXHAUSTED: &str = "SearchExhausted";
     pub const CHECK_FAILED: &str = "CheckFailed";
+    /// The spec says what the operator does not know, or what the schema should have refused.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// Signed, the placement does not fit an envelope.
+    pub const PLACEMENT_TOO_LARGE: &str = "PlacementTooLarge";
     /// `determinism: Strict` cannot be promised for models of the architecture.
     pub const STRICT_NOT_SUPPORTED: &str = "StrictNotSupported";
-    /// Its memory went to a model of higher priority, and it fits nowhere else.
+    /// Its memory or its links went to a model of higher priority, and it fits nowhere else.
     pub const YIELDED: &str = "Yielded";
     /// There is a plan, and its memory is about to be left by other models.
     pub const AWAITS_MEMORY: &str = "AwaitsMemory";
+    /// There is a plan, and other models are about to leave its links, and no memory that it needs.
+    pub const AWAITS_LINKS: &str = "AwaitsLinks";
     /// RecoveryReady: it is; a node's loss would leave too little; there is nothing to stand by for yet.
     pub const PREPARED: &str = "Prepared";
     pub const NO_SPARE_CAPACITY: &str = "NoSpareCapacity";
@@ -134,6 +142,8 @@ pub mod reason {
     pub const STAGE_LOST: &str = "StageLost";
     /// Devices that are judged unfit are not left, for too many were left of late: a person has to decide.
     pub const QUARANTINE_LIMIT_REACHED: &str = "QuarantineLimitReached";
+    /// Most agents are not heard and say by other ways that they are there: what they serve is not touched.
+    pub const AGENTS_UNHEARD: &str = "AgentsUnheard";
     /// Two stages that serve do not reach each other; also of the stage that dials.
     pub const LINK_DOWN: &str = "LinkDown";
     /// Fewer replicas serve than are asked for, for no fault.
@@ -141,7 +151,6 @@ pub mod reason {
 
     // Devices: Ready.
     pub const AVAILABLE: &str = "Available";
-    pub const CORDONED: &str = "Cordoned";
     pub const NOT_VERIFIED: &str = "NotVerified";
     /// Its temperature cannot be believed, so it counts as hot.
     pub const SENSOR_INVALID: &str = "SensorInvalid";
@@ -187,6 +196,10 @@ pub mod reason {
     /// There is no other node to measure to.
     pub const NO_PEERS: &str = "NoPeers";
     pub const PAUSED: &str = "Paused";
+
+    // Links: Slow.
+    /// Also an event, once for each direction of a link.
+    pub const LINK_SLOW: &str = "LinkSlow";
 }
 
 /// Longest message the schema accepts, in bytes; longer ones are cut.

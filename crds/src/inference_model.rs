@@ -18,7 +18,7 @@ pub use pace::{LearnedPace, ObservedPace};
 pub use source::{MemoryPressure, ModelSource, PrefixCache, SourceSecret};
 pub use status::{
     InferenceModelStatus, LearnedMemory, MemoryUsed, PlacementStatus, ResolvedModel, StagePhase, StageStatus, Verdict,
-    Yielded,
+    Yielded, YieldedLink,
 };
 pub use toleration::{Toleration, TolerationOperator};
 
@@ -108,8 +108,8 @@ pub struct InferenceModelSpec {
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1, max = 16))]
     pub replicas: i32,
-    /// Who gives way where memory is short: a model that fits nowhere beside the others may take devices of models of lower
-    /// priority, never of equal. Models are placed in this order, the highest first.
+    /// Who gives way where memory or links are short: a model that fits nowhere beside the others may take devices and links of
+    /// models of lower priority, never of equal. Models are placed in this order, the highest first.
     #[serde(default)]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: i32,

@@ -24,8 +24,9 @@ pub use inference_model::{
     Determinism, InferenceModel, InferenceModelSpec, InferenceModelStatus, KvType, LearnedMemory, LearnedPace,
     MemoryPressure, MemoryUsed, ModelSource, Objective, ObservedPace, PinnedLayers, PlacementConstraints,
     PlacementStatus, PrefixCache, ResolvedModel, SourceSecret, StagePhase, StageStatus, Toleration, TolerationOperator,
-    Verdict, Yielded,
+    Verdict, Yielded, YieldedLink,
 };
 pub use node_link_state::{
     DevicePair, ExcludedPeer, LinkKind, LinkState, NodeLinkState, NodeLinkStateSpec, NodeLinkStateStatus, PeerLink,
+    SlowRate,
 };

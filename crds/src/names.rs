@@ -63,8 +63,25 @@ pub const RESERVATION_PREFIX: &str = "shardwright-reserve-";
 /// Component label of those pods.
 pub const RESERVATION_COMPONENT: &str = "reservation";
 
-/// Longest name that the API server accepts for an object.
-const MAX_NAME_BYTES: usize = 253;
+/// Longest name that the API server accepts for an object, and DNS for a host.
+pub const MAX_NAME_BYTES: usize = 253;
+/// Longest part of such a name, and the longest name of a namespace.
+pub const MAX_LABEL_BYTES: usize = 63;
+
+/// Whether a name of nodes, pods, services and trust domains is one (RFC 1123): labels of lower-case letters, digits and '-', with
+/// dots between them, and no more than `most_bytes` in all.
+pub fn is_dns_name(name: &str, most_bytes: usize) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= MAX_LABEL_BYTES
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= most_bytes && name.split('.').all(label)
+}
 
 /// Name of the DeviceGPUState of one device: `<node>-<backend><index>` in lower case, so that a person finds it.
 ///
@@ -77,6 +94,9 @@ pub fn device_name(node: &str, backend: &str, index: u32) -> String {
 pub fn agent_lease(node: &str) -> String {
     bounded("shardwright-agent-", node, "")
 }
+
+/// Annotation of that Lease, of any value, while the agent lives and the operator does not hear it.
+pub const APART: &str = "shardwright.dev/apart";
 
 /// Name of one of the pods that hold devices of a node, in the install namespace.
 pub fn reservation_pod(node: &str, resource: &str, index: u32) -> String {

@@ -8,7 +8,7 @@ mod status;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-pub use status::{DevicePair, LinkKind, LinkState, NodeLinkStateStatus, PeerLink};
+pub use status::{DevicePair, LinkKind, LinkState, NodeLinkStateStatus, PeerLink, SlowRate};
 
 /// What the administrator decides about a node's links. Every field is optional: the agent applies an empty spec.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -35,6 +35,11 @@ pub use status::{DevicePair, LinkKind, LinkState, NodeLinkStateStatus, PeerLink}
         name = "Reason",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Measured")].reason"#
+    ),
+    printcolumn(
+        name = "Slow",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Slow")].status"#
     ),
     printcolumn(
         name = "Why",

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use lifecycle::log;
+pub use lifecycle::usage::EXIT_BAD_CONFIGURATION;
+use lifecycle::usage::tell;
 
 use crate::context::{Limits, MAX_ANSWERS};
-
-/// `EX_USAGE`: the configuration is wrong, and starting again will not help.
-pub const EXIT_BAD_CONFIG: u8 = 64;
 
 /// Name of the tokeniser's executable, looked for beside our own.
 const TOKENIZER: &str = "shardwright-tokenizer";
@@ -145,15 +144,9 @@ impl Args {
     /// # Errors
     /// The exit code, after telling the user: 64 for what is wrong, 0 for help.
     pub fn from_environment() -> Result<Self, ExitCode> {
-        Flags::try_parse().and_then(Self::validate).map_err(|error| {
-            // Nothing to be done if not even that can be written.
-            let _ = error.print();
-            if error.use_stderr() {
-                ExitCode::from(EXIT_BAD_CONFIG)
-            } else {
-                ExitCode::SUCCESS
-            }
-        })
+        Flags::try_parse()
+            .and_then(Self::validate)
+            .map_err(|error| tell(&error))
     }
 
     fn validate(flags: Flags) -> Result<Self, clap::Error> {

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
-use crate::args::{Args, EXIT_BAD_CONFIG, UserCertificate};
+use crate::args::{Args, EXIT_BAD_CONFIGURATION, UserCertificate};
 use crate::context::{Gateway, MAX_ANSWERS, MAX_PREPARING};
 use crate::enrolment::{Enroller, Identified};
 use crate::generate::Heads;
@@ -55,7 +55,7 @@ impl RunError {
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) => ExitCode::from(EXIT_BAD_CONFIG),
+            Self::Config(_) => ExitCode::from(EXIT_BAD_CONFIGURATION),
             Self::System { .. } => ExitCode::FAILURE,
         }
     }

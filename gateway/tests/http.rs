@@ -373,10 +373,14 @@ async fn probes_and_metrics_have_a_port_of_their_own() {
         (admin.get("/healthz").await.status, admin.get("/readyz").await.status),
         (200, 200)
     );
+    let active = "shardwright_gateway_active_streams 0";
+    fakes::until("the end of what was answered", || async {
+        admin.get("/metrics").await.body.contains(active)
+    })
+    .await;
     let metrics = admin.get("/metrics").await.body;
     for line in [
         "shardwright_gateway_requests_total{code=\"404\"} 1",
-        "shardwright_gateway_active_streams 0",
         "shardwright_gateway_operator_connected 1",
         "shardwright_gateway_time_to_first_token_seconds_bucket{le=\"0.001\"}",
         "shardwright_gateway_inter_token_seconds_count",

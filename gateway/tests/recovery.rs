@@ -81,15 +81,19 @@ async fn an_answer_that_is_not_streamed_is_whole_all_the_same() {
 async fn an_answer_follows_its_model_to_another_head_and_epoch_over_a_time_without_any() {
     let world = World::start().await;
     let other = FakeHead::start(&world.trust, "node-b").await;
-    world.head.expect(Script::then("half an ", Last::Wait));
-    other.expect(Script::text("answer"));
+    world.head.expect(Script::then("half an answ", Last::Wait));
+    other.expect(Script::text("er"));
     let mut open = world.client.ask_open(json!({ "stream": true })).await;
-    open.wait_for("\"n\"").await;
+    // All that the first one says.
+    open.wait_for("\"w\"").await;
     let mut route = world.operator.route(&world.trust, MODEL, 2, &other);
     route.ready = false;
     world.operator.publish(vec![route]);
     world.head.kill();
-    open.wait_for("\" \"").await;
+    fakes::until("a time without any", || async {
+        world.client.chat("Hi").await.error("code") == "model_not_ready"
+    })
+    .await;
     world
         .operator
         .publish(vec![world.operator.route(&world.trust, MODEL, 3, &other)]);

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 
 use fakes::head::Script;
 use fakes::{LIMIT, World, process, until};
-use gateway::args::{Args, EXIT_BAD_CONFIG};
+use gateway::args::{Args, EXIT_BAD_CONFIGURATION};
 use gateway::run::RunError;
 use scarcity::disk::Disk;
 
@@ -108,7 +108,11 @@ async fn a_state_directory_of_somebody_else_ends_the_start_with_64_and_names_who
         Err(error) => return println!("SKIPPED: no gateway can be started as another user: {error}"),
     };
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(i32::from(EXIT_BAD_CONFIG)), "{complaint}");
+    assert_eq!(
+        output.status.code(),
+        Some(i32::from(EXIT_BAD_CONFIGURATION)),
+        "{complaint}"
+    );
     let named = format!("--state-dir {}: Permission denied", ours.path().display());
     let user = format!("runs as user {NOBODY}");
     assert!(complaint.contains(&named) && complaint.contains(&user), "{complaint}");

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use rustls::ServerConfig;
@@ -29,6 +29,7 @@ use tracing::{debug, warn};
 
 use crate::certificate;
 use crate::connect::{Keepalive, causes};
+use crate::heard::Heard;
 use crate::spiffe::SpiffeId;
 
 /// Handshakes in progress at most: each holds one descriptor and some 20 KiB.
@@ -60,6 +61,8 @@ pub struct Peer {
     pub id: Option<SpiffeId>,
     /// Where it dials from.
     pub address: SocketAddr,
+    /// When anything last came from it.
+    pub heard: Heard,
 }
 
 /// The SPIFFE id of the caller, as verified in the handshake.
@@ -177,6 +180,7 @@ impl axum::serve::Listener for TlsListener {
         Ok(Peer {
             id: None,
             address: self.address,
+            heard: Heard::default(),
         })
     }
 }
@@ -287,7 +291,11 @@ impl TlsConnection {
             .and_then(|leaf| certificate::spiffe_id(leaf).ok());
         Self {
             stream,
-            peer: Peer { id, address },
+            peer: Peer {
+                id,
+                address,
+                heard: Heard::since(Instant::now()),
+            },
         }
     }
 
@@ -320,7 +328,12 @@ impl AsyncRead for TlsConnection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.peer.heard.note(Instant::now());
+        }
+        read
     }
 }
 

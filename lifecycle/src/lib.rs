@@ -1,4 +1,5 @@
-//! What every process of Shardwright does alike: write its log, and wait after failures.
+//! What every process of Shardwright does alike: write its log, wait after failures, and end where its command line cannot be used.
 
 pub mod backoff;
 pub mod log;
+pub mod usage;

@@ -5,15 +5,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use crds::names::{MAX_LABEL_BYTES, MAX_NAME_BYTES, is_dns_name};
 use identity::SubjectName;
 use lifecycle::log;
+pub use lifecycle::usage::EXIT_BAD_CONFIGURATION;
+use lifecycle::usage::tell;
 
 use crate::model::gain::Threshold;
 use crate::model::quarantine::Limit;
 use crate::reservation::{self, Count};
-
-/// `EX_USAGE` of sysexits.h: the configuration is wrong and a restart will not mend it.
-pub const EXIT_BAD_CONFIGURATION: u8 = 64;
 
 /// Shorter leases would be lost to an ordinary pause of the API server.
 const LEASE_SECONDS_MIN: u64 = 3;
@@ -21,10 +21,6 @@ const LEASE_SECONDS_MIN: u64 = 3;
 const LEASE_SECONDS_MAX: u64 = 300;
 /// A week: whoever wants to wait for longer wants no moves at all.
 const MOVE_AFTER_SECONDS_MAX: u64 = 7 * 24 * 3600;
-/// A DNS label (RFC 1123).
-const DNS_LABEL_MAX: usize = 63;
-/// A DNS name (RFC 1123).
-const DNS_NAME_MAX: usize = 253;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -138,15 +134,7 @@ impl Settings {
     /// Reads the process's arguments and environment. On bad configuration the reason is on stderr and the exit code
     /// is [`EXIT_BAD_CONFIGURATION`]; `--help` and `--version` end with success.
     pub fn from_process() -> Result<Self, ExitCode> {
-        let args = Args::try_parse().map_err(|error| {
-            // Nobody is left to tell when stderr is closed.
-            let _ = error.print();
-            if error.use_stderr() {
-                ExitCode::from(EXIT_BAD_CONFIGURATION)
-            } else {
-                ExitCode::SUCCESS
-            }
-        })?;
+        let args = Args::try_parse().map_err(|error| tell(&error))?;
         Self::validate(args).map_err(|reason| {
             eprintln!("shardwright-operator: {reason}");
             ExitCode::from(EXIT_BAD_CONFIGURATION)
@@ -170,9 +158,9 @@ impl Settings {
             reservation,
             log_format,
         } = args;
-        dns_name("--namespace", &namespace, DNS_LABEL_MAX)?;
-        dns_name("--pod-name", &pod_name, DNS_NAME_MAX)?;
-        dns_name("--trust-domain", &trust_domain, DNS_NAME_MAX)?;
+        dns_name("--namespace", &namespace, MAX_LABEL_BYTES)?;
+        dns_name("--pod-name", &pod_name, MAX_NAME_BYTES)?;
+        dns_name("--trust-domain", &trust_domain, MAX_NAME_BYTES)?;
         if !(LEASE_SECONDS_MIN..=LEASE_SECONDS_MAX).contains(&lease_seconds) {
             return Err(format!(
                 "--lease-seconds is {lease_seconds}; use {LEASE_SECONDS_MIN} to {LEASE_SECONDS_MAX} seconds"
@@ -224,12 +212,12 @@ impl Settings {
 }
 
 fn reserving(args: ReservationArgs, namespace: &str) -> Result<reservation::Settings, String> {
-    dns_name("--deployment", &args.deployment, DNS_NAME_MAX)?;
+    dns_name("--deployment", &args.deployment, MAX_NAME_BYTES)?;
     if !args.reservation_priority_class.is_empty() {
         dns_name(
             "--reservation-priority-class",
             &args.reservation_priority_class,
-            DNS_NAME_MAX,
+            MAX_NAME_BYTES,
         )?;
     }
     if args.reservation_image.is_empty() {
@@ -261,22 +249,13 @@ fn names(flag: &str, given: Vec<String>, service: &str, namespace: &str) -> Resu
         .into_iter()
         .map(|name| match name.parse::<IpAddr>() {
             Ok(address) => Ok(SubjectName::Ip(address)),
-            Err(_) => dns_name(flag, &name, DNS_NAME_MAX).map(|()| SubjectName::Dns(name)),
+            Err(_) => dns_name(flag, &name, MAX_NAME_BYTES).map(|()| SubjectName::Dns(name)),
         })
         .collect()
 }
 
 fn dns_name(flag: &str, name: &str, longest: usize) -> Result<(), String> {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= DNS_LABEL_MAX
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if name.len() <= longest && name.split('.').all(label) {
+    if is_dns_name(name, longest) {
         return Ok(());
     }
     Err(format!(

@@ -17,6 +17,8 @@ pub struct Metrics {
     pub leader: IntGauge,
     /// Agents attached to this replica.
     pub agents: IntGauge,
+    /// Agents that are not heard and counted all the same, for most went at once.
+    pub agents_unheard: IntGauge,
     /// Gateways that watch the routes.
     pub gateways: IntGauge,
     /// Models by `state`: `ready`, `placed`, `waiting`.
@@ -106,6 +108,10 @@ impl Metrics {
         Ok(Self {
             leader: gauge("leader", "1 while this replica leads")?,
             agents: gauge("agents_attached", "Agents attached to this replica")?,
+            agents_unheard: gauge(
+                "agents_unheard",
+                "Agents that are not heard and counted all the same, for most went at once",
+            )?,
             gateways: gauge("gateways_watching", "Gateways that watch the routes")?,
             models,
             devices_held: gauge(

@@ -102,6 +102,7 @@ impl Replica {
             context.metrics.leader.set(0);
             // The next leader counts what is held.
             context.metrics.devices_held.set(0);
+            context.metrics.agents_unheard.set(0);
             health.beat(None);
             agents.clear();
             routes.clear();

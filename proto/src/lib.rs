@@ -1,6 +1,7 @@
 //! The wire protocol of Shardwright: what operator, agents, workers and gateways say to each other.
 //!
-//! The `.proto` files beside this crate are the contract and carry the comments; this crate is the code generated from them.
+//! The `.proto` files beside this crate are the contract and carry the comments; this crate is the code generated from them. What an
+//! agent starts a worker with is a file of JSON, and stands in [`worker`].
 
 #![allow(clippy::large_enum_variant, reason = "generated; messages live one at a time")]
 
@@ -82,6 +83,8 @@ pub mod shard {
         tonic::include_proto!("shardwright.shard.v1");
     }
 }
+
+pub mod worker;
 
 /// What the kubelet tells of the devices that pods hold; its API, not ours.
 pub mod kubelet {

@@ -5,7 +5,7 @@ use localplane::process::kill;
 use localplane::stack::Part;
 
 use super::card::Card;
-use super::resumed::{SOME_PIECES, Telling, before_the_pause, rest_again, text};
+use super::resumed::{Telling, before_the_pause, rest_again, text};
 use super::{Here, LIMIT, MODEL, Told, nodes, on_a_node_with_a_card, people_are_told};
 
 /// More than a renderer says until its card is given up.
@@ -60,7 +60,7 @@ impl Here {
             people_are_told(&self.stack, told).await.expect("what people are told");
         }
 
-        let sent = before_the_pause(&pieces, SOME_PIECES..pieces.len());
+        let sent = before_the_pause(&self.stack, &pieces);
         println!("{} of {} pieces came before the pause", sent.len(), pieces.len());
         // Its caches are empty then.
         self.stack.workers("spare").into_iter().for_each(kill);

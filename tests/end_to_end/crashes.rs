@@ -49,9 +49,20 @@ async fn a_stream_does_not_notice_that_an_agent_crashes_and_comes_back() {
     let after = here.ready("m").await;
     assert_eq!(stages(&after)[1]["node"], victim.as_str());
     assert_eq!(here.stack.workers(&victim), workers, "the same process serves on");
-    let scrape = here.stack.metrics(&Part::Agent(victim)).await.expect("metrics");
-    let rows = scrape.value("shardwright_worker_rows_total");
-    assert!(rows > 0.0, "what the worker counts stands on its agent's port");
+    let agent = Part::Agent(victim);
+    let look = async || -> localplane::Result<Seen<()>> {
+        // It may have yet to open its port.
+        let scraped = here.stack.metrics(&agent).await;
+        let rows = scraped.map_or(0.0, |scraped| scraped.value("shardwright_worker_rows_total"));
+        Ok(if rows > 0.0 {
+            Seen::Done(())
+        } else {
+            Seen::Not(format!("{rows} rows"))
+        })
+    };
+    until("what the worker counts stands on its agent's port", LIMIT, look)
+        .await
+        .expect("counted");
 }
 
 #[tokio::test]

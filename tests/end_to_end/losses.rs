@@ -7,15 +7,26 @@ use localplane::stack::Part;
 use serde_json::Value;
 
 use super::serving::Serving;
-use super::{Answer, LIMIT, PROMPTS, Seen, Story, condition_of, until};
+use super::{Answer, Here, LIMIT, PROMPTS, Seen, Story, condition_of, until};
 
-/// What the gateway waits where nothing is left that could hold the model, and what it takes to hear of that.
-const GIVEN_UP_WITHIN: Duration = Duration::from_secs(25);
-/// Nothing was begun: the client need not wait to be told.
-const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+/// The 20 s that the gateway waits where nothing is left that could hold the model, and what it takes to hear of that on a machine that
+/// has much else to do.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(60);
+/// Nothing was begun: the client need not wait to be told, as who has begun waits.
+const REFUSED_WITHIN: Duration = Duration::from_secs(10);
 /// The numbers of three nodes, in the order in which they come back: another order each time.
 const ORDERS: [[usize; 3]; 2] = [[2, 1, 0], [0, 2, 1]];
 const ATTACHED: &str = "shardwright_operator_agents_attached";
+
+impl Here {
+    /// People were told since when a stage on this device is lost, and where its layers are loaded, before all serve again.
+    pub(super) fn has_told_of_the_loss_of(&self, device: &str) {
+        let log = self.stack.log(&Part::Operator(0)).expect("a log");
+        let lost = format!("on {device}: the node's agent is not attached since ");
+        let told = |line: &str| line.contains(&lost) && line.contains("its layers are loaded in epoch ");
+        assert!(log.lines().any(told), "{log}");
+    }
+}
 
 impl Serving {
     /// Agents and workers of both nodes that hold a stage, as a power cut ends them.

@@ -3,13 +3,11 @@
 use localplane::process::kill;
 use serde_json::{Value, json};
 
-use super::resumed::{SOME_PIECES, Telling, before_the_pause, rest_again, text};
+use super::resumed::{Telling, before_the_pause, rest_again, text};
 use super::{Here, LIMIT, installation, model, stages, uri};
 
 /// A software renderer takes its time.
 const TOKENS: usize = 96;
-/// Pieces that may be on their way to the client when the tail is killed.
-const ON_THEIR_WAY: usize = 5;
 
 impl Here {
     fn kill_the_worker_of(&self, node: &str) {
@@ -37,7 +35,7 @@ async fn over_a_cpu_and_a_gpu_an_interrupted_answer_goes_on_as_from_what_was_sen
     let (answer, pieces) = telling.end().await;
     assert_eq!(answer.error, None);
     assert_eq!(answer.text, text(&pieces));
-    let sent = before_the_pause(&pieces, SOME_PIECES..SOME_PIECES + ON_THEIR_WAY + 1);
+    let sent = before_the_pause(&here.stack, &pieces);
     println!("{} of {} pieces came before the pause", sent.len(), pieces.len());
 
     // The caches are empty again.

@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use localplane::stack::Part;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::serving::Serving;
-use super::{LIMIT, Story, condition_of, installation, nodes, run, stages, strict_over_two};
+use super::{LIMIT, Seen, Story, condition_of, installation, nodes, run, stages, strict_over_two, until};
 
 #[tokio::test]
 async fn a_model_on_a_cordoned_node_is_loaded_elsewhere_first_and_its_stream_goes_on() {
@@ -53,8 +53,17 @@ async fn an_agent_that_is_told_to_end_leaves_once_its_layers_are_elsewhere_and_t
     let (answer, pause) = story.end().await;
     println!("the stream stood still for {pause:?}");
     assert_eq!((answer.error, answer.text), (None, undisturbed.text));
-    let after = here.stack.model("default", "m").expect("the model");
-    assert!(after["status"]["placement"]["epoch"].as_i64() > epoch, "it has moved");
+    // Unlike other waits, this one does not mind that a process has ended.
+    let look = || -> localplane::Result<Seen<Value>> {
+        let model = here.stack.model("default", "m")?;
+        Ok(if model["status"]["placement"]["epoch"].as_i64() > epoch {
+            Seen::Done(model)
+        } else {
+            Seen::Not(model["status"].to_string())
+        })
+    };
+    let after = until("it has moved", LIMIT, || std::future::ready(look())).await;
+    let after = after.expect("moved");
     assert!(stages(&after).iter().all(|stage| stage["node"] != leaving.as_str()));
 }
 

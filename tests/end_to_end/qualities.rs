@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use linkemu::line::Quality;
 use localplane::stack::Part;
+use localplane::wait::{Seen, until};
+use serde_json::Value;
 
 use super::links::Apart;
-use super::{Answer, Story, nodes};
+use super::{Answer, Story, condition_of, nodes};
 
 /// Of a story: every one of them goes to the tail and back.
 const TOKENS: u32 = 100;
@@ -38,6 +40,15 @@ const SLOWER: [(&str, Quality); 3] = [
         },
     ),
 ];
+/// As the condition and the event say it.
+const LINK_SLOW: &str = "LinkSlow";
+/// Of what a link becomes, megabits a second.
+const TEN: f64 = 10.0;
+/// The first three rounds are twenty to forty seconds apart.
+const MEASURED_LIMIT: Duration = Duration::from_secs(180);
+/// A link that pipelines use is looked at every thirty to sixty seconds, and three times in a row until it is believed.
+const SLOW_LIMIT: Duration = Duration::from_secs(300);
+
 /// One packet in five.
 const A_FIFTH_LOST: Quality = Quality {
     lost_per_mille: 200,
@@ -178,4 +189,104 @@ async fn an_answer_is_the_same_where_half_of_the_packets_between_nodes_is_lost_f
     assert!(epoch >= apart.epoch, "epochs only rise");
     assert_eq!(apart.operator_said(DETACHED), detached, "no node is blamed");
     apart.serves_as_ever().await;
+}
+
+impl Apart {
+    fn links_of(&self, node: &str) -> localplane::Result<Value> {
+        let text = self
+            .here
+            .stack
+            .kubectl(&["get", "nodelinkstates", node, "-o", "json"])?;
+        Ok(serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    /// Waits until what the head's node tells of its links is so, and tells stories meanwhile if asked to: links must be looked at while
+    /// their nodes compute.
+    async fn until_links(&self, what: &str, limit: Duration, busy: bool, holds: impl Fn(&Value) -> bool) -> Value {
+        let chat = self.here.chat();
+        let look = async || -> localplane::Result<Seen<Value>> {
+            if busy {
+                let (answer, _) = Story::begin(&chat).end().await;
+                self.expect(&answer);
+            }
+            let links = self.links_of(&self.head)?;
+            Ok(match holds(&links) {
+                true => Seen::Done(links),
+                false => Seen::Not(links["status"].to_string()),
+            })
+        };
+        until(what, limit, look).await.expect("it comes to pass")
+    }
+}
+
+/// What is told of the link from a node to another.
+fn link_to<'l>(links: &'l Value, peer: &str) -> &'l Value {
+    let peers = links["status"]["peers"].as_array();
+    let found = peers.into_iter().flatten().find(|link| link["node"] == peer);
+    found.unwrap_or(&NOTHING)
+}
+
+static NOTHING: Value = Value::Null;
+
+fn is_slow(links: &Value) -> bool {
+    condition_of(links, "Slow")["status"] == "True"
+}
+
+#[tokio::test]
+#[ignore = "make test-long: 300 s"]
+async fn a_link_that_becomes_slow_while_it_carries_a_stream_is_told_with_both_figures_and_so_is_that_it_is_well_again()
+{
+    let Some(apart) = Apart::start().await else { return };
+    let (head, tail) = (&apart.head, &apart.tail);
+    let known = |links: &Value| link_to(links, tail)["samples"].as_i64() >= Some(3);
+    let well = apart
+        .until_links("the link is known", MEASURED_LIMIT, false, known)
+        .await;
+    println!("before: {}", link_to(&well, tail));
+    for (from, to) in [(head, tail), (tail, head)] {
+        let narrow = Quality {
+            bits_per_second: Some(10_000_000),
+            ..Quality::PERFECT
+        };
+        apart.network().set(from, to, narrow).expect("set");
+    }
+    let slow = apart.until_links("people are told", SLOW_LIMIT, true, is_slow).await;
+    let told = condition_of(&slow, "Slow");
+    println!("told: {told}");
+    assert_eq!(told["reason"], LINK_SLOW);
+    let link = link_to(&slow, tail);
+    let mbit = |field: &str| link[field].as_f64().map(|rate| rate * 8.0 / 1e6);
+    let (now, before) = (mbit("sendBytesPerSecond"), mbit("sendBytesPerSecondBefore"));
+    let (now, before) = now.zip(before).expect("both figures");
+    assert!(now < 2.0 * TEN, "{now} Mbit/s of {TEN}");
+    assert!(before > 4.0 * TEN, "it was {before} Mbit/s");
+    let message = told["message"].as_str().unwrap_or_default();
+    assert!(
+        message.contains(&format!("to {tail}")) && message.contains("Mbit/s (was "),
+        "{message}"
+    );
+
+    let noted = || -> localplane::Result<Seen<()>> {
+        let model = apart.here.stack.model("default", "m")?;
+        let placed = condition_of(&model, "Placed")["message"].to_string();
+        let events = apart.here.stack.kubectl(&["get", "events", "--namespace", "default"])?;
+        let is_told = placed.contains(LINK_SLOW) && placed.contains(&format!("from {head} to {tail}"));
+        Ok(match is_told && events.contains(LINK_SLOW) {
+            true => Seen::Done(()),
+            false => Seen::Not(format!("{placed}\n{events}")),
+        })
+    };
+    let what = "the model and an event tell of it";
+    until(what, MEASURED_LIMIT, || std::future::ready(noted()))
+        .await
+        .expect("told");
+
+    apart.network().mend();
+    let is_well = |links: &Value| !is_slow(links);
+    apart.until_links("it is well again", SLOW_LIMIT, false, is_well).await;
+    assert_eq!(
+        apart.epoch_now(),
+        apart.epoch,
+        "tokens hardly noticed, and the model stayed"
+    );
 }

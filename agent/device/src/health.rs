@@ -215,6 +215,15 @@ impl Health {
         }
     }
 
+    /// Whether a device in order was verified, or was tried to be, that long ago.
+    pub fn proof_is_old(&self, age_ms: u64, now_ms: u64) -> bool {
+        let now = self.clock.at(now_ms);
+        let is_past = |asked: u64| now >= asked.saturating_add(age_ms);
+        self.proof.verified
+            && self.trouble.as_ref().is_none_or(|trouble| trouble.over(now))
+            && self.proof.asked_ms.is_none_or(is_past)
+    }
+
     /// How often what computes on the device had to be started again, since the device is known.
     pub fn restart_shards(&self) -> u32 {
         self.restarts

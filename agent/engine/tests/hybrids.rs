@@ -5,7 +5,7 @@
 mod support;
 
 use engine::{EngineError, Stage, StageConfig};
-use gguf::architecture::strict_hybrids;
+use gguf::architecture::{refuses_strict_steps, stateful, strict_hybrids};
 use modelgen::Recipe;
 
 use support::generated::{Generated, SEQUENCES, feed, feed_alone, rows, step};
@@ -38,6 +38,13 @@ fn all() -> impl Iterator<Item = Generated> {
 fn a_hybrid_as_a_stage_gives_the_tokens_of_llama_cpps_own_loop_over_its_file() {
     for model in all() {
         model.answers_as_llama_cpp_does(30);
+    }
+}
+
+#[test]
+fn a_hybrid_of_which_equal_numbers_are_not_promised_gives_those_tokens_too() {
+    for name in stateful().filter(|name| refuses_strict_steps(name)) {
+        of(name).answers_as_llama_cpp_does(30);
     }
 }
 

@@ -6,6 +6,7 @@
 mod support;
 
 use engine::{EngineError, STRICT_STEP_ROWS, Stage};
+use gguf::architecture::{Keepers, kept_states, stateful};
 use gguf::{Gguf, SlicePlan, pieces};
 use modelgen::Recipe;
 
@@ -18,8 +19,10 @@ const CONTEXT_LENGTH: u32 = 256;
 /// Greedy tokens compared.
 const ANSWER_TOKENS: usize = 40;
 
-/// The models that keep states alone, and that can be made.
-const ARCHITECTURES: [&str; 2] = ["mamba", "mamba2"];
+/// The models that keep states alone.
+fn architectures() -> impl Iterator<Item = &'static str> {
+    stateful().filter(|name| kept_states(name).is_some_and(|states| states.keepers == Keepers::All))
+}
 
 fn of(architecture: &str) -> Generated {
     let mut recipe = Recipe::new(architecture).unwrap();
@@ -33,7 +36,7 @@ fn stage(model: &Generated, threads: u32) -> Stage {
 
 #[test]
 fn a_recurrent_model_as_a_stage_gives_the_tokens_of_llama_cpps_own_loop_over_its_file() {
-    for architecture in ARCHITECTURES {
+    for architecture in architectures() {
         of(architecture).answers_as_llama_cpp_does(ANSWER_TOKENS);
     }
 }
@@ -52,7 +55,7 @@ fn a_cut_through_a_recurrent_model_is_refused_by_the_architectures_name() {
 
 #[test]
 fn its_strict_steps_give_the_same_numbers_alone_in_large_steps_and_beside_other_sequences() {
-    for architecture in ARCHITECTURES {
+    for architecture in architectures() {
         strict_steps(&of(architecture));
     }
 }
@@ -70,7 +73,7 @@ fn strict_steps(model: &Generated) {
     for chunk in rows(0, 0, &tokens).chunks(STRICT_STEP_ROWS as usize) {
         together.extend(step(&mut stage, chunk).unwrap());
     }
-    assert!(together == alone);
+    assert!(together == alone, "{}", model.recipe.architecture());
     stage.remove(0, 0, u32::MAX).unwrap();
 
     // Beside two others, each of as many rows as it likes, one after the other and mixed.
@@ -94,7 +97,7 @@ fn strict_steps(model: &Generated) {
         let own = all.iter().zip(logits).filter(|(row, _)| row.sequence == 0);
         beside.extend(own.map(|(_, logits)| logits));
     }
-    assert!(beside == alone);
+    assert!(beside == alone, "{}", model.recipe.architecture());
 }
 
 #[test]

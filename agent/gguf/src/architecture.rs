@@ -15,8 +15,8 @@ use crate::value::Value;
 
 pub(crate) use reasons::reason_to_run_whole;
 pub(crate) use state::USUAL_ATTENTION_PERIOD;
-pub use state::{Form, Keepers, States, kept_states, refuses_strict_steps, strict_hybrids};
-use table::{NO_TEXT_GENERATORS, RUN_WHOLE, SPLITTABLE};
+pub use state::{Form, Keepers, States, kept_states, refuses_strict_steps, stateful, strict_hybrids};
+use table::{MISCOMPUTED, NO_TEXT_GENERATORS, RUN_WHOLE, SPLITTABLE};
 
 /// Where an architecture may be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +224,15 @@ pub enum ArchitectureError {
         /// The name in the file.
         name: String,
     },
+    /// The engine loads it, and gives wrong text without an error.
+    #[error(
+        "the architecture `{name}` would give wrong text: the engine of this version mixes up the states of several \
+         streams of it; use a model of another architecture"
+    )]
+    Miscomputed {
+        /// The name in the file.
+        name: String,
+    },
 }
 
 /// Looks an architecture up by its name in `general.architecture`.
@@ -234,6 +243,9 @@ pub fn architecture(name: &str) -> Result<&'static Architecture, ArchitectureErr
     let name = name.to_owned();
     if NO_TEXT_GENERATORS.contains(&name.as_str()) {
         return Err(ArchitectureError::NoTextGenerator { name });
+    }
+    if MISCOMPUTED.contains(&name.as_str()) {
+        return Err(ArchitectureError::Miscomputed { name });
     }
     Err(ArchitectureError::Unknown { name })
 }

@@ -3,11 +3,13 @@
 //!
 //! * A backend is asked when the agent starts, when a card came or went, when its reader lists other devices than it
 //!   answered, and when a device's health wants another verification: then one backend at a time.
+//! * A device in order is verified once more beside the loading of layers onto it, and now and then while nothing is on it.
 //! * What a device lacks of figures is measured when nobody else is asked anything: measurements disturb each other.
 //! * A question that is not answered is asked again of each card alone: the one that hangs or crashes is condemned, and
 //!   all only where none answers. A question that is answered badly condemns none.
 
 mod apart;
+mod check;
 mod desk;
 pub(in crate::devices) mod evidence;
 mod read;
@@ -15,6 +17,7 @@ mod settle;
 
 use super::bus::Card;
 use super::state::{Availability, Counters, DeviceState, Devices, TURNS_MAX, Turn};
+use super::temperatures::Temperatures;
 use super::watcher::Told;
 use crate::neighbours::Neighbours;
 use crate::neighbours::vendor::Vendor;
@@ -29,6 +32,8 @@ use device::{Backend, GpuDevice, Platform, Pool, Selection, Verification};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use check::{InUse, ProofAges};
 
 /// Placement starts on what is known by then.
 pub const READY_LIMIT_MS: u64 = 2_500;
@@ -54,6 +59,10 @@ pub struct Rules {
     pub memory_limit_bytes: Option<u64>,
     /// Of the running kernel; empty where it does not say.
     pub boot_id: String,
+    /// Name of the Kubernetes node.
+    pub node: String,
+    /// When devices in order are verified once more.
+    pub proof_ages: ProofAges,
 }
 
 /// A question to a backend.
@@ -85,6 +94,7 @@ pub struct Decider {
     /// What is to be told of the devices of a backend at a place when its answer is taken up.
     verdicts: BTreeMap<(Backend, String), Observation>,
     neighbours: Option<Arc<Neighbours>>,
+    in_use: InUse,
     counters: Counters,
     turns: VecDeque<Turn>,
     turns_told: u64,
@@ -104,6 +114,7 @@ struct Known {
     gone_ms: Option<u64>,
     health: Health,
     sample: Option<(Sample, u64)>,
+    temperatures: Temperatures,
     last_fault: Option<Fault>,
 }
 
@@ -125,6 +136,7 @@ impl Decider {
             became: BTreeMap::new(),
             verdicts: BTreeMap::new(),
             neighbours: None,
+            in_use: InUse::default(),
             counters: Counters::default(),
             turns: VecDeque::new(),
             turns_told: 0,
@@ -171,11 +183,18 @@ impl Decider {
             let took = Duration::from_millis(now_ms.saturating_sub(since));
             self.first_measure = self.first_measure.saturating_sub(took);
         }
-        let weighed = self.weigh(backend, parts);
         let failed = parts.iter().filter(|(_, outcome)| outcome.is_err()).count() as u64;
         if failed > 0 {
             *self.counters.probes_failed.entry(backend).or_default() += failed;
         }
+        if self
+            .desk_of(backend)
+            .is_some_and(|desk| desk.running == Some(Running::Check))
+        {
+            self.checked(backend, parts, now_ms);
+            return;
+        }
+        let weighed = self.weigh(backend, parts);
         let Some(desk) = self.desk(backend) else {
             return;
         };
@@ -216,9 +235,7 @@ impl Decider {
                     format!("the {} driver did not answer its reader", backend.name()),
                 );
                 if self.divisible(backend) {
-                    if let Some(desk) = self.desk(backend) {
-                        desk.want_divided("its reader hangs");
-                    }
+                    self.want_culprit(backend, "its reader hangs");
                 } else if backend != Backend::Cpu {
                     // The kernel's files do not hang; a machine that is starved does.
                     for identity in self.of_backend(backend) {
@@ -227,6 +244,19 @@ impl Decider {
                 }
             }
             Told::Broken(reason) => self.watcher_failed(backend, reason),
+        }
+    }
+
+    /// One of the backend's devices hangs or crashes, and which is to be found out.
+    fn want_culprit(&mut self, backend: Backend, why: &'static str) {
+        let divisible = self.divisible(backend);
+        let Some(desk) = self.desk(backend) else {
+            return;
+        };
+        if divisible {
+            desk.want_divided(why);
+        } else {
+            desk.want(why);
         }
     }
 
@@ -311,6 +341,7 @@ impl Decider {
             });
         }
         asks.extend(self.measure(idle, now_ms));
+        asks.extend(self.checks(now_ms));
         for ask in &asks {
             *self.counters.probes.entry(ask.backend).or_default() += ask.parts.len() as u64;
         }
@@ -448,7 +479,7 @@ impl Decider {
         DeviceState {
             device: known.device.clone(),
             standing: known.health.standing(now_ms),
-            sample: sample.map(|(sample, _)| sample.clone()),
+            sample: sample.map(|(sample, _)| known.temperatures.filled(sample, now_ms)),
             sampled_unix_ms: sample.map_or(0, |(_, at)| *at),
             availability: self.availability(identity, &known.device),
             stranger: self

@@ -1,7 +1,7 @@
 //! Carries out what [`super::decide`] asks for, and tells it what came of it. No decision is made here.
 
 use super::bus;
-use super::decide::{Ask, Decider, Rules};
+use super::decide::{Ask, Decider, InUse, ProofAges, Rules};
 use super::state::{Devices, Turn};
 use super::watcher::{Patience, Told, Watcher};
 use crate::neighbours::Neighbours;
@@ -28,6 +28,8 @@ const TICK: Duration = Duration::from_millis(500);
 /// What the drive must know of the node.
 #[derive(Clone, Debug)]
 pub struct Setting {
+    /// Name of the Kubernetes node.
+    pub node: String,
     /// For the children: the agent's own, as a rule.
     pub executable: PathBuf,
     /// Which backends are asked.
@@ -42,6 +44,8 @@ pub struct Setting {
     pub registry: PathBuf,
     /// With a silent driver.
     pub patience: Patience,
+    /// When devices in order are verified once more.
+    pub proof_ages: ProofAges,
 }
 
 /// The inputs and outputs of a drive.
@@ -66,6 +70,8 @@ pub async fn run(setting: Setting, lines: Lines) {
         backends: setting.backends.clone(),
         memory_limit_bytes: setting.memory_limit_bytes,
         boot_id: boot_id.trim().to_owned(),
+        node: setting.node.clone(),
+        proof_ages: setting.proof_ages,
     };
     let clock = Clock::start();
     let decider = Decider::new(rules, registry, clock.unix_ms());
@@ -121,6 +127,8 @@ impl Drive {
             }
             let neighbours = self.lines.neighbours.borrow_and_update().clone();
             self.decider.neighbours(neighbours);
+            let in_use = in_use(&self.lines.view.borrow_and_update());
+            self.decider.in_use(in_use);
             for ask in self.decider.due(self.idle(), self.clock.unix_ms()) {
                 self.ask(ask);
             }
@@ -130,6 +138,7 @@ impl Drive {
                 Some((backend, told)) = told.recv() => self.take(backend, told),
                 // Whoever tells may have ended; the last word stands.
                 Ok(()) = self.lines.neighbours.changed() => {}
+                Ok(()) = self.lines.view.changed() => {}
                 _ = tick.tick() => {}
             }
         }
@@ -292,6 +301,13 @@ impl Drive {
             }
             self.told_notes.insert(*backend, notes);
         }
+    }
+}
+
+fn in_use(view: &View) -> InUse {
+    InUse {
+        held: view.holdings.iter().map(|holding| holding.device.clone()).collect(),
+        loading: view.loading.clone(),
     }
 }
 

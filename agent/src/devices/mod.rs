@@ -16,6 +16,7 @@ pub mod drive;
 pub mod readings;
 pub mod seen;
 pub mod state;
+mod temperatures;
 pub mod watcher;
 
 pub use state::{Availability, DeviceState, Devices};

@@ -17,7 +17,8 @@ pub struct DeviceState {
     pub device: GpuDevice,
     /// Whether it can be trusted with layers.
     pub standing: Standing,
-    /// Its last readings; nothing where nobody reads it, or they are too old to be believed.
+    /// Its last readings; nothing where nobody reads it, or they are too old to be believed. Temperatures in it may be a few seconds older
+    /// than the rest: the last good ones, where the sensors cannot be believed.
     pub sample: Option<Sample>,
     /// When they were taken, in milliseconds since the Unix epoch; 0 without readings.
     pub sampled_unix_ms: u64,

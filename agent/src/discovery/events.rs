@@ -1,42 +1,16 @@
-//! Events on a device's transitions (pure), and the queue that sends them without holding up what is written.
+//! Events on a device's transitions (pure), and where they go without holding up what is written.
 
+use apiclient::events::{Note, Queue};
 use crds::conditions::{self, ConditionStatus, device as kind, reason};
 use crds::{DeviceGPUStateStatus, names};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Client;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use tokio::sync::mpsc;
+use kube::runtime::events::{Event, Recorder, Reporter};
+use tokio_util::sync::CancellationToken;
 
 /// Events that wait to be sent: a fault of every device of a large node, and its end.
 const QUEUE: usize = 128;
-/// Longest note that the API accepts, in bytes.
-const NOTE_MAX: usize = 1024;
-
-/// Something a person should be able to look up later.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
-    /// Wants attention.
-    pub warning: bool,
-    /// One CamelCase word.
-    pub reason: String,
-    /// What was done when it happened.
-    pub action: &'static str,
-    /// For a person.
-    pub message: String,
-}
-
-impl Note {
-    fn of(condition: &Condition, warning: bool, reason: &str, action: &'static str) -> Self {
-        let message = &condition.message;
-        Self {
-            warning,
-            reason: reason.to_owned(),
-            action,
-            message: message[..message.floor_char_boundary(NOTE_MAX)].to_owned(),
-        }
-    }
-}
 
 /// What two statuses of a device, written one after the other, have between them. A device that is in order when it is
 /// seen for the first time is no event; what was written before an agent's restart is not told again after it.
@@ -55,7 +29,7 @@ pub fn transitions(before: Option<&DeviceGPUStateStatus>, after: &DeviceGPUState
         && is(new, ConditionStatus::False)
         && !unhealthy
     {
-        notes.push(Note::of(new, true, &new.reason, "Verify"));
+        notes.push(Note::new(true, &new.reason, "Verify", &new.message));
     }
     if let Some((_, new)) = turned(kind::READY)
         && new.reason == reason::FOREIGN
@@ -67,13 +41,13 @@ pub fn transitions(before: Option<&DeviceGPUStateStatus>, after: &DeviceGPUState
         } else {
             reason::FOREIGN
         };
-        notes.push(Note::of(new, held, name, "Yield"));
+        notes.push(Note::new(held, name, "Yield", &new.message));
     }
     if let Some((old, new)) = turned(kind::THROTTLED)
         && is(new, ConditionStatus::True)
         && !old.is_some_and(|old| is(old, ConditionStatus::True))
     {
-        notes.push(Note::of(new, true, reason::DEVICE_THROTTLED, "Watch"));
+        notes.push(Note::new(true, reason::DEVICE_THROTTLED, "Watch", &new.message));
     }
     notes
 }
@@ -85,13 +59,13 @@ fn health(old: Option<&Condition>, new: &Condition) -> Option<Note> {
     } else if new.reason == reason::NO_FAULT {
         // An end of trouble, or of a mere note.
         let recovered = was(ConditionStatus::False);
-        return recovered.then(|| Note::of(new, false, reason::RECOVERED, "Return"));
+        return recovered.then(|| Note::new(false, reason::RECOVERED, "Return", &new.message));
     } else {
         // A note about a device that stays in use, or a sensor that cannot be believed.
         new.reason != reason::UNPROVEN
     };
     // A device that has yet to be verified for the first time is in no trouble.
-    (warning || is(new, ConditionStatus::False)).then(|| Note::of(new, warning, &new.reason, "Watch"))
+    (warning || is(new, ConditionStatus::False)).then(|| Note::new(warning, &new.reason, "Watch", &new.message))
 }
 
 fn is(condition: &Condition, status: ConditionStatus) -> bool {
@@ -100,48 +74,33 @@ fn is(condition: &Condition, status: ConditionStatus) -> bool {
 
 /// Where notes go. Equal notes about one device within minutes become one event with a count.
 #[derive(Debug, Clone)]
-pub struct Events {
-    queue: mpsc::Sender<(Note, ObjectReference)>,
-}
+pub struct Events(Queue);
 
 impl Events {
     /// Sends for as long as the value or a clone of it is kept. `instance`: name of this pod.
     pub fn start(client: Client, instance: &str) -> Self {
-        let (queue, notes) = mpsc::channel(QUEUE);
         let reporter = Reporter {
             controller: format!("{}/agent", names::GROUP),
             instance: Some(instance.to_owned()),
         };
-        tokio::spawn(send(notes, Recorder::new(client, reporter)));
-        Self { queue }
+        let recorder = Recorder::new(client, reporter);
+        let send = move |event, about| send(recorder.clone(), event, about);
+        Self(Queue::start(QUEUE, CancellationToken::new(), send))
     }
 
     /// Queues; what finds no room is lost, and logged.
     pub fn publish(&self, about: &ObjectReference, notes: Vec<Note>) {
         for note in notes {
-            if let Err(error) = self.queue.try_send((note, about.clone())) {
+            if let Err(error) = self.0.push(note, about.clone()) {
                 tracing::warn!(%error, "an event is lost");
             }
         }
     }
 }
 
-async fn send(mut notes: mpsc::Receiver<(Note, ObjectReference)>, recorder: Recorder) {
-    while let Some((note, about)) = notes.recv().await {
-        let event = Event {
-            type_: if note.warning {
-                EventType::Warning
-            } else {
-                EventType::Normal
-            },
-            reason: note.reason,
-            note: Some(note.message),
-            action: note.action.to_owned(),
-            secondary: None,
-        };
-        if let Err(error) = recorder.publish(&event, &about).await {
-            tracing::warn!(%error, reason = event.reason, "an event is lost");
-        }
+async fn send(recorder: Recorder, event: Event, about: ObjectReference) {
+    if let Err(error) = recorder.publish(&event, &about).await {
+        tracing::warn!(%error, reason = event.reason, "an event is lost");
     }
 }
 

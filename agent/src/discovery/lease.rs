@@ -1,8 +1,9 @@
-//! A Lease per node, for people and other tools: the operator goes by the agent's stream, not by this.
+//! A Lease per node, for people and other tools. The operator goes by the agent's stream; only where it hears most agents no more does
+//! it read here whether they are there.
 
 use crate::kubernetes::{ApiError, Way};
 use crate::retry;
-use crds::names::{AGENT_FIELD_MANAGER, agent_lease};
+use crds::names::{AGENT_FIELD_MANAGER, APART, agent_lease};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -10,17 +11,36 @@ use kube::api::{Patch, PatchParams};
 use lifecycle::backoff::Backoff;
 use serde_json::json;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Two writes per node and minute, with room for one retry.
 const RENEW_EVERY: Duration = Duration::from_secs(40);
+/// While the operator does not hear the agent.
+const RENEW_APART_EVERY: Duration = Duration::from_secs(10);
 /// Three renewals may fail.
 const DURATION_S: i32 = 120;
 
-/// Renews for as long as it is polled.
-pub async fn keep(way: &Way, node: &str, holder: &str, namespace: &str) {
+/// Whether the operator hears the agent.
+struct Hearing {
+    attached: watch::Receiver<bool>,
+    /// It did, in this life: who never was heard is not missed.
+    ever: bool,
+}
+
+impl Hearing {
+    fn is_apart(&mut self) -> bool {
+        let is_attached = *self.attached.borrow_and_update();
+        self.ever |= is_attached;
+        self.ever && !is_attached
+    }
+}
+
+/// Renews for as long as it is polled. `attached`: whether the operator hears the agent.
+pub async fn keep(way: &Way, node: &str, (holder, namespace): (&str, &str), attached: watch::Receiver<bool>) {
+    let mut hearing = Hearing { attached, ever: false };
     let mut backoff = Backoff::new(retry::API);
     loop {
-        let wait = match renew(way, node, (holder, namespace), &mut backoff).await {
+        let wait = match renew(way, node, (holder, namespace), &mut hearing, &mut backoff).await {
             Ok(never) => match never {},
             Err(error) => {
                 let wait = backoff.failed();
@@ -36,15 +56,22 @@ async fn renew(
     way: &Way,
     node: &str,
     (holder, namespace): (&str, &str),
+    hearing: &mut Hearing,
     backoff: &mut Backoff,
 ) -> Result<std::convert::Infallible, ApiError> {
     let api: Api<Lease> = Api::namespaced(way.client().await?, namespace);
     let name = agent_lease(node);
     loop {
+        let is_apart = hearing.is_apart();
+        // Applied without it, it is taken away.
+        let annotations = match is_apart {
+            true => json!({ APART: "true" }),
+            false => json!({}),
+        };
         let renewed = json!({
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": { "name": name },
+            "metadata": { "name": name, "annotations": annotations },
             "spec": {
                 "holderIdentity": holder,
                 "leaseDurationSeconds": DURATION_S,
@@ -59,6 +86,10 @@ async fn renew(
         )
         .await?;
         backoff.succeeded();
-        tokio::time::sleep(RENEW_EVERY).await;
+        let wait = if is_apart { RENEW_APART_EVERY } else { RENEW_EVERY };
+        tokio::select! {
+            Ok(()) = hearing.attached.changed() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
     }
 }

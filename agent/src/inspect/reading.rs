@@ -3,6 +3,7 @@
 use crate::models::Models;
 use crate::shard::observed::Fault;
 use crate::source::{RangeReader, Source, SourceError, SourceFile};
+use crds::conditions::reason;
 use gguf::index::{IndexBuilder, WeightIndex};
 use gguf::parse::ParseError;
 use gguf::{Digest, Gguf, Limits};
@@ -35,7 +36,7 @@ pub(super) fn read(models: &Models, source: &Source, stop: &CancellationToken) -
     let mut limits = Limits::default();
     let first = Beginning::read(models, source, &first_name, limits, stop)?;
     let names = gguf::parse::split::file_names(&first_name, &first.gguf)
-        .map_err(|error| Fault::new("Unreadable", error.to_string()))?;
+        .map_err(|error| Fault::new(reason::UNREADABLE, error.to_string()))?;
     let mut beginnings = vec![first];
     for name in names.iter().skip(1) {
         // They are all held in memory until the whole was read.
@@ -45,12 +46,13 @@ pub(super) fn read(models: &Models, source: &Source, stop: &CancellationToken) -
     }
     let mut parts = beginnings.iter().map(|beginning| beginning.gguf.clone());
     let Some(first) = parts.next() else {
-        return Err(Fault::new("Unreadable", "the model has no files"));
+        return Err(Fault::new(reason::UNREADABLE, "the model has no files"));
     };
-    let joined = Gguf::merge(first, parts.collect()).map_err(|error| Fault::new("Unreadable", error.to_string()))?;
+    let joined =
+        Gguf::merge(first, parts.collect()).map_err(|error| Fault::new(reason::UNREADABLE, error.to_string()))?;
     // Before minutes are spent on it.
     gguf::pieces(&joined).map_err(|error| crate::models::model::piece_fault(&error))?;
-    let changed = |error: gguf::index::BuildError| Fault::new("SourceChanged", error.to_string());
+    let changed = |error: gguf::index::BuildError| Fault::new(reason::SOURCE_CHANGED, error.to_string());
     let mut builder = IndexBuilder::new(&joined, &names).map_err(changed)?;
     for (number, (name, beginning)) in names.iter().zip(&beginnings).enumerate() {
         let take = |bytes: &[u8]| builder.update(bytes).map_err(changed);
@@ -118,7 +120,7 @@ impl Beginning {
                     source.shown(),
                     SLOWEST_BYTES_PER_SECOND >> 10
                 );
-                return Err(Fault::new("SourceStalled", message));
+                return Err(Fault::new(reason::SOURCE_STALLED, message));
             }
         }
         let Some((hash, expected)) = check else { return Ok(()) };
@@ -130,7 +132,7 @@ impl Beginning {
             "{name} of {} has SHA-256 {found}, its manifest says {expected}; push the image anew",
             source.shown()
         );
-        Err(Fault::new("DigestMismatch", message))
+        Err(Fault::new(reason::DIGEST_MISMATCH, message))
     }
 
     fn read(
@@ -169,9 +171,9 @@ impl Beginning {
                     .into();
                 }
                 let reason = match error {
-                    ParseError::Io(_) => "Unreadable",
-                    ParseError::Truncated { .. } => "Truncated",
-                    _ => "NotGGUF",
+                    ParseError::Io(_) => reason::UNREADABLE,
+                    ParseError::Truncated { .. } => reason::TRUNCATED,
+                    _ => reason::NOT_GGUF,
                 };
                 Fault::new(reason, format!("{name} of {}: {error}", source.shown()))
             })),

@@ -2,9 +2,9 @@
 
 use super::gate::Gate;
 use super::history::History;
-use super::measure::{self, MeasureError, Measured};
+use super::measure::{self, Effort, MeasureError, Measured};
 use super::plan::{self, Next, Progress, Situation};
-use super::{Peers, Seen, SeenLink, Standing, Tally, kind};
+use super::{Named, Peers, Seen, SeenLink, Standing, Tally, kind};
 use crds::LinkKind;
 use identity::Credentials;
 use std::collections::BTreeMap;
@@ -99,7 +99,12 @@ impl Drive {
                 allowed_ms: self.gate.allowed_ms(),
             });
             match next {
-                Next::Measure(node) => self.measure(&node).await,
+                Next::Measure(node) => self.measure(&node, Effort::Round).await,
+                Next::Glance(node) => {
+                    if let Some(effort) = self.glance(&node) {
+                        self.measure(&node, effort).await;
+                    }
+                }
                 Next::Wait { until_ms } => {
                     let wait = Duration::from_millis(until_ms.saturating_sub(now_ms)).min(WAIT_MAX);
                     tokio::select! {
@@ -128,9 +133,10 @@ impl Drive {
         }
         self.links
             .retain(|_, tracked| tracked.unnamed_ms.is_none_or(|since_ms| now_ms - since_ms < GONE_MS));
-        for (node, endpoint) in named {
+        for (node, Named { endpoint, is_neighbour }) in named {
             let known = self.links.get_mut(node).filter(|tracked| tracked.endpoint == *endpoint);
-            if known.is_some() {
+            if let Some(known) = known {
+                known.progress.is_neighbour = *is_neighbour;
                 continue;
             }
             let kind = kind::find(&self.setting.root, self.setting.advertise_ip, endpoint);
@@ -142,6 +148,7 @@ impl Drive {
                 progress: Progress {
                     since_ms: now_ms,
                     rounds: before.as_ref().map_or(0, |before| before.progress.rounds),
+                    is_neighbour: *is_neighbour,
                     ..Progress::default()
                 },
                 history: before.map(|before| before.history).unwrap_or_default(),
@@ -157,7 +164,20 @@ impl Drive {
         named.map(|(node, tracked)| (node.clone(), tracked.progress)).collect()
     }
 
-    async fn measure(&mut self, node: &str) {
+    /// With what a link is compared; of one that is not known any more there is nothing.
+    fn glance(&mut self, node: &str) -> Option<Effort> {
+        let tracked = self.links.get_mut(node)?;
+        let Some(known) = tracked.history.figures() else {
+            tracked.progress.rounds = 0;
+            return None;
+        };
+        Some(Effort::Glance {
+            send_bytes_per_second: known.send_bytes_per_second,
+            receive_bytes_per_second: known.receive_bytes_per_second,
+        })
+    }
+
+    async fn measure(&mut self, node: &str, effort: Effort) {
         let Some(endpoint) = self.links.get(node).map(|tracked| tracked.endpoint.clone()) else {
             return;
         };
@@ -168,7 +188,7 @@ impl Drive {
             endpoint: &endpoint,
             trust_domain: &self.setting.trust_domain,
         };
-        let outcome = measure::measure(peer, &self.credentials).await;
+        let outcome = measure::measure(peer, effort, &self.credentials).await;
         drop(turn);
         self.take(node, outcome);
     }
@@ -179,7 +199,6 @@ impl Drive {
             return;
         };
         let progress = &mut tracked.progress;
-        progress.tried_ms = Some(now_ms);
         match outcome {
             Ok(Measured { round, link_us }) => {
                 self.gate.began(link_us);
@@ -188,26 +207,24 @@ impl Drive {
                     peer = node,
                     send_bytes_per_second = round.send_bytes_per_second,
                     receive_bytes_per_second = round.receive_bytes_per_second,
+                    is_glance = round.is_glance,
                     link_us,
                     "a link was measured"
                 );
+                progress.found(round.is_glance, (node, self.seed), now_ms);
                 tracked.history.add(round);
-                progress.rounds = progress.rounds.saturating_add(1);
-                (progress.failures, progress.put_off) = (0, 0);
+                progress.is_in_doubt = tracked.history.is_in_doubt();
                 tracked.message = None;
             }
             Err(MeasureError::PutOff(why)) => {
                 self.tally.refused += 1;
                 tracing::debug!(peer = node, why, "a peer puts measuring off");
-                // It is there.
-                progress.failures = 0;
-                progress.put_off = progress.put_off.saturating_add(1);
+                progress.was_put_off(now_ms);
                 tracked.message = Some(cut(why));
             }
             Err(MeasureError::Failed(why)) => {
                 self.tally.failed += 1;
-                progress.put_off = 0;
-                progress.failures = progress.failures.saturating_add(1);
+                progress.failed(now_ms);
                 let told = progress.failures == super::history::GONE_AFTER;
                 if told {
                     tracing::warn!(peer = node, why, "the link to a peer cannot be measured");

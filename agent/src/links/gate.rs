@@ -79,15 +79,15 @@ impl Gate {
         Arc::clone(&self.turn).acquire_owned().await.ok()
     }
 
-    /// Lets a round of somebody else in, until what it gets is dropped.
+    /// Lets a round of somebody else in, until what it gets is dropped. Of a glance tokens take no notice.
     ///
     /// # Errors
     /// Why not now.
-    pub fn admit(&self) -> Result<OwnedSemaphorePermit, PutOff> {
+    pub fn admit(&self, is_glance: bool) -> Result<OwnedSemaphorePermit, PutOff> {
         if self.wishes.borrow().paused {
             return Err(PutOff::Paused);
         }
-        if *self.serves.borrow() {
+        if *self.serves.borrow() && !is_glance {
             return Err(PutOff::Serves);
         }
         if self.account().answer.ready_at_ms() > self.now_ms() {

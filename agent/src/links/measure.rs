@@ -1,8 +1,10 @@
-//! One round to one peer: echoes for the latency, then bytes in each direction until their number tells the rate.
+//! One round to one peer: echoes for the latency, then bytes in each direction until their number tells the rate. Or a glance: fewer
+//! of both, and no more than shows that the link is as it was.
 //!
 //! Everything is timed by our clock and counted by us: of what the peer says, nothing enters a figure but that bytes came.
 
-use super::history::{ECHO_BYTES, Round};
+use super::GLANCE;
+use super::history::{self, ECHO_BYTES, Round};
 use identity::{ConnectOptions, Credentials, Expected, Role, SpiffeId, connect, tls};
 use k8s_openapi::jiff::Timestamp;
 use prost::bytes::Bytes;
@@ -13,7 +15,8 @@ use proto::control::v1::{
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Request, Status, Streaming};
 
 /// Bytes of a message of a bulk. Large enough that the stream's cost for each message vanishes, small against the first bulk.
 pub const CHUNK_BYTES: u64 = 256 << 10;
@@ -21,14 +24,26 @@ pub const CHUNK_BYTES: u64 = 256 << 10;
 pub const BULK_BYTES_MIN: u64 = 256 << 10;
 /// The largest: on a link of 10 Gbit/s it takes 13 ms.
 pub const BULK_BYTES_MAX: u64 = 16 << 20;
+/// The first bulk of a glance. On a link of 10 Mbit/s it takes 50 ms.
+pub const GLANCE_BYTES_MIN: u64 = 64 << 10;
+/// Its largest: at 128 Mbit/s and more, a glance need not know how much more.
+pub const GLANCE_BYTES_MAX: u64 = 2 << 20;
 /// What a bulk should take: a hundred round trips of a local network, so that none of them shows.
 const BULK_MS: u64 = 40;
 /// Bulks of one direction.
 const BULKS_MAX: usize = 4;
-/// Echoes that are not counted: the first ones pay for what a connection does once.
-const WARM_UP: usize = 4;
-/// Echoes that are.
-const ECHOES: usize = 32;
+/// Echoes of a round, those not counted with which a connection pays for what it does once.
+const ROUND_ECHOES: Echoes = Echoes {
+    bytes: ECHO_BYTES,
+    warm_up: 4,
+    counted: 32,
+};
+/// Of a glance: they tell the round trip, and carry next to nothing.
+const GLANCE_ECHOES: Echoes = Echoes {
+    bytes: 1 << 10,
+    warm_up: 2,
+    counted: 8,
+};
 /// On a long line fewer echoes do, so that a round does not take the whole allowance.
 const ECHOES_MIN: usize = 8;
 const ECHO_TIME: Duration = Duration::from_millis(250);
@@ -36,6 +51,64 @@ const ECHO_TIME: Duration = Duration::from_millis(250);
 const AHEAD: usize = 2;
 /// A round on a line of a megabit takes some seconds; the peer ends it after ten.
 const LIMIT: Duration = Duration::from_secs(12);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Echoes {
+    bytes: usize,
+    warm_up: usize,
+    counted: usize,
+}
+
+/// How much of a link is taken to look at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// What is known of it is to be known better.
+    Round,
+    /// Whether it is what it was, beside the tokens that go over it.
+    Glance {
+        /// What it sent.
+        send_bytes_per_second: u64,
+        /// What it received.
+        receive_bytes_per_second: u64,
+    },
+}
+
+/// How a direction is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filling {
+    /// The first bulk.
+    pub least_bytes: u64,
+    /// The largest.
+    pub most_bytes: u64,
+    /// A rate that was found before: one that is alike need not be known better.
+    pub known: Option<u64>,
+}
+
+impl Effort {
+    fn echoes(self) -> Echoes {
+        match self {
+            Self::Round => ROUND_ECHOES,
+            Self::Glance { .. } => GLANCE_ECHOES,
+        }
+    }
+
+    /// To the peer, and from it.
+    pub fn fillings(self) -> [Filling; 2] {
+        let filling = |least_bytes, most_bytes, known| Filling {
+            least_bytes,
+            most_bytes,
+            known,
+        };
+        match self {
+            Self::Round => [filling(BULK_BYTES_MIN, BULK_BYTES_MAX, None); 2],
+            Self::Glance {
+                send_bytes_per_second,
+                receive_bytes_per_second,
+            } => [send_bytes_per_second, receive_bytes_per_second]
+                .map(|known| filling(GLANCE_BYTES_MIN, GLANCE_BYTES_MAX, Some(known))),
+        }
+    }
+}
 
 /// What a round found, and what it took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,11 +167,15 @@ impl Bulk {
 }
 
 /// How large the next bulk has to be; `None` once the last one tells the rate. Pure.
-pub fn next_bulk(done: &[Bulk]) -> Option<u64> {
+pub fn next_bulk(filling: Filling, done: &[Bulk]) -> Option<u64> {
     let Some(last) = done.last() else {
-        return Some(BULK_BYTES_MIN);
+        return Some(filling.least_bytes);
     };
-    let wanted = (last.bytes_per_second() / 1000 * BULK_MS).clamp(BULK_BYTES_MIN, BULK_BYTES_MAX);
+    let rate = last.bytes_per_second();
+    if filling.known.is_some_and(|known| history::is_as_known(known, rate)) {
+        return None;
+    }
+    let wanted = (rate / 1000 * BULK_MS).clamp(filling.least_bytes, filling.most_bytes);
     // One that took half of what it should says enough.
     (done.len() < BULKS_MAX && wanted > last.bytes * 2).then_some(wanted)
 }
@@ -114,18 +191,18 @@ pub struct Peer<'a> {
     pub trust_domain: &'a str,
 }
 
-/// One round.
+/// One round, or a glance.
 ///
 /// # Errors
 /// It is put off, or fails.
-pub async fn measure(peer: Peer<'_>, credentials: &Credentials) -> Result<Measured, MeasureError> {
-    match tokio::time::timeout(LIMIT, attempt(peer, credentials)).await {
+pub async fn measure(peer: Peer<'_>, effort: Effort, credentials: &Credentials) -> Result<Measured, MeasureError> {
+    match tokio::time::timeout(LIMIT, attempt(peer, effort, credentials)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(MeasureError::Failed(format!("no round within {} s", LIMIT.as_secs()))),
     }
 }
 
-async fn attempt(peer: Peer<'_>, credentials: &Credentials) -> Result<Measured, MeasureError> {
+async fn attempt(peer: Peer<'_>, effort: Effort, credentials: &Credentials) -> Result<Measured, MeasureError> {
     let failed = |error: &dyn std::fmt::Display| MeasureError::Failed(error.to_string());
     let role = Role::Agent {
         node: peer.node.to_owned(),
@@ -140,39 +217,47 @@ async fn attempt(peer: Peer<'_>, credentials: &Credentials) -> Result<Measured, 
     );
     let channel = dialled.await.map_err(|error| failed(&error))?;
     let (requests, queue) = mpsc::channel(AHEAD);
-    let responses = LinksClient::new(channel).measure(ReceiverStream::new(queue)).await?;
+    let mut request = Request::new(ReceiverStream::new(queue));
+    if effort != Effort::Round {
+        request.metadata_mut().insert(GLANCE, MetadataValue::from_static("1"));
+    }
+    let responses = LinksClient::new(channel).measure(request).await?;
     let mut stream = Stream {
         requests,
         responses: responses.into_inner(),
     };
-    let round_trips_us = stream.echoes().await?;
+    let round_trips_us = stream.echoes(effort.echoes()).await?;
     let mut sorted = round_trips_us.clone();
     sorted.sort_unstable();
-    let round_trip_us = super::history::percentile(&sorted, 50).unwrap_or(0);
+    let round_trip_us = history::percentile(&sorted, 50).unwrap_or(0);
+    let [sending, receiving] = effort.fillings();
     let noise = noise();
     let (mut sent, mut received) = (Vec::new(), Vec::new());
-    while let Some(bytes) = next_bulk(&sent) {
+    while let Some(bytes) = next_bulk(sending, &sent) {
         let elapsed_us = stream.upload(bytes, &noise).await?;
         sent.push(Bulk::new(bytes, elapsed_us, round_trip_us));
     }
-    while let Some(bytes) = next_bulk(&received) {
+    while let Some(bytes) = next_bulk(receiving, &received) {
         let elapsed_us = stream.download(bytes).await?;
         received.push(Bulk::new(bytes, elapsed_us, round_trip_us));
     }
-    Ok(measured(round_trips_us, &sent, &received))
+    Ok(measured(effort, round_trips_us, &sent, &received))
 }
 
-fn measured(round_trips_us: Vec<u64>, sent: &[Bulk], received: &[Bulk]) -> Measured {
+fn measured(effort: Effort, round_trips_us: Vec<u64>, sent: &[Bulk], received: &[Bulk]) -> Measured {
     // The last bulk of a direction is the largest: the ones before it opened the windows.
     let rate = |bulks: &[Bulk]| bulks.last().map_or(0, Bulk::bytes_per_second);
     let (send_bytes_per_second, receive_bytes_per_second) = (rate(sent), rate(received));
-    let echoed = ((round_trips_us.len() + WARM_UP) * ECHO_BYTES) as u64;
+    let echoes = effort.echoes();
+    let echoed = ((round_trips_us.len() + echoes.warm_up) * echoes.bytes) as u64;
     let echo_us = |rate: u64| echoed * 1_000_000 / rate.max(1);
     let bulks_us: u64 = sent.iter().chain(received).map(|bulk| bulk.us).sum();
     Measured {
         link_us: bulks_us + echo_us(send_bytes_per_second) + echo_us(receive_bytes_per_second),
         round: Round {
             unix_s: Timestamp::now().as_second(),
+            is_glance: effort != Effort::Round,
+            echo_bytes: echoes.bytes,
             round_trips_us,
             send_bytes_per_second,
             receive_bytes_per_second,
@@ -198,11 +283,11 @@ struct Stream {
 }
 
 impl Stream {
-    async fn echoes(&mut self) -> Result<Vec<u64>, MeasureError> {
-        let payload = noise().slice(..ECHO_BYTES);
+    async fn echoes(&mut self, echoes: Echoes) -> Result<Vec<u64>, MeasureError> {
+        let payload = noise().slice(..echoes.bytes);
         let began = Instant::now();
-        let mut round_trips_us = Vec::with_capacity(ECHOES);
-        for number in 0..WARM_UP + ECHOES {
+        let mut round_trips_us = Vec::with_capacity(echoes.counted);
+        for number in 0..echoes.warm_up + echoes.counted {
             let sent = Instant::now();
             let echo = LinkPayload { data: payload.clone() };
             self.send(measure_request::Request::Echo(echo)).await?;
@@ -210,7 +295,7 @@ impl Stream {
                 measure_response::Response::Echo(echo) if echo.data.len() == payload.len() => {}
                 _ => return Err(unexpected()),
             }
-            if number >= WARM_UP {
+            if number >= echoes.warm_up {
                 round_trips_us.push(micros(sent));
             }
             if round_trips_us.len() >= ECHOES_MIN && began.elapsed() >= ECHO_TIME {

@@ -12,6 +12,10 @@
 //! What it costs: a round is 36 echoes of 16 KiB and a few tens of milliseconds of bytes in each direction. Whoever begins a
 //! round pays for it out of 0.2 % of the node's link, and whoever answers out of another 0.2 % ([`allowance`]); when the node or
 //! its peer serves, neither begins nor answers ([`load`]).
+//!
+//! A link that pipelines use is looked at twice a minute, whoever computes: a glance has 64 KiB in each direction as long as the link
+//! is what it was. It improves no figure. Only where several in a row find another link are its figures taken over ([`history`]), and
+//! people told if it carries far less than it did ([`slow`]).
 
 pub mod allowance;
 pub mod drive;
@@ -24,6 +28,7 @@ pub mod plan;
 pub mod publish;
 pub mod report;
 pub mod serve;
+pub mod slow;
 pub mod thresholds;
 
 use crds::LinkKind;
@@ -38,8 +43,20 @@ const ENDPOINT_BYTES_MAX: usize = 260;
 /// As the API's.
 const NODE_BYTES_MAX: usize = 253;
 
-/// Whom to measure to, by node: host:port of its agent.
-pub type Peers = BTreeMap<String, String>;
+/// Metadata of a round that is a glance. A peer that does not know it takes it for a whole round.
+pub const GLANCE: &str = "shardwright-glance";
+
+/// A node to measure to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// host:port of its agent.
+    pub endpoint: String,
+    /// A pipeline goes over the link.
+    pub is_neighbour: bool,
+}
+
+/// Whom to measure to, by node.
+pub type Peers = BTreeMap<String, Named>;
 
 /// What the operator says, without what cannot be: nothing, ourselves, or more than there is room for.
 pub fn peers(own: &str, message: LinkPeers) -> Peers {
@@ -47,7 +64,14 @@ pub fn peers(own: &str, message: LinkPeers) -> Peers {
         let named = !peer.node.is_empty() && peer.node.len() <= NODE_BYTES_MAX && peer.node != own;
         named && !peer.endpoint.is_empty() && peer.endpoint.len() <= ENDPOINT_BYTES_MAX
     });
-    sound.take(PEERS_MAX).map(|peer| (peer.node, peer.endpoint)).collect()
+    let named = sound.take(PEERS_MAX).map(|peer| {
+        let named = Named {
+            endpoint: peer.endpoint,
+            is_neighbour: peer.neighbour,
+        };
+        (peer.node, named)
+    });
+    named.collect()
 }
 
 /// What the administrator says of this node's links.
@@ -86,7 +110,7 @@ pub struct SeenLink {
 /// What was done since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Rounds that gave figures.
+    /// Rounds and glances that found something.
     pub measured: u64,
     /// That the peer put off.
     pub refused: u64,

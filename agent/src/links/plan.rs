@@ -4,6 +4,9 @@
 //! link is looked at [`ROUNDS_FIRST`] times soon, so that its figures are worth something, and then every quarter of an hour.
 //! The allowance, not this, keeps the whole within its share of the link: with forty peers a round on a gigabit link comes
 //! round in half an hour.
+//!
+//! While a shard computes, here or at the peer, a link that is known gets a glance where it would have got a round. So does the link
+//! to a neighbour in a pipeline, twice a minute, and one that may have become another one, at once.
 
 use super::Wishes;
 use super::history::GONE_AFTER;
@@ -23,6 +26,16 @@ const PUT_OFF_MS: u64 = 2000;
 const PUT_OFF_MANY: u32 = 8;
 /// And is asked again after this.
 const PUT_OFF_LONG_MS: u64 = 60_000;
+/// After so many times in a row it does more than answer somebody else: it is glanced at.
+const PUT_OFF_GLANCE: u32 = 3;
+/// Between two glances at a neighbour.
+const NEIGHBOUR_MS: u64 = 30_000;
+/// And, of many neighbours, between one and the next: they leave half of the allowance to the others.
+const NEIGHBOUR_GAP_MS: u64 = 8000;
+/// Between two glances at a link that may have become another one.
+const DOUBT_MS: u64 = 10_000;
+/// A glance at a neighbour comes before a round to somebody else, unless that is overdue by as much.
+const BEFORE_OTHERS_MS: u64 = 30 * 60_000;
 /// After a failure, doubled with each one more.
 const FAILED_MS: u64 = 15_000;
 /// At most.
@@ -35,14 +48,38 @@ const LOOK_AGAIN_MS: u64 = 5000;
 pub struct Progress {
     /// When the operator told of it.
     pub since_ms: u64,
-    /// When the last attempt ended.
+    /// When the last attempt ended, but for glances that were not in a round's place.
     pub tried_ms: Option<u64>,
+    /// When the link was last seen, by a round or a glance.
+    pub seen_ms: u64,
     /// Rounds that gave figures.
     pub rounds: u32,
     /// Failures in a row.
     pub failures: u32,
     /// Times in a row that the peer put us off.
     pub put_off: u32,
+    /// It may have become another one.
+    pub is_in_doubt: bool,
+    /// A pipeline goes over it.
+    pub is_neighbour: bool,
+}
+
+/// When a link is looked at next, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Due {
+    at_ms: u64,
+    is_glance: bool,
+}
+
+/// What else decides when a link is due.
+#[derive(Clone, Copy, Debug)]
+struct Around {
+    now_ms: u64,
+    seed: u64,
+    /// A shard of this node computes.
+    serves: bool,
+    /// Links that pipelines use.
+    neighbours: u64,
 }
 
 impl Progress {
@@ -51,8 +88,67 @@ impl Progress {
         self.failures >= GONE_AFTER
     }
 
-    /// When it is looked at next.
-    fn due_ms(&self, node: &str, seed: u64) -> u64 {
+    /// A round or a glance found something. `node`, `seed`: of [`decide`].
+    pub fn found(&mut self, was_glance: bool, (node, seed): (&str, u64), now_ms: u64) {
+        // While nobody has the time for a round, a glance takes its place.
+        if !was_glance || self.attempt_due_ms(node, seed) <= now_ms {
+            self.tried_ms = Some(now_ms);
+        }
+        if !was_glance {
+            self.rounds = self.rounds.saturating_add(1);
+        }
+        self.seen_ms = now_ms;
+        (self.failures, self.put_off) = (0, 0);
+    }
+
+    /// The peer put us off: it is there.
+    pub fn was_put_off(&mut self, now_ms: u64) {
+        self.tried_ms = Some(now_ms);
+        self.failures = 0;
+        self.put_off = self.put_off.saturating_add(1);
+    }
+
+    /// An attempt failed.
+    pub fn failed(&mut self, now_ms: u64) {
+        self.tried_ms = Some(now_ms);
+        self.put_off = 0;
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// `None`: not while a shard computes.
+    fn due(&self, node: &str, around: Around) -> Option<Due> {
+        let Around {
+            now_ms,
+            seed,
+            serves,
+            neighbours,
+        } = around;
+        let is_known = self.rounds >= ROUNDS_FIRST;
+        let attempt = Due {
+            at_ms: self.attempt_due_ms(node, seed),
+            is_glance: is_known && (serves || self.is_in_doubt || self.put_off >= PUT_OFF_GLANCE),
+        };
+        let every_ms = if self.is_in_doubt {
+            DOUBT_MS
+        } else {
+            NEIGHBOUR_MS.max(neighbours.saturating_mul(NEIGHBOUR_GAP_MS))
+        };
+        let glance = Due {
+            at_ms: self.seen_ms + every_ms + spread(seed, node, self.seen_ms, every_ms),
+            is_glance: true,
+        };
+        // Whoever failed or put us off is asked again by and by, whatever it is to us.
+        let answers = self.failures == 0 && self.put_off == 0;
+        let is_watched = is_known && answers && (self.is_in_doubt || self.is_neighbour);
+        if is_watched && glance.at_ms < attempt.at_ms && now_ms < attempt.at_ms {
+            Some(glance)
+        } else {
+            (is_known || !serves).then_some(attempt)
+        }
+    }
+
+    /// When an attempt is made at a round.
+    fn attempt_due_ms(&self, node: &str, seed: u64) -> u64 {
         let Some(tried_ms) = self.tried_ms else {
             return self.since_ms + spread(seed, node, 0, SPREAD_MS);
         };
@@ -81,6 +177,13 @@ impl Progress {
         // Twice the wait at most: two that ask each other at the same moment do not meet again for ever.
         tried_ms + wait_ms + spread(seed, node, attempt, wait_ms)
     }
+
+    /// Before which other links it comes: less is sooner.
+    fn turn(&self, due: Due) -> (u32, u64) {
+        let is_urgent = due.is_glance && (self.is_in_doubt || self.is_neighbour);
+        let ahead_ms = if is_urgent { BEFORE_OTHERS_MS } else { 0 };
+        (self.rounds.min(ROUNDS_FIRST), due.at_ms.saturating_sub(ahead_ms))
+    }
 }
 
 /// Everything that the decision depends on.
@@ -105,6 +208,8 @@ pub struct Situation<'a> {
 pub enum Next {
     /// A round to this peer.
     Measure(String),
+    /// A glance at the link to this peer.
+    Glance(String),
     /// Nothing, until then.
     Wait {
         /// Since the agent's start.
@@ -122,13 +227,20 @@ pub fn decide(situation: &Situation<'_>) -> Next {
         serves,
         allowed_ms,
     } = *situation;
+    let neighbours = peers.values().filter(|progress| progress.is_neighbour).count() as u64;
+    let around = Around {
+        now_ms,
+        seed,
+        serves,
+        neighbours,
+    };
     let measured = |node: &str| !wishes.excluded.iter().any(|excluded| excluded == node);
     let links = peers.iter().filter(|(node, _)| measured(node));
-    let due = links.map(|(node, progress)| (progress.due_ms(node, seed), progress, node));
-    let Some(soonest_ms) = due.clone().map(|(due_ms, ..)| due_ms).min() else {
+    let due = links.filter_map(|(node, progress)| Some((progress.due(node, around)?, progress, node)));
+    let Some(soonest_ms) = due.clone().map(|(due, ..)| due.at_ms).min() else {
         return Next::Wait { until_ms: u64::MAX };
     };
-    if wishes.paused || (serves && soonest_ms <= now_ms) {
+    if wishes.paused {
         return Next::Wait {
             until_ms: now_ms + LOOK_AGAIN_MS,
         };
@@ -138,9 +250,10 @@ pub fn decide(situation: &Situation<'_>) -> Next {
         return Next::Wait { until_ms: earliest_ms };
     }
     let first = due
-        .filter(|(due_ms, ..)| *due_ms <= now_ms)
-        .min_by_key(|(due_ms, progress, node)| (progress.rounds.min(ROUNDS_FIRST), *due_ms, *node));
+        .filter(|(due, ..)| due.at_ms <= now_ms)
+        .min_by_key(|(due, progress, node)| (progress.turn(*due), *node));
     match first {
+        Some((due, _, node)) if due.is_glance => Next::Glance(node.clone()),
         Some((_, _, node)) => Next::Measure(node.clone()),
         None => Next::Wait { until_ms: soonest_ms },
     }

@@ -1,18 +1,19 @@
-//! Writing the node's `NodeLinkState`: server-side apply under this agent's field manager, only when there is news; and
-//! reading what the administrator says in it.
+//! Writing the node's `NodeLinkState`: server-side apply under this agent's field manager, only when there is news, and events on
+//! links that became slow; and reading what the administrator says in it.
 
 use super::gate::Gate;
 use super::thresholds::{self, News};
-use super::{Seen, report};
+use super::{Seen, report, slow};
 use crate::devices::Devices;
+use crate::discovery::events::Events;
 use crate::kubernetes::{ApiError, Way};
 use crate::retry;
 use crds::names::{AGENT_FIELD_MANAGER, GROUP, NODE_LABEL, VERSION};
 use crds::{NodeLinkState, NodeLinkStateStatus};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
+use kube::{Api, Resource};
 use lifecycle::backoff::Backoff;
 use serde_json::json;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub struct Publisher {
     pub way: Way,
     /// The node, and the name of its object.
     pub node: String,
+    /// The agent's pod: who tells of events.
+    pub pod: String,
     /// The links.
     pub seen: watch::Receiver<Arc<Seen>>,
     /// The devices, for copies between them.
@@ -42,9 +45,18 @@ pub struct Publisher {
     pub gate: Arc<Gate>,
 }
 
+/// Of all sessions.
+#[derive(Default)]
+struct Told {
+    /// When this agent wrote last: what an earlier life wrote is no reason to wait.
+    wrote: Option<Instant>,
+    events: Option<Events>,
+}
+
 /// What the API server has.
 struct Written {
     api: Api<NodeLinkState>,
+    about: ObjectReference,
     generation: Option<i64>,
     status: Option<NodeLinkStateStatus>,
 }
@@ -56,11 +68,10 @@ impl Publisher {
             return;
         }
         let first = Instant::now();
-        // When this agent wrote last, over all sessions: what an earlier life wrote is no reason to wait.
-        let mut wrote = None;
+        let mut told = Told::default();
         let mut backoff = Backoff::new(retry::API);
         loop {
-            match self.session(first, &mut wrote, &mut backoff).await {
+            match self.session(first, &mut told, &mut backoff).await {
                 // To read everything anew; not a failure.
                 Ok(()) => {}
                 Err(error) => {
@@ -73,13 +84,8 @@ impl Publisher {
     }
 
     /// Reads the object, makes it where it is not, and writes the news for a while.
-    async fn session(
-        &mut self,
-        first: Instant,
-        wrote: &mut Option<Instant>,
-        backoff: &mut Backoff,
-    ) -> Result<(), ApiError> {
-        let mut written = self.present().await?;
+    async fn session(&mut self, first: Instant, told: &mut Told, backoff: &mut Backoff) -> Result<(), ApiError> {
+        let mut written = self.present(&mut told.events).await?;
         let refresh_at = Instant::now() + REFRESH_EVERY;
         let mut ask_at = Instant::now() + ASK_EVERY;
         loop {
@@ -102,12 +108,19 @@ impl Publisher {
                 written.generation,
                 Timestamp::now(),
             );
-            let due = due(written.status.as_ref(), &status, first, *wrote);
+            let due = due(written.status.as_ref(), &status, first, told.wrote);
             if due.is_some_and(|due| due <= Instant::now()) {
                 write(&written.api, &self.node, &status).await?;
                 tracing::debug!(peers = status.peers_measured, "links written");
+                let news = slow::news(written.status.as_ref(), &status);
+                for note in &news {
+                    tracing::warn!("{} {}", note.reason, note.message);
+                }
+                if let Some(events) = &told.events {
+                    events.publish(&written.about, news);
+                }
                 written.status = Some(status);
-                *wrote = Some(Instant::now());
+                told.wrote = Some(Instant::now());
                 continue;
             }
             // Not before: an object that may be read and not written is no success.
@@ -126,8 +139,9 @@ impl Publisher {
         }
     }
 
-    async fn present(&self) -> Result<Written, ApiError> {
+    async fn present(&self, events: &mut Option<Events>) -> Result<Written, ApiError> {
         let client = self.way.client().await?;
+        events.get_or_insert_with(|| Events::start(client.clone(), &self.pod));
         let api: Api<NodeLinkState> = Api::all(client.clone());
         let object = match api.get_opt(&self.node).await? {
             Some(object) => object,
@@ -143,6 +157,7 @@ impl Publisher {
             .send_if_modified(|current| std::mem::replace(current, wishes.clone()) != wishes);
         Ok(Written {
             api,
+            about: object.object_ref(&()),
             generation: object.metadata.generation,
             status: object.status,
         })

@@ -1,5 +1,6 @@
 //! From what is seen of the links to the node's `NodeLinkState`. Pure.
 
+use super::slow::{self, Way};
 use super::{PEERS_MAX, Seen, SeenLink, Standing, Wishes};
 use crate::devices::DeviceState;
 use crate::discovery::report::object_name;
@@ -35,17 +36,25 @@ pub fn status(
     let measured = seen.links.iter().filter(|(node, _)| !wishes.excluded.contains(node));
     let peers: Vec<PeerLink> = measured
         .take(PEERS_MAX)
-        .map(|(node, link)| kept(node, link, before).unwrap_or_else(|| peer(node, link)))
+        .map(|(node, link)| {
+            let known = before.and_then(|before| before.peers.iter().find(|peer| peer.node == *node));
+            kept(link, known).unwrap_or_else(|| peer(node, link, known))
+        })
         .collect();
     let mut conditions = before.map(|before| before.conditions.clone()).unwrap_or_default();
-    let (status, reason, message) = judge(&peers, wishes);
-    let new = NewCondition {
-        kind: condition::MEASURED,
-        status,
-        reason,
-        message: &message,
-    };
-    set_condition(&mut conditions, new, generation, &Time(now));
+    let judged = [
+        (condition::MEASURED, judge(&peers, wishes)),
+        (condition::SLOW, slow::judge(&peers)),
+    ];
+    for (kind, (status, reason, message)) in judged {
+        let new = NewCondition {
+            kind,
+            status,
+            reason,
+            message: &message,
+        };
+        set_condition(&mut conditions, new, generation, &Time(now));
+    }
     NodeLinkStateStatus {
         observed_generation: generation,
         node: node.to_owned(),
@@ -58,9 +67,11 @@ pub fn status(
     }
 }
 
-fn peer(node: &str, link: &SeenLink) -> PeerLink {
+fn peer(node: &str, link: &SeenLink, known: Option<&PeerLink>) -> PeerLink {
     let figures = link.figures.as_ref();
     let positive = |value: u64| i64::try_from(value).unwrap_or(i64::MAX).max(1);
+    let send_bytes_per_second = figures.map(|figures| positive(figures.send_bytes_per_second));
+    let receive_bytes_per_second = figures.map(|figures| positive(figures.receive_bytes_per_second));
     PeerLink {
         node: node.to_owned(),
         kind: link.kind,
@@ -71,8 +82,10 @@ fn peer(node: &str, link: &SeenLink) -> PeerLink {
         },
         latency_p50_us: figures.map(|figures| positive(figures.latency_p50_us)),
         latency_p99_us: figures.map(|figures| positive(figures.latency_p99_us.max(figures.latency_p50_us))),
-        send_bytes_per_second: figures.map(|figures| positive(figures.send_bytes_per_second)),
-        receive_bytes_per_second: figures.map(|figures| positive(figures.receive_bytes_per_second)),
+        send_bytes_per_second,
+        receive_bytes_per_second,
+        send_bytes_per_second_before: slow::before(known, Way::To, send_bytes_per_second),
+        receive_bytes_per_second_before: slow::before(known, Way::From, receive_bytes_per_second),
         samples: figures.map(|figures| i32::try_from(figures.samples).unwrap_or(i32::MAX)),
         measured_at: figures
             .and_then(|figures| Timestamp::from_second(figures.unix_s).ok())
@@ -82,9 +95,9 @@ fn peer(node: &str, link: &SeenLink) -> PeerLink {
 }
 
 /// What an earlier life of this agent measured of a link that has yet to have its turn: readers see how old it is.
-fn kept(node: &str, link: &SeenLink, before: Option<&NodeLinkStateStatus>) -> Option<PeerLink> {
-    let mut peers = before.filter(|_| link.standing == Standing::Pending)?.peers.iter();
-    let known = peers.find(|peer| peer.node == node && peer.state == LinkState::Measured)?;
+fn kept(link: &SeenLink, known: Option<&PeerLink>) -> Option<PeerLink> {
+    let is_pending = link.standing == Standing::Pending;
+    let known = known.filter(|known| is_pending && known.state == LinkState::Measured)?;
     Some(PeerLink {
         kind: link.kind,
         ..known.clone()

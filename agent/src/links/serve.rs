@@ -1,7 +1,8 @@
 //! The other end of a round: bytes come back, are counted, or are made, within limits and one round at a time.
 
+use super::GLANCE;
 use super::gate::Gate;
-use super::measure::{CHUNK_BYTES, noise};
+use super::measure::{CHUNK_BYTES, GLANCE_BYTES_MAX, noise};
 use identity::{Role, peer};
 use proto::control::v1::links_server::{Links, LinksServer};
 use proto::control::v1::{LinkPayload, MeasureRequest, MeasureResponse, measure_request, measure_response};
@@ -21,6 +22,8 @@ const ECHO_BYTES_MAX: usize = 64 << 10;
 const ECHOES_MAX: u32 = 64;
 /// Bytes of a round's bulks, both directions together.
 const BULK_BYTES_MAX: u64 = 128 << 20;
+/// Of a glance's: four of the largest in each direction.
+const GLANCE_BULK_BYTES_MAX: u64 = 8 * GLANCE_BYTES_MAX;
 /// Messages made ahead of the stream.
 const AHEAD: usize = 2;
 /// A message of a bulk and what is around it.
@@ -57,18 +60,29 @@ impl Links for Server {
         if !matches!(peer(&request)?.role, Role::Agent { .. }) {
             return Err(Status::permission_denied("links are measured by agents"));
         }
+        let is_glance = request.metadata().contains_key(GLANCE);
         let admitted = self
             .gate
-            .admit()
+            .admit(is_glance)
             .map_err(|why| Status::resource_exhausted(why.to_string()))?;
         let (answers, stream) = mpsc::channel(AHEAD);
-        tokio::spawn(serve(Arc::clone(&self.gate), admitted, request.into_inner(), answers));
+        let round = Round::of(is_glance);
+        tokio::spawn(serve(
+            Arc::clone(&self.gate),
+            (round, admitted),
+            request.into_inner(),
+            answers,
+        ));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
-async fn serve(gate: Arc<Gate>, turn: OwnedSemaphorePermit, mut requests: Streaming<MeasureRequest>, answers: Answers) {
-    let mut round = Round::default();
+async fn serve(
+    gate: Arc<Gate>,
+    (mut round, turn): (Round, OwnedSemaphorePermit),
+    mut requests: Streaming<MeasureRequest>,
+    answers: Answers,
+) {
     let outcome = tokio::time::timeout(LIMIT, round.run(&mut requests, &answers)).await;
     gate.answered(round.link_us());
     let ended = match outcome {
@@ -84,7 +98,9 @@ async fn serve(gate: Arc<Gate>, turn: OwnedSemaphorePermit, mut requests: Stream
 /// What a round has asked for so far.
 #[derive(Default)]
 struct Round {
+    most_bulk_bytes: u64,
     echoes: u32,
+    echoed_bytes: u64,
     bulk_bytes: u64,
     uploaded: u64,
     /// The bulk under way: it ends with whatever comes next.
@@ -93,6 +109,17 @@ struct Round {
 }
 
 impl Round {
+    fn of(is_glance: bool) -> Self {
+        Self {
+            most_bulk_bytes: if is_glance {
+                GLANCE_BULK_BYTES_MAX
+            } else {
+                BULK_BYTES_MAX
+            },
+            ..Self::default()
+        }
+    }
+
     async fn run(&mut self, requests: &mut Streaming<MeasureRequest>, answers: &Answers) -> Result<(), Status> {
         while let Some(message) = requests.message().await? {
             use measure_request::Request::{Download, Echo, Upload};
@@ -131,6 +158,7 @@ impl Round {
 
     fn echo(&mut self, payload: &LinkPayload) -> Result<(), Status> {
         self.echoes += 1;
+        self.echoed_bytes = self.echoed_bytes.saturating_add(payload.data.len() as u64);
         if self.echoes > ECHOES_MAX || payload.data.len() > ECHO_BYTES_MAX {
             return Err(Status::invalid_argument(format!(
                 "echo: at most {ECHOES_MAX} of {ECHO_BYTES_MAX} bytes"
@@ -141,10 +169,9 @@ impl Round {
 
     fn count(&mut self, bytes: u64) -> Result<(), Status> {
         self.bulk_bytes = self.bulk_bytes.saturating_add(bytes);
-        if self.bulk_bytes > BULK_BYTES_MAX {
-            return Err(Status::invalid_argument(format!(
-                "a round has at most {BULK_BYTES_MAX} bytes"
-            )));
+        let most = self.most_bulk_bytes;
+        if self.bulk_bytes > most {
+            return Err(Status::invalid_argument(format!("a round has at most {most} bytes")));
         }
         Ok(())
     }
@@ -158,7 +185,7 @@ impl Round {
     fn link_us(&mut self) -> u64 {
         self.end_bulk();
         let bulk_us = u64::try_from(self.bulk_time.as_micros()).unwrap_or(u64::MAX);
-        let echoed = 2 * u64::from(self.echoes) * super::history::ECHO_BYTES as u64;
+        let echoed = self.echoed_bytes.saturating_mul(2);
         let echo_us = u128::from(echoed) * u128::from(bulk_us) / u128::from(self.bulk_bytes.max(1));
         bulk_us.saturating_add(u64::try_from(echo_us).unwrap_or(u64::MAX))
     }

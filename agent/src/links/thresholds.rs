@@ -1,8 +1,8 @@
 //! What of the links is worth a write to the API server, in one table.
 //!
 //! Links jitter all the time. A figure is written when it is further from what was written last than the table allows, and not
-//! sooner than [`CALM`] after the last write. That links are gone or back, or that the last of them had its first round, is told
-//! sooner: placement waits for that.
+//! sooner than [`CALM`] after the last write. That links are gone or back, became slow or are well again, or that the last of them had
+//! its first round, is told sooner: placement waits for that.
 //! Figures that did not change are written again when what was written has aged by half of what it counts for: four times a
 //! day at most. Every figure is in the metrics.
 
@@ -83,9 +83,10 @@ pub fn news(written: &NodeLinkStateStatus, now: &NodeLinkStateStatus) -> News {
     if !is_news(written, now) {
         return News::None;
     }
-    let standing = |status: &'_ NodeLinkStateStatus| -> Vec<(String, LinkState)> {
+    let standing = |status: &'_ NodeLinkStateStatus| -> Vec<(String, LinkState, [bool; 2])> {
+        let slow = |peer: &PeerLink| [peer.slow_to_peer().is_some(), peer.slow_from_peer().is_some()];
         let peers = status.peers.iter();
-        peers.map(|peer| (peer.node.clone(), peer.state)).collect()
+        peers.map(|peer| (peer.node.clone(), peer.state, slow(peer))).collect()
     };
     if !may_gather(now) && standing(written) != standing(now) {
         News::Urgent
@@ -118,7 +119,7 @@ fn is_news(written: &NodeLinkStateStatus, now: &NodeLinkStateStatus) -> bool {
     for condition in calm
         .conditions
         .iter_mut()
-        .filter(|new| new.type_ == condition::MEASURED)
+        .filter(|new| [condition::MEASURED, condition::SLOW].contains(&new.type_.as_str()))
     {
         let before = written.conditions.iter().find(|before| before.type_ == condition.type_);
         if let Some(before) = before.filter(|before| before.reason == condition.reason) {

@@ -11,9 +11,8 @@ fn a_scrape_has_every_phase_and_the_epochs() {
     };
     let view = View {
         statuses: vec![status],
-        holdings: vec![],
-        serving: vec![],
         worker_failures: 3,
+        ..View::default()
     };
     let fetched = Counters::new();
     fetched.received(crate::source::Kind::Hf, 12);

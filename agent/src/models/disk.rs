@@ -2,6 +2,7 @@
 
 use super::{Models, locked};
 use crate::shard::observed::Fault;
+use crds::conditions::reason;
 use gguf::Digest;
 use std::collections::HashSet;
 use std::io;
@@ -10,9 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-/// The reason of a disk without room.
-pub const DISK_FULL: &str = "DiskFull";
-/// What its reader can do.
+/// What the reader of a fault for want of room can do.
 pub(super) const REMEDY: &str = "make room, or choose another --state-dir";
 /// Models that are kept although nothing here uses them, where no budget is set: the next placement is likely to want one
 /// of them back.
@@ -66,7 +65,7 @@ impl Models {
             drop(reserved);
             if !self.make_room(bytes - usable) {
                 return Err(Fault::new(
-                    DISK_FULL,
+                    reason::DISK_FULL,
                     format!(
                         "need {}, {} free in {} (of {}, less {} kept free and what other shards are fetching); {REMEDY}",
                         gib(bytes),
@@ -93,7 +92,7 @@ impl Models {
             root.display(),
             heard.message
         );
-        Fault::new(DISK_FULL, message)
+        Fault::new(reason::DISK_FULL, message)
     }
 
     /// Removes unused models, the ones not used for longest first, until what is left is within the budget.

@@ -1,12 +1,13 @@
 //! Bringing here what a slice needs, over a few connections, and no byte more.
 
-use super::disk::{DISK_FULL, disk_bytes};
+use super::disk::disk_bytes;
 use super::filling::Filler;
 use super::origin::Origin;
 use super::peers::Peers;
 use super::{Model, Models, Wanted, io_fault};
 use crate::shard::observed::Fault;
 use crate::shard::weights::Gauge;
+use crds::conditions::reason;
 use gguf::cache::{filling_path, is_piece_complete, piece_path};
 use gguf::{Piece, Pieces};
 use std::collections::BTreeMap;
@@ -96,7 +97,7 @@ impl Models {
             })
         });
         let outcome = outcome.map_err(|fault| {
-            if fault.reason != DISK_FULL {
+            if fault.reason != reason::DISK_FULL {
                 return fault;
             }
             self.discard_fillings(&folder, rooms.keys());

@@ -2,9 +2,10 @@
 
 use super::origin::{Origin, Run, runs};
 use super::peers::{Answer, Peers};
-use super::{Model, Models, cache_fault, disk};
+use super::{Model, Models, cache_fault};
 use crate::shard::observed::Fault;
 use crate::shard::weights::Gauge;
+use crds::conditions::reason;
 use gguf::cache::{PartialPiece, is_piece_complete, piece_path};
 use gguf::{Digest, Piece, Pieces, Tensor};
 use sha2::{Digest as _, Sha256};
@@ -69,7 +70,7 @@ impl<'a> Filler<'a> {
         match filling.complete(piece) {
             Ok(()) => filling.partial.finish().map_err(cache_fault),
             Err(fault) => {
-                if fault.reason == disk::DISK_FULL || filling.unreadable {
+                if fault.reason == reason::DISK_FULL || filling.unreadable {
                     filling.partial.discard();
                 }
                 Err(fault)
@@ -105,7 +106,7 @@ impl Filling<'_, '_> {
             (None, _) => Ok(()),
             (Some(_), Some(fault)) => Err(fault),
             (Some(&number), None) => Err(Fault::new(
-                "DigestMismatch",
+                reason::DIGEST_MISMATCH,
                 format!(
                     "tensor {} of {} is not what the weight index says (SHA-256 {}); the source has changed since it was \
                      inspected or is damaged: restore it, or apply the model anew",

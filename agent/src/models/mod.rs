@@ -29,6 +29,7 @@ pub use model::Model;
 
 use crate::shard::observed::Fault;
 use crate::source::{self, Access};
+use crds::conditions::reason;
 use gguf::Digest;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -249,9 +250,9 @@ pub fn io_fault(action: &str, path: &Path, error: &std::io::Error) -> Fault {
     let failed = format!("{action} {} failed: {error}", path.display());
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            Fault::new(disk::DISK_FULL, format!("{failed}; {}", disk::REMEDY))
+            Fault::new(reason::DISK_FULL, format!("{failed}; {}", disk::REMEDY))
         }
-        _ => Fault::new("Unreadable", failed),
+        _ => Fault::new(reason::UNREADABLE, failed),
     }
 }
 
@@ -260,7 +261,7 @@ pub fn cache_fault(error: gguf::cache::CacheError) -> Fault {
     use gguf::cache::CacheError;
     match error {
         CacheError::Io { action, path, source } => io_fault(action, &path, &source),
-        CacheError::SourceChanged { .. } => Fault::new("Truncated", error.to_string()),
+        CacheError::SourceChanged { .. } => Fault::new(reason::TRUNCATED, error.to_string()),
         CacheError::Slice(_) | CacheError::PieceMissing { .. } => Fault::new("BadSlice", error.to_string()),
     }
 }

@@ -4,6 +4,7 @@ use super::origin::Origin;
 use super::peers::Peers;
 use super::{Models, Wanted, io_fault, locked};
 use crate::shard::observed::Fault;
+use crds::conditions::reason;
 use gguf::index::WeightIndex;
 use gguf::piece::PieceError;
 use gguf::{Digest, Gguf, Piece, Pieces};
@@ -44,7 +45,7 @@ impl Model {
         let entry = self.index.entry(tensor);
         entry
             .map(|entry| entry.sha256)
-            .map_err(|error| Fault::new("DigestMismatch", error.to_string()))
+            .map_err(|error| Fault::new(reason::DIGEST_MISMATCH, error.to_string()))
     }
 
     /// The pieces that hold the tensor: two where embedding and output are tied.
@@ -57,8 +58,8 @@ impl Model {
 /// The fault of a model that is no model this version runs.
 pub fn piece_fault(error: &PieceError) -> Fault {
     let reason = match error {
-        PieceError::Architecture(_) => "UnsupportedArchitecture",
-        _ => "Unreadable",
+        PieceError::Architecture(_) => reason::UNSUPPORTED_ARCHITECTURE,
+        _ => reason::UNREADABLE,
     };
     Fault::new(reason, error.to_string())
 }
@@ -150,7 +151,7 @@ impl Models {
     fn join(&self, index: WeightIndex, headers: &[Vec<u8>]) -> Result<Arc<Model>, Fault> {
         let gguf = index
             .read_headers(headers)
-            .map_err(|error| Fault::new("SourceChanged", error.to_string()))?;
+            .map_err(|error| Fault::new(reason::SOURCE_CHANGED, error.to_string()))?;
         let model = Arc::new(Model { index, gguf });
         let mut loaded = locked(&self.loaded);
         if loaded.len() >= super::LOADED_MAX {
@@ -197,7 +198,7 @@ impl Models {
                     .and_then(|bytes| check_index(&bytes, &wanted.index, "the file beside the source"));
                 beside.map_err(|other| {
                     let message = format!("{}; and beside the source: {}", fault.message, other.message);
-                    Fault::new("NoIndex", message)
+                    Fault::new(reason::NO_INDEX, message)
                 })?
             }
         };
@@ -210,7 +211,7 @@ impl Models {
     async fn ask_operator(&self, index: &Digest) -> Result<Vec<u8>, Fault> {
         let failed = |cause: &str| {
             Fault::new(
-                "NoIndex",
+                reason::NO_INDEX,
                 format!("the operator gives no weight index {index}: {cause}"),
             )
         };
@@ -268,7 +269,7 @@ impl Models {
         };
         index
             .check_header(number as u16, &bytes)
-            .map_err(|error| Fault::new("DigestMismatch", error.to_string()))?;
+            .map_err(|error| Fault::new(reason::DIGEST_MISMATCH, error.to_string()))?;
         write(&self.folder(&index.digest()).join(header_name(number)), &bytes)?;
         Ok(bytes)
     }
@@ -279,12 +280,12 @@ impl Models {
 /// # Errors
 /// It is none, or another one.
 pub fn check_index(bytes: &[u8], wanted: &Digest, whose: &str) -> Result<WeightIndex, Fault> {
-    let index = WeightIndex::parse(bytes).map_err(|error| Fault::new("NoIndex", format!("{whose}: {error}")))?;
+    let index = WeightIndex::parse(bytes).map_err(|error| Fault::new(reason::NO_INDEX, format!("{whose}: {error}")))?;
     if index.digest() == *wanted {
         return Ok(index);
     }
     Err(Fault::new(
-        "DigestMismatch",
+        reason::DIGEST_MISMATCH,
         format!(
             "the weight index of {whose} has SHA-256 {}, {wanted} is wanted",
             index.digest()
@@ -308,7 +309,7 @@ fn create(folder: &Path) -> Result<(), Fault> {
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Fault> {
     identity::store::write_private(path, bytes).map_err(|error| match error {
         identity::store::StoreError::Io { cause, .. } => io_fault("writing", path, &cause),
-        error => Fault::new("Unreadable", error.to_string()),
+        error => Fault::new(reason::UNREADABLE, error.to_string()),
     })
 }
 

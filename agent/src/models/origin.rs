@@ -3,6 +3,7 @@
 use super::{Models, Wanted};
 use crate::shard::observed::Fault;
 use crate::source::{Address, Kind, Source, SourceFile};
+use crds::conditions::reason;
 use gguf::Tensor;
 use gguf::index::{INDEX_SUFFIX, MAX_INDEX_BYTES, WeightIndex};
 use std::collections::BTreeMap;
@@ -104,7 +105,7 @@ impl<'a> Origin<'a> {
         let indexed = index
             .files()
             .get(usize::from(number))
-            .ok_or_else(|| Fault::new("SourceChanged", "the weight index has no such file"))?;
+            .ok_or_else(|| Fault::new(reason::SOURCE_CHANGED, "the weight index has no such file"))?;
         let file = self.models.wait(stop, async {
             let source = self.source().await?;
             // The first file is found by the address, whatever it is called there.
@@ -113,9 +114,9 @@ impl<'a> Origin<'a> {
         })?;
         if file.bytes() != indexed.bytes {
             let what = if file.bytes() < indexed.bytes {
-                "Truncated"
+                reason::TRUNCATED
             } else {
-                "SourceChanged"
+                reason::SOURCE_CHANGED
             };
             let message = format!(
                 "{} of {} has {} bytes, the weight index says {}; restore the file that was inspected, or apply the model anew",

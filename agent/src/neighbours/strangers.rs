@@ -19,6 +19,8 @@ pub struct Strangers {
     pub count: usize,
     /// What they use together, where the driver counts it.
     pub memory_bytes: u64,
+    /// The number of the one that uses most.
+    pub largest: u32,
 }
 
 /// Whether the numbers that drivers give to processes are the numbers that this process sees. In a container they are not, and no
@@ -34,21 +36,25 @@ pub fn strangers(processes: &[ProcessMemory], own: u32, parent_of: impl Fn(u32) 
         ancestors.take(ANCESTORS_MAX).any(|pid| pid == own)
     };
     let others: Vec<&ProcessMemory> = processes.iter().filter(|process| !descends(process.pid)).collect();
+    let largest = others.iter().max_by_key(|process| process.memory_bytes)?;
     let bytes = others.iter().filter_map(|process| process.memory_bytes);
-    (!others.is_empty()).then(|| Strangers {
+    Some(Strangers {
         count: others.len(),
         memory_bytes: bytes.fold(0, u64::saturating_add),
+        largest: largest.pid,
     })
 }
 
 impl Strangers {
     /// For a person.
     pub fn describe(self) -> String {
-        let mebibytes = self.memory_bytes >> 20;
-        format!(
-            "{} processes that are not ours use {mebibytes} MiB of its memory",
-            self.count
-        )
+        let (mebibytes, largest) = (self.memory_bytes >> 20, self.largest);
+        match self.count {
+            1 => format!("process {largest}, which is not ours, uses {mebibytes} MiB of its memory"),
+            count => format!(
+                "{count} processes that are not ours use {mebibytes} MiB of its memory, most of it process {largest}"
+            ),
+        }
     }
 }
 
@@ -112,6 +118,23 @@ mod tests {
         assert_eq!(strangers(&[process(11, 500), process(12, 500)], 10, parent_of), None);
         let found = strangers(&[process(11, 500), process(20, 300), process(99, 200)], 10, parent_of).unwrap();
         assert_eq!((found.count, found.memory_bytes >> 20), (2, 500));
+    }
+
+    #[test]
+    fn strangers_are_told_by_the_number_of_the_one_that_uses_most() {
+        let told = |processes: &[ProcessMemory]| strangers(processes, 10, parent_of).unwrap().describe();
+        assert_eq!(
+            told(&[process(20, 300)]),
+            "process 20, which is not ours, uses 300 MiB of its memory"
+        );
+        let uncounted = ProcessMemory {
+            pid: 7,
+            memory_bytes: None,
+        };
+        assert_eq!(
+            told(&[process(20, 300), process(99, 200), uncounted]),
+            "3 processes that are not ours use 500 MiB of its memory, most of it process 20"
+        );
     }
 
     #[test]

@@ -15,6 +15,10 @@ pub struct Crashes {
 }
 
 impl Crashes {
+    pub(super) fn are_none(self) -> bool {
+        self.count == 0
+    }
+
     /// One more, and what is said of it. What ends by habit says how often and in what time; its reason is that, unless the worker
     /// gave one that says what to do.
     pub(super) fn count(&mut self, fault: Fault, now_ms: u64) -> Fault {

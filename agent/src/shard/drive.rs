@@ -1,5 +1,7 @@
 //! Carries out what [`super::step`] decides, and tells it what came of it. No decision is made here.
 
+use super::crowded;
+use super::departed::Departed;
 use super::launch;
 use super::observed::{Event, Fault, Installed, NOT_PREPARED, Observed, Running, State, Work};
 use super::report::{self, Done, Holding, Serving};
@@ -12,12 +14,12 @@ use crate::devices::Devices;
 use crate::discovery::report::object_name;
 use crate::leaves::WorkerLeaves;
 use crate::models::{Models, Wanted};
-use crate::worker::config::Places;
 use crate::worker::leftovers::{self, Left};
+use crate::worker::places::Places;
 use crate::worker::process::{self, Order, Worker};
 use lifecycle::backoff::jitter;
 use proto::control::v1::ShardStatus;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -66,6 +68,8 @@ pub struct View {
     pub statuses: Vec<ShardStatus>,
     /// For the devices' objects.
     pub holdings: Vec<Holding>,
+    /// Devices onto which layers are about to be loaded, or are being loaded.
+    pub loading: BTreeSet<String>,
     /// Whose workers serve.
     pub serving: Vec<Serving>,
     /// Ends of workers that nobody asked for, since the start.
@@ -94,6 +98,7 @@ pub async fn run<L: WorkerLeaves>(setting: Setting, leaves: Arc<L>, models: Arc<
         events,
         desired: Arc::default(),
         observed: BTreeMap::new(),
+        departed: Departed::default(),
         held: BTreeMap::new(),
         started: Instant::now(),
         worker_failures: 0,
@@ -127,6 +132,7 @@ struct Drive<L> {
     events: mpsc::Sender<(Slot, Event)>,
     desired: Arc<DesiredShards>,
     observed: ObservedShards,
+    departed: Departed,
     held: BTreeMap<Slot, Held>,
     started: Instant,
     worker_failures: u64,
@@ -235,6 +241,13 @@ impl<L: WorkerLeaves> Drive<L> {
         let Some(seen) = self.observed.get_mut(slot) else {
             return;
         };
+        let event = match event {
+            Event::Exited(fault) => {
+                let devices = self.setting.devices.borrow();
+                Event::Exited(crowded::told(fault, &self.setting.node, &seen.slice.device, &devices))
+            }
+            event => event,
+        };
         match &event {
             Event::WorkFailed(work, fault) => {
                 tracing::warn!(shard = %slot, ?work, reason = fault.reason, message = fault.message, "the shard failed");
@@ -273,7 +286,8 @@ impl<L: WorkerLeaves> Drive<L> {
             for (slot, action) in actions {
                 tracing::debug!(shard = %slot, ?action, "step");
                 let now_ms = self.now_ms();
-                step::begin(&mut self.observed, &desired, &slot, &action, now_ms);
+                let (observed, departed) = (&mut self.observed, &mut self.departed);
+                step::begin(observed, departed, &desired, (&slot, &action), now_ms);
                 self.carry_out(&slot, action);
             }
         }
@@ -446,6 +460,7 @@ impl<L: WorkerLeaves> Drive<L> {
         let view = View {
             statuses: report::statuses(&self.desired, &self.observed, progress),
             holdings: report::holdings(&self.desired, &self.observed),
+            loading: report::loading(&self.desired, &self.observed),
             serving: report::serving(&self.desired, &self.observed),
             worker_failures: self.worker_failures,
         };

@@ -4,9 +4,10 @@ use super::drive::Setting;
 use super::observed::{Fault, Observed};
 use super::weights::Prepared;
 use super::{Desired, Slice, Slot};
-use crate::worker::config::{Places, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig, kv_type_name};
+use crate::worker::places::Places;
 use crate::worker::process::{Launch, Patience};
 use device::Backend;
+use proto::worker::{self, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig};
 
 /// How long a worker lives without us: longer than a restart of the agent, which takes it over.
 const ORPHAN_GRACE_S: u64 = 30;
@@ -14,7 +15,7 @@ const ORPHAN_GRACE_S: u64 = 30;
 /// The worker of a slot whose files are prepared.
 ///
 /// # Errors
-/// The device is not what the placement says.
+/// The device is not what the placement says, or nothing computes on it.
 pub(super) fn launch(
     setting: &Setting,
     slot: &Slot,
@@ -32,7 +33,7 @@ pub(super) fn launch(
         first_layer: slice.first_layer,
         end_layer: slice.end_layer,
         total_layers: slice.total_layers,
-        backend: backend.engine_name().to_owned(),
+        backend: engine(backend)?,
         device_index: index,
         threads: setting.threads,
         memory_budget_bytes: wanted.memory_budget_bytes,
@@ -45,7 +46,7 @@ pub(super) fn launch(
         runtime: RuntimeConfig {
             context_length: slice.runtime.context_length,
             parallel_sequences: slice.runtime.parallel_sequences,
-            kv_type: kv_type_name(slice.runtime.kv_type()),
+            kv_type: slice.runtime.kv_type().into(),
             max_step_rows: slice.runtime.max_step_rows,
             kv_cells: slice.runtime.kv_cells,
             prefix_sequences: slice.runtime.prefix_sequences,
@@ -59,7 +60,11 @@ pub(super) fn launch(
         pressure: PressureConfig {
             allow_kv_quantisation: slice.runtime.allow_kv_quantisation,
             allow_host_layers: slice.runtime.allow_host_layers,
+            cgroup_dir: None,
         },
+        // Whoever runs the node can switch them off: a worker has the agent's environment.
+        keep_awake: true,
+        speculate: true,
     };
     let (namespace, name) = &wanted.model;
     Ok(Launch {
@@ -71,6 +76,12 @@ pub(super) fn launch(
         vulkan_index: (backend == Backend::Vulkan).then_some(index),
         patience: Patience::default(),
     })
+}
+
+/// What computes on devices that are reached so.
+fn engine(backend: Backend) -> Result<worker::Backend, Fault> {
+    let name = backend.engine_name();
+    worker::Backend::named(name).ok_or_else(|| Fault::new("BadConfiguration", format!("no worker computes by {name}")))
 }
 
 /// The device as it is reached now.

@@ -13,6 +13,8 @@
 //! before and after it, and a newer one that names the same slice keeps the worker.
 
 pub mod crashes;
+mod crowded;
+pub mod departed;
 pub mod drive;
 mod launch;
 pub mod observed;

@@ -5,6 +5,7 @@ use super::step::{DesiredShards, ObservedShards};
 use super::{Desired, Place, Purpose, Slot};
 use crds::conditions::reason;
 use proto::control::v1::{self as wire, ShardPhase, ShardStatus};
+use std::collections::BTreeSet;
 
 /// A shard on a device, as `DeviceGPUState` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +174,16 @@ pub fn holdings(desired: &DesiredShards, observed: &ObservedShards) -> Vec<Holdi
         .filter(|(_, seen)| seen.holds_memory())
         .filter_map(|(slot, seen)| Some(holding(desired.get(slot)?, seen)))
         .collect()
+}
+
+/// The devices onto which layers are about to be loaded, since they lie on the disk, or are being loaded.
+pub fn loading(desired: &DesiredShards, observed: &ObservedShards) -> BTreeSet<String> {
+    let is_loaded_next = |(slot, seen): &(&Slot, &Observed)| {
+        let is_under_way = |running: &Running| matches!(running.phase, WorkerPhase::Starting | WorkerPhase::Loading);
+        desired.get(*slot).is_some_and(Desired::loads) && seen.is_on_disk() && seen.running().is_none_or(is_under_way)
+    };
+    let found = observed.iter().filter(is_loaded_next);
+    found.map(|(_, seen)| seen.slice.device.clone()).collect()
 }
 
 fn holding(wanted: &Desired, seen: &Observed) -> Holding {

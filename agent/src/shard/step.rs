@@ -11,6 +11,7 @@
 //!
 //! That headers are never rewritten under a worker is the concern of [`gguf::cache::link_slice`], which counts links.
 
+use super::departed::Departed;
 use super::observed::{Fault, Installed, Observed, Progress, Running, State, Stop, Work, WorkerPhase};
 use super::suspects::{DEVICE_SUSPECT, Suspects};
 use super::{Desired, InForce, Slot};
@@ -87,15 +88,25 @@ pub fn remember(observed: &mut ObservedShards, desired: &DesiredShards) {
 }
 
 /// Marks an action as begun.
-pub fn begin(observed: &mut ObservedShards, desired: &DesiredShards, slot: &Slot, action: &Action, now_ms: u64) {
+pub fn begin(
+    observed: &mut ObservedShards,
+    departed: &mut Departed,
+    desired: &DesiredShards,
+    (slot, action): (&Slot, &Action),
+    now_ms: u64,
+) {
     match action {
         Action::Adopt => {
             if let Some(wanted) = desired.get(slot) {
-                observed.insert(slot.clone(), Observed::new(wanted));
+                let mut seen = Observed::new(wanted);
+                departed.comes_back(slot, &mut seen, now_ms);
+                observed.insert(slot.clone(), seen);
             }
         }
         Action::Forget => {
-            observed.remove(slot);
+            if let Some(seen) = observed.remove(slot) {
+                departed.leaves(slot, &seen, now_ms);
+            }
         }
         action => {
             if let Some(seen) = observed.get_mut(slot) {

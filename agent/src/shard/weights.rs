@@ -7,6 +7,7 @@ use super::{Slice, Slot};
 use crate::models::model::set_aside;
 use crate::models::{Model, Models, Wanted, cache_fault, cancelled, io_fault};
 use crate::source::shown;
+use crds::conditions::reason;
 use gguf::cache::{piece_path, range_digest};
 use gguf::{Digest, Piece, Pieces, SliceFiles, SlicePlan};
 use std::fs::File;
@@ -178,7 +179,7 @@ impl Weights {
                 _ => {
                     set_aside(&path);
                     return Err(Fault::new(
-                        "DigestMismatch",
+                        reason::DIGEST_MISMATCH,
                         format!(
                             "tensor {} in {} was damaged on this node's disk; its piece is fetched anew",
                             tensor.name,
@@ -195,7 +196,7 @@ impl Weights {
     fn check_root(&self, model: &Model, pieces: &Pieces<'_>) -> Result<(), Fault> {
         let mismatch = |found: String| {
             Fault::new(
-                "DigestMismatch",
+                reason::DIGEST_MISMATCH,
                 format!(
                     "layers {} to {} of {} have the weight root {found}, the placement says {}; the source has changed since \
                      it was inspected: restore it, or apply the model anew",
@@ -209,7 +210,7 @@ impl Weights {
         let digests = model
             .index
             .piece_digests(pieces)
-            .map_err(|error| Fault::new("DigestMismatch", error.to_string()))?;
+            .map_err(|error| Fault::new(reason::DIGEST_MISMATCH, error.to_string()))?;
         match digests.stage_root(self.slice.first_layer, self.slice.end_layer) {
             Some(root) if root.0 == self.slice.weight_root => Ok(()),
             Some(root) => Err(mismatch(root.to_string())),
@@ -220,7 +221,7 @@ impl Weights {
     fn plan<'a>(&self, pieces: &'a Pieces<'a>) -> Result<SlicePlan<'a>, Fault> {
         if pieces.layer_count() != self.slice.total_layers {
             return Err(Fault::new(
-                "SourceChanged",
+                reason::SOURCE_CHANGED,
                 format!(
                     "{} has {} layers, the placement says {}; restore the file that was inspected, or apply the model anew",
                     shown(&self.wanted.uri),

@@ -1,6 +1,7 @@
 //! Why a source cannot be read. Every message names the source as it may be shown: without user names, queries and tokens.
 
 use crate::shard::observed::Fault;
+use crds::conditions::reason;
 use std::time::Duration;
 
 /// Why a source cannot be read.
@@ -123,15 +124,15 @@ impl SourceError {
     /// One CamelCase word for a condition.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Bad { .. } | Self::Malformed { .. } | Self::Io { .. } => "Unreadable",
-            Self::Safetensors { .. } => "UnsupportedFormat",
-            Self::NotFound { .. } => "SourceNotFound",
-            Self::Denied { .. } => "AccessDenied",
-            Self::RangeIgnored { .. } => "RangeNotSupported",
-            Self::Changed { .. } => "SourceChanged",
-            Self::Truncated { .. } => "Truncated",
-            Self::Stalled { .. } => "SourceStalled",
-            Self::Unavailable { .. } => "SourceUnavailable",
+            Self::Bad { .. } | Self::Malformed { .. } | Self::Io { .. } => reason::UNREADABLE,
+            Self::Safetensors { .. } => reason::UNSUPPORTED_FORMAT,
+            Self::NotFound { .. } => reason::SOURCE_NOT_FOUND,
+            Self::Denied { .. } => reason::ACCESS_DENIED,
+            Self::RangeIgnored { .. } => reason::RANGE_NOT_SUPPORTED,
+            Self::Changed { .. } => reason::SOURCE_CHANGED,
+            Self::Truncated { .. } => reason::TRUNCATED,
+            Self::Stalled { .. } => reason::SOURCE_STALLED,
+            Self::Unavailable { .. } => reason::SOURCE_UNAVAILABLE,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the end of a worker means.
 
 use crate::shard::observed::Fault;
+use crds::conditions::reason;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -24,7 +25,7 @@ const CODES: [(i32, &str, &str); 5] = [
     ),
     (
         71,
-        "InsufficientMemory",
+        reason::INSUFFICIENT_MEMORY,
         "weights, cache and the largest step do not fit what the placement allows",
     ),
     (78, "UnsupportedCPU", "the processor lacks x86-64-v3 (AVX2, FMA, F16C)"),

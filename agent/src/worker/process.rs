@@ -1,12 +1,13 @@
 //! One worker process: started or taken over, asked how it is, told what to do, and its end explained.
 
 use super::client::{Client, ClientError, Status};
-use super::config::{Places, WorkerConfig};
 use super::exit;
 use super::leftovers::{self, Left};
 use super::lines::{LastLines, log};
+use super::places::Places;
 use crate::shard::Slot;
 use crate::shard::observed::{Event, Fault, Installed, UNREACHABLE, Work, WorkerPhase};
+use proto::worker::WorkerConfig;
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::path::PathBuf;

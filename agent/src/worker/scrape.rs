@@ -1,7 +1,7 @@
 //! What workers count, asked of them over their sockets.
 
 use super::client::Client;
-use super::config::Places;
+use super::places::Places;
 use crate::shard::Slot;
 use crate::shard::report::{Holding, Serving};
 use std::path::{Path, PathBuf};

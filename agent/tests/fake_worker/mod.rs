@@ -18,18 +18,21 @@ pub enum Manner {
     Freezing,
     /// Ends with the exit code of weights that do not load.
     BadWeights,
+    /// Ends with the exit code of a device whose memory does not suffice.
+    ShortOfMemory,
     /// Is killed by a signal as soon as it has a placement; the second time it behaves.
     CrashingOnce,
     /// Says yes to drain and stays.
     Stubborn,
 }
 
-const MANNERS: [(Manner, &str); 7] = [
+const MANNERS: [(Manner, &str); 8] = [
     (Manner::Good, "good"),
     (Manner::Mute, "mute"),
     (Manner::Hanging, "hanging"),
     (Manner::Freezing, "freezing"),
     (Manner::BadWeights, "bad-weights"),
+    (Manner::ShortOfMemory, "short-of-memory"),
     (Manner::CrashingOnce, "crashing-once"),
     (Manner::Stubborn, "stubborn"),
 ];
@@ -82,6 +85,10 @@ fn be(config: &Path, manner: Manner) -> ! {
         Manner::BadWeights => {
             eprintln!("tensor blk.0 is not what it should be");
             std::process::exit(65);
+        }
+        Manner::ShortOfMemory => {
+            eprintln!("2 MiB are missing");
+            std::process::exit(71);
         }
         Manner::Mute => loop {
             std::thread::park();

@@ -18,6 +18,8 @@ use tokio::runtime::Runtime;
 
 const PATH: &str = "/m.gguf";
 const BYTES: usize = 300_000;
+/// Who brings nothing for so long is given up; far more than a busy machine takes for a request.
+const STALLED: Duration = Duration::from_secs(10);
 
 struct Bench {
     runtime: Runtime,
@@ -86,7 +88,8 @@ fn is_long(seen: &Seen) -> bool {
 
 #[test]
 fn a_connection_that_breaks_is_taken_up_where_it_broke() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.setting.patience.progress = STALLED;
     bench.server.behave(|seen| match seen.number {
         1 => Manner::Truncate(30_000),
         2 => Manner::Status(503, vec![]),
@@ -136,7 +139,7 @@ fn a_server_that_gives_less_than_asked_for_is_asked_for_the_rest() {
 
 #[test]
 fn every_way_of_misbehaving_has_a_reason_of_its_own() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
     let cases: Vec<(&str, Script)> = vec![
         ("RangeNotSupported", Box::new(|_| Manner::IgnoreRange)),
         ("SourceNotFound", Box::new(|_| Manner::Status(404, vec![]))),
@@ -192,6 +195,11 @@ fn every_way_of_misbehaving_has_a_reason_of_its_own() {
         ),
     ];
     for (number, (expected, script)) in cases.into_iter().enumerate() {
+        bench.setting.patience.progress = match expected {
+            // Nothing else can come of it, however slow the machine is.
+            "SourceStalled" => STALLED / 50,
+            _ => hasty().progress,
+        };
         bench.server.behave(script);
         let (reason, message) = bench.fault();
         assert_eq!(reason, expected, "case {number}: {message}");

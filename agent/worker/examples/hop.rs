@@ -165,7 +165,7 @@ fn runtime() -> tokio::runtime::Runtime {
 /// The second stage: a worker as it is.
 fn serve(config: &Path, args: &[String]) {
     let plan = Plan::parse(args.iter().cloned());
-    let config = Arc::new(WorkerConfig::read(config).unwrap());
+    let config = Arc::new(worker::config::read(config).unwrap());
     let (_, unmeasured) = worker::memory::observation();
     let worker = worker::run::run_observed(config, loader(&plan, true), unmeasured, std::future::pending());
     let exit = runtime().block_on(worker);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Parser};
 use engine::rates::Times;
 use engine::select_device;
@@ -11,7 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::compute::{device, engine_device, engine_loader};
-use crate::config::{Backend, WorkerConfig};
+use crate::config::{self, Backend, WorkerConfig};
 use crate::measure;
 use crate::memory::observation;
 use crate::process;
@@ -25,7 +26,7 @@ pub struct Args {
     #[arg(long, required_unless_present = "measure")]
     config: Option<PathBuf>,
     /// Holds no shard, but measures how fast steps are on this backend, prints one JSON object and ends.
-    #[arg(long, value_name = "BACKEND", conflicts_with = "config")]
+    #[arg(long, value_name = "BACKEND", conflicts_with = "config", value_parser = backends())]
     measure: Option<Backend>,
     /// Of `--measure`: index of the device in its backend.
     #[arg(long, default_value_t = 0, requires = "measure")]
@@ -50,6 +51,11 @@ pub struct Args {
     speculate: bool,
 }
 
+fn backends() -> impl TypedValueParser<Value = Backend> {
+    let names = PossibleValuesParser::new(Backend::ALL.map(Backend::name));
+    names.try_map(|name| Backend::named(&name).ok_or("is no backend"))
+}
+
 fn times(text: &str) -> Result<Times, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
@@ -61,7 +67,7 @@ impl Args {
             let device = engine_device(backend, self.device_index, self.threads);
             return measure::run(&device, self.folder, self.before.unwrap_or_default());
         }
-        let config = match WorkerConfig::read(&self.config.unwrap_or_default()) {
+        let config = match config::read(&self.config.unwrap_or_default()) {
             Ok(config) => Arc::new(WorkerConfig {
                 keep_awake: config.keep_awake && self.keep_awake,
                 speculate: config.speculate && self.speculate,

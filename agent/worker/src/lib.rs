@@ -18,6 +18,7 @@
 
 pub mod args;
 pub mod awake;
+mod cgroup;
 pub mod compute;
 pub mod config;
 pub mod control;

@@ -11,7 +11,7 @@ use proto::placement::v1 as wire;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::config::{KvType, WorkerConfig};
+use crate::config::{self, WorkerConfig};
 pub use fence::{Fence, FenceError};
 
 /// What the installed placement says about this worker's surroundings.
@@ -222,13 +222,8 @@ impl Installer {
             &runtime.prefix_sequences,
             &loaded.prefix_sequences,
         )?;
-        let kv_type = match loaded.kv_type {
-            KvType::F16 => wire::KvType::F16,
-            KvType::F32 => wire::KvType::F32,
-            KvType::Q8_0 => wire::KvType::Q80,
-        };
-        same("KV type", &runtime.kv_type(), &kv_type)?;
-        if placement.denied.contains(&config.spiffe_id().to_string()) {
+        same("KV type", &runtime.kv_type(), &wire::KvType::from(loaded.kv_type))?;
+        if placement.denied.contains(&config::spiffe_id(config).to_string()) {
             return Err("this worker is denied".to_owned());
         }
         Ok(mine)

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::awake::Awake;
 use crate::compute::{LoadError, Loader};
-use crate::config::WorkerConfig;
+use crate::config::{self, WorkerConfig};
 use crate::control;
 use crate::head::drive::{Driver, MAX_SUBMISSIONS};
 use crate::head::service::{GenerateService, max_request_bytes};
@@ -110,7 +110,7 @@ pub async fn run_observed(
     let listener = listener.map_err(|cause| SetupError::Listen { address, cause })?;
     let socket = control::bind(&config.control_socket)?;
     let awake = Awake::for_stage(&config);
-    let (loading, engine) = thread::start(config.place(), loader, awake).map_err(SetupError::Thread)?;
+    let (loading, engine) = thread::start(config::place(&config), loader, awake).map_err(SetupError::Thread)?;
 
     // Dropped at the end, and its tasks with it.
     let mut tasks = JoinSet::new();
@@ -143,7 +143,7 @@ fn credentials(config: &WorkerConfig) -> Result<Credentials, SetupError> {
     };
     let identity = Identity::load(&config.identity_dir).map_err(|e| refused(e.to_string()))?;
     let credentials = Credentials::new(identity).map_err(|error| refused(error.to_string()))?;
-    let (found, expected) = (credentials.spiffe_id(), config.spiffe_id());
+    let (found, expected) = (credentials.spiffe_id(), config::spiffe_id(config));
     if found != expected {
         return Err(refused(format!("the leaf names {found}, the configuration {expected}")));
     }

@@ -116,7 +116,7 @@ async fn a_placement_in_force_outlives_its_time_to_be_installed() {
     let realm = Realm::new(&[3, LAYERS]);
     let worker = start(&realm, 0, "").await;
     let mut placement = realm.placement(1);
-    placement.not_after_unix_s = unix_s() + 1;
+    placement.not_after_unix_s = unix_s() + 5;
     let envelope = realm.sign(&placement);
     worker.agent.install(&envelope, None).await.unwrap();
     rig::wait_for("the placement expires", || async {
@@ -462,7 +462,8 @@ async fn a_worker_that_cannot_load_says_why_and_ends() {
 async fn a_worker_without_an_agent_ends_and_one_with_an_agent_stays() {
     let realm = Realm::new(&[3, LAYERS]);
     let mut config = realm.config(0, "");
-    config.orphan_grace_s = 1;
+    // Long enough to be met by the agent that leaves it.
+    config.orphan_grace_s = 5;
     let staying = start(&realm, 1, "").await;
     let mut orphan = LocalWorker::start(config, Fake::new(0, 3).loader()).await;
     let other = rig::agent::Agent::attach(&realm.config(1, "").control_socket).await;

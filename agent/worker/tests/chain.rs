@@ -327,13 +327,10 @@ async fn a_draining_worker_finishes_what_runs_and_takes_nothing_new() {
         (worker.agent.status().await?.phase == Phase::Draining).then_some(())
     })
     .await;
-    let refused = within_limit("a refusal", async {
-        let refusal = gateway.generate(request(1, &[1], 1));
-        gate.open();
-        refusal.await
-    })
-    .await;
+    // While a step is under way: with the last one the worker ends, and its connections with it.
+    let refused = within_limit("a refusal", gateway.generate(request(1, &[1], 1))).await;
     assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+    gate.open();
     assert_eq!(
         within_limit("the answer", running).await.unwrap().unwrap().tokens,
         greedy(&[4], 30)
@@ -394,9 +391,17 @@ async fn a_head_that_dials_a_silent_address_goes_on_as_soon_as_it_learns_a_bette
     head.install(&envelope, Some(&nowhere)).await.unwrap();
     within_limit("the head dials", silent.accept()).await.unwrap();
 
-    let started = std::time::Instant::now();
     head.install(&envelope, Some(&chain.endpoint(1).await)).await.unwrap();
     let gateway = Gateway::dial(&chain.realm, 0, &chain.endpoint(0).await).await;
-    gateway.ready(2).await;
-    assert!(started.elapsed() < identity::ConnectOptions::default().connect_timeout);
+    wait_for("the pipeline stands", || async {
+        let status = match gateway.generate(request(2, &[1], 1)).await {
+            Ok(_) => return Some(()),
+            Err(status) => status,
+        };
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        // What it would say had it waited for the silent one to the end.
+        assert!(!status.message().contains("cannot be reached"), "{status:?}");
+        None
+    })
+    .await;
 }

@@ -149,7 +149,7 @@ fn steps(count: u64) -> Vec<Step> {
 
 /// What the whole model makes of steps.
 fn whole(steps: &[Step]) -> Vec<Vec<Sampled>> {
-    let place = Realm::new(&[LAYERS]).config(0, "").place();
+    let place = worker::config::place(&Realm::new(&[LAYERS]).config(0, ""));
     let mut executor = Executor::new(place, Box::new(Fake::new(0, LAYERS)));
     let tokens = |step: &Step| match executor.execute(step, &[]).unwrap().yields {
         Yield::Tokens(tokens) => tokens,

@@ -33,11 +33,22 @@ use worker::step::{Reason, Row, Step};
 /// message may have.
 const WIDE_BYTES: usize = 3 << 20;
 
-/// Waits that a test has time for; each as long as others do for hundreds of times as much.
-fn hasty() -> Deadlines {
+/// A wait that a test has time for, where nothing is to come.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Of who waits for an opening that never comes.
+fn hasty_to_open() -> Deadlines {
     Deadlines {
-        step: Duration::from_secs(1),
-        open: Duration::from_secs(1),
+        open: SHORT,
+        ..Deadlines::default()
+    }
+}
+
+/// Of who waits for a step that never comes back.
+fn hasty_with_steps() -> Deadlines {
+    Deadlines {
+        step: SHORT,
+        ..Deadlines::default()
     }
 }
 
@@ -147,7 +158,7 @@ async fn a_next_stage_that_never_answers_the_handshake_is_given_up_by_name() {
     // The kernel takes the connection.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = silent.local_addr().unwrap().to_string();
-    let head = stage(&realm, 0, endpoint, hasty()).await;
+    let head = stage(&realm, 0, endpoint, hasty_to_open()).await;
     let cause = within_limit("a refusal", head.open()).await.unwrap_err();
     assert_eq!(cause, "stage 1 cannot be reached: no answer within 1s");
 }
@@ -156,7 +167,7 @@ async fn a_next_stage_that_never_answers_the_handshake_is_given_up_by_name() {
 async fn a_next_stage_that_never_answers_the_opening_of_the_stream_is_given_up_by_name() {
     let realm = Realm::new(&[3, LAYERS]);
     let endpoint = mute(&realm, 1, Mute::AtOnce).await;
-    let head = stage(&realm, 0, endpoint, hasty()).await;
+    let head = stage(&realm, 0, endpoint, hasty_to_open()).await;
     let cause = within_limit("a refusal", head.open()).await.unwrap_err();
     assert_eq!(cause, "stage 1 cannot be reached: no answer within 1s");
 }
@@ -165,7 +176,7 @@ async fn a_next_stage_that_never_answers_the_opening_of_the_stream_is_given_up_b
 async fn a_next_stage_that_never_answers_a_step_fails_those_under_way_by_name() {
     let realm = Realm::new(&[3, LAYERS]);
     let endpoint = mute(&realm, 1, Mute::Later).await;
-    let head = stage(&realm, 0, endpoint, hasty()).await;
+    let head = stage(&realm, 0, endpoint, hasty_with_steps()).await;
     let mut pipeline = within_limit("the stream stands", head.open()).await.unwrap();
     let said = failure(&mut pipeline).await;
     assert_eq!(said, "stage 1: Unreachable: no answer within 1s");
@@ -176,7 +187,7 @@ async fn a_next_stage_that_never_answers_a_step_fails_those_under_way_by_name() 
 async fn a_stage_says_by_name_which_one_behind_it_never_answers_before_its_own_time_is_up() {
     let realm = Realm::new(&[2, 4, LAYERS]);
     let endpoint = mute(&realm, 2, Mute::Later).await;
-    let middle = stage(&realm, 1, endpoint, hasty()).await;
+    let middle = stage(&realm, 1, endpoint, hasty_with_steps()).await;
     let head = stage(&realm, 0, middle.serve().await, Deadlines::default()).await;
     let mut pipeline = within_limit("the stream stands", head.open()).await.unwrap();
     let said = failure(&mut pipeline).await;

@@ -18,7 +18,7 @@ use agent::shard::Slot;
 use agent::shard::drive::{self, View};
 use agent::shard::observed::Fault;
 use agent::shard::step::DesiredShards;
-use agent::worker::config::Places;
+use agent::worker::places::Places;
 use engine::STRICT_STEP_ROWS;
 use identity::Identity;
 use identity::sign::store_keys;

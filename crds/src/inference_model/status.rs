@@ -48,11 +48,11 @@ pub struct InferenceModelStatus {
     pub yielded: Option<Yielded>,
 }
 
-/// Memory that was given up to a model of higher priority.
+/// Memory and links that were given up to a model of higher priority.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Yielded {
-    /// The model that took it: <namespace>/<name>.
+    /// The model that took them: <namespace>/<name>.
     #[schemars(length(max = 512))]
     pub to: String,
     /// metadata.uid of that model.
@@ -62,12 +62,28 @@ pub struct Yielded {
     pub to_priority: i32,
     /// spec.priority of this model at the time.
     pub priority: i32,
-    /// Names of the DeviceGPUStates.
+    /// Names of the DeviceGPUStates whose memory the other needed; empty where it needed links alone.
     #[schemars(length(max = 64), inner(length(max = 253)))]
     pub devices: Vec<String>,
+    /// Links that were full for the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub links: Vec<YieldedLink>,
     /// The epoch that was given up: a later placement has a higher one.
     #[schemars(range(min = 0))]
     pub epoch: i64,
+}
+
+/// A link, in one direction.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct YieldedLink {
+    /// The node that sends.
+    #[schemars(length(max = 253))]
+    pub from: String,
+    /// The node that receives.
+    #[schemars(length(max = 253))]
+    pub to: String,
 }
 
 /// Memory beside weights and cache, where stages took more than was reckoned with. It holds for one size of cache and is

@@ -15,3 +15,15 @@ fn names_that_would_be_too_long_are_shortened_and_stay_distinct() {
     assert_ne!(one, other);
     assert_eq!(agent_lease(&"n".repeat(253)).len(), MAX_NAME_BYTES);
 }
+
+#[test]
+fn a_dns_name_has_short_labels_of_lower_case_between_its_dots() {
+    for name in ["a", "node-1.example", &"n".repeat(MAX_LABEL_BYTES)] {
+        assert!(is_dns_name(name, MAX_NAME_BYTES), "{name}");
+    }
+    let long = "n".repeat(MAX_LABEL_BYTES + 1);
+    for name in ["", "a..b", ".a", "-a", "a-", "A", "a_b", "ä", &long] {
+        assert!(!is_dns_name(name, MAX_NAME_BYTES), "{name}");
+    }
+    assert!(!is_dns_name("a.b", 2), "it is longer than that");
+}

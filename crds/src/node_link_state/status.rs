@@ -1,5 +1,7 @@
 //! What the agent reports of its node's links.
 
+use std::fmt;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -37,7 +39,7 @@ pub struct NodeLinkStateStatus {
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["from".into(), "to".into()]))]
     pub device_pairs: Vec<DevicePair>,
-    /// Measured.
+    /// Measured, Slow.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -74,6 +76,14 @@ pub struct PeerLink {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub receive_bytes_per_second: Option<i64>,
+    /// What sendBytesPerSecond was before it became far less, until that is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub send_bytes_per_second_before: Option<i64>,
+    /// What receiveBytesPerSecond was before it became far less, until that is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub receive_bytes_per_second_before: Option<i64>,
     /// Rounds behind the figures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -85,6 +95,54 @@ pub struct PeerLink {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub message: Option<String>,
+}
+
+/// Rounds until a rate that is far less than it was is believed: one may have been disturbed.
+const SLOW_SAMPLES: i32 = 3;
+
+/// A direction of a link that carries far less than it did, in bytes per second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SlowRate {
+    /// What it carries.
+    pub now: i64,
+    /// What it carried before.
+    pub before: i64,
+}
+
+/// As people write it: "9.4 Mbit/s (was 940)".
+impl fmt::Display for SlowRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} Mbit/s (was {})", mbit(self.now), mbit(self.before))
+    }
+}
+
+fn mbit(bytes_per_second: i64) -> String {
+    let mbit = bytes_per_second as f64 * 8.0 / 1e6;
+    if mbit >= 100.0 {
+        format!("{mbit:.0}")
+    } else if mbit >= 1.0 {
+        format!("{mbit:.1}")
+    } else {
+        format!("{mbit:.3}")
+    }
+}
+
+impl PeerLink {
+    /// What it sends to the peer, where that is far less than it was.
+    pub fn slow_to_peer(&self) -> Option<SlowRate> {
+        self.slow(self.send_bytes_per_second, self.send_bytes_per_second_before)
+    }
+
+    /// What it receives from the peer, where that is far less than it was.
+    pub fn slow_from_peer(&self) -> Option<SlowRate> {
+        self.slow(self.receive_bytes_per_second, self.receive_bytes_per_second_before)
+    }
+
+    fn slow(&self, now: Option<i64>, before: Option<i64>) -> Option<SlowRate> {
+        let (now, before) = now.zip(before)?;
+        let is_told = self.state == LinkState::Measured && self.samples.unwrap_or(0) >= SLOW_SAMPLES;
+        is_told.then_some(SlowRate { now, before })
+    }
 }
 
 /// Whether the figures of a link hold.

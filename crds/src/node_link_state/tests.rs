@@ -27,6 +27,14 @@ fn peer() -> Value {
     })
 }
 
+/// The same link, and what it carried before.
+fn slowed(send: i64, before: i64) -> PeerLink {
+    let mut peer = peer();
+    peer["sendBytesPerSecond"] = json!(send);
+    peer["sendBytesPerSecondBefore"] = json!(before);
+    serde_json::from_value(peer).expect("a link")
+}
+
 fn without(field: &str) -> Value {
     let mut peer = peer();
     peer.as_object_mut().expect("an object").remove(field);
@@ -83,6 +91,27 @@ fn the_slowest_of_a_hundred_is_no_faster_than_the_median() {
     swapped["latencyP99Us"] = json!(100);
     let told = refusal(&object(&json!({}), &json!([swapped])));
     assert!(told.contains("status.peers[].latencyP99Us"), "{told}");
+}
+
+#[test]
+fn a_link_that_became_slow_is_told_with_both_figures_in_the_unit_that_people_use() {
+    let told = |send, before| slowed(send, before).slow_to_peer().expect("slow").to_string();
+    assert_eq!(told(1_175_000, 117_500_000), "9.4 Mbit/s (was 940)");
+    assert_eq!(told(50_000, 11_750_000), "0.400 Mbit/s (was 94.0)");
+    let link = slowed(1_175_000, 117_500_000);
+    assert_eq!(link.slow_from_peer(), None, "the other direction is as it was");
+    let object = object(&json!({}), &json!([link]));
+    object.validate_cel().expect("admitted");
+}
+
+#[test]
+fn a_link_is_not_slow_by_too_few_rounds_nor_while_nobody_gets_through() {
+    let mut link = slowed(1_175_000, 117_500_000);
+    link.samples = Some(2);
+    assert_eq!(link.slow_to_peer(), None);
+    link = slowed(1_175_000, 117_500_000);
+    link.state = LinkState::Unreachable;
+    assert_eq!(link.slow_to_peer(), None);
 }
 
 #[test]

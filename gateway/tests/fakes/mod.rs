@@ -74,9 +74,11 @@ impl Process {
         (Self(Mutex::new(Some(runtime))), address)
     }
 
+    /// Nobody answers any more when this returns.
     pub fn kill(&self) {
         if let Some(runtime) = self.0.lock().unwrap().take() {
-            runtime.shutdown_background();
+            // On a thread that may wait. What its tasks say at their end is of no matter.
+            let _ = std::thread::spawn(move || runtime.shutdown_timeout(LIMIT)).join();
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::{Error, Result};
 
@@ -11,6 +11,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Service {
     port: u16,
+    cut: watch::Sender<bool>,
     _ended: oneshot::Sender<()>,
 }
 
@@ -24,16 +25,26 @@ impl Service {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(failed)?;
         let (ended, end) = oneshot::channel::<()>();
+        let (cut, is_cut) = watch::channel(false);
         // Not on the caller's runtime: that may be busy with a tool, and a node's network never is.
         std::thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = forward(listener, &replicas) => {}
+                    () = forward(listener, &replicas, &is_cut) => {}
                     _ = end => {}
                 }
             });
         });
-        Ok(Self { port, _ended: ended })
+        Ok(Self {
+            port,
+            cut,
+            _ended: ended,
+        })
+    }
+
+    /// From now on nothing passes, in silence, or everything does again. Connections of before do not come back.
+    pub fn cut(&self, cut: bool) {
+        self.cut.send_replace(cut);
     }
 
     pub fn port(&self) -> u16 {
@@ -41,7 +52,7 @@ impl Service {
     }
 }
 
-async fn forward(listener: std::net::TcpListener, replicas: &[SocketAddr]) {
+async fn forward(listener: std::net::TcpListener, replicas: &[SocketAddr], is_cut: &watch::Receiver<bool>) {
     let Ok(listener) = TcpListener::from_std(listener) else {
         return;
     };
@@ -51,11 +62,18 @@ async fn forward(listener: std::net::TcpListener, replicas: &[SocketAddr]) {
         };
         let mut order = replicas.to_vec();
         order.rotate_left(turn % replicas.len().max(1));
+        let mut is_cut = is_cut.clone();
         tokio::spawn(async move {
             for address in order {
                 if let Ok(mut replica) = TcpStream::connect(address).await {
-                    // Either end may hang up as it likes.
-                    let _ = tokio::io::copy_bidirectional(&mut client, &mut replica).await;
+                    tokio::select! {
+                        biased;
+                        Ok(_) = is_cut.wait_for(|cut| *cut) => {}
+                        // Either end may hang up as it likes.
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut replica) => return,
+                    }
+                    // Both ends stand, and hear nothing of each other.
+                    let _ = is_cut.wait_for(|cut| !*cut).await;
                     return;
                 }
             }

@@ -309,6 +309,11 @@ impl Stack {
 
     /// Starts an agent on its node, again if it was killed: its state directory stays.
     pub async fn start_agent(&mut self, spec: &AgentSpec) -> Result<()> {
+        self.start_agent_through(spec, self.ports.control).await
+    }
+
+    /// The same for an agent that attaches to the operator through another port, where something stands in between.
+    pub async fn start_agent_through(&mut self, spec: &AgentSpec, control: u16) -> Result<()> {
         let pod = self
             .pod(&format!("shardwright-agent-{}", spec.node), &spec.node, "agent")
             .await?;
@@ -331,7 +336,7 @@ impl Stack {
                 &spec.node,
             ])
             .args(["--operator-enrol", &self.ground.endpoint(self.ports.enrol)])
-            .args(["--operator-control", &self.ground.endpoint(self.ports.control)])
+            .args(["--operator-control", &self.ground.endpoint(control)])
             .arg("--trust-bundle")
             .arg(bundle)
             .arg("--token")

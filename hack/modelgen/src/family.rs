@@ -1,14 +1,16 @@
 //! What the architectures' models consist of: a table of their differences, and the tensors that follow from it.
 
+mod attention;
+mod feed_forward;
 pub(crate) mod state;
 mod table;
+mod time_mix;
 
 use gguf::Value;
 
 use crate::weights::Format;
 use crate::{Experts, Recipe};
 use state::State;
-use table::FAMILIES;
 
 /// A part that only some models of an architecture have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub enum Feature {
     NormPerHead,
     /// Queries that are not compressed, where others are.
     PlainQueries,
+    /// A last layer, with attention, that only predicts further tokens.
+    PredictingLayer,
 }
 
 /// A value in the table.
@@ -74,6 +78,11 @@ pub(crate) enum FeedForward {
     Packed,
     /// Up, then down.
     Plain,
+    /// Up, then down, of a token and the one before.
+    Shifted {
+        /// What comes out is gated by both tokens.
+        gated: bool,
+    },
 }
 
 /// Layers with experts.
@@ -98,6 +107,8 @@ pub(crate) enum Parts {
     Attention,
     /// A state, and nothing else.
     State,
+    /// A state and a feed-forward network.
+    StateBeforeFeedForward,
     /// Attention and a state side by side, and a feed-forward network.
     Both,
     /// Attention in every second layer, a state in the others, and a feed-forward network in all. The number of key and value
@@ -115,6 +126,7 @@ impl Parts {
         match self {
             Self::Attention => (false, true, true),
             Self::State => (true, false, false),
+            Self::StateBeforeFeedForward => (true, false, true),
             Self::Both => (true, true, true),
             Self::InTurnByHeads | Self::InTurnByPeriod => {
                 let attention = layer % ATTENTION_PERIOD == ATTENTION_PERIOD - 1;
@@ -153,6 +165,8 @@ pub(crate) struct Family {
     pub(crate) gated_queries: bool,
     /// Keys and values are compressed together, and usually queries too.
     pub(crate) latent: bool,
+    /// Queries never are.
+    pub(crate) plain_queries: bool,
     pub(crate) attention_bias: bool,
     pub(crate) attention_output_bias: bool,
     pub(crate) key_norm: KeyNorm,
@@ -160,8 +174,10 @@ pub(crate) struct Family {
     pub(crate) norm_bias: bool,
     /// Names of a layer's norms over the residual stream's width.
     pub(crate) norms: &'static [&'static str],
-    /// Of these, one that is stored without `.weight` behind its name.
-    pub(crate) bare_norm: Option<&'static str>,
+    /// Further ones, which are stored without `.weight` behind their names.
+    pub(crate) bare_norms: &'static [&'static str],
+    /// Looked-up rows have a norm.
+    pub(crate) embedding_norm: bool,
     /// Name of the norm before the output.
     pub(crate) output_norm: &'static str,
     pub(crate) feed_forward: FeedForward,
@@ -197,11 +213,11 @@ impl Family {
 
 /// The architectures that models can be made of.
 pub fn families() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|family| family.name)
+    table::all().map(|family| family.name)
 }
 
 pub(crate) fn find(name: &str) -> Option<&'static Family> {
-    FAMILIES.iter().find(|family| family.name == name)
+    table::all().find(|family| family.name == name)
 }
 
 /// How a tensor's values are chosen.
@@ -247,6 +263,9 @@ pub(crate) fn tensors(recipe: &Recipe) -> Vec<TensorSpec> {
         recipe.format,
         spread,
     );
+    if family.embedding_norm {
+        tensors.norm("token_embd_norm", recipe.width);
+    }
     if recipe.features.contains(&Feature::RotaryFactors) {
         tensors.factors("rope_freqs.weight", recipe.head() / 2);
     }
@@ -259,7 +278,7 @@ pub(crate) fn tensors(recipe: &Recipe) -> Vec<TensorSpec> {
         for norm in family.norms {
             tensors.norm(norm, recipe.width);
         }
-        if let Some(norm) = family.bare_norm {
+        for norm in family.bare_norms {
             tensors.around(norm, &[recipe.width], 1.0, 0.3);
         }
         let (state, attention, feed_forward) = family.parts.of(layer);
@@ -271,6 +290,9 @@ pub(crate) fn tensors(recipe: &Recipe) -> Vec<TensorSpec> {
         }
         if feed_forward {
             tensors.feed_forward(layer);
+        }
+        if layer + 1 == recipe.layers && recipe.features.contains(&Feature::PredictingLayer) {
+            tensors.prediction();
         }
     }
     tensors.prefix = String::new();
@@ -322,119 +344,11 @@ impl Tensors<'_> {
         self.around(name, &[count], 2.0, 0.9);
     }
 
-    fn attention(&mut self) {
-        let (recipe, family) = (self.recipe, self.recipe.family);
-        let (width, head) = (recipe.width, recipe.head());
-        let queries = head * recipe.heads;
-        let keys = head * recipe.kv_heads;
-        if family.latent {
-            self.latent_attention();
-            return;
-        }
-        if family.packed_attention {
-            self.matrix("attn_qkv.weight", &[width, queries + 2 * keys]);
-        } else {
-            let asked = if family.gated_queries { 2 * queries } else { queries };
-            for (name, rows) in [("attn_q", asked), ("attn_k", keys), ("attn_v", keys)] {
-                self.matrix(&format!("{name}.weight"), &[width, rows]);
-                if family.attention_bias {
-                    self.bias(name, &[rows]);
-                }
-            }
-        }
-        self.matrix("attn_output.weight", &[queries, width]);
-        if family.attention_output_bias {
-            self.bias("attn_output", &[width]);
-        }
-        let per_head = recipe.features.contains(&Feature::NormPerHead);
-        for (name, heads) in [
-            ("attn_q_norm.weight", recipe.heads),
-            ("attn_k_norm.weight", recipe.kv_heads),
-        ] {
-            match family.key_norm {
-                KeyNorm::None if per_head => self.around(name, &[head, heads], 1.0, 0.3),
-                KeyNorm::None => {}
-                KeyNorm::Head => self.around(name, &[head], 1.0, 0.3),
-                KeyNorm::Wide => self.around(name, &[head * heads], 1.0, 0.3),
-            }
-        }
-        if family.sinks {
-            self.around("attn_sinks.weight", &[recipe.heads], 0.0, 1.0);
-        }
-    }
-
-    fn latent_attention(&mut self) {
-        let (recipe, width, heads) = (self.recipe, self.recipe.width, self.recipe.heads);
-        let queries = heads * (latent::PLAIN + latent::ROTARY);
-        if recipe.features.contains(&Feature::PlainQueries) {
-            self.matrix("attn_q.weight", &[width, queries]);
-        } else {
-            self.matrix("attn_q_a.weight", &[width, latent::QUERY_RANK]);
-            self.around("attn_q_a_norm.weight", &[latent::QUERY_RANK], 1.0, 0.3);
-            self.matrix("attn_q_b.weight", &[latent::QUERY_RANK, queries]);
-        }
-        self.matrix("attn_kv_a_mqa.weight", &[width, latent::RANK + latent::ROTARY]);
-        self.around("attn_kv_a_norm.weight", &[latent::RANK], 1.0, 0.3);
-        self.matrix("attn_k_b.weight", &[latent::PLAIN, latent::RANK, heads]);
-        self.matrix("attn_v_b.weight", &[latent::RANK, latent::VALUE, heads]);
-        self.matrix("attn_output.weight", &[heads * latent::VALUE, width]);
-    }
-
-    fn feed_forward(&mut self, layer: u32) {
-        let recipe = self.recipe;
-        match recipe.experts {
-            Some(experts) if layer >= experts.leading_dense => self.experts(experts),
-            _ => self.dense(recipe.feed_forward),
-        }
-    }
-
-    fn dense(&mut self, inner: u32) {
-        let (family, width) = (self.recipe.family, self.recipe.width);
-        let up = match family.feed_forward {
-            FeedForward::Packed => 2 * inner,
-            FeedForward::Gated | FeedForward::Plain => inner,
-        };
-        if family.feed_forward == FeedForward::Gated {
-            self.matrix("ffn_gate.weight", &[width, inner]);
-        }
-        self.matrix("ffn_up.weight", &[width, up]);
-        self.matrix("ffn_down.weight", &[inner, width]);
-        if family.feed_forward_bias {
-            self.bias("ffn_up", &[up]);
-            self.bias("ffn_down", &[width]);
-        }
-    }
-
-    fn experts(&mut self, experts: Experts) {
-        let (recipe, family) = (self.recipe, self.recipe.family);
-        let (width, count) = (recipe.width, experts.count);
-        let inner = match family.mixture {
-            Mixture::Optional | Mixture::Wide => recipe.feed_forward,
-            Mixture::Own | Mixture::Shared | Mixture::GatedShared => experts.feed_forward,
-        };
-        self.push("ffn_gate_inp.weight", &[width, count], Format::F32, Fill::Matrix);
-        self.matrix("ffn_gate_exps.weight", &[width, inner, count]);
-        self.matrix("ffn_up_exps.weight", &[width, inner, count]);
-        self.matrix("ffn_down_exps.weight", &[inner, width, count]);
-        if family.expert_bias {
-            self.bias("ffn_gate_inp", &[count]);
-            self.bias("ffn_gate_exps", &[inner, count]);
-            self.bias("ffn_up_exps", &[inner, count]);
-            self.bias("ffn_down_exps", &[width, count]);
-        }
-        if family.expert_choice_bias {
-            self.bias("exp_probs_b", &[count]);
-        }
-        let shared = match family.mixture {
-            Mixture::Shared => inner,
-            Mixture::GatedShared => recipe.feed_forward,
-            Mixture::Optional | Mixture::Wide | Mixture::Own => return,
-        };
-        self.matrix("ffn_gate_shexp.weight", &[width, shared]);
-        self.matrix("ffn_up_shexp.weight", &[width, shared]);
-        self.matrix("ffn_down_shexp.weight", &[shared, width]);
-        if family.mixture == Mixture::GatedShared {
-            self.around("ffn_gate_inp_shexp.weight", &[width], 0.0, 0.2);
-        }
+    /// What brings a token's row and the residual stream together again.
+    fn prediction(&mut self) {
+        let width = self.recipe.width;
+        self.matrix("nextn.eh_proj.weight", &[2 * width, width]);
+        self.norm("nextn.enorm", width);
+        self.norm("nextn.hnorm", width);
     }
 }

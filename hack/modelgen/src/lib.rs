@@ -113,6 +113,10 @@ impl Recipe {
         }
     }
 
+    fn has_plain_queries(&self) -> bool {
+        self.family.plain_queries || self.features.contains(&Feature::PlainQueries)
+    }
+
     /// Writes the model.
     ///
     /// # Errors

@@ -61,16 +61,20 @@ fn usual(recipe: &Recipe) -> Vec<(&'static str, Value)> {
         all.push(("expert_feed_forward_length", Value::U32(experts.feed_forward)));
         all.push(("leading_dense_block_count", Value::U32(experts.leading_dense)));
     }
+    if recipe.features.contains(&Feature::PredictingLayer) {
+        all.push(("nextn_predict_layers", Value::U32(1)));
+    }
     all.extend(recipe.family.keys.iter().map(|(key, value)| (*key, value.value())));
     all
 }
 
 fn layer_keys(recipe: &Recipe) -> Vec<(&'static str, Value)> {
     let parts = recipe.family.parts;
-    if parts == Parts::State {
-        // Such models say that they have neither heads nor a feed-forward network.
+    if matches!(parts, Parts::State | Parts::StateBeforeFeedForward) {
+        // Such models say that they have no heads, and some that they have no feed-forward network either.
+        let width = if parts == Parts::State { 0 } else { recipe.feed_forward };
         return vec![
-            ("feed_forward_length", Value::U32(0)),
+            ("feed_forward_length", Value::U32(width)),
             ("attention.head_count", Value::U32(0)),
         ];
     }
@@ -81,7 +85,7 @@ fn layer_keys(recipe: &Recipe) -> Vec<(&'static str, Value)> {
     };
     let kv_heads = match parts {
         Parts::InTurnByHeads | Parts::OneOfThree => by_layer(kv_heads, |(_, attention, _)| attention),
-        Parts::Attention | Parts::State | Parts::Both | Parts::InTurnByPeriod => Value::U32(kv_heads),
+        _ => Value::U32(kv_heads),
     };
     let feed_forward = match parts {
         Parts::OneOfThree => by_layer(recipe.feed_forward, |(_, _, feed_forward)| feed_forward),
@@ -105,7 +109,7 @@ fn latent_keys(recipe: &Recipe) -> Vec<(&'static str, Value)> {
         ("attention.value_length_mla", latent::VALUE),
         ("rope.dimension_count", latent::ROTARY),
     ];
-    if !recipe.features.contains(&Feature::PlainQueries) {
+    if !recipe.has_plain_queries() {
         all.push(("attention.q_lora_rank", latent::QUERY_RANK));
     }
     all.into_iter().map(|(key, number)| (key, Value::U32(number))).collect()

@@ -46,13 +46,26 @@ fn a_model_that_keeps_states_beside_keys_and_values_has_layers_of_both_kinds() {
         };
         keeps.map(letter).collect::<String>()
     };
-    for name in ["jamba", "granitehybrid", "lfm2", "qwen3next", "qwen35"] {
+    for name in ["jamba", "granitehybrid", "lfm2", "lfm2moe", "kimi-linear"] {
+        assert_eq!(kept(name), "sasasa", "{name}");
+    }
+    for name in ["qwen3next", "qwen35", "qwen35moe"] {
         assert_eq!(kept(name), "sasasa", "{name}");
     }
     assert_eq!(kept("falcon-h1"), "bbbbbb");
     assert_eq!(kept("nemotron_h"), "sa-sa-");
-    assert_eq!(kept("mamba2"), "ssssss");
+    for name in ["mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"] {
+        assert_eq!(kept(name), "ssssss", "{name}");
+    }
     assert_eq!(kept("llama"), "aaaaaa");
+}
+
+#[test]
+fn every_architecture_that_keeps_a_state_has_a_family() {
+    let known: Vec<_> = families().collect();
+    for name in gguf::architecture::stateful() {
+        assert!(known.contains(&name), "{name}");
+    }
 }
 
 #[test]

@@ -150,8 +150,9 @@ async fn send_file(
         if let (true, Manner::Damage, Some(last)) = (at == end, manner, chunk.last_mut()) {
             *last ^= 1;
         }
-        stream.write_all(&chunk).await?;
+        // Before whoever gets the last of it can ask how much was sent.
         shared.sent.fetch_add(chunk.len() as u64, Ordering::SeqCst);
+        stream.write_all(&chunk).await?;
     }
     stream.flush().await?;
     if matches!(manner, Manner::Stall(_)) {

@@ -219,15 +219,20 @@ fn check_memory(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Ve
         );
     }
     for (pool, needed_bytes) in pools {
-        let pool = problem.topology.pools.get(pool);
-        let (name, usable_bytes) = pool.map_or(("?", 0), |p| (p.name.as_str(), p.usable_bytes));
-        if needed_bytes > u128::from(usable_bytes) {
-            found.push(Violation::PoolMemory {
-                pool: name.to_owned(),
-                needed_bytes,
-                usable_bytes,
-            });
-        }
+        check_pool(problem, pool, needed_bytes, found);
+    }
+}
+
+/// That a pool has room for all that is in it.
+fn check_pool(problem: &Problem, pool: usize, needed_bytes: u128, found: &mut Vec<Violation>) {
+    let pool = problem.topology.pools.get(pool);
+    let (name, usable_bytes) = pool.map_or(("?", 0), |p| (p.name.as_str(), p.usable_bytes));
+    if needed_bytes > u128::from(usable_bytes) {
+        found.push(Violation::PoolMemory {
+            pool: name.to_owned(),
+            needed_bytes,
+            usable_bytes,
+        });
     }
 }
 

@@ -413,11 +413,12 @@ fn hops(problem: &Problem, candidates: &[Candidate]) -> (Vec<Vec<u64>>, Vec<Vec<
     (hop_ns, carry_ns)
 }
 
-/// The link between every two candidates, and how many hops each carries. Without a rate all are one, which carries any number.
+/// The link between every two candidates, and how many hops each carries. Without a limit all are one, which carries any number.
 fn links(problem: &Problem, candidates: &[Candidate]) -> (Vec<Vec<usize>>, Vec<usize>) {
     let mut link_of = vec![vec![0; candidates.len()]; candidates.len()];
     let mut most_hops = vec![usize::MAX];
-    if links::hop_bytes_per_second(problem).is_none() {
+    let carrying = links::Carrying::new(problem);
+    if !carrying.is_limited() {
         return (link_of, most_hops);
     }
     let node = |c: &Candidate| problem.topology.devices[c.device].node.as_str();
@@ -426,7 +427,7 @@ fn links(problem: &Problem, candidates: &[Candidate]) -> (Vec<Vec<usize>>, Vec<u
         for (j, to) in candidates.iter().enumerate() {
             let (from, to) = (node(from), node(to));
             link_of[i][j] = *known.entry((from, to)).or_insert_with(|| {
-                most_hops.push(links::most_hops(problem, from, to));
+                most_hops.push(carrying.most_hops(from, to));
                 most_hops.len() - 1
             });
         }

@@ -23,6 +23,9 @@ const FLOAT_BYTES: u64 = 4;
 /// goes to one of them, and by way of the other cells are moved.
 const SPARE_SEQUENCES: u64 = 2;
 
+/// Copies of a layer's states of all sequences that are alive together: as a step gathers them, and as it leaves them.
+const LIVE_STATES: u64 = 2;
+
 /// Element of the cached keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KvElement {
@@ -105,8 +108,8 @@ pub enum FiguresError {
 /// Weights are as in the file. The cache holds all sequences at full context (or what `kv_cells` says), in whole cells, and one
 /// cell more for the runtime's padding row. Where a layer keeps a state, there is one for each sequence, however long, and for
 /// the runtime's own. The compute buffer follows how llama.cpp plans one micro-batch: the few widest tensors alive at once,
-/// the attention mask, and in the last stage the logits of all rows, twice (device and host). A token reads, on average,
-/// half of its own sequence's cache, and it reads and writes all of its state.
+/// the attention mask, the states of the layer with the largest, and in the last stage the logits of all rows, twice (device
+/// and host). A token reads, on average, half of its own sequence's cache, and it reads and writes all of its state.
 pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
     let layers = figures.layer_weight_bytes.len();
     match layers {
@@ -154,6 +157,8 @@ pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
         .embedding_length
         .saturating_mul(LIVE_WIDTHS * FLOAT_BYTES)
         .saturating_add(cells.saturating_mul(MASK_BYTES));
+    let largest_state_bytes = figures.layer_state_bytes.iter().copied().max().unwrap_or(0);
+    let live_state_bytes = largest_state_bytes.saturating_mul(states).saturating_mul(LIVE_STATES);
     let logits_bytes = figures.vocabulary_size.saturating_mul(2 * FLOAT_BYTES);
     Ok(Model {
         name: figures.name.clone(),
@@ -178,7 +183,7 @@ pub fn estimate(figures: &Figures) -> Result<Model, FiguresError> {
         embedding_bytes: figures.embedding_bytes,
         output_bytes: figures.output_bytes,
         activation_bytes: activation_bytes(figures.embedding_length),
-        compute_buffer_bytes: rows.saturating_mul(row_bytes),
+        compute_buffer_bytes: rows.saturating_mul(row_bytes).saturating_add(live_state_bytes),
         output_buffer_bytes: rows.saturating_mul(logits_bytes),
         cuts: figures.allowed_cuts.iter().copied().collect(),
     })

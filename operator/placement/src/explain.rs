@@ -11,6 +11,7 @@ use crate::{
 };
 use lifted::{Lifted, feasible_without, smallest_clash};
 use remedy::{missing_on_each_device, remedy};
+use topology::reason;
 
 /// Devices named in one message; the rest are counted.
 const MAX_NAMED: usize = 4;
@@ -18,7 +19,7 @@ const MAX_NAMED: usize = 4;
 /// Why there is no plan, for a condition and for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// One CamelCase word: InsufficientMemory, TooFewDevices, TooFewLayers, PinUnsatisfiable, ConstraintsClash, SearchExhausted.
+    /// One CamelCase word, of [`reason`].
     pub reason: &'static str,
     pub message: String,
     /// Memory that is missing, where that is the cause.
@@ -50,13 +51,13 @@ pub fn explain(problem: &Problem, infeasible: &Infeasible) -> Explanation {
 
 fn why(problem: &Problem, infeasible: &Infeasible) -> Explanation {
     match infeasible {
-        Infeasible::NoLayers => Explanation::new("TooFewLayers", "the model has no layers".to_owned()),
+        Infeasible::NoLayers => Explanation::new(reason::TOO_FEW_LAYERS, "the model has no layers".to_owned()),
         Infeasible::MinAboveMax { min, max } => Explanation::new(
-            "ConstraintsClash",
+            reason::CONSTRAINTS_CLASH,
             format!("minDevices is {min} and maxDevices is {max}: no number of devices is allowed"),
         ),
         Infeasible::TooFewDevices { needed, usable } => Explanation::new(
-            "TooFewDevices",
+            reason::TOO_FEW_DEVICES,
             format!(
                 "needs {}, {}",
                 counted(*needed, "device"),
@@ -64,7 +65,7 @@ fn why(problem: &Problem, infeasible: &Infeasible) -> Explanation {
             ),
         ),
         Infeasible::TooFewSegments { needed, segments } => Explanation::new(
-            "TooFewLayers",
+            reason::TOO_FEW_LAYERS,
             format!(
                 "needs {}, one part of the model each, and its {} can be cut into {} at most",
                 counted(*needed, "device"),
@@ -80,7 +81,7 @@ fn why(problem: &Problem, infeasible: &Infeasible) -> Explanation {
         } => explain_memory(problem, *needed_bytes, *usable_bytes, *devices),
         Infeasible::NoPlan => explain_clash(problem),
         Infeasible::Exhausted { steps } => Explanation::new(
-            "SearchExhausted",
+            reason::SEARCH_EXHAUSTED,
             format!(
                 "no plan was found in {steps} steps of the search, and none was excluded: ease a constraint or add a device"
             ),
@@ -101,7 +102,7 @@ fn usable_and_why_not(problem: &Problem, usable: u32) -> String {
 
 fn explain_pin(problem: &Problem, pin: usize) -> Explanation {
     let Some(wanted) = problem.constraints.pinned_layers.get(pin) else {
-        return Explanation::new("PinUnsatisfiable", format!("pinnedLayers[{pin}] does not exist"));
+        return Explanation::new(reason::PIN_UNSATISFIABLE, format!("pinnedLayers[{pin}] does not exist"));
     };
     let mut matching = refusals(problem);
     matching.retain(|r| wanted.matches_parts(&r.backend, &r.node, &r.device));
@@ -112,7 +113,7 @@ fn explain_pin(problem: &Problem, pin: usize) -> Explanation {
         refused
     };
     Explanation::new(
-        "PinUnsatisfiable",
+        reason::PIN_UNSATISFIABLE,
         format!("pinnedLayers[{pin}] wants {wanted} and no usable device is there: {why}"),
     )
 }
@@ -130,7 +131,7 @@ fn explain_memory(problem: &Problem, needed_bytes: u64, usable_bytes: u64, devic
         format!("; {refused}")
     };
     Explanation {
-        reason: "InsufficientMemory",
+        reason: reason::INSUFFICIENT_MEMORY,
         message: format!(
             "{} short: the model needs {} {place} and {} are usable{rest}",
             text::bytes(missing_bytes),
@@ -149,7 +150,7 @@ fn explain_clash(problem: &Problem) -> Explanation {
         && let Some(missing_bytes) = missing_on_each_device(problem)
     {
         return Explanation {
-            reason: "InsufficientMemory",
+            reason: reason::INSUFFICIENT_MEMORY,
             message: format!(
                 "{} short on each device: the model's parts cannot be divided so that every one fits beside the others",
                 text::bytes(missing_bytes)
@@ -161,9 +162,9 @@ fn explain_clash(problem: &Problem) -> Explanation {
     let names: Vec<String> = clashing.iter().map(|lifted| lifted.name(problem)).collect();
     let only_pins = clashing.iter().all(|lifted| matches!(lifted, Lifted::Pin(_)));
     let reason = if only_pins && !clashing.is_empty() {
-        "PinUnsatisfiable"
+        reason::PIN_UNSATISFIABLE
     } else {
-        "ConstraintsClash"
+        reason::CONSTRAINTS_CLASH
     };
     let mut message = match names.as_slice() {
         [] => "the layers cannot be cut and placed as the model allows".to_owned(),

@@ -26,6 +26,7 @@ use crate::{
 use search::{Cost, Outcome};
 pub use together::time_ns;
 use together::{beside, least_cost};
+use topology::reason;
 
 /// Replicas of one model at most: each is a whole copy of its weights.
 pub const MAX_REPLICAS: u32 = 16;
@@ -227,7 +228,7 @@ fn with_shortage(problem: &Problem, mut fleet: Fleet, asked: u32, excluded: bool
 
 fn too_busy() -> Explanation {
     Explanation {
-        reason: "ConstraintsClash",
+        reason: reason::CONSTRAINTS_CLASH,
         message: "the memory that it would share is too slow for all at minTokensPerSecond".to_owned(),
         missing_bytes: None,
     }

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use identity::Heard;
 use proto::control::v1::{Assignments, Hello, Inspect, Inspection, LinkPeers, Purpose, ShardReport, ShardStatus};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,9 @@ const MODEL_UID_MAX: usize = 253;
 pub const INSPECTIONS_MAX: usize = 4;
 /// Text from an agent that ends in a condition is cut here.
 const MESSAGE_MAX: usize = 1024;
+/// Silence after which an agent is suspected: a ping goes out after half a second and was not answered within another. The connection
+/// is given up a second later, and others that fell silent with it half a second after that at most.
+pub const OVERDUE: Duration = Duration::from_secs(1);
 /// A CamelCase word.
 const REASON_MAX: usize = 64;
 /// All weight indexes together: that of a model of 1000 tensors has a fifth of a mebibyte.
@@ -54,6 +58,8 @@ pub struct AgentView {
     pub reported: bool,
     /// Its shards.
     pub shards: Arc<[ShardStatus]>,
+    /// When anything last came over its connection.
+    pub heard: Heard,
 }
 
 /// The answer to an inspection, and who gave it.
@@ -72,6 +78,8 @@ pub struct Snapshot {
     pub nodes: BTreeMap<String, AgentView>,
     /// Answers since the last snapshot.
     pub inspected: Vec<Inspected>,
+    /// What those last said whose streams ended in silence since the last snapshot, by node.
+    pub silenced: Vec<(String, AgentView)>,
 }
 
 /// What one node must hold.
@@ -114,6 +122,7 @@ struct Inner {
     sessions: u64,
     nodes: BTreeMap<String, Entry>,
     inspected: Vec<Inspected>,
+    silenced: Vec<(String, AgentView)>,
 }
 
 /// Why an agent is not let in.
@@ -183,6 +192,7 @@ impl Agents {
                 leaving: false,
                 reported: false,
                 shards: Arc::default(),
+                heard: Heard::default(),
             };
             let entry = Entry {
                 view,
@@ -206,6 +216,11 @@ impl Agents {
         };
         self.touch();
         Ok(attachment)
+    }
+
+    /// Over which connection the stream comes; ignored from a stream that was replaced.
+    pub fn hears(&self, node: &str, session: u64, heard: Heard) {
+        self.with(node, session, |entry| entry.view.heard = heard);
     }
 
     /// Takes over what the node says of its shards; ignored from a stream that was replaced.
@@ -281,12 +296,18 @@ impl Agents {
         }
     }
 
-    /// Forgets an agent whose stream ended; a newer stream of the same node stays.
-    pub fn detach(&self, node: &str, session: u64) {
+    /// Forgets an agent whose stream ended at `now`; a newer stream of the same node stays.
+    pub fn detach(&self, node: &str, session: u64, now: Instant) {
         let removed = {
             let mut inner = self.lock();
             let ours = inner.nodes.get(node).is_some_and(|entry| entry.view.session == session);
-            ours.then(|| inner.nodes.remove(node)).flatten().is_some()
+            let removed = ours.then(|| inner.nodes.remove(node)).flatten();
+            let is_removed = removed.is_some();
+            let silenced = removed.filter(|entry| entry.view.heard.silence(now) >= OVERDUE);
+            inner
+                .silenced
+                .extend(silenced.map(|entry| (node.to_owned(), entry.view)));
+            is_removed
         };
         if removed {
             self.touch();
@@ -300,6 +321,7 @@ impl Agents {
             entry.replaced.cancel();
         }
         inner.inspected.clear();
+        inner.silenced.clear();
     }
 
     /// Everything as it is now; answers to inspections are handed out once.
@@ -307,6 +329,7 @@ impl Agents {
         let mut inner = self.lock();
         Snapshot {
             inspected: std::mem::take(&mut inner.inspected),
+            silenced: std::mem::take(&mut inner.silenced),
             nodes: inner
                 .nodes
                 .iter()

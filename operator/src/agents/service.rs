@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
-use identity::{DEFAULT_LEAF_LIFETIME, Role, SpiffeId};
+use identity::{DEFAULT_LEAF_LIFETIME, Heard, Peer, Role, SpiffeId};
 use proto::control::v1::agent_control_server::{AgentControl, AgentControlServer};
 use proto::control::v1::{
     AgentMessage, InspectedResponse, Inspection, IssueWorkerLeafRequest, IssueWorkerLeafResponse, ModelIndexPiece,
@@ -45,19 +45,21 @@ impl ControlService {
         }
     }
 
-    /// Serves the stream of a node's agent, which has proved that it is that, until the stream ends.
+    /// Serves the stream of a node's agent, which has proved that it is that, until the stream ends. `heard` is of its connection.
     ///
     /// # Errors
     /// This replica does not lead.
     pub fn attached(
         &self,
         node: String,
+        heard: Heard,
         inbound: impl Stream<Item = Result<AgentMessage, Status>> + Send + 'static,
     ) -> Result<ReceiverStream<Result<OperatorMessage, Status>>, Status> {
         self.leadership.require()?;
         let (outbound, receiver) = mpsc::channel(OUTBOUND_QUEUE);
         let session = Session {
             node,
+            heard,
             agents: self.agents.clone(),
             leadership: self.leadership.clone(),
             metrics: self.context.metrics.clone(),
@@ -93,7 +95,8 @@ impl AgentControl for ControlService {
 
     async fn attach(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
         let node = calling_node(&request)?;
-        let messages = self.attached(node, request.into_inner())?;
+        let heard = request.extensions().get::<Peer>().map(|peer| peer.heard.clone());
+        let messages = self.attached(node, heard.unwrap_or_default(), request.into_inner())?;
         Ok(Response::new(messages))
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use identity::Heard;
 use proto::control::v1::{AgentMessage, Hello, OperatorMessage, agent_message, operator_message};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ pub(super) const OUTBOUND_QUEUE: usize = 2;
 /// Everything one stream needs.
 pub(super) struct Session {
     pub(super) node: String,
+    pub(super) heard: Heard,
     pub(super) agents: Arc<Agents>,
     pub(super) leadership: Leadership,
     pub(super) metrics: Metrics,
@@ -77,8 +79,9 @@ impl Session {
         tracing::info!(node = %self.node, version, session = attachment.session, "agent attached");
         self.metrics.agents.inc();
         let session = attachment.session;
+        self.agents.hears(&self.node, session, self.heard.clone());
         let ended = self.serve(attachment, inbound).await;
-        self.agents.detach(&self.node, session);
+        self.agents.detach(&self.node, session, clock::now());
         self.metrics.agents.dec();
         ended
     }

@@ -110,6 +110,7 @@ async fn an_agent_is_told_to_whom_it_measures_links_whenever_that_changes() {
         let peer = |node: &&str| LinkPeer {
             node: node.to_string(),
             endpoint: format!("{node}:9445"),
+            neighbour: false,
         };
         std::sync::Arc::new(LinkPeers {
             peers: nodes.iter().map(peer).collect(),

@@ -9,6 +9,7 @@
 mod ahead;
 mod planned;
 mod search;
+mod taking;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,10 +31,12 @@ use super::sign;
 use super::stages;
 use super::status::{Placed, Why};
 use super::term::{self, ModelState};
+use super::traffic::Load;
 use super::translate::{self, Judged};
-use super::validate::{INVALID_SPEC, Validated, validate};
+use super::validate::{Validated, validate};
 use super::yielding;
-use search::{solve_and_check, trial};
+use search::solve_and_check;
+use taking::take;
 pub use world::World;
 pub(super) use world::{Own, Question};
 
@@ -50,6 +53,8 @@ pub struct Decided {
     pub yielded: Option<Yielded>,
     /// Memory that models decided later must leave to this one, which waits for it.
     pub claims: Vec<HeldMemory>,
+    /// And what it will put on links.
+    pub claimed_links: Vec<Load>,
     /// Models, by uid, that yield to this one.
     pub takes: BTreeMap<String, Yielded>,
     /// What people are told beside that it is placed.
@@ -83,6 +88,7 @@ impl Decided {
             withdrawn: false,
             yielded: None,
             claims: Vec::new(),
+            claimed_links: Vec::new(),
             takes: BTreeMap::new(),
             note: None,
             ahead: Ahead::Nothing,
@@ -111,13 +117,12 @@ impl Decided {
         Self::with(Placed::No(why))
     }
 
-    /// There are plans, and others have yet to leave their memory.
-    fn waits(names: &BTreeSet<String>, plans: &[Plan]) -> Self {
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let message = format!("waits until the memory is free that {} gave up", names.join(", "));
+    /// There are plans, and others have yet to leave what these would use. `gave_up`: what they gave up, by name.
+    fn waits((world, uid): (&World<'_>, &str), gave_up: &BTreeMap<String, &Yielded>, plans: &[Plan]) -> Self {
         Self {
             claims: translate::claims(plans).collect(),
-            ..Self::with(Placed::NotYet(Why::new(reason::AWAITS_MEMORY, message)))
+            claimed_links: world.holders.loads_of_plans(uid, plans),
+            ..Self::with(Placed::NotYet(yielding::awaits(gave_up)))
         }
     }
 
@@ -150,7 +155,7 @@ fn decide_place(
     signer: &PlacementSigner,
 ) -> Decided {
     if let Some(why) = unreadable(model) {
-        return Decided::no(Why::new(INVALID_SPEC, why));
+        return Decided::no(Why::new(reason::INVALID_SPEC, why));
     }
     let validated = match validate(&model.spec) {
         Ok(validated) => validated,
@@ -308,7 +313,7 @@ fn next_placement(asked: &Asked<'_>, rest: &Rest<'_>, fleet: Option<&Fleet>, sta
     }
     let leaving = world.holders.leaving(uid, new, world.agents);
     if !leaving.is_empty() {
-        let mut waits = Decided::waits(&leaving, new);
+        let mut waits = Decided::waits((world, uid), &leaving, new);
         if let Placed::NotYet(why) = &waits.placed
             && let Some(fewer) = rest.fewer(0, true, &why.reason, &why.message)
             && !rest.going_on.is_empty()
@@ -517,60 +522,6 @@ fn solve_rest(
         state.refused = solved.as_ref().err().map(|why| (problem, why.clone()));
     }
     solved.map(Some)
-}
-
-/// Solves as if models of lower priority held less: who of them yields is part of the decision. `None` where that is no help.
-fn take(
-    world: &World<'_>,
-    model: &InferenceModel,
-    known: &Known<'_>,
-    failing: &BTreeSet<String>,
-    state: &mut ModelState,
-) -> Option<Decided> {
-    let metadata = &model.metadata;
-    let (uid, name) = (metadata.uid.as_deref()?, metadata.name.as_deref()?);
-    let (facts, lower) = (known.facts?, world.holders.lower(uid));
-    // Whoever is still on its way to a new leader may bring the room that is missing.
-    if lower.is_empty() || !world.awaited.is_empty() {
-        return None;
-    }
-    let learned = state.learned;
-    let problem = |chosen: &[usize], failing: &BTreeSet<String>| {
-        let freed: Vec<&str> = chosen.iter().map(|at| lower[*at]).collect();
-        let topology = world.topology(&Question {
-            uid,
-            among: None,
-            failing,
-            freed: &freed,
-            own: None,
-            facts: Some(facts),
-            in_force: false,
-        });
-        let topology = translate::counted(topology, known.validated, facts, &world.paces);
-        translate::problem(name, known.validated, facts, learned.as_ref(), topology).ok()
-    };
-    let fewest = |failing: &BTreeSet<String>| yielding::fewest(lower.len(), |chosen| trial(&problem(chosen, failing)?));
-    let all: Vec<usize> = (0..lower.len()).collect();
-    let hopeless = problem(&all, &BTreeSet::new());
-    if hopeless.is_some() && state.hopeless == hopeless {
-        return None;
-    }
-    let found = Some(failing).filter(|failing| !failing.is_empty()).and_then(fewest);
-    let Some((chosen, solution)) = found.or_else(|| fewest(&BTreeSet::new())) else {
-        state.hopeless = hopeless;
-        return None;
-    };
-    // It is about to be placed, and was not refused.
-    state.refused = None;
-    let victims = chosen.iter().map(|at| lower[*at]);
-    let takes: BTreeMap<String, Yielded> = victims
-        .map(|lower| (lower.to_owned(), world.holders.record(uid, &solution.plan, lower)))
-        .collect();
-    let names = takes.keys().map(|lower| world.holders.name(lower)).collect();
-    Some(Decided {
-        takes,
-        ..Decided::waits(&names, std::slice::from_ref(&solution.plan))
-    })
 }
 
 #[cfg(test)]

@@ -265,6 +265,7 @@ pub fn agents(nodes: &[&str]) -> BTreeMap<String, AgentView> {
         leaving: false,
         reported: true,
         shards: Arc::default(),
+        heard: identity::Heard::default(),
     };
     nodes
         .iter()

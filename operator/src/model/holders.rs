@@ -1,9 +1,9 @@
-//! PURE: which model holds what memory in a pass, in which order they come, and who is about to leave what.
+//! PURE: which model holds what memory in a pass and puts what on links, in which order they come, and who is about to leave what.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crds::{InferenceModel, Yielded};
+use crds::{InferenceModel, Yielded, YieldedLink};
 use placement::Plan;
 use proto::control::v1::ShardStatus;
 use topology::{HeldMemory, Traffic};
@@ -12,9 +12,9 @@ use super::decide::Decided;
 use super::facts::Facts;
 use super::in_force::InForce;
 use super::reports::Reports;
-use super::traffic::Sends;
+use super::traffic::{Load, Sends};
 use super::translate;
-use super::yielding::{self, turn};
+use super::yielding::{self, Needs, turn};
 use crate::agents::AgentView;
 
 /// A model among the others.
@@ -28,6 +28,18 @@ struct Rank {
     turn: usize,
     /// That it is asked for.
     tokens_per_second: Option<u32>,
+    /// Of a link, what all may use together at that rate.
+    link_percent: u64,
+}
+
+impl Rank {
+    /// What it leaves to others on a link that carries so much: what it asks for is its own. All of it, if it asks for no rate.
+    fn leaves(&self, load: &Load, link_bytes_per_second: u64) -> Option<u64> {
+        self.tokens_per_second?;
+        let allowed = u128::from(link_bytes_per_second) * u128::from(self.link_percent) / 100;
+        let allowed = u64::try_from(allowed).unwrap_or(link_bytes_per_second);
+        Some(allowed.saturating_sub(load.asked_bytes_per_second))
+    }
 }
 
 /// What a model holds.
@@ -37,7 +49,9 @@ struct Held {
     epoch: u64,
     memory: Vec<HeldMemory>,
     /// What it puts on links.
-    traffic: Vec<Traffic>,
+    loads: Vec<Load>,
+    /// What it will put there beside that, as soon as others have left.
+    claimed: Vec<Load>,
 }
 
 /// Models and memory, by uid.
@@ -65,11 +79,13 @@ impl Holders {
             let metadata = &model.metadata;
             let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
             let rate = model.spec.placement.min_tokens_per_second;
+            let percent = model.spec.placement.max_link_percent;
             let rank = Rank {
                 name: format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default()),
                 priority: model.spec.priority,
                 turn,
                 tokens_per_second: rate.and_then(|rate| u32::try_from(rate).ok()),
+                link_percent: percent.map_or(100, |percent| u64::try_from(percent).unwrap_or(100).min(100)),
             };
             Some((metadata.uid.clone()?, rank))
         };
@@ -92,7 +108,8 @@ impl Holders {
         let held = Held {
             epoch: in_force.placement.epoch,
             memory: translate::held(in_force).collect(),
-            traffic: sends.map_or_else(Vec::new, |sends| sends.traffic(in_force, &self.name(uid))),
+            loads: sends.map_or_else(Vec::new, |sends| sends.loads(in_force)),
+            claimed: Vec::new(),
         };
         self.held.insert(uid.to_owned(), held);
     }
@@ -111,6 +128,7 @@ impl Holders {
             // Beside what it holds, which it leaves only for what it waits for.
             let held = self.held.entry(uid.to_owned()).or_default();
             held.memory.extend(decided.claims.iter().cloned());
+            held.claimed.extend(decided.claimed_links.iter().cloned());
         }
         for (lower, record) in &decided.takes {
             let held = self.held.remove(lower).unwrap_or_default();
@@ -128,11 +146,41 @@ impl Holders {
             .collect()
     }
 
-    /// What others put on links. Whoever yields memory is not asked to leave a link.
+    /// What others put on links, were some of them not there. `rate`: bytes per second that a link carries.
+    ///
+    /// Those of higher priority keep their share, or else they would take it back; and so does, towards all that are decided after it,
+    /// whoever waits for a link that another yields.
     #[must_use]
-    pub fn traffic_beside(&self, uid: &str) -> Vec<Traffic> {
-        let others = self.held.iter().filter(|(other, _)| *other != uid);
-        others.flat_map(|(_, held)| held.traffic.clone()).collect()
+    pub fn traffic_beside(&self, uid: &str, freed: &[&str], rate: impl Fn(&str, &str) -> u64) -> Vec<Traffic> {
+        let own = self.ranks.get(uid).map(|rank| rank.priority);
+        let mut traffic = Vec::new();
+        for (other, held) in &self.held {
+            if other == uid || freed.contains(&other.as_str()) {
+                continue;
+            }
+            let (rank, by) = (self.ranks.get(other), self.name(other));
+            let is_higher = rank.zip(own).is_some_and(|(rank, own)| rank.priority > own);
+            let loads = held.loads.iter().map(|load| (load, is_higher));
+            for (load, keeps) in loads.chain(held.claimed.iter().map(|load| (load, true))) {
+                let keeper = rank.filter(|_| keeps);
+                traffic.push(Traffic {
+                    from_node: load.from_node.clone(),
+                    to_node: load.to_node.clone(),
+                    bytes_per_second: load.bytes_per_second,
+                    by: by.clone(),
+                    leaves_bytes_per_second: keeper
+                        .and_then(|rank| rank.leaves(load, rate(&load.from_node, &load.to_node))),
+                });
+            }
+        }
+        traffic
+    }
+
+    /// What plans of a model would put on links.
+    #[must_use]
+    pub fn loads_of_plans(&self, uid: &str, plans: &[Plan]) -> Vec<Load> {
+        let sends = self.sends.get(uid);
+        sends.map_or_else(Vec::new, |sends| sends.loads_of_plans(plans))
     }
 
     /// Whether a model holds or claims memory.
@@ -168,15 +216,22 @@ impl Holders {
             .map_or_else(|| uid.to_owned(), |rank| rank.name.clone())
     }
 
-    /// Other models, by name, that yield memory which plans would use, or yielded it and are still in it: those whose
+    /// Other models, by name, that yield memory or links which plans would use, or yielded them and are still there: those whose
     /// record is not written yet, and those of whose given-up epoch a node of the plans still reports a shard.
     #[must_use]
-    pub fn leaving(&self, uid: &str, plans: &[Plan], agents: &BTreeMap<String, AgentView>) -> BTreeSet<String> {
-        let pools = self.pools_of(plans);
+    pub fn leaving(
+        &self,
+        uid: &str,
+        plans: &[Plan],
+        agents: &BTreeMap<String, AgentView>,
+    ) -> BTreeMap<String, &Yielded> {
+        let (pools, links) = (self.pools_of(plans), links_of(plans));
+        let is_used = |load: &Load| links.contains(&(load.from_node.as_str(), load.to_node.as_str()));
+        let meets = |held: &Held| !self.shared(held, &pools).is_empty() || held.loads.iter().any(is_used);
         let now = self
             .yielding
             .iter()
-            .filter(|(other, (_, held))| *other != uid && !self.shared(held, &pools).is_empty());
+            .filter(|(other, (_, held))| *other != uid && meets(held));
         let stages = plans.iter().flat_map(|plan| &plan.stages);
         let nodes: BTreeSet<&str> = stages.map(|stage| stage.node.as_str()).collect();
         let before = self.yielded.iter().filter(|(other, record)| {
@@ -189,22 +244,26 @@ impl Holders {
                 .filter(|(node, _)| *other == uid || nodes.contains(node.as_str()));
             near.any(|(_, agent)| agent.shards.iter().any(given_up))
         });
-        let leaving = now.map(|(other, _)| other).chain(before.map(|(other, _)| other));
-        leaving.map(|other| self.name(other)).collect()
+        let leaving = before.chain(now.map(|(other, (record, _))| (other, record)));
+        leaving.map(|(other, record)| (self.name(other), record)).collect()
     }
 
     /// What a lower model gives up for a plan of a higher one.
     #[must_use]
-    pub fn record(&self, uid: &str, plan: &Plan, lower: &str) -> Yielded {
+    pub fn record(&self, uid: &str, plan: &Plan, lower: &str, needs: Needs) -> Yielded {
         let priority = |uid: &str| self.ranks.get(uid).map_or(0, |rank| rank.priority);
         let held = self.held.get(lower).cloned().unwrap_or_default();
-        let devices = self.shared(&held, &self.pools_of(std::slice::from_ref(plan)));
+        let devices = match needs.memory {
+            true => self.shared(&held, &self.pools_of(std::slice::from_ref(plan))),
+            false => BTreeSet::new(),
+        };
         Yielded {
             to: self.name(uid),
             to_uid: uid.to_owned(),
             to_priority: priority(uid),
             priority: priority(lower),
             devices: devices.into_iter().map(str::to_owned).collect(),
+            links: needs.links.into_iter().collect(),
             epoch: i64::try_from(held.epoch).unwrap_or(i64::MAX),
         }
     }
@@ -212,12 +271,13 @@ impl Holders {
     /// What others gave up for plans of this model, for people.
     #[must_use]
     pub fn took(&self, uid: &str, plans: &[Plan]) -> Option<String> {
-        let pools = self.pools_of(plans);
+        let (pools, links) = (self.pools_of(plans), links_of(plans));
         let used = |device: &String| self.reports.pool_of(device).is_some_and(|pool| pools.contains(pool));
-        let taken = self
-            .yielded
-            .iter()
-            .filter(|(_, record)| record.to_uid == uid && record.devices.iter().any(used));
+        let goes_over = |link: &YieldedLink| links.contains(&(link.from.as_str(), link.to.as_str()));
+        let taken = self.yielded.iter().filter(|(_, record)| {
+            let meets = record.devices.iter().any(used) || record.links.iter().any(goes_over);
+            record.to_uid == uid && meets
+        });
         yielding::took(taken.map(|(other, record)| (self.name(other), record)))
     }
 
@@ -234,4 +294,14 @@ impl Holders {
             .filter(|device| self.reports.pool_of(device).is_some_and(|pool| pools.contains(pool)))
             .collect()
     }
+}
+
+/// The links that plans go over.
+fn links_of(plans: &[Plan]) -> BTreeSet<(&str, &str)> {
+    let hops = plans.iter().flat_map(|plan| plan.stages.windows(2));
+    hops.filter_map(|hop| match hop {
+        [from, to] => Some((from.node.as_str(), to.node.as_str())),
+        _ => None,
+    })
+    .collect()
 }

@@ -5,6 +5,8 @@
 //! peers are of its own zone, where its stages will most likely go on, the others of the other zones in turn. Nodes that are
 //! neighbours in a placement are always in it. A node that comes or goes changes the peers of a few others, not of all.
 
+mod slow;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -13,6 +15,8 @@ use proto::control::v1::{LinkPeer, LinkPeers};
 use topology::{DevicePair, LinkReport, Links, NodeLabels};
 
 use crate::agents::AgentView;
+
+pub use slow::SlowLinks;
 
 /// Label of a Node's stratum.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -49,6 +53,7 @@ pub struct Memory {
     objects: Vec<Arc<NodeLinkState>>,
     judged_unix_s: i64,
     links: Links,
+    slow: SlowLinks,
 }
 
 impl Memory {
@@ -71,10 +76,16 @@ impl Memory {
             if links != self.links {
                 self.links = links;
             }
+            self.slow = SlowLinks::of(objects, now_unix_s);
             self.objects = objects.to_vec();
             self.judged_unix_s = now_unix_s;
         }
         self.links.clone()
+    }
+
+    /// Links that became slow, by what [`Memory::links`] was given last.
+    pub fn slow(&self) -> &SlowLinks {
+        &self.slow
     }
 
     /// Whom every agent is to measure to.
@@ -143,6 +154,7 @@ pub fn whom(
             }
         }
     }
+    let near = chosen.clone();
     let rings = Rings::new(members, seed);
     for (at, member) in members.iter().enumerate() {
         if size + 1 == members.len() {
@@ -151,15 +163,17 @@ pub fn whom(
             rings.choose(at, member, size, seed, &mut chosen[at]);
         }
     }
-    let peer = |at: &usize| LinkPeer {
-        node: members[*at].node.clone(),
-        endpoint: members[*at].endpoint.clone(),
+    let peer = |at: usize, neighbour| LinkPeer {
+        node: members[at].node.clone(),
+        endpoint: members[at].endpoint.clone(),
+        neighbour,
     };
     members
         .iter()
-        .zip(&chosen)
-        .map(|(member, chosen)| {
-            let peers = chosen.iter().take(PEERS_MAX).map(peer).collect();
+        .zip(chosen.iter().zip(&near))
+        .map(|(member, (chosen, near))| {
+            let peers = chosen.iter().take(PEERS_MAX);
+            let peers = peers.map(|at| peer(*at, near.contains(at))).collect();
             (member.node.clone(), Arc::new(LinkPeers { peers }))
         })
         .collect()

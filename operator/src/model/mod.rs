@@ -7,6 +7,7 @@
 pub mod access;
 pub mod apply;
 pub mod assign;
+pub mod away;
 pub mod carry_over;
 pub mod decide;
 pub mod facts;
@@ -39,6 +40,7 @@ pub mod status;
 pub mod term;
 pub mod traffic;
 pub mod translate;
+pub mod unheard;
 pub mod validate;
 pub mod vanished;
 pub mod yielding;

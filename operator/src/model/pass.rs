@@ -83,9 +83,16 @@ impl Loop<'_> {
         // 1. (pure) By priority; of equals, whoever came first is placed first.
         observed.models.sort_by(|a, b| turn(a).cmp(&turn(b)));
         let Snapshot {
-            nodes: agents,
+            nodes: mut agents,
             inspected,
+            silenced,
         } = self.agents.snapshot();
+        // (client) Who is not heard, and says by other ways that it is there.
+        self.term.unheard.look(&agents, silenced, now);
+        self.term.unheard.ask(self.context, now).await;
+        let unheard = self.term.unheard.fill(&mut agents);
+        let metric = &self.context.metrics.agents_unheard;
+        metric.set(i64::try_from(unheard).unwrap_or(i64::MAX));
         // 2. (client) What sources demand.
         let named = observed.models.iter().filter_map(|model| secrets::key(model)).collect();
         self.secrets.refresh(self.context, named, now).await;
@@ -102,10 +109,12 @@ impl Loop<'_> {
         // 6. (client) Tell agents, gateways and people.
         self.publish(&proposals, &agents, &awaited);
         self.name_peers(&observed, &agents);
-        let mut wakes_at = [self.term.wakes_at(&awaited, now), self.secrets.wakes_at()]
-            .into_iter()
-            .flatten()
-            .min();
+        let wakes = [
+            self.term.wakes_at(&awaited, now),
+            self.secrets.wakes_at(),
+            self.term.unheard.wakes_at(),
+        ];
+        let mut wakes_at = wakes.into_iter().flatten().min();
         // Memory that one model gave up may be what another, decided before it, waits for.
         let moved = proposals.iter().any(|proposal| self.took_effect(proposal));
         let waits = moved && proposals.iter().any(|proposal| proposal.decided.placed != Placed::Yes);
@@ -185,6 +194,8 @@ impl Loop<'_> {
             .with_links(known)
             .with_threshold(self.context.threshold);
         world.kept = kept;
+        let is_unheard = |node: &&String| self.term.unheard.is(node);
+        world.unheard = agents.keys().filter(is_unheard).cloned().collect();
         let taught = self.term.models.values().flat_map(|state| &state.learned_pace);
         world.paces = Corrections::of(taught);
         for (uid, state) in &self.term.models {
@@ -247,7 +258,13 @@ impl Loop<'_> {
                 placements.with_label_values(&["refused"]).inc();
             }
             let kept = world.kept.get(&uid);
-            let status = sight(model, state, (&decided, kept), agents, (now, wall));
+            let present = decided.new_in_force.as_ref().or(state.in_force.as_ref());
+            let unheard = present.and_then(|present| self.term.unheard.note(present));
+            let slow = present.and_then(|present| self.term.links.slow().note(present));
+            let notes = [decided.note.take(), slow].into_iter().flatten();
+            decided.note = notes.reduce(|all, more| format!("{all}; {more}"));
+            let told = (&decided, kept, unheard.as_deref());
+            let status = sight(model, state, told, agents, (now, wall));
             proposals.push(Proposal {
                 model: model.clone(),
                 uid,
@@ -452,10 +469,12 @@ fn is_awaited(state: &ModelState, awaited: &BTreeSet<String>) -> bool {
 fn sight(
     model: &InferenceModel,
     state: &mut ModelState,
-    (decided, kept): (&Decided, Option<&Kept>),
+    (decided, kept, unheard): (&Decided, Option<&Kept>, Option<&str>),
     agents: &BTreeMap<String, AgentView>,
     (now, wall): (Instant, Timestamp),
 ) -> InferenceModelStatus {
+    let mut away = std::mem::take(&mut state.away);
+    away.look(state.in_force.as_ref(), agents, state.previous(model), wall);
     let stays = state.in_force.as_ref().filter(|_| !decided.withdrawn);
     let in_force = decided.new_in_force.as_ref().or(stays);
     let is_on = |kept: &&Kept| {
@@ -472,6 +491,9 @@ fn sight(
         }
         sights
     });
+    if sights.iter().flatten().all(StageSight::serves) {
+        away.forget();
+    }
     let sight = Sight {
         model,
         resolution: &state.inspection.resolution(),
@@ -483,10 +505,14 @@ fn sight(
         yielded: decided.yielded.as_ref(),
         note: decided.note.as_deref(),
         held: kept.filter(is_on).map(|kept| kept.message.as_str()),
+        unheard,
+        away: &away,
         recovery: state.standby.judge(|next| stages::look(next, agents)),
         in_force: in_force.zip(sights.as_deref()),
     };
-    status::status(&sight, state.previous(model), &Time(wall))
+    let status = status::status(&sight, state.previous(model), &Time(wall));
+    state.away = away;
+    status
 }
 
 fn tell(model: &InferenceModel, notes: &[Note]) {

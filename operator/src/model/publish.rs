@@ -1,33 +1,20 @@
-//! Events on transitions (pure), and the queue that sends them without holding anybody up.
+//! Events on transitions (pure), and where they go without holding anybody up.
 
+pub use apiclient::events::Note;
+use apiclient::events::Queue;
 use crds::conditions::{ConditionStatus, find, model as kind, reason};
 use crds::{InferenceModel, InferenceModelStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use tokio::sync::mpsc;
+use kube::runtime::events::{Event, Recorder, Reporter};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::error::call;
+use crate::metrics::Metrics;
 
 /// Events that wait to be sent: a change of every model of a large installation at once.
 const QUEUE: usize = 256;
-/// Longest note that the API accepts, in bytes.
-const NOTE_MAX: usize = 1024;
-
-/// Something a person should be able to look up later.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
-    /// Wants attention.
-    pub warning: bool,
-    /// One CamelCase word.
-    pub reason: String,
-    /// What was done when it happened.
-    pub action: &'static str,
-    /// For a person.
-    pub message: String,
-}
 
 /// The transitions between two statuses of a model.
 #[must_use]
@@ -55,24 +42,22 @@ pub fn transitions(before: Option<&InferenceModelStatus>, after: &InferenceModel
             {
                 (true, "Hold")
             }
-            // The condition stands for the moment until the link is left.
+            // These stand for the moment until the layers are elsewhere.
             (kind::DEGRADED, status) if status == yes && new_reason && condition.reason == reason::LINK_DOWN => {
                 (true, "Leave")
             }
+            (kind::DEGRADED, status) if status == yes && new_reason && condition.reason == reason::STAGE_LOST => {
+                (true, "Replace")
+            }
             _ => continue,
         };
-        let message = condition.message[..condition.message.floor_char_boundary(NOTE_MAX)].to_owned();
+        let new = Note::new(warning, &condition.reason, action, &condition.message);
         // Ready repeats the reason of whatever keeps it from being true.
         if !notes
             .iter()
-            .any(|note: &Note| note.reason == condition.reason && note.message == message)
+            .any(|note: &Note| note.reason == new.reason && note.message == new.message)
         {
-            notes.push(Note {
-                warning,
-                reason: condition.reason.clone(),
-                action,
-                message,
-            });
+            notes.push(new);
         }
     }
     notes
@@ -86,7 +71,7 @@ fn has_failed(reason: &str) -> bool {
 /// Where notes go.
 #[derive(Debug, Clone)]
 pub struct Events {
-    queue: mpsc::Sender<(Note, ObjectReference)>,
+    queue: Queue,
     context: Context,
 }
 
@@ -94,10 +79,15 @@ impl Events {
     /// Sends until `stop`.
     #[must_use]
     pub fn start(context: &Context, stop: CancellationToken) -> Self {
-        let (queue, notes) = mpsc::channel(QUEUE);
-        tokio::spawn(send(notes, context.clone(), stop));
+        let reporter = Reporter {
+            controller: "shardwright.dev/operator".to_owned(),
+            instance: Some(context.names.pod_name.clone()),
+        };
+        let recorder = Recorder::new(context.client.0.clone(), reporter);
+        let metrics = context.metrics.clone();
+        let send = move |event, about| send(recorder.clone(), metrics.clone(), event, about);
         Self {
-            queue,
+            queue: Queue::start(QUEUE, stop, send),
             context: context.clone(),
         }
     }
@@ -105,42 +95,17 @@ impl Events {
     /// Queues; drops and counts when too many wait.
     pub fn publish(&self, model: &InferenceModel, notes: Vec<Note>) {
         for note in notes {
-            if self.queue.try_send((note, model.object_ref(&()))).is_err() {
+            if self.queue.push(note, model.object_ref(&())).is_err() {
                 self.context.metrics.events_dropped.inc();
             }
         }
     }
 }
 
-async fn send(mut notes: mpsc::Receiver<(Note, ObjectReference)>, context: Context, stop: CancellationToken) {
-    let reporter = Reporter {
-        controller: "shardwright.dev/operator".to_owned(),
-        instance: Some(context.names.pod_name.clone()),
-    };
-    let recorder = Recorder::new(context.client.0.clone(), reporter);
-    loop {
-        let (note, about) = tokio::select! {
-            () = stop.cancelled() => return,
-            note = notes.recv() => match note {
-                Some(note) => note,
-                None => return,
-            },
-        };
-        let event = Event {
-            type_: if note.warning {
-                EventType::Warning
-            } else {
-                EventType::Normal
-            },
-            reason: note.reason,
-            note: Some(note.message),
-            action: note.action.to_owned(),
-            secondary: None,
-        };
-        if let Err(error) = call("publish Event", recorder.publish(&event, &about)).await {
-            context.metrics.errors.with_label_values(&[error.category()]).inc();
-            tracing::warn!(%error, reason = event.reason, "an event is lost");
-        }
+async fn send(recorder: Recorder, metrics: Metrics, event: Event, about: ObjectReference) {
+    if let Err(error) = call("publish Event", recorder.publish(&event, &about)).await {
+        metrics.errors.with_label_values(&[error.category()]).inc();
+        tracing::warn!(%error, reason = event.reason, "an event is lost");
     }
 }
 
@@ -193,11 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_hold_and_a_link_that_is_down_are_told_of_what_is_degraded() {
+    fn a_hold_a_lost_stage_and_a_link_that_is_down_are_told_of_what_is_degraded_and_fewer_replicas_are_not() {
         let sound = status(&[(kind::DEGRADED, ConditionStatus::False, "AsExpected")]);
+        let fewer = status(&[(kind::DEGRADED, ConditionStatus::True, "FewerReplicas")]);
+        assert!(reasons(Some(&sound), &fewer).is_empty());
         let lost = status(&[(kind::DEGRADED, ConditionStatus::True, "StageLost")]);
         let held = status(&[(kind::DEGRADED, ConditionStatus::True, "QuarantineLimitReached")]);
-        assert!(reasons(Some(&sound), &lost).is_empty());
+        assert_eq!(reasons(Some(&sound), &lost), [(true, "StageLost".into())]);
+        assert!(reasons(Some(&lost), &lost).is_empty());
         assert_eq!(reasons(Some(&lost), &held), [(true, "QuarantineLimitReached".into())]);
         assert!(reasons(Some(&held), &held).is_empty());
         let apart = status(&[(kind::DEGRADED, ConditionStatus::True, "LinkDown")]);

@@ -130,7 +130,7 @@ pub(super) fn own(known: Known<'_>, in_force: &InForce, going_on: &[usize]) -> O
                 bytes: stage.memory_budget_bytes,
             })
             .collect(),
-        traffic: sends.map_or_else(Vec::new, |sends| sends.beside(in_force, going_on)),
+        loads: sends.map_or_else(Vec::new, |sends| sends.loads_of(in_force, going_on)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! PURE (but for the key's arithmetic): from a plan to a signed placement and its view.
 
+use crds::conditions::reason;
 use crds::{InferenceModel, PlacementStatus};
 use gguf::Index;
 use identity::PlacementSigner;
@@ -13,9 +14,6 @@ use super::status::Why;
 
 /// How long a placement may be installed. Serving is not bound by it; the operator signs anew from half of it.
 pub const INSTALLABLE_S: i64 = 24 * 60 * 60;
-
-/// Reason of a placement that does not fit an envelope.
-pub const PLACEMENT_TOO_LARGE: &str = "PlacementTooLarge";
 
 /// What a new placement is made from.
 #[derive(Debug)]
@@ -47,12 +45,7 @@ pub fn sign(
     } = draft;
     for stage in pipelines.iter_mut().flat_map(|pipeline| &mut pipeline.stages) {
         let root = index.stage_root(stage.first_layer, stage.end_layer);
-        let root = root.ok_or_else(|| {
-            Why::new(
-                crds::conditions::reason::CHECK_FAILED,
-                "a stage has layers that the model has not",
-            )
-        })?;
+        let root = root.ok_or_else(|| Why::new(reason::CHECK_FAILED, "a stage has layers that the model has not"))?;
         stage.weight_root = root.0.to_vec();
     }
     let metadata = &model.metadata;
@@ -80,7 +73,7 @@ pub fn sign(
         let message = format!(
             "the signed placement has {bytes} bytes and at most {MAX_ENVELOPE_BYTES} are allowed; use fewer devices"
         );
-        return Err(Why::new(PLACEMENT_TOO_LARGE, message));
+        return Err(Why::new(reason::PLACEMENT_TOO_LARGE, message));
     }
     Ok(in_force)
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crds::StagePhase;
 use crds::conditions::reason;
 use proto::control::v1::{MemoryUse, ObservedPace, ShardPhase, ShardStatus};
+use proto::placement::v1::Stage;
 
 use super::failures::Health;
 use super::in_force::InForce;
@@ -94,7 +95,7 @@ impl StageSight {
 #[must_use]
 pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<StageSight> {
     let placement = &in_force.placement;
-    let sight = |pipeline: usize, index: usize, stage: &proto::placement::v1::Stage| {
+    let sight = |pipeline: usize, index: usize, stage: &Stage| {
         let agent = agents.get(&stage.node);
         let ours = |shard: &&ShardStatus| {
             shard.model_uid == placement.model_uid
@@ -140,6 +141,23 @@ pub fn look(in_force: &InForce, agents: &BTreeMap<String, AgentView>) -> Vec<Sta
         sights.extend(stages.map(|(index, stage)| sight(at, index, stage)));
     }
     sights
+}
+
+/// The stage that is seen.
+#[must_use]
+pub fn body<'a>(in_force: &'a InForce, sight: &StageSight) -> Option<&'a Stage> {
+    in_force.pipelines().get(sight.pipeline)?.stages.get(sight.stage)
+}
+
+/// What people know it by: "stage 1 on node-b-cpu0", of several replicas with the number of its own.
+#[must_use]
+pub fn name(in_force: &InForce, sight: &StageSight) -> String {
+    let device = body(in_force, sight).map_or("", |stage| &stage.device);
+    if in_force.pipelines().len() > 1 {
+        format!("replica {}, stage {} on {device}", sight.pipeline, sight.stage)
+    } else {
+        format!("stage {} on {device}", sight.stage)
+    }
 }
 
 /// The stage behind one that does not reach it, though both serve as far as their nodes can tell: it is the link that is down. `None` where

@@ -7,15 +7,15 @@ use crds::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use placement::text;
-use proto::placement::v1::Stage;
 
+use super::away::Away;
 use super::facts::Facts;
 use super::in_force::InForce;
 use super::inspect::Resolution;
 use super::learned;
 use super::learned_pace;
 use super::observed_pace;
-use super::stages::{self, StageSight};
+use super::stages::{self, StageSight, body, name};
 use super::yielding;
 
 /// Longest message of a stage in the view.
@@ -79,6 +79,10 @@ pub struct Sight<'a> {
     pub note: Option<&'a str>,
     /// Why what it has stays on devices that are judged unfit.
     pub held: Option<&'a str>,
+    /// Why what it has stays on nodes whose agents are not heard.
+    pub unheard: Option<&'a str>,
+    /// Stages whose agents are away.
+    pub away: &'a Away,
     /// Whether the loss of a node is survived.
     pub recovery: (ConditionStatus, Why),
     /// The placement in force, and its stages.
@@ -167,7 +171,10 @@ fn judge(sight: &Sight<'_>, replicas: &Replicas) -> [(&'static str, Judgement); 
         );
         (ConditionStatus::False, why)
     };
-    let degraded = held(sight, degraded(sight, replicas));
+    let mut degraded = held(sight, degraded(sight, replicas));
+    if let Some(unheard) = sight.unheard {
+        degraded = (ConditionStatus::True, Why::new(reason::AGENTS_UNHEARD, unheard));
+    }
     [
         (kind::RESOLVED, resolved),
         (kind::PLACED, placed),
@@ -284,7 +291,7 @@ fn loaded(sight: &Sight<'_>, all_serve: bool) -> Judgement {
             ),
         );
     }
-    if let Some(why) = trouble(in_force, stages) {
+    if let Some(why) = trouble(in_force, stages, sight.away) {
         return (ConditionStatus::False, why);
     }
     if let Some(message) = fetching(in_force, stages) {
@@ -330,16 +337,24 @@ fn fetching(in_force: &InForce, sights: &[StageSight]) -> Option<String> {
             format!("{}: {noun} {layers}, {far}{verifying}{}", stage.node, detail(sight))
         })
         .collect();
-    let more = match told.len().saturating_sub(STAGES_TOLD) {
+    some_of(&told)
+}
+
+/// The first ones, and how many more there are; `None` where there is none.
+fn some_of(stages: &[String]) -> Option<String> {
+    let more = match stages.len().saturating_sub(STAGES_TOLD) {
         0 => String::new(),
         more => format!("; and {more} more"),
     };
-    (!told.is_empty()).then(|| format!("{}{more}", told[..told.len().min(STAGES_TOLD)].join("; ")))
+    (!stages.is_empty()).then(|| format!("{}{more}", stages[..stages.len().min(STAGES_TOLD)].join("; ")))
 }
 
 fn degraded(sight: &Sight<'_>, replicas: &Replicas) -> Judgement {
     let epoch = sight.in_force.map(|(in_force, _)| in_force.placement.epoch);
-    let lost = sight.in_force.and_then(|(in_force, stages)| trouble(in_force, stages));
+    let lost = sight.in_force.and_then(|(in_force, stages)| {
+        let lost = |message: String| Why::new(reason::STAGE_LOST, message);
+        trouble(in_force, stages, sight.away).or_else(|| some_of(&sight.away.replaced(in_force)).map(lost))
+    });
     let few = replicas.asked > 1 && replicas.serving < replicas.asked;
     match (sight.placed, epoch, lost) {
         (Placed::No(why), Some(epoch), None) if replicas.all_serve => {
@@ -384,12 +399,11 @@ fn held(sight: &Sight<'_>, (status, why): Judgement) -> Judgement {
 }
 
 /// A stage whose node is gone, or that failed.
-fn trouble(in_force: &InForce, stages: &[StageSight]) -> Option<Why> {
-    if let Some(lost) = stages.iter().find(|stage| !stage.attached) {
-        return Some(Why::new(
-            reason::STAGE_LOST,
-            format!("{}: the node's agent is not attached", name(in_force, lost)),
-        ));
+fn trouble(in_force: &InForce, stages: &[StageSight], away: &Away) -> Option<Why> {
+    let lost = stages.iter().filter(|stage| !stage.attached);
+    let lost: Vec<String> = lost.map(|stage| away.told(in_force, stage)).collect();
+    if let Some(message) = some_of(&lost) {
+        return Some(Why::new(reason::STAGE_LOST, message));
     }
     if let Some(down) = stages.iter().find_map(|cut| link_down(in_force, stages, cut)) {
         return Some(down);
@@ -425,10 +439,6 @@ fn link_down(in_force: &InForce, stages: &[StageSight], cut: &StageSight) -> Opt
     Some(Why::new(reason::LINK_DOWN, message))
 }
 
-fn body<'a>(in_force: &'a InForce, sight: &StageSight) -> Option<&'a Stage> {
-    in_force.pipelines().get(sight.pipeline)?.stages.get(sight.stage)
-}
-
 /// Of a stage that was refused its memory: what it needs and what it may use.
 fn shortage(in_force: &InForce, sight: &StageSight) -> String {
     let budget = body(in_force, sight).map(|stage| stage.memory_budget_bytes);
@@ -439,15 +449,6 @@ fn shortage(in_force: &InForce, sight: &StageSight) -> String {
             text::bytes(budget)
         ),
         _ => String::new(),
-    }
-}
-
-fn name(in_force: &InForce, sight: &StageSight) -> String {
-    let device = body(in_force, sight).map_or("", |stage| &stage.device);
-    if in_force.pipelines().len() > 1 {
-        format!("replica {}, stage {} on {device}", sight.pipeline, sight.stage)
-    } else {
-        format!("stage {} on {device}", sight.stage)
     }
 }
 

@@ -15,6 +15,7 @@ use placement::Problem;
 use proto::control::v1::{Inspect, inspection::Result as Answer};
 
 use super::access::Access;
+use super::away::Away;
 use super::facts::{self, Attached, Facts};
 use super::failures::Failures;
 use super::in_force::{self, InForce};
@@ -28,6 +29,7 @@ use super::reports::Reports;
 use super::secrets::Secrets;
 use super::standby::Standby;
 use super::status::{self, Why};
+use super::unheard::Unheard;
 use super::vanished::Vanished;
 use crate::agents::AgentView;
 use crate::agents::registry::Inspected;
@@ -82,6 +84,8 @@ pub struct ModelState {
     pub moving: Moving,
     /// What takes its place when a node is lost.
     pub standby: Standby,
+    /// Its stages whose agents are away.
+    pub away: Away,
     written: Option<(InferenceModelStatus, Instant)>,
     /// The version that was observed when a status was last written, and the one that the write made of it.
     made: Option<(String, String)>,
@@ -116,6 +120,7 @@ impl ModelState {
             progress: Progress::default(),
             moving: Moving::default(),
             standby: Standby::default(),
+            away: Away::default(),
             written: None,
             made: None,
         }
@@ -276,6 +281,8 @@ pub struct Term {
     pub links: links::Memory,
     /// Devices that were left of late, and those that are held.
     pub quarantine: Quarantine,
+    /// Agents that are not heard though they may be there.
+    pub unheard: Unheard,
     /// Devices that hold stages and whose objects are gone.
     pub vanished: Vanished,
     reports: Arc<Reports>,
@@ -293,6 +300,7 @@ impl Term {
             models: HashMap::new(),
             links: links::Memory::default(),
             quarantine: Quarantine::default(),
+            unheard: Unheard::default(),
             vanished: Vanished::default(),
             reports: Arc::default(),
             settled_nodes: BTreeSet::new(),

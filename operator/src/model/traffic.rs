@@ -1,5 +1,4 @@
-//! PURE: what pipelines that are placed put on links, as far as it is known: of one hop the activations of a token, so many times a
-//! second.
+//! PURE: what pipelines put on links, as far as it is known: of one hop the activations of a token, so many times a second.
 //!
 //! Of another model it is the rate that it is asked for, or that of one stream at the predicted pace, whichever is more: streams that
 //! share a step put more there, and nobody knows how many there will be. Of the other replicas of a model it is the rate asked for,
@@ -7,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use placement::activation_bytes;
+use placement::{Plan, activation_bytes, text};
 use topology::Traffic;
 
 use super::facts::Facts;
@@ -22,6 +21,37 @@ pub struct Sends {
     pub tokens_per_second: Option<u32>,
 }
 
+/// What a model puts on one link, in one direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Load {
+    /// The node that sends.
+    pub from_node: String,
+    /// The node that receives.
+    pub to_node: String,
+    /// At the rate asked for; nothing without one.
+    pub asked_bytes_per_second: u64,
+    /// As others see it: at the rate asked for, or the pace of one stream, whichever is more.
+    pub bytes_per_second: u64,
+}
+
+impl Load {
+    /// As that of another replica, beside which further ones of the same model are decided; and what others see of it above that.
+    #[must_use]
+    pub fn of_replica(&self) -> (Traffic, u64) {
+        let traffic = Traffic {
+            from_node: self.from_node.clone(),
+            to_node: self.to_node.clone(),
+            bytes_per_second: self.asked_bytes_per_second,
+            by: "another replica".to_owned(),
+            leaves_bytes_per_second: None,
+        };
+        (
+            traffic,
+            self.bytes_per_second.saturating_sub(self.asked_bytes_per_second),
+        )
+    }
+}
+
 impl Sends {
     /// A model of these facts.
     #[must_use]
@@ -32,66 +62,77 @@ impl Sends {
         }
     }
 
-    /// What a placement puts on links, for other models. `name`: its model's.
+    /// What all pipelines of a placement put on links.
     #[must_use]
-    pub fn traffic(self, in_force: &InForce, name: &str) -> Vec<Traffic> {
-        let asked = u64::from(self.tokens_per_second.unwrap_or(0));
-        let pace = |number: usize| asked.max(one_stream(in_force, number));
-        self.over_hops(
-            in_force,
-            (0..in_force.pipelines().len()).map(|number| (number, pace(number))),
-            name,
-        )
+    pub fn loads(self, in_force: &InForce) -> Vec<Load> {
+        let numbers: Vec<usize> = (0..in_force.pipelines().len()).collect();
+        self.loads_of(in_force, &numbers)
     }
 
-    /// What these pipelines of a placement put on links, for further ones of the same model.
+    /// What these pipelines of a placement put on links.
     #[must_use]
-    pub fn beside(self, in_force: &InForce, numbers: &[usize]) -> Vec<Traffic> {
-        let asked = u64::from(self.tokens_per_second.unwrap_or(0));
-        self.over_hops(
-            in_force,
-            numbers.iter().map(|number| (*number, asked)),
-            "another replica",
-        )
+    pub fn loads_of(self, in_force: &InForce, numbers: &[usize]) -> Vec<Load> {
+        let there = numbers
+            .iter()
+            .filter_map(|number| Some((*number, in_force.pipelines().get(*number)?)));
+        self.over_hops(there.map(|(number, pipeline)| {
+            let nodes: Vec<&str> = pipeline.stages.iter().map(|stage| stage.node.as_str()).collect();
+            (nodes, one_stream(predicted_us(in_force, number)))
+        }))
     }
 
-    /// `paces`: numbers of pipelines, and their tokens per second.
-    fn over_hops(self, in_force: &InForce, paces: impl Iterator<Item = (usize, u64)>, by: &str) -> Vec<Traffic> {
-        let mut over: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for (number, tokens) in paces {
-            let stages = in_force
-                .pipelines()
-                .get(number)
-                .map_or(&[][..], |pipeline| &pipeline.stages);
-            for (from, to) in stages.iter().zip(stages.iter().skip(1)) {
-                let bytes = over.entry((&from.node, &to.node)).or_default();
-                *bytes = bytes.saturating_add(self.activation_bytes.saturating_mul(tokens));
+    /// What plans would put on links.
+    #[must_use]
+    pub fn loads_of_plans(self, plans: &[Plan]) -> Vec<Load> {
+        self.over_hops(plans.iter().map(|plan| {
+            let nodes: Vec<&str> = plan.stages.iter().map(|stage| stage.node.as_str()).collect();
+            let stages_us = plan.stages.iter().map(|stage| text::us(stage.time_ns));
+            let hops_us = plan.stages.iter().filter_map(|stage| stage.hop_ns.map(text::us));
+            (nodes, one_stream(stages_us.chain(hops_us).fold(0, u64::saturating_add)))
+        }))
+    }
+
+    /// `pipelines`: the nodes of their stages, and their tokens per second.
+    fn over_hops<'n>(self, pipelines: impl Iterator<Item = (Vec<&'n str>, u64)>) -> Vec<Load> {
+        let asked = u64::from(self.tokens_per_second.unwrap_or(0));
+        let mut over: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
+        for (nodes, pace) in pipelines {
+            for (from, to) in nodes.iter().zip(nodes.iter().skip(1)) {
+                let (at_rate, at_most) = over.entry((*from, *to)).or_default();
+                let bytes = |tokens: u64| self.activation_bytes.saturating_mul(tokens);
+                *at_rate = at_rate.saturating_add(bytes(asked));
+                *at_most = at_most.saturating_add(bytes(asked.max(pace)));
             }
         }
-        let traffic = |((from, to), bytes_per_second): ((&str, &str), u64)| Traffic {
+        let load = |((from, to), (asked_bytes_per_second, bytes_per_second)): ((&str, &str), (u64, u64))| Load {
             from_node: from.to_owned(),
             to_node: to.to_owned(),
+            asked_bytes_per_second,
             bytes_per_second,
-            by: by.to_owned(),
         };
         over.into_iter()
-            .map(traffic)
-            .filter(|traffic| traffic.bytes_per_second > 0)
+            .map(load)
+            .filter(|load| load.bytes_per_second > 0)
             .collect()
     }
 }
 
-/// Tokens per second of one stream, rounded up, as a pipeline was predicted; nothing where it was not.
-fn one_stream(in_force: &InForce, number: usize) -> u64 {
+/// Of one token of one stream, as a pipeline was predicted; nothing where it was not.
+fn predicted_us(in_force: &InForce, number: usize) -> u64 {
     let stages = in_force.view.stages.iter();
     let own = stages.filter(|stage| usize::try_from(stage.pipeline) == Ok(number));
     let us: i64 = own
         .map(|stage| stage.predicted_us_per_token + stage.hop_us.unwrap_or(0))
         .sum();
-    u64::try_from(us)
-        .ok()
-        .filter(|us| *us > 0)
-        .map_or(0, |us| 1_000_000_u64.div_ceil(us))
+    u64::try_from(us).unwrap_or(0)
+}
+
+/// Tokens per second, rounded up.
+fn one_stream(token_us: u64) -> u64 {
+    match token_us {
+        0 => 0,
+        us => 1_000_000_u64.div_ceil(us),
+    }
 }
 
 #[cfg(test)]
@@ -104,42 +145,57 @@ mod tests {
         Sends::of(&fixture::facts(), tokens_per_second)
     }
 
-    fn told(traffic: &[Traffic]) -> Vec<(&str, &str, u64)> {
-        fn one(traffic: &Traffic) -> (&str, &str, u64) {
-            (&traffic.from_node, &traffic.to_node, traffic.bytes_per_second)
+    /// From where, to where, at the rate asked for, as others see it.
+    fn told(loads: &[Load]) -> Vec<(&str, &str, u64, u64)> {
+        fn one(load: &Load) -> (&str, &str, u64, u64) {
+            let Load {
+                from_node,
+                to_node,
+                asked_bytes_per_second,
+                bytes_per_second,
+            } = load;
+            (from_node, to_node, *asked_bytes_per_second, *bytes_per_second)
         }
-        traffic.iter().map(one).collect()
+        loads.iter().map(one).collect()
     }
 
     #[test]
     fn a_model_sends_as_fast_as_it_is_asked_to_or_as_one_stream_is_predicted_to_go() {
         let in_force = fixture::in_force(1, &["a", "b"]);
-        assert_eq!(told(&sends(None).traffic(&in_force, "m")), [("a", "b", 256 * 5000)]);
-        assert_eq!(told(&sends(Some(70)).traffic(&in_force, "m")), [("a", "b", 256 * 5000)]);
+        let stream = 256 * 5000;
+        assert_eq!(told(&sends(None).loads(&in_force)), [("a", "b", 0, stream)]);
+        assert_eq!(told(&sends(Some(70)).loads(&in_force)), [("a", "b", 256 * 70, stream)]);
         assert_eq!(
-            told(&sends(Some(7000)).traffic(&in_force, "m")),
-            [("a", "b", 256 * 7000)]
+            told(&sends(Some(7000)).loads(&in_force)),
+            [("a", "b", 256 * 7000, 256 * 7000)]
         );
-        assert_eq!(told(&sends(None).traffic(&fixture::in_force(1, &["a"]), "m")), []);
+        assert_eq!(told(&sends(None).loads(&fixture::in_force(1, &["a"]))), []);
     }
 
     #[test]
     fn hops_over_one_link_add_up_and_the_way_back_is_another_link() {
         let in_force = fixture::in_force(1, &["a", "b", "a", "b"]);
         assert_eq!(
-            told(&sends(None).traffic(&in_force, "m")),
-            [("a", "b", 2 * 256 * 2500), ("b", "a", 256 * 2500)]
+            told(&sends(None).loads(&in_force)),
+            [("a", "b", 0, 2 * 256 * 2500), ("b", "a", 0, 256 * 2500)]
         );
     }
 
     #[test]
-    fn replicas_that_go_on_send_as_fast_as_they_are_asked_to() {
+    fn replicas_that_go_on_stand_beside_further_ones_with_the_rate_that_is_asked_for() {
         let in_force = fixture::replicas(1, &[&["a", "b"], &["a", "b"], &["b", "a"]]);
+        let beside = |tokens_per_second, numbers: &[usize]| {
+            let loads = sends(tokens_per_second).loads_of(&in_force, numbers);
+            let beside = loads.iter().map(Load::of_replica);
+            let told = beside.map(|(own, beyond)| (own.from_node, own.to_node, own.bytes_per_second, beyond));
+            told.collect::<Vec<_>>()
+        };
+        let way = |from: &str, to: &str, asked, beyond| (from.to_owned(), to.to_owned(), asked, beyond);
         assert_eq!(
-            told(&sends(Some(10)).beside(&in_force, &[0, 1])),
-            [("a", "b", 2 * 2560)]
+            beside(Some(10), &[0, 1]),
+            [way("a", "b", 2 * 2560, 2 * (256 * 5000 - 2560))]
         );
-        assert_eq!(told(&sends(Some(10)).beside(&in_force, &[2])), [("b", "a", 2560)]);
-        assert_eq!(told(&sends(None).beside(&in_force, &[0, 1, 2])), []);
+        assert_eq!(beside(Some(6000), &[2]), [way("b", "a", 256 * 6000, 0)]);
+        assert_eq!(beside(None, &[2]), [way("b", "a", 0, 256 * 5000)]);
     }
 }

@@ -17,7 +17,7 @@ use super::observed_pace::PREFILL_TOKENS;
 use super::replicas::Replica;
 use super::sign::Draft;
 use super::status::Why;
-use super::validate::{INVALID_SPEC, Validated};
+use super::validate::Validated;
 
 /// What is to be decided for one model.
 pub fn problem(
@@ -57,17 +57,32 @@ fn promise(validated: &Validated, facts: &Facts) -> Result<(), Why> {
 /// The graph as it counts for a model: by its shape and the format of its weights, and by what serving stages taught.
 #[must_use]
 pub fn counted(topology: Topology, validated: &Validated, facts: &Facts, paces: &Corrections) -> Topology {
+    let topology = topology.for_model(&shape(validated, facts));
+    paces.correct(topology, &facts.quantisation)
+}
+
+/// The model as its steps depend on it. All layers are counted alike, so what grows with the context is that of a layer on
+/// average: one that keeps a state in place of keys and values attends to no position and reads no cache of any.
+fn shape(validated: &Validated, facts: &Facts) -> StepShape {
     let bits = facts.file_bytes.saturating_mul(8) / facts.parameters.max(1);
-    let positions = reckoned_context(&validated.runtime);
-    let token_bytes = validated.kv_element.bytes(facts.kv_elements_per_token_per_layer.into());
-    let topology = topology.for_model(&StepShape {
+    let context = u64::from(reckoned_context(&validated.runtime));
+    let layers = facts.layer_bytes.len() as u64;
+    let most_elements = facts.kv_elements_per_token_per_layer;
+    let elements = |layer: usize| facts.layer_kv_elements.get(layer).copied().unwrap_or(most_elements);
+    let token_bytes = (0..facts.layer_bytes.len()).map(|layer| validated.kv_element.bytes(elements(layer).into()));
+    let (mut attending, mut all_bytes) = (0u64, 0u64);
+    for bytes in token_bytes.filter(|bytes| *bytes > 0) {
+        attending += 1;
+        all_bytes = all_bytes.saturating_add(bytes);
+    }
+    let on_average = |of_all_layers: u64| of_all_layers.saturating_mul(context) / layers.max(1);
+    StepShape {
         bits: u32::try_from(bits).unwrap_or(u32::MAX),
         width: facts.embedding_length,
-        positions,
-        cache_bytes: token_bytes.saturating_mul(positions.into()),
+        positions: u32::try_from(on_average(attending)).unwrap_or(u32::MAX),
+        cache_bytes: on_average(all_bytes),
         strict: validated.is_strict(),
-    });
-    paces.correct(topology, &facts.quantisation)
+    }
 }
 
 /// Positions that a token attends to in what is predicted: half of a full context.
@@ -97,7 +112,7 @@ pub fn estimated(name: &str, validated: &Validated, facts: &Facts) -> Result<Mod
         max_step_rows: runtime.max_step_rows.into(),
         allowed_cuts: facts.allowed_cuts.clone(),
     };
-    estimate(&figures).map_err(|error| Why::new(INVALID_SPEC, error.to_string()))
+    estimate(&figures).map_err(|error| Why::new(reason::INVALID_SPEC, error.to_string()))
 }
 
 /// The layers that a stage has loaded once it serves.

@@ -1,5 +1,6 @@
 //! PURE: from a raw spec to values that the later steps need not question.
 
+use crds::conditions::reason;
 use crds::{Determinism, InferenceModelSpec, KvType, PinnedLayers, TolerationOperator};
 use placement::{Constraints, KvElement, MAX_REPLICAS, Objective, Pin, Toleration};
 use proto::placement::v1 as wire;
@@ -11,9 +12,6 @@ use super::status::Why;
 const STEP_ROWS: u32 = 128;
 /// Rows of one step at most where numbers must not depend on the shape of the step.
 const STRICT_STEP_ROWS: u32 = 63;
-
-/// Reason of a spec that the CRD's schema should have refused.
-pub const INVALID_SPEC: &str = "InvalidSpec";
 
 /// A spec without nonsense.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,7 +127,10 @@ fn at_least(least: u32, field: &str, value: i32) -> Result<u32, Why> {
 }
 
 fn invalid(field: &str, value: i32, least: u32) -> Why {
-    Why::new(INVALID_SPEC, format!("{field} is {value}; it must be at least {least}"))
+    Why::new(
+        reason::INVALID_SPEC,
+        format!("{field} is {value}; it must be at least {least}"),
+    )
 }
 
 #[cfg(test)]

@@ -1,22 +1,27 @@
-//! PURE: which lower models give memory up to a higher one, and what both say of it.
+//! PURE: which lower models give memory and links up to a higher one, and what both say of it.
 //!
-//! A model that has no plan beside what all others hold may take memory of models of strictly lower priority, of as few of
-//! them as will do. Memory must not be given to one while the other is still in it, whatever write fails and whoever leads.
+//! A model that has no plan beside what all others hold, and put on links, may take what models of strictly lower priority have, of as
+//! few of them as will do. Memory must not be given to one while the other is still in it, whatever write fails and whoever leads.
 //! So it takes several passes, each of which leaves a state that is sound by itself:
 //!
 //! 1. The lower models yield: they are placed elsewhere, or nowhere, and their status records to whom ([`Yielded`]). The
-//!    higher one gets no placement yet; for the rest of the pass it claims its memory, so that nobody decided later takes it.
-//! 2. Once those statuses are written, the memory is free, and the higher model is decided as any other: beside what all
+//!    higher one gets no placement yet; for the rest of the pass it claims its memory and its share of links, so that nobody decided
+//!    later takes them.
+//! 2. Once those statuses are written, all that is free, and the higher model is decided as any other: beside what all
 //!    others hold. It still claims and waits while an agent on its nodes reports a shard of an epoch that was given up.
 //! 3. Then it is placed. Nobody needs to remember anything: a new leader finds the records in the statuses.
 //!
 //! Agents do their part too: they end what is on its way out of a device before they load there. But devices of one pool
 //! share memory, and of those an agent knows nothing; hence the wait for its report.
+//!
+//! Who yielded a link does not come back to it: a model leaves to those of higher priority what they ask for of a link, whatever it is
+//! allowed to use itself ([`super::holders::Holders::traffic_beside`]).
 
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::conditions::reason;
-use crds::{InferenceModel, Yielded};
+use crds::{InferenceModel, Yielded, YieldedLink};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::decide::Decided;
@@ -26,6 +31,15 @@ use super::term::ModelState;
 
 /// Choices of lower models that are tried for the smallest: all of five models, and the likeliest of more.
 const TRIALS_MAX: usize = 32;
+
+/// What of a lower model a higher one has no plan with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// It is in memory that the plan takes.
+    pub memory: bool,
+    /// It fills these.
+    pub links: BTreeSet<YieldedLink>,
+}
 
 /// In which turn models are decided: the higher priority first, then the older.
 #[must_use]
@@ -120,29 +134,51 @@ fn replaces(decided: &Decided, in_force: Option<&InForce>) -> bool {
     in_force.is_none_or(|old| old.stages() != new.stages())
 }
 
-/// "yielded node-a-gpu0 to default/big (priority 10 > 0)".
+/// Why a higher model has no place yet: what others gave up, by name, is not free.
+#[must_use]
+pub fn awaits(records: &BTreeMap<String, &Yielded>) -> Why {
+    let links = records.values().any(|record| !record.links.is_empty());
+    let memory = records.values().any(|record| !record.devices.is_empty());
+    let (reason, what) = match (memory, links) {
+        (true, true) => (reason::AWAITS_MEMORY, "memory and the links are"),
+        (false, true) => (reason::AWAITS_LINKS, "links are"),
+        (_, false) => (reason::AWAITS_MEMORY, "memory is"),
+    };
+    let names: Vec<&str> = records.keys().map(String::as_str).collect();
+    Why::new(
+        reason,
+        format!("waits until the {what} free that {} gave up", names.join(", ")),
+    )
+}
+
+/// "yielded node-a-gpu0 to default/big (priority 10 > 0)", "yielded the link node-a -> node-b to ...".
 #[must_use]
 pub fn yielded(record: &Yielded) -> String {
     let Yielded {
         to,
-        devices,
         priority,
         to_priority,
         ..
     } = record;
     format!(
         "yielded {} to {to} (priority {to_priority} > {priority})",
-        devices.join(", ")
+        given(record)
     )
+}
+
+/// "node-a-gpu0, the link node-a -> node-b".
+fn given(record: &Yielded) -> String {
+    let link = |link: &YieldedLink| format!("the link {} -> {}", link.from, link.to);
+    let devices = record.devices.iter().cloned();
+    let all: Vec<String> = devices.chain(record.links.iter().map(link)).collect();
+    all.join(", ")
 }
 
 /// "took node-a-gpu0 from default/small (priority 0)"; `None` where nothing was taken.
 #[must_use]
 pub fn took<'r>(records: impl IntoIterator<Item = (String, &'r Yielded)>) -> Option<String> {
-    let one = |(from, record): (String, &Yielded)| {
-        let devices = record.devices.join(", ");
-        format!("{devices} from {from} (priority {})", record.priority)
-    };
+    let one =
+        |(from, record): (String, &Yielded)| format!("{} from {from} (priority {})", given(record), record.priority);
     let taken: Vec<String> = records.into_iter().map(one).collect();
     (!taken.is_empty()).then(|| format!("took {}", taken.join("; ")))
 }

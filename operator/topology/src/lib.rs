@@ -22,6 +22,8 @@ mod traffic;
 
 pub use answers::Totals;
 pub use build::{HeldMemory, Input, NodeLabels, View, build, build_view};
+// Why a model has no place is said in the API's words, and placement knows the API by this crate alone.
+pub use crds::conditions::reason;
 pub use graph::{Device, Excluded, Exclusion, Link, Origin, Pool, Rate, Topology};
 pub use links::{
     CONFIDENT_SAMPLES, Confidence, DevicePair, FORGOTTEN_S, FRESH_S, KnownLink, LinkKind, LinkReport, Links,

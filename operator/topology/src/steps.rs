@@ -45,9 +45,9 @@ pub struct StepShape {
     pub bits: u32,
     /// Of the residual stream.
     pub width: u32,
-    /// Positions that a token attends to.
+    /// Positions that a token attends to in a layer, on average over those that have attention and those that have none.
     pub positions: u32,
-    /// Bytes of keys and values of those, in one layer.
+    /// Bytes of keys and values that it reads in a layer, on the same average.
     pub cache_bytes: u64,
     /// Numbers must not depend on what else is computed.
     pub strict: bool,

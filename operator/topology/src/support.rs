@@ -39,8 +39,8 @@ const NEEDS: &[(&[&str], &[&[&str]])] = &[
         &["mamba2", "falcon-h1", "granitehybrid", "nemotron_h", "nemotron_h_moe"],
         &[&["SSM_CONV"], &["SSM_SCAN_MAMBA2"]],
     ),
-    // Their scans have sizes of their own, or none.
-    (&["plamo2", "lfm2", "lfm2moe"], &[&["SSM_CONV"]]),
+    // They have no scan.
+    (&["lfm2", "lfm2moe"], &[&["SSM_CONV"]]),
     // Where the fused operator is missing, llama.cpp computes it from others, of which this one is rare.
     (
         &["qwen3next", "qwen35", "qwen35moe", "kimi-linear"],

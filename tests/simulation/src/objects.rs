@@ -1,7 +1,10 @@
 //! Objects as people, agents and a cluster would make them: small models, small nodes.
 
 use crds::conditions::{ConditionStatus, NewCondition, device as kind, set_condition};
-use crds::{DeviceGPUState, DeviceGPUStateSpec, InferenceModel, InferenceModelSpec, ModelSource, PlacementConstraints};
+use crds::{
+    DeviceGPUState, DeviceGPUStateSpec, InferenceModel, InferenceModelSpec, ModelSource, NodeLinkState,
+    NodeLinkStateSpec, PlacementConstraints,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use proto::control::v1::{Inspect, Inspection, InspectionError, LayerFacts, ModelFacts, PieceFacts, inspection};
@@ -144,6 +147,38 @@ pub fn device(node: &str, usable_bytes: i64, sound: bool, at: Timestamp) -> Valu
         "backends": ["cpu"], "kind": "Cpu", "memoryPool": format!("{node}-memory"), "memoryTotalBytes": usable_bytes,
         "memoryFreeBytes": usable_bytes, "memoryUsableBytes": usable_bytes, "conditions": conditions,
     });
+    object
+}
+
+/// What a node's agent measured of one link, both directions alike, in bytes per second.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// The node at the other end.
+    pub peer: String,
+    /// What it carries.
+    pub rate: i64,
+    /// What it carried before that became far less.
+    pub before: Option<i64>,
+}
+
+/// The links of a node, as its agent reports them at this date.
+#[must_use]
+pub fn links(node: &str, measured: &[Measured], at: Timestamp) -> Value {
+    let state = NodeLinkState::new(node, NodeLinkStateSpec::default());
+    let mut object = serde_json::to_value(state).unwrap_or_default();
+    let peer = |link: &Measured| {
+        let mut peer = json!({
+            "node": link.peer, "kind": "Ethernet", "state": "Measured", "latencyP50Us": 100, "latencyP99Us": 200,
+            "sendBytesPerSecond": link.rate, "receiveBytesPerSecond": link.rate, "samples": 3, "measuredAt": Time(at),
+        });
+        if let Some(before) = link.before {
+            peer["sendBytesPerSecondBefore"] = json!(before);
+            peer["receiveBytesPerSecondBefore"] = json!(before);
+        }
+        peer
+    };
+    let peers: Vec<Value> = measured.iter().map(peer).collect();
+    object["status"] = json!({ "observedGeneration": 1, "node": node, "peers": peers });
     object
 }
 

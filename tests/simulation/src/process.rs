@@ -128,7 +128,7 @@ impl Process {
             return Err(Status::deadline_exceeded("no answer"));
         }
         match &*lock(&self.service) {
-            Some(service) => service.attached(node.to_owned(), inbound),
+            Some(service) => service.attached(node.to_owned(), identity::Heard::default(), inbound),
             None => Err(Status::unavailable("connection refused")),
         }
     }

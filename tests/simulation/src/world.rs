@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::host::{Host, Life, Operators};
-use crate::objects::{self, INSTALLATION, MODELS};
+use crate::objects::{self, INSTALLATION, MODELS, Measured};
 use crate::process::Process;
 
 /// Nothing changes for so long: the world has settled.
@@ -253,10 +253,20 @@ impl World {
 
     /// An agent's report of its device: made once, and then brought up to date.
     pub fn report_device(&self, node: &str, bytes: i64, sound: bool) {
+        let object = |at| objects::device(node, bytes, sound, at);
+        self.report(node, DEVICE, &objects::device_name(node), object);
+    }
+
+    /// The same of its node's links.
+    pub fn report_links(&self, node: &str, measured: &[Measured]) {
+        self.report(node, LINKS, node, |at| objects::links(node, measured, at));
+    }
+
+    /// What the agent of a node says of this object at the present time.
+    fn report(&self, node: &str, kind: &str, name: &str, object: impl FnOnce(Timestamp) -> Value) {
         let caller = self.api.caller(&format!("agent-{node}"));
-        let at = Timestamp::try_from(apimodel::wall()).unwrap_or(Timestamp::UNIX_EPOCH);
-        let object = objects::device(node, bytes, sound, at);
-        let key = Key::new(kind_of(DEVICE), "", &objects::device_name(node));
+        let object = object(Timestamp::try_from(apimodel::wall()).unwrap_or(Timestamp::UNIX_EPOCH));
+        let key = Key::new(kind_of(kind), "", name);
         for subresource in ["", "status"] {
             let mut part = object.clone();
             // Each by its own request, as the agent does.
@@ -342,6 +352,9 @@ impl World {
 pub const MODEL: &str = "shardwright.dev/v1alpha1/inferencemodels";
 /// Devices.
 pub const DEVICE: &str = "shardwright.dev/v1alpha1/devicegpustates";
+
+/// Links of nodes.
+pub const LINKS: &str = "shardwright.dev/v1alpha1/nodelinkstates";
 
 /// Leases are rewritten every few seconds and events tell what happened: neither is a state that the operator is asked for.
 #[must_use]

@@ -7,7 +7,7 @@ use apimodel::{Moment, Verb, Verdict};
 use serde_json::{Value, json};
 use simulation::host::Life;
 use simulation::invariants;
-use simulation::objects::{MODELS, uri};
+use simulation::objects::{MODELS, Measured, uri};
 use simulation::world::{DEVICE, MODEL, NODE_BYTES, Shape, World, nodes};
 use tokio::sync::watch;
 
@@ -297,5 +297,129 @@ async fn devices_whose_objects_are_all_deleted_keep_what_serves_on_them_until_th
     assert_eq!(epoch(&world), before);
     let told = &condition(&world, "m", "Placed")[2];
     assert!(!told.contains("DeviceGPUState"), "{told}");
+    assert_sound(&world);
+}
+
+/// Of a gigabit link, bytes per second.
+const GIGABIT: i64 = 117_500_000;
+/// A hop of the model takes as long as computing a token.
+const SLOW: i64 = 50_000;
+
+/// Every agent tells that its links carry a gigabit, but for what these nodes carry to each other, if that is less.
+fn report_links(world: &World, between: &[String], less: Option<i64>) {
+    for node in world.hosts.keys() {
+        let measured = |peer: &String| {
+            let less = less.filter(|_| between.contains(node) && between.contains(peer));
+            Measured {
+                peer: peer.clone(),
+                rate: less.unwrap_or(GIGABIT),
+                before: less.map(|_| GIGABIT),
+            }
+        };
+        let peers = world.hosts.keys().filter(|peer| *peer != node);
+        world.report_links(node, &peers.map(measured).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_link_is_told_and_left_once_that_gained_for_ten_minutes_and_one_that_comes_and_goes_moves_nothing() {
+    let names = ["node-a", "node-b", "node-c", "node-d"];
+    // Each has room for what serves and what is loaded beside it.
+    let mut world = World::new(&Shape {
+        nodes: names.map(|name| (name.to_owned(), 4 * NODE_BYTES)).to_vec(),
+        ..Shape::default()
+    });
+    report_links(&world, &[], None);
+    world.keep_operator(0, "operator-0");
+    world.ask_for("m", 1, 1);
+    let over_two = json!({ "spec": { "placement": { "minDevices": 2, "maxDevices": 2 } } });
+    world.patch(MODEL, MODELS, "m", &over_two);
+    world.settle().await.unwrap();
+    let before = epoch(&world);
+    let used: Vec<String> = devices(&world, "m")
+        .iter()
+        .map(|device| device.trim_end_matches("-cpu0").to_owned())
+        .collect();
+    assert_eq!(used.len(), 2, "{used:?}");
+
+    for _ in 0..5 {
+        report_links(&world, &used, Some(SLOW));
+        tokio::time::sleep(Duration::from_secs(8 * 60)).await;
+        report_links(&world, &used, None);
+        tokio::time::sleep(Duration::from_secs(2 * 60)).await;
+        assert_eq!(epoch(&world), before);
+    }
+
+    report_links(&world, &used, Some(SLOW));
+    let told = format!("LinkSlow 0.400 Mbit/s (was 940) from {} to {}", used[0], used[1]);
+    let placed = |world: &World| condition(world, "m", "Placed")[2].clone();
+    world
+        .until("people are told", |world| placed(world).contains(&told))
+        .await;
+    assert_eq!(epoch(&world), before, "nobody moves at once");
+    tokio::time::sleep(Duration::from_secs(13 * 60)).await;
+    world.settle().await.unwrap();
+    assert!(epoch(&world) > before, "{}", placed(&world));
+    let moved = devices(&world, "m");
+    let is_used = |device: &String| used.contains(&device.trim_end_matches("-cpu0").to_owned());
+    assert!(!moved.iter().all(is_used), "{moved:?}");
+    assert!(!placed(&world).contains("LinkSlow"), "{}", placed(&world));
+    assert_eq!(condition(&world, "m", "Ready")[0], "True");
+    world.assert_sound();
+}
+
+/// Three models of which a link carries one in each direction.
+#[tokio::test(start_paused = true)]
+async fn a_model_of_higher_priority_takes_a_link_and_who_yielded_it_has_it_back_once_that_model_is_gone() {
+    let world = World::kept(&Shape {
+        nodes: ["node-a", "node-b"]
+            .map(|name| (name.to_owned(), 4 * NODE_BYTES))
+            .to_vec(),
+        ..Shape::default()
+    });
+    for (node, peer) in [("node-a", "node-b"), ("node-b", "node-a")] {
+        let measured = Measured {
+            peer: peer.to_owned(),
+            rate: 1_000_000,
+            before: None,
+        };
+        world.report_links(node, &[measured]);
+    }
+    // A hop is 2.5 kB/s at the rate, one stream some 49 kB/s, and 30 kB/s may be used.
+    let ask = |name: &str, weights: u32, priority: i32| {
+        let placement = json!({ "minDevices": 2, "maxDevices": 2, "minTokensPerSecond": 10, "maxLinkPercent": 3 });
+        world.ask_for(name, weights, 1);
+        world.patch(
+            MODEL,
+            MODELS,
+            name,
+            &json!({ "spec": { "priority": priority, "placement": placement } }),
+        );
+    };
+    ask("m", 1, 0);
+    world.settle().await.unwrap();
+    ask("n", 2, 0);
+    world.settle().await.unwrap();
+    let (m, n) = (devices(&world, "m"), devices(&world, "n"));
+    assert_eq!(n, [m[1].clone(), m[0].clone()]);
+
+    ask("o", 3, 10);
+    world.settle().await.unwrap();
+    assert_eq!((devices(&world, "m"), devices(&world, "o")), (m, n.clone()));
+    let [from, to] = [&n[0], &n[1]].map(|device| device.trim_end_matches("-cpu0"));
+    let [_, reason, message] = condition(&world, "n", "Placed");
+    assert_eq!(reason, "Yielded");
+    let yielded = format!("yielded the link {from} -> {to} to default/o (priority 10 > 0); ");
+    assert!(message.starts_with(&yielded), "{message}");
+    let [_, _, message] = condition(&world, "o", "Placed");
+    let took = format!("took the link {from} -> {to} from default/n (priority 0)");
+    assert!(message.contains(&took), "{message}");
+    let rests = (world.epoch("m"), world.epoch("o"));
+    tokio::time::sleep(Duration::from_secs(20 * 60)).await;
+    assert_eq!((world.epoch("m"), world.epoch("o")), rests);
+
+    world.delete(MODEL, MODELS, "o");
+    world.settle().await.unwrap();
+    assert_eq!(devices(&world, "n"), n);
     assert_sound(&world);
 }

@@ -1,4 +1,4 @@
-use super::probe::{Order, PROBE_LIMIT, ProbeFault, ask};
+use super::probe::{Order, ProbeFault, ask};
 use super::watch::{self, Heard, WatchChild};
 use super::*;
 use crate::Answer;
@@ -50,7 +50,7 @@ async fn a_driver_that_hangs_costs_a_note_and_the_limit() {
 
 #[tokio::test]
 async fn a_driver_that_crashes_costs_a_note_with_its_last_words() {
-    let note = note_of("echo 'assertion failed' >&2; kill -SEGV $$", PROBE_LIMIT).await;
+    let note = note_of("echo 'assertion failed' >&2; kill -SEGV $$", PATIENCE).await;
     assert!(
         note.contains("took its probe down") && note.contains("assertion failed"),
         "{note}"
@@ -85,13 +85,13 @@ async fn only_what_a_process_does_to_itself_is_a_crash() {
 
 #[tokio::test]
 async fn an_answer_that_is_not_json_costs_a_note() {
-    let note = note_of("echo hello", PROBE_LIMIT).await;
+    let note = note_of("echo hello", PATIENCE).await;
     assert!(note.contains("cannot be read"), "{note}");
 }
 
 #[tokio::test]
 async fn an_endless_answer_is_cut_and_refused() {
-    let note = note_of("head -c 3000000 /dev/zero", PROBE_LIMIT).await;
+    let note = note_of("head -c 3000000 /dev/zero", PATIENCE).await;
     assert!(note.contains("cannot be read"), "{note}");
 }
 
@@ -104,7 +104,7 @@ async fn an_executable_that_is_missing_costs_a_note() {
 #[tokio::test]
 async fn an_answer_comes_back_as_it_was_given() {
     let (_directory, path) = child_that(r#"echo '[{"backend":"vulkan","devices":[],"note":"no card"}]'"#);
-    let answer = answer_of(&path, Backend::Vulkan, &Order::default()).await;
+    let answer = answer_of(&path, Backend::Vulkan, &within(PATIENCE)).await;
     assert_eq!(answer, Answer::nothing(Backend::Vulkan, "no card"));
 }
 
@@ -116,7 +116,7 @@ async fn a_child_is_told_what_to_measure_what_is_known_and_where_to_look() {
         known: Some("/state/devices.json".into()),
         only: crate::Selection::one("0000:01:00.0"),
         root: "/tree".into(),
-        ..Order::default()
+        ..within(PATIENCE)
     };
     let note = answer_of(&path, Backend::Rocm, &order).await.note.unwrap();
     assert_eq!(

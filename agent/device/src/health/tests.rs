@@ -72,6 +72,27 @@ fn a_verification_that_could_not_be_made_does_not_condemn_a_device_that_passed_b
 }
 
 #[test]
+fn a_proof_is_old_so_long_after_the_last_try_whatever_came_of_that_and_only_of_a_device_in_order() {
+    let mut health = Health::new();
+    assert!(!health.proof_is_old(0, HOUR), "it was never verified");
+    health.observe(&Observation::Verified, MINUTE);
+    assert!(!health.proof_is_old(MINUTE, 2 * MINUTE - 1));
+    assert!(health.proof_is_old(MINUTE, 2 * MINUTE));
+    let busy = Observation::CouldNotMeasure {
+        reason: "its memory is full".into(),
+    };
+    health.observe(&busy, 2 * MINUTE);
+    assert!(!health.proof_is_old(MINUTE, 3 * MINUTE - 1));
+    assert!(health.proof_is_old(MINUTE, 3 * MINUTE));
+    health.observe(&Observation::ProbeHung, 3 * MINUTE);
+    assert!(!health.proof_is_old(0, HOUR), "it is verified for its fault's sake");
+    health.observe(&Observation::Verified, HOUR);
+    assert!(!health.proof_is_old(0, HOUR + STABLE_MS - 1));
+    assert!(health.proof_is_old(0, HOUR + STABLE_MS), "it is in order again");
+    assert!(!health.proof_is_old(2 * STABLE_MS, HOUR + STABLE_MS));
+}
+
+#[test]
 fn a_fault_is_told_once_and_the_way_back_is_a_pass_and_a_minute() {
     let mut health = verified_at(0);
     let lost = Observation::Lost {

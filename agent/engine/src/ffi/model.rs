@@ -174,10 +174,16 @@ impl Model {
         self.0.as_ptr()
     }
 
-    /// Number of layers.
+    /// Number of layers in the file, those that only predict further tokens too.
     pub(crate) fn layers(&self) -> u32 {
         // SAFETY: a live model.
-        unsafe { sys::llama_model_n_layer(self.as_ptr()) }.max(0).unsigned_abs()
+        let (computed, predicting) = unsafe {
+            (
+                sys::llama_model_n_layer(self.as_ptr()),
+                sys::llama_model_n_layer_nextn(self.as_ptr()),
+            )
+        };
+        computed.max(0).unsigned_abs() + predicting.max(0).unsigned_abs()
     }
 
     /// Values in one row of `batch.embd`.

@@ -153,8 +153,8 @@ fn strict_steps_are_promised_on_the_processor_and_refused_by_name_where_they_are
     assert!(needed(CacheKind::Windowed(16)).unwrap());
     assert!(!needed(CacheKind::Recurrent).unwrap());
     assert!(needed(CacheKind::Hybrid).unwrap(), "it is shown for jamba");
-    let of_plamo = |kind| companion::needed(&strict, kind, "plamo2");
-    for error in [of_plamo(CacheKind::Hybrid), needed(CacheKind::WindowedHybrid)] {
+    let not_shown = |kind| companion::needed(&strict, kind, "lfm2moe");
+    for error in [not_shown(CacheKind::Hybrid), needed(CacheKind::WindowedHybrid)] {
         let error = error.unwrap_err();
         assert!(error.to_string().contains("strict steps: `"), "{error}");
         assert_eq!(error.fault(), crate::Fault::Config);
@@ -172,7 +172,7 @@ fn strict_steps_are_promised_on_the_processor_and_refused_by_name_where_they_are
         ..strict
     };
     for config in [relaxed, elsewhere] {
-        assert!(!companion::needed(&config, CacheKind::Hybrid, "plamo2").unwrap());
+        assert!(!companion::needed(&config, CacheKind::Hybrid, "lfm2moe").unwrap());
         assert_eq!(companion::cells(&config), 0);
     }
 }

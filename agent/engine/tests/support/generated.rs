@@ -7,6 +7,7 @@ use std::path::Path;
 use engine::reference::{WholeConfig, WholeModel};
 use engine::sample::greedy;
 use engine::{Device, EngineError, KvType, Row, Runtime, STRICT_STEP_ROWS, Stage, StageConfig, StepInput};
+use gguf::architecture::refuses_strict_steps;
 use gguf::{Gguf, pieces, prepare_slice, write_piece};
 use modelgen::Recipe;
 
@@ -43,7 +44,7 @@ impl Generated {
         WholeModel::load(&self.runtime, &self.folder.path().join("model.gguf"), &config).unwrap()
     }
 
-    /// A stage of all layers with strict steps.
+    /// A stage of all layers, with strict steps where they are promised.
     pub fn stage(&self, count: u32, context_length: u32) -> Stage {
         self.load(&self.config(count, context_length)).unwrap()
     }
@@ -65,7 +66,7 @@ impl Generated {
             kv_cells: 0,
             kv_type: KvType::F16,
             max_step_rows: STRICT_STEP_ROWS,
-            strict: true,
+            strict: !refuses_strict_steps(self.recipe.architecture()),
             first: true,
             last: true,
             first_layer: 0,

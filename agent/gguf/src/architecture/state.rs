@@ -1,8 +1,8 @@
 //! Which architectures keep states, of what form, and in which layers.
 //!
 //! All of it is llama.cpp's: the architectures are those of `llm_arch_is_recurrent` and `llm_arch_is_hybrid`
-//! (`src/llama-arch.cpp`), the layers those that `load_arch_hparams` of each marks (`src/models/`) and the filters of
-//! `llama_model::create_memory` let through (`src/llama-model.cpp`).
+//! (`src/llama-arch.cpp`) that run, the layers those that `load_arch_hparams` of each marks (`src/models/`) and the
+//! filters of `llama_model::create_memory` let through (`src/llama-model.cpp`).
 
 /// A state that layers keep for each sequence, whatever its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl States {
 
 const SCAN: Form = Form::Scan { groups: true };
 
-const KNOWN: [(&str, States); 17] = [
+const KNOWN: [(&str, States); 16] = [
     ("mamba", states(Form::Scan { groups: false }, Keepers::All)),
     ("mamba2", states(SCAN, Keepers::All)),
     ("rwkv6", states(Form::Wkv, Keepers::All)),
@@ -79,7 +79,6 @@ const KNOWN: [(&str, States); 17] = [
         states(Form::Scan { groups: false }, Keepers::WithoutHeads).strict(),
     ),
     ("falcon-h1", states(SCAN, Keepers::Beside).strict()),
-    ("plamo2", states(SCAN, Keepers::WithoutHeads)),
     ("granitehybrid", states(SCAN, Keepers::WithoutHeads).strict()),
     ("nemotron_h", states(SCAN, Keepers::WithoutHeadsAndWidth).strict()),
     ("lfm2", states(Form::Convolution, Keepers::WithoutHeads).strict()),
@@ -94,6 +93,11 @@ const KNOWN: [(&str, States); 17] = [
 pub fn kept_states(architecture: &str) -> Option<States> {
     let mut known = KNOWN.iter();
     known.find(|(name, _)| *name == architecture).map(|(_, states)| *states)
+}
+
+/// The architectures whose models keep states.
+pub fn stateful() -> impl Iterator<Item = &'static str> {
+    KNOWN.iter().map(|(name, _)| *name)
 }
 
 /// Whether the engine refuses to promise for models of this architecture that a token's numbers depend on the tokens before it

@@ -148,7 +148,7 @@ pub(super) const SPLITTABLE: &[Architecture] = &[
 pub(super) const RUN_WHOLE: &[Architecture] = &[
     whole("llama4"), whole("deci"), whole("falcon"), whole("grok"), whole("gpt2"), whole("gptneox"), whole("mpt"),
     whole("baichuan"), whole("starcoder"), whole("refact"), whole("bloom"), whole("qwen"), whole("qwen3next"),
-    whole("qwen35"), whole("qwen35moe"), whole("plamo"), whole("plamo2"), whole("plamo3"), whole("codeshell"),
+    whole("qwen35"), whole("qwen35moe"), whole("plamo"), whole("plamo3"), whole("codeshell"),
     whole("orion"), whole("minicpm3"), whole("gemma3n"), whole("gemma4"), whole("mamba"), whole("mamba2"),
     whole("jamba"), whole("falcon-h1"), whole("xverse"), whole("dbrx"), whole("olmo"), whole("openelm"),
     whole("arctic"), whole("chatglm"), whole("glm4"), whole("glm4moe"), whole("bitnet"),
@@ -157,6 +157,14 @@ pub(super) const RUN_WHOLE: &[Architecture] = &[
     whole("ernie4_5-moe"), whole("hunyuan-moe"), whole("lfm2"), whole("lfm2moe"), whole("smallthinker"),
     whole("grovemoe"), whole("apertus"), whole("mistral4"), whole("mimo2"), whole("step35"),
     whole("kimi-linear"),
+];
+
+/// Known to the engine, but it mixes up several sequences that it computes together, without an error.
+pub(super) const MISCOMPUTED: &[&str] = &[
+    // In `src/models/plamo2.cpp` of llama.cpp, `build_plamo2_mamba_layer` stores the states of a step's sequences after
+    // `kv_head * n_seqs` others, where `mamba-base.cpp` has `kv_head`: sequences lose their own, and others' are
+    // overwritten. And what is projected is ordered by token, but read as ordered by sequence.
+    "plamo2",
 ];
 
 /// Known to the engine, but they embed, encode, diffuse, draft, hear or see.

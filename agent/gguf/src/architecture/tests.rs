@@ -37,12 +37,27 @@ fn what_does_not_run_is_refused_by_name() {
 }
 
 #[test]
+fn what_the_engine_loads_but_computes_wrongly_is_refused_by_name_with_cause_and_remedy() {
+    let error = architecture("plamo2").unwrap_err();
+    assert!(matches!(error, ArchitectureError::Miscomputed { .. }));
+    let message = error.to_string();
+    for said in ["`plamo2`", "mixes up the states of several streams", "use a model of"] {
+        assert!(message.contains(said), "{message}");
+    }
+    // No model of theirs is ever read, so nothing else is known of them.
+    for name in MISCOMPUTED {
+        assert!(kept_states(name).is_none(), "{name}");
+    }
+}
+
+#[test]
 fn no_architecture_is_listed_twice() {
     let names = SPLITTABLE
         .iter()
         .chain(RUN_WHOLE)
         .map(|known| known.name)
-        .chain(NO_TEXT_GENERATORS.iter().copied());
+        .chain(NO_TEXT_GENERATORS.iter().copied())
+        .chain(MISCOMPUTED.iter().copied());
     let mut names: Vec<_> = names.collect();
     let count = names.len();
     names.sort_unstable();

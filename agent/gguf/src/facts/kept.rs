@@ -16,6 +16,10 @@ const USUAL_TOKEN_SHIFTS: u64 = 2;
 /// The number of kept inputs of a convolution that `kimi-linear` has where the file does not say.
 const USUAL_DELTA_INPUTS: u64 = 3;
 
+/// The architectures whose attention may compress keys and values together: `llama_hparams::is_mla`. Of what is compressed
+/// `llama_kv_cache` (`src/llama-kv-cache.cpp`) keeps keys alone, from which values are read too.
+const COMPRESSING: [&str; 3] = ["deepseek2", "mistral4", "kimi-linear"];
+
 /// Figures of attention, and of what each layer keeps.
 pub(super) struct Kept {
     /// The most of any layer.
@@ -47,17 +51,27 @@ pub(super) fn kept(pieces: &Pieces<'_>) -> Result<Kept, MetadataError> {
         Ok(everywhere.max(windowed.unwrap_or(0)))
     };
     let (key_length, value_length) = (length("key_length")?, length("value_length")?);
+    let kept_length = match keys.compresses()? {
+        true => key_length,
+        false => key_length.saturating_add(value_length),
+    };
     let states = kept_states(pieces.architecture().name);
-    let layers = match states {
+    let mut layers = match states {
         Some(states) => keys.keepers(states, &kv_heads)?,
         None => vec![Layer::ATTENTION; pieces.layer_count() as usize],
     };
+    if states.is_none_or(|states| states.keepers == Keepers::Listed) {
+        let computed = keys.computed_layers()?;
+        for layer in layers.iter_mut().skip(computed) {
+            *layer = Layer::NOTHING;
+        }
+    }
     let state_bytes = match states {
         Some(states) => keys.state_bytes(states.form, heads.first().copied().unwrap_or(0))?,
         None => 0,
     };
     let elements = |(layer, kv_heads): (&Layer, &u32)| match layer.attention {
-        true => key_length.saturating_add(value_length).saturating_mul(*kv_heads),
+        true => kept_length.saturating_mul(*kv_heads),
         false => 0,
     };
     // A model without heads has no numbers of them.
@@ -157,7 +171,28 @@ impl Keys<'_> {
         })
     }
 
-    /// For each layer whether it has attention. Layers that only predict further tokens have it, and are not computed.
+    /// Whether keys and values are compressed together: where a file says how long they are once decompressed.
+    fn compresses(&self) -> Result<bool, MetadataError> {
+        let decompressed = ["attention.key_length_mla", "attention.value_length_mla"];
+        let mut stated = COMPRESSING.contains(&self.pieces.architecture().name);
+        for key in decompressed {
+            stated = stated && self.or_zero(key)? > 0;
+        }
+        Ok(stated)
+    }
+
+    /// Layers before those that only predict further tokens, which nobody asks for: nothing is kept for them. A model of
+    /// such layers alone has all of them.
+    fn computed_layers(&self) -> Result<usize, MetadataError> {
+        let layers = self.pieces.layer_count() as usize;
+        let predicting = usize::try_from(self.or_zero("nextn_predict_layers")?).unwrap_or(usize::MAX);
+        Ok(match layers.saturating_sub(predicting) {
+            0 => layers,
+            computed => computed,
+        })
+    }
+
+    /// For each layer whether it has attention.
     fn listed(&self, layers: usize) -> Result<Vec<bool>, MetadataError> {
         let list = self.pieces.gguf().metadata.get(&self.key("attention.recurrent_layers"));
         if let Some(list) = list.and_then(|value| value.as_array()) {
@@ -169,9 +204,7 @@ impl Keys<'_> {
         let period = self
             .number("full_attention_interval")?
             .unwrap_or(USUAL_ATTENTION_PERIOD);
-        let predicting = self.or_zero("nextn_predict_layers")? as usize;
-        let computed = layers.saturating_sub(predicting);
-        let attention = |layer: usize| layer >= computed || (layer + 1).is_multiple_of(period.max(1) as usize);
+        let attention = |layer: usize| (layer + 1).is_multiple_of(period.max(1) as usize);
         Ok((0..layers).map(attention).collect())
     }
 

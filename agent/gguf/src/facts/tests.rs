@@ -94,6 +94,49 @@ fn layers_without_key_and_value_heads_keep_a_state_and_the_others_keys_and_value
 }
 
 #[test]
+fn of_keys_and_values_that_are_compressed_together_keys_alone_are_kept() {
+    // As DeepSeek-V3 and Kimi Linear have them: 512 compressed values, 64 with a rotary position, one head.
+    let compressed = [("attention.key_length", 576), ("attention.value_length", 512)];
+    let decompressed = [("attention.key_length_mla", 192), ("attention.value_length_mla", 128)];
+    let numbers = [compressed, decompressed].concat();
+    let facts = keeping("deepseek2", &[1, 1], &numbers);
+    assert_eq!(facts.layer_kv_elements, [576; 2]);
+    assert_eq!((facts.key_length, facts.value_length), (576, 512), "as the file says");
+
+    // Two heads of 128 in layers with states: three convolutions of 4, and a square for each head.
+    let states = [("ssm.conv_kernel", 4), ("kda.head_dim", 128)];
+    let facts = keeping("kimi-linear", &[0, 1, 0], &[&numbers[..], &states].concat());
+    let state = 4 * (3 * 3 * (2 * 128) + 2 * 128 * 128);
+    assert_eq!(facts.layer_kv_elements, [0, 576, 0]);
+    assert_eq!(facts.layer_state_bytes, [state, 0, state]);
+
+    // Older files have them decompressed, and other architectures read no such lengths.
+    let facts = keeping("deepseek2", &[1, 1], &compressed);
+    assert_eq!(facts.layer_kv_elements, [576 + 512; 2]);
+    let facts = keeping("llama", &[1, 1], &numbers);
+    assert_eq!(facts.layer_kv_elements, [576 + 512; 2]);
+}
+
+#[test]
+fn layers_that_only_predict_further_tokens_keep_nothing() {
+    let predicting = ("nextn_predict_layers", 1);
+    for architecture in ["glm4moe", "deepseek2"] {
+        let facts = keeping(architecture, &[1; 3], &[predicting]);
+        assert_eq!(facts.layer_kv_elements, [KV, KV, 0], "{architecture}");
+    }
+    let numbers = [&SCAN[..], &[predicting, ("full_attention_interval", 2)]].concat();
+    for architecture in ["qwen3next", "qwen35", "qwen35moe"] {
+        let facts = keeping(architecture, &[1; 4], &numbers);
+        assert_eq!(facts.layer_kv_elements, [0, KV, 0, 0], "{architecture}");
+        let keeps: Vec<_> = facts.layer_state_bytes.iter().map(|bytes| *bytes > 0).collect();
+        assert_eq!(keeps, [true, false, true, false], "{architecture}");
+    }
+    // A draft model has no others.
+    let facts = keeping("glm4moe", &[1], &[predicting]);
+    assert_eq!(facts.layer_kv_elements, [KV]);
+}
+
+#[test]
 fn a_model_of_states_alone_keeps_no_keys_and_values_whatever_heads_it_states() {
     let facts = keeping("mamba", &[1, 1], &SCAN);
     assert_eq!(facts.layer_state_bytes, [4 * (3 * 8 + 8 * 3); 2]);

@@ -22,6 +22,8 @@ const MEASURE_TRIES_MAX: u32 = 3;
 pub(super) enum Running {
     Verify,
     Measure(Duration),
+    /// Some of its devices, once more: its last answer stays.
+    Check,
 }
 
 #[derive(Debug)]

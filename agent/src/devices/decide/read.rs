@@ -63,6 +63,7 @@ impl Decider {
         let was = before.as_ref().map_or(known.device.power_limit_watts, limit);
         let limit_set = was.is_some() && limit(&sample).is_some() && limit(&sample) != was;
         let seen = evidence::of_sample(backend, &sample, before.as_ref());
+        known.temperatures.keep(&sample, now_ms);
         known.sample = Some((sample, now_ms));
         if limit_set && let Some(desk) = self.desk(backend) {
             desk.want("a power limit was set");

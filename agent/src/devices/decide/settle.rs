@@ -1,6 +1,6 @@
 //! After an answer: which devices there are, and which there are no more.
 
-use super::{Decider, Known, evidence};
+use super::{Decider, Known, Temperatures, evidence};
 use device::health::{Fault, Observation, Standing};
 use device::{Answer, Backend, Figure, GpuDevice, Measured, Reach, merge};
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,7 +73,7 @@ impl Decider {
         let of_asked = asked.contains(&known.device.backend);
         if known.gone_ms.is_none() {
             known.gone_ms = Some(now_ms);
-            known.sample = None;
+            (known.sample, known.temperatures) = (None, Temperatures::default());
             self.observe(identity, &Observation::Gone, now_ms);
         } else if of_asked {
             let reason = "it is not listed".to_owned();
@@ -97,6 +97,7 @@ impl Decider {
                 gone_ms: None,
                 health,
                 sample: None,
+                temperatures: Temperatures::default(),
             };
             self.known.insert(identity.clone(), known);
             let boot_id = self.rules.boot_id.clone();

@@ -1,3 +1,6 @@
+mod checks;
+mod temperatures;
+
 use super::*;
 use device::health::Standing;
 use device::telemetry::{DeviceEvent, Reading};
@@ -22,6 +25,8 @@ impl Node {
             backends: backends.to_vec(),
             memory_limit_bytes: None,
             boot_id: "boot-1".to_owned(),
+            node: "node".to_owned(),
+            proof_ages: ProofAges::default(),
         };
         let mut decider = Decider::new(rules, registry, START_MS);
         let ours = |number| (format!("uuid:GPU-{number}"), Availability::Ours);

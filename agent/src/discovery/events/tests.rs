@@ -1,4 +1,5 @@
 use super::*;
+use apiclient::events::MESSAGE_BYTES_MAX;
 use crds::conditions::{NewCondition, set_condition};
 use crds::{DeviceKind, HeldShard};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -167,5 +168,5 @@ fn a_note_fits_an_event() {
     let mut sick = healthy(NO, "FellOffBus");
     sick.conditions[1].message = "ö".repeat(2000);
     let notes = transitions(None, &sick);
-    assert_eq!(notes[0].message.len(), NOTE_MAX);
+    assert_eq!(notes[0].message.len(), MESSAGE_BYTES_MAX);
 }

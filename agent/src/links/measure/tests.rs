@@ -6,12 +6,22 @@ fn carry(bytes: u64, rate: u64, round_trip_us: u64) -> Bulk {
 }
 
 fn bulks(rate: u64, round_trip_us: u64) -> Vec<Bulk> {
-    let mut done = Vec::new();
-    while let Some(bytes) = next_bulk(&done) {
+    bulks_of(Effort::Round, rate, round_trip_us)
+}
+
+fn bulks_of(effort: Effort, rate: u64, round_trip_us: u64) -> Vec<Bulk> {
+    let ([filling, _], mut done) = (effort.fillings(), Vec::new());
+    while let Some(bytes) = next_bulk(filling, &done) {
         done.push(carry(bytes, rate, round_trip_us));
     }
     done
 }
+
+/// At a link that carried a gigabit.
+const GLANCE_AT_A_GIGABIT: Effort = Effort::Glance {
+    send_bytes_per_second: 117_500_000,
+    receive_bytes_per_second: 117_500_000,
+};
 
 #[test]
 fn bulks_grow_until_one_takes_long_enough_to_tell_the_rate() {
@@ -39,9 +49,10 @@ fn a_bulk_that_is_lost_in_the_round_trip_errs_on_the_slow_side() {
 #[test]
 fn a_round_is_charged_for_every_byte_that_it_carries() {
     let (sent, received) = (bulks(125_000_000, 300), bulks(125_000_000, 300));
-    let found = measured(vec![300; ECHOES], &sent, &received);
+    let Echoes { counted, warm_up, .. } = ROUND_ECHOES;
+    let found = measured(Effort::Round, vec![300; counted], &sent, &received);
     let bytes: u64 = sent.iter().chain(&received).map(|bulk| bulk.bytes).sum();
-    let echoes = 2 * ((ECHOES + WARM_UP) * ECHO_BYTES) as u64;
+    let echoes = 2 * ((counted + warm_up) * ECHO_BYTES) as u64;
     let expected_us = (bytes + echoes) * 1_000_000 / 125_000_000;
     assert!(
         found.link_us.abs_diff(expected_us) < 10,
@@ -49,6 +60,34 @@ fn a_round_is_charged_for_every_byte_that_it_carries() {
         found.link_us
     );
     assert!(found.link_us < 150_000, "{} µs of a gigabit link", found.link_us);
+}
+
+#[test]
+fn a_glance_ends_as_soon_as_a_link_is_seen_to_be_what_it_was() {
+    for rate in [60_000_000, 117_500_000, 400_000_000] {
+        assert_eq!(bulks_of(GLANCE_AT_A_GIGABIT, rate, 300).len(), 1, "{rate}");
+    }
+    let found = measured(
+        GLANCE_AT_A_GIGABIT,
+        vec![300; GLANCE_ECHOES.counted],
+        &bulks_of(GLANCE_AT_A_GIGABIT, 117_500_000, 300),
+        &bulks_of(GLANCE_AT_A_GIGABIT, 117_500_000, 300),
+    );
+    assert!(found.link_us < 2000, "{} µs of a gigabit link", found.link_us);
+    assert!(found.round.is_glance);
+}
+
+#[test]
+fn a_glance_at_a_link_that_is_another_one_goes_on_until_it_knows_the_rate_and_no_longer() {
+    for rate in [125_000, 1_175_000, 12_500_000, 1_250_000_000] {
+        let done = bulks_of(GLANCE_AT_A_GIGABIT, rate, 300);
+        let found = done.last().unwrap().bytes_per_second();
+        assert!(found.abs_diff(rate) < rate / 20, "{found} for {rate}");
+        assert!(done.iter().all(|bulk| bulk.bytes <= GLANCE_BYTES_MAX));
+    }
+    let slow = bulks_of(GLANCE_AT_A_GIGABIT, 1_175_000, 300);
+    let filled_us: u64 = slow.iter().map(|bulk| bulk.us).sum();
+    assert!(filled_us < 60_000, "tokens wait for {filled_us} µs");
 }
 
 #[test]

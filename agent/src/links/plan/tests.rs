@@ -45,7 +45,7 @@ impl Scene {
     /// How long from now until the link is looked at.
     fn wait_ms(&self) -> u64 {
         match self.decide() {
-            Next::Measure(_) => 0,
+            Next::Measure(_) | Next::Glance(_) => 0,
             Next::Wait { until_ms } => until_ms - self.now_ms,
         }
     }
@@ -111,15 +111,10 @@ fn a_peer_that_puts_us_off_is_asked_again_soon_and_not_in_step() {
 }
 
 #[test]
-fn nothing_is_measured_while_a_shard_serves_or_the_administrator_says_so_or_the_allowance_is_spent() {
+fn an_unknown_link_is_not_measured_while_a_shard_serves_and_none_while_paused_or_excluded_or_without_allowance() {
     let mut scene = scene(&["a"]);
     scene.serves = true;
-    assert_eq!(
-        scene.decide(),
-        Next::Wait {
-            until_ms: scene.now_ms + LOOK_AGAIN_MS
-        }
-    );
+    assert_eq!(scene.decide(), Next::Wait { until_ms: u64::MAX });
     scene.serves = false;
     scene.wishes.paused = true;
     assert_eq!(
@@ -156,6 +151,7 @@ fn forty_peers_of_a_gigabit_link_are_each_measured_several_times_before_their_fi
     while scene.now_ms < hours * 60 * MINUTE_MS {
         scene.allowed_ms = allowance.ready_at_ms();
         match scene.decide() {
+            Next::Glance(node) => panic!("{node} is no neighbour"),
             Next::Measure(node) => {
                 scene.tried(&node, |progress| progress.rounds += 1);
                 allowance.spend(round_us, scene.now_ms);
@@ -171,4 +167,123 @@ fn forty_peers_of_a_gigabit_link_are_each_measured_several_times_before_their_fi
         spent_us < hours * 60 * MINUTE_MS * 1000 / 400,
         "{spent_us} µs is more than a quarter of a percent"
     );
+}
+
+/// A link of which three rounds are known, the last of them made now.
+fn known(scene: &mut Scene, node: &str, change: impl FnOnce(&mut Progress)) {
+    let now_ms = scene.now_ms;
+    scene.tried(node, |progress| {
+        (progress.rounds, progress.seen_ms) = (ROUNDS_FIRST, now_ms);
+        change(progress);
+    });
+}
+
+impl Scene {
+    /// Does what is decided for so long, finds something each time, and tells what was done and when.
+    fn pass(&mut self, time_ms: u64) -> Vec<(u64, Next)> {
+        let (mut done, end_ms) = (Vec::new(), self.now_ms + time_ms);
+        while self.now_ms < end_ms {
+            let next = self.decide();
+            let (node, was_glance) = match &next {
+                Next::Wait { until_ms } => {
+                    self.now_ms = (*until_ms).min(end_ms);
+                    continue;
+                }
+                Next::Measure(node) => (node, false),
+                Next::Glance(node) => (node, true),
+            };
+            done.push((self.now_ms, next.clone()));
+            self.now_ms += 10;
+            let progress = self.peers.get_mut(node).unwrap();
+            progress.found(was_glance, (node.as_str(), 7), self.now_ms);
+        }
+        done
+    }
+}
+
+fn glances(done: &[(u64, Next)], at: &str) -> usize {
+    let glance = Next::Glance(at.to_owned());
+    done.iter().filter(|(_, next)| *next == glance).count()
+}
+
+#[test]
+fn a_neighbour_is_glanced_at_twice_a_minute_whether_a_shard_computes_or_not_and_others_are_left_alone() {
+    for serves in [false, true] {
+        let mut scene = scene(&["a", "b"]);
+        known(&mut scene, "a", |progress| progress.is_neighbour = true);
+        known(&mut scene, "b", |_| {});
+        scene.serves = serves;
+        let done = scene.pass(10 * MINUTE_MS);
+        assert!((10..=20).contains(&done.len()), "{done:?}");
+        assert_eq!(glances(&done, "a"), done.len(), "{done:?}");
+    }
+}
+
+#[test]
+fn while_a_shard_computes_a_link_that_is_known_gets_a_glance_in_the_place_of_each_round() {
+    let mut scene = scene(&["a", "b"]);
+    known(&mut scene, "a", |_| {});
+    scene.serves = true;
+    let done = scene.pass(4 * 60 * MINUTE_MS);
+    assert!((8..=16).contains(&glances(&done, "a")), "{done:?}");
+    assert_eq!(glances(&done, "a"), done.len(), "b is not known: {done:?}");
+}
+
+#[test]
+fn a_neighbour_gets_its_rounds_beside_the_glances_while_nothing_computes() {
+    let mut scene = scene(&["a"]);
+    known(&mut scene, "a", |progress| progress.is_neighbour = true);
+    let done = scene.pass(4 * 60 * MINUTE_MS);
+    let rounds = done.len() - glances(&done, "a");
+    assert!((7..=16).contains(&rounds), "{rounds} rounds in four hours");
+}
+
+#[test]
+fn a_link_that_may_have_become_another_one_is_glanced_at_soon_and_before_all_that_are_known() {
+    let mut scene = scene(&["a", "b"]);
+    known(&mut scene, "a", |_| {});
+    known(&mut scene, "b", |progress| progress.is_in_doubt = true);
+    let wait_ms = scene.wait_ms();
+    assert!((DOUBT_MS..=2 * DOUBT_MS).contains(&wait_ms), "{wait_ms}");
+    // The allowance was spent meanwhile, and the other one has waited longer.
+    scene.now_ms += 30 * MINUTE_MS;
+    assert_eq!(scene.decide(), Next::Glance("b".into()));
+}
+
+#[test]
+fn a_peer_that_computes_all_the_time_is_glanced_at() {
+    let mut scene = scene(&["a"]);
+    known(&mut scene, "a", |progress| progress.put_off = PUT_OFF_GLANCE - 1);
+    scene.now_ms += 2 * PUT_OFF_MS;
+    assert_eq!(scene.decide(), Next::Measure("a".into()));
+    scene.peers.get_mut("a").unwrap().was_put_off(scene.now_ms);
+    scene.now_ms += 2 * PUT_OFF_MS;
+    assert_eq!(scene.decide(), Next::Glance("a".into()));
+}
+
+#[test]
+fn a_neighbour_that_fails_is_asked_as_seldom_as_any_other() {
+    let mut scene = scene(&["a"]);
+    known(&mut scene, "a", |progress| progress.is_neighbour = true);
+    for _ in 0..GONE_AFTER {
+        scene.peers.get_mut("a").unwrap().failed(scene.now_ms);
+        scene.now_ms += 60 * MINUTE_MS;
+    }
+    assert!(scene.peers["a"].is_gone());
+    scene.peers.get_mut("a").unwrap().failed(scene.now_ms);
+    assert!(scene.wait_ms() >= 4 * FAILED_MS, "{}", scene.wait_ms());
+}
+
+#[test]
+fn many_neighbours_leave_half_of_the_allowance_to_the_others() {
+    let names: Vec<String> = (0..64).map(|number| format!("node-{number:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut scene = scene(&names);
+    for node in names {
+        known(&mut scene, node, |progress| progress.is_neighbour = true);
+    }
+    scene.serves = true;
+    let done = scene.pass(60 * MINUTE_MS);
+    assert!(done.len() < 64 * 10, "{} glances in an hour", done.len());
+    assert!(done.len() >= 64 * 3, "{} glances in an hour", done.len());
 }

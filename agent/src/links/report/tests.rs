@@ -136,6 +136,31 @@ fn what_an_earlier_life_measured_stays_until_the_link_has_its_turn() {
 }
 
 #[test]
+fn a_link_that_became_slow_is_slow_until_it_is_well_again_and_the_api_accepts_it() {
+    let said = |before: Option<&NodeLinkStateStatus>, mb| {
+        let links = seen(&[("b", link(Standing::Measured, 100, mb))]);
+        let now = Timestamp::UNIX_EPOCH;
+        status("a", &links, &[], &Wishes::default(), before, Some(1), now)
+    };
+    let slow = |status: &NodeLinkStateStatus| -> (String, String) {
+        let found = crds::conditions::find(&status.conditions, "Slow").expect("it is set");
+        (found.status.clone(), found.message.clone())
+    };
+    let well = said(None, 100);
+    assert_eq!(slow(&well).0, "False");
+    // It receives twice of what it sends.
+    let now = said(Some(&well), 1);
+    let message = "8.0 Mbit/s (was 800) to b, 16.0 Mbit/s (was 1600) from b";
+    assert_eq!(slow(&now), ("True".to_owned(), message.to_owned()));
+    let mut object = crds::NodeLinkState::new("a", NodeLinkStateSpec::default());
+    object.status = Some(now.clone());
+    object.validate_cel().expect("admitted");
+    let still = said(Some(&now), 40);
+    assert_eq!(slow(&still).0, "True");
+    assert_eq!(slow(&said(Some(&still), 60)).0, "False");
+}
+
+#[test]
 fn copies_between_cards_are_told_by_the_names_of_their_objects() {
     let card = |index: u32, to: &str, direct| {
         let mut card = GpuDevice {

@@ -106,6 +106,18 @@ fn what_placement_waits_for_is_urgent_and_what_drifts_can_wait() {
 }
 
 #[test]
+fn a_link_that_became_slow_is_urgent_and_so_is_that_it_is_well_again() {
+    let written = written();
+    let mut slow = status(1000, 1_000_000, 3, NOON);
+    slow.peers[0].send_bytes_per_second_before = Some(100_000_000);
+    assert_eq!(news(&written, &slow), News::Urgent);
+    assert_eq!(news(&slow, &written), News::Urgent);
+    let mut jittering = slow.clone();
+    jittering.peers[0].send_bytes_per_second = Some(1_050_000);
+    assert_eq!(news(&slow, &jittering), News::None);
+}
+
+#[test]
 fn a_first_write_waits_only_for_links_that_have_not_had_their_turn() {
     let mut now = written();
     assert!(!may_gather(&now));

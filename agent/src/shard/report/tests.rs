@@ -220,6 +220,31 @@ fn only_what_is_in_force_counts_as_serving() {
 }
 
 #[test]
+fn a_device_is_told_as_being_loaded_from_when_its_weights_lie_on_the_disk_until_its_worker_serves() {
+    let serves = serving(None);
+    let starts = Event::Done(Work::Spawn);
+    let reads = Event::Status {
+        phase: WorkerPhase::Loading,
+        endpoint: None,
+    };
+    let crashed = Event::Exited(Fault::new("Crashed", "signal 6"));
+    let told = |desired: &DesiredShards, events: &[Event]| loading(desired, &observed(events));
+    let is_loading = |events: &[Event]| told(&desired(), events).contains("node-cpu0");
+    assert!(!is_loading(&[]), "nothing is here yet");
+    assert!(!is_loading(&[Event::Done(Work::Fetch)]), "nor verified");
+    assert!(is_loading(&[Event::Done(Work::Verify)]));
+    assert!(is_loading(std::slice::from_ref(&starts)));
+    assert!(is_loading(&[starts.clone(), reads]));
+    assert!(is_loading(&[starts, crashed]), "it is started again");
+    assert!(!is_loading(&serves));
+    let verified = [Event::Done(Work::Verify)];
+    assert!(!told(&ahead(&[place(4, 0, Purpose::Load)]), &verified).is_empty());
+    let stands_by = ahead(&[place(4, 0, Purpose::Fetch)]);
+    assert!(told(&stands_by, &verified).is_empty());
+    assert!(told(&DesiredShards::new(), &verified).is_empty());
+}
+
+#[test]
 fn what_is_not_desired_drains_and_is_held_no_more_in_the_devices_object() {
     let seen = observed(&serving(Some("b:2")));
     assert_eq!(holdings(&desired(), &seen)[0].layers, "0-9");

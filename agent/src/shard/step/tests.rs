@@ -80,6 +80,7 @@ fn suspicion(device: &str) -> Fault {
 struct Bench {
     desired: DesiredShards,
     observed: ObservedShards,
+    departed: Departed,
     suspects: Suspects,
     now_ms: u64,
 }
@@ -90,6 +91,7 @@ impl Bench {
         Self {
             desired: desired.map(|desired| (slot_of(&desired.slice), desired)).collect(),
             observed: BTreeMap::new(),
+            departed: Departed::default(),
             suspects: Suspects::new(),
             now_ms: 1_000,
         }
@@ -103,7 +105,8 @@ impl Bench {
     fn step(&mut self) -> Vec<Action> {
         let actions = step(&self.desired, &self.observed, &self.suspects, self.now_ms);
         for (slot, action) in &actions {
-            begin(&mut self.observed, &self.desired, slot, action, self.now_ms);
+            let (observed, departed) = (&mut self.observed, &mut self.departed);
+            begin(observed, departed, &self.desired, (slot, action), self.now_ms);
         }
         actions.into_iter().map(|(_, action)| action).collect()
     }
@@ -643,6 +646,7 @@ impl Walk {
                 observed,
                 suspects,
                 now_ms,
+                ..
             } = &self.bench;
             let actions = step(desired, observed, suspects, *now_ms);
             if actions.is_empty() {
@@ -651,13 +655,14 @@ impl Walk {
             }
             for (slot, action) in actions {
                 self.check(&slot, &action);
-                begin(
-                    &mut self.bench.observed,
-                    &self.bench.desired,
-                    &slot,
-                    &action,
-                    self.bench.now_ms,
-                );
+                let Bench {
+                    desired,
+                    observed,
+                    departed,
+                    now_ms,
+                    ..
+                } = &mut self.bench;
+                begin(observed, departed, desired, (&slot, &action), *now_ms);
             }
         }
         panic!("step does not come to rest");

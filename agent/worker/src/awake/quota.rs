@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Where hierarchies of control groups are, by the convention of all container runtimes.
-const HIERARCHIES: &str = "/sys/fs/cgroup";
+use crate::cgroup::{HIERARCHIES, groups};
 
 /// Whether so many cores' worth of time is less than all cores that the process may run on could use.
 pub(super) fn binds(limit: f64, cores: u32) -> bool {
@@ -27,18 +26,8 @@ fn least_of(membership: &str, hierarchies: &Path) -> Option<f64> {
 /// the root, under whatever name it has outside.
 fn folders(membership: &str, hierarchies: &Path) -> Vec<PathBuf> {
     let mut folders = Vec::new();
-    for line in membership.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        let root = match controllers {
-            "" => hierarchies.to_path_buf(),
-            _ if controllers.split(',').any(|controller| controller == "cpu") => hierarchies.join("cpu"),
-            _ => continue,
-        };
-        let own = Path::new(group.trim_start_matches('/'));
-        folders.extend(own.ancestors().map(|group| root.join(group)));
+    for (root, own) in groups(membership, hierarchies, "cpu") {
+        folders.extend(Path::new(own).ancestors().map(|group| root.join(group)));
     }
     folders
 }

@@ -17,12 +17,12 @@ fn valid() -> WorkerConfig {
 #[test]
 fn what_the_agent_writes_is_read_and_written_alike() {
     let config = valid();
-    config.validate().unwrap();
+    validate(&config).unwrap();
     assert_eq!(config.runtime.kv_type, KvType::Q8_0);
     assert!(config.keep_awake && config.speculate, "unless they are switched off");
     assert_eq!(config.epoch_file(), Path::new("/s/w.epoch"));
     assert_eq!(
-        config.spiffe_id().to_string(),
+        spiffe_id(&config).to_string(),
         "spiffe://shardwright/worker/node-a/9b3c"
     );
     let written = serde_json::to_string(&config).unwrap();
@@ -55,7 +55,7 @@ fn a_value_that_cannot_work_is_refused_by_the_name_of_its_field() {
     for (expected, change) in cases {
         let mut config = valid();
         change(&mut config);
-        match config.validate() {
+        match validate(&config) {
             Err(ConfigError::Invalid { field, .. }) => assert_eq!(field, expected),
             other => panic!("{expected}: {other:?}"),
         }
@@ -67,13 +67,13 @@ fn only_a_whole_model_may_do_without_an_embedding_beside_it() {
     let mut head = valid();
     (head.first_layer, head.embedding) = (0, None);
     assert!(matches!(
-        head.validate(),
+        validate(&head),
         Err(ConfigError::Invalid { field: "embedding", .. })
     ));
     head.end_layer = head.total_layers;
-    head.validate().unwrap();
+    validate(&head).unwrap();
     head.embedding = Some("/s/e.gguf".into());
-    head.validate().unwrap();
+    validate(&head).unwrap();
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_file_that_is_missing_cut_off_or_of_nonsense_is_refused_by_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("worker.json");
     let refused = || {
-        let error = WorkerConfig::read(&path).unwrap_err();
+        let error = read(&path).unwrap_err();
         let said = error.to_string();
         assert!(
             said.starts_with(&format!("configuration {}: ", path.display())),
@@ -121,7 +121,7 @@ fn a_file_that_is_missing_cut_off_or_of_nonsense_is_refused_by_its_path() {
         assert!(matches!(error, ConfigError::Malformed { .. }), "{error}");
     }
     std::fs::write(&path, &whole).unwrap();
-    assert_eq!(WorkerConfig::read(&path).unwrap(), valid());
+    assert_eq!(read(&path).unwrap(), valid());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use super::ladder::Usage;
+use crate::cgroup::{HIERARCHIES, groups};
 
 /// Files of `/proc` and of a control group have some kilobytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -20,9 +21,6 @@ pub enum Source {
     /// No control group: the whole node.
     Node,
 }
-
-/// Folder of the hierarchies, by the convention of all container runtimes.
-const HIERARCHIES: &str = "/sys/fs/cgroup";
 
 /// Finds the limit that this process has: the folder that was configured, or its own control group.
 pub fn find(configured: Option<&Path>) -> Source {
@@ -39,17 +37,8 @@ pub fn find(configured: Option<&Path>) -> Source {
 /// Folders that may be this process's, most likely first. Inside a container the group is mounted as the root.
 fn candidates(membership: &str, hierarchies: &Path) -> Vec<PathBuf> {
     let mut folders = Vec::new();
-    for line in membership.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        let root = match controllers {
-            "" => hierarchies.to_path_buf(),
-            _ if controllers.split(',').any(|controller| controller == "memory") => hierarchies.join("memory"),
-            _ => continue,
-        };
-        folders.push(root.join(group.trim_start_matches('/')));
+    for (root, own) in groups(membership, hierarchies, "memory") {
+        folders.push(root.join(own));
         folders.push(root);
     }
     folders

@@ -7,7 +7,7 @@ use proto::shard::v1::stage_server::{Stage, StageServer};
 use tokio::sync::watch;
 use worker::awake::Awake;
 use worker::compute::Loader;
-use worker::config::WorkerConfig;
+use worker::config::{self, WorkerConfig};
 use worker::head::pipeline::Pipeline;
 use worker::metrics::Metrics;
 use worker::placement::{Fence, Installed, Installer, decode_envelope};
@@ -49,7 +49,7 @@ impl Head {
         let envelope = decode_envelope(&realm.envelope(1)).unwrap();
         installer.install(&envelope, next, unix_s()).unwrap();
         let installed = installer.watch().borrow().clone().unwrap();
-        let mut place = config.place();
+        let mut place = config::place(&config);
         place.deadlines = deadlines;
         let (loading, alive) = thread::start(place, loader, Awake::for_stage(&config)).unwrap();
         Self {

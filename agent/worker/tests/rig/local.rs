@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use tokio::runtime::Runtime;
 use worker::compute::Loader;
-use worker::config::WorkerConfig;
+use worker::config::{WorkerConfig, validate};
 use worker::memory::{Observation, observation};
 use worker::run::{Exit, run_observed};
 
@@ -29,7 +29,7 @@ impl LocalWorker {
 
     /// A worker whose memory somebody measures.
     pub async fn start_observed(config: WorkerConfig, loader: Loader, memory: Observation) -> Self {
-        config.validate().unwrap();
+        validate(&config).unwrap();
         let socket = config.control_socket.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -50,10 +50,11 @@ impl LocalWorker {
         }
     }
 
-    /// As `kill -9`: connections break, nothing is said.
+    /// As `kill -9`: connections break, nothing is said. Nobody answers any more when this returns.
     pub fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // On a thread that may wait. What its tasks say at their end is of no matter.
+            let _ = std::thread::spawn(move || runtime.shutdown_timeout(LIMIT)).join();
         }
     }
 

@@ -6,8 +6,8 @@ use super::{Part, Stack};
 use crate::chat::explain;
 use crate::{Error, Result, file};
 
-/// They are on this machine: what has not answered by then stands still.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// They are on this machine: what has not answered by then stands still, however much else there is to do.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a part counts, in Prometheus' text format.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use gguf::{Array, Value};
 
-use super::Tensors;
+use super::{Tensors, time_mix};
 use crate::Recipe;
 
 /// How a state is computed.
@@ -23,6 +23,15 @@ pub(crate) enum State {
         /// Both of its gates are in one matrix.
         packed_gates: bool,
     },
+    /// The same with a decay for each channel, as `kimi-linear` has it.
+    ChannelDelta,
+    /// A matrix for each head whose decays follow from the token, as `rwkv6` has it.
+    SixthTimeMix {
+        /// A token counts for itself by a weight of its own.
+        bonus: bool,
+    },
+    /// The same with a rate of learning, as `rwkv7` has it.
+    SeventhTimeMix,
 }
 
 /// Positions that a convolution sees.
@@ -54,16 +63,17 @@ pub(crate) fn keys(recipe: &Recipe) -> Vec<(&'static str, Value)> {
             ("ssm.time_step_rank", rank),
         ]
     };
-    let groups = ("ssm.group_count", GROUPS);
     let mut numbers = match recipe.family.state {
         State::None => Vec::new(),
         State::Channels { .. } => scan(STATES, TIME_STEP_RANK),
         State::Heads => scan(STATES, inner / HEAD),
         State::Convolution => vec![("shortconv.l_cache", KERNEL)],
         State::Delta { .. } => scan(DELTA_HEAD, inner / DELTA_HEAD),
+        State::ChannelDelta => vec![("ssm.conv_kernel", KERNEL), ("kda.head_dim", DELTA_HEAD)],
+        State::SixthTimeMix { .. } | State::SeventhTimeMix => time_mix::keys(recipe),
     };
     if matches!(recipe.family.state, State::Heads | State::Delta { .. }) {
-        numbers.push(groups);
+        numbers.push(("ssm.group_count", GROUPS));
     }
     let mut all: Vec<_> = numbers
         .into_iter()
@@ -86,6 +96,9 @@ impl Tensors<'_> {
             State::Heads => self.heads(),
             State::Convolution => self.convolution(),
             State::Delta { packed_gates } => self.delta(packed_gates),
+            State::ChannelDelta => self.channel_delta(),
+            State::SixthTimeMix { bonus } => self.sixth_time_mix(bonus),
+            State::SeventhTimeMix => self.seventh_time_mix(),
         }
     }
 
@@ -148,5 +161,25 @@ impl Tensors<'_> {
         }
         self.around("ssm_norm.weight", &[DELTA_HEAD], 1.0, 0.3);
         self.matrix("ssm_out.weight", &[values, width]);
+    }
+
+    fn channel_delta(&mut self) {
+        let (width, heads) = (self.recipe.width, self.recipe.heads);
+        let inner = heads * DELTA_HEAD;
+        for part in ["q", "k", "v"] {
+            self.matrix(&format!("attn_{part}.weight"), &[width, inner]);
+            self.around(&format!("ssm_conv1d_{part}.weight"), &[KERNEL, 1, inner], 0.0, 0.8);
+        }
+        // Decays and the gate of what comes out.
+        for part in ["f", "g"] {
+            self.matrix(&format!("ssm_{part}_a.weight"), &[width, DELTA_HEAD]);
+            self.matrix(&format!("ssm_{part}_b.weight"), &[DELTA_HEAD, inner]);
+        }
+        self.bias("ssm_dt", &[inner]);
+        // As above.
+        self.around("ssm_a", &[1, heads], -0.5, 0.4);
+        self.matrix("ssm_beta.weight", &[width, heads]);
+        self.around("ssm_norm.weight", &[DELTA_HEAD], 1.0, 0.3);
+        self.matrix("attn_output.weight", &[inner, width]);
     }
 }

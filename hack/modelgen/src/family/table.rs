@@ -1,8 +1,10 @@
 //! The table of architectures.
 
+mod stateful;
+
 use super::Stated::{Count, Float, Truth};
 use super::state::State;
-use super::{ATTENTION_PERIOD, Family, FeedForward, KeyNorm, Mixture, Parts, Tied};
+use super::{Family, FeedForward, KeyNorm, Mixture, Parts, Tied};
 
 const BEFORE: &[&str] = &["attn_norm", "ffn_norm"];
 
@@ -15,13 +17,15 @@ const LLAMA: Family = Family {
     packed_attention: false,
     gated_queries: false,
     latent: false,
+    plain_queries: false,
     attention_bias: false,
     attention_output_bias: false,
     key_norm: KeyNorm::None,
     sinks: false,
     norm_bias: false,
     norms: BEFORE,
-    bare_norm: None,
+    bare_norms: &[],
+    embedding_norm: false,
     output_norm: "output_norm",
     feed_forward: FeedForward::Gated,
     feed_forward_bias: false,
@@ -68,7 +72,12 @@ const GEMMA2: Family = Family {
     ..LLAMA
 };
 
-pub(super) static FAMILIES: &[Family] = &[
+/// All of them.
+pub(super) fn all() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().chain(stateful::FAMILIES)
+}
+
+static FAMILIES: &[Family] = &[
     LLAMA,
     Family {
         name: "mistral3",
@@ -305,82 +314,6 @@ pub(super) static FAMILIES: &[Family] = &[
         expert_bias: true,
         tied: Tied::Never,
         windowed: true,
-        ..LLAMA
-    },
-    Family {
-        name: "mamba",
-        parts: Parts::State,
-        state: State::Channels { norms: false },
-        any_head_length: false,
-        norms: &["attn_norm"],
-        ..LLAMA
-    },
-    Family {
-        name: "mamba2",
-        parts: Parts::State,
-        state: State::Heads,
-        any_head_length: false,
-        norms: &["attn_norm"],
-        ..LLAMA
-    },
-    Family {
-        name: "jamba",
-        parts: Parts::InTurnByHeads,
-        state: State::Channels { norms: true },
-        any_head_length: false,
-        ..LLAMA
-    },
-    Family {
-        name: "falcon-h1",
-        parts: Parts::Both,
-        state: State::Heads,
-        norms: &["attn_norm"],
-        bare_norm: Some("ffn_norm"),
-        ..LLAMA
-    },
-    Family {
-        name: "granitehybrid",
-        parts: Parts::InTurnByHeads,
-        state: State::Heads,
-        keys: &[("logit_scale", Float(2.0)), ("attention.scale", Float(0.15))],
-        ..LLAMA
-    },
-    Family {
-        name: "nemotron_h",
-        parts: Parts::OneOfThree,
-        state: State::Heads,
-        norms: &["attn_norm"],
-        feed_forward: FeedForward::Plain,
-        ..LLAMA
-    },
-    Family {
-        name: "lfm2",
-        parts: Parts::InTurnByHeads,
-        state: State::Convolution,
-        any_head_length: false,
-        key_norm: KeyNorm::Head,
-        output_norm: "token_embd_norm",
-        ..LLAMA
-    },
-    Family {
-        name: "qwen3next",
-        parts: Parts::InTurnByPeriod,
-        state: State::Delta { packed_gates: true },
-        gated_queries: true,
-        key_norm: KeyNorm::Head,
-        norms: &["attn_norm", "post_attention_norm"],
-        mixture: Mixture::GatedShared,
-        keys: &[("full_attention_interval", Count(ATTENTION_PERIOD))],
-        ..LLAMA
-    },
-    Family {
-        name: "qwen35",
-        parts: Parts::InTurnByPeriod,
-        state: State::Delta { packed_gates: false },
-        gated_queries: true,
-        key_norm: KeyNorm::Head,
-        norms: &["attn_norm", "post_attention_norm"],
-        keys: &[("full_attention_interval", Count(ATTENTION_PERIOD))],
         ..LLAMA
     },
 ];

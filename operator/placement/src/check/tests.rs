@@ -324,6 +324,7 @@ fn a_hop_that_takes_too_much_of_its_link_and_a_wrong_way_in_are_named() {
         to_node: plan.stages[1].node.clone(),
         bytes_per_second: topology::prior::UNKNOWN.rate.bytes_per_second - u64::from(tokens) * 4 + 1,
         by: "default/other".to_owned(),
+        leaves_bytes_per_second: None,
     }];
     assert!(named(&check(&problem, &plan)));
     problem.constraints.max_link_percent = None;
@@ -334,4 +335,32 @@ fn a_hop_that_takes_too_much_of_its_link_and_a_wrong_way_in_are_named() {
     problem.topology.entry_us.insert(plan.stages[0].node.clone(), 7);
     let found: Vec<String> = check(&problem, &plan).iter().map(ToString::to_string).collect();
     assert!(found.iter().any(|violation| violation.contains("way in")), "{found:?}");
+}
+
+#[test]
+fn a_hop_that_takes_more_of_its_link_than_a_model_that_comes_first_leaves_is_named() {
+    let mut problem = problem();
+    let plan = good(&problem);
+    let of = |by: &str, bytes_per_second, leaves_bytes_per_second| Traffic {
+        from_node: plan.stages[0].node.clone(),
+        to_node: plan.stages[1].node.clone(),
+        bytes_per_second,
+        by: by.to_owned(),
+        leaves_bytes_per_second,
+    };
+    let named = |problem: &Problem| {
+        let found = check(problem, &plan);
+        let overused = |v: &Violation| matches!(v, Violation::LinkOverused { hops: 1, .. });
+        found.iter().any(overused)
+    };
+    // At best a token takes 2.0025 ms: 500 a second, of four bytes each. What the first puts there itself does not count.
+    problem.topology.traffic = vec![of("default/first", 7_000, Some(2_000))];
+    assert!(!named(&problem), "{:?}", check(&problem, &plan));
+    problem.topology.traffic = vec![of("default/first", 7_000, Some(1_999))];
+    assert!(named(&problem));
+    problem.topology.traffic = vec![of("default/first", 0, Some(2_000)), of("default/other", 1, None)];
+    assert!(named(&problem), "others take part of what is left");
+    problem.topology.traffic.pop();
+    problem.constraints.min_tokens_per_second = Some(501);
+    assert!(named(&problem), "it is asked for more than one stream");
 }

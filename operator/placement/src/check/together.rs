@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Violation, check, links::check_links};
+use super::{Violation, check, check_pool, links::check_links};
 use crate::{Plan, Problem};
 
 /// Everything that is wrong with replicas: each by itself, then all together.
@@ -44,15 +44,7 @@ pub fn check_together(problem: &Problem, plans: &[Plan]) -> Vec<Violation> {
         if replicas.len() < 2 {
             continue;
         }
-        let pool = problem.topology.pools.get(pool);
-        let (name, usable_bytes) = pool.map_or(("?", 0), |p| (p.name.as_str(), p.usable_bytes));
-        if needed_bytes > u128::from(usable_bytes) {
-            found.push(Violation::PoolMemory {
-                pool: name.to_owned(),
-                needed_bytes,
-                usable_bytes,
-            });
-        }
+        check_pool(problem, pool, needed_bytes, &mut found);
         if let Some(tokens) = problem.constraints.min_tokens_per_second {
             let cap_ns = 1_000_000_000 / u64::from(tokens.max(1));
             if busy_ns > u128::from(cap_ns) {

@@ -86,7 +86,7 @@ pub enum Violation {
         device: String,
         node: String,
     },
-    /// Hops take more of their link, beside what placed pipelines put on it, than `maxLinkPercent` allows.
+    /// Hops take more of their link, beside what placed pipelines put on it, than `maxLinkPercent` allows, or than one of these leaves.
     LinkOverused {
         from: String,
         to: String,

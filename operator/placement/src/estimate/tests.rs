@@ -68,6 +68,14 @@ fn a_layer_keeps_keys_and_values_of_tokens_or_a_state_of_each_sequence_and_of_th
     assert_eq!(model.layers[1].kv_bytes, (3 + 2) * 1000);
     assert_eq!(model.layers[1].kv_read_bytes, 2 * 1000, "it is read and written");
 
+    let without = estimate(&figures()).expect("a model");
+    let grown = model.compute_buffer_bytes - without.compute_buffer_bytes;
+    assert_eq!(
+        grown,
+        2 * 5 * 1000,
+        "all of them are gathered, and computed, layer by layer"
+    );
+
     let longer = estimate(&Figures {
         layer_kv_elements: vec![64, 64],
         layer_state_bytes: vec![0, 1000],

@@ -1,6 +1,6 @@
 //! Constraints that are lifted to see whether they matter.
 
-use crate::{Problem, Toleration, solve::is_feasible};
+use crate::{Problem, Toleration, links::Carrying, solve::is_feasible};
 
 /// Steps of the search for each "and what if" that is asked.
 pub(super) const STEPS_PER_QUESTION: u64 = 20_000;
@@ -43,7 +43,7 @@ impl Lifted {
         .chain([
             (constraints.max_link_percent.is_some(), Self::LinkShare),
             (
-                constraints.min_tokens_per_second.is_some() && !problem.topology.traffic.is_empty(),
+                !problem.topology.traffic.is_empty() && Carrying::new(problem).is_limited(),
                 Self::Traffic,
             ),
             (!constraints.vendors.is_empty(), Self::Vendors),

@@ -4,7 +4,7 @@ use super::lifted::STEPS_PER_QUESTION;
 use crate::{
     Budget, Objective, Plan, Problem,
     domain::Within,
-    links::{allowed_bytes_per_second, hop_bytes_per_second, hops_over, most_hops},
+    links::{Carrying, Room, hops_over},
     solve::single,
     text,
 };
@@ -18,14 +18,16 @@ const MAX_NAMED: usize = 3;
 /// "the link a -> b is full: 2 hops of 1.1 MiB/s, 300.0 KiB/s of default/x, and 2.0 MiB/s may be used (50 % of 4.0 MiB/s)": the links
 /// that the best plan would overfill if nothing limited them; `None` where it overfills none.
 pub(super) fn full(problem: &Problem) -> Option<String> {
-    let hop = hop_bytes_per_second(problem)?;
+    let carrying = Carrying::new(problem);
+    if !carrying.is_limited() {
+        return None;
+    }
     let plans = [unlimited(problem)?];
-    let over = hops_over(&plans).into_iter();
-    let full: Vec<String> = over
-        .filter(|((from, to), hops)| hops.len() > most_hops(problem, from, to))
-        .take(MAX_TOLD)
-        .map(|((from, to), hops)| told(problem, from, to, hop, hops.len()))
-        .collect();
+    let full = hops_over(&plans).into_iter().filter_map(|((from, to), hops)| {
+        let room = carrying.tightest(from, to).filter(|room| hops.len() > room.hops())?;
+        Some(told(problem, (from, to), &room, hops.len()))
+    });
+    let full: Vec<String> = full.take(MAX_TOLD).collect();
     (!full.is_empty()).then(|| full.join("; "))
 }
 
@@ -42,13 +44,16 @@ fn unlimited(problem: &Problem) -> Option<Plan> {
     Some(found.plan)
 }
 
-fn told(problem: &Problem, from: &str, to: &str, hop: u64, hops: usize) -> String {
+fn told(problem: &Problem, (from, to): (&str, &str), room: &Room<'_>, hops: usize) -> String {
     let per_second = |bytes: u64| format!("{}/s", text::bytes(bytes));
+    let hop = per_second(room.hop_bytes_per_second);
     let own = match hops {
-        1 => format!("a hop of {}", per_second(hop)),
-        hops => format!("{hops} hops of {}", per_second(hop)),
+        1 => format!("a hop of {hop}"),
+        hops => format!("{hops} hops of {hop}"),
     };
+    let is_counted = |other: &str| room.beside.is_none_or(|beside| beside != other);
     let mut others: Vec<_> = problem.topology.traffic_on(from, to).collect();
+    others.retain(|traffic| is_counted(&traffic.by));
     others.sort_by_key(|traffic| std::cmp::Reverse(traffic.bytes_per_second));
     let mut named: Vec<String> = others
         .iter()
@@ -62,13 +67,14 @@ fn told(problem: &Problem, from: &str, to: &str, hop: u64, hops: usize) -> Strin
         named.push(format!(", {} of {more} more", per_second(rest)));
     }
     let rate = problem.topology.link(from, to).rate.bytes_per_second;
-    let share = match problem.constraints.max_link_percent {
-        Some(percent) => format!(" ({percent} % of {})", per_second(rate)),
-        None => String::new(),
+    let allowed = per_second(room.allowed_bytes_per_second);
+    let may_be_used = match (room.beside, problem.constraints.max_link_percent) {
+        (Some(other), _) => format!("{allowed} may be used beside {other}, which comes first"),
+        (None, Some(percent)) => format!("{allowed} may be used ({percent} % of {})", per_second(rate)),
+        (None, None) => format!("{allowed} may be used"),
     };
-    let allowed = per_second(allowed_bytes_per_second(problem, from, to));
     format!(
-        "the link {from} -> {to} is full: {own}{}, and {allowed} may be used{share}",
+        "the link {from} -> {to} is full: {own}{}, and {may_be_used}",
         named.concat()
     )
 }

@@ -282,3 +282,36 @@ fn nodes_that_may_see_tokens_are_named_where_they_are_too_small() {
     assert!(told.message.contains("without tokenNodeSelector"), "{}", told.message);
     assert!(told.message.contains("36.0 MiB more on n1-cpu0"), "{}", told.message);
 }
+
+#[test]
+fn a_link_of_which_a_model_that_comes_first_leaves_too_little_is_told_with_its_name() {
+    let mut problem = problem(
+        &[100, 100],
+        Constraints {
+            min_devices: 2,
+            ..Constraints::default()
+        },
+    );
+    let ways = [("n0", "n1"), ("n1", "n0")].into_iter();
+    let first = |(from, to): (&str, &str)| topology::Traffic {
+        from_node: from.to_owned(),
+        to_node: to.to_owned(),
+        bytes_per_second: 5_000,
+        by: "default/first".to_owned(),
+        leaves_bytes_per_second: Some(91),
+    };
+    problem.topology.traffic = ways.map(first).collect();
+    // A token takes 43.9 ms at best: 23 a second, of four bytes each.
+    let told = explained(&problem);
+    assert_eq!(told.reason, "ConstraintsClash");
+    assert!(
+        told.message
+            .contains("is full: a hop of 92 B/s, and 91 B/s may be used beside default/first, which comes first"),
+        "{}",
+        told.message
+    );
+    for traffic in &mut problem.topology.traffic {
+        traffic.leaves_bytes_per_second = Some(92);
+    }
+    assert!(solve(&problem, Budget::default()).is_ok());
+}

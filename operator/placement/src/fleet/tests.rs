@@ -126,6 +126,7 @@ fn replicas_share_out_the_links_and_go_the_other_way_where_one_is_full() {
         to_node: "n1".to_owned(),
         bytes_per_second: 2,
         by: "default/other".to_owned(),
+        leaves_bytes_per_second: None,
     }];
     let one = fleet(&problem, 2);
     assert_eq!(one.plans.len(), 1);
@@ -136,6 +137,33 @@ fn replicas_share_out_the_links_and_go_the_other_way_where_one_is_full() {
             || shortage.contains("the link n1 -> n0 is full: a hop of 40.0 KiB/s, 40.0 KiB/s of another replica"),
         "{shortage}"
     );
+}
+
+#[test]
+fn replicas_together_take_of_a_link_no_more_than_a_model_that_comes_first_leaves() {
+    let mut problem = halves_on_two_nodes(1_000);
+    problem.constraints = Constraints::default();
+    // A token takes 4.4 ms at best: at the pace of one stream a hop is 930 kB/s.
+    let heads = |leaves: [u64; 2]| {
+        let mut problem = problem.clone();
+        let ways = [("n0", "n1"), ("n1", "n0")].into_iter().zip(leaves);
+        let first = |((from, to), leaves): ((&str, &str), u64)| topology::Traffic {
+            from_node: from.to_owned(),
+            to_node: to.to_owned(),
+            bytes_per_second: 5_000_000,
+            by: "default/first".to_owned(),
+            leaves_bytes_per_second: Some(leaves),
+        };
+        problem.topology.traffic = ways.map(first).collect();
+        let both = fleet(&problem, 2);
+        assert_eq!((both.plans.len(), both.verdict), (2, Verdict::Optimal));
+        let mut heads: Vec<String> = both.plans.iter().map(|plan| plan.stages[0].node.clone()).collect();
+        heads.sort_unstable();
+        heads
+    };
+    assert_eq!(heads([2_000_000, 0]), ["n0", "n0"]);
+    assert_eq!(heads([1_000_000, 1_000_000]), ["n0", "n1"]);
+    assert_eq!(heads([0, 2_000_000]), ["n1", "n1"]);
 }
 
 #[test]

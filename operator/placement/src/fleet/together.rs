@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use topology::{Excluded, Exclusion, Traffic};
+use topology::{Excluded, Exclusion};
 
 use super::search::{Cost, RATE, is_sum};
 use crate::{HeldLayers, Objective, Plan, Problem, Stage, domain::moved_byte_ns, links};
@@ -36,15 +36,7 @@ pub(super) fn beside(problem: &Problem, others: &[Plan]) -> Problem {
 
 /// What plans take of pools and links is gone.
 pub(super) fn take(problem: &mut Problem, plans: &[Plan]) {
-    if let Some(hop) = links::hop_bytes_per_second(problem) {
-        let taken = links::hops_over(plans).into_iter().map(|((from, to), hops)| Traffic {
-            from_node: from.to_owned(),
-            to_node: to.to_owned(),
-            bytes_per_second: hop.saturating_mul(hops.len() as u64),
-            by: "another replica".to_owned(),
-        });
-        problem.topology.traffic.extend(taken);
-    }
+    links::take(problem, plans);
     let topology = &mut problem.topology;
     for stage in plans.iter().flat_map(|plan| &plan.stages) {
         let device = topology.devices.iter().find(|device| device.name == stage.device);

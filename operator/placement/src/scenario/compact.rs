@@ -139,6 +139,9 @@ struct Placed {
     to: String,
     by: String,
     mbit_per_second: f64,
+    /// What it leaves to all others there, where it comes before the model.
+    #[serde(default)]
+    leaves_mbit_per_second: Option<f64>,
 }
 
 fn default_context_tokens() -> u64 {
@@ -301,6 +304,9 @@ impl Placed {
             to_node: self.to.clone(),
             bytes_per_second: whole(self.mbit_per_second * BYTES_PER_MBIT as f64),
             by: self.by.clone(),
+            leaves_bytes_per_second: self
+                .leaves_mbit_per_second
+                .map(|mbit| whole(mbit * BYTES_PER_MBIT as f64)),
         }
     }
 }

@@ -43,13 +43,16 @@ pub fn small() -> impl Strategy<Value = Problem> {
     )
 }
 
-/// What is placed already: some tens of kilobytes a second, which is one or two hops.
+/// What is placed already: some tens of kilobytes a second, which is one or two hops. Some of it leaves no more to others than a few
+/// hops at the pace of one stream.
 fn traffic() -> impl Strategy<Value = Vec<Traffic>> {
-    let traffic = (0_u8..3, 0_u8..3, 0_u64..100_000).prop_map(|(from, to, bytes_per_second)| Traffic {
+    let leaves = prop::option::weighted(0.3, 0_u64..2_000_000);
+    let traffic = (0_u8..3, 0_u8..3, 0_u64..100_000, leaves).prop_map(|(from, to, bytes_per_second, leaves)| Traffic {
         from_node: format!("node{from}"),
         to_node: format!("node{to}"),
         bytes_per_second,
         by: "default/other".to_owned(),
+        leaves_bytes_per_second: leaves,
     });
     prop_oneof![2 => Just(vec![]), 1 => prop::collection::vec(traffic, 1..4)]
 }
@@ -376,6 +379,7 @@ pub fn from_node_0_to_node_1(bytes_per_second: u64) -> Vec<Traffic> {
         to_node: "node1".to_owned(),
         bytes_per_second,
         by: "default/other".to_owned(),
+        leaves_bytes_per_second: None,
     }]
 }
 

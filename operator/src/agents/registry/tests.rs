@@ -44,7 +44,7 @@ fn a_newer_stream_of_a_node_replaces_the_older() {
     let older = attach(&agents, "a");
     let newer = attach(&agents, "a");
     assert!(older.replaced.is_cancelled());
-    agents.detach("a", older.session);
+    agents.detach("a", older.session, Instant::now());
     assert_eq!(agents.len(), 1, "the end of the older stream does not end the newer");
     agents.report("a", older.session, report(9));
     assert_eq!(
@@ -52,8 +52,30 @@ fn a_newer_stream_of_a_node_replaces_the_older() {
         3,
         "the older stream is not believed"
     );
-    agents.detach("a", newer.session);
+    agents.detach("a", newer.session, Instant::now());
     assert!(agents.is_empty());
+}
+
+#[test]
+fn what_an_agent_last_said_is_handed_out_once_where_its_stream_ended_in_silence() {
+    let (agents, start) = (Agents::default(), Instant::now());
+    for (node, silence) in [("a", OVERDUE), ("b", OVERDUE / 2)] {
+        let session = attach(&agents, node).session;
+        agents.hears(node, session, Heard::since(start));
+        agents.detach(node, session, start + silence);
+    }
+    // Over whatever it came: nobody knows how long that was silent.
+    let session = attach(&agents, "c").session;
+    agents.detach("c", session, start + OVERDUE);
+    let silenced = agents.snapshot().silenced;
+    let nodes: Vec<&str> = silenced.iter().map(|(node, _)| node.as_str()).collect();
+    assert_eq!(
+        nodes,
+        ["a"],
+        "the end of a stream that was heard of late was told, not guessed"
+    );
+    assert_eq!(silenced[0].1.epochs["m"], 3);
+    assert!(agents.snapshot().silenced.is_empty());
 }
 
 #[test]
@@ -68,7 +90,7 @@ fn every_change_wakes_the_loop_and_a_repetition_does_not() {
     changes.mark_unchanged();
     agents.report("a", session, report(4));
     assert!(!changes.has_changed().unwrap());
-    agents.detach("a", session);
+    agents.detach("a", session, Instant::now());
     assert!(changes.has_changed().unwrap());
 }
 
@@ -172,7 +194,7 @@ fn an_agent_too_many_is_refused_with_the_limit_and_one_that_is_attached_may_come
     assert_eq!(refused, AttachError::Full);
     assert_eq!(refused.to_string(), "10000 agents are attached already");
     let again = arrives("node-7").unwrap();
-    agents.detach("node-7", again.session);
+    agents.detach("node-7", again.session, Instant::now());
     arrives("one-more").unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use topology::{DeviceReport, HeldMemory, Links, NodeLabels, Topology, Traffic, View, build_view, support};
+use topology::{DeviceReport, HeldMemory, Links, NodeLabels, Topology, View, build_view, support};
 
 use crate::agents::AgentView;
 use crate::model::facts::Facts;
@@ -16,6 +16,7 @@ use crate::model::leaving::{Leaving, leaving};
 use crate::model::observe::Observed;
 use crate::model::quarantine::sight::{Kept, as_if_fit};
 use crate::model::reports::Reports;
+use crate::model::traffic::Load;
 
 /// Everything but the model itself that a decision depends on.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct World<'a> {
     links: Links,
     /// Nodes that get nothing new, and whose shards go elsewhere if they can.
     pub(super) leaving: BTreeMap<String, Leaving>,
+    /// Nodes that get nothing new, for their agents would not hear of it.
+    pub unheard: BTreeSet<String>,
     pub(super) threshold: Threshold,
     /// What serving stages taught about the speed of devices.
     pub paces: Corrections,
@@ -59,6 +62,7 @@ impl<'a> World<'a> {
             awaited,
             links: Links::default(),
             leaving: leaving(observed, agents),
+            unheard: BTreeSet::new(),
             threshold: Threshold::default(),
             paces: Corrections::default(),
             holders,
@@ -97,19 +101,17 @@ impl<'a> World<'a> {
             None => self.reports.all().collect(),
         };
         let counts = |node: &&str| self.agents.contains_key(*node) || (in_force && self.awaited.contains(*node));
-        let left = |node: &str| self.leaving.get(node).copied().filter(|_| !in_force);
+        let left = |node: &str| {
+            let leaving = self.leaving.get(node).map(ToString::to_string);
+            let unheard = || self.unheard.contains(node).then(|| "is not heard".to_owned());
+            leaving.or_else(unheard).filter(|_| !in_force)
+        };
         let mut nodes: Vec<&str> = reports.iter().map(|report| report.node.as_str()).collect();
         // Those of one node stand together.
         nodes.dedup();
         let kept = self.kept.get(uid).filter(|_| in_force);
         let mut held = self.holders.beside(uid, freed);
         held.extend(own.iter().flat_map(|own| own.memory.iter().cloned()));
-        // What is placed is not moved for what came later over its links.
-        let mut traffic = Vec::new();
-        if !in_force {
-            traffic = self.holders.traffic_beside(uid);
-            traffic.extend(own.iter().flat_map(|own| own.traffic.iter().cloned()));
-        }
         let built = build_view(&View {
             devices: reports
                 .into_iter()
@@ -119,12 +121,20 @@ impl<'a> World<'a> {
             node_labels: self.node_labels,
             held,
         });
-        // Judged once for all graphs of a pass: a large cluster has tens of thousands.
-        Topology {
+        // Links are judged once for all graphs of a pass: a large cluster has tens of thousands.
+        let mut topology = Topology {
             links: self.links.clone(),
-            traffic,
             ..built
+        };
+        // What is placed is not moved for what came later over its links.
+        if !in_force {
+            let rate = |from: &str, to: &str| topology.link(from, to).rate.bytes_per_second;
+            topology.traffic = self.holders.traffic_beside(uid, freed, rate);
+            for (own, beyond) in own.iter().flat_map(|own| &own.loads).map(Load::of_replica) {
+                topology.put(own, beyond);
+            }
         }
+        topology
     }
 
     /// Whether a device's object tells of it, or told of it before.
@@ -143,7 +153,7 @@ fn as_it_counts<'r>(
     report: &'r DeviceReport,
     question: &Question<'_>,
     kept: Option<&Kept>,
-    left: Option<Leaving>,
+    left: Option<String>,
 ) -> Cow<'r, DeviceReport> {
     let mut device = Cow::Borrowed(report);
     if let Some(why) = left {
@@ -177,7 +187,7 @@ fn as_it_counts<'r>(
 #[derive(Debug, Clone, Default)]
 pub(in crate::model) struct Own {
     pub memory: Vec<HeldMemory>,
-    pub traffic: Vec<Traffic>,
+    pub loads: Vec<Load>,
 }
 
 /// For whom a graph is.
@@ -188,7 +198,7 @@ pub(in crate::model) struct Question<'q> {
     pub among: Option<&'q [&'q str]>,
     /// Devices on which its shards keep failing.
     pub failing: &'q BTreeSet<String>,
-    /// Other models whose memory is taken to be free.
+    /// Other models whose memory and links are taken to be free.
     pub freed: &'q [&'q str],
     /// What replicas take that go on as they are: no other has a part in their devices.
     pub own: Option<&'q Own>,

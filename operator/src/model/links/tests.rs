@@ -111,6 +111,14 @@ fn neighbours_in_a_placement_are_always_measured_from_both_ends() {
     let told = whom(&members, &neighbours, SEED);
     assert!(names(&told["node-0000"]).contains(&stranger.as_str()));
     assert!(names(&told[&stranger]).contains(&"node-0000"));
+    // And they are told which of their links these are.
+    let near = |node: &str| -> Vec<String> {
+        let peers = told[node].peers.iter().filter(|peer| peer.neighbour);
+        peers.map(|peer| peer.node.clone()).collect()
+    };
+    assert_eq!(near("node-0000"), [stranger.clone()]);
+    assert_eq!(near(&stranger), ["node-0000"]);
+    assert_eq!(near("node-0999"), [] as [&str; 0]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Whole passes, with a scripted API server and agents in the registry.
 
+mod away;
 mod earlier;
 
 use std::sync::Arc;
@@ -216,7 +217,7 @@ async fn agents_are_told_of_each_other_so_that_they_measure_their_links() {
         [],
         "it has no port where it could be measured to"
     );
-    plane.agents.detach("c", c.session);
+    plane.agents.detach("c", c.session, now);
     pass(&mut control, &plane.observed).await;
     assert_eq!(told(&b), []);
 }

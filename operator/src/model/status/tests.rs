@@ -21,6 +21,7 @@ struct Case {
     placed: Placed,
     yielded: Option<Yielded>,
     held: Option<&'static str>,
+    away: Away,
     in_force: Option<(InForce, Vec<StageSight>)>,
 }
 
@@ -42,6 +43,7 @@ impl Case {
             placed: Placed::Yes,
             yielded: None,
             held: None,
+            away: Away::default(),
             in_force: Some((in_force, sights)),
         }
     }
@@ -56,6 +58,7 @@ impl Case {
             placed: Placed::NotYet(Why::new(reason::NOT_RESOLVED, "the source is not known yet")),
             yielded: None,
             held: None,
+            away: Away::default(),
             in_force: None,
         }
     }
@@ -76,6 +79,8 @@ impl Case {
             yielded: self.yielded.as_ref(),
             note: None,
             held: self.held,
+            unheard: None,
+            away: &self.away,
             recovery: (ConditionStatus::Unknown, Why::new("NotServing", "")),
             in_force: self
                 .in_force
@@ -294,6 +299,43 @@ fn a_lost_node_is_degraded_and_names_its_stage() {
     assert_eq!(brief(&status, kind::DEGRADED), pair("True", "StageLost"));
     assert_eq!(brief(&status, kind::LOADED), pair("False", "StageLost"));
     assert!(condition(&status, kind::LOADED).2.starts_with("stage 1 on b-cpu0"));
+}
+
+#[test]
+fn a_stage_whose_agent_is_away_is_told_with_since_when_and_then_with_where_its_layers_are_loaded() {
+    const AWAY: &str = "stage 1 on b-cpu0: the node's agent is not attached since 1970-01-01T00:00:07Z";
+    let mut case = Case::placed([ShardPhase::Serving; 2]);
+    let (before, sights) = case.in_force.as_mut().unwrap();
+    let agents = fixture::agents(&["a"]);
+    *sights = stages::look(before, &agents);
+    case.away.look(Some(&*before), &agents, None, at(7).0);
+    let lost = case.after(None, &at(7));
+    for kind in [kind::LOADED, kind::DEGRADED] {
+        let told = ("StageLost".to_owned(), AWAY.to_owned());
+        let (_, reason, message) = condition(&lost, kind);
+        assert_eq!((reason, message), told, "{kind}");
+    }
+    assert!(
+        !differ(&lost, &case.after(Some(&lost), &at(600))),
+        "time alone changes nothing"
+    );
+
+    let after = fixture::in_force(5, &["a", "c"]);
+    let sights = stages::look(&after, &fixture::agents(&["a", "c"]));
+    case.in_force = Some((after, sights));
+    let replaced = case.after(Some(&lost), &at(601));
+    assert_eq!(brief(&replaced, kind::LOADED), pair("False", "Loading"));
+    let (value, reason, message) = condition(&replaced, kind::DEGRADED);
+    assert_eq!((value, reason), pair("True", "StageLost"));
+    assert_eq!(
+        message,
+        format!("{AWAY}; its layers are loaded in epoch 5: 3-5 on c-cpu0")
+    );
+    case.away.forget();
+    assert_eq!(
+        brief(&case.after(Some(&replaced), &at(602)), kind::DEGRADED),
+        pair("False", "AsExpected")
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Several models on a few nodes, pass after pass, as the loop decides them.
 
+mod links;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,11 +11,14 @@ use identity::{PlacementSigner, PlacementVerifier};
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use proto::control::v1::{ShardPhase, ShardStatus};
+use topology::Links;
 
 use super::*;
 use crate::agents::AgentView;
+use crate::model::away::Away;
 use crate::model::decide::{World, decide};
 use crate::model::fixture;
+use crate::model::gain::Threshold;
 use crate::model::observe::Observed;
 use crate::model::reports::Reports;
 use crate::model::status::{self, Sight};
@@ -38,6 +43,8 @@ struct Fleet {
     unwritten: BTreeSet<String>,
     /// Nodes whose agents are on their way to a new leader.
     awaited: BTreeSet<String>,
+    links: Links,
+    threshold: Threshold,
 }
 
 impl Fleet {
@@ -59,6 +66,8 @@ impl Fleet {
             lingering: Vec::new(),
             unwritten: BTreeSet::new(),
             awaited: BTreeSet::new(),
+            links: Links::default(),
+            threshold: Threshold::default(),
         }
     }
 
@@ -108,8 +117,13 @@ impl Fleet {
         self.observed.models.sort_by(|a, b| turn(a).cmp(&turn(b)));
         let reports = Arc::new(Reports::of(&self.observed.devices));
         let (seen, now) = ((&self.observed, reports), Instant::now());
-        let mut world = World::new(seen, &self.agents, &self.awaited, now, NOW);
+        let mut world = World::new(seen, &self.agents, &self.awaited, now, NOW)
+            .with_links(self.links.clone())
+            .with_threshold(self.threshold);
         for (uid, state) in &self.term.models {
+            if let Some(facts) = state.facts() {
+                world.holders.knows(uid, &facts);
+            }
             state
                 .in_force
                 .iter()
@@ -192,6 +206,8 @@ impl Fleet {
             yielded: decided.yielded.as_ref(),
             note: None,
             held: None,
+            unheard: None,
+            away: &Away::default(),
             recovery: (ConditionStatus::Unknown, Why::new("NotServing", "")),
             in_force: decided
                 .new_in_force

@@ -242,6 +242,86 @@ fn a_faster_device_that_joins_is_used_once_its_gain_has_lasted() {
     assert_eq!(cluster.state.in_force.as_ref(), Some(&in_force));
 }
 
+/// All nodes are joined by links of a gigabit, but for two that are joined by one of so many bytes a second.
+fn joined(nodes: &[&str], slow: [&str; 2], bytes_per_second: u64) -> Links {
+    let pairs = nodes.iter().flat_map(|from| nodes.iter().map(move |to| (*from, *to)));
+    let apart = pairs.filter(|(from, to)| from != to);
+    let link = |(from, to): (&str, &str)| {
+        let is_slow = slow.contains(&from) && slow.contains(&to);
+        let rate = topology::Rate {
+            bytes_per_second: if is_slow { bytes_per_second } else { 117_500_000 },
+            origin: topology::Origin::Measured,
+        };
+        let link = topology::Link { latency_us: 100, rate };
+        ((from.to_owned(), to.to_owned()), link)
+    };
+    apart.map(link).collect()
+}
+
+/// A model in two stages on two of three nodes, and these two.
+fn serving_over_a_link() -> (Cluster, [String; 2]) {
+    let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB)]);
+    cluster.require_devices(2);
+    cluster.model.spec.placement.max_devices = Some(2);
+    cluster.links = joined(&THREE, ["a", "b"], GIGABIT);
+    let in_force = cluster.serve();
+    let nodes: Vec<String> = in_force.nodes().map(str::to_owned).collect();
+    (cluster, nodes.try_into().expect("two stages"))
+}
+
+const THREE: [&str; 3] = ["a", "b", "c"];
+const GIGABIT: u64 = 117_500_000;
+/// A hop of the model, 256 bytes, takes half as long as computing a token.
+const SLOW: u64 = 100_000;
+
+#[test]
+fn a_link_that_became_slow_is_left_once_that_has_gained_enough_for_long_enough() {
+    let (mut cluster, [head, tail]) = serving_over_a_link();
+    cluster.keeps();
+    cluster.links = joined(&THREE, [&head, &tail], SLOW);
+    // From the next look on, for ten minutes.
+    for _ in 0..10 {
+        cluster.now += Duration::from_secs(60);
+        cluster.keeps();
+        assert!(cluster.proposed().is_none());
+    }
+    cluster.now += Duration::from_secs(60);
+    let next = cluster.proposes(Cause::Gain);
+    let nodes: BTreeSet<&str> = next.nodes().collect();
+    assert_ne!(
+        nodes,
+        BTreeSet::from([head.as_str(), tail.as_str()]),
+        "over another link"
+    );
+    // What serves is left only for what is loaded.
+    cluster.report(&next, ShardPhase::Loaded);
+    assert_eq!(cluster.place().stages(), next.stages());
+}
+
+#[test]
+fn a_link_that_is_slow_at_times_moves_nothing() {
+    let (mut cluster, [head, tail]) = serving_over_a_link();
+    for minute in 0..60 {
+        let rate = if minute % 9 == 8 { GIGABIT } else { SLOW };
+        cluster.links = joined(&THREE, [&head, &tail], rate);
+        cluster.keeps();
+        assert!(cluster.proposed().is_none(), "in minute {minute}");
+        cluster.now += Duration::from_secs(60);
+    }
+}
+
+#[test]
+fn a_link_that_became_slower_by_less_than_a_token_notices_moves_nothing() {
+    let (mut cluster, [head, tail]) = serving_over_a_link();
+    // 205 microseconds a hop, of five milliseconds.
+    cluster.links = joined(&THREE, [&head, &tail], 1_250_000);
+    for _ in 0..30 {
+        cluster.keeps();
+        assert!(cluster.proposed().is_none());
+        cluster.now += Duration::from_secs(60);
+    }
+}
+
 #[test]
 fn what_agents_prepare_at_the_same_time_is_told_apart_by_its_epoch() {
     let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB), ("c", GIB), ("d", GIB)]);

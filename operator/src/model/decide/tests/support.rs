@@ -6,12 +6,12 @@ use super::*;
 fn strict_numbers_that_no_stage_would_promise_are_refused_before_anything_is_placed() {
     let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
     cluster.model.spec.determinism = crds::Determinism::Strict;
-    cluster.of_architecture("plamo2");
+    cluster.of_architecture("lfm2moe");
     let why = cluster.refuses();
     assert_eq!(why.reason, "StrictNotSupported");
     assert!(
         why.message
-            .starts_with("`plamo2` keeps a recurrent state beside attention"),
+            .starts_with("`lfm2moe` keeps a recurrent state beside attention"),
         "{}",
         why.message
     );
@@ -26,7 +26,7 @@ fn strict_numbers_that_no_stage_would_promise_are_refused_before_anything_is_pla
         ("jamba", crds::Determinism::Strict),
         ("mamba", crds::Determinism::Strict),
         ("llama", crds::Determinism::Strict),
-        ("plamo2", crds::Determinism::Relaxed),
+        ("lfm2moe", crds::Determinism::Relaxed),
     ] {
         let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
         cluster.model.spec.determinism = determinism;
@@ -38,7 +38,7 @@ fn strict_numbers_that_no_stage_would_promise_are_refused_before_anything_is_pla
 #[test]
 fn what_serves_is_not_replaced_by_what_strict_numbers_cannot_be_had_of() {
     let mut cluster = Cluster::of(&[("a", GIB), ("b", GIB)]);
-    cluster.of_architecture("plamo2");
+    cluster.of_architecture("lfm2moe");
     cluster.place();
     cluster.model.spec.determinism = crds::Determinism::Strict;
     let decided = cluster.decide();
