@@ -366,10 +366,15 @@ impl Node {
     async fn is_killed_and_begins_again(&mut self, threads: u32) -> Stray {
         let places = self.places(tiny_model::LAYERS);
         let config = std::fs::read(places.config()).unwrap();
+        // As an earlier version of the agent wrote it, which knew less.
+        let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        for field in ["keep_awake", "speculate"] {
+            config.as_object_mut().unwrap().remove(field).expect("it is written");
+        }
         self.unload.cancel();
         self.until("the end", |view| view.statuses.is_empty()).await;
         std::fs::create_dir_all(&places.identity).unwrap();
-        std::fs::write(places.config(), config).unwrap();
+        std::fs::write(places.config(), serde_json::to_vec(&config).unwrap()).unwrap();
         let mut command = std::process::Command::new(&self.worker);
         let stray = command.arg("--config").arg(places.config()).spawn().unwrap();
         let pid = rustix::process::Pid::from_raw(stray.id() as i32).unwrap();

@@ -33,6 +33,17 @@ impl Hearing {
         self.ever |= is_attached;
         self.ever && !is_attached
     }
+
+    /// Until [`Self::is_apart`] gives another answer. Each attempt to attach that fails tells anew what is said already.
+    async fn turns(&mut self, is_apart: bool) {
+        while self.attached.changed().await.is_ok() {
+            if self.is_apart() != is_apart {
+                return;
+            }
+        }
+        // Nobody tells any more: the agent is ending.
+        std::future::pending().await
+    }
 }
 
 /// Renews for as long as it is polled. `attached`: whether the operator hears the agent.
@@ -88,8 +99,37 @@ async fn renew(
         backoff.succeeded();
         let wait = if is_apart { RENEW_APART_EVERY } else { RENEW_EVERY };
         tokio::select! {
-            Ok(()) = hearing.attached.changed() => {}
+            () = hearing.turns(is_apart) => {}
             () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_told_once_that_the_operator_hears_the_agent_no_more_however_often_attempts_to_attach_fail() {
+        let (attached, seen) = watch::channel(false);
+        let mut hearing = Hearing {
+            attached: seen,
+            ever: false,
+        };
+        let says_anew = async |hearing: &mut Hearing, now: bool| {
+            let is_apart = hearing.is_apart();
+            attached.send_replace(now);
+            tokio::time::timeout(RENEW_EVERY, hearing.turns(is_apart)).await.is_ok()
+        };
+        assert!(!says_anew(&mut hearing, false).await, "it was never heard");
+        assert!(
+            !says_anew(&mut hearing, true).await,
+            "it is heard, and said nothing else"
+        );
+        assert!(says_anew(&mut hearing, false).await);
+        assert!(hearing.is_apart());
+        assert!(!says_anew(&mut hearing, false).await, "it said so");
+        assert!(says_anew(&mut hearing, true).await);
+        assert!(!hearing.is_apart());
     }
 }

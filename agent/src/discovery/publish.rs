@@ -60,6 +60,8 @@ struct Written {
     status: Option<DeviceGPUStateStatus>,
     /// When this agent wrote last.
     at: Option<Instant>,
+    /// Since when there is news that can wait.
+    drifts_since: Option<Instant>,
 }
 
 impl Written {
@@ -70,17 +72,26 @@ impl Written {
             generation: object.metadata.generation,
             status: object.status.clone(),
             at: None,
+            drifts_since: None,
         }
     }
 
     /// Whether a status is worth a write now.
-    fn wants(&self, status: &DeviceGPUStateStatus) -> bool {
+    fn wants(&mut self, status: &DeviceGPUStateStatus) -> bool {
         let Some(before) = &self.status else { return true };
-        match thresholds::news(before, status) {
+        let news = thresholds::news(before, status);
+        let is_due = match news {
             News::Urgent => true,
-            News::CanWait => self.at.is_none_or(|at| at.elapsed() >= thresholds::CALM),
+            News::CanWait => {
+                let since = *self.drifts_since.get_or_insert_with(Instant::now);
+                since.elapsed() >= thresholds::LASTING && self.at.is_none_or(|at| at.elapsed() >= thresholds::CALM)
+            }
             News::None => false,
+        };
+        if is_due || news == News::None {
+            self.drifts_since = None;
         }
+        is_due
     }
 }
 

@@ -1,8 +1,9 @@
 //! What is worth a write to the API server, in one table.
 //!
 //! A status is written when something in it changed that somebody acts on, and at once. Readings drift all the time: they
-//! are written when they are further from what was written last than the table allows, and not sooner than [`CALM`] after
-//! the last write of the same device. An idle device therefore writes nothing at all; every reading is in the metrics.
+//! are written when they are further from what was written last than the table allows, have been so for [`LASTING`], and not
+//! sooner than [`CALM`] after the last write of the same device. An idle device therefore writes nothing at all, nor does one
+//! that its own test wakes for seconds; every reading is in the metrics.
 
 use crds::DeviceGPUStateStatus;
 use crds::conditions::{self, device as kind};
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 /// Between two writes of one device that nobody waits for.
 pub const CALM: Duration = Duration::from_secs(60);
+/// How long a drift has to stay. A card that was tested draws more than at rest for that and some ten seconds after.
+pub const LASTING: Duration = Duration::from_secs(20);
 
 /// How far a reading may drift from what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +96,7 @@ pub const FIELDS: [Field; 7] = [
 pub enum News {
     /// Nothing that anybody would act on.
     None,
-    /// A reading that went far: once [`CALM`] has passed since the last write.
+    /// A reading that went far: once it has been so for [`LASTING`] and [`CALM`] has passed since the last write.
     CanWait,
     /// At once.
     Urgent,

@@ -211,9 +211,10 @@ impl Drive {
                     link_us,
                     "a link was measured"
                 );
-                progress.found(round.is_glance, (node, self.seed), now_ms);
+                let was_glance = round.is_glance;
+                progress.found(was_glance, (node, self.seed), now_ms);
                 tracked.history.add(round);
-                progress.is_in_doubt = tracked.history.is_in_doubt();
+                progress.doubt(&tracked.history, was_glance);
                 tracked.message = None;
             }
             Err(MeasureError::PutOff(why)) => {

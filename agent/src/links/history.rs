@@ -6,7 +6,7 @@
 //! A rate that is less than a quarter of the known one, or more than four times it, is no jitter: the link may have become another
 //! one. Such a round is put aside until [`TURNED_ROUNDS`] of them follow each other that say the same; these then take the place of
 //! all before. A median alone would take hours to follow. Where they find it to be what it was before it became slow, that is known
-//! again.
+//! again. What a round finds that a glance cannot tell is settled by rounds: glances between them neither confirm nor deny it.
 
 use std::collections::VecDeque;
 
@@ -97,7 +97,9 @@ impl History {
             self.put_aside(round, &known);
             return;
         }
-        self.odd.clear();
+        if !(round.is_glance && self.needs_round()) {
+            self.odd.clear();
+        }
         if !round.is_glance {
             // It says more than a glance.
             let least = self.rounds.iter().position(|round| round.is_glance);
@@ -114,6 +116,17 @@ impl History {
     /// Whether the link may have become another one.
     pub fn is_in_doubt(&self) -> bool {
         !self.odd.is_empty()
+    }
+
+    /// Whether only a round can settle that: the last one found a rate that is far from the known one, and above what a glance tells.
+    pub fn needs_round(&self) -> bool {
+        let odd = self.odd.last().filter(|odd| !odd.is_glance);
+        let Some((odd, known)) = odd.zip(self.figures()) else {
+            return false;
+        };
+        let rates = [odd.send_bytes_per_second, odd.receive_bytes_per_second];
+        let mut found = turns(&known, odd).into_iter().zip(rates);
+        found.any(|(turn, rate)| turn.is_some() && rate >= GLANCE_SLOW_BYTES_PER_SECOND)
     }
 
     fn put_aside(&mut self, round: Round, known: &Figures) {

@@ -32,6 +32,10 @@ pub const GLANCE_BYTES_MAX: u64 = 2 << 20;
 const BULK_MS: u64 = 40;
 /// Bulks of one direction.
 const BULKS_MAX: usize = 4;
+/// A bulk that takes fewer round trips tells how fast the windows of a new connection open, and not what the link carries.
+const WINDOW_ROUND_TRIPS: u64 = 8;
+/// So many times larger is the one after it: by then the windows are.
+const WINDOW_GROWTH: u64 = 4;
 /// Echoes of a round, those not counted with which a connection pays for what it does once.
 const ROUND_ECHOES: Echoes = Echoes {
     bytes: ECHO_BYTES,
@@ -167,7 +171,10 @@ impl Bulk {
 }
 
 /// How large the next bulk has to be; `None` once the last one tells the rate. Pure.
-pub fn next_bulk(filling: Filling, done: &[Bulk]) -> Option<u64> {
+///
+/// A glance has few echoes to open the windows, and on a link that others fill, such as weights on their way, a round trip takes long:
+/// before it finds less than is known it gives the windows time.
+pub fn next_bulk(filling: Filling, done: &[Bulk], round_trip_us: u64) -> Option<u64> {
     let Some(last) = done.last() else {
         return Some(filling.least_bytes);
     };
@@ -175,7 +182,11 @@ pub fn next_bulk(filling: Filling, done: &[Bulk]) -> Option<u64> {
     if filling.known.is_some_and(|known| history::is_as_known(known, rate)) {
         return None;
     }
-    let wanted = (rate / 1000 * BULK_MS).clamp(filling.least_bytes, filling.most_bytes);
+    let mut wanted = (rate / 1000 * BULK_MS).clamp(filling.least_bytes, filling.most_bytes);
+    let is_brief = last.us < round_trip_us.saturating_mul(WINDOW_ROUND_TRIPS);
+    if is_brief && filling.known.is_some_and(|known| rate < known) {
+        wanted = wanted.max(last.bytes * WINDOW_GROWTH).min(filling.most_bytes);
+    }
     // One that took half of what it should says enough.
     (done.len() < BULKS_MAX && wanted > last.bytes * 2).then_some(wanted)
 }
@@ -233,11 +244,11 @@ async fn attempt(peer: Peer<'_>, effort: Effort, credentials: &Credentials) -> R
     let [sending, receiving] = effort.fillings();
     let noise = noise();
     let (mut sent, mut received) = (Vec::new(), Vec::new());
-    while let Some(bytes) = next_bulk(sending, &sent) {
+    while let Some(bytes) = next_bulk(sending, &sent, round_trip_us) {
         let elapsed_us = stream.upload(bytes, &noise).await?;
         sent.push(Bulk::new(bytes, elapsed_us, round_trip_us));
     }
-    while let Some(bytes) = next_bulk(receiving, &received) {
+    while let Some(bytes) = next_bulk(receiving, &received, round_trip_us) {
         let elapsed_us = stream.download(bytes).await?;
         received.push(Bulk::new(bytes, elapsed_us, round_trip_us));
     }

@@ -6,10 +6,11 @@
 //! round in half an hour.
 //!
 //! While a shard computes, here or at the peer, a link that is known gets a glance where it would have got a round. So does the link
-//! to a neighbour in a pipeline, twice a minute, and one that may have become another one, at once.
+//! to a neighbour in a pipeline, twice a minute, and one that may have become another one, at once. Where a glance could not tell, that
+//! one gets rounds.
 
 use super::Wishes;
-use super::history::GONE_AFTER;
+use super::history::{GONE_AFTER, History};
 use std::collections::BTreeMap;
 
 /// Rounds until figures can be believed: the median of three.
@@ -32,9 +33,9 @@ const PUT_OFF_GLANCE: u32 = 3;
 const NEIGHBOUR_MS: u64 = 30_000;
 /// And, of many neighbours, between one and the next: they leave half of the allowance to the others.
 const NEIGHBOUR_GAP_MS: u64 = 8000;
-/// Between two glances at a link that may have become another one.
+/// Between two looks at a link that may have become another one.
 const DOUBT_MS: u64 = 10_000;
-/// A glance at a neighbour comes before a round to somebody else, unless that is overdue by as much.
+/// A glance at a neighbour, and whatever settles a doubt, comes before a round to somebody else, unless that is overdue by as much.
 const BEFORE_OTHERS_MS: u64 = 30 * 60_000;
 /// After a failure, doubled with each one more.
 const FAILED_MS: u64 = 15_000;
@@ -60,6 +61,8 @@ pub struct Progress {
     pub put_off: u32,
     /// It may have become another one.
     pub is_in_doubt: bool,
+    /// And only a round can tell.
+    pub needs_round: bool,
     /// A pipeline goes over it.
     pub is_neighbour: bool,
 }
@@ -101,6 +104,14 @@ impl Progress {
         (self.failures, self.put_off) = (0, 0);
     }
 
+    /// Whether the link may have become another one, by what is known with what was found last. A glance in the place of a round that
+    /// alone could tell settles nothing: somebody computes, and the round has its turn as that of any other link.
+    pub fn doubt(&mut self, history: &History, was_glance: bool) {
+        let needs_round = history.needs_round();
+        self.is_in_doubt = history.is_in_doubt() && !(was_glance && needs_round);
+        self.needs_round = self.is_in_doubt && needs_round;
+    }
+
     /// The peer put us off: it is there.
     pub fn was_put_off(&mut self, now_ms: u64) {
         self.tried_ms = Some(now_ms);
@@ -126,22 +137,23 @@ impl Progress {
         let is_known = self.rounds >= ROUNDS_FIRST;
         let attempt = Due {
             at_ms: self.attempt_due_ms(node, seed),
-            is_glance: is_known && (serves || self.is_in_doubt || self.put_off >= PUT_OFF_GLANCE),
+            is_glance: is_known
+                && (serves || (self.is_in_doubt && !self.needs_round) || self.put_off >= PUT_OFF_GLANCE),
         };
         let every_ms = if self.is_in_doubt {
             DOUBT_MS
         } else {
             NEIGHBOUR_MS.max(neighbours.saturating_mul(NEIGHBOUR_GAP_MS))
         };
-        let glance = Due {
+        let look = Due {
             at_ms: self.seen_ms + every_ms + spread(seed, node, self.seen_ms, every_ms),
-            is_glance: true,
+            is_glance: serves || !self.needs_round,
         };
         // Whoever failed or put us off is asked again by and by, whatever it is to us.
         let answers = self.failures == 0 && self.put_off == 0;
         let is_watched = is_known && answers && (self.is_in_doubt || self.is_neighbour);
-        if is_watched && glance.at_ms < attempt.at_ms && now_ms < attempt.at_ms {
-            Some(glance)
+        if is_watched && look.at_ms < attempt.at_ms && now_ms < attempt.at_ms {
+            Some(look)
         } else {
             (is_known || !serves).then_some(attempt)
         }
@@ -180,7 +192,7 @@ impl Progress {
 
     /// Before which other links it comes: less is sooner.
     fn turn(&self, due: Due) -> (u32, u64) {
-        let is_urgent = due.is_glance && (self.is_in_doubt || self.is_neighbour);
+        let is_urgent = self.is_in_doubt || (due.is_glance && self.is_neighbour);
         let ahead_ms = if is_urgent { BEFORE_OTHERS_MS } else { 0 };
         (self.rounds.min(ROUNDS_FIRST), due.at_ms.saturating_sub(ahead_ms))
     }

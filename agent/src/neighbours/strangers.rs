@@ -3,10 +3,14 @@
 use super::vendor::Vendor;
 use super::{Claim, Seen, Sharing};
 use device::telemetry::ProcessMemory;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// From here on a process is at work on the device, and not merely showing a desktop on it.
 const AT_WORK_BYTES: u64 = 1 << 30;
+/// So little less or more, or a tenth, is told as before: every reading differs.
+const NEAR_BYTES: u64 = 64 << 20;
 /// Deeper nesting than any container has.
 const ANCESTORS_MAX: usize = 64;
 /// The kernel's own name of the first PID namespace (`PROC_PID_INIT_INO`).
@@ -29,20 +33,62 @@ pub fn numbers_are_ours(root: &Path) -> bool {
     std::fs::read_link(root.join("proc/self/ns/pid")).is_ok_and(|name| name.as_os_str() == HOST_NAMESPACE)
 }
 
-/// Processes on a device that `own` did not start. `parent_of` gives a process's parent, if it is still there.
-pub fn strangers(processes: &[ProcessMemory], own: u32, parent_of: impl Fn(u32) -> Option<u32>) -> Option<Strangers> {
-    let descends = |pid: u32| {
-        let ancestors = std::iter::successors(Some(pid), |pid| parent_of(*pid));
-        ancestors.take(ANCESTORS_MAX).any(|pid| pid == own)
-    };
-    let others: Vec<&ProcessMemory> = processes.iter().filter(|process| !descends(process.pid)).collect();
-    let largest = others.iter().max_by_key(|process| process.memory_bytes)?;
-    let bytes = others.iter().filter_map(|process| process.memory_bytes);
-    Some(Strangers {
-        count: others.len(),
+/// What was seen before, which a look at one moment does not tell.
+#[derive(Debug, Default)]
+pub struct Lookout {
+    /// Processes of ours in the last readings. One that has ended since has no parent any more, and is no stranger for that.
+    ours: BTreeSet<u32>,
+    /// By identity of the device.
+    told: BTreeMap<String, Strangers>,
+}
+
+impl Lookout {
+    /// Processes on each device, by its identity, that `own` did not start. `parent_of` gives a process's parent, if it is still there.
+    pub fn look(
+        &mut self,
+        devices: &[Seen],
+        own: u32,
+        parent_of: impl Fn(u32) -> Option<u32>,
+    ) -> BTreeMap<String, Strangers> {
+        let listed = devices.iter().flat_map(|seen| &seen.processes);
+        let is_ours =
+            |pid: &u32| descends(*pid, own, &parent_of) || (self.ours.contains(pid) && parent_of(*pid).is_none());
+        let ours: BTreeSet<u32> = listed.map(|process| process.pid).filter(is_ours).collect();
+        let found = devices.iter().filter_map(|seen| {
+            let name = seen.device.identity();
+            let found = strangers(&seen.processes, &ours, self.told.get(&name).copied())?;
+            Some((name, found))
+        });
+        let told: BTreeMap<String, Strangers> = found.collect();
+        self.ours = ours;
+        self.told.clone_from(&told);
+        told
+    }
+}
+
+fn descends(pid: u32, own: u32, parent_of: impl Fn(u32) -> Option<u32>) -> bool {
+    let ancestors = std::iter::successors(Some(pid), |pid| parent_of(*pid));
+    ancestors.take(ANCESTORS_MAX).any(|pid| pid == own)
+}
+
+/// Those of the processes that are not ours; as they were told `before` where they are nearly that.
+fn strangers(processes: &[ProcessMemory], ours: &BTreeSet<u32>, before: Option<Strangers>) -> Option<Strangers> {
+    let others = processes.iter().filter(|process| !ours.contains(&process.pid));
+    let largest = others
+        .clone()
+        .max_by_key(|process| (process.memory_bytes, Reverse(process.pid)))?;
+    let bytes = others.clone().filter_map(|process| process.memory_bytes);
+    let found = Strangers {
+        count: others.clone().count(),
         memory_bytes: bytes.fold(0, u64::saturating_add),
         largest: largest.pid,
-    })
+    };
+    let is_near = |before: &Strangers| {
+        before.count == found.count
+            && others.clone().any(|process| process.pid == before.largest)
+            && before.memory_bytes.abs_diff(found.memory_bytes) < NEAR_BYTES.max(before.memory_bytes / 10)
+    };
+    Some(before.filter(is_near).unwrap_or(found))
 }
 
 impl Strangers {
@@ -103,6 +149,19 @@ mod tests {
         }
     }
 
+    fn used_by(processes: &[ProcessMemory]) -> Vec<Seen> {
+        vec![Seen {
+            processes: processes.to_vec(),
+            ..card()
+        }]
+    }
+
+    /// What is found on a card that nobody looked at before.
+    fn found(processes: &[ProcessMemory]) -> Option<Strangers> {
+        let found = Lookout::default().look(&used_by(processes), 10, parent_of);
+        found.into_values().next()
+    }
+
     /// 10 is the agent, 11 its worker, 12 the worker's child.
     fn parent_of(pid: u32) -> Option<u32> {
         match pid {
@@ -115,14 +174,49 @@ mod tests {
 
     #[test]
     fn workers_and_what_they_start_are_not_strangers() {
-        assert_eq!(strangers(&[process(11, 500), process(12, 500)], 10, parent_of), None);
-        let found = strangers(&[process(11, 500), process(20, 300), process(99, 200)], 10, parent_of).unwrap();
+        assert_eq!(found(&[process(11, 500), process(12, 500)]), None);
+        let found = found(&[process(11, 500), process(20, 300), process(99, 200)]).unwrap();
         assert_eq!((found.count, found.memory_bytes >> 20), (2, 500));
     }
 
     #[test]
+    fn a_worker_that_has_ended_since_its_device_was_read_is_no_stranger_and_whoever_has_its_number_then_is() {
+        let mut lookout = Lookout::default();
+        let read = used_by(&[process(11, 60_000)]);
+        assert!(lookout.look(&read, 10, parent_of).is_empty());
+        assert!(lookout.look(&read, 10, |_| None).is_empty(), "it is gone, and was ours");
+        let another = lookout.look(&read, 10, |pid| (pid == 11).then_some(1));
+        assert_eq!(another.into_values().next().map(|found| found.largest), Some(11));
+        assert!(lookout.look(&used_by(&[]), 10, parent_of).is_empty());
+        assert!(
+            !lookout.look(&read, 10, |_| None).is_empty(),
+            "nobody knows it any more"
+        );
+    }
+
+    #[test]
+    fn readings_that_differ_a_little_are_told_alike_and_what_changed_is_told() {
+        let mut lookout = Lookout::default();
+        let mut told = |processes: &[ProcessMemory]| {
+            let found = lookout.look(&used_by(processes), 10, parent_of);
+            let found = found.into_values().next().unwrap();
+            (found.count, found.memory_bytes >> 20, found.largest)
+        };
+        assert_eq!(told(&[process(20, 1000), process(99, 1000)]), (2, 2000, 20));
+        assert_eq!(told(&[process(99, 1001), process(20, 990)]), (2, 2000, 20));
+        assert_eq!(told(&[process(20, 800), process(99, 1001)]), (2, 2000, 20));
+        assert_eq!(told(&[process(20, 799), process(99, 1001)]), (2, 1800, 99));
+        assert_eq!(
+            told(&[process(20, 799), process(98, 1001)]),
+            (2, 1800, 98),
+            "another one"
+        );
+        assert_eq!(told(&[process(98, 1001)]), (1, 1001, 98));
+    }
+
+    #[test]
     fn strangers_are_told_by_the_number_of_the_one_that_uses_most() {
-        let told = |processes: &[ProcessMemory]| strangers(processes, 10, parent_of).unwrap().describe();
+        let told = |processes: &[ProcessMemory]| found(processes).unwrap().describe();
         assert_eq!(
             told(&[process(20, 300)]),
             "process 20, which is not ours, uses 300 MiB of its memory"
@@ -139,13 +233,13 @@ mod tests {
 
     #[test]
     fn a_loop_of_parents_ends() {
-        assert!(strangers(&[process(5, 1)], 10, Some).is_some());
+        let mut lookout = Lookout::default();
+        assert!(!lookout.look(&used_by(&[process(5, 1)]), 10, Some).is_empty());
     }
 
     #[test]
     fn a_desktop_takes_no_device_away_and_a_job_does_where_devices_are_shared() {
-        let found = |mebibytes| strangers(&[process(20, mebibytes)], 10, parent_of);
-        let weigh = |mebibytes, sharing| weigh(Claim::Shared, &card(), found(mebibytes), sharing);
+        let weigh = |mebibytes, sharing| weigh(Claim::Shared, &card(), found(&[process(20, mebibytes)]), sharing);
         assert_eq!(weigh(200, Sharing::Share), Claim::Shared);
         assert!(matches!(weigh(8192, Sharing::Share), Claim::Foreign { .. }));
         assert_eq!(

@@ -5,7 +5,7 @@ use super::interpret::{Own, interpret};
 use super::inventory::{Inventory, Reader};
 use super::kubelet::{Kubelet, KubeletError, Listing};
 use super::policy::{self, Facts, Knowledge};
-use super::strangers::{self, Strangers};
+use super::strangers::{self, Lookout, Strangers};
 use super::vendor::Vendor;
 use super::{Neighbours, Seen, Setting};
 use crate::kubernetes::Way;
@@ -102,6 +102,7 @@ struct Watcher {
     heard: Heard,
     managed: BTreeSet<Vendor>,
     aliases: Aliases,
+    lookout: Lookout,
 }
 
 impl Watcher {
@@ -116,6 +117,7 @@ impl Watcher {
             heard: Heard::Nothing(Quiet::Silent("it was not asked yet".to_owned())),
             managed: BTreeSet::new(),
             aliases: Aliases::default(),
+            lookout: Lookout::default(),
             setting,
         }
     }
@@ -149,6 +151,7 @@ impl Watcher {
 
     fn conclude(&mut self, devices: &[Seen], inventory: &Inventory) -> Neighbours {
         self.managed.extend(&inventory.managed);
+        let strangers = self.strangers(devices);
         let nothing = Listing::default();
         let (listing, knowledge, quiet) = match &self.heard {
             Heard::Told(listing, stale) => (listing, Knowledge::Told, stale.as_ref()),
@@ -163,7 +166,6 @@ impl Watcher {
             ending: &inventory.ending,
         };
         let mut claims = policy::claims(devices, &holders, facts);
-        let strangers = self.strangers(devices);
         for seen in devices {
             let name = seen.device.identity();
             let found = strangers.get(&name).copied();
@@ -188,17 +190,13 @@ impl Watcher {
         }
     }
 
-    fn strangers(&self, devices: &[Seen]) -> BTreeMap<String, Strangers> {
+    fn strangers(&mut self, devices: &[Seen]) -> BTreeMap<String, Strangers> {
         let root = &self.setting.root;
         if !strangers::numbers_are_ours(root) {
             return BTreeMap::new();
         }
-        let found =
-            |seen: &Seen| strangers::strangers(&seen.processes, std::process::id(), |pid| strangers::parent(root, pid));
-        devices
-            .iter()
-            .filter_map(|seen| Some((seen.device.identity(), found(seen)?)))
-            .collect()
+        self.lookout
+            .look(devices, std::process::id(), |pid| strangers::parent(root, pid))
     }
 }
 

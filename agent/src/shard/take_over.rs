@@ -9,6 +9,8 @@ use super::{Desired, Slot};
 use crate::worker::leftovers::Left;
 use crate::worker::process::Launch;
 use gguf::cache::SliceFiles;
+use proto::worker::WorkerConfig;
+use serde::Deserialize;
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -54,10 +56,12 @@ fn taken_over(wanted: &Desired) -> Observed {
     }
 }
 
-/// How the worker would be started now, from the files that it was started with; `None` where that is any different.
+/// How the worker would be started now, from the files that it was started with; `None` where that is any different. What an earlier
+/// version did not write is what the worker took in its place.
 fn same_launch(setting: &Setting, slot: &Slot, seen: &Observed, wanted: &Desired, config: &Value) -> Option<Launch> {
     let launch = launch::launch(setting, slot, seen, wanted, prepared(config)?).ok()?;
-    (serde_json::to_value(&launch.config).ok()? == *config).then_some(launch)
+    let started = WorkerConfig::deserialize(config).ok()?;
+    (launch.config == started).then_some(launch)
 }
 
 /// The files that a worker's configuration names.

@@ -20,7 +20,7 @@ mod together;
 use crate::{
     Budget, Explanation, Infeasible, Objective, Plan, Problem, RunnerUp, Verdict,
     domain::Within,
-    explain,
+    explain, links,
     solve::{latency_within, single, solve},
 };
 use search::{Cost, Outcome};
@@ -204,7 +204,7 @@ fn with_shortage(problem: &Problem, mut fleet: Fleet, asked: u32, excluded: bool
                     fleet.plans = more;
                     continue;
                 }
-                too_busy()
+                too_full(problem, &more).unwrap_or_else(too_busy)
             }
             Err(infeasible) => explain(&rest, &infeasible),
         };
@@ -224,6 +224,22 @@ fn with_shortage(problem: &Problem, mut fleet: Fleet, asked: u32, excluded: bool
     }
     fleet.plans.sort_by(|a, b| devices(a).cmp(devices(b)));
     fleet
+}
+
+/// The link that plans fill together, where they do: one beside the others may go at a pace that it leaves room for, and all at once count
+/// with the best.
+fn too_full(problem: &Problem, plans: &[Plan]) -> Option<Explanation> {
+    let over = links::overfull(problem, plans)?;
+    let (of, stage) = over.first()?;
+    let hop = plans.get(*of)?.stages.get(*stage..*stage + 2)?;
+    Some(Explanation {
+        reason: reason::CONSTRAINTS_CLASH,
+        message: format!(
+            "the link {} -> {}, which it would share, is too full for all",
+            hop[0].node, hop[1].node
+        ),
+        missing_bytes: None,
+    })
 }
 
 fn too_busy() -> Explanation {

@@ -58,6 +58,7 @@ pub use evaluate::evaluate;
 pub use explain::{Explanation, explain};
 pub use fleet::{Fleet, MAX_REPLICAS, Short, shortage, solve_fleet, time_ns};
 pub use front::{MAX_POINTS, front};
+pub use links::reserved_bytes_per_second;
 pub use plan::{Plan, Stage, diff};
 pub use problem::{Constraints, HeldLayers, Layer, Model, Objective, Pin, Problem, Toleration};
 pub use score::{Score, scores};

@@ -118,6 +118,14 @@ impl<'p> Carrying<'p> {
     }
 }
 
+/// What may not be given away of a link for one hop of the model, whatever plan it will be part of; `None` where nobody comes before the
+/// model: then the plan itself says what it puts there.
+pub fn reserved_bytes_per_second(problem: &Problem, from_node: &str, to_node: &str) -> Option<u64> {
+    let carrying = Carrying::new(problem);
+    carrying.quickest_ns?;
+    Some(carrying.most_bytes_per_second(from_node, to_node))
+}
+
 /// All layers on the fastest of what two devices are.
 fn quickest_ns(problem: &Problem) -> u64 {
     let model = &problem.model;

@@ -117,11 +117,12 @@ impl Decided {
         Self::with(Placed::No(why))
     }
 
-    /// There are plans, and others have yet to leave what these would use. `gave_up`: what they gave up, by name.
-    fn waits((world, uid): (&World<'_>, &str), gave_up: &BTreeMap<String, &Yielded>, plans: &[Plan]) -> Self {
+    /// There are plans, and others have yet to leave what these would use. `gave_up`: what they gave up, by name. `claimed_links`: what
+    /// is kept for the plans on links.
+    fn waits(gave_up: &BTreeMap<String, &Yielded>, plans: &[Plan], claimed_links: Vec<Load>) -> Self {
         Self {
             claims: translate::claims(plans).collect(),
-            claimed_links: world.holders.loads_of_plans(uid, plans),
+            claimed_links,
             ..Self::with(Placed::NotYet(yielding::awaits(gave_up)))
         }
     }
@@ -233,7 +234,7 @@ fn anew(asked: &Asked<'_>, in_force: Option<&InForce>, leave: bool, state: &mut 
         solved = solve_rest(world, model, &rest, state);
     }
     match (solved, in_force) {
-        (Ok(fleet), _) => next_placement(asked, &rest, fleet.as_ref(), state),
+        (Ok(solved), _) => next_placement(asked, &rest, solved.as_ref(), state),
         (Err(why), Some(in_force)) if !rest.going_on.is_empty() => {
             let fewer = rest.fewer(0, true, &why.reason, &why.message);
             asked.refreshed(in_force).with_fewer(fewer)
@@ -298,8 +299,9 @@ impl<'a> Rest<'a> {
 }
 
 /// Puts what goes on and what was found together, and signs it where it differs from what is in force.
-fn next_placement(asked: &Asked<'_>, rest: &Rest<'_>, fleet: Option<&Fleet>, state: &mut ModelState) -> Decided {
+fn next_placement(asked: &Asked<'_>, rest: &Rest<'_>, solved: Option<&Solved>, state: &mut ModelState) -> Decided {
     let (world, uid) = (asked.world, asked.uid());
+    let fleet = solved.map(|solved| &solved.fleet);
     let new = fleet.map_or(&[][..], |fleet| &fleet.plans);
     let fewer = fleet
         .and_then(|fleet| fleet.short.as_ref())
@@ -313,7 +315,8 @@ fn next_placement(asked: &Asked<'_>, rest: &Rest<'_>, fleet: Option<&Fleet>, sta
     }
     let leaving = world.holders.leaving(uid, new, world.agents);
     if !leaving.is_empty() {
-        let mut waits = Decided::waits((world, uid), &leaving, new);
+        let loads = solved.map_or_else(Vec::new, |solved| solved.loads.clone());
+        let mut waits = Decided::waits(&leaving, new, loads);
         if let Placed::NotYet(why) = &waits.placed
             && let Some(fewer) = rest.fewer(0, true, &why.reason, &why.message)
             && !rest.going_on.is_empty()
@@ -473,6 +476,13 @@ fn not_resolved(state: &ModelState) -> Placed {
     Placed::NotYet(Why::new(reason::NOT_RESOLVED, message))
 }
 
+/// What was found for what is missing.
+struct Solved {
+    fleet: Fleet,
+    /// What is kept for it on links, should it have to wait.
+    loads: Vec<Load>,
+}
+
 /// Solves for what is missing with the agents that are attached, and has the answer checked; `None` where nothing is. A problem
 /// that was refused before is not solved again.
 fn solve_rest(
@@ -480,7 +490,7 @@ fn solve_rest(
     model: &InferenceModel,
     rest: &Rest<'_>,
     state: &mut ModelState,
-) -> Result<Option<Fleet>, Why> {
+) -> Result<Option<Solved>, Why> {
     let (missing, Some(facts)) = (rest.missing(), rest.known.facts) else {
         return Ok(None);
     };
@@ -489,11 +499,12 @@ fn solve_rest(
     }
     let metadata = &model.metadata;
     let name = metadata.name.as_deref().unwrap_or_default();
+    let uid = metadata.uid.as_deref().unwrap_or_default();
     let own = rest.in_force.map_or_else(Own::default, |in_force| {
         replicas::own(rest.known, in_force, &rest.going_on)
     });
     let topology = world.topology(&Question {
-        uid: metadata.uid.as_deref().unwrap_or_default(),
+        uid,
         among: None,
         failing: rest.failing,
         freed: &[],
@@ -516,6 +527,10 @@ fn solve_rest(
     let solved = solve_and_check(&problem, missing, rest.in_force.is_some()).map_err(|why| match &learned {
         Some(learned) => Why::new(why.reason, format!("{} ({})", why.message, learned::explain(learned))),
         None => why,
+    });
+    let solved = solved.map(|fleet| Solved {
+        loads: world.holders.loads_of_plans(uid, &problem, &fleet.plans),
+        fleet,
     });
     // Problems with devices left out are rare and short-lived; the one that matters is kept.
     if rest.failing.is_empty() {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crds::{InferenceModel, Yielded, YieldedLink};
-use placement::Plan;
+use placement::{Plan, Problem};
 use proto::control::v1::ShardStatus;
 use topology::{HeldMemory, Traffic};
 
@@ -50,7 +50,7 @@ struct Held {
     memory: Vec<HeldMemory>,
     /// What it puts on links.
     loads: Vec<Load>,
-    /// What it will put there beside that, as soon as others have left.
+    /// What it will put there beside that, as soon as others have left, or what it loads takes over.
     claimed: Vec<Load>,
 }
 
@@ -104,11 +104,10 @@ impl Holders {
 
     /// The model holds what this placement takes, and nothing else.
     pub fn hold(&mut self, uid: &str, in_force: &InForce) {
-        let sends = self.sends.get(uid);
         let held = Held {
             epoch: in_force.placement.epoch,
             memory: translate::held(in_force).collect(),
-            loads: sends.map_or_else(Vec::new, |sends| sends.loads(in_force)),
+            loads: self.loads(uid, in_force),
             claimed: Vec::new(),
         };
         self.held.insert(uid.to_owned(), held);
@@ -176,11 +175,25 @@ impl Holders {
         traffic
     }
 
-    /// What plans of a model would put on links.
-    #[must_use]
-    pub fn loads_of_plans(&self, uid: &str, plans: &[Plan]) -> Vec<Load> {
+    /// What a placement of a model puts on links.
+    fn loads(&self, uid: &str, in_force: &InForce) -> Vec<Load> {
         let sends = self.sends.get(uid);
-        sends.map_or_else(Vec::new, |sends| sends.loads_of_plans(plans))
+        sends.map_or_else(Vec::new, |sends| sends.loads(in_force))
+    }
+
+    /// What must be left on links for plans of a problem of a model, while it waits.
+    #[must_use]
+    pub fn loads_of_plans(&self, uid: &str, problem: &Problem, plans: &[Plan]) -> Vec<Load> {
+        let sends = self.sends.get(uid);
+        sends.map_or_else(Vec::new, |sends| sends.loads_of_plans(problem, plans))
+    }
+
+    /// What a placement that is loaded beside the one in force will put on links beyond it.
+    #[must_use]
+    pub fn further_loads(&self, uid: &str, next: &InForce) -> Vec<Load> {
+        let present = self.held.get(uid).map_or(&[][..], |held| &held.loads);
+        let next = self.loads(uid, next).into_iter();
+        next.filter_map(|load| load.beyond(present)).collect()
     }
 
     /// Whether a model holds or claims memory.

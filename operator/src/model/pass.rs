@@ -90,7 +90,7 @@ impl Loop<'_> {
         // (client) Who is not heard, and says by other ways that it is there.
         self.term.unheard.look(&agents, silenced, now);
         self.term.unheard.ask(self.context, now).await;
-        let unheard = self.term.unheard.fill(&mut agents);
+        let unheard = self.term.unheard.fill(&mut agents, now);
         let metric = &self.context.metrics.agents_unheard;
         metric.set(i64::try_from(unheard).unwrap_or(i64::MAX));
         // 2. (client) What sources demand.

@@ -2,11 +2,11 @@
 //!
 //! Of another model it is the rate that it is asked for, or that of one stream at the predicted pace, whichever is more: streams that
 //! share a step put more there, and nobody knows how many there will be. Of the other replicas of a model it is the rate asked for,
-//! as in a plan for all of them at once.
+//! as in a plan for all of them at once. Of a model that waits for its place it is what the search for it counts with.
 
 use std::collections::BTreeMap;
 
-use placement::{Plan, activation_bytes, text};
+use placement::{Plan, Problem, activation_bytes, reserved_bytes_per_second, text};
 use topology::Traffic;
 
 use super::facts::Facts;
@@ -50,6 +50,20 @@ impl Load {
             self.bytes_per_second.saturating_sub(self.asked_bytes_per_second),
         )
     }
+
+    /// What of it is beyond what is there at `present`; `None` if nothing is.
+    #[must_use]
+    pub fn beyond(self, present: &[Self]) -> Option<Self> {
+        let is_here = |other: &&Self| other.from_node == self.from_node && other.to_node == self.to_node;
+        let there = present.iter().find(is_here);
+        let (asked, all) = there.map_or((0, 0), |there| (there.asked_bytes_per_second, there.bytes_per_second));
+        let further = Self {
+            asked_bytes_per_second: self.asked_bytes_per_second.saturating_sub(asked),
+            bytes_per_second: self.bytes_per_second.saturating_sub(all),
+            ..self
+        };
+        (further.asked_bytes_per_second > 0 || further.bytes_per_second > 0).then_some(further)
+    }
 }
 
 impl Sends {
@@ -75,33 +89,42 @@ impl Sends {
         let there = numbers
             .iter()
             .filter_map(|number| Some((*number, in_force.pipelines().get(*number)?)));
-        self.over_hops(there.map(|(number, pipeline)| {
+        let pipelines = there.map(|(number, pipeline)| {
             let nodes: Vec<&str> = pipeline.stages.iter().map(|stage| stage.node.as_str()).collect();
             (nodes, one_stream(predicted_us(in_force, number)))
-        }))
+        });
+        self.over_hops(pipelines, |_, _| 0)
     }
 
-    /// What plans would put on links.
+    /// What must be left on links for plans of a problem that wait. They are searched for again, and the search counts a hop with more
+    /// than the plan will put there: whoever took the rest would have to yield it, and could have it again, without end.
     #[must_use]
-    pub fn loads_of_plans(self, plans: &[Plan]) -> Vec<Load> {
-        self.over_hops(plans.iter().map(|plan| {
+    pub fn loads_of_plans(self, problem: &Problem, plans: &[Plan]) -> Vec<Load> {
+        let pipelines = plans.iter().map(|plan| {
             let nodes: Vec<&str> = plan.stages.iter().map(|stage| stage.node.as_str()).collect();
             let stages_us = plan.stages.iter().map(|stage| text::us(stage.time_ns));
             let hops_us = plan.stages.iter().filter_map(|stage| stage.hop_ns.map(text::us));
             (nodes, one_stream(stages_us.chain(hops_us).fold(0, u64::saturating_add)))
-        }))
+        });
+        self.over_hops(pipelines, |from, to| {
+            reserved_bytes_per_second(problem, from, to).unwrap_or(0)
+        })
     }
 
-    /// `pipelines`: the nodes of their stages, and their tokens per second.
-    fn over_hops<'n>(self, pipelines: impl Iterator<Item = (Vec<&'n str>, u64)>) -> Vec<Load> {
+    /// `pipelines`: the nodes of their stages, and their tokens per second. `least`: what a hop counts with at least as others see it.
+    fn over_hops<'n>(
+        self,
+        pipelines: impl Iterator<Item = (Vec<&'n str>, u64)>,
+        least: impl Fn(&str, &str) -> u64,
+    ) -> Vec<Load> {
         let asked = u64::from(self.tokens_per_second.unwrap_or(0));
         let mut over: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
         for (nodes, pace) in pipelines {
-            for (from, to) in nodes.iter().zip(nodes.iter().skip(1)) {
-                let (at_rate, at_most) = over.entry((*from, *to)).or_default();
+            for (&from, &to) in nodes.iter().zip(nodes.iter().skip(1)) {
+                let (at_rate, at_most) = over.entry((from, to)).or_default();
                 let bytes = |tokens: u64| self.activation_bytes.saturating_mul(tokens);
                 *at_rate = at_rate.saturating_add(bytes(asked));
-                *at_most = at_most.saturating_add(bytes(asked.max(pace)));
+                *at_most = at_most.saturating_add(bytes(asked.max(pace)).max(least(from, to)));
             }
         }
         let load = |((from, to), (asked_bytes_per_second, bytes_per_second)): ((&str, &str), (u64, u64))| Load {
@@ -197,5 +220,22 @@ mod tests {
         );
         assert_eq!(beside(Some(6000), &[2]), [way("b", "a", 256 * 6000, 0)]);
         assert_eq!(beside(None, &[2]), [way("b", "a", 0, 256 * 5000)]);
+    }
+
+    #[test]
+    fn of_a_placement_to_come_counts_what_is_beyond_the_one_at_present() {
+        let model = sends(Some(70));
+        let present = model.loads(&fixture::in_force(1, &["a", "b"]));
+        let beyond = |nodes: &[&str]| -> Vec<Load> {
+            let next = model.loads(&fixture::in_force(2, nodes)).into_iter();
+            next.filter_map(|load| load.beyond(&present)).collect()
+        };
+        assert_eq!(beyond(&["a", "b"]), []);
+        assert_eq!(told(&beyond(&["b", "a"])), [("b", "a", 256 * 70, 256 * 5000)]);
+        // Twice over it at half the pace: it is asked for more, and no more is there.
+        assert_eq!(
+            told(&beyond(&["a", "b", "a", "b"])),
+            [("a", "b", 256 * 70, 0), ("b", "a", 256 * 70, 256 * 2500)]
+        );
     }
 }

@@ -19,6 +19,9 @@ use super::sign::Draft;
 use super::status::Why;
 use super::validate::Validated;
 
+/// The schema takes no longer words about a placement.
+const MOST_BYTES: usize = 1024;
+
 /// What is to be decided for one model.
 pub fn problem(
     name: &str,
@@ -358,8 +361,9 @@ fn signed(value: u64) -> i64 {
 }
 
 /// As long as the schema allows.
-fn clip(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(1024));
+#[must_use]
+pub fn clip(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MOST_BYTES));
     text
 }
 

@@ -4,7 +4,11 @@
 //! that was lost says nothing. So where most agents fall silent at once, their Leases are read: what such an agent last reported counts
 //! for as long as its Lease tells that it is there, and for [`GRACE`] before that. What it serves is not placed elsewhere, and gateways
 //! keep the way to it; nothing new goes there. Where fewer fall silent they count as lost at once: others take their layers, and a
-//! mistake costs a move. So do those whose connections are reset, for their hosts are heard.
+//! mistake costs a move. So do those whose connections are reset, for their hosts are heard. Nobody is given up for what could not be
+//! read: an operator that was cut off from the API server as well reads first.
+//!
+//! They come back one after the other. Those that said that they are there are not lost because the others are back already: they have
+//! [`RETURN`] for it.
 //!
 //! Connections are not given up at the same moment. When the first one is, the others have been silent for longer than any sound
 //! one is: [`OVERDUE`] tells them.
@@ -25,8 +29,10 @@ use crate::error::call;
 
 /// From the end of its stream until an agent must have said that it is there. It knows within two seconds, and says it at once.
 const GRACE: Duration = Duration::from_secs(5);
-/// It says it anew every ten seconds: two may be lost.
+/// It says it anew every ten seconds: two may be lost. And for so long Leases may be unreadable.
 const SAID: Duration = Duration::from_secs(30);
+/// Agents attach again within ten seconds of the end of what kept them apart.
+const RETURN: Duration = Duration::from_secs(30);
 /// Leases are listed so often while most agents are not heard.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
@@ -41,9 +47,17 @@ struct Gone {
 }
 
 impl Gone {
-    fn counts(&self, now: Instant) -> bool {
-        let within = |at: Instant, limit| now.saturating_duration_since(at) < limit;
-        within(self.since, GRACE) || self.said.as_ref().is_some_and(|(_, at)| within(*at, SAID))
+    /// `read`: when Leases were read last.
+    fn counts(&self, read: Option<Instant>, now: Instant) -> bool {
+        let within = |at: Instant| now.saturating_duration_since(at) < SAID;
+        let silence = read.map(|read| read.saturating_duration_since(self.since));
+        let may_say = within(self.since) && silence.is_none_or(|silence| silence < GRACE);
+        may_say || self.said.as_ref().is_some_and(|(_, at)| within(*at))
+    }
+
+    /// It said that it is there, or nobody read since.
+    fn may_have_said(&self, read: Option<Instant>) -> bool {
+        self.said.is_some() || read.is_none_or(|read| read < self.since)
     }
 }
 
@@ -55,15 +69,24 @@ pub struct Unheard {
     overdue: BTreeSet<String>,
     /// The other agents.
     heard: usize,
+    /// When most were not heard last, while any of those is waited for.
+    most: Option<Instant>,
     asked: Option<Instant>,
-    told: bool,
+    /// When Leases were read last.
+    read: Option<Instant>,
+    /// How many people are told of, and of how many: the most that there were. It does not change with each that comes back.
+    told: Option<(usize, usize)>,
 }
 
 impl Unheard {
     /// Takes over who is attached, and whose streams ended in silence since.
     pub fn look(&mut self, agents: &BTreeMap<String, AgentView>, silenced: Vec<(String, AgentView)>, now: Instant) {
-        // Who asked to leave is gone by its own word.
-        let silenced = silenced.into_iter().filter(|(_, view)| !view.leaving);
+        let is_waited_for = self.most.is_some();
+        self.gone
+            .retain(|node, gone| !agents.contains_key(node) && (is_waited_for || gone.counts(Some(now), now)));
+        // Who asked to leave is gone by its own word, and who is back is not gone.
+        let silenced = silenced.into_iter();
+        let silenced = silenced.filter(|(node, view)| !view.leaving && !agents.contains_key(node));
         let gone = silenced.map(|(node, view)| {
             let gone = Gone {
                 view,
@@ -73,11 +96,10 @@ impl Unheard {
             (node, gone)
         });
         self.gone.extend(gone);
-        self.gone
-            .retain(|node, gone| !agents.contains_key(node) && gone.counts(now));
         let overdue = agents.iter().filter(|(_, view)| view.heard.silence(now) >= OVERDUE);
         self.overdue = overdue.map(|(node, _)| node.clone()).collect();
         self.heard = agents.len() - self.overdue.len();
+        self.judge(now);
     }
 
     /// Reads the Leases, if most agents are not heard and it is time to.
@@ -85,7 +107,7 @@ impl Unheard {
         let is_due = self
             .asked
             .is_none_or(|at| now.saturating_duration_since(at) >= ASK_EVERY);
-        if !self.are_most() || !is_due {
+        if self.most.is_none() || !is_due {
             return;
         }
         self.asked = Some(now);
@@ -93,6 +115,10 @@ impl Unheard {
         match call("list Leases", api.list(&ListParams::default())).await {
             Ok(leases) => self.learn(&leases.items, now),
             Err(error) => {
+                // Whoever may not read them will not learn more by waiting.
+                if error.is_forbidden() {
+                    self.read = Some(now);
+                }
                 context.metrics.errors.with_label_values(&[error.category()]).inc();
                 tracing::warn!(%error, "whether agents that are not heard are there cannot be known");
             }
@@ -100,10 +126,13 @@ impl Unheard {
     }
 
     fn learn(&mut self, leases: &[Lease], now: Instant) {
+        self.read = Some(now);
+        let named = leases
+            .iter()
+            .filter_map(|lease| Some((lease.metadata.name.as_deref()?, lease)));
+        let by_name: BTreeMap<&str, &Lease> = named.collect();
         for (node, gone) in &mut self.gone {
-            let name = agent_lease(node);
-            let of_node = |lease: &&Lease| lease.metadata.name.as_deref() == Some(name.as_str());
-            let Some(lease) = leases.iter().find(of_node) else {
+            let Some(lease) = by_name.get(agent_lease(node).as_str()) else {
                 continue;
             };
             let says = lease
@@ -122,45 +151,56 @@ impl Unheard {
     }
 
     /// Puts what those last said whose streams ended among what the others say, and tells how many are not heard.
-    pub fn fill(&mut self, agents: &mut BTreeMap<String, AgentView>) -> usize {
-        if !self.are_most() {
-            if std::mem::take(&mut self.told) {
+    pub fn fill(&mut self, agents: &mut BTreeMap<String, AgentView>, now: Instant) -> usize {
+        if self.most.is_some() {
+            let read = self.read;
+            self.gone.retain(|_, gone| gone.counts(read, now));
+            let are_most = self.are_most();
+            self.gone.retain(|_, gone| are_most || gone.may_have_said(read));
+            self.judge(now);
+        }
+        if self.most.is_none() {
+            if self.told.take().is_some() {
                 tracing::info!("most agents are heard again, or are lost");
             }
             return 0;
         }
         agents.extend(self.gone.iter().map(|(node, gone)| (node.clone(), gone.view.clone())));
-        if !std::mem::replace(&mut self.told, true) {
+        let (unheard, heard) = (self.count(), self.heard);
+        if self.told.is_none() {
             tracing::warn!(
-                heard = self.heard,
-                unheard = self.count(),
+                heard,
+                unheard,
                 "most agents are not heard any more; what they hold stays for as long as their Leases tell that they are there"
             );
         }
-        self.count()
+        if self.told.is_none_or(|(most, _)| unheard > most) {
+            self.told = Some((unheard, heard + unheard));
+        }
+        unheard
     }
 
     /// Whether the node's agent is counted though it is not heard.
     #[must_use]
     pub fn is(&self, node: &str) -> bool {
-        self.are_most() && (self.gone.contains_key(node) || self.overdue.contains(node))
+        self.most.is_some() && (self.gone.contains_key(node) || self.overdue.contains(node))
     }
 
     /// What people are told of a model that has stages there.
     #[must_use]
     pub fn note(&self, in_force: &InForce) -> Option<String> {
         let node = in_force.nodes().find(|node| self.is(node))?;
-        let (unheard, all) = (self.count(), self.heard + self.count());
+        let (unheard, all) = self.told?;
         Some(format!(
-            "the operator hears {unheard} of {all} agents no more, that of {node} among them, and they say that they are there: what they \
-             serve stays; look for what is between them and the operator"
+            "the operator hears {unheard} of {all} agents no more, that of {node} among them; what they serve stays for as long as their \
+             Leases tell that they are there: look for what is between them and the operator"
         ))
     }
 
     /// When to look again.
     #[must_use]
     pub fn wakes_at(&self) -> Option<Instant> {
-        self.asked.filter(|_| self.are_most()).map(|at| at + ASK_EVERY)
+        self.asked.filter(|_| self.most.is_some()).map(|at| at + ASK_EVERY)
     }
 
     fn count(&self) -> usize {
@@ -169,6 +209,14 @@ impl Unheard {
 
     fn are_most(&self) -> bool {
         !self.gone.is_empty() && self.count() >= 2 && self.count() > self.heard
+    }
+
+    fn judge(&mut self, now: Instant) {
+        let returning = |at: &Instant| now.saturating_duration_since(*at) < RETURN;
+        self.most = match self.are_most() {
+            true => Some(now),
+            false => self.most.filter(|at| !self.gone.is_empty() && returning(at)),
+        };
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! 1. The lower models yield: they are placed elsewhere, or nowhere, and their status records to whom ([`Yielded`]). The
 //!    higher one gets no placement yet; for the rest of the pass it claims its memory and its share of links, so that nobody decided
-//!    later takes them.
+//!    later takes them: what would be in the way of the next search would have to be given up again.
 //! 2. Once those statuses are written, all that is free, and the higher model is decided as any other: beside what all
 //!    others hold. It still claims and waits while an agent on its nodes reports a shard of an epoch that was given up.
 //! 3. Then it is placed. Nobody needs to remember anything: a new leader finds the records in the statuses.
@@ -28,6 +28,7 @@ use super::decide::Decided;
 use super::in_force::InForce;
 use super::status::{Placed, Why};
 use super::term::ModelState;
+use super::translate;
 
 /// Choices of lower models that are tried for the smallest: all of five models, and the likeliest of more.
 const TRIALS_MAX: usize = 32;
@@ -180,7 +181,7 @@ pub fn took<'r>(records: impl IntoIterator<Item = (String, &'r Yielded)>) -> Opt
     let one =
         |(from, record): (String, &Yielded)| format!("{} from {from} (priority {})", given(record), record.priority);
     let taken: Vec<String> = records.into_iter().map(one).collect();
-    (!taken.is_empty()).then(|| format!("took {}", taken.join("; ")))
+    (!taken.is_empty()).then(|| translate::clip(format!("took {}", taken.join("; "))))
 }
 
 #[cfg(test)]

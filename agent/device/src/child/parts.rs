@@ -22,7 +22,7 @@ const LEFT: usize = 1;
 /// Which devices, and what came of asking them.
 pub type Part = (Selection, Result<Answer, ProbeFault>);
 
-/// As [`probe::ask`], of each part; in their order. A part of one place waits no longer than [`ALONE_LIMIT`].
+/// As [`probe::ask`], of each part; in their order. One of several that is of one place waits no longer than [`ALONE_LIMIT`].
 pub async fn ask(
     executable: &Path,
     backend: Backend,
@@ -35,11 +35,7 @@ pub async fn ask(
     for (number, only) in parts.iter().cloned().enumerate() {
         let alone = only.alone().is_some();
         let order = Order {
-            limit: if alone {
-                order.limit.min(ALONE_LIMIT)
-            } else {
-                order.limit
-            },
+            limit: limit(&only, parts.len(), order.limit),
             only,
             ..order.clone()
         };
@@ -63,6 +59,16 @@ pub async fn ask(
         .zip(outcomes)
         .map(|(only, outcome)| (only, outcome.unwrap_or_else(none)))
         .collect()
+}
+
+/// How long a part of so many is waited for. For one that is asked for by itself nobody waits: on a machine that has much else to do it
+/// may take its time.
+fn limit(only: &Selection, parts: usize, limit: Duration) -> Duration {
+    if only.alone().is_some() && parts > 1 {
+        limit.min(ALONE_LIMIT)
+    } else {
+        limit
+    }
 }
 
 /// One answer of those that came. Pure. A card that no part reaches has no number of its own in any; it gets one that no
@@ -96,6 +102,16 @@ pub fn join(backend: Backend, parts: &[Part]) -> Answer {
 mod tests {
     use super::*;
     use crate::{GpuDevice, Kind};
+
+    #[test]
+    fn only_a_card_that_is_asked_alone_beside_others_is_waited_for_less_long() {
+        let all = Duration::from_secs(8);
+        let card = Selection::one("0000:01:00.0");
+        assert_eq!(limit(&card, 2, all), ALONE_LIMIT);
+        assert_eq!(limit(&card, 1, all), all);
+        assert_eq!(limit(&Selection::All, 2, all), all);
+        assert_eq!(limit(&card, 2, Duration::from_secs(1)), Duration::from_secs(1));
+    }
 
     #[test]
     fn devices_of_several_answers_have_numbers_of_their_own_and_notes_of_empty_ones_do_not_count() {

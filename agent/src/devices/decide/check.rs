@@ -11,7 +11,7 @@ use super::{Ask, Decider, Known, evidence};
 use crate::discovery::report::object_name;
 use device::child::parts::Part;
 use device::child::probe::ProbeFault;
-use device::{Answer, Backend, Selection, Verification};
+use device::{Answer, Backend, Kind, Selection, Verification};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -107,13 +107,21 @@ impl Decider {
             .clone()
             .filter(|(identity, known)| self.is_due(identity, known, occasion, now_ms));
         let mut places: BTreeSet<String> = due.map(|(_, known)| known.device.place().to_owned()).collect();
-        if occasion == Occasion::Idle {
+        if occasion == Occasion::Idle && !places.is_empty() {
             // Slices of one card are touched together.
-            for (_, known) in own.filter(|(_, known)| self.in_use.held.contains(&self.name(known))) {
+            for (_, known) in own.filter(|(identity, known)| self.is_left_alone(identity, known)) {
                 places.remove(known.device.place());
             }
         }
         places
+    }
+
+    /// Whether there are layers on it, or others were given it or use it.
+    fn is_left_alone(&self, identity: &str, known: &Known) -> bool {
+        let neighbours = self.neighbours.as_ref();
+        self.in_use.held.contains(&self.name(known))
+            || neighbours.is_some_and(|all| all.strangers.contains_key(identity))
+            || !self.availability(identity, &known.device).allows_layers()
     }
 
     fn is_due(&self, identity: &str, known: &Known, occasion: Occasion, now_ms: u64) -> bool {
@@ -123,17 +131,10 @@ impl Decider {
             Occasion::Idle => ages.idle,
         };
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let is_used_by_others = || {
-            let neighbours = self.neighbours.as_ref();
-            neighbours.is_some_and(|all| all.strangers.contains_key(identity))
-        };
         known.device.backend.holds_layers()
             && known.health.proof_is_old(age_ms, now_ms)
             && self.availability(identity, &known.device).allows_layers()
-            && match occasion {
-                Occasion::Loading => self.in_use.loading.contains(&self.name(known)),
-                Occasion::Idle => !is_used_by_others(),
-            }
+            && (occasion == Occasion::Idle || self.in_use.loading.contains(&self.name(known)))
     }
 
     fn name(&self, known: &Known) -> String {
@@ -151,11 +152,22 @@ impl Decider {
                     self.verified_again(&identity, verification, now_ms);
                 }
             }
-            // The kernel's files do not hang; a machine that is starved does.
-            if matches!(outcome, Err(ProbeFault::Hung(_) | ProbeFault::Crashed(_))) && backend != Backend::Cpu {
+            let is_of_driver = match outcome {
+                Err(ProbeFault::Hung(_)) => self.is_of_cards(backend, only),
+                Err(ProbeFault::Crashed(_)) => backend != Backend::Cpu,
+                Err(ProbeFault::Broken(_)) | Ok(_) => false,
+            };
+            if is_of_driver {
                 self.want_culprit(backend, "a device that was checked hangs or crashes");
             }
         }
+    }
+
+    /// Whether something was asked for that does not compute on the processors. Those do not hang; a machine that is starved does.
+    fn is_of_cards(&self, backend: Backend, only: &Selection) -> bool {
+        let own = self.known.values().map(|known| &known.device);
+        own.filter(|device| device.backend == backend && only.picks(device.place()))
+            .any(|device| !matches!(device.kind, Kind::Cpu | Kind::Software))
     }
 
     /// What was found of a device that was checked; nothing of one that was not.
@@ -181,11 +193,30 @@ impl Decider {
     /// What could not be told leaves what is shown of the last verification.
     fn verified_again(&mut self, identity: &str, verification: Verification, now_ms: u64) {
         let seen = evidence::of_verification(&verification);
-        if let Some(known) = self.known.get_mut(identity)
-            && !matches!(verification, Verification::CouldNotMeasure { .. })
-        {
-            known.device.verification = verification;
+        if !matches!(verification, Verification::CouldNotMeasure { .. }) {
+            self.show(identity, &verification);
         }
         self.observe(identity, &seen, now_ms);
+    }
+
+    /// In the backend's last answer as well: that is taken up once more with the next one of another backend.
+    fn show(&mut self, identity: &str, verification: &Verification) {
+        let Some(known) = self.known.get_mut(identity) else {
+            return;
+        };
+        known.device.verification = verification.clone();
+        let backend = known.device.backend;
+        let Some((_, desk)) = self.desks.iter_mut().find(|(of, _)| *of == backend) else {
+            return;
+        };
+        for device in &mut desk.answer.devices {
+            if self
+                .became
+                .get(&device.identity())
+                .is_some_and(|became| became == identity)
+            {
+                device.verification = verification.clone();
+            }
+        }
     }
 }

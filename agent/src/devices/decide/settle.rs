@@ -154,12 +154,13 @@ fn became(answers: &[Answer], devices: &[GpuDevice]) -> BTreeMap<String, String>
             backend: raw.backend,
             index: raw.index,
         };
-        let is = |device: &&GpuDevice| {
-            (device.backend, device.index) == (raw.backend, raw.index)
-                || device.also.contains(&reach)
-                || (device.pci_address.is_some() && device.pci_address == raw.pci_address)
+        let is_reached = |device: &&GpuDevice| {
+            (device.backend, device.index) == (raw.backend, raw.index) || device.also.contains(&reach)
         };
-        if let Some(device) = devices.iter().find(is) {
+        // Slices of one card have one address.
+        let is_there = |device: &&GpuDevice| device.pci_address.is_some() && device.pci_address == raw.pci_address;
+        let reached = devices.iter().find(is_reached);
+        if let Some(device) = reached.or_else(|| devices.iter().find(is_there)) {
             became.insert(raw.identity(), device.identity());
         }
     }

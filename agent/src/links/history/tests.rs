@@ -148,6 +148,26 @@ fn a_processor_that_computes_is_not_taken_for_a_slow_link() {
 }
 
 #[test]
+fn what_a_round_finds_above_what_a_glance_tells_is_settled_by_rounds_alone() {
+    for rate in [20 * MB, 1100 * MB] {
+        let found = |at| rates(at, rate, rate);
+        let mut history = gigabit([found(100)]);
+        assert!(history.is_in_doubt() && history.needs_round(), "{rate}");
+        // As much of either rate as a glance may find of it.
+        history.add(glance(115, rate.min(300 * MB), rate.min(300 * MB)));
+        assert!(history.is_in_doubt() && history.needs_round(), "{rate}");
+        history.add(found(130));
+        history.add(found(145));
+        assert_eq!(rates_of(&history), (rate, rate));
+        assert!(!history.is_in_doubt() && !history.needs_round());
+    }
+    let disturbed = gigabit([rates(100, 20 * MB, 20 * MB), rates(115, 110 * MB, 110 * MB)]);
+    assert!(!disturbed.is_in_doubt(), "the next round found it as it was");
+    let narrow = gigabit([rates(100, MB, 117 * MB)]);
+    assert!(narrow.is_in_doubt() && !narrow.needs_round(), "a glance sees that");
+}
+
+#[test]
 fn a_direction_that_is_as_it_was_keeps_what_is_known_of_it() {
     let one_way = |at| glance(at, MB, 62 * MB);
     let history = gigabit([one_way(100), one_way(115), one_way(130)]);

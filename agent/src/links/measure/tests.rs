@@ -11,7 +11,7 @@ fn bulks(rate: u64, round_trip_us: u64) -> Vec<Bulk> {
 
 fn bulks_of(effort: Effort, rate: u64, round_trip_us: u64) -> Vec<Bulk> {
     let ([filling, _], mut done) = (effort.fillings(), Vec::new());
-    while let Some(bytes) = next_bulk(filling, &done) {
+    while let Some(bytes) = next_bulk(filling, &done, round_trip_us) {
         done.push(carry(bytes, rate, round_trip_us));
     }
     done
@@ -88,6 +88,59 @@ fn a_glance_at_a_link_that_is_another_one_goes_on_until_it_knows_the_rate_and_no
     let slow = bulks_of(GLANCE_AT_A_GIGABIT, 1_175_000, 300);
     let filled_us: u64 = slow.iter().map(|bulk| bulk.us).sum();
     assert!(filled_us < 60_000, "tokens wait for {filled_us} µs");
+}
+
+/// What is found by bulks over a connection whose windows have so many bytes at first, and twice as many after each round trip.
+fn found_through(effort: Effort, rate: u64, round_trip_us: u64, mut window: u64) -> u64 {
+    let ([filling, _], mut done) = (effort.fillings(), Vec::new());
+    while let Some(bytes) = next_bulk(filling, &done, round_trip_us) {
+        let (mut left, mut elapsed_us) = (bytes, round_trip_us);
+        while left > window {
+            elapsed_us += round_trip_us.max(window * 1_000_000 / rate);
+            left -= window;
+            window *= 2;
+        }
+        elapsed_us += left * 1_000_000 / rate;
+        done.push(Bulk::new(bytes, elapsed_us, round_trip_us));
+    }
+    done.last().unwrap().bytes_per_second()
+}
+
+/// Ten segments.
+const FIRST_WINDOW: u64 = 14_480;
+
+#[test]
+fn a_glance_does_not_take_windows_that_open_for_a_slow_link() {
+    for round_trip_us in [300, 1000, 5000, 8000, 10_000, 15_000, 20_000, 50_000, 80_000] {
+        // The echoes of a round have opened them before.
+        let known = found_through(Effort::Round, 117_500_000, round_trip_us, 5 * FIRST_WINDOW);
+        let glance = Effort::Glance {
+            send_bytes_per_second: known,
+            receive_bytes_per_second: known,
+        };
+        let found = found_through(glance, 117_500_000, round_trip_us, FIRST_WINDOW);
+        assert!(found > known / 3, "{found} of {known} at {round_trip_us} us");
+    }
+}
+
+#[test]
+fn a_glance_beside_a_transfer_that_fills_the_link_finds_its_half_of_it() {
+    for (rate, round_trip_us) in [
+        (117_500_000, 10_000),
+        (117_500_000, 20_000),
+        (11_750_000, 50_000),
+        (11_750_000, 100_000),
+    ] {
+        let glance = Effort::Glance {
+            send_bytes_per_second: rate,
+            receive_bytes_per_second: rate,
+        };
+        let found = found_through(glance, rate / 2, round_trip_us, FIRST_WINDOW);
+        assert!(
+            found > (rate / history::FAR).min(16_000_000),
+            "{found} of {rate} at {round_trip_us} us"
+        );
+    }
 }
 
 #[test]

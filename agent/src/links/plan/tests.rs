@@ -1,5 +1,6 @@
 use super::*;
 use crate::links::allowance::Allowance;
+use crate::links::history::{ECHO_BYTES, Round};
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -248,6 +249,77 @@ fn a_link_that_may_have_become_another_one_is_glanced_at_soon_and_before_all_tha
     // The allowance was spent meanwhile, and the other one has waited longer.
     scene.now_ms += 30 * MINUTE_MS;
     assert_eq!(scene.decide(), Next::Glance("b".into()));
+}
+
+/// What a round or a glance finds of a link that carries so much in both directions.
+fn found(now_ms: u64, is_glance: bool, bytes_per_second: u64) -> Round {
+    Round {
+        unix_s: i64::try_from(now_ms / 1000).unwrap(),
+        is_glance,
+        echo_bytes: ECHO_BYTES,
+        round_trips_us: vec![300],
+        send_bytes_per_second: bytes_per_second,
+        receive_bytes_per_second: bytes_per_second,
+    }
+}
+
+const GIGABIT: u64 = 117_500_000;
+/// Less than a quarter of it, and more than a glance can tell.
+const FELL_TO: u64 = 20_000_000;
+
+#[test]
+fn an_idle_link_that_fell_to_what_no_glance_can_tell_is_known_by_three_rounds_in_a_row() {
+    for is_neighbour in [true, false] {
+        let mut scene = scene(&["a"]);
+        known(&mut scene, "a", |progress| progress.is_neighbour = is_neighbour);
+        let mut history = History::default();
+        (0..ROUNDS_FIRST).for_each(|_| history.add(found(scene.now_ms, false, GIGABIT)));
+        let mut rounds_ms = Vec::new();
+        while history.figures().unwrap().send_bytes_per_second == GIGABIT {
+            assert!(rounds_ms.len() < 3, "rounds at {rounds_ms:?} ms changed nothing");
+            let was_glance = match scene.decide() {
+                Next::Wait { until_ms } => {
+                    scene.now_ms = until_ms;
+                    continue;
+                }
+                Next::Glance(_) => true,
+                Next::Measure(_) => {
+                    rounds_ms.push(scene.now_ms);
+                    false
+                }
+            };
+            scene.now_ms += 10;
+            history.add(found(scene.now_ms, was_glance, FELL_TO));
+            let progress = scene.peers.get_mut("a").unwrap();
+            progress.found(was_glance, ("a", 7), scene.now_ms);
+            progress.doubt(&history, was_glance);
+        }
+        assert_eq!(history.figures().unwrap().send_bytes_per_second, FELL_TO);
+        let took_ms = scene.now_ms - rounds_ms[0];
+        assert!(took_ms < 4 * DOUBT_MS + 1000, "{rounds_ms:?}");
+        assert!(!scene.peers["a"].is_in_doubt);
+    }
+}
+
+#[test]
+fn a_glance_in_the_place_of_a_round_that_alone_could_tell_is_not_followed_by_another_one_at_once() {
+    let mut scene = scene(&["a"]);
+    known(&mut scene, "a", |_| {});
+    let mut history = History::default();
+    (0..ROUNDS_FIRST).for_each(|_| history.add(found(scene.now_ms, false, GIGABIT)));
+    let now_ms = scene.now_ms;
+    let mut look = |scene: &mut Scene, was_glance: bool| {
+        history.add(found(now_ms, was_glance, FELL_TO));
+        scene.peers.get_mut("a").unwrap().doubt(&history, was_glance);
+    };
+    look(&mut scene, false);
+    assert!((DOUBT_MS..=2 * DOUBT_MS).contains(&scene.wait_ms()));
+    scene.now_ms += 2 * DOUBT_MS;
+    assert_eq!(scene.decide(), Next::Measure("a".into()));
+    scene.serves = true;
+    assert_eq!(scene.decide(), Next::Glance("a".into()));
+    look(&mut scene, true);
+    assert!(scene.wait_ms() > 2 * DOUBT_MS, "{}", scene.wait_ms());
 }
 
 #[test]

@@ -167,6 +167,33 @@ fn replicas_together_take_of_a_link_no_more_than_a_model_that_comes_first_leaves
 }
 
 #[test]
+fn a_link_that_carries_a_replica_beside_the_first_and_not_both_at_the_best_pace_is_named() {
+    let mut problem = halves_on_two_nodes(1_000);
+    problem.constraints = Constraints::default();
+    problem.topology.devices[0].bandwidth.bytes_per_second *= 4;
+    // At best a hop is 3.25 MB/s; of the second replica, which is without the fast device, 0.93 MB/s.
+    let left = |from: &str, to: &str| if (from, to) == ("n0", "n1") { 5_000_000 } else { 0 };
+    let ways = ["n0", "n1"]
+        .into_iter()
+        .flat_map(|from| ["n0", "n1"].map(|to| (from, to)));
+    let first = |(from, to): (&str, &str)| topology::Traffic {
+        from_node: from.to_owned(),
+        to_node: to.to_owned(),
+        bytes_per_second: 1,
+        by: "default/first".to_owned(),
+        leaves_bytes_per_second: Some(left(from, to)),
+    };
+    problem.topology.traffic = ways.map(first).collect();
+    let one = fleet(&problem, 2);
+    assert_eq!(one.plans.len(), 1);
+    let shortage = one.shortage().expect("a shortage");
+    assert!(
+        shortage.ends_with("the second: the link n0 -> n1, which it would share, is too full for all"),
+        "{shortage}"
+    );
+}
+
+#[test]
 fn what_the_next_replica_lacks_is_said_beside_those_that_fit() {
     let fleet = fleet(&problem(&[(400, 100), (400, 100), (150, 100)]), 3);
     assert_eq!(fleet.plans.len(), 2);

@@ -8,6 +8,7 @@ use super::{Ahead, Asked, Decided, Question, ahead, anew, answers};
 use crate::model::in_force::InForce;
 use crate::model::moving::{Cause, Proposal, Verdict, fits_beside};
 use crate::model::replicas;
+use crate::model::stages::StageSight;
 use crate::model::status::{Placed, Why};
 use crate::model::term::ModelState;
 use crate::model::{sign, stages, translate};
@@ -22,7 +23,7 @@ pub(super) fn decide(asked: &Asked<'_>, answering: Option<&InForce>, state: &mut
     };
     let serves = stages::look(&present, asked.world.agents)
         .iter()
-        .all(stages::StageSight::serves);
+        .all(StageSight::serves);
     let cause = cause(asked, answering);
     if let Some(proposal) = state.moving.proposal.take() {
         let wanted = cause.is_some() || proposal.cause == Cause::Gain;
@@ -88,7 +89,16 @@ fn stands(asked: &Asked<'_>, next: &InForce) -> bool {
 
 fn is_loaded(asked: &Asked<'_>, proposal: &Proposal) -> bool {
     let sights = stages::look(&proposal.next, asked.world.agents);
-    proposal.judge(&sights, asked.world.now) == Verdict::CutOver
+    judged(asked, proposal, &sights) == Verdict::CutOver
+}
+
+/// What becomes of a proposal. What is loaded on a node whose agent is not heard waits: it would not hear that it is to serve.
+fn judged(asked: &Asked<'_>, proposal: &Proposal, sights: &[StageSight]) -> Verdict {
+    let is_unheard = |node: &str| asked.world.unheard.contains(node);
+    match proposal.judge(sights, asked.world.now) {
+        Verdict::CutOver if proposal.next.nodes().any(is_unheard) => Verdict::Wait { loaded: sights.len() },
+        verdict => verdict,
+    }
 }
 
 /// Whether other stages are to be in force.
@@ -140,7 +150,7 @@ fn left(asked: &Asked<'_>, in_force: &InForce) -> Option<String> {
 fn follow(asked: &Asked<'_>, present: &InForce, proposal: Proposal, state: &mut ModelState) -> Decided {
     let world = asked.world;
     let sights = stages::look(&proposal.next, world.agents);
-    match proposal.judge(&sights, world.now) {
+    match judged(asked, &proposal, &sights) {
         Verdict::CutOver => {
             let nodes: Vec<&str> = proposal.next.nodes().collect();
             let least = state.next_epoch(asked.uid(), world.agents, nodes);
@@ -230,10 +240,12 @@ pub(super) fn propose(
     moving(asked, present, note, state)
 }
 
-/// While a proposal is loaded: its memory is taken, and what is in force serves.
+/// While a proposal is loaded: its memory and its links are taken, and what is in force serves.
 fn moving(asked: &Asked<'_>, present: &InForce, note: String, state: &ModelState) -> Decided {
-    let proposal = state.moving.proposal.iter();
-    let claims = proposal.flat_map(|proposal| translate::held(&proposal.next)).collect();
+    let next = state.moving.proposal.as_ref().map(|proposal| &proposal.next);
+    let claims = next.into_iter().flat_map(translate::held).collect();
+    let holders = &asked.world.holders;
+    let claimed_links = next.map_or_else(Vec::new, |next| holders.further_loads(asked.uid(), next));
     let note = match left(asked, present) {
         Some(why) => format!("{note} ({why})"),
         None => note,
@@ -243,7 +255,11 @@ fn moving(asked: &Asked<'_>, present: &InForce, note: String, state: &ModelState
     } else {
         Decided::with(Placed::NotYet(Why::new(reason::MOVING, note)))
     };
-    Decided { claims, ..decided }
+    Decided {
+        claims,
+        claimed_links,
+        ..decided
+    }
 }
 
 fn devices(in_force: &InForce) -> String {

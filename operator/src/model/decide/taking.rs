@@ -44,14 +44,14 @@ pub(super) fn take(
     let fewest = |failing: &BTreeSet<String>| yielding::fewest(lower.len(), |chosen| trial(&problem(chosen, failing)?));
     let all: Vec<usize> = (0..lower.len()).collect();
     let nobody = BTreeSet::new();
-    let hopeless = problem(&all, &nobody);
-    if hopeless.is_some() && state.hopeless == hopeless {
+    let free = problem(&all, &nobody)?;
+    if state.hopeless.as_ref() == Some(&free) {
         return None;
     }
     let spared = Some(failing).filter(|failing| !failing.is_empty());
     let found = spared.and_then(|failing| Some((failing, fewest(failing)?)));
     let Some((failing, (chosen, solution))) = found.or_else(|| Some((&nobody, fewest(&nobody)?))) else {
-        state.hopeless = hopeless;
+        state.hopeless = Some(free);
         return None;
     };
     let plan = &solution.plan;
@@ -67,7 +67,9 @@ pub(super) fn take(
     };
     let takes: BTreeMap<String, Yielded> = needed.into_iter().map(gives).collect();
     let gave_up = takes.iter().map(|(lower, record)| (world.holders.name(lower), record));
-    let waits = Decided::waits((world, uid), &gave_up.collect(), std::slice::from_ref(plan));
+    let plans = std::slice::from_ref(plan);
+    let claimed_links = world.holders.loads_of_plans(uid, &free, plans);
+    let waits = Decided::waits(&gave_up.collect(), plans, claimed_links);
     Some(Decided { takes, ..waits })
 }
 

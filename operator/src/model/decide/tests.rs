@@ -32,6 +32,7 @@ struct Cluster {
     observed: Observed,
     agents: BTreeMap<String, AgentView>,
     awaited: BTreeSet<String>,
+    unheard: BTreeSet<String>,
     others: Vec<(String, InForce)>,
     links: Links,
     paces: Corrections,
@@ -59,6 +60,7 @@ impl Cluster {
             },
             agents: fixture::agents(&names),
             awaited: BTreeSet::new(),
+            unheard: BTreeSet::new(),
             others: Vec::new(),
             links: Links::default(),
             paces: Corrections::default(),
@@ -76,6 +78,7 @@ impl Cluster {
         let mut world = world.with_links(self.links.clone());
         world.paces = self.paces.clone();
         world.leisure = self.leisure;
+        world.unheard = self.unheard.clone();
         for (uid, in_force) in &self.others {
             world.holders.knows(uid, &fixture::facts());
             world.holders.hold(uid, in_force);

@@ -23,7 +23,6 @@ use crate::model::observe::Observed;
 use crate::model::reports::Reports;
 use crate::model::status::{self, Sight};
 use crate::model::term::Term;
-use crate::model::translate;
 
 const MIB: u64 = 1 << 20;
 const NOW: i64 = 1_800_000_000;
@@ -496,6 +495,21 @@ fn a_new_leader_knows_who_yielded_and_uses_no_epoch_again() {
     let state = &fleet.term.models["small"];
     assert!(yielded.is_some() && state.yielded == yielded);
     assert_eq!(state.next_epoch("small", &BTreeMap::new(), []), 2);
+}
+
+#[test]
+fn what_was_taken_is_told_in_no_more_words_than_the_api_accepts() {
+    let link = |at: usize| YieldedLink {
+        from: format!("a-node-of-a-large-cluster-{at}"),
+        to: format!("a-node-of-a-large-cluster-{}", at + 1),
+    };
+    let record = Yielded {
+        links: (0..63).map(link).collect(),
+        ..Yielded::default()
+    };
+    let told = took([("default/small".to_owned(), &record)]).expect("something");
+    assert!(told.starts_with("took the link a-node-of-a-large-cluster-0 -> a-node-of-a-large-cluster-1, "));
+    assert_eq!(told.len(), 1024);
 }
 
 #[test]

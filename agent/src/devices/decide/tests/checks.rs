@@ -101,6 +101,65 @@ fn what_others_use_is_touched_only_when_layers_are_loaded_onto_it_and_what_they_
     assert_eq!(node.asked_parts(), [alone(1).0]);
 }
 
+/// Of three cards these were given to a pod of others.
+fn given_away(node: &mut Node, cards: &[u32]) {
+    let pod = Availability::Foreign { by: "ns/pod".into() };
+    let claim = |number: u32| {
+        if cards.contains(&number) {
+            pod.clone()
+        } else {
+            Availability::Ours
+        }
+    };
+    let claims = (0..3).map(|number| (format!("uuid:GPU-{number}"), claim(number)));
+    node.decider.neighbours(Some(Arc::new(Neighbours {
+        claims: claims.collect(),
+        ..Neighbours::default()
+    })));
+}
+
+#[test]
+fn a_card_is_left_alone_while_one_of_its_slices_has_layers_or_was_given_to_others_and_each_is_told_of_by_itself() {
+    const CUT_UP: &str = "0000:07:00.0";
+    let slice = |number| GpuDevice {
+        pci_address: Some(CUT_UP.to_owned()),
+        pool: Pool::Named(CUT_UP.to_owned()),
+        ..card(number)
+    };
+    let mut node = Node::ready(&[slice(0), slice(1), card(2)]);
+    in_use(&mut node, &[1], &[]);
+    assert_eq!(node.later(600).asked_parts(), [alone(2).0]);
+    checked(&mut node, card(2));
+    assert!(node.asked_parts().is_empty());
+    in_use(&mut node, &[], &[]);
+    given_away(&mut node, &[1]);
+    assert!(node.asked_parts().is_empty());
+    given_away(&mut node, &[]);
+    assert_eq!(node.asked_parts(), [Selection::one(CUT_UP)]);
+    let answer = Answer {
+        backend: Backend::Cuda,
+        devices: vec![slice(0), failed(slice(1))],
+        note: None,
+    };
+    node.parts(Backend::Cuda, &[(Selection::one(CUT_UP), Ok(answer))]);
+    assert_eq!(node.standing(CARD), Standing::Ready);
+    assert_eq!(node.trouble(SECOND_CARD).as_deref(), Some("SelfTestFailed"));
+}
+
+#[test]
+fn what_a_check_found_is_shown_still_once_another_backend_answers() {
+    let mut node = mixed();
+    assert_eq!(node.later(600).asked(), [(Backend::Cuda, 0)]);
+    checked(&mut node, failed(card(0)));
+    node.answer(Backend::Cpu, &[measured(processors())]);
+    let view = node.view();
+    let shown = view.states.iter().find(|state| state.device.identity() == CARD);
+    assert!(matches!(
+        shown.unwrap().device.verification,
+        Verification::Failed { .. }
+    ));
+}
+
 #[test]
 fn a_check_that_could_not_be_made_says_nothing_and_is_made_again_when_the_time_has_come() {
     let refused = GpuDevice {
@@ -173,4 +232,24 @@ fn a_check_of_the_processors_that_a_starved_machine_does_not_answer_says_nothing
     node.parts(Backend::Cpu, &[(Selection::one(UNPLUGGED), Err(hung()))]);
     assert_eq!(node.standing("cpu:0"), Standing::Ready);
     assert!(node.asked().is_empty());
+}
+
+#[test]
+fn a_renderer_on_the_processors_that_a_starved_machine_does_not_answer_is_asked_no_more_than_they_are() {
+    let renderer = measured(GpuDevice {
+        verification: Verification::Verified,
+        ..GpuDevice::new(Backend::Vulkan, 0, Kind::Software)
+    });
+    let mut node = Node::with(&[Backend::Vulkan]);
+    assert_eq!(node.asked(), [(Backend::Vulkan, 0)]);
+    node.answer(Backend::Vulkan, &[renderer]);
+    assert!(node.asked().is_empty() && node.view().ready);
+    assert_eq!(node.later(600).asked_parts(), [Selection::one(UNPLUGGED)]);
+    node.parts(Backend::Vulkan, &[(Selection::one(UNPLUGGED), Err(hung()))]);
+    assert_eq!(node.standing("vulkan:0"), Standing::Ready);
+    assert!(node.asked().is_empty());
+    let crashed = ProbeFault::Crashed("signal 11".into());
+    assert_eq!(node.later(600).asked_parts(), [Selection::one(UNPLUGGED)]);
+    node.parts(Backend::Vulkan, &[(Selection::one(UNPLUGGED), Err(crashed))]);
+    assert_eq!(node.asked(), [(Backend::Vulkan, 0)], "nobody does that to it");
 }

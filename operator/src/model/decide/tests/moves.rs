@@ -83,6 +83,34 @@ fn a_model_on_a_cordoned_node_is_loaded_elsewhere_before_it_leaves() {
 }
 
 #[test]
+fn nothing_is_moved_to_a_node_that_is_not_heard_before_it_is_and_what_it_serves_stays() {
+    let (mut cluster, in_force, other) = serving_on_one_of_two();
+    cluster.observed.cordoned.insert(in_force.stages()[0].node.clone());
+    let next = cluster.proposes(Cause::Leaving);
+    cluster.report(&next, ShardPhase::Loaded);
+    cluster.unheard.insert(other.to_owned());
+    cluster.keeps();
+    assert_eq!(cluster.proposed(), Some(&next), "it would not hear that it is to serve");
+    cluster.unheard.clear();
+    let moved = cluster.place();
+    assert_eq!(moved.stages(), next.stages());
+
+    cluster.observed.cordoned.clear();
+    cluster.report(&moved, ShardPhase::Serving);
+    cluster.unheard.insert(other.to_owned());
+    cluster.keeps();
+    // Nothing new is put there.
+    let mut fresh = Cluster::of(&[("a", GIB)]);
+    fresh.unheard.insert("a".into());
+    let why = fresh.refuses();
+    assert!(
+        why.message.contains("is on node a, which is not heard"),
+        "{}",
+        why.message
+    );
+}
+
+#[test]
 fn an_agent_that_is_about_to_end_is_left_like_a_cordoned_node() {
     let (mut cluster, in_force, _) = serving_on_one_of_two();
     let node = &in_force.stages()[0].node;

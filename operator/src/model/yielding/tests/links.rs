@@ -39,12 +39,17 @@ fn links(nodes: usize, bytes_per_second: impl Fn(&str, &str) -> u64) -> Links {
 impl Fleet {
     /// A model in two stages, with or without a rate that it asks for.
     fn add_pair(&mut self, name: &str, priority: i32, rate: Option<i32>) {
-        self.add_on(Some(2), name, priority, 10);
+        self.add_pair_of(10, name, priority, rate.map(|rate| (rate, Some(PERCENT))));
+    }
+
+    /// The same, of layers of so many mebibytes. `asks`: for which rate, and how many per cent of a link it may use at that.
+    fn add_pair_of(&mut self, layer_mib: u64, name: &str, priority: i32, asks: Option<(i32, Option<i32>)>) {
+        self.add_on(Some(2), name, priority, layer_mib);
         let model = self.observed.models.last_mut().unwrap();
         let placement = &mut Arc::make_mut(model).spec.placement;
         placement.min_devices = 2;
-        placement.min_tokens_per_second = rate;
-        placement.max_link_percent = rate.map(|_| PERCENT);
+        placement.min_tokens_per_second = asks.map(|(rate, _)| rate);
+        placement.max_link_percent = asks.and_then(|(_, percent)| percent);
     }
 }
 
@@ -207,6 +212,66 @@ fn who_yielded_a_link_is_not_moved_back_to_it_for_speed_before_the_higher_one_is
     fleet.remove("big");
     fleet.pass();
     assert!(moves(&fleet), "a token takes a fiftieth of the time there");
+}
+
+/// A search counts a hop at the best pace that there could be, which is more than the plan that it finds will put there: by the latter
+/// alone the lower model would fit beside it on the link that it has just yielded.
+#[test]
+fn who_yielded_a_link_is_not_put_on_it_again_while_the_higher_one_waits_for_it() {
+    let mut fleet = fleet(2, &[("n0", "n1")]);
+    // A device that has room for nothing, and with which a stream would be five times as fast.
+    fleet.join("n2", 1);
+    let fast = fleet.observed.devices.last_mut().unwrap();
+    let fast = Arc::make_mut(fast).status.as_mut().unwrap();
+    fast.bandwidth_bytes_per_second = Some(crds::Measurement {
+        value: 150_000_000_000,
+        measured_at: Time(Timestamp::UNIX_EPOCH),
+        samples: 5,
+    });
+    // Of a megabyte a second it leaves 287 kB/s to all others.
+    fleet.add_pair_of(10, "first", 20, Some((RATE, Some(29))));
+    fleet.settle();
+    // 28 kB/s, and 190 kB/s at the best pace.
+    fleet.add_pair_of(20, "small", 0, None);
+    fleet.settle();
+    for name in ["first", "small"] {
+        assert_eq!(fleet.devices(name), ["n0-cpu0", "n1-cpu0"]);
+    }
+    // 51 kB/s, and 275 kB/s at the best pace; the way back is too narrow for its rate.
+    fleet.add_pair_of(10, "big", 10, Some((RATE, None)));
+    fleet.settle();
+    assert_eq!(fleet.devices("big"), ["n0-cpu0", "n1-cpu0"]);
+    assert_eq!(fleet.devices("small"), ["n1-cpu0", "n0-cpu0"]);
+    let epoch = |name: &str| fleet.term.models[name].in_force.as_ref().unwrap().placement.epoch;
+    assert_eq!(
+        (epoch("small"), epoch("big")),
+        (2, 1),
+        "each is placed as seldom as can be"
+    );
+}
+
+#[test]
+fn a_link_to_which_a_model_moves_is_left_to_it_while_it_loads() {
+    let mut fleet = fleet(4, &[("n0", "n1")]);
+    fleet.threshold = Threshold {
+        percent: 15,
+        lasting: Duration::ZERO,
+    };
+    fleet.add_pair("big", 10, Some(RATE));
+    fleet.settle();
+    assert_eq!(fleet.devices("big"), ["n0-cpu0", "n1-cpu0"]);
+    // A hop takes half as long as computing, and elsewhere next to nothing.
+    fleet.links = links(4, |from, to| match (from, to) {
+        ("n0", "n1") => WIDE / 10,
+        ("n2", "n3") => WIDE,
+        _ => NARROW,
+    });
+    fleet.add_pair("small", 0, None);
+    fleet.pass();
+    assert!(fleet.term.models["big"].moving.proposal.is_some());
+    let devices = fleet.devices("small");
+    assert_eq!(devices.len(), 2);
+    assert_ne!(devices, ["n2-cpu0", "n3-cpu0"], "it would fill the link");
 }
 
 proptest! {
