@@ -40,7 +40,7 @@ async fn far() -> (Serving, Vec<Service>) {
 }
 
 #[tokio::test]
-#[ignore = "make test-long: 70 s"]
+#[ignore = "make test-long: 170 s"]
 async fn an_operator_that_is_cut_off_from_most_agents_moves_nothing_and_one_that_lost_them_moves_all() {
     let (mut serving, links) = far().await;
     let workers = serving.workers();

@@ -38,7 +38,7 @@ impl Crashes {
         Fault::new(
             told,
             format!(
-                "the worker ended {count} times within {within} and is started again, later each time; the last time: {reason}: \
+                "the worker ended {count} times within {within} and is started again each time; the last time: {reason}: \
                  {message}"
             ),
         )
@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(habit.reason, "CrashLoop");
         assert_eq!(
             habit.message,
-            "the worker ended 3 times within 31 s and is started again, later each time; the last time: Crashed: its last line: \
+            "the worker ended 3 times within 31 s and is started again each time; the last time: Crashed: its last line: \
              boom"
         );
         let message = last(&[crashed, crashed, crashed, ("Crashed", 600_000)]).message;

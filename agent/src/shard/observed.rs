@@ -7,6 +7,9 @@ use proto::control::v1::{MemoryUse, ObservedPace};
 
 /// A worker that served this long before it ended failed by chance, not by habit: its count of failures starts again.
 const STEADY_MS: u64 = 60_000;
+/// One that served this long was worth its start: it is started again at once, though its end counts. What crashes sooner than that
+/// waits, so that no node is busy with nothing but starts.
+const WORTH_A_START_MS: u64 = 5_000;
 
 /// The reason of an envelope that could not be handed over, as opposed to one that the worker did not take.
 pub const UNREACHABLE: &str = "Unreachable";
@@ -350,7 +353,7 @@ impl Observed {
         let is_first = self.failures == 0;
         let wait_ms = self.failed_once_more(jitter);
         // Streams wait for one that served; only what fails again waits itself.
-        let at_once = is_first && served_ms.is_some();
+        let at_once = served_ms.is_some_and(|served_ms| is_first || served_ms >= WORTH_A_START_MS);
         let told = self.crashes.count(fault, now_ms);
         self.fail(told, resume, if at_once { now_ms } else { now_ms + wait_ms });
     }

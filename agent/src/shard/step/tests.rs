@@ -333,6 +333,26 @@ fn a_worker_that_served_and_crashed_is_started_again_at_once_and_then_later_and_
 }
 
 #[test]
+fn a_worker_that_serves_for_some_seconds_each_time_is_started_again_at_once_and_its_crashes_are_told() {
+    let mut bench = Bench::one(1).serving(1);
+    bench.observed.get_mut(&slot()).unwrap().failures = 9;
+    for (served_ms, waits) in [(5_000, false), (5_000, false), (5_000, false), (4_999, true)] {
+        bench.now_ms += served_ms;
+        bench.event(Event::Exited(Fault::new("Crashed", "")));
+        let State::Failed { retry_at_ms, .. } = bench.observed[&slot()].state else {
+            panic!("failed")
+        };
+        assert_eq!(retry_at_ms > bench.now_ms, waits, "after {served_ms} ms");
+        bench.now_ms = retry_at_ms;
+        assert_eq!(bench.step(), [Action::Retry]);
+        assert_eq!(bench.step(), [Action::Start(Work::Spawn)]);
+        bench.event(Event::Done(Work::Spawn));
+        bench.status(WorkerPhase::Serving);
+    }
+    assert_eq!(bench.observed[&slot()].failures, 13);
+}
+
+#[test]
 fn a_worker_that_served_for_long_starts_again_at_once_after_a_crash() {
     let mut bench = Bench::one(1).serving(1);
     bench.observed.get_mut(&slot()).unwrap().failures = 9;

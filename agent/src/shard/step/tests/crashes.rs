@@ -24,7 +24,7 @@ fn a_worker_that_crashes_for_the_third_time_does_so_by_habit_until_it_has_served
     let told = crash(&mut bench).message;
     // It was started again after 0, 1, 2, 4 and 8 s.
     let expected =
-        "the worker ended 6 times within 15 s and is started again, later each time; the last time: Crashed: signal 6";
+        "the worker ended 6 times within 15 s and is started again each time; the last time: Crashed: signal 6";
     assert_eq!(told, expected);
     bench.status(WorkerPhase::Serving);
     bench.now_ms += 59_999;
@@ -97,7 +97,7 @@ fn layers_that_come_back_to_a_device_that_was_left_go_on_with_the_count_of_their
     let State::Failed { fault, .. } = &bench.observed[&slot()].state else {
         panic!("failed")
     };
-    let count = "the worker ended 4 times within 31 min and is started again, later each time";
+    let count = "the worker ended 4 times within 31 min and is started again each time";
     assert!(fault.message.starts_with(count), "{}", fault.message);
 }
 
