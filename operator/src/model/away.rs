@@ -194,7 +194,7 @@ mod tests {
         let (mut away, agents) = (Away::default(), fixture::agents(&["a", "c", "d"]));
         away.look(Some(&before), &agents, None, at(7));
         let heirs = format!("{B_AWAY}; its layers are loaded in epoch 5: 3 on c-cpu0, 4-5 on d-cpu0");
-        assert_eq!(away.replaced(&after), [heirs.clone()]);
+        assert_eq!(away.replaced(&after), std::slice::from_ref(&heirs));
         away.look(Some(&after), &agents, None, at(8));
         assert_eq!(away.replaced(&after), [heirs], "time alone changes nothing");
         let mut edited = after.clone();

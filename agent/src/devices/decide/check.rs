@@ -149,7 +149,7 @@ impl Decider {
         for (only, outcome) in parts {
             for identity in self.of_backend(backend) {
                 if let Some(verification) = self.found_at(&identity, only, outcome) {
-                    self.verified_again(&identity, verification, now_ms);
+                    self.verified_again(&identity, &verification, now_ms);
                 }
             }
             let is_of_driver = match outcome {
@@ -191,10 +191,10 @@ impl Decider {
     }
 
     /// What could not be told leaves what is shown of the last verification.
-    fn verified_again(&mut self, identity: &str, verification: Verification, now_ms: u64) {
-        let seen = evidence::of_verification(&verification);
+    fn verified_again(&mut self, identity: &str, verification: &Verification, now_ms: u64) {
+        let seen = evidence::of_verification(verification);
         if !matches!(verification, Verification::CouldNotMeasure { .. }) {
-            self.show(identity, &verification);
+            self.show(identity, verification);
         }
         self.observe(identity, &seen, now_ms);
     }

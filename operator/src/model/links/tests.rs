@@ -116,7 +116,7 @@ fn neighbours_in_a_placement_are_always_measured_from_both_ends() {
         let peers = told[node].peers.iter().filter(|peer| peer.neighbour);
         peers.map(|peer| peer.node.clone()).collect()
     };
-    assert_eq!(near("node-0000"), [stranger.clone()]);
+    assert_eq!(near("node-0000"), std::slice::from_ref(&stranger));
     assert_eq!(near(&stranger), ["node-0000"]);
     assert_eq!(near("node-0999"), [] as [&str; 0]);
 }
