@@ -50,7 +50,7 @@ impl Left {
 }
 
 impl Departed {
-    /// A shard is forgotten. One that did not crash lately leaves nothing behind.
+    /// A shard is forgotten. One of which no crash is counted leaves nothing behind.
     pub(super) fn leaves(&mut self, slot: &Slot, seen: &Observed, now_ms: u64) {
         self.left.retain(|_, left| left.is_fresh(now_ms));
         if seen.crashes.are_none() {

@@ -4,7 +4,7 @@
 //! * Nothing waits for a check. One that is answered wrongly fails the device as any verification does, and what was loaded there ends.
 //! * Only what is due is touched, in one child: the neighbours compute on. What others were given or use is left alone.
 //! * A check that cannot be made says nothing. One that hangs or crashes has the devices asked as after a hang of their reader, which
-//!   condemns the one that does so again.
+//!   condemns the one of several that does so again, and a backend's only one where it hangs.
 
 use super::desk::Running;
 use super::{Ask, Decider, Known, evidence};
