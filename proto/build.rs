@@ -1,8 +1,9 @@
 //! Generates the Rust side of the protocol; protox stands in for protoc, so that no C++ tool is needed.
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "shardwright/placement/v1/placement.proto",
     "shardwright/control/v1/enrolment.proto",
+    "shardwright/control/v1/trust.proto",
     "shardwright/control/v1/agent.proto",
     "shardwright/control/v1/routes.proto",
     "shardwright/control/v1/weights.proto",

@@ -187,6 +187,14 @@ fn bad_placements(uri: &str) -> Vec<(Value, &'static str)> {
             "spec.placement.maxLinkPercent",
         ),
         (
+            json!({ "source": { "uri": uri }, "placement": { "maxGroupDevices": 0 } }),
+            "spec.placement.maxGroupDevices",
+        ),
+        (
+            json!({ "source": { "uri": uri }, "placement": { "maxGroupDevices": 9 } }),
+            "spec.placement.maxGroupDevices",
+        ),
+        (
             json!({ "source": { "uri": uri }, "placement": { "tokenNodeSelector": { "trusted": true } } }),
             "spec.placement.tokenNodeSelector",
         ),
@@ -236,7 +244,7 @@ async fn bad_models_are_refused_at_admission_by_a_message_that_names_the_field()
     ] {
         let spec = json!({ "source": source, "kvCacheTokens": 4096, "prefixCache": { "maxPrefixes": 2 }, "priority": -1000,
             "replicas": 2, "placement": { "minTokensPerSecond": 5, "maxLinkPercent": 50, "tokenNodeSelector": { "trusted": "yes" },
-                "tolerations": [{ "key": "repair", "value": "fan" }, { "operator": "Exists" }] } });
+                "maxGroupDevices": 8, "tolerations": [{ "key": "repair", "value": "fan" }, { "operator": "Exists" }] } });
         apply(&plane, &model(&spec)).unwrap_or_else(|refused| panic!("{source} is sound: {refused}"));
     }
 }
@@ -354,6 +362,45 @@ async fn every_account_has_the_rights_it_needs_and_none_that_would_give_it_more(
         "secrets of other namespaces are not ours"
     );
     assert!(!can(&plane, "shardwright-gateway", "get", "pods", None));
+}
+
+#[tokio::test]
+async fn the_operator_alone_replaces_its_authority_and_watches_whom_to_trust_and_nothing_beside_these() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let plane = plane_with_chart(dir.path()).await;
+    let may = |account: &str, verb: &str, object: &str| can(&plane, account, verb, object, Some(NAMESPACE));
+    let operator = "shardwright-operator";
+    assert!(may(operator, "update", "secrets/shardwright-authority"));
+    for verb in ["list", "watch", "patch", "delete"] {
+        assert!(!may(operator, verb, "secrets/shardwright-authority"), "{verb}");
+    }
+    assert!(
+        !may(operator, "update", "secrets/shardwright-placement-key"),
+        "it is made once"
+    );
+    assert!(!may(operator, "update", "secrets") && !may(operator, "watch", "configmaps"));
+    for account in ["shardwright-agent", "shardwright-gateway"] {
+        assert!(
+            !may(account, "patch", "configmaps/shardwright-trust"),
+            "{account} must not ask for another authority"
+        );
+    }
+    let listed = |selector: &str| {
+        let account = format!("--as=system:serviceaccount:{NAMESPACE}:{operator}");
+        let list = [
+            "get",
+            "configmaps",
+            "-n",
+            NAMESPACE,
+            "-o",
+            "name",
+            selector,
+            account.as_str(),
+        ];
+        run(plane.kubectl().expect("kubectl").args(list))
+    };
+    assert!(listed("--field-selector=metadata.name=shardwright-trust").is_ok());
+    assert!(listed("--field-selector=metadata.name=kube-root-ca.crt").is_err());
 }
 
 fn links_of(name: &str, owner: &str, uid: &str, spec: &Value) -> Value {

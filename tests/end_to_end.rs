@@ -38,6 +38,8 @@ mod outages;
 #[path = "end_to_end/qualities.rs"]
 mod qualities;
 mod resumed;
+#[path = "end_to_end/rotation.rs"]
+mod rotation;
 #[path = "end_to_end/serving.rs"]
 mod serving;
 #[path = "end_to_end/unheard.rs"]

@@ -13,12 +13,12 @@ use crate::models::Models;
 use crate::retry;
 use crate::shard::drive::View;
 use crate::shard::step::DesiredShards;
-use identity::{ConnectOptions, Credentials, Expected, PlacementVerifier, connect, tls};
+use identity::{ConnectOptions, Credentials, Expected, PlacementVerifier, Wanted, connect, tls};
 use lifecycle::backoff::Backoff;
 use proto::control::v1::agent_control_client::AgentControlClient;
 use proto::control::v1::{
-    AgentMessage, Assignments, Hello, Inspection, Leaving, OperatorMessage, ShardReport, ShardStatus, agent_message,
-    is_not_the_leader, operator_message,
+    AgentMessage, Assignments, Hello, Inspection, Leaving, OperatorMessage, ShardReport, ShardStatus, TrustHeld,
+    agent_message, is_not_the_leader, operator_message,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,6 +127,7 @@ impl Control {
             };
             self.lines.attached.send_replace(false);
             self.lines.channel.send_replace(None);
+            self.enrolment.trust.wishes.tell(None);
             if leave.is_cancelled() {
                 return;
             }
@@ -229,6 +230,10 @@ impl Control {
         self.lines.channel.send_replace(Some(channel));
         self.lines.attached.send_replace(true);
         let mut new_keys = self.keys.changes();
+        let (trust, credentials) = (self.enrolment.trust.clone(), self.credentials.clone());
+        let held = || trust.held(&credentials.identity());
+        let (mut renewals, mut taken) = (trust.wishes.renewals(), trust.changes());
+        let mut said_held = say_held(&outbound, held(), TrustHeld::default()).await?;
         let (inspected, mut inspections) = mpsc::channel::<Inspection>(INSPECTIONS_MAX);
         let (leaving, mut said) = (self.lines.leaving.clone(), false);
         self.lines.view.mark_changed();
@@ -247,6 +252,8 @@ impl Control {
                     Ok(()) => self.report(&outbound).await?,
                     Err(_) => return Ok(()),
                 },
+                Ok(()) = renewals.changed() => said_held = say_held(&outbound, held(), said_held).await?,
+                Ok(()) = taken.changed() => said_held = say_held(&outbound, held(), said_held).await?,
                 Some(inspection) = inspections.recv() => {
                     send(&outbound, agent_message::Message::Inspection(inspection)).await?;
                 }
@@ -292,6 +299,10 @@ impl Control {
                     }
                     changed
                 });
+                Ok(())
+            }
+            Some(operator_message::Message::Trust(wanted)) => {
+                self.enrolment.trust.wishes.tell(Wanted::read(&wanted));
                 Ok(())
             }
             None => Ok(()),
@@ -351,6 +362,18 @@ async fn tell(channel: Option<Channel>, inspection: Inspection) -> Option<Inspec
             Some(inspection)
         }
     }
+}
+
+/// Tells whom the node trusts, where that is something else than was said; what was said by now.
+async fn say_held(
+    outbound: &mpsc::Sender<AgentMessage>,
+    held: TrustHeld,
+    said: TrustHeld,
+) -> Result<TrustHeld, Status> {
+    if held != said {
+        send(outbound, agent_message::Message::Trust(held.clone())).await?;
+    }
+    Ok(held)
 }
 
 async fn send(outbound: &mpsc::Sender<AgentMessage>, message: agent_message::Message) -> Result<(), Status> {

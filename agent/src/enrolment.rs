@@ -1,10 +1,11 @@
-//! Who this agent is: an identity kept on disk, got by enrolment and renewed from half of its life.
+//! Who this agent is: an identity kept on disk, got by enrolment and renewed from half of its life, and when others are to be trusted.
 
 use crate::args::Settings;
 use crate::leaves::PlacementKeys;
 use crate::retry;
+use crate::trust::Trust;
 use identity::{
-    Credentials, EnrolOptions, Identity, PlacementVerifier, Role, SpiffeId, enrol, seconds_until, sign, store,
+    Credentials, EnrolOptions, Identity, PlacementVerifier, Role, SpiffeId, enrol, seconds_until, sign, store, trust,
 };
 use lifecycle::backoff::Backoff;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub struct Enrolment {
     expected: SpiffeId,
     /// Told when the operator does not accept our identity.
     pub doubt: Notify,
+    /// Whom the operator wants this node to trust.
+    pub trust: Trust,
 }
 
 impl Enrolment {
@@ -43,6 +46,7 @@ impl Enrolment {
                 role,
             },
             doubt: Notify::new(),
+            trust: Trust::default(),
         }
     }
 
@@ -63,7 +67,7 @@ impl Enrolment {
                 let mut backoff = Backoff::new(retry::OPERATOR);
                 loop {
                     match self
-                        .enrol(keys)
+                        .enrol(keys, None)
                         .await
                         .and_then(|identity| Credentials::new(identity).map_err(|error| error.to_string()))
                     {
@@ -81,22 +85,30 @@ impl Enrolment {
 
     /// Renews for as long as it is polled.
     pub async fn keep(&self, credentials: &Credentials, keys: &PlacementKeys) {
-        let mut backoff = Backoff::new(retry::OPERATOR);
+        let (mut backoff, wishes) = (Backoff::new(retry::OPERATOR), &self.trust.wishes);
+        let mut wished = wishes.changes();
+        // The operator may have been heard already.
+        wished.mark_changed();
         loop {
             let look = credentials.identity().next_look(SystemTime::now(), CHECK_EVERY);
             let doubted = tokio::select! {
                 () = tokio::time::sleep(look) => false,
                 () = self.doubt.notified() => true,
+                Ok(()) = wished.changed() => {
+                    // All nodes hear of it at the same moment.
+                    wishes.turn(&credentials.identity()).await;
+                    false
+                }
             };
             let identity = credentials.identity();
-            let due = identity.needs_renewal(SystemTime::now()) || self.bundle_changed(&identity);
-            if !doubted && !due {
+            if !doubted && !identity.needs_renewal(SystemTime::now()) && !self.differs(&identity) {
                 continue;
             }
-            let renewed = self.enrol(keys).await;
+            let renewed = self.enrol(keys, Some(&identity)).await;
             match renewed.and_then(|identity| credentials.replace(identity).map_err(|error| error.to_string())) {
                 Ok(()) => {
                     backoff.succeeded();
+                    wishes.renewed();
                     // Where the clocks differ by half a day, every new one is due at once.
                     if credentials.identity().needs_renewal(SystemTime::now()) {
                         tokio::time::sleep(CHECK_EVERY).await;
@@ -117,8 +129,8 @@ impl Enrolment {
         }
     }
 
-    async fn enrol(&self, keys: &PlacementKeys) -> Result<Identity, String> {
-        let bundle_pem = read(&self.trust_bundle)?;
+    async fn enrol(&self, keys: &PlacementKeys, present: Option<&Identity>) -> Result<Identity, String> {
+        let bundle_pem = self.trust.wishes.roots(read(&self.trust_bundle)?, present);
         let options = EnrolOptions {
             endpoint: self.endpoint.clone(),
             bundle_pem,
@@ -155,19 +167,26 @@ impl Enrolment {
         identity.store(&self.directory).map_err(|error| error.to_string())
     }
 
-    /// What is on disk, if it is ours and of the authority that is mounted. It may have ended.
+    /// What is on disk, if it is ours and trusts an authority that is mounted. It may have ended.
     fn held(&self) -> Option<(Credentials, Vec<Vec<u8>>)> {
         let identity = Identity::load(&self.directory).ok()?;
         let keys = sign::load_keys(&self.directory).ok()?;
         PlacementVerifier::new(&keys).ok()?;
-        let stands = identity.spiffe_id().ok()? == self.expected && !self.bundle_changed(&identity);
+        let stands = identity.spiffe_id().ok()? == self.expected && !self.is_foreign(&identity);
         let credentials = Credentials::new(identity).ok()?;
         stands.then_some((credentials, keys))
     }
 
-    /// A bundle that is not mounted at present is no reason for doubt.
-    fn bundle_changed(&self, identity: &Identity) -> bool {
-        read(&self.trust_bundle).is_ok_and(|mounted| mounted.trim() != identity.bundle_pem.trim())
+    /// Whether others are to be trusted, or another's leaf to be used: as the operator says, and while it is not heard, where somebody is
+    /// mounted who is not trusted yet. A bundle that is not mounted at present is no reason for doubt.
+    fn differs(&self, identity: &Identity) -> bool {
+        let mounted = || read(&self.trust_bundle).is_ok_and(|mounted| trust::lacks(&identity.bundle_pem, &mounted));
+        self.trust.wishes.differ_from(identity).unwrap_or_else(mounted)
+    }
+
+    /// Whether it trusts nobody who is mounted. While one authority takes another's place, what is mounted may be a little behind.
+    fn is_foreign(&self, identity: &Identity) -> bool {
+        read(&self.trust_bundle).is_ok_and(|mounted| !trust::overlap(&mounted, &identity.bundle_pem))
     }
 }
 

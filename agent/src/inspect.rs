@@ -250,6 +250,7 @@ fn message(model: &Model, facts: &Facts, digests: &Index, vocabulary: Vec<u8>) -
         allowed_cuts: facts.allowed_cuts.clone(),
         index: model.index.to_bytes(),
         index_sha256: model.index.digest().0.to_vec(),
+        group_sizes: facts.group_sizes.clone(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Leaves for this node's workers: issued by the operator over the agent's own connection, kept in the worker's directory.
 
 use crate::shard::observed::Fault;
-use identity::{Credentials, Identity, KeyPair, Role, SpiffeId};
+use crate::trust::Trust;
+use identity::{Credentials, Held, Identity, KeyPair, Role, SpiffeId};
 use proto::control::v1::IssueWorkerLeafRequest;
 use proto::control::v1::agent_control_client::AgentControlClient;
 use std::collections::BTreeMap;
@@ -21,6 +22,11 @@ pub trait WorkerLeaves: Send + Sync + 'static {
     /// Makes sure that `directory` holds a leaf for a worker of the model, good for a while, and the keys that sign
     /// placements.
     fn ensure(&self, model_uid: &str, directory: &Path) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Whom this node trusts: workers' leaves follow the agent's own.
+    fn trust(&self) -> Trust {
+        Trust::default()
+    }
 }
 
 /// The keys that sign placements, as last told by the operator.
@@ -83,9 +89,15 @@ pub struct OperatorLeaves {
     pub channel: watch::Receiver<Option<Channel>>,
     /// Told when the leaf of each worker ends.
     pub ends: Ends,
+    /// Told what the workers hold.
+    pub trust: Trust,
 }
 
 impl WorkerLeaves for OperatorLeaves {
+    fn trust(&self) -> Trust {
+        self.trust.clone()
+    }
+
     async fn ensure(&self, model_uid: &str, directory: &Path) -> Result<(), Fault> {
         let unwritable = |error: &dyn std::fmt::Display| {
             Fault::new(
@@ -129,7 +141,7 @@ impl WorkerLeaves for OperatorLeaves {
 }
 
 impl OperatorLeaves {
-    /// The leaf in the directory, if it is this worker's and of our authority. It may have ended.
+    /// The leaf in the directory, if it is this worker's, of the authority that our own is of, and trusts whom we trust. It may have ended.
     fn held(&self, model_uid: &str, directory: &Path) -> Option<Identity> {
         let own = self.credentials.spiffe_id();
         let role = Role::Worker {
@@ -142,7 +154,7 @@ impl OperatorLeaves {
         };
         let held = Identity::load(directory).ok()?;
         let sound = held.spiffe_id().ok()? == wanted
-            && held.bundle_pem == self.credentials.identity().bundle_pem
+            && Held::of(&held).ok()? == Held::of(&self.credentials.identity()).ok()?
             && Credentials::new(held.clone()).is_ok();
         sound.then_some(held)
     }

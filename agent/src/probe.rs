@@ -143,7 +143,7 @@ async fn read_once(own: &Path, backend: Backend, args: &ProbeArgs, quota: &Quota
     match WatchChild::start(own, backend, &order, quota) {
         Ok(mut child) => match child.next(READING_LIMIT).await {
             Heard::Reading(reading) => reading.samples,
-            Heard::Silence | Heard::Finished | Heard::Broken(_) => Vec::new(),
+            Heard::Silence | Heard::Starved | Heard::Finished | Heard::Broken(_) => Vec::new(),
         },
         Err(_) => Vec::new(),
     }

@@ -1,36 +1,34 @@
-//! How fast each device runs steps: a worker that holds no shard measures it, while the node holds nothing.
+//! How fast each device runs steps: a worker that holds no shard measures it, while the node holds nothing. Then each group of equal
+//! devices that may work as one.
+//!
+//! ```text
+//!  Devices, groups ─▶ turn (pure: which is next) ─▶ child (a worker) ─▶ known (pure: how often, how well) ─▶ disk, everybody else
+//! ```
 //!
 //! What else runs on the machine only ever makes a step longer, so a few measurements are made with pauses between them, and of each
-//! figure the least counts. They are kept on disk: a restart of the agent measures nothing again.
+//! figure the least counts. They are kept on disk: a restart of the agent measures nothing again, but for groups that failed.
 
-use crate::devices::{DeviceState, Devices};
+mod child;
+mod known;
+mod turn;
+
+use crate::devices::Devices;
 use crate::discovery::report::object_name;
+use crate::groups;
 use crate::shard::drive::View;
-use device::Backend;
+use known::Known;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use turn::Unit;
 
-/// Measurements of one device, at most.
-const ROUNDS_MAX: u32 = 16;
-/// So many in a row that found nothing better: it is known.
-const IN_VAIN_MAX: u32 = 2;
-/// Between two of them, and half as much again by chance: agents that start together do not stay together.
-const PAUSE: Duration = Duration::from_secs(4);
-/// Some drivers compile for many seconds; one that takes longer hangs.
-const LIMIT: Duration = Duration::from_secs(90);
-/// An answer has a few hundred bytes.
-const ANSWER_BYTES_MAX: usize = 16 * 1024;
-/// Devices that are remembered; nodes have fewer.
-const KNOWN_MAX: usize = 256;
-/// What is measured, and how: figures of another way are measured anew.
-const METHOD: u32 = 5;
+/// Between two measurements, and half as much again by chance: agents that start together do not stay together.
+pub const PAUSE: Duration = Duration::from_secs(4);
+
 /// How fast steps are on a device; see the worker's `--measure`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rates {
@@ -81,27 +79,6 @@ impl Rates {
 /// The rates of the node's devices, by the names of their objects.
 pub type ByDevice = BTreeMap<String, Rates>;
 
-/// What was measured of a device, under which conditions.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Known {
-    rounds: u32,
-    /// Of these the last ones, as far as they found nothing better.
-    in_vain: u32,
-    rates: Option<Rates>,
-    /// What the worker wants to be given again: the least times so far.
-    times: Option<serde_json::Value>,
-}
-
-/// What a worker prints.
-#[derive(Debug, Deserialize)]
-struct Answer {
-    #[serde(flatten)]
-    rates: Rates,
-    times: serde_json::Value,
-    /// Anything is better than before.
-    improved: bool,
-}
-
 /// What must be known of the node.
 #[derive(Clone, Debug)]
 pub struct Setting {
@@ -113,104 +90,72 @@ pub struct Setting {
     pub threads: u32,
     /// Root of what is kept on disk.
     pub state_dir: PathBuf,
+    /// [`PAUSE`], but in tests.
+    pub pause: Duration,
+}
+
+/// The inputs and outputs.
+#[derive(Debug)]
+pub struct Lines {
+    /// The node's devices.
+    pub devices: watch::Receiver<Arc<Devices>>,
+    /// What they hold.
+    pub view: watch::Receiver<Arc<View>>,
+    /// How fast each device is.
+    pub told: watch::Sender<Arc<ByDevice>>,
+    /// How fast groups of them are.
+    pub groups: watch::Sender<groups::Told>,
 }
 
 /// Measures whatever is ready and not known, for as long as it is polled.
-pub async fn run(
-    setting: Setting,
-    mut devices: watch::Receiver<Arc<Devices>>,
-    mut view: watch::Receiver<Arc<View>>,
-    told: watch::Sender<Arc<ByDevice>>,
-) {
+pub async fn run(setting: Setting, mut lines: Lines) {
     let file = setting.state_dir.join("step-rates.json");
     let mut known = read(&file);
     let mut not_before = Instant::now();
     loop {
-        let present = Arc::clone(&devices.borrow_and_update());
-        tell(&setting, &present, &known, &told);
-        let idle = view.borrow_and_update().holdings.is_empty();
-        let next = next(&setting, &present, &known).filter(|_| idle);
-        let Some((key, state)) = next else {
+        let present = Arc::clone(&lines.devices.borrow_and_update());
+        tell(&setting, &present, &known, &lines.told);
+        tell_groups(&setting, &present, &known, &lines.groups);
+        let view = Arc::clone(&lines.view.borrow_and_update());
+        let Some(unit) = turn::next(&setting, &present, &known, &view) else {
             tokio::select! {
-                Ok(()) = devices.changed() => {}
-                Ok(()) = view.changed() => {}
+                Ok(()) = lines.devices.changed() => {}
+                Ok(()) = lines.view.changed() => {}
                 else => return,
             }
             continue;
         };
         tokio::time::sleep_until(not_before).await;
-        let before = known.get(&key).and_then(|known| known.times.clone());
+        let before = known.get(&unit.key).and_then(|known| known.times.clone());
         // A shard that comes meanwhile has the device for itself: the measurement ends with its process.
         let measured = tokio::select! {
-            measured = measure(&setting, &state, before.as_ref()) => measured,
-            () = holds(&mut view) => continue,
+            measured = child::measure(&setting, &unit, before.as_ref()) => measured,
+            () = taken(&mut lines.view, &unit) => continue,
         };
-        let entry = known.entry(key).or_default();
-        entry.rounds += 1;
-        match measured {
-            Ok(answer) => {
-                entry.rates = Some(answer.rates);
-                entry.times = Some(answer.times);
-                entry.in_vain = if answer.improved { 0 } else { entry.in_vain + 1 };
-            }
-            Err(cause) => {
-                // Without any of them, what was promised or copied has to do.
-                entry.in_vain += 1;
-                let device = state.device.short_name();
-                tracing::info!(device, cause, "how fast steps are on the device is not known");
-            }
+        if let Err(cause) = &measured {
+            // Without any of them, what was promised or copied has to do; a group is not used.
+            let device = unit.name();
+            tracing::info!(device, cause, "how fast steps are on the device is not known");
         }
-        while known.len() > KNOWN_MAX {
-            known.pop_first();
-        }
+        let entry = known.entry(unit.key.clone()).or_default();
+        entry.take(measured, unit.is_group(), unix_s());
+        known::bound(&mut known, &turn::keys(&setting, &present));
         if let Err(error) = write(&file, &known) {
             tracing::debug!(path = %file.display(), %error, "rates are not saved; a restart measures again");
         }
-        not_before = Instant::now() + PAUSE.mul_f64(1.0 + lifecycle::backoff::jitter() / 2.0);
+        not_before = Instant::now() + setting.pause.mul_f64(1.0 + lifecycle::backoff::jitter() / 2.0);
     }
 }
 
-async fn holds(view: &mut watch::Receiver<Arc<View>>) {
-    if view.wait_for(|view| !view.holdings.is_empty()).await.is_err() {
+async fn taken(view: &mut watch::Receiver<Arc<View>>, unit: &Unit<'_>) {
+    if view.wait_for(|view| !unit.is_free(view)).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// The device that was measured least, if one is to be measured.
-fn next(setting: &Setting, devices: &Devices, known: &BTreeMap<String, Known>) -> Option<(String, DeviceState)> {
-    let rounds = |state: &DeviceState| known.get(&key(setting, state)).map_or(0, |known| known.rounds);
-    let is_known = |state: &DeviceState| {
-        known
-            .get(&key(setting, state))
-            .is_some_and(|known| known.in_vain >= IN_VAIN_MAX || known.rounds >= ROUNDS_MAX)
-    };
-    let candidates = devices.states.iter().filter(|state| state.takes_layers());
-    let least = candidates
-        .filter(|state| !is_known(state))
-        .min_by_key(|state| rounds(state))?;
-    Some((key(setting, least), least.clone()))
-}
-
-/// What the rates of a device hold for: another driver, number of threads or build of ours is measured anew.
-fn key(setting: &Setting, state: &DeviceState) -> String {
-    let device = &state.device;
-    let driver = device.driver.as_deref().unwrap_or_default();
-    let threads = if device.backend == Backend::Cpu {
-        setting.threads
-    } else {
-        0
-    };
-    let version = env!("CARGO_PKG_VERSION");
-    format!(
-        "{}|{}|{driver}|{threads}|{version}|{METHOD}",
-        device.identity(),
-        device.model
-    )
-}
-
 fn tell(setting: &Setting, devices: &Devices, known: &BTreeMap<String, Known>, told: &watch::Sender<Arc<ByDevice>>) {
     let named = devices.states.iter().filter_map(|state| {
-        let rates = known.get(&key(setting, state))?.rates.clone()?;
+        let rates = known.get(&turn::key(setting, &state.device))?.rates.clone()?;
         Some((object_name(&setting.node, &state.device), rates))
     });
     let by_device: ByDevice = named.collect();
@@ -223,60 +168,44 @@ fn tell(setting: &Setting, devices: &Devices, known: &BTreeMap<String, Known>, t
     });
 }
 
-/// Runs a worker that measures the device; its process ends when this is dropped.
-async fn measure(setting: &Setting, state: &DeviceState, before: Option<&serde_json::Value>) -> Result<Answer, String> {
-    let device = &state.device;
-    let folder = setting.state_dir.join("run").join("rates");
-    tokio::fs::create_dir_all(&folder)
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut command = Command::new(&setting.worker);
-    command
-        .args(["--measure", device.backend.engine_name()])
-        .args(["--device-index", &device.index.to_string()])
-        .args(["--threads", &setting.threads.to_string()])
-        .arg("--folder")
-        .arg(&folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    if let Some(before) = before {
-        command.arg("--before").arg(before.to_string());
+fn tell_groups(
+    setting: &Setting,
+    devices: &Devices,
+    known: &BTreeMap<String, Known>,
+    told: &watch::Sender<groups::Told>,
+) {
+    // A device of a backend that has yet to answer is missing in its groups.
+    if !devices.complete {
+        return;
     }
-    match device.backend {
-        Backend::Vulkan => command.env("GGML_VK_VISIBLE_DEVICES", device.index.to_string()),
-        _ => command.env_remove("GGML_VK_VISIBLE_DEVICES"),
-    };
-    let output = tokio::time::timeout(LIMIT, command.output()).await;
-    let output = output.map_err(|_| format!("no answer within {} s", LIMIT.as_secs()))?;
-    let output = output.map_err(|error| format!("{}: {error}", setting.worker.display()))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.trim_end().lines().next_back().unwrap_or_default();
-        return Err(format!("{}: {last}", output.status));
-    }
-    let text = output.stdout.get(..ANSWER_BYTES_MAX).unwrap_or(&output.stdout);
-    let now_unix_s = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_secs());
-    parse(text, now_unix_s)
+    let found = groups::of(&setting.node, devices).into_iter();
+    let seen: Vec<groups::Seen> = found.filter_map(|group| seen(setting, group, known)).collect();
+    told.send_if_modified(|current| {
+        let changed = current.as_deref() != Some(&seen);
+        if changed {
+            *current = Some(Arc::new(seen));
+        }
+        changed
+    });
 }
 
-fn parse(text: &[u8], now_unix_s: u64) -> Result<Answer, String> {
-    let mut answer: Answer =
-        serde_json::from_slice(text).map_err(|error| format!("its answer cannot be read: {error}"))?;
-    if !answer.rates.is_sound() {
-        return Err("its answer has no figures".to_owned());
-    }
-    answer.rates.measured_unix_s = now_unix_s;
-    Ok(answer)
+/// What is known of a group, which is never without members.
+fn seen(setting: &Setting, group: groups::Group<'_>, known: &BTreeMap<String, Known>) -> Option<groups::Seen> {
+    let backend = group.members.first()?.state.device.backend;
+    let unit = Unit::of(setting, group.members);
+    Some(groups::Seen {
+        measured: known.get(&unit.key).and_then(Known::outcome),
+        devices: unit.members.into_iter().map(|member| member.name).collect(),
+        backend,
+    })
 }
 
 /// What cannot be read is measured again.
 fn read(file: &Path) -> BTreeMap<String, Known> {
     let text = std::fs::read(file).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    let mut known: BTreeMap<String, Known> = serde_json::from_slice(&text).unwrap_or_default();
+    known.values_mut().for_each(Known::begin_life);
+    known
 }
 
 fn write(file: &Path, known: &BTreeMap<String, Known>) -> Result<(), identity::store::StoreError> {
@@ -284,5 +213,7 @@ fn write(file: &Path, known: &BTreeMap<String, Known>) -> Result<(), identity::s
     identity::store::write_private(file, &text)
 }
 
-#[cfg(test)]
-mod tests;
+fn unix_s() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}

@@ -9,6 +9,7 @@ use crate::devices::{self, Devices};
 use crate::discovery::lease;
 use crate::discovery::publish::Publisher;
 use crate::enrolment::Enrolment;
+use crate::groups;
 use crate::kubernetes::Way;
 use crate::leaves::{Ends, OperatorLeaves, PlacementKeys};
 use crate::links::{self, gate::Gate};
@@ -131,6 +132,7 @@ struct Wires {
     fetched: Counters,
     links: watch::Sender<Arc<links::Seen>>,
     rates: watch::Sender<Arc<rates::ByDevice>>,
+    groups: watch::Sender<groups::Told>,
     worker_ends: Ends,
 }
 
@@ -146,6 +148,7 @@ impl Wires {
             fetched: Counters::new(),
             links: watch::Sender::new(Arc::default()),
             rates: watch::Sender::new(Arc::default()),
+            groups: watch::Sender::new(None),
             worker_ends: Ends::default(),
         }
     }
@@ -211,6 +214,7 @@ async fn live(
         keys: keys.clone(),
         channel: channel.subscribe(),
         ends: wires.worker_ends.clone(),
+        trust: enrolment.trust.clone(),
     };
     let (desired, unload) = (watch::Sender::new(Arc::default()), CancellationToken::new());
     let takes_over = !left.is_empty();
@@ -282,20 +286,22 @@ fn publish(settings: &Settings, wires: &Wires, stop: &CancellationToken) -> toki
     })
 }
 
-/// Measures how fast steps are on the node's devices.
+/// Measures how fast steps are on the node's devices, and on groups of them.
 fn measure_steps(settings: &Settings, wires: &Wires) -> impl Future<Output = ()> + Send + use<> {
     let setting = rates::Setting {
         node: settings.node.clone(),
         worker: settings.worker.clone(),
         threads: settings.threads,
         state_dir: settings.state_dir.clone(),
+        pause: rates::PAUSE,
     };
-    rates::run(
-        setting,
-        wires.devices.subscribe(),
-        wires.view.subscribe(),
-        wires.rates.clone(),
-    )
+    let lines = rates::Lines {
+        devices: wires.devices.subscribe(),
+        view: wires.view.subscribe(),
+        told: wires.rates.clone(),
+        groups: wires.groups.clone(),
+    };
+    rates::run(setting, lines)
 }
 
 /// Measures the links to the nodes that the operator names and publishes them, until `stop`.
@@ -323,6 +329,7 @@ fn measure_links(
         pod: settings.pod.clone(),
         seen: wires.links.subscribe(),
         devices: wires.devices.subscribe(),
+        groups: wires.groups.subscribe(),
         gate: Arc::clone(gate),
     };
     let measured = links::drive::run(setting, credentials.clone(), Arc::clone(gate), lines);
@@ -459,6 +466,7 @@ fn watch_devices(
         socket: settings.neighbours.pod_resources_socket.clone(),
         sharing: settings.neighbours.device_sharing,
         root: settings.sysfs_root.clone(),
+        workers: settings.state_dir.join("workers"),
     };
     let seen = watch::Sender::new(Arc::default());
     let (listed, told) = (seen.subscribe(), wires.neighbours.clone());

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use agent::devices::{DeviceState, Devices};
 use agent::discovery::{lease, publish};
+use agent::groups;
 use agent::kubernetes::Way;
 use agent::links::history::Figures;
 use agent::links::{self, SeenLink, Standing as LinkStanding};
@@ -85,6 +86,7 @@ struct Node {
     links: watch::Sender<Arc<links::Seen>>,
     view: watch::Sender<Arc<View>>,
     rates: watch::Sender<Arc<ByDevice>>,
+    groups: watch::Sender<groups::Told>,
     attached: watch::Sender<bool>,
 }
 
@@ -146,6 +148,7 @@ impl Node {
             links: watch::Sender::new(Arc::new(links_with(LinkStanding::Measured))),
             view: watch::Sender::new(Arc::default()),
             rates: watch::Sender::new(Arc::default()),
+            groups: watch::Sender::new(None),
             attached: watch::Sender::new(true),
         }
     }
@@ -168,6 +171,7 @@ impl Node {
             pod: POD.to_owned(),
             seen: self.links.subscribe(),
             devices: self.devices.subscribe(),
+            groups: self.groups.subscribe(),
             gate: Arc::default(),
         };
         let mut life = JoinSet::new();

@@ -6,10 +6,12 @@ mod lonely;
 mod office;
 
 use agent::leaves::{Ends, OperatorLeaves, PlacementKeys, WorkerLeaves};
+use agent::trust::Trust;
 use identity::tls::client_config;
-use identity::{ConnectOptions, DEFAULT_LEAF_LIFETIME, Expected, Identity, connect};
+use identity::{Authority, ConnectOptions, DEFAULT_LEAF_LIFETIME, Expected, Held, Identity, connect};
 use lonely::{LIMIT, Lonely, Way, agent_of};
 use office::{NODE, Office, agent_role};
+use proto::control::v1::TrustWanted;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
@@ -164,22 +166,29 @@ async fn an_agent_that_starts_anew_after_the_end_of_its_certificate_waits_for_no
     line(&mut agent, ATTACHED);
 }
 
-#[tokio::test]
-async fn a_workers_leaf_is_renewed_from_half_of_its_life_kept_while_none_is_issued_and_issued_anew_after_its_end() {
-    let (office, directory) = (Office::open(LONGER).await, tempfile::tempdir().unwrap());
+/// Leaves for workers, over a connection of the agent's own.
+async fn leaves(office: &Office, ends: &Ends) -> OperatorLeaves {
     let credentials = office.credentials(agent_role());
     let config = client_config(&credentials);
     let channel = connect(&office.control, config, Expected::Operator, ConnectOptions::default());
     let channel = watch::Sender::new(Some(channel.await.unwrap()));
-    let (keys, ends) = (PlacementKeys::default(), Ends::default());
+    let keys = PlacementKeys::default();
     keys.replace(office.placement_keys());
-    let leaves = OperatorLeaves {
+    OperatorLeaves {
         node: NODE.to_owned(),
         credentials,
         keys,
         channel: channel.subscribe(),
         ends: ends.clone(),
-    };
+        trust: Trust::default(),
+    }
+}
+
+#[tokio::test]
+async fn a_workers_leaf_is_renewed_from_half_of_its_life_kept_while_none_is_issued_and_issued_anew_after_its_end() {
+    let (office, directory) = (Office::open(LONGER).await, tempfile::tempdir().unwrap());
+    let ends = Ends::default();
+    let leaves = leaves(&office, &ends).await;
     let held = || Identity::load(directory.path()).unwrap();
     let ensure = || leaves.ensure("uid", directory.path());
 
@@ -209,4 +218,76 @@ async fn a_workers_leaf_is_renewed_from_half_of_its_life_kept_while_none_is_issu
     office.issues(Some(DEFAULT_LEAF_LIFETIME));
     ensure().await.unwrap();
     assert!(ends.first().is_some_and(|end| end > SystemTime::now()));
+}
+
+/// What issues in the three steps from this authority to another one.
+fn steps(old: &Authority) -> [Authority; 3] {
+    let new = Authority::generate("shardwright", SystemTime::now()).unwrap();
+    let again = |of: &Authority| Authority::from_pem(of.cert_pem(), &of.key_pem()).unwrap();
+    let prepared = again(old).beside(new.cert_pem()).unwrap();
+    let active = again(&new).beside(old.cert_pem()).unwrap();
+    [prepared, active, new]
+}
+
+/// Whether the agent says that it trusts whom it is told to, and has the leaf that it is told to have.
+fn says(office: &Office, wanted: &TrustWanted) -> bool {
+    let held = office.held();
+    held.authorities == wanted.authorities && held.issuers == [wanted.issuer.clone()]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_told_whom_to_trust_has_such_a_leaf_at_once_says_so_and_stays_attached_whatever_is_mounted() {
+    let (office, state_dir) = (Office::open(DEFAULT_LEAF_LIFETIME).await, tempfile::tempdir().unwrap());
+    let mut agent = start(&office, state_dir.path());
+    line(&mut agent, ATTACHED);
+    let first = office.wanted();
+    until("it says whom it trusts", || says(&office, &first)).await;
+    for authority in steps(&office.authority()) {
+        let wanted = office.turn_to(authority);
+        office.tell(&wanted).await;
+        until("it trusts whom it is told to", || says(&office, &wanted)).await;
+    }
+    assert_eq!(office.streams(), (1, 1), "the first stream stands");
+    assert_eq!(office.ends().len(), 4, "one leaf for each step");
+    office.mount();
+    office.end_streams();
+    line(&mut agent, ATTACHED);
+    assert_eq!(office.streams(), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_starts_anew_while_what_is_mounted_is_behind_attaches_with_the_leaf_that_it_has() {
+    let (office, state_dir) = (Office::open(DEFAULT_LEAF_LIFETIME).await, tempfile::tempdir().unwrap());
+    let mut agent = start(&office, state_dir.path());
+    line(&mut agent, ATTACHED);
+    for authority in steps(&office.authority()).into_iter().take(2) {
+        let wanted = office.turn_to(authority);
+        office.tell(&wanted).await;
+        until("it trusts whom it is told to", || says(&office, &wanted)).await;
+    }
+    assert!(agent.terminated().success());
+    let issued = office.ends().len();
+    let mut agent = start(&office, state_dir.path());
+    line(&mut agent, "identity taken from disk");
+    line(&mut agent, ATTACHED);
+    assert_eq!(office.ends().len(), issued);
+}
+
+#[tokio::test]
+async fn a_workers_leaf_trusts_whom_the_agents_own_does_and_is_of_the_same_authority() {
+    let (office, directory) = (Office::open(DEFAULT_LEAF_LIFETIME).await, tempfile::tempdir().unwrap());
+    let leaves = leaves(&office, &Ends::default()).await;
+    let held = || Identity::load(directory.path()).unwrap();
+    let ensure = || leaves.ensure("uid", directory.path());
+    ensure().await.unwrap();
+    for authority in steps(&office.authority()) {
+        office.turn_to(authority);
+        let before = held();
+        ensure().await.unwrap();
+        assert_eq!(held(), before, "the agent's own is not another yet");
+        leaves.credentials.replace(office.identity(agent_role())).unwrap();
+        ensure().await.unwrap();
+        let own = leaves.credentials.identity();
+        assert_eq!(Held::of(&held()).unwrap(), Held::of(&own).unwrap());
+    }
 }

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use agent::links::drive::{self, Lines, Setting};
+use agent::links::earlier::Known;
 use agent::links::gate::Gate;
+use agent::links::history::Figures;
 use agent::links::measure::{Effort, MeasureError, Measured, Peer, measure};
 use agent::links::serve::Server;
 use agent::links::{GLANCE, Named, Peers, Seen, Standing, Wishes};
@@ -12,6 +14,7 @@ use identity::{
 };
 use proto::control::v1::links_client::LinksClient;
 use proto::control::v1::{Download, LinkPayload, MeasureRequest, MeasureResponse, measure_request, measure_response};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
@@ -282,4 +285,45 @@ async fn agents_that_are_told_of_each_other_come_to_know_their_links() {
     assert_eq!(of_a.links["gone"].standing, Standing::Pending, "once is not gone");
     assert_eq!(of_b.links["a"].kind, crds::LinkKind::Loopback);
     assert!(of_a.tally.began_us > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_an_earlier_life_knew_is_known_at_once_and_glanced_at_while_a_shard_computes() {
+    let (_, a, b) = pair().await;
+    a.gate.serves().send_replace(true);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let figures = Figures {
+        latency_p50_us: 100,
+        latency_p99_us: 200,
+        // Next to nothing: whatever a glance finds is another link, which one look does not settle.
+        send_bytes_per_second: 1000,
+        receive_bytes_per_second: 1000,
+        samples: 3,
+        unix_s: i64::try_from(now.as_secs()).unwrap(),
+    };
+    let known = Known {
+        kind: crds::LinkKind::Loopback,
+        figures,
+        before: None,
+    };
+    let named = Named {
+        endpoint: b.endpoint.clone(),
+        is_neighbour: true,
+    };
+    let (mut of_a, _peers) = start("a", &a, Peers::from([("b".to_owned(), named)]));
+    let pending = within(of_a.wait_for(|seen| seen.told)).await.unwrap().clone();
+    assert_eq!(
+        pending.links["b"].standing,
+        Standing::Pending,
+        "nothing is measured beside a shard"
+    );
+    // Read later than the operator's first word.
+    let earlier = BTreeMap::from([("b".to_owned(), known)]);
+    a.gate.earlier().send_replace(Some(Arc::new(earlier)));
+    let seen = within(of_a.wait_for(|seen| seen.tally.measured > 0))
+        .await
+        .unwrap()
+        .clone();
+    assert_eq!(seen.links["b"].standing, Standing::Measured);
+    assert_eq!(seen.links["b"].figures, Some(figures));
 }

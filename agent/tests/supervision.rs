@@ -59,7 +59,7 @@ impl Bench {
             executable: executable(directory.path(), manner),
             config: config(&places),
             places: places.clone(),
-            vulkan_index: Some(3),
+            vulkan_indices: vec![3],
             patience: patience(manner),
         };
         let (worker, inbox) = process::orders();
@@ -119,6 +119,7 @@ fn config(places: &Places) -> WorkerConfig {
         total_layers: 1,
         backend: Backend::Cpu,
         device_index: 0,
+        group_indices: Vec::new(),
         threads: 1,
         memory_budget_bytes: 0,
         slice: SliceFiles {
@@ -211,7 +212,7 @@ async fn an_executable_that_is_missing_is_a_failed_spawn() {
         executable: "/nonexistent/worker".into(),
         config: config(&places),
         places,
-        vulkan_index: None,
+        vulkan_indices: vec![],
         patience: Patience::default(),
     };
     let (_worker, inbox) = process::orders();

@@ -83,6 +83,12 @@ fn inode(path: &Path) -> u64 {
 }
 
 #[test]
+fn facts_say_among_how_many_devices_layers_can_be_divided() {
+    let Some(bench) = Bench::real() else { return };
+    assert_eq!(bench.facts.group_sizes, [3], "it has three key and value heads");
+}
+
+#[test]
 fn only_the_own_range_is_fetched_and_what_was_fetched_is_what_was_inspected() {
     let bench = Bench::tiny();
     let weights = bench.weights(2, 4);

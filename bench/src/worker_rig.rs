@@ -298,6 +298,7 @@ fn configure(realm: &Realm, spec: &PipelineSpec, directory: &Path) -> Result<Vec
             total_layers: pieces.layer_count(),
             backend: Backend::Cpu,
             device_index: 0,
+            group_indices: Vec::new(),
             threads: stage.threads,
             memory_budget_bytes: 0,
             slice,

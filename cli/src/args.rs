@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 /// `EX_USAGE`.
 const EXIT_USAGE: u8 = 64;
 
-/// Looks at models and pins their weights for Shardwright, and shows the cluster as placement sees it.
+/// Looks at models and pins their weights for Shardwright, shows the cluster as placement sees it, and asks for another authority.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-shardwright", version, arg_required_else_help = true)]
 pub struct Args {
@@ -35,7 +35,8 @@ pub enum Command {
     /// GGUF models: make and check weight indexes, show what a model is.
     #[command(subcommand)]
     Model(ModelCommand),
-    /// Shows devices, memory and measured links as placement sees them: totals, what is left out and why, the slowest links.
+    /// Shows devices, memory and measured links as placement sees them: totals, what is left out and why, the slowest links, devices that
+    /// may work as one.
     ///
     /// Asks kubectl for the objects that agents write.
     Topology(TopologyArgs),
@@ -43,6 +44,32 @@ pub enum Command {
     ///
     /// Asks kubectl for the InferenceModels.
     Plan(PlanArgs),
+    /// The authority whose certificates all parts of the installation know each other by: how far another one has come in taking its
+    /// place, and asking for that.
+    #[command(subcommand)]
+    Authority(AuthorityCommand),
+}
+
+/// What can be done with the authority.
+#[derive(Debug, Subcommand)]
+pub enum AuthorityCommand {
+    /// Asks for another authority, and returns. Nothing is disconnected while it takes the place of the present one, which takes some
+    /// minutes.
+    ///
+    /// Has kubectl set an annotation of the ConfigMap shardwright-trust.
+    Rotate(InstallationArgs),
+    /// Shows in which phase the authority is, since when, and for whom the next phase waits.
+    ///
+    /// Asks kubectl for the ConfigMap shardwright-trust.
+    Status(InstallationArgs),
+}
+
+/// Of `authority`.
+#[derive(Debug, ClapArgs)]
+pub struct InstallationArgs {
+    /// The installation's namespace.
+    #[arg(short = 'n', long, default_value = "shardwright-system")]
+    pub namespace: String,
 }
 
 /// Of `plan`.

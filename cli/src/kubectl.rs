@@ -34,10 +34,18 @@ fn ask(kinds: &str, scope: &[&str]) -> Result<String, Failure> {
     let mut arguments = vec!["get", kinds];
     arguments.extend(scope);
     arguments.extend(["-o", "json"]);
-    let answer = Command::new("kubectl").args(&arguments).output().map_err(|error| {
+    call(&arguments, "give the objects with --file")
+}
+
+/// Has kubectl do this, and gives what it prints. Where it cannot be run, people are told to do `otherwise` what it would have done.
+///
+/// # Errors
+/// A kubectl that is not there or fails.
+pub fn call(arguments: &[&str], otherwise: &str) -> Result<String, Failure> {
+    let answer = Command::new("kubectl").args(arguments).output().map_err(|error| {
         let command = arguments.join(" ");
         Failure::MissingInput(format!(
-            "kubectl cannot be run ({error}); give the objects with --file: kubectl {command}"
+            "kubectl cannot be run ({error}); {otherwise}: kubectl {command}"
         ))
     })?;
     if !answer.status.success() {

@@ -1,6 +1,8 @@
-//! `kubectl-shardwright`: looks at models and at the cluster, pins weights. Works by itself and as a kubectl plugin.
+//! `kubectl-shardwright`: looks at models and at the cluster, pins weights, asks for another authority. Works by itself and as a kubectl
+//! plugin.
 
 mod args;
+mod authority;
 mod failure;
 mod kubectl;
 mod model;
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         Command::Model(ModelCommand::Index(command)) => model::index::run(&command, args.output),
         Command::Model(ModelCommand::Verify(command)) => model::verify::run(&command, args.output),
         Command::Model(ModelCommand::Show(command)) => model::show::run(&command, args.output),
+        Command::Authority(command) => authority::run(&command, args.output),
         Command::Plan(command) => plan::run(&command, args.output),
         Command::Topology(command) => topology::run(&command, args.output),
     };

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crds::{DeviceGPUState, NodeLinkState};
 use serde::Serialize;
 use serde_json::Value;
-use topology::{DevicePair, DeviceReport, Input, LinkReport, Topology, build};
+use topology::{DevicePair, DeviceReport, GroupReport, Input, LinkReport, Topology, build};
 
 use crate::args::{Output, TopologyArgs};
 use crate::failure::Failure;
@@ -23,6 +23,15 @@ struct Shown<'a> {
     bandwidth_bytes_per_second: u64,
     links: Vec<Link<'a>>,
     peer_to_peer: Vec<&'a DevicePair>,
+    /// Devices that work as one, where a model allows it.
+    groups: Vec<Group<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Group<'a> {
+    devices: Vec<&'a str>,
+    usable_bytes: u64,
+    bandwidth_bytes_per_second: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,6 +76,7 @@ fn graph(listed: &str, now_unix_s: i64) -> Result<Topology, Failure> {
                 let state: NodeLinkState = serde_json::from_value(item.clone()).map_err(bad)?;
                 input.links.extend(LinkReport::from_state(&state, now_unix_s));
                 input.device_pairs.extend(DevicePair::from_state(&state));
+                input.groups.extend(GroupReport::from_state(&state));
             }
             _ => {}
         }
@@ -98,5 +108,15 @@ fn shown(topology: &Topology) -> Shown<'_> {
             })
             .collect(),
         peer_to_peer: topology.peer_to_peer_pairs(),
+        groups: topology
+            .devices
+            .iter()
+            .filter(|device| device.is_group())
+            .map(|group| Group {
+                devices: group.parts().collect(),
+                usable_bytes: group.usable_bytes,
+                bandwidth_bytes_per_second: group.bandwidth.bytes_per_second,
+            })
+            .collect(),
     }
 }

@@ -142,3 +142,93 @@ fn a_kubectl_that_is_missing_fails_or_babbles_is_told_with_what_to_do() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+/// The ConfigMap of an installation in this phase.
+fn trust(phase: &str, others: &[(&str, &str)]) -> String {
+    let mut annotations = json!({ "shardwright.dev/authority-phase": phase });
+    for (name, value) in others {
+        annotations[format!("shardwright.dev/{name}")] = json!(value);
+    }
+    let metadata = json!({ "name": "shardwright-trust", "resourceVersion": "7", "annotations": annotations });
+    json!({ "kind": "ConfigMap", "metadata": metadata }).to_string()
+}
+
+#[test]
+fn another_authority_is_asked_for_by_an_annotation_with_the_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("answer.json"), trust("steady", &[])).unwrap();
+    let output = run(folder.path(), Some(ANSWER), &["authority", "rotate", "-n", "here"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("is asked for"), "{said}");
+    let asked = asked(folder.path());
+    let set = "annotate configmap shardwright-trust -n here --overwrite --resource-version=7 shardwright.dev/rotate-authority=2";
+    assert!(asked.starts_with(set) && asked.ends_with('Z'), "{asked}");
+}
+
+#[test]
+fn nothing_is_asked_for_twice_nor_while_another_authority_takes_the_place_of_the_present_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let get = "get configmap shardwright-trust -n shardwright-system -o json";
+    let wish = ("rotate-authority", "2026-01-01T12:00:00Z");
+    std::fs::write(folder.path().join("answer.json"), trust("steady", &[wish])).unwrap();
+    let output = run(folder.path(), Some(ANSWER), &["authority", "rotate"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && said.contains("was asked for at 2026-01-01T12:00:00Z"),
+        "{said}"
+    );
+    assert_eq!(asked(folder.path()), get);
+
+    let others = [
+        wish,
+        ("authority-rotated-for", wish.1),
+        ("authority-phase-since", "2026-01-01T12:00:01Z"),
+        ("authority-waits-for", "agent node-b, gateway g"),
+    ];
+    std::fs::write(folder.path().join("answer.json"), trust("prepared", &others)).unwrap();
+    let output = run(folder.path(), Some(ANSWER), &["authority", "rotate"]);
+    let refused = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{refused}");
+    for part in [
+        "already",
+        "prepared, since 2026-01-01T12:00:01Z",
+        "waits for: agent node-b, gateway g",
+    ] {
+        assert!(refused.contains(part), "{part} in {refused}");
+    }
+    assert_eq!(asked(folder.path()), get);
+}
+
+#[test]
+fn the_phase_is_shown_with_its_date_and_for_whom_it_waits_and_an_operator_that_tells_none_is_too_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let answer = folder.path().join("answer.json");
+    std::fs::write(&answer, trust("active", &[("authority-waits-for", "agent node-b")])).unwrap();
+    let status = run(folder.path(), Some(ANSWER), &["authority", "status"]);
+    let text = String::from_utf8(status.stdout).unwrap();
+    assert_eq!(
+        text,
+        "active: the new authority issues, and the old one is trusted still\nwaits for: agent node-b\n"
+    );
+    let status = run(folder.path(), Some(ANSWER), &["authority", "status", "-O", "json"]);
+    let shown: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(
+        shown,
+        json!({ "phase": "active", "since": null, "waitsFor": "agent node-b", "askedFor": null, "honoured": null })
+    );
+    std::fs::write(&answer, r#"{ "kind": "ConfigMap", "metadata": {} }"#).unwrap();
+    for command in ["status", "rotate"] {
+        let output = run(folder.path(), Some(ANSWER), &["authority", command]);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(69), "{message}");
+        assert!(message.contains("older version"), "{message}");
+    }
+    let missing = tempfile::tempdir().unwrap();
+    let missing = run(missing.path(), None, &["authority", "status"]);
+    let message = String::from_utf8(missing.stderr).unwrap();
+    assert_eq!(missing.status.code(), Some(66), "{message}");
+    assert!(
+        message.contains("look by hand: kubectl get configmap shardwright-trust"),
+        "{message}"
+    );
+}

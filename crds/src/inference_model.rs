@@ -178,6 +178,12 @@ pub struct PlacementConstraints {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
     pub max_devices: Option<i32>,
+    /// How many equal devices of one node may work as one at most: each layer is computed by all of them at once, each with its part.
+    /// They count as one device in minDevices and maxDevices. Absent: 1, every device works by itself. llama.cpp calls this mode
+    /// experimental; nothing is placed so under determinism Strict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 8))]
+    pub max_group_devices: Option<i32>,
     /// Whether software renderers may hold layers: they are slow.
     #[serde(default)]
     pub allow_software_devices: bool,
@@ -221,6 +227,7 @@ impl Default for PlacementConstraints {
         Self {
             min_devices: default_min_devices(),
             max_devices: None,
+            max_group_devices: None,
             allow_software_devices: false,
             vendors: None,
             node_selector: None,

@@ -13,6 +13,7 @@ pub mod conditions;
 pub mod device_gpu_state;
 pub mod inference_model;
 pub mod manifest;
+pub mod moment;
 pub mod names;
 pub mod node_link_state;
 
@@ -27,6 +28,6 @@ pub use inference_model::{
     Verdict, Yielded, YieldedLink,
 };
 pub use node_link_state::{
-    DevicePair, ExcludedPeer, LinkKind, LinkState, NodeLinkState, NodeLinkStateSpec, NodeLinkStateStatus, PeerLink,
-    SlowRate,
+    DeviceGroup, DevicePair, ExcludedPeer, LinkKind, LinkState, NodeLinkState, NodeLinkStateSpec, NodeLinkStateStatus,
+    PeerLink, SlowRate,
 };

@@ -35,6 +35,12 @@ pub const AUTHORITY_SECRET: &str = "shardwright-authority";
 pub const TLS_CERT_KEY: &str = "tls.crt";
 /// Key of the authority's private key, PEM.
 pub const TLS_KEY_KEY: &str = "tls.key";
+/// Key in that Secret of the certificate of the authority that issues next, and is trusted already.
+pub const NEXT_CERT_KEY: &str = "next.crt";
+/// Key of its private key.
+pub const NEXT_KEY_KEY: &str = "next.key";
+/// Key in that Secret of the certificate of the authority that issued before, and is trusted still.
+pub const PREVIOUS_CERT_KEY: &str = "previous.crt";
 /// Secret in the install namespace with the Ed25519 pair that signs placements.
 pub const PLACEMENT_KEY_SECRET: &str = "shardwright-placement-key";
 /// Key of the private half, PKCS#8 DER.
@@ -43,8 +49,25 @@ pub const PLACEMENT_PRIVATE_KEY: &str = "ed25519.pk8";
 pub const PLACEMENT_PUBLIC_KEY: &str = "ed25519.pub";
 /// ConfigMap in the install namespace with what agents and gateways trust.
 pub const TRUST_CONFIG_MAP: &str = "shardwright-trust";
-/// Key of the authorities to trust, PEM.
+/// Key of the authorities to trust, PEM, the one that issues first.
 pub const TRUST_BUNDLE_KEY: &str = "bundle.pem";
+/// Annotation of [`TRUST_CONFIG_MAP`], set by people to the present moment (RFC 3339): another authority shall take the place of the
+/// present one. Each value is honoured once.
+pub const ROTATE_AUTHORITY: &str = "shardwright.dev/rotate-authority";
+/// Annotation of [`AUTHORITY_SECRET`] and [`TRUST_CONFIG_MAP`]: the value of [`ROTATE_AUTHORITY`] that was honoured last.
+pub const AUTHORITY_ROTATED_FOR: &str = "shardwright.dev/authority-rotated-for";
+/// Annotation of both: since when the authority is in its present phase (RFC 3339).
+pub const AUTHORITY_SINCE: &str = "shardwright.dev/authority-phase-since";
+/// Annotation of [`TRUST_CONFIG_MAP`]: [`AUTHORITY_STEADY`], [`AUTHORITY_PREPARED`] or [`AUTHORITY_ACTIVE`].
+pub const AUTHORITY_PHASE: &str = "shardwright.dev/authority-phase";
+/// Annotation of [`TRUST_CONFIG_MAP`]: for whom the next phase waits, for people.
+pub const AUTHORITY_WAITS_FOR: &str = "shardwright.dev/authority-waits-for";
+/// One authority issues, and it alone is trusted.
+pub const AUTHORITY_STEADY: &str = "steady";
+/// A new authority is being trusted by all, and the old one issues.
+pub const AUTHORITY_PREPARED: &str = "prepared";
+/// The new authority issues, and the old one is trusted still.
+pub const AUTHORITY_ACTIVE: &str = "active";
 /// Secret in the install namespace with the bearer keys of the gateway's clients.
 pub const API_KEYS_SECRET: &str = "shardwright-api-keys";
 /// Key of the bearer keys, one a line.
@@ -88,6 +111,30 @@ pub fn is_dns_name(name: &str, most_bytes: usize) -> bool {
 /// The same arguments always give the same name; a name that would be too long is shortened and keeps a hash of the node.
 pub fn device_name(node: &str, backend: &str, index: u32) -> String {
     bounded("", node, &format!("-{backend}{index}"))
+}
+
+/// Most devices that work as one.
+pub const MAX_GROUP_DEVICES: usize = 8;
+/// What stands between the names of a device group's members. No device's own name has it: theirs are DNS names.
+pub const GROUP_SEPARATOR: char = '+';
+
+/// Name of the group of these devices: the same in whatever order they come.
+pub fn group_name<'a>(members: impl IntoIterator<Item = &'a str>) -> String {
+    let mut members: Vec<&str> = members.into_iter().collect();
+    members.sort_unstable();
+    let mut name = String::new();
+    for member in members {
+        if !name.is_empty() {
+            name.push(GROUP_SEPARATOR);
+        }
+        name.push_str(member);
+    }
+    name
+}
+
+/// The devices behind a name, in ascending order: a group's members; of a single device, itself.
+pub fn members(device: &str) -> impl Iterator<Item = &str> {
+    device.split(GROUP_SEPARATOR)
 }
 
 /// Name of the Lease that an agent renews for its node, in the install namespace.

@@ -3,11 +3,13 @@
 // Printer columns are attributes, and most have the same type.
 #![allow(clippy::duplicated_attributes)]
 
+mod group;
 mod status;
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+pub use group::DeviceGroup;
 pub use status::{DevicePair, LinkKind, LinkState, NodeLinkStateStatus, PeerLink, SlowRate};
 
 /// What the administrator decides about a node's links. Every field is optional: the agent applies an empty spec.

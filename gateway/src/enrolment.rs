@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use identity::{Credentials, EnrolOptions, Identity, PlacementVerifier, Role, seconds_until};
+use identity::{Credentials, EnrolOptions, Identity, PlacementVerifier, Role, Wishes, seconds_until, trust};
 use proto::control::v1::Role as EnrolRole;
 
 use crate::args::IdentitySource;
@@ -28,6 +28,8 @@ pub struct Identified {
     pub credentials: Credentials,
     /// For placements.
     pub verifier: Arc<ArcSwap<PlacementVerifier>>,
+    /// Whom the operator wants it to trust.
+    pub wishes: Wishes,
 }
 
 /// Why an identity cannot be used.
@@ -60,7 +62,7 @@ impl Enroller {
     pub async fn first(&self) -> Result<Identified, IdentityError> {
         let mut backoff = Backoff::new(ENROL_RETRY);
         loop {
-            match self.obtain().await {
+            match self.obtain(None).await {
                 Ok((identity, keys)) => return identified(identity, &keys),
                 Err(error) if matches!(self.source, IdentitySource::Directory(_)) => return Err(error),
                 Err(error) => tracing::warn!(%error, "not enrolled; trying again"),
@@ -79,10 +81,13 @@ impl Enroller {
         }
     }
 
-    /// Renews for ever: an enrolled identity from half its life and when the mounted bundle has changed, one from a directory when its
-    /// files change. `seen` is told at each look how many seconds are left of it.
+    /// Renews for ever: an enrolled identity from half its life and when others are to be trusted, one from a directory when its files
+    /// change. `seen` is told at each look how many seconds are left of it.
     pub async fn follow(&self, identified: &Identified, seen: impl Fn(i64)) {
         let (mut backoff, mut told) = (Backoff::new(ENROL_RETRY), false);
+        let mut wished = identified.wishes.changes();
+        // The operator may have been heard already.
+        wished.mark_changed();
         loop {
             let (now, credentials) = (SystemTime::now(), &identified.credentials);
             let remaining_s = seconds_until(credentials.not_after(), now);
@@ -94,7 +99,11 @@ impl Enroller {
                 );
             }
             told = ended;
-            tokio::time::sleep(credentials.identity().next_look(now, CHECK_INTERVAL)).await;
+            tokio::select! {
+                () = tokio::time::sleep(credentials.identity().next_look(now, CHECK_INTERVAL)) => {}
+                // All gateways hear of it at the same moment.
+                Ok(()) = wished.changed() => identified.wishes.turn(&credentials.identity()).await,
+            }
             match self.renew(identified, SystemTime::now()).await {
                 Ok(()) => {
                     backoff.succeeded();
@@ -119,15 +128,19 @@ impl Enroller {
         let present = identified.credentials.identity();
         if let IdentitySource::Enrolment { trust_bundle, .. } = &self.source
             && !present.needs_renewal(now)
-            && !bundle_changed(trust_bundle, &present)
+            && !differs(identified, trust_bundle, &present)
         {
             return Ok(());
         }
-        let (identity, keys) = self.obtain().await?;
+        let (identity, keys) = self.obtain(Some((identified, &present))).await?;
         replace(identified, &present, identity, &keys)
     }
 
-    async fn obtain(&self) -> Result<(Identity, Vec<Vec<u8>>), IdentityError> {
+    /// Another identity, in the place of the present one where there is one.
+    async fn obtain(
+        &self,
+        present: Option<(&Identified, &Identity)>,
+    ) -> Result<(Identity, Vec<Vec<u8>>), IdentityError> {
         match &self.source {
             IdentitySource::Directory(directory) => load(directory),
             IdentitySource::Enrolment {
@@ -135,8 +148,12 @@ impl Enroller {
                 trust_bundle,
                 token,
             } => {
-                let bundle_pem = identity::store::read_text(trust_bundle, MAX_BUNDLE_BYTES)
+                let mounted = identity::store::read_text(trust_bundle, MAX_BUNDLE_BYTES)
                     .map_err(|error| IdentityError::new(&error))?;
+                let bundle_pem = match present {
+                    Some((identified, present)) => identified.wishes.roots(mounted, Some(present)),
+                    None => mounted,
+                };
                 let options = EnrolOptions {
                     endpoint: endpoint.clone(),
                     bundle_pem,
@@ -175,10 +192,15 @@ impl Enroller {
     }
 }
 
-/// Whether other authorities are to be trusted. A bundle that is not mounted at present says nothing.
-fn bundle_changed(mounted: &Path, present: &Identity) -> bool {
-    identity::store::read_text(mounted, MAX_BUNDLE_BYTES)
-        .is_ok_and(|mounted| mounted.trim() != present.bundle_pem.trim())
+/// Whether others are to be trusted, or another's leaf to be used: as the operator says, and while it is not heard, where somebody is
+/// mounted who is not trusted yet, or whoever issued the present leaf is mounted no more: a gateway that was away while one authority took
+/// another's place is refused by all until it has another leaf. A bundle that is not mounted at present says nothing.
+fn differs(identified: &Identified, mounted: &Path, present: &Identity) -> bool {
+    identified.wishes.differ_from(present).unwrap_or_else(|| {
+        identity::store::read_text(mounted, MAX_BUNDLE_BYTES).is_ok_and(|mounted| {
+            trust::lacks(&present.bundle_pem, &mounted) || trust::disowns(&mounted, present)
+        })
+    })
 }
 
 fn load(directory: &Path) -> Result<(Identity, Vec<Vec<u8>>), IdentityError> {
@@ -193,6 +215,7 @@ fn identified(identity: Identity, keys: &[Vec<u8>]) -> Result<Identified, Identi
     Ok(Identified {
         credentials,
         verifier: Arc::new(ArcSwap::from_pointee(verifier)),
+        wishes: Wishes::default(),
     })
 }
 
@@ -212,6 +235,7 @@ fn replace(
         .credentials
         .replace(identity)
         .map_err(|error| IdentityError::new(&error))?;
+    identified.wishes.renewed();
     tracing::info!(id = %identified.credentials.spiffe_id(), "identity renewed");
     Ok(())
 }

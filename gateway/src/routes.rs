@@ -9,6 +9,7 @@
 pub mod disk;
 #[cfg(test)]
 mod tests;
+mod trust;
 pub mod watch;
 
 use std::collections::HashSet;

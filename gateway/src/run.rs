@@ -260,6 +260,7 @@ async fn assemble(
         endpoint: args.operator_control.clone(),
         credentials: identified.credentials.clone(),
         verifier: Arc::clone(&identified.verifier),
+        wishes: identified.wishes.clone(),
         state_dir: args.state_dir.clone(),
         channel: ArcSwapOption::empty(),
     });

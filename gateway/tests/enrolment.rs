@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use fakes::{LIMIT, Process, Trust, until};
+use fakes::{LIMIT, Process, Trust, steps, until};
 use gateway::args::IdentitySource;
 use gateway::enrolment::Enroller;
 use identity::tls::{ALPN_GRPC, server_config_open};
-use identity::{DEFAULT_LEAF_LIFETIME, Role, SpiffeId};
+use identity::{Authority, DEFAULT_LEAF_LIFETIME, Held, Role, SpiffeId, Wanted};
 use proto::control::v1::enrolment_server::{Enrolment, EnrolmentServer};
 use proto::control::v1::{EnrolRequest, EnrolResponse};
 use scarcity::disk::Disk;
@@ -29,6 +29,8 @@ struct Service {
     trust: Arc<Trust>,
     /// Of the leaves that are issued from now on.
     lifetime: Arc<Mutex<Duration>>,
+    /// Issues them instead, where there is one.
+    other: Arc<Mutex<Option<Authority>>>,
 }
 
 #[tonic::async_trait]
@@ -51,9 +53,9 @@ impl Enrolment for Service {
         )
         .unwrap();
         let lifetime = *self.lifetime.lock().unwrap();
-        let leaf = self
-            .trust
-            .authority
+        let other = self.other.lock().unwrap();
+        let authority = other.as_ref().unwrap_or(&self.trust.authority);
+        let leaf = authority
             .issue(&csr_der, &id, &[], lifetime, SystemTime::now())
             .unwrap();
         let placement_keys = vec![self.trust.signer.public_key().to_vec()];
@@ -67,6 +69,7 @@ impl Enrolment for Service {
 struct Fixture {
     trust: Arc<Trust>,
     lifetime: Arc<Mutex<Duration>>,
+    other: Arc<Mutex<Option<Authority>>>,
     process: Process,
     endpoint: SocketAddr,
     directory: tempfile::TempDir,
@@ -83,13 +86,15 @@ impl Fixture {
         let service = Service {
             trust: Arc::clone(&trust),
             lifetime: Arc::new(Mutex::new(DEFAULT_LEAF_LIFETIME)),
+            other: Arc::default(),
         };
-        let lifetime = Arc::clone(&service.lifetime);
+        let (lifetime, other) = (Arc::clone(&service.lifetime), Arc::clone(&service.other));
         services.add_service(EnrolmentServer::new(service));
         let (process, endpoint) = Process::start(server_config_open(&credentials, ALPN_GRPC), services).await;
         let fixture = Self {
             trust,
             lifetime,
+            other,
             process,
             endpoint,
             directory: tempfile::tempdir().unwrap(),
@@ -116,6 +121,18 @@ impl Fixture {
             },
             directory: self.file("identity"),
             pod_name: Some(pod_name.to_owned()),
+        }
+    }
+
+    /// The gateway of this one, where the other's operator is.
+    fn enroller_at(&self, other: &Self) -> Enroller {
+        Enroller {
+            source: IdentitySource::Enrolment {
+                endpoint: other.endpoint.to_string(),
+                trust_bundle: self.file("bundle.pem"),
+                token: other.file("token"),
+            },
+            ..self.enroller("gateway-0")
         }
     }
 }
@@ -246,15 +263,7 @@ async fn an_identity_of_an_authority_that_is_mounted_no_more_is_renewed_at_once(
     let (old, new) = (Fixture::start().await, Fixture::start().await);
     let identified = old.enroller("gateway-0").first().await.unwrap();
     let first = identified.credentials.identity();
-    let mounted = old.file("bundle.pem");
-    let enroller = Enroller {
-        source: IdentitySource::Enrolment {
-            endpoint: new.endpoint.to_string(),
-            trust_bundle: mounted.clone(),
-            token: new.file("token"),
-        },
-        ..old.enroller("gateway-0")
-    };
+    let (mounted, enroller) = (old.file("bundle.pem"), old.enroller_at(&new));
     enroller.renew(&identified, SystemTime::now()).await.unwrap();
     std::fs::remove_file(&mounted).unwrap();
     enroller.renew(&identified, SystemTime::now()).await.unwrap();
@@ -263,6 +272,48 @@ async fn an_identity_of_an_authority_that_is_mounted_no_more_is_renewed_at_once(
     enroller.renew(&identified, SystemTime::now()).await.unwrap();
     let second = identified.credentials.identity();
     assert_eq!(second.bundle_pem, new.trust.authority.bundle_pem());
+}
+
+#[tokio::test]
+async fn an_identity_that_trusts_all_who_are_mounted_is_renewed_where_its_own_authority_is_none_of_them() {
+    let (old, new) = (Fixture::start().await, Fixture::start().await);
+    let (issues, takes_over) = (&old.trust.authority, &new.trust.authority);
+    let again = Authority::from_pem(issues.cert_pem(), &issues.key_pem()).unwrap();
+    *old.other.lock().unwrap() = Some(again.beside(takes_over.cert_pem()).unwrap());
+    let identified = old.enroller("gateway-0").first().await.unwrap();
+    let first = identified.credentials.identity();
+    std::fs::write(old.file("bundle.pem"), &first.bundle_pem).unwrap();
+    let enroller = old.enroller_at(&new);
+    enroller.renew(&identified, SystemTime::now()).await.unwrap();
+    assert_eq!(identified.credentials.identity(), first, "both are mounted");
+    std::fs::write(old.file("bundle.pem"), takes_over.bundle_pem()).unwrap();
+    enroller.renew(&identified, SystemTime::now()).await.unwrap();
+    assert_eq!(identified.credentials.identity().bundle_pem, takes_over.bundle_pem());
+}
+
+#[tokio::test]
+async fn an_identity_is_another_as_soon_as_the_operator_wishes_and_what_is_mounted_and_behind_takes_nothing_back() {
+    let fixture = Fixture::start().await;
+    let enroller = fixture.enroller("gateway-0");
+    let identified = enroller.first().await.unwrap();
+    let [prepared, ..] = steps(&fixture.trust.authority);
+    let wanted = Wanted::of(&prepared, Duration::ZERO);
+    *fixture.other.lock().unwrap() = Some(prepared);
+    let (following, followed) = (fixture.enroller("gateway-0"), identified.clone());
+    let following = tokio::spawn(async move { following.follow(&followed, |_| {}).await });
+    identified.wishes.tell(Some(wanted.clone()));
+    until("it trusts both", || async {
+        Held::of(&identified.credentials.identity()).unwrap().is(&wanted)
+    })
+    .await;
+    following.abort();
+
+    let held = identified.credentials.identity();
+    for heard in [Some(wanted), None] {
+        identified.wishes.tell(heard);
+        enroller.renew(&identified, SystemTime::now()).await.unwrap();
+        assert_eq!(identified.credentials.identity(), held);
+    }
 }
 
 #[tokio::test]

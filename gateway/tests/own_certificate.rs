@@ -7,9 +7,10 @@ mod fakes;
 
 use std::time::{Duration, SystemTime};
 
+use fakes::client::Client;
 use fakes::head::{FakeHead, Last, Script};
-use fakes::{Trust, World, files, role, until};
-use identity::DEFAULT_LEAF_LIFETIME;
+use fakes::{Trust, World, files, role, steps, until};
+use identity::{DEFAULT_LEAF_LIFETIME, Wanted};
 use serde_json::json;
 
 /// Of a certificate: time enough for a gateway to start and a stream to begin, on a machine that has much else to do.
@@ -101,4 +102,29 @@ async fn a_gateway_whose_certificate_has_ended_is_answered_over_connections_that
 
     world.renew_identity(DEFAULT_LEAF_LIFETIME);
     world.ready().await;
+}
+
+#[tokio::test]
+async fn a_gateway_takes_another_authoritys_leaf_when_it_hears_of_it_says_so_and_answers_all_along() {
+    let mut world = World::start().await;
+    let first = Wanted::of(&world.trust.authority, Duration::ZERO);
+    until("it says whom it trusts", || async { world.operator.held().is(&first) }).await;
+    world.head.expect(Script::then("half ", Last::Wait));
+    let mut open = world.client.ask_open(json!({ "stream": true })).await;
+    open.wait_for("\"f\"").await;
+    for authority in steps(&world.trust.authority) {
+        world.trust.authority = authority;
+        world.renew_identity(DEFAULT_LEAF_LIFETIME);
+        let wanted = Wanted::of(&world.trust.authority, Duration::ZERO);
+        world.operator.want(&wanted);
+        until("it trusts whom it is told to", || async {
+            world.operator.held().is(&wanted)
+        })
+        .await;
+        let address = world.gateway.addresses.user;
+        let newcomer = Client::new(address, &world.trust.authority.bundle_pem());
+        assert_eq!(newcomer.get("/v1/models").await.status, 200);
+    }
+    world.head.release();
+    assert_eq!(open.finish().await.streamed_text(), "half ");
 }

@@ -1,7 +1,10 @@
 //! The certificate authority of one installation: it decides which names exist.
 //!
 //! A leaf carries the id that the issuer was told, never what the request asks for: only the public key of a request is used.
+//!
+//! While one authority takes another's place both are trusted: see [`Authority::beside`].
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -15,15 +18,17 @@ use rcgen::{
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls_pki_types::CertificateSigningRequestDer;
 use thiserror::Error;
+use x509_parser::certificate::X509Certificate;
 
 use crate::certificate::{self, CertificateError};
 use crate::spiffe::{self, SpiffeId, SpiffeIdError};
+use crate::trust::{self, Fingerprint};
 
 /// How long a leaf lives unless told otherwise: renewed from half life, it outlasts half a day without an operator.
 pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// Leaves are valid from a little before now, so that a node whose clock is behind can use them.
 pub const BACKDATE: Duration = Duration::from_secs(5 * 60);
-/// The authority's own certificate outlives the installation: nothing renews it.
+/// Of the authority's own certificate. Before its end another takes its place, without anybody asking for it.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// Our requests have 300 bytes.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
@@ -60,6 +65,14 @@ pub enum AuthorityError {
         /// The id asked for.
         id: SpiffeId,
         /// The authority's own.
+        trust_domain: String,
+    },
+    /// The other authority is of another installation.
+    #[error("the other authority is of trust domain {theirs:?}, not of {trust_domain:?}")]
+    ForeignAuthority {
+        /// Its own.
+        theirs: String,
+        /// The authority's.
         trust_domain: String,
     },
     /// The request is larger than any of ours.
@@ -147,8 +160,18 @@ impl From<Leaf> for proto::control::v1::Leaf {
 pub struct Authority {
     trust_domain: String,
     certificate_pem: String,
+    fingerprint: Fingerprint,
+    not_before: SystemTime,
     not_after: SystemTime,
+    other: Option<Other>,
     issuer: Issuer<'static, rcgen::KeyPair>,
+}
+
+/// Another authority, whose leaves are good as well.
+struct Other {
+    certificate_pem: String,
+    fingerprint: Fingerprint,
+    not_after: SystemTime,
 }
 
 impl fmt::Debug for Authority {
@@ -184,25 +207,45 @@ impl Authority {
     pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, AuthorityError> {
         let chain = certificate::chain(certificate_pem)?;
         let parsed = certificate::parse(&chain[0])?;
-        let uri = certificate::single_uri(&parsed)?;
-        let trust_domain = uri
-            .strip_prefix("spiffe://")
-            .filter(|_| parsed.is_ca())
-            .map(str::to_owned);
-        let trust_domain = trust_domain.ok_or(AuthorityError::NotAuthority { uri })?;
-        spiffe::check_trust_domain(&trust_domain)?;
+        let trust_domain = trust_domain_of(&parsed)?;
         let key = rcgen::KeyPair::from_pem(key_pem).map_err(AuthorityError::Key)?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(AuthorityError::KeyMismatch);
         }
-        let (_, not_after) = certificate::validity(&chain[0])?;
+        let (not_before, not_after) = certificate::validity(&chain[0])?;
         let issuer = Issuer::from_ca_cert_pem(certificate_pem, key)?;
         Ok(Self {
             trust_domain,
             certificate_pem: certificate_pem.to_owned(),
+            fingerprint: Fingerprint::of(&chain[0]),
+            not_before,
             not_after,
+            other: None,
             issuer,
         })
+    }
+
+    /// The same authority, whose leaves tell to trust another one as well: the one that takes its place, or whose place it took.
+    ///
+    /// # Errors
+    /// When the other certificate cannot be read, or is of no authority of this trust domain.
+    pub fn beside(mut self, other_pem: &str) -> Result<Self, AuthorityError> {
+        let chain = certificate::chain(other_pem)?;
+        let parsed = certificate::parse(&chain[0])?;
+        let theirs = trust_domain_of(&parsed)?;
+        if theirs != self.trust_domain {
+            return Err(AuthorityError::ForeignAuthority {
+                theirs,
+                trust_domain: self.trust_domain,
+            });
+        }
+        let (_, not_after) = certificate::validity(&chain[0])?;
+        self.other = Some(Other {
+            certificate_pem: other_pem.to_owned(),
+            fingerprint: Fingerprint::of(&chain[0]),
+            not_after,
+        });
+        Ok(self)
     }
 
     /// The trust domain that this authority speaks for.
@@ -217,6 +260,32 @@ impl Authority {
         self.not_after
     }
 
+    /// How long the authority's own certificate lives in all.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        let issued = self.not_before + BACKDATE;
+        self.not_after.duration_since(issued).unwrap_or_default()
+    }
+
+    /// When the other authority's certificate ends, where there is one.
+    #[must_use]
+    pub fn other_not_after(&self) -> Option<SystemTime> {
+        self.other.as_ref().map(|other| other.not_after)
+    }
+
+    /// What the authority's certificate is told by.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Every authority whose leaves are good.
+    #[must_use]
+    pub fn trusted(&self) -> BTreeSet<Fingerprint> {
+        let other = self.other.as_ref().map(|other| other.fingerprint);
+        other.into_iter().chain([self.fingerprint]).collect()
+    }
+
     /// The authority's certificate, PEM.
     #[must_use]
     pub fn cert_pem(&self) -> &str {
@@ -229,10 +298,13 @@ impl Authority {
         self.issuer.key().serialize_pem()
     }
 
-    /// What to trust: every authority whose leaves are good, PEM.
+    /// What to trust: every authority whose leaves are good, PEM, this one first.
     #[must_use]
     pub fn bundle_pem(&self) -> String {
-        self.certificate_pem.clone()
+        match &self.other {
+            Some(other) => trust::joined(&self.certificate_pem, &other.certificate_pem),
+            None => self.certificate_pem.clone(),
+        }
     }
 
     /// A leaf for `id` and the request's key, good as server and client, from five minutes before `now` until
@@ -273,6 +345,18 @@ impl Authority {
             not_after_unix_s: unix_s(not_after),
         })
     }
+}
+
+/// The trust domain that an authority's certificate speaks for.
+fn trust_domain_of(certificate: &X509Certificate<'_>) -> Result<String, AuthorityError> {
+    let uri = certificate::single_uri(certificate)?;
+    let trust_domain = uri
+        .strip_prefix("spiffe://")
+        .filter(|_| certificate.is_ca())
+        .map(str::to_owned);
+    let trust_domain = trust_domain.ok_or(AuthorityError::NotAuthority { uri })?;
+    spiffe::check_trust_domain(&trust_domain)?;
+    Ok(trust_domain)
 }
 
 /// What every certificate of ours has.

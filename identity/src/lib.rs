@@ -28,6 +28,7 @@ pub mod sign;
 pub mod spiffe;
 pub mod store;
 pub mod tls;
+pub mod trust;
 mod verifier;
 
 pub use accept::{Peer, TlsConnection, TlsListener, grpc_server, peer};
@@ -40,3 +41,4 @@ pub use leaf::{Identity, KeyPair, seconds_until};
 pub use sign::{PlacementSigner, PlacementVerifier, VerifyError};
 pub use spiffe::{Role, SpiffeId};
 pub use tls::Credentials;
+pub use trust::{Fingerprint, Held, Wanted, Wishes};

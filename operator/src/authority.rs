@@ -1,6 +1,14 @@
-//! The installation's keys: made once by whichever replica comes first, kept in Secrets, never overwritten.
+//! The installation's keys: made by whichever replica comes first, kept in Secrets, never overwritten, but for the authority, whose
+//! place another takes step by step: [`decide`](decide::decide).
 //!
 //! Two replicas that start together both try to create; one is told that the Secret exists and reads it.
+
+mod current;
+pub mod decide;
+mod holders;
+pub mod kept;
+mod rotate;
+mod tell;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use crds::names;
 use identity::{
-    Authority, Credentials, DEFAULT_LEAF_LIFETIME, Identity, KeyPair, PlacementSigner, Role, SpiffeId, seconds_until,
+    Authority, Credentials, DEFAULT_LEAF_LIFETIME, Held, Identity, KeyPair, PlacementSigner, Role, SpiffeId, Wanted,
+    seconds_until,
 };
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -20,6 +29,10 @@ use tokio_util::sync::CancellationToken;
 use crate::context::{Keys, Names};
 use crate::error::{CallError, call};
 use crate::metrics::Metrics;
+pub use current::Current;
+pub use holders::{Holder, Holders, Place};
+use kept::Kept;
+pub use rotate::follow;
 
 /// How often the operator looks whether its own leaf is past half life, at least.
 const RENEWAL_CHECK: Duration = Duration::from_secs(60);
@@ -57,48 +70,53 @@ impl KeysError {
 
 /// Reads the installation's keys, or makes them where there are none, and publishes whom to trust.
 pub async fn bootstrap(client: &Client, names: &Names) -> Result<Keys, KeysError> {
-    let authority = Arc::new(load_authority(client, names).await?);
+    let kept = load_authority(client, names).await?;
+    let authority = usable(names, &kept)?;
     let signer = Arc::new(load_signer(client, names).await?);
-    publish_trust(client, names, &authority).await?;
-    Ok(Keys { authority, signer })
+    apply_trust(client, names, &kept::trust_map(&kept, authority.bundle_pem(), "")).await?;
+    Ok(Keys {
+        authority: Current::new(authority),
+        signer,
+    })
 }
 
-async fn load_authority(client: &Client, names: &Names) -> Result<Authority, KeysError> {
+async fn load_authority(client: &Client, names: &Names) -> Result<Kept, KeysError> {
     let fresh = Authority::generate(&names.trust_domain, SystemTime::now()).map_err(make)?;
-    let wanted = BTreeMap::from([
-        (
-            names::TLS_CERT_KEY.to_owned(),
-            ByteString(fresh.cert_pem().as_bytes().to_vec()),
-        ),
-        (names::TLS_KEY_KEY.to_owned(), ByteString(fresh.key_pem().into_bytes())),
-    ]);
-    let data = get_or_create(
+    let mut wanted = Secret::default();
+    Kept::of(&fresh).write(&mut wanted);
+    let secret = get_or_create(
         client,
         names,
         names::AUTHORITY_SECRET,
         Some("kubernetes.io/tls"),
-        wanted,
+        wanted.data.unwrap_or_default(),
     )
     .await?;
-    let bad = |cause: String| KeysError::Secret {
+    Kept::read(&secret).map_err(|cause| unusable(names, cause))
+}
+
+/// The authority that a Secret holds, if it is ours.
+fn usable(names: &Names, kept: &Kept) -> Result<Authority, KeysError> {
+    let authority = kept.authority().map_err(|error| unusable(names, error.to_string()))?;
+    if authority.trust_domain() != names.trust_domain {
+        let theirs = authority.trust_domain();
+        return Err(unusable(
+            names,
+            format!(
+                "it is for trust domain {theirs:?}, but --trust-domain is {:?}",
+                names.trust_domain
+            ),
+        ));
+    }
+    Ok(authority)
+}
+
+fn unusable(names: &Names, cause: String) -> KeysError {
+    KeysError::Secret {
         namespace: names.namespace.clone(),
         secret: names::AUTHORITY_SECRET,
         cause,
-    };
-    let text = |key: &str| -> Result<String, KeysError> {
-        let bytes = data.get(key).ok_or_else(|| bad(format!("key {key} is missing")))?;
-        String::from_utf8(bytes.0.clone()).map_err(|_| bad(format!("key {key} is not text")))
-    };
-    let authority = Authority::from_pem(&text(names::TLS_CERT_KEY)?, &text(names::TLS_KEY_KEY)?)
-        .map_err(|error| bad(error.to_string()))?;
-    if authority.trust_domain() != names.trust_domain {
-        let theirs = authority.trust_domain();
-        return Err(bad(format!(
-            "it is for trust domain {theirs:?}, but --trust-domain is {:?}",
-            names.trust_domain
-        )));
     }
-    Ok(authority)
 }
 
 async fn load_signer(client: &Client, names: &Names) -> Result<PlacementSigner, KeysError> {
@@ -113,7 +131,8 @@ async fn load_signer(client: &Client, names: &Names) -> Result<PlacementSigner, 
             ByteString(fresh.public_key().to_vec()),
         ),
     ]);
-    let data = get_or_create(client, names, names::PLACEMENT_KEY_SECRET, None, wanted).await?;
+    let secret = get_or_create(client, names, names::PLACEMENT_KEY_SECRET, None, wanted).await?;
+    let data = secret.data.unwrap_or_default();
     let bad = |cause: String| KeysError::Secret {
         namespace: names.namespace.clone(),
         secret: names::PLACEMENT_KEY_SECRET,
@@ -130,11 +149,11 @@ async fn get_or_create(
     name: &'static str,
     type_: Option<&str>,
     wanted: BTreeMap<String, ByteString>,
-) -> Result<BTreeMap<String, ByteString>, KeysError> {
+) -> Result<Secret, KeysError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &names.namespace);
     let get = || call(format!("get Secret {}/{name}", names.namespace), api.get_opt(name));
     if let Some(secret) = get().await? {
-        return Ok(secret.data.unwrap_or_default());
+        return Ok(secret);
     }
     let secret = Secret {
         metadata: ObjectMeta {
@@ -150,7 +169,7 @@ async fn get_or_create(
     match call(doing, api.create(&PostParams::default(), &secret)).await {
         Ok(created) => {
             tracing::info!(secret = name, namespace = %names.namespace, "made a new key and stored it");
-            Ok(created.data.unwrap_or_default())
+            Ok(created)
         }
         Err(error) if error.is_conflict() => {
             let gone = || KeysError::Secret {
@@ -158,34 +177,21 @@ async fn get_or_create(
                 secret: name,
                 cause: "it appeared and vanished again".into(),
             };
-            Ok(get().await?.ok_or_else(gone)?.data.unwrap_or_default())
+            get().await?.ok_or_else(gone)
         }
         Err(error) => Err(error.into()),
     }
 }
 
-async fn publish_trust(client: &Client, names: &Names, authority: &Authority) -> Result<(), KeysError> {
+async fn apply_trust(client: &Client, names: &Names, wanted: &ConfigMap) -> Result<ConfigMap, CallError> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), &names.namespace);
-    let wanted = ConfigMap {
-        metadata: ObjectMeta {
-            name: Some(names::TRUST_CONFIG_MAP.to_owned()),
-            labels: Some(labels()),
-            ..Default::default()
-        },
-        data: Some(BTreeMap::from([(
-            names::TRUST_BUNDLE_KEY.to_owned(),
-            authority.bundle_pem(),
-        )])),
-        ..Default::default()
-    };
     let params = PatchParams::apply(names::OPERATOR_FIELD_MANAGER).force();
     let doing = format!("apply ConfigMap {}/{}", names.namespace, names::TRUST_CONFIG_MAP);
     call(
         doing,
-        api.patch(names::TRUST_CONFIG_MAP, &params, &Patch::Apply(&wanted)),
+        api.patch(names::TRUST_CONFIG_MAP, &params, &Patch::Apply(wanted)),
     )
-    .await?;
-    Ok(())
+    .await
 }
 
 fn labels() -> BTreeMap<String, String> {
@@ -208,6 +214,7 @@ pub fn own_identity(keys: &Keys, names: &Names, now: SystemTime) -> Result<Ident
     let id = SpiffeId::new(names.trust_domain.clone(), role).map_err(make)?;
     let leaf = keys
         .authority
+        .get()
         .issue(&pair.csr_der, &id, &names.server_names, DEFAULT_LEAF_LIFETIME, now)
         .map_err(make)?;
     Ok(Identity {
@@ -217,29 +224,46 @@ pub fn own_identity(keys: &Keys, names: &Names, now: SystemTime) -> Result<Ident
     })
 }
 
-/// Renews the operator's own leaf from half life, until `stop`, and tells what is left of it and of the authority.
+/// Renews the operator's own leaf from half life and whenever the authority is another, until `stop`, and tells what is left of it and
+/// of the authorities.
 pub async fn renew(keys: Keys, names: Arc<Names>, credentials: Credentials, metrics: Metrics, stop: CancellationToken) {
+    let mut changes = keys.authority.changes();
+    // It may be another by now than when the own leaf was issued.
+    changes.mark_changed();
     loop {
         let now = SystemTime::now();
-        for (certificate, end) in [
-            ("own", credentials.not_after()),
-            ("authority", keys.authority.not_after()),
-        ] {
-            let remaining = metrics.certificate_remaining.with_label_values(&[certificate]);
-            remaining.set(seconds_until(end, now));
-        }
+        tell_remaining(&keys, &credentials, &metrics, now);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(credentials.identity().next_look(now, RENEWAL_CHECK)) => {}
+            Ok(()) = changes.changed() => {}
         }
-        let now = SystemTime::now();
-        if !credentials.identity().needs_renewal(now) {
+        let (now, identity) = (SystemTime::now(), credentials.identity());
+        let wanted = Wanted::of(&keys.authority.get(), Duration::ZERO);
+        let is_wanted = Held::of(&identity).is_ok_and(|held| held.is(&wanted));
+        if is_wanted && !identity.needs_renewal(now) {
             continue;
         }
         let renewed = own_identity(&keys, &names, now).map_err(|error| error.to_string());
         match renewed.and_then(|identity| credentials.replace(identity).map_err(|error| error.to_string())) {
             Ok(()) => tracing::info!("own certificate renewed"),
             Err(error) => tracing::error!(error, "cannot renew the own certificate; trying again"),
+        }
+    }
+}
+
+fn tell_remaining(keys: &Keys, credentials: &Credentials, metrics: &Metrics, now: SystemTime) {
+    let authority = keys.authority.get();
+    for (certificate, end) in [
+        ("own", Some(credentials.not_after())),
+        ("authority", Some(authority.not_after())),
+        ("other_authority", authority.other_not_after()),
+    ] {
+        let gauges = &metrics.certificate_remaining;
+        match end {
+            Some(end) => gauges.with_label_values(&[certificate]).set(seconds_until(end, now)),
+            // It was not told of.
+            None => drop(gauges.remove_label_values(&[certificate])),
         }
     }
 }

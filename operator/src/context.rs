@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use identity::{Authority, PlacementSigner, SubjectName};
+use identity::{PlacementSigner, SubjectName};
 use proto::control::v1::NOT_THE_LEADER;
 use tokio::sync::watch;
 use tonic::Status;
 
 use crate::args::Settings;
+use crate::authority::{Current, Holders};
 use crate::clock::Wall;
 use crate::metrics::Metrics;
 use crate::model::gain::Threshold;
@@ -46,7 +47,7 @@ impl Names {
 #[derive(Clone)]
 pub struct Keys {
     /// Issues identities.
-    pub authority: Arc<Authority>,
+    pub authority: Current,
     /// Signs placements.
     pub signer: Arc<PlacementSigner>,
 }
@@ -66,6 +67,8 @@ pub struct Context {
     pub client: ClientHandle,
     /// The operator's keys.
     pub keys: Keys,
+    /// Who trusts whom, of those that are connected.
+    pub holders: Arc<Holders>,
     /// What is worth moving a model that serves.
     pub threshold: Threshold,
     /// How many devices may be left within minutes.

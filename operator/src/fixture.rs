@@ -10,6 +10,7 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
+use crate::authority::Current;
 use crate::clock::Wall;
 use crate::context::{ClientHandle, Context, Keys, Names};
 use crate::metrics::Metrics;
@@ -139,7 +140,7 @@ pub fn names() -> Names {
 /// Keys of a test installation.
 pub fn keys() -> Keys {
     Keys {
-        authority: Arc::new(Authority::generate("shardwright", std::time::SystemTime::now()).unwrap()),
+        authority: Current::new(Authority::generate("shardwright", std::time::SystemTime::now()).unwrap()),
         signer: Arc::new(PlacementSigner::generate().unwrap()),
     }
 }
@@ -150,6 +151,7 @@ pub fn context(client: Client) -> Context {
         names: Arc::new(names()),
         client: ClientHandle(client),
         keys: keys(),
+        holders: Arc::default(),
         threshold: Threshold::default(),
         quarantine: Limit::default(),
         metrics: Metrics::new(),

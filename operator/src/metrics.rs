@@ -41,9 +41,11 @@ pub struct Metrics {
     pub enrolments: IntCounterVec,
     /// Leaves issued to workers.
     pub worker_leaves: IntCounter,
-    /// What is left of each `certificate`, seconds, below zero once it has ended: this replica's `own`, and the `authority`'s, which
-    /// nothing renews.
+    /// What is left of each `certificate`, seconds, below zero once it has ended: this replica's `own`, the `authority`'s, and while one
+    /// takes another's place that of the `other_authority`.
     pub certificate_remaining: IntGaugeVec,
+    /// 1 for the `phase` in which the authority is: `steady`, `prepared`, `active`.
+    pub authority_phase: IntGaugeVec,
     /// Events that were not sent since too many waited.
     pub events_dropped: IntCounter,
     /// Failures by `category`.
@@ -99,6 +101,12 @@ impl Metrics {
         );
         let certificate_remaining = IntGaugeVec::new(remaining, &["certificate"])?;
         registry.register(Box::new(certificate_remaining.clone()))?;
+        let phase = Opts::new(
+            "authority_phase",
+            "1 for the phase in which the authority is; told by the leader",
+        );
+        let authority_phase = IntGaugeVec::new(phase, &["phase"])?;
+        registry.register(Box::new(authority_phase.clone()))?;
         let build = IntGaugeVec::new(
             Opts::new("build_info", "Always 1; the label is the version"),
             &["version"],
@@ -127,6 +135,7 @@ impl Metrics {
             enrolments: counters("enrolments_total", "Enrolments asked for", &["role", "outcome"])?,
             worker_leaves: counter("worker_leaves_total", "Leaves issued to workers")?,
             certificate_remaining,
+            authority_phase,
             events_dropped: counter("events_dropped_total", "Events not sent since too many waited")?,
             errors: counters("errors_total", "Failures by category", &["category"])?,
             registry,

@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::model;
 use crate::reservation;
 use crate::retry;
-use crate::routes::{Routes, RoutesService};
+use crate::routes::{Routes, RoutesService, TrustService};
 use lifecycle::backoff::Backoff;
 
 /// Everything that serves, and the way to end it.
@@ -74,8 +74,21 @@ impl Replica {
         RoutesService::new(context, leadership, self.routes.clone(), self.stop.clone())
     }
 
-    /// Runs the control loop for as long as this replica leads, again and again, until told to stop.
+    /// Where gateways say whom they trust.
+    #[must_use]
+    pub fn trust_service(&self) -> TrustService {
+        TrustService::new(self.context.clone(), self.leadership.clone(), self.stop.clone())
+    }
+
+    /// Runs the control loop for as long as this replica leads, again and again, and follows the authority, until told to stop.
     pub async fn control(&self) {
+        tokio::select! {
+            () = self.lead() => {}
+            () = authority::follow(&self.context, self.leadership.clone()) => {}
+        }
+    }
+
+    async fn lead(&self) {
         let Self {
             context,
             agents,

@@ -9,7 +9,7 @@ pub const API: Policy = Policy {
     first: Duration::from_millis(200),
     cap: Duration::from_secs(30),
 };
-/// Watches of objects while the API server is away or busy: placements wait for it, so its return is met soon. Each replica has eight
+/// Watches of objects while the API server is away or busy: placements wait for it, so its return is met soon. Each replica has nine
 /// of them.
 pub const WATCH: Policy = Policy {
     first: Duration::from_millis(800),

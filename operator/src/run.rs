@@ -104,6 +104,7 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         names: names.clone(),
         client: ClientHandle(client.clone()),
         keys: keys.clone(),
+        holders: Arc::default(),
         threshold: settings.threshold,
         quarantine: settings.quarantine,
         metrics,
@@ -215,7 +216,8 @@ async fn serve(
     let stopped = stop.clone().cancelled_owned();
     let server = grpc_server()
         .add_service(replica.control_service().into_server())
-        .add_service(replica.routes_service().into_server());
+        .add_service(replica.routes_service().into_server())
+        .add_service(replica.trust_service().into_server());
     servers.spawn(named(
         "control",
         server.serve_with_incoming_shutdown(control.incoming(), stopped),

@@ -16,7 +16,8 @@ pub struct WorkerConfig {
     pub model_uid: String,
     /// Name of the Kubernetes node.
     pub node: String,
-    /// Name of the `DeviceGPUState`. With the node and the layers it says which stage of a placement this worker is.
+    /// Name of the `DeviceGPUState`, or of the device group. With the node and the layers it says which stage of a placement this
+    /// worker is.
     pub device: String,
     /// First layer of the shard.
     pub first_layer: u32,
@@ -26,11 +27,14 @@ pub struct WorkerConfig {
     pub total_layers: u32,
     /// Where it computes.
     pub backend: Backend,
-    /// Raw enumeration index of the device; ignored for the CPU.
+    /// Raw enumeration index of the device; ignored for the CPU. Of a device group: of its first member.
     pub device_index: u32,
+    /// Raw enumeration indices of the group's other members, in the order of their names; empty for a single device.
+    #[serde(default)]
+    pub group_indices: Vec<u32>,
     /// Compute threads.
     pub threads: u32,
-    /// What the placement allows on the device; 0 sets no limit.
+    /// What the placement allows on the device, or on all members of a group together, each an equal part; 0 sets no limit.
     pub memory_budget_bytes: u64,
     /// The weights.
     pub slice: SliceFiles,

@@ -4,7 +4,7 @@ use localplane::service::Service;
 use localplane::stack::{AgentSpec, Part};
 
 use super::serving::Serving;
-use super::{LIMIT, condition_of, installation, stages};
+use super::{LIMIT, Story, condition_of, installation, stages};
 
 /// Nodes that the operator always hears, and those behind a link of its own each.
 const NEAR: [&str; 2] = ["node-0", "node-1"];
@@ -39,13 +39,9 @@ async fn far() -> (Serving, Vec<Service>) {
     (serving, links)
 }
 
-#[tokio::test]
-#[ignore = "make test-long: 170 s"]
-async fn an_operator_that_is_cut_off_from_most_agents_moves_nothing_and_one_that_lost_them_moves_all() {
-    let (mut serving, links) = far().await;
-    let workers = serving.workers();
-    let story = serving.story().await;
-    links.iter().for_each(|link| link.cut(true));
+/// The operator hears none of the far agents: what they serve goes on for longer than one that is lost would be waited for, and is the
+/// same when they are heard again.
+async fn goes_on_unheard(serving: &mut Serving, links: &[Service], (workers, story): ([Vec<u32>; 2], Story)) {
     let degraded = serving
         .here
         .stack
@@ -61,7 +57,7 @@ async fn an_operator_that_is_cut_off_from_most_agents_moves_nothing_and_one_that
         3.0
     );
     serving.expect(story).await;
-    // Who comes now is answered as well, for longer than an agent that is lost would be waited for.
+    // Who comes now is answered as well.
     for _ in 0..2 {
         let story = serving.story().await;
         serving.expect(story).await;
@@ -76,6 +72,28 @@ async fn an_operator_that_is_cut_off_from_most_agents_moves_nothing_and_one_that
     let healed = healed.await.expect("healed");
     assert_eq!(healed["status"]["placement"]["epoch"].as_i64(), Some(serving.epoch));
     assert_eq!(serving.workers(), workers, "the same processes serve on");
+}
+
+#[tokio::test]
+#[ignore = "make test-long: 120 s"]
+async fn an_operator_that_begins_cut_off_from_most_agents_moves_nothing_either() {
+    let (mut serving, links) = far().await;
+    let before = (serving.workers(), serving.story().await);
+    links.iter().for_each(|link| link.cut(true));
+    // Before the last one heard that nothing comes any more.
+    let operator = Part::Operator(0);
+    serving.here.stack.kill(&operator).expect("killed");
+    serving.here.stack.start_again(&operator).expect("started");
+    goes_on_unheard(&mut serving, &links, before).await;
+}
+
+#[tokio::test]
+#[ignore = "make test-long: 170 s"]
+async fn an_operator_that_is_cut_off_from_most_agents_moves_nothing_and_one_that_lost_them_moves_all() {
+    let (mut serving, links) = far().await;
+    let before = (serving.workers(), serving.story().await);
+    links.iter().for_each(|link| link.cut(true));
+    goes_on_unheard(&mut serving, &links, before).await;
 
     // The same agents, lost with all that they run.
     let story = serving.story().await;

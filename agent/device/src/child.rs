@@ -5,6 +5,7 @@
 
 pub mod parts;
 pub mod probe;
+mod starved;
 pub mod watch;
 
 use crate::Backend;

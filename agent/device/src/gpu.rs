@@ -129,6 +129,16 @@ pub struct Reach {
     pub index: u32,
 }
 
+/// A backend that reaches a device and cannot be used for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unverified {
+    /// By what.
+    pub backend: Backend,
+    /// Why not.
+    pub verification: Verification,
+}
+
 /// One device as one backend sees it; after merging, as the node has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -142,6 +152,9 @@ pub struct GpuDevice {
     /// Other backends that reach the same card.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<Reach>,
+    /// Those of them that could compute on it and did not prove it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unverified: Vec<Unverified>,
     /// Who made it, in lower case.
     pub vendor: String,
     /// As its maker names it.
@@ -198,6 +211,7 @@ impl GpuDevice {
             index,
             ordinal: index,
             also: Vec::new(),
+            unverified: Vec::new(),
             vendor: "unknown".to_owned(),
             model: "unknown".to_owned(),
             architecture: None,

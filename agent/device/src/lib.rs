@@ -46,7 +46,9 @@ pub mod vulkan;
 pub mod xid;
 
 pub use backend::{BackendError, GpuBackend, MemoryHandle, MemoryInfo};
-pub use gpu::{Figure, GpuDevice, Kind, Measured, PeerCopy, Pool, Prior, Reach, SupportLevel, Verification};
+pub use gpu::{
+    Figure, GpuDevice, Kind, Measured, PeerCopy, Pool, Prior, Reach, SupportLevel, Unverified, Verification,
+};
 pub use name::{Backend, Platform, UnknownBackend};
 pub use pci::PciAddress;
 pub use probe::{ProbeRequest, probe};

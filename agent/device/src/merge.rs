@@ -2,7 +2,7 @@
 //!
 //! One card seen by several backends is one device; memory that is shared is counted once; a reserve is kept back.
 
-use crate::{Answer, Backend, GpuDevice, Kind, Pool, Reach, Verification};
+use crate::{Answer, Backend, GpuDevice, Kind, Pool, Reach, Unverified, Verification};
 
 /// Kept back of main memory, for the kernel, the kubelet and this agent: the larger of a fixed part and a share.
 const HOST_RESERVE_BYTES: u64 = 512 << 20;
@@ -15,8 +15,19 @@ const CARD_RESERVE_PERCENT: u64 = 5;
 ///
 /// Of the backends that reach one card the one that layers are computed with is chosen: among those that hold layers one
 /// that verified the card, then the maker's own before Vulkan. The others become [`GpuDevice::also`] and give what the
-/// chosen one does not know. A card that is only described stays in the list, is not verified, and says what to install.
+/// chosen one does not know; those that failed, or could not be asked, are in [`GpuDevice::unverified`]. A card that is only
+/// described stays in the list, is not verified, and says what to install.
 pub fn merge(answers: &[Answer], host_limit_bytes: Option<u64>) -> Vec<GpuDevice> {
+    merge_keeping(answers, host_limit_bytes, |_| false)
+}
+
+/// As [`merge`], but that a view which `leads` is chosen before all others that hold layers, whatever was proved of it: what computes on
+/// the card does so by way of it.
+pub fn merge_keeping(
+    answers: &[Answer],
+    host_limit_bytes: Option<u64>,
+    leads: impl Fn(&GpuDevice) -> bool,
+) -> Vec<GpuDevice> {
     let mut cards: Vec<Vec<&GpuDevice>> = Vec::new();
     for device in answers.iter().flat_map(|answer| &answer.devices) {
         let is_of = |card: &mut Vec<&GpuDevice>| card.iter().any(|known| same_card(known, device));
@@ -27,20 +38,22 @@ pub fn merge(answers: &[Answer], host_limit_bytes: Option<u64>) -> Vec<GpuDevice
     }
     let slices: Vec<&GpuDevice> = cards.iter().flatten().copied().filter(|view| is_slice(view)).collect();
     cards.retain(|card| !card.iter().any(|view| is_cut_up(view, &slices)));
-    let mut devices: Vec<GpuDevice> = cards.iter().filter_map(|card| one_of(card)).collect();
+    let mut devices: Vec<GpuDevice> = cards.iter().filter_map(|card| one_of(card, &leads)).collect();
     devices.sort_by_key(|device| (device.backend, device.index));
     share_memory(&mut devices, host_limit_bytes);
     devices
 }
 
 /// One device of the views of one card.
-fn one_of(card: &[&GpuDevice]) -> Option<GpuDevice> {
+fn one_of(card: &[&GpuDevice], leads: &impl Fn(&GpuDevice) -> bool) -> Option<GpuDevice> {
     // The first of the best: the order of answers decides between equals.
     let best = card.iter().rev().max_by_key(|view| {
+        let view: &GpuDevice = view;
         let verified = view.verification == Verification::Verified;
-        (view.backend.holds_layers(), verified, rank(view.backend))
+        (view.backend.holds_layers(), leads(view), verified, rank(view.backend))
     })?;
     let mut device = (*best).clone();
+    device.unverified.clear();
     let mut others: Vec<&GpuDevice> = card
         .iter()
         .copied()
@@ -54,6 +67,14 @@ fn one_of(card: &[&GpuDevice]) -> Option<GpuDevice> {
         };
         if !device.also.contains(&reach) {
             device.also.push(reach);
+        }
+        let unverified = Unverified {
+            backend: other.backend,
+            verification: other.verification.clone(),
+        };
+        let failed = other.backend.holds_layers() && other.verification != Verification::Verified;
+        if failed && !device.unverified.contains(&unverified) {
+            device.unverified.push(unverified);
         }
         learn(&mut device, other);
     }

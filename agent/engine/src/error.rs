@@ -53,13 +53,13 @@ pub enum EngineError {
         /// The devices there are.
         found: String,
     },
-    /// The Vulkan device was not named before the backend was loaded.
+    /// The Vulkan device, or one of several, was not named before the backend was loaded.
     #[error(
-        "Vulkan device {index} was not selected (it is \"{selected}\"): call select_device first thing in main, or start the process with {variable}={index}"
+        "Vulkan device {wanted} was not selected (it is \"{selected}\"): call select_device first thing in main, or start the process with {variable}={wanted}"
     )]
     DeviceNotSelected {
-        /// The index that was asked for.
-        index: u32,
+        /// The indices that were asked for, separated by commas.
+        wanted: String,
         /// What the environment says.
         selected: String,
         /// Name of the environment variable.

@@ -1,11 +1,11 @@
-//! A shard as numbers: one slice of a model on one device, run by unmodified llama.cpp.
+//! A shard as numbers: one slice of a model on one device, or on several that work as one, run by unmodified llama.cpp.
 //!
 //! ```text
 //!  token ids ─▶ Embedding ─▶ f32 rows ─▶ Stage [0,a) ─▶ Stage [a,b) ─▶ Stage [b,n) ─▶ logits ─▶ sample
 //!                 (head)                    └───────── residual stream, f32 ────────┘  (tail)
 //! ```
 //!
-//! * [`Runtime`] loads the backends once per process and names their devices.
+//! * [`Runtime`] loads the backends once per process and names their devices. Several may work as one: [`Device::Group`].
 //! * [`Stage`] is a slice with its KV cache: one [`Stage::step`] is one decode is one micro-batch,
 //!   and either happens wholly or not at all. Sequences can begin with a prefix that another one holds
 //!   ([`Stage::copy_prefix`]); [`Stage::memory`] is what it all takes.
@@ -32,7 +32,8 @@ pub mod tokenizer;
 pub use embedding::{Embedding, EmbeddingError};
 pub use error::{EngineError, Fault};
 pub use runtime::{
-    BACKEND_DIR_VARIABLE, Device, DeviceInfo, DeviceKind, DeviceMemory, Runtime, VULKAN_DEVICES_VARIABLE, select_device,
+    BACKEND_DIR_VARIABLE, Device, DeviceInfo, DeviceKind, DeviceMemory, GROUP_MEMBERS_MAX, Runtime,
+    VULKAN_DEVICES_VARIABLE, select_device,
 };
 pub use sample::{Sampling, sample};
 pub use stage::{

@@ -1,5 +1,5 @@
-//! How fast a device runs steps, measured with stages of made-up layers: the same code that will serve, before there is a
-//! model to serve.
+//! How fast a device, or a group of them, runs steps, measured with stages of made-up layers: the same code that will serve,
+//! before there is a model to serve.
 //!
 //! ```text
 //!  time of a step = step + layers × layer + bytes of weights / rate + rows of weights × row + context × attention
@@ -22,7 +22,7 @@ use crate::error::EngineError;
 use crate::runtime::{Device, Runtime};
 use crate::stage::{KvType, Row, STEP_ROWS, STRICT_STEP_ROWS, Stage, StageConfig, StepInput};
 
-use slice::{FORMATS, Shape, Weights};
+use slice::{By, FORMATS, Shape, Weights};
 
 /// Layers of the two thin stages: the difference tells of layers, what is left of the step.
 const THIN_LAYERS: [u32; 2] = [2, 18];
@@ -54,7 +54,7 @@ pub struct Times {
     samples: u32,
 }
 
-/// What steps take on a device.
+/// What steps take on a device, or on several that work as one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rates {
     /// Each step, whatever its layers.
@@ -98,16 +98,17 @@ pub fn measure(runtime: &Runtime, device: &Device, folder: &Path, budget: Durati
         folder,
         part: budget / parts,
     };
+    let by = By::members(device.members());
     let mut times = Times::default();
     let mut samples = 0;
     for (ns, layers) in times.thin.iter_mut().zip(THIN_LAYERS) {
-        *ns = lab.run(&Shape::thin(layers), false, |bench| bench.rows_of_one(&mut samples))?;
+        *ns = lab.run(&Shape::thin(layers, by), false, |bench| bench.rows_of_one(&mut samples))?;
     }
-    (times.narrow, times.late) = lab.run(&Shape::narrow(), false, |bench| {
+    (times.narrow, times.late) = lab.run(&Shape::narrow(by), false, |bench| {
         let row_ns = bench.rows_of_one(&mut samples)?;
         Ok((row_ns, bench.late(row_ns, &mut samples)?))
     })?;
-    times.strict = lab.run(&Shape::narrow(), true, |bench| bench.rows_of_one(&mut samples))?;
+    times.strict = lab.run(&Shape::narrow(by), true, |bench| bench.rows_of_one(&mut samples))?;
     for (ns, weights) in times.thick.iter_mut().zip(Weights::ALL) {
         let (row_ns, prompt_ns) = lab.run(&Shape::thick(weights), false, |bench| {
             let row_ns = bench.rows_of_one(&mut samples)?;

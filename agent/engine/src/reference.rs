@@ -29,7 +29,7 @@ const LLAMA_CPP_MICRO_ROWS: u32 = 512;
 /// How to run the whole model.
 #[derive(Debug, Clone)]
 pub struct WholeConfig {
-    /// Where it computes; with RPC servers the processor.
+    /// Where it computes: no group of devices; with RPC servers the processor.
     pub device: Device,
     /// Positions of each sequence.
     pub context_length: u32,
@@ -136,7 +136,14 @@ impl WholeModel {
             file: file.to_path_buf(),
             cause,
         };
-        let accelerator = runtime.accelerator(&config.device)?;
+        let accelerator = match runtime.accelerators(&config.device)?.as_slice() {
+            [] => None,
+            [only] => Some(*only),
+            _ => {
+                let cause = "the whole model runs on one device".to_owned();
+                return Err(EngineError::BadConfig { cause });
+            }
+        };
         let idle = if config.polling { Idle::Spin } else { Idle::Sleep };
         let pool = runtime.thread_pool(&config.device, idle)?;
         let (devices, shares) = rpc::connect(runtime, config)?;

@@ -3,16 +3,16 @@
 //! ggml keeps one registry per process, so a [`Runtime`] is a view of it: loading twice gives the
 //! same backends.
 
+mod device;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::EngineError;
 use crate::ffi::backend::{self, DeviceHandle, Idle, Kind, ThreadPool};
 use crate::ffi::operators;
-
-/// The environment variable by which ggml's Vulkan backend chooses its devices: raw enumeration
-/// indices, separated by commas. Software renderers are skipped unless named in it.
-pub const VULKAN_DEVICES_VARIABLE: &str = "GGML_VK_VISIBLE_DEVICES";
+pub use device::{Device, GROUP_MEMBERS_MAX, VULKAN_DEVICES_VARIABLE, select_device};
+use device::{is_selected, not_selected, visible_vulkan_devices};
 
 const CPU: &str = "cpu";
 const VULKAN: &str = "vulkan";
@@ -26,33 +26,6 @@ pub const BACKEND_DIR_VARIABLE: &str = "SHARDWRIGHT_BACKEND_DIR";
 
 /// Names of the backends whose modules this process has opened (ggml would open one twice).
 static LOADED: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-/// Where a stage computes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Device {
-    /// The processor, with so many compute threads.
-    Cpu {
-        /// Compute threads, at least 1; the thread that steps is one of them.
-        threads: u32,
-    },
-    /// One accelerator.
-    Gpu {
-        /// Backend name in lower case: `vulkan`, `cuda`, …
-        backend: String,
-        /// Index in the backend's own enumeration; for `vulkan` the loader's raw index.
-        index: u32,
-    },
-}
-
-impl Device {
-    /// The backend's name in lower case.
-    pub fn backend(&self) -> &str {
-        match self {
-            Self::Cpu { .. } => CPU,
-            Self::Gpu { backend, .. } => backend,
-        }
-    }
-}
 
 /// What sort of device it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,45 +69,6 @@ pub struct DeviceMemory {
     pub total_bytes: u64,
 }
 
-/// Chooses the accelerator that this process will see, by setting [`VULKAN_DEVICES_VARIABLE`].
-///
-/// To be called first thing in `main`, before any thread is started (an async runtime too): the
-/// environment cannot be changed safely later. Where the variable already has the right value, or
-/// `device` needs none, this does nothing and may be called at any time.
-///
-/// # Errors
-/// [`EngineError::DeviceNotSelected`] where other threads run already.
-pub fn select_device(device: &Device) -> Result<(), EngineError> {
-    let Device::Gpu { backend, index } = device else {
-        return Ok(());
-    };
-    if backend != VULKAN || visible_vulkan_devices() == Some(vec![*index]) {
-        return Ok(());
-    }
-    if backend::set_environment(VULKAN_DEVICES_VARIABLE, &index.to_string()) {
-        return Ok(());
-    }
-    Err(not_selected(*index))
-}
-
-fn not_selected(index: u32) -> EngineError {
-    EngineError::DeviceNotSelected {
-        index,
-        selected: std::env::var(VULKAN_DEVICES_VARIABLE).unwrap_or_default(),
-        variable: VULKAN_DEVICES_VARIABLE,
-    }
-}
-
-/// The raw indices that the environment names, in order; `None` where it names none.
-fn visible_vulkan_devices() -> Option<Vec<u32>> {
-    let value = std::env::var(VULKAN_DEVICES_VARIABLE).ok()?;
-    value
-        .split([',', ' '])
-        .filter(|index| !index.is_empty())
-        .map(|index| index.parse().ok())
-        .collect()
-}
-
 /// The loaded backends. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Runtime {
@@ -166,12 +100,14 @@ impl Runtime {
     /// [`EngineError::DeviceNotSelected`] for a Vulkan device that [`select_device`] did not choose.
     pub fn load_for(backend_dir: Option<&Path>, device: &Device) -> Result<Self, EngineError> {
         let runtime = Self::load_cpu(backend_dir)?;
-        if let Device::Gpu { backend, index } = device {
-            if backend == VULKAN && !visible_vulkan_devices().is_some_and(|all| all.contains(index)) {
-                return Err(not_selected(*index));
-            }
-            load_module(&runtime.folders, backend)?;
+        let (backend, indices) = device.accelerators();
+        if indices.is_empty() {
+            return Ok(runtime);
         }
+        if !is_selected(backend, indices) {
+            return Err(not_selected(indices));
+        }
+        load_module(&runtime.folders, backend)?;
         Ok(runtime)
     }
 
@@ -201,12 +137,16 @@ impl Runtime {
         })
     }
 
-    /// Memory of an accelerator by its driver's account, now; `None` for the processor, and where the driver does not tell.
+    /// Memory of an accelerator by its driver's account, now; `None` for the processor, and where the driver does not tell. A group
+    /// has as many times what the member with the least has: whatever it holds, each member holds a part of.
     pub fn memory(&self, device: &Device) -> Option<DeviceMemory> {
-        let (free_bytes, total_bytes) = self.accelerator(device).ok()??.memory_bytes();
+        let members = self.accelerators(device).ok()?;
+        let each = members.iter().map(|member| member.memory_bytes());
+        let (free_bytes, total_bytes) = each.reduce(|a, b| (a.0.min(b.0), a.1.min(b.1)))?;
+        let count = members.len() as u64;
         (total_bytes > 0).then_some(DeviceMemory {
-            free_bytes,
-            total_bytes,
+            free_bytes: free_bytes.saturating_mul(count),
+            total_bytes: total_bytes.saturating_mul(count),
         })
     }
 
@@ -216,11 +156,17 @@ impl Runtime {
     /// # Errors
     /// [`EngineError::DeviceUnavailable`] and [`EngineError::BackendUnavailable`] where the device is not there.
     pub fn missing_operators(&self, device: &Device) -> Result<Vec<&'static str>, EngineError> {
-        let handle = match self.accelerator(device)? {
-            Some(accelerator) => accelerator,
-            None => Self::processor()?,
-        };
-        Ok(operators::missing(handle).unwrap_or_default())
+        let mut handles = self.accelerators(device)?;
+        if handles.is_empty() {
+            handles.push(Self::processor()?);
+        }
+        let mut missing = Vec::new();
+        for name in handles.into_iter().filter_map(operators::missing).flatten() {
+            if !missing.contains(&name) {
+                missing.push(name);
+            }
+        }
+        Ok(missing)
     }
 
     /// All devices of the loaded backends.
@@ -228,25 +174,31 @@ impl Runtime {
         enumerate().into_iter().map(|(_, info)| info).collect()
     }
 
-    /// The accelerator behind `device`; `None` for the processor.
-    pub(crate) fn accelerator(&self, device: &Device) -> Result<Option<DeviceHandle>, EngineError> {
-        let Device::Gpu { backend, index } = device else {
-            return Ok(None);
-        };
-        let devices = enumerate();
-        let wanted = |info: &DeviceInfo| info.backend == *backend && info.index == Some(*index);
-        if let Some((handle, _)) = devices.iter().find(|(_, info)| wanted(info)) {
-            return Ok(Some(*handle));
+    /// The accelerators behind `device`, in its order; none for the processor.
+    pub(crate) fn accelerators(&self, device: &Device) -> Result<Vec<DeviceHandle>, EngineError> {
+        let (backend, indices) = device.accelerators();
+        let members = 2..=GROUP_MEMBERS_MAX as usize;
+        if matches!(device, Device::Group { .. }) && !members.contains(&indices.len()) {
+            let cause = format!(
+                "a group of {} devices: it must have 2 to {GROUP_MEMBERS_MAX}",
+                indices.len()
+            );
+            return Err(EngineError::BadConfig { cause });
         }
-        if backend == VULKAN && !visible_vulkan_devices().is_some_and(|all| all.contains(index)) {
-            return Err(not_selected(*index));
+        if indices.is_empty() {
+            return Ok(Vec::new());
         }
-        let found: Vec<_> = devices.into_iter().map(|(_, info)| info.name).collect();
-        Err(EngineError::DeviceUnavailable {
-            backend: backend.clone(),
-            index: *index,
-            found: found.join(", "),
-        })
+        let mut left = enumerate();
+        let mut handles = Vec::with_capacity(indices.len());
+        for index in indices {
+            let wanted = |(_, info): &(DeviceHandle, DeviceInfo)| info.backend == backend && info.index == Some(*index);
+            let Some(place) = left.iter().position(wanted) else {
+                return Err(unavailable(backend, indices, *index));
+            };
+            // Each serves once, also where one index is two devices.
+            handles.push(left.remove(place).0);
+        }
+        Ok(handles)
     }
 
     /// A thread pool for a context on `device`.
@@ -254,10 +206,23 @@ impl Runtime {
         let threads = match device {
             Device::Cpu { threads } => *threads,
             // The processor only copies inputs there.
-            Device::Gpu { .. } => 1,
+            Device::Gpu { .. } | Device::Group { .. } => 1,
         };
         let cpu = Self::processor()?;
         ThreadPool::new(cpu, threads, idle).map_err(|cause| EngineError::BadConfig { cause })
+    }
+}
+
+/// Why the one of `indices` is not to be had.
+fn unavailable(backend: &str, indices: &[u32], index: u32) -> EngineError {
+    if !is_selected(backend, indices) {
+        return not_selected(indices);
+    }
+    let found: Vec<_> = enumerate().into_iter().map(|(_, info)| info.name).collect();
+    EngineError::DeviceUnavailable {
+        backend: backend.to_owned(),
+        index,
+        found: found.join(", "),
     }
 }
 

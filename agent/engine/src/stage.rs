@@ -9,6 +9,7 @@ mod compaction;
 mod companion;
 mod compute;
 mod config;
+mod group;
 mod memory;
 mod positions;
 mod rows;
@@ -60,6 +61,8 @@ pub struct Stage {
     takes_tokens: bool,
     /// Whether nothing but the processor computes.
     on_host: bool,
+    /// Whether several devices compute each layer together.
+    grouped: bool,
     memory: StageMemory,
     /// Why the stage is unusable, once it is.
     broken: Option<String>,
@@ -79,21 +82,25 @@ impl Stage {
     /// the processor computes them: for a device that cannot hold them all. No effect on the processor.
     ///
     /// # Errors
-    /// As [`Stage::load`].
+    /// As [`Stage::load`]; `BadConfig` for a group of devices, which holds all layers.
     pub fn load_beside_host(runtime: &Runtime, config: &StageConfig, host_layers: u32) -> Result<Self, EngineError> {
         let cells = check(config)?;
         let all_cells = cells + companion::cells(config);
-        let accelerator = runtime.accelerator(&config.device)?;
+        let accelerators = runtime.accelerators(&config.device)?;
         let pool = runtime.thread_pool(&config.device, Idle::Sleep)?;
         let layers = config.end_layer - config.first_layer;
-        let placing = placing(accelerator, layers, host_layers);
+        let placing = placing(&accelerators, layers, host_layers);
+        let _alone = match placing {
+            Placing::Group(members) => Some(group::admit(config, members, all_cells, host_layers)?),
+            _ => None,
+        };
         let first_file = config.slice_files.first().cloned().unwrap_or_default();
         let traits = traits(config, all_cells)?;
         let options = ModelOptions {
             files: &config.slice_files,
             placing,
             // A budget is proved only by memory that nobody takes back. What goes to a device is read from the file once.
-            mapped: matches!(placing, Placing::Device(_)),
+            mapped: matches!(placing, Placing::Device(_) | Placing::Group(_)),
             vocabulary_only: false,
             // Repacked weights multiply in an order that depends on the number of rows.
             repack: false,
@@ -145,8 +152,9 @@ impl Stage {
             embedding_length,
             last: config.last,
             takes_tokens,
-            on_host: accelerator.is_none(),
-            memory: StageMemory::of(&buffers, accelerator.is_some()),
+            on_host: accelerators.is_empty(),
+            grouped: matches!(placing, Placing::Group(_)),
+            memory: StageMemory::of(&buffers, accelerators.len()),
             broken: None,
         })
     }
@@ -369,15 +377,16 @@ impl Stage {
     }
 }
 
-fn placing(accelerator: Option<DeviceHandle>, layers: u32, host_layers: u32) -> Placing<'static> {
-    match accelerator {
-        None => Placing::Host,
-        Some(device) if host_layers == 0 => Placing::Device(device),
+fn placing(accelerators: &[DeviceHandle], layers: u32, host_layers: u32) -> Placing<'_> {
+    match accelerators {
+        [] => Placing::Host,
+        [device] if host_layers == 0 => Placing::Device(*device),
         // The output layer counts as one.
-        Some(device) => Placing::DeviceTail {
-            device,
+        [device] => Placing::DeviceTail {
+            device: *device,
             layers: (layers + 1).saturating_sub(host_layers).max(1),
         },
+        members => Placing::Group(members),
     }
 }
 

@@ -100,6 +100,8 @@ pub struct Architecture {
     pub stated: &'static [(&'static str, u32)],
     /// What must hold of a model for it to be cut.
     pub conditions: &'static [Condition],
+    /// Whether the tensors of a layer may be divided among devices that work as one; see [`crate::group`].
+    pub splits_tensors: bool,
 }
 
 /// Keys, after `<architecture>.`, that may hold one value per layer and are sliced with the layers.
@@ -248,6 +250,18 @@ pub fn architecture(name: &str) -> Result<&'static Architecture, ArchitectureErr
         return Err(ArchitectureError::Miscomputed { name });
     }
     Err(ArchitectureError::Unknown { name })
+}
+
+/// Whether llama.cpp divides the tensors of such layers among devices that work as one, and the engine's `device_groups` test shows
+/// that they give what one device gives.
+pub fn splits_tensors(name: &str) -> bool {
+    architecture(name).is_ok_and(|known| known.splits_tensors)
+}
+
+/// The names of all architectures for which [`splits_tensors`] holds.
+pub fn splitting_tensors() -> impl Iterator<Item = &'static str> {
+    let all = SPLITTABLE.iter().chain(RUN_WHOLE);
+    all.filter(|known| known.splits_tensors).map(|known| known.name)
 }
 
 /// The names of all architectures whose models may be cut.

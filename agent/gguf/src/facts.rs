@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use kept::kept;
 
+use crate::group;
 use crate::metadata::optional;
 use crate::parse::{Gguf, Tensor};
 use crate::piece::{Piece, PieceError, Pieces, pieces};
@@ -57,6 +58,8 @@ pub struct Facts {
     pub allowed_cuts: Vec<u32>,
     /// Why it runs whole, if it does.
     pub whole_because: Option<String>,
+    /// Numbers of devices that may work as one on its layers: see [`crate::group`]. Empty where its tensors are not divided.
+    pub group_sizes: Vec<u32>,
 }
 
 /// Reads a model's facts. Fails where [`pieces`] fails, or where a needed hyperparameter is missing.
@@ -93,6 +96,7 @@ pub fn model_facts(gguf: &Gguf) -> Result<Facts, PieceError> {
         shared_bytes: pieces.weight_bytes(Piece::Shared),
         allowed_cuts: pieces.allowed_cuts(),
         whole_because: pieces.whole_because().map(str::to_owned),
+        group_sizes: group::sizes(gguf),
     })
 }
 

@@ -6,7 +6,8 @@
 //!                                                      │                └▶ Index     (digest per piece, stage roots)
 //!                                                      ├─ cache::PartialPiece ─▶ one file per piece, tensor by tensor
 //!                                                      └─ slice ──▶ cache::link_slice ──▶ SliceFiles for llama.cpp
-//!                                 └─ vocabulary ──▶ a GGUF without tensors, for tokenising
+//!                                 ├─ vocabulary ──▶ a GGUF without tensors, for tokenising
+//!                                 └─ group ──▶ among how many devices its layers can be divided
 //! ```
 //!
 //! Everything works on `Read + Seek` or a [`source::TensorSource`] but for [`cache`], which owns the files of a directory,
@@ -17,6 +18,7 @@ pub mod architecture;
 pub mod cache;
 pub mod encode;
 pub mod facts;
+pub mod group;
 pub mod index;
 pub mod metadata;
 pub mod parse;

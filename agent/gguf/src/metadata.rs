@@ -98,6 +98,20 @@ impl Metadata {
         })
     }
 
+    /// A number for each of so many layers, whether the file has one for all or one for each; `None` where it has neither. What is
+    /// not said of a layer is taken to be the most that is said of any.
+    pub fn by_layer(&self, key: &str, layers: u32) -> Result<Option<Vec<u32>>, MetadataError> {
+        let layers = layers as usize;
+        let Some(array) = self.get(key).and_then(|value| value.as_array()) else {
+            return Ok(optional(self.u32(key))?.map(|number| vec![number; layers]));
+        };
+        let number = |value: Value| u32::try_from(value.as_u64().unwrap_or(0)).unwrap_or(u32::MAX);
+        let mut numbers: Vec<u32> = array.values().map(number).collect();
+        let most = numbers.iter().copied().max().unwrap_or(0);
+        numbers.resize(layers, most);
+        Ok(Some(numbers))
+    }
+
     /// An array that must be there.
     pub fn array(&self, key: &str) -> Result<&Array, MetadataError> {
         self.typed(key, "an array", Value::as_array)

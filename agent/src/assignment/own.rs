@@ -1,8 +1,10 @@
 //! A placement as one node sees it: its own stages, and what they are to hold. Pure.
 
 use crate::shard::observed::Fault;
+use crate::shard::occupied::is_well_formed;
 use crate::shard::{Desired, InForce, Place, Purpose, Slice};
 use crate::source::Access;
+use crds::names::MAX_GROUP_DEVICES;
 use prost::Message;
 use proto::control::v1::{self as wire, Assignment, Route, ShardPhase, ShardStatus};
 use proto::placement::v1::{Pipeline, Placement, Runtime, Source, Stage};
@@ -107,6 +109,13 @@ impl<'a> Given<'a> {
         let total_layers = own.pipeline.stages.last().map_or(0, |last| last.end_layer);
         if stage.first_layer >= stage.end_layer || stage.end_layer > total_layers {
             return Err(malformed("has a stage without layers"));
+        }
+        if !is_well_formed(&stage.device) {
+            let most = MAX_GROUP_DEVICES;
+            return Err(malformed(&format!(
+                "has a stage on {:?}, which is neither a device nor 2 to {most} of them in ascending order",
+                stage.device
+            )));
         }
         let digest = |bytes: &[u8], what: &str| <[u8; 32]>::try_from(bytes).map_err(|_| malformed(what));
         let slice = Slice {

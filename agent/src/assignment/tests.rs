@@ -511,3 +511,23 @@ fn a_worker_has_one_place_in_a_placement() {
     assert_eq!((refused.pipeline, refused.reason.as_str()), (1, "BadPlacement"));
     assert!(refused.message.contains("a-cpu0 twice"), "{}", refused.message);
 }
+
+#[test]
+fn a_stage_on_a_group_keeps_the_groups_name_and_one_on_no_group_is_refused_by_its_name() {
+    let bench = Bench::new();
+    let on = |device: &str| {
+        let mut placement = placement(5);
+        placement.pipelines[0].stages[0].device = device.to_owned();
+        bench.accept(&mut bench.ledger(), &placement)
+    };
+    let outcome = on("a-cuda0+a-cuda1");
+    let desired: Vec<&Desired> = outcome.desired.values().collect();
+    assert_eq!(desired[0].slice.device, "a-cuda0+a-cuda1");
+    for device in ["a-cuda1+a-cuda0", "a-cuda0+a-cuda0", "a+b+c+d+e+f+g+h+i"] {
+        let outcome = on(device);
+        assert!(outcome.desired.is_empty(), "{device}");
+        let refused = &outcome.refused[0];
+        assert_eq!(refused.reason, "BadPlacement");
+        assert!(refused.message.contains(device), "{}", refused.message);
+    }
+}

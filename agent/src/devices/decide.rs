@@ -6,7 +6,8 @@
 //! * A device in order is verified once more beside the loading of layers onto it, and now and then while nothing is on it.
 //! * What a device lacks of figures is measured when nobody else is asked anything: measurements disturb each other.
 //! * A question that is not answered is asked again of each card alone: the one that hangs or crashes is condemned, and
-//!   all only where none answers. A question that is answered badly condemns none.
+//!   all only where none answers. A question that is answered badly condemns none, nor does one for which the node had no time.
+//! * A card that fails by way of one backend is used by way of another one that verifies it, once nothing computes there any more.
 
 mod apart;
 mod check;
@@ -89,6 +90,8 @@ pub struct Decider {
     known: BTreeMap<String, Known>,
     /// Backends whose last answer is not taken up yet.
     unsettled: BTreeSet<Backend>,
+    /// Which backend leads to a device may be another one now, though no answer came.
+    remerge: bool,
     /// Identity of each device as its backend gave it, to the identity of the device that it became.
     became: BTreeMap<String, String>,
     /// What is to be told of the devices of a backend at a place when its answer is taken up.
@@ -133,6 +136,7 @@ impl Decider {
             desks,
             known: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            remerge: false,
             became: BTreeMap::new(),
             verdicts: BTreeMap::new(),
             neighbours: None,
@@ -204,6 +208,12 @@ impl Decider {
                 desk.took(taken.answer, now_ms);
                 desk.apart = taken.apart;
                 desk.probe_fault = taken.note;
+                if parts
+                    .iter()
+                    .any(|(_, outcome)| matches!(outcome, Err(ProbeFault::Starved(_))))
+                {
+                    desk.was_starved(now_ms);
+                }
                 for (place, verdict) in taken.verdicts {
                     self.verdicts.insert((backend, place), verdict);
                 }
@@ -211,10 +221,12 @@ impl Decider {
             }
             Weighed::Divide(fault) => desk.divide(&fault),
             Weighed::Failed(fault) => {
-                desk.failed(fault.to_string(), now_ms);
+                desk.failed(&fault, now_ms);
                 let seen = match fault {
                     ProbeFault::Hung(_) => Observation::ProbeHung,
-                    ProbeFault::Crashed(reason) | ProbeFault::Broken(reason) => Observation::CouldNotMeasure { reason },
+                    ProbeFault::Crashed(reason) | ProbeFault::Starved(reason) | ProbeFault::Broken(reason) => {
+                        Observation::CouldNotMeasure { reason }
+                    }
                 };
                 for identity in self.of_backend(backend) {
                     self.observe(&identity, &seen, now_ms);

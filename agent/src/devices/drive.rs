@@ -306,8 +306,13 @@ impl Drive {
 
 fn in_use(view: &View) -> InUse {
     InUse {
-        held: view.holdings.iter().map(|holding| holding.device.clone()).collect(),
+        held: view
+            .holdings
+            .iter()
+            .flat_map(|holding| holding.devices().map(str::to_owned))
+            .collect(),
         loading: view.loading.clone(),
+        leaving: view.leaving.clone(),
     }
 }
 

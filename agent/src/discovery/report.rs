@@ -64,7 +64,7 @@ pub fn status(
     let measured = &device.measured;
     let sample = seen.state.sample.as_ref();
     let name = object_name(node, device);
-    let own = || seen.holdings.iter().filter(|holding| holding.device == name);
+    let own = || seen.holdings.iter().filter_map(|holding| holding.on(&name));
     let memory = Memory::of(seen, own().map(|holding| holding.memory_bytes).sum());
     let power_limit_watts = power_limit_watts(device, sample);
     DeviceGPUStateStatus {
@@ -111,7 +111,7 @@ pub fn status(
         launch_ns: measurement(measured.launch_ns),
         step_rates: seen.rates.and_then(step_rates),
         missing_operators: seen.rates.and_then(missing_operators),
-        shards: own().take(SHARDS_MAX).map(held).collect(),
+        shards: own().take(SHARDS_MAX).map(|holding| held(&holding)).collect(),
         conditions: conditions::of(seen, power_limit_watts, before, generation, now),
     }
 }
@@ -195,7 +195,7 @@ fn measurement(figure: Option<Figure>) -> Option<Measurement> {
     })
 }
 
-fn step_rates(rates: &Rates) -> Option<StepRates> {
+pub(crate) fn step_rates(rates: &Rates) -> Option<StepRates> {
     let reading = rates.reading.iter().take(READINGS_MAX).map(|reading| ReadingRate {
         bits: counted(reading.bits).clamp(1, 64),
         bytes_per_second: signed(reading.bytes_per_second).max(1),

@@ -14,6 +14,7 @@ fn enrolment(directory: PathBuf) -> Enrolment {
         directory,
         expected: SpiffeId::new("shardwright", role).unwrap(),
         doubt: Notify::new(),
+        trust: Trust::default(),
     }
 }
 

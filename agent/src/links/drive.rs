@@ -1,5 +1,6 @@
 //! Carries out what [`super::plan`] decides, one round after the other, and tells what came of it. No decision is made here.
 
+use super::earlier::Earlier;
 use super::gate::Gate;
 use super::history::History;
 use super::measure::{self, Effort, MeasureError, Measured};
@@ -7,6 +8,7 @@ use super::plan::{self, Next, Progress, Situation};
 use super::{Named, Peers, Seen, SeenLink, Standing, Tally, kind};
 use crds::LinkKind;
 use identity::Credentials;
+use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -82,9 +84,13 @@ struct Drive {
 impl Drive {
     async fn run(mut self, mut peers: watch::Receiver<Option<Arc<Peers>>>) {
         let (mut wishes, mut serves) = (self.gate.wishes().subscribe(), self.gate.serves().subscribe());
+        let mut earlier = self.gate.earlier().subscribe();
         loop {
             if let Some(named) = peers.borrow_and_update().clone() {
                 self.take_over(&named);
+            }
+            if let Some(known) = earlier.borrow_and_update().clone() {
+                self.take_up(&known);
             }
             self.tell();
             let progress = self.named_progress();
@@ -115,6 +121,7 @@ impl Drive {
                         // Their senders live as long as the gate.
                         Ok(()) = wishes.changed() => {}
                         Ok(()) = serves.changed() => {}
+                        Ok(()) = earlier.changed() => {}
                     }
                 }
             }
@@ -159,6 +166,16 @@ impl Drive {
         }
     }
 
+    /// Before and after its first rounds: what an earlier life knew may be read late.
+    fn take_up(&mut self, earlier: &Earlier) {
+        let now_unix_s = Timestamp::now().as_second();
+        for (node, tracked) in &mut self.links {
+            if let Some(known) = earlier.get(node) {
+                known.take_up(tracked.kind, &mut tracked.progress, &mut tracked.history, now_unix_s);
+            }
+        }
+    }
+
     fn named_progress(&self) -> BTreeMap<String, Progress> {
         let named = self.links.iter().filter(|(_, tracked)| tracked.unnamed_ms.is_none());
         named.map(|(node, tracked)| (node.clone(), tracked.progress)).collect()
@@ -181,7 +198,7 @@ impl Drive {
         let Some(endpoint) = self.links.get(node).map(|tracked| tracked.endpoint.clone()) else {
             return;
         };
-        // While somebody else measures here, who takes ten seconds at most.
+        // While somebody else measures here, who takes twenty seconds at most.
         let Some(turn) = self.gate.begin().await else { return };
         let peer = measure::Peer {
             node,

@@ -2,6 +2,7 @@
 
 use super::Wishes;
 use super::allowance::Allowance;
+use super::earlier::Earlier;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ pub struct Gate {
     account: Mutex<Account>,
     wishes: watch::Sender<Wishes>,
     serves: watch::Sender<bool>,
+    earlier: watch::Sender<Option<Arc<Earlier>>>,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,7 @@ impl Default for Gate {
             }),
             wishes: watch::Sender::new(Wishes::default()),
             serves: watch::Sender::new(false),
+            earlier: watch::Sender::new(None),
         }
     }
 }
@@ -72,6 +75,11 @@ impl Gate {
     /// Whether a shard computes; who asks the workers tells it here.
     pub fn serves(&self) -> &watch::Sender<bool> {
         &self.serves
+    }
+
+    /// What an earlier life of this agent knew, once that was read; who reads it in the API tells it here.
+    pub fn earlier(&self) -> &watch::Sender<Option<Arc<Earlier>>> {
+        &self.earlier
     }
 
     /// Waits until nothing else is measured here; `None` never happens while the gate lives.

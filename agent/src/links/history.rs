@@ -25,7 +25,9 @@ const TURNED_ROUNDS: usize = 3;
 /// And the time that they must span: what passes within seconds is a moment's crowd.
 const TURNED_S: i64 = 10;
 /// Rounds behind figures that one disturbed round cannot move: before there are so many nothing is far from them.
-const KNOWN_ROUNDS: usize = 3;
+pub const KNOWN_ROUNDS: usize = 3;
+/// Echoes of a round of which only the figures are known: as many as one has, so that its tail is the tail.
+const REMEMBERED_ECHOES: usize = 32;
 /// What a glance finds below this is the link; above it, at 128 Mbit/s and more, it may be a processor that computes.
 const GLANCE_SLOW_BYTES_PER_SECOND: u64 = 16_000_000;
 
@@ -84,6 +86,15 @@ enum Turn {
 type Turns = [Option<Turn>; 2];
 
 impl History {
+    /// Puts what an earlier life of this agent knew before the rounds of this one, of which there are too few to know the link. It counts
+    /// as no more rounds than that takes: soon the link is known by what this life finds. `before`: what it was before it became slow.
+    pub fn begin_with(&mut self, known: &Figures, before: Option<&Figures>) {
+        let own = std::mem::take(&mut self.rounds);
+        self.rounds = remembered(known);
+        self.earlier = before.map(remembered).unwrap_or_default();
+        own.into_iter().for_each(|round| self.add(round));
+    }
+
     /// Adds a round. One without echoes or without a rate is none.
     pub fn add(&mut self, round: Round) {
         if round.round_trips_us.is_empty() || round.send_bytes_per_second == 0 || round.receive_bytes_per_second == 0 {
@@ -192,6 +203,23 @@ impl History {
     pub fn figures(&self) -> Option<Figures> {
         figures(&self.rounds)
     }
+}
+
+/// Rounds that come to these figures.
+fn remembered(figures: &Figures) -> VecDeque<Round> {
+    let there_and_back = |one_way_us: u64| one_way_us.saturating_mul(2);
+    let mut round_trips_us = vec![there_and_back(figures.latency_p50_us); REMEMBERED_ECHOES];
+    round_trips_us[0] = there_and_back(figures.latency_p99_us);
+    let round = Round {
+        unix_s: figures.unix_s,
+        is_glance: false,
+        // Its time is in none of the figures.
+        echo_bytes: 0,
+        round_trips_us,
+        send_bytes_per_second: figures.send_bytes_per_second,
+        receive_bytes_per_second: figures.receive_bytes_per_second,
+    };
+    vec![round; KNOWN_ROUNDS].into()
 }
 
 fn figures(rounds: &VecDeque<Round>) -> Option<Figures> {

@@ -51,10 +51,14 @@ const GLANCE_ECHOES: Echoes = Echoes {
 /// On a long line fewer echoes do, so that a round does not take the whole allowance.
 const ECHOES_MIN: usize = 8;
 const ECHO_TIME: Duration = Duration::from_millis(250);
+/// Where a round trip takes a good part of a second even fewer do, or the round would not come to its end.
+const ECHOES_LEAST: usize = 2;
+const ECHO_TIME_LONG: Duration = Duration::from_secs(4);
 /// Messages on their way to the stream.
 const AHEAD: usize = 2;
-/// A round on a line of a megabit takes some seconds; the peer ends it after ten.
-const LIMIT: Duration = Duration::from_secs(12);
+/// A round on a line of a megabit takes some seconds, and where a round trip takes a second a quarter of a minute; the peer ends it
+/// after twenty seconds.
+const LIMIT: Duration = Duration::from_secs(24);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Echoes {
@@ -142,6 +146,18 @@ impl From<Status> for MeasureError {
             _ => Self::Failed(text),
         }
     }
+}
+
+impl Echoes {
+    /// Whether the echo of that number, which was sent so long after the first, tells the round trip.
+    fn counts(self, number: usize, sent_after: Duration) -> bool {
+        number >= self.warm_up || sent_after >= ECHO_TIME_LONG
+    }
+}
+
+/// Whether so many echoes that count are enough after so long. Pure.
+fn suffice(counted: usize, elapsed: Duration) -> bool {
+    counted >= ECHOES_MIN && elapsed >= ECHO_TIME || counted >= ECHOES_LEAST && elapsed >= ECHO_TIME_LONG
 }
 
 /// One bulk that was carried.
@@ -306,10 +322,10 @@ impl Stream {
                 measure_response::Response::Echo(echo) if echo.data.len() == payload.len() => {}
                 _ => return Err(unexpected()),
             }
-            if number >= echoes.warm_up {
+            if echoes.counts(number, sent.saturating_duration_since(began)) {
                 round_trips_us.push(micros(sent));
             }
-            if round_trips_us.len() >= ECHOES_MIN && began.elapsed() >= ECHO_TIME {
+            if suffice(round_trips_us.len(), began.elapsed()) {
                 break;
             }
         }

@@ -3,7 +3,7 @@
 //! ```text
 //!  operator ─ LinkPeers ─▶ drive ─▶ plan (pure: whom, when) ─▶ measure ──mutual TLS──▶ serve (the peer's)
 //!  workers' compute time ─▶ load ─▶┘          │ round
-//!                                   history (pure: medians, percentiles)
+//!  NodeLinkState, at the start ─▶ earlier ─▶ history (pure: medians, percentiles)
 //!                                      │ Seen
 //!                                      ├─▶ report, thresholds (pure) ─▶ publish ─▶ NodeLinkState
 //!                                      └─▶ metrics
@@ -19,6 +19,7 @@
 
 pub mod allowance;
 pub mod drive;
+pub mod earlier;
 pub mod gate;
 pub mod history;
 pub mod kind;

@@ -13,7 +13,7 @@ use super::Wishes;
 use super::history::{GONE_AFTER, History};
 use std::collections::BTreeMap;
 
-/// Rounds until figures can be believed: the median of three.
+/// Rounds until figures can be believed: the median of three. What an earlier life of the agent knew counts as so many.
 pub const ROUNDS_FIRST: u32 = 3;
 /// Between those.
 const SOON_MS: u64 = 20_000;

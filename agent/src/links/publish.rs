@@ -3,9 +3,10 @@
 
 use super::gate::Gate;
 use super::thresholds::{self, News};
-use super::{Seen, report, slow};
+use super::{Seen, earlier, report, slow};
 use crate::devices::Devices;
 use crate::discovery::events::Events;
+use crate::groups;
 use crate::kubernetes::{ApiError, Way};
 use crate::retry;
 use crds::names::{AGENT_FIELD_MANAGER, GROUP, NODE_LABEL, VERSION};
@@ -41,6 +42,8 @@ pub struct Publisher {
     pub seen: watch::Receiver<Arc<Seen>>,
     /// The devices, for copies between them.
     pub devices: watch::Receiver<Arc<Devices>>,
+    /// Those of them that may work as one.
+    pub groups: watch::Receiver<groups::Told>,
     /// Told what the administrator says.
     pub gate: Arc<Gate>,
 }
@@ -86,6 +89,7 @@ impl Publisher {
     /// Reads the object, makes it where it is not, and writes the news for a while.
     async fn session(&mut self, first: Instant, told: &mut Told, backoff: &mut Backoff) -> Result<(), ApiError> {
         let mut written = self.present(&mut told.events).await?;
+        self.tell_earlier(written.status.as_ref());
         let refresh_at = Instant::now() + REFRESH_EVERY;
         let mut ask_at = Instant::now() + ASK_EVERY;
         loop {
@@ -99,7 +103,8 @@ impl Publisher {
             let seen = Arc::clone(&self.seen.borrow_and_update());
             let devices = Arc::clone(&self.devices.borrow_and_update());
             let wishes = self.gate.wishes().borrow().clone();
-            let status = report::status(
+            let grouped = self.groups.borrow_and_update().clone();
+            let mut status = report::status(
                 &self.node,
                 &seen,
                 &devices.states,
@@ -108,6 +113,7 @@ impl Publisher {
                 written.generation,
                 Timestamp::now(),
             );
+            status.groups = groups::report::told(grouped.as_deref().map(Vec::as_slice), written.status.as_ref());
             let due = due(written.status.as_ref(), &status, first, told.wrote);
             if due.is_some_and(|due| due <= Instant::now()) {
                 write(&written.api, &self.node, &status).await?;
@@ -133,6 +139,8 @@ impl Publisher {
                     // The agent is ending.
                     std::future::pending::<()>().await;
                 },
+                // Whoever measures may have ended; its last word stands.
+                Ok(()) = self.groups.changed() => {}
                 // Only copies between devices are read, which are news when anything else is, or at the next look.
                 Ok(()) = self.devices.changed(), if written.status.is_none() => {}
             }
@@ -161,6 +169,17 @@ impl Publisher {
             generation: object.metadata.generation,
             status: object.status,
         })
+    }
+
+    /// What was there when it was first read, nothing included, is of an earlier life.
+    fn tell_earlier(&self, status: Option<&NodeLinkStateStatus>) {
+        self.gate.earlier().send_if_modified(|told| {
+            let is_first = told.is_none();
+            if is_first {
+                *told = Some(Arc::new(status.map(earlier::of).unwrap_or_default()));
+            }
+            is_first
+        });
     }
 
     async fn apply(&self, api: &Api<NodeLinkState>, node_uid: &str) -> Result<NodeLinkState, ApiError> {

@@ -62,6 +62,8 @@ pub fn status(
         worst_latency: worst_latency(&peers),
         worst_bandwidth: worst_bandwidth(&peers),
         device_pairs: device_pairs(node, devices),
+        // Whoever knows of them adds them.
+        groups: Vec::new(),
         peers,
         conditions,
     }

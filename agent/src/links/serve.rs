@@ -12,8 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// A round of a slow line takes some seconds. Whoever is slower holds up everybody else.
-const LIMIT: Duration = Duration::from_secs(10);
+/// A round of a slow line takes some seconds, and where a round trip takes a second a quarter of a minute. Whoever is slower holds up
+/// everybody else.
+const LIMIT: Duration = Duration::from_secs(20);
 /// Why a round ended is told within this, or not at all.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
 /// Bytes of an echo.

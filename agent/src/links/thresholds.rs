@@ -2,10 +2,11 @@
 //!
 //! Links jitter all the time. A figure is written when it is further from what was written last than the table allows, and not
 //! sooner than [`CALM`] after the last write. That links are gone or back, became slow or are well again, or that the last of them had
-//! its first round, is told sooner: placement waits for that.
+//! its first round, is told sooner, and so is that devices can work as one, or cannot: placement waits for that.
 //! Figures that did not change are written again when what was written has aged by half of what it counts for: four times a
 //! day at most. Every figure is in the metrics.
 
+use crate::groups;
 use crds::conditions::links as condition;
 use crds::{LinkState, NodeLinkStateStatus, PeerLink};
 use std::time::Duration;
@@ -88,7 +89,8 @@ pub fn news(written: &NodeLinkStateStatus, now: &NodeLinkStateStatus) -> News {
         let peers = status.peers.iter();
         peers.map(|peer| (peer.node.clone(), peer.state, slow(peer))).collect()
     };
-    if !may_gather(now) && standing(written) != standing(now) {
+    let turned = groups::report::standing(&written.groups) != groups::report::standing(&now.groups);
+    if turned || !may_gather(now) && standing(written) != standing(now) {
         News::Urgent
     } else {
         News::CanWait
@@ -113,6 +115,7 @@ fn is_news(written: &NodeLinkStateStatus, now: &NodeLinkStateStatus) -> bool {
         peer.measured_at.clone_from(&before.measured_at);
         peer.message.clone_from(&before.message);
     }
+    groups::report::calm(&mut calm.groups, &written.groups);
     // Words that follow from the figures, and figures of devices, which are measured once.
     calm.worst_latency.clone_from(&written.worst_latency);
     calm.worst_bandwidth.clone_from(&written.worst_bandwidth);

@@ -81,6 +81,8 @@ pub struct Setting {
     pub sharing: Sharing,
     /// "/" but in tests.
     pub root: PathBuf,
+    /// Folder of the workers, with notes of their processes: those of an earlier life are not our children, and ours.
+    pub workers: PathBuf,
 }
 
 /// A device, and who uses its memory where the driver tells.

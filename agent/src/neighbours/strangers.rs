@@ -43,11 +43,12 @@ pub struct Lookout {
 }
 
 impl Lookout {
-    /// Processes on each device, by its identity, that `own` did not start. `parent_of` gives a process's parent, if it is still there.
+    /// Processes on each device, by its identity, that are neither among our `own` nor were started by one of them. `parent_of` gives a
+    /// process's parent, if it is still there.
     pub fn look(
         &mut self,
         devices: &[Seen],
-        own: u32,
+        own: &BTreeSet<u32>,
         parent_of: impl Fn(u32) -> Option<u32>,
     ) -> BTreeMap<String, Strangers> {
         let listed = devices.iter().flat_map(|seen| &seen.processes);
@@ -66,9 +67,9 @@ impl Lookout {
     }
 }
 
-fn descends(pid: u32, own: u32, parent_of: impl Fn(u32) -> Option<u32>) -> bool {
+fn descends(pid: u32, own: &BTreeSet<u32>, parent_of: impl Fn(u32) -> Option<u32>) -> bool {
     let ancestors = std::iter::successors(Some(pid), |pid| parent_of(*pid));
-    ancestors.take(ANCESTORS_MAX).any(|pid| pid == own)
+    ancestors.take(ANCESTORS_MAX).any(|pid| own.contains(&pid))
 }
 
 /// Those of the processes that are not ours; as they were told `before` where they are nearly that.
@@ -94,12 +95,20 @@ fn strangers(processes: &[ProcessMemory], ours: &BTreeSet<u32>, before: Option<S
 impl Strangers {
     /// For a person.
     pub fn describe(self) -> String {
-        let (mebibytes, largest) = (self.memory_bytes >> 20, self.largest);
-        match self.count {
-            1 => format!("process {largest}, which is not ours, uses {mebibytes} MiB of its memory"),
-            count => format!(
-                "{count} processes that are not ours use {mebibytes} MiB of its memory, most of it process {largest}"
-            ),
+        let (amount, largest) = (self.amount(), self.largest);
+        match (self.count, self.memory_bytes) {
+            (1, _) => format!("process {largest}, which is not ours, uses {amount}"),
+            (count, 0) => format!("{count} processes that are not ours use {amount}, process {largest} among them"),
+            (count, _) => format!("{count} processes that are not ours use {amount}, most of it process {largest}"),
+        }
+    }
+
+    /// What they use, without a number where the driver counts nothing.
+    fn amount(self) -> String {
+        match self.memory_bytes {
+            0 => "it".to_owned(),
+            bytes if bytes < 1 << 20 => "less than 1 MiB of its memory".to_owned(),
+            bytes => format!("{} MiB of its memory", bytes >> 20),
         }
     }
 }
@@ -156,9 +165,13 @@ mod tests {
         }]
     }
 
+    fn own() -> BTreeSet<u32> {
+        [10].into()
+    }
+
     /// What is found on a card that nobody looked at before.
     fn found(processes: &[ProcessMemory]) -> Option<Strangers> {
-        let found = Lookout::default().look(&used_by(processes), 10, parent_of);
+        let found = Lookout::default().look(&used_by(processes), &own(), parent_of);
         found.into_values().next()
     }
 
@@ -180,16 +193,39 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_of_an_earlier_life_that_init_took_over_is_no_stranger_nor_is_what_it_started() {
+        let parent_of = |pid: u32| match pid {
+            20 | 30 => Some(1),
+            21 => Some(20),
+            _ => None,
+        };
+        let on_the_card = used_by(&[process(20, 500), process(21, 500), process(30, 300)]);
+        let noted = BTreeSet::from([10, 20]);
+        let found = Lookout::default().look(&on_the_card, &noted, parent_of);
+        let found = found.into_values().next().unwrap();
+        assert_eq!((found.count, found.largest), (1, 30));
+        let unknown = Lookout::default().look(&on_the_card, &own(), parent_of);
+        assert_eq!(
+            unknown.into_values().next().unwrap().count,
+            3,
+            "the note tells it, and nothing else"
+        );
+    }
+
+    #[test]
     fn a_worker_that_has_ended_since_its_device_was_read_is_no_stranger_and_whoever_has_its_number_then_is() {
         let mut lookout = Lookout::default();
         let read = used_by(&[process(11, 60_000)]);
-        assert!(lookout.look(&read, 10, parent_of).is_empty());
-        assert!(lookout.look(&read, 10, |_| None).is_empty(), "it is gone, and was ours");
-        let another = lookout.look(&read, 10, |pid| (pid == 11).then_some(1));
-        assert_eq!(another.into_values().next().map(|found| found.largest), Some(11));
-        assert!(lookout.look(&used_by(&[]), 10, parent_of).is_empty());
+        assert!(lookout.look(&read, &own(), parent_of).is_empty());
         assert!(
-            !lookout.look(&read, 10, |_| None).is_empty(),
+            lookout.look(&read, &own(), |_| None).is_empty(),
+            "it is gone, and was ours"
+        );
+        let another = lookout.look(&read, &own(), |pid| (pid == 11).then_some(1));
+        assert_eq!(another.into_values().next().map(|found| found.largest), Some(11));
+        assert!(lookout.look(&used_by(&[]), &own(), parent_of).is_empty());
+        assert!(
+            !lookout.look(&read, &own(), |_| None).is_empty(),
             "nobody knows it any more"
         );
     }
@@ -198,7 +234,7 @@ mod tests {
     fn readings_that_differ_a_little_are_told_alike_and_what_changed_is_told() {
         let mut lookout = Lookout::default();
         let mut told = |processes: &[ProcessMemory]| {
-            let found = lookout.look(&used_by(processes), 10, parent_of);
+            let found = lookout.look(&used_by(processes), &own(), parent_of);
             let found = found.into_values().next().unwrap();
             (found.count, found.memory_bytes >> 20, found.largest)
         };
@@ -232,9 +268,29 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_is_not_counted_or_is_next_to_nothing_has_no_number() {
+        let uses = |pid, memory_bytes| ProcessMemory { pid, memory_bytes };
+        let told = |processes: &[ProcessMemory]| found(processes).unwrap().describe();
+        assert_eq!(told(&[uses(7, None)]), "process 7, which is not ours, uses it");
+        assert_eq!(told(&[uses(7, Some(0))]), "process 7, which is not ours, uses it");
+        assert_eq!(
+            told(&[uses(7, None), uses(20, None)]),
+            "2 processes that are not ours use it, process 7 among them"
+        );
+        assert_eq!(
+            told(&[uses(7, Some((1 << 20) - 1))]),
+            "process 7, which is not ours, uses less than 1 MiB of its memory"
+        );
+        assert_eq!(
+            told(&[uses(7, Some(1 << 20))]),
+            "process 7, which is not ours, uses 1 MiB of its memory"
+        );
+    }
+
+    #[test]
     fn a_loop_of_parents_ends() {
         let mut lookout = Lookout::default();
-        assert!(!lookout.look(&used_by(&[process(5, 1)]), 10, Some).is_empty());
+        assert!(!lookout.look(&used_by(&[process(5, 1)]), &own(), Some).is_empty());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::strangers::{self, Lookout, Strangers};
 use super::vendor::Vendor;
 use super::{Neighbours, Seen, Setting};
 use crate::kubernetes::Way;
+use crate::worker::leftovers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,8 +196,9 @@ impl Watcher {
         if !strangers::numbers_are_ours(root) {
             return BTreeMap::new();
         }
-        self.lookout
-            .look(devices, std::process::id(), |pid| strangers::parent(root, pid))
+        let mut own = leftovers::processes(&self.setting.workers);
+        own.insert(std::process::id());
+        self.lookout.look(devices, &own, |pid| strangers::parent(root, pid))
     }
 }
 

@@ -145,6 +145,11 @@ fn detail(device: &GpuDevice) -> Option<String> {
         Verification::Verified => {}
         Verification::Failed { reason } | Verification::CouldNotMeasure { reason } => facts.push(reason.clone()),
     }
+    for other in &device.unverified {
+        if let Verification::Failed { reason } | Verification::CouldNotMeasure { reason } = &other.verification {
+            facts.push(format!("not by way of {}: {reason}", other.backend.name()));
+        }
+    }
     if device.kind == Kind::Software {
         facts.push("computes on the processors, and is used only where a model allows it".to_owned());
     }

@@ -3,15 +3,19 @@
 use super::observed::Fault;
 use crate::devices::Devices;
 use crds::conditions::reason;
+use crds::names::members;
 
-/// What a worker left on the device of that name. Where it was short of memory, it does not know who has it; readings of the device do,
-/// where the driver tells.
+/// What a worker left on the device of that name, or on the group. Where it was short of memory, it does not know who has it; readings of
+/// the device do, where the driver tells.
 pub(super) fn told(mut fault: Fault, node: &str, device: &str, devices: &Devices) -> Fault {
-    let state = devices
-        .named(node, device)
-        .filter(|_| fault.reason == reason::INSUFFICIENT_MEMORY);
-    if let Some(stranger) = state.and_then(|state| state.stranger.as_ref()) {
-        fault.message = format!("{}; of {device}: {stranger}", fault.message);
+    if fault.reason != reason::INSUFFICIENT_MEMORY {
+        return fault;
+    }
+    for member in members(device) {
+        let state = devices.named(node, member);
+        if let Some(stranger) = state.and_then(|state| state.stranger.as_ref()) {
+            fault.message = format!("{}; of {member}: {stranger}", fault.message);
+        }
     }
     fault
 }
@@ -42,6 +46,17 @@ mod tests {
             "2 MiB are missing; of n-cuda0: process 4121, which is not ours, uses 3174 MiB of its memory"
         );
         assert_eq!(fault.reason, reason::INSUFFICIENT_MEMORY);
+    }
+
+    #[test]
+    fn of_a_group_the_member_is_named_that_somebody_else_uses() {
+        let mut devices = Devices::of([0, 1].map(|index| GpuDevice::new(Backend::Cuda, index, Kind::Discrete)));
+        devices.states[1].stranger = Some("process 4121, which is not ours, uses it".to_owned());
+        let fault = told(short(), "n", "n-cuda0+n-cuda1", &devices);
+        assert_eq!(
+            fault.message,
+            "2 MiB are missing; of n-cuda1: process 4121, which is not ours, uses it"
+        );
     }
 
     #[test]

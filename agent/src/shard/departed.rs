@@ -26,13 +26,14 @@ struct Key {
 }
 
 impl Key {
-    /// Another cut of the same layers crashes alike.
-    fn of(slot: &Slot, slice: &Slice) -> Self {
-        Self {
+    /// Another cut of the same layers crashes alike. One for each device: what crashed on a group may be what comes back on one of them.
+    fn all(slot: &Slot, slice: &Slice) -> Vec<Self> {
+        let on = |device: &str| Self {
             model_uid: slot.model_uid.clone(),
             index: slice.index,
-            device: slice.device.clone(),
-        }
+            device: device.to_owned(),
+        };
+        slice.devices().map(on).collect()
     }
 }
 
@@ -61,19 +62,24 @@ impl Departed {
             crashes: seen.crashes,
             at_ms: now_ms,
         };
-        self.left.insert(Key::of(slot, &seen.slice), left);
-        if self.left.len() > REMEMBERED_MAX {
+        for key in Key::all(slot, &seen.slice) {
+            self.left.insert(key, left);
+        }
+        while self.left.len() > REMEMBERED_MAX {
             let oldest = self.left.iter().min_by_key(|(_, left)| left.at_ms);
-            if let Some(key) = oldest.map(|(key, _)| key.clone()) {
-                self.left.remove(&key);
-            }
+            let Some(key) = oldest.map(|(key, _)| key.clone()) else {
+                break;
+            };
+            self.left.remove(&key);
         }
     }
 
     /// A shard of which nothing was done yet goes on with the count of the one that left, if one did.
     pub(super) fn comes_back(&mut self, slot: &Slot, seen: &mut Observed, now_ms: u64) {
-        let left = self.left.remove(&Key::of(slot, &seen.slice));
-        if let Some(left) = left.filter(|left| left.is_fresh(now_ms)) {
+        let keys = Key::all(slot, &seen.slice).into_iter();
+        let left: Vec<Left> = keys.filter_map(|key| self.left.remove(&key)).collect();
+        let fresh = left.iter().filter(|left| left.is_fresh(now_ms));
+        if let Some(left) = fresh.max_by_key(|left| left.failures) {
             (seen.failures, seen.crashes) = (left.failures, left.crashes);
         }
     }
@@ -88,12 +94,16 @@ mod tests {
 
     /// A shard at rest on a device with that number, of which nothing is counted.
     fn calm(device: u64) -> (Slot, Observed) {
+        calm_on(&format!("cpu{device}"))
+    }
+
+    fn calm_on(device: &str) -> (Slot, Observed) {
         let slice = Slice {
             index: gguf::Digest([7; 32]),
             first_layer: 0,
             end_layer: 10,
             total_layers: 30,
-            device: format!("cpu{device}"),
+            device: device.to_owned(),
             backend: "cpu".to_owned(),
             runtime: Runtime::default(),
             weight_root: [1; 32],
@@ -136,6 +146,23 @@ mod tests {
             seen.failures
         };
         assert_eq!([0, 1].map(|device| failures_of(&mut departed, device)), [0, 1]);
+    }
+
+    #[test]
+    fn a_crash_on_a_group_counts_for_each_of_its_devices_and_one_on_a_device_for_its_group() {
+        let failures = |crashed_on: &str, device: &str| {
+            let mut departed = Departed::default();
+            let (slot, mut seen) = calm_on(crashed_on);
+            seen.failures = 1;
+            seen.crashes.count(Fault::new("Crashed", ""), 0);
+            departed.leaves(&slot, &seen, 0);
+            let (slot, mut seen) = calm_on(device);
+            departed.comes_back(&slot, &mut seen, 1);
+            seen.failures
+        };
+        let back_on = ["cuda0", "cuda1", "cuda2", "cuda0+cuda1", "cuda1+cuda2"];
+        assert_eq!(back_on.map(|device| failures("cuda0+cuda1", device)), [1, 1, 0, 1, 1]);
+        assert_eq!(back_on.map(|device| failures("cuda0", device)), [1, 0, 0, 1, 0]);
     }
 
     #[test]

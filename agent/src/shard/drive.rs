@@ -14,6 +14,7 @@ use crate::devices::Devices;
 use crate::discovery::report::object_name;
 use crate::leaves::WorkerLeaves;
 use crate::models::{Models, Wanted};
+use crate::trust::Trust;
 use crate::worker::leftovers::{self, Left};
 use crate::worker::places::Places;
 use crate::worker::process::{self, Order, Worker};
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +72,8 @@ pub struct View {
     pub holdings: Vec<Holding>,
     /// Devices onto which layers are about to be loaded, or are being loaded.
     pub loading: BTreeSet<String>,
+    /// Devices on which something is that is not desired any more.
+    pub leaving: BTreeSet<String>,
     /// Whose workers serve.
     pub serving: Vec<Serving>,
     /// Ends of workers that nobody asked for, since the start.
@@ -91,6 +95,7 @@ pub struct Lines {
 /// Runs until `unload` is cancelled and every worker has ended.
 pub async fn run<L: WorkerLeaves>(setting: Setting, leaves: Arc<L>, models: Arc<Models>, lines: Lines) {
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
+    let trust = leaves.trust();
     let mut drive = Drive {
         setting,
         leaves,
@@ -104,6 +109,8 @@ pub async fn run<L: WorkerLeaves>(setting: Setting, leaves: Arc<L>, models: Arc<
         worker_failures: 0,
         restarts_heeded: BTreeMap::new(),
         suspects: Suspects::new(),
+        trust,
+        renewing: Arc::default(),
         view: lines.view,
     };
     let (mut desired, unload) = (lines.desired, lines.unload);
@@ -139,6 +146,10 @@ struct Drive<L> {
     /// By device, of how many requests to start its workers again we know.
     restarts_heeded: BTreeMap<String, u32>,
     suspects: Suspects,
+    /// Whom the workers trust, and that the agent's own leaf is another.
+    trust: Trust,
+    /// Two renewals at once would write the same files.
+    renewing: Arc<tokio::sync::Mutex<()>>,
     view: watch::Sender<Arc<View>>,
 }
 
@@ -153,8 +164,8 @@ impl<L: WorkerLeaves> Drive<L> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renewal = tokio::time::interval(RENEW_LEAVES_EVERY);
-        // Two at once, after a standstill, would write the same files.
         renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut own = self.trust.wishes.renewals();
         self.desired = Arc::clone(&desires.borrow_and_update());
         self.heed_devices();
         loop {
@@ -173,6 +184,7 @@ impl<L: WorkerLeaves> Drive<L> {
                 Ok(()) = self.setting.devices.changed() => self.heed_devices(),
                 _ = tick.tick(), if !self.observed.is_empty() => {}
                 _ = renewal.tick() => self.renew_leaves(),
+                Ok(()) = own.changed() => self.renew_leaves(),
             }
         }
     }
@@ -225,7 +237,7 @@ impl<L: WorkerLeaves> Drive<L> {
                 continue;
             }
             for (slot, seen) in &self.observed {
-                if seen.slice.device == name && seen.running().is_some() {
+                if seen.slice.devices().any(|device| device == name) && seen.running().is_some() {
                     tracing::warn!(shard = %slot, device = name, "an application failed on the device; starting the worker again");
                     self.order(slot, Order::Kill);
                 }
@@ -415,21 +427,22 @@ impl<L: WorkerLeaves> Drive<L> {
         });
     }
 
-    /// Workers look for a renewed leaf by themselves.
+    /// Has every worker that runs take a leaf that is not half way through, of whom the agent's own is.
     fn renew_leaves(&self) {
-        for slot in self
-            .observed
-            .iter()
-            .filter(|(_, seen)| seen.running().is_some())
-            .map(|(slot, _)| slot.clone())
-        {
-            let (leaves, places) = (Arc::clone(&self.leaves), Places::new(&self.setting.state_dir, &slot));
-            tokio::spawn(async move {
-                if let Err(fault) = leaves.ensure(&slot.model_uid, &places.identity).await {
-                    tracing::warn!(shard = %slot, message = fault.message, "the worker's leaf is not renewed; trying again");
-                }
-            });
-        }
+        let running = self.observed.iter().filter(|(_, seen)| seen.running().is_some());
+        let running: Vec<(Slot, Places)> = running
+            .map(|(slot, _)| (slot.clone(), Places::new(&self.setting.state_dir, slot)))
+            .collect();
+        let (leaves, trust, renewing) = (Arc::clone(&self.leaves), self.trust.clone(), Arc::clone(&self.renewing));
+        tokio::spawn(async move {
+            let _alone = renewing.lock().await;
+            trust.keep(running.iter().map(|(_, places)| &*places.identity));
+            let mut each = JoinSet::new();
+            for (slot, places) in running {
+                each.spawn(renew_leaf(Arc::clone(&leaves), trust.clone(), slot, places));
+            }
+            each.join_all().await;
+        });
     }
 
     fn in_use(&self) -> HashSet<gguf::Digest> {
@@ -461,6 +474,7 @@ impl<L: WorkerLeaves> Drive<L> {
             statuses: report::statuses(&self.desired, &self.observed, progress),
             holdings: report::holdings(&self.desired, &self.observed),
             loading: report::loading(&self.desired, &self.observed),
+            leaving: report::leaving(&self.desired, &self.observed),
             serving: report::serving(&self.desired, &self.observed),
             worker_failures: self.worker_failures,
         };
@@ -472,4 +486,11 @@ impl<L: WorkerLeaves> Drive<L> {
             changed
         });
     }
+}
+
+async fn renew_leaf<L: WorkerLeaves>(leaves: Arc<L>, trust: Trust, slot: Slot, places: Places) {
+    if let Err(fault) = leaves.ensure(&slot.model_uid, &places.identity).await {
+        tracing::warn!(shard = %slot, message = fault.message, "the worker's leaf is not renewed; trying again");
+    }
+    trust.hand_over(&places).await;
 }

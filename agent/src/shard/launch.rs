@@ -4,6 +4,7 @@ use super::drive::Setting;
 use super::observed::{Fault, Observed};
 use super::weights::Prepared;
 use super::{Desired, Slice, Slot};
+use crate::devices::Devices;
 use crate::worker::places::Places;
 use crate::worker::process::{Launch, Patience};
 use device::Backend;
@@ -24,7 +25,8 @@ pub(super) fn launch(
     prepared: Prepared,
 ) -> Result<Launch, Fault> {
     let slice = &seen.slice;
-    let (backend, index) = device_of(setting, slice)?;
+    let reached = reached(setting, slice)?;
+    let vulkan_indices = reached.vulkan_indices();
     let places = Places::new(&setting.state_dir, slot);
     let config = WorkerConfig {
         model_uid: slot.model_uid.clone(),
@@ -33,8 +35,9 @@ pub(super) fn launch(
         first_layer: slice.first_layer,
         end_layer: slice.end_layer,
         total_layers: slice.total_layers,
-        backend: engine(backend)?,
-        device_index: index,
+        backend: engine(reached.backend)?,
+        device_index: reached.index,
+        group_indices: reached.group_indices,
         threads: setting.threads,
         memory_budget_bytes: wanted.memory_budget_bytes,
         slice: SliceFiles {
@@ -73,7 +76,7 @@ pub(super) fn launch(
         executable: setting.worker.clone(),
         places,
         config,
-        vulkan_index: (backend == Backend::Vulkan).then_some(index),
+        vulkan_indices,
         patience: Patience::default(),
     })
 }
@@ -84,23 +87,75 @@ fn engine(backend: Backend) -> Result<worker::Backend, Fault> {
     worker::Backend::named(name).ok_or_else(|| Fault::new("BadConfiguration", format!("no worker computes by {name}")))
 }
 
-/// The device as it is reached now.
-fn device_of(setting: &Setting, slice: &Slice) -> Result<(Backend, u32), Fault> {
-    let missing = |what: &str| Fault::new("DeviceMissing", format!("device {} is {what}", slice.device));
+/// Where a shard computes, as it is reached now.
+struct Reached {
+    backend: Backend,
+    /// Of its device, or of the first of its group.
+    index: u32,
+    /// Of the others of its group.
+    group_indices: Vec<u32>,
+}
+
+impl Reached {
+    /// What of Vulkan's devices the worker shall see.
+    fn vulkan_indices(&self) -> Vec<u32> {
+        match self.backend {
+            Backend::Vulkan => std::iter::once(self.index)
+                .chain(self.group_indices.iter().copied())
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn reached(setting: &Setting, slice: &Slice) -> Result<Reached, Fault> {
     let devices = setting.devices.borrow();
+    let mut found = Vec::new();
+    for device in slice.devices() {
+        found.push(one(&devices, &setting.node, slice, device)?);
+    }
+    let Some(((backend, index), others)) = found.split_first() else {
+        return Err(missing(slice, &slice.device, "no device"));
+    };
+    Ok(Reached {
+        backend: *backend,
+        index: *index,
+        group_indices: others.iter().map(|(_, index)| *index).collect(),
+    })
+}
+
+/// A device of the shard: its backend and index.
+fn one(devices: &Devices, node: &str, slice: &Slice, device: &str) -> Result<(Backend, u32), Fault> {
     let state = devices
-        .named(&setting.node, &slice.device)
-        .ok_or_else(|| missing("not on this node any more"))?;
-    let device = &state.device;
-    if device.backend.name() != slice.backend {
-        let (now, then) = (device.backend.name(), &slice.backend);
-        return Err(missing(&format!("reached by {now}, the placement says {then}")));
+        .named(node, device)
+        .ok_or_else(|| missing(slice, device, "not on this node any more"))?;
+    let found = &state.device;
+    if found.backend.name() != slice.backend {
+        let (now, then) = (found.backend.name(), &slice.backend);
+        let what = format!("reached by {now}, the placement says {then}");
+        return Err(missing(slice, device, &what));
     }
     match state.obstacle() {
         Some(why) => Err(Fault::new(
             "DeviceNotReady",
-            format!("device {} takes no layers: {why}", slice.device),
+            format!("device {} takes no layers: {why}", called(slice, device)),
         )),
-        None => Ok((device.backend, device.index)),
+        None => Ok((found.backend, found.index)),
     }
 }
+
+fn missing(slice: &Slice, device: &str, what: &str) -> Fault {
+    Fault::new("DeviceMissing", format!("device {} is {what}", called(slice, device)))
+}
+
+/// A device of the shard, for a person.
+fn called(slice: &Slice, device: &str) -> String {
+    if device == slice.device {
+        device.to_owned()
+    } else {
+        format!("{device} of the group {}", slice.device)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,8 @@
 //!  fetch ─▶ verify ─▶ prepare ─▶ spawn ─▶ (loading, loaded, serving) ─▶ drain ─▶ unload
 //! ```
 //!
-//! A shard is what it holds, not where it stands: a [`Slot`] is a slice on a device. Placements say where it stands, with what
-//! before and after it, and a newer one that names the same slice keeps the worker.
+//! A shard is what it holds, not where it stands: a [`Slot`] is a slice on a device, or on all devices of a group. Placements say where
+//! it stands, with what before and after it, and a newer one that names the same slice keeps the worker.
 
 pub mod crashes;
 mod crowded;
@@ -18,6 +18,7 @@ pub mod departed;
 pub mod drive;
 mod launch;
 pub mod observed;
+pub mod occupied;
 pub mod report;
 pub mod step;
 pub mod suspects;
@@ -73,7 +74,7 @@ pub struct Slice {
     pub end_layer: u32,
     /// Layers of the whole model.
     pub total_layers: u32,
-    /// Name of the DeviceGPUState.
+    /// Name of the DeviceGPUState, or of the group of devices that compute it as one.
     pub device: String,
     /// ggml backend family.
     pub backend: String,

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 /// A shard on a device, as `DeviceGPUState` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holding {
-    /// Name of the DeviceGPUState.
+    /// Name of the DeviceGPUState, or of the group of devices.
     pub device: String,
     /// Namespace of the model.
     pub namespace: String,
@@ -18,7 +18,7 @@ pub struct Holding {
     pub model: String,
     /// "0-9".
     pub layers: String,
-    /// What it may use.
+    /// What it may use, on all devices together.
     pub memory_bytes: u64,
 }
 
@@ -183,7 +183,18 @@ pub fn loading(desired: &DesiredShards, observed: &ObservedShards) -> BTreeSet<S
         desired.get(*slot).is_some_and(Desired::loads) && seen.is_on_disk() && seen.running().is_none_or(is_under_way)
     };
     let found = observed.iter().filter(is_loaded_next);
-    found.map(|(_, seen)| seen.slice.device.clone()).collect()
+    found
+        .flat_map(|(_, seen)| seen.slice.devices().map(str::to_owned))
+        .collect()
+}
+
+/// The devices on which something is that is not desired any more, and is about to end.
+pub fn leaving(desired: &DesiredShards, observed: &ObservedShards) -> BTreeSet<String> {
+    let leaves = |(slot, seen): &(&Slot, &Observed)| seen.holds_memory() && !desired.contains_key(*slot);
+    let found = observed.iter().filter(leaves);
+    found
+        .flat_map(|(_, seen)| seen.slice.devices().map(str::to_owned))
+        .collect()
 }
 
 fn holding(wanted: &Desired, seen: &Observed) -> Holding {

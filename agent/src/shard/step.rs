@@ -237,9 +237,9 @@ impl World<'_> {
         }
     }
 
-    /// Why no worker may be on the shard's device, where that is so.
+    /// Why no worker may be on the shard's device, or on one of its group, where that is so.
     fn suspicion(&self, seen: &Observed) -> Option<&Fault> {
-        self.suspects.get(&seen.slice.device)
+        seen.slice.devices().find_map(|device| self.suspects.get(device))
     }
 
     fn retry(&self, at_ms: u64) -> Option<Action> {
@@ -276,10 +276,7 @@ impl World<'_> {
     /// A worker that must end is still on this shard's device.
     fn device_in_use(&self, slot: &Slot, seen: &Observed) -> bool {
         self.observed.iter().any(|(other_slot, other)| {
-            other_slot != slot
-                && other.holds_memory()
-                && other.slice.device == seen.slice.device
-                && !self.is_kept(other_slot)
+            other_slot != slot && other.holds_memory() && other.slice.meets(&seen.slice) && !self.is_kept(other_slot)
         })
     }
 
@@ -293,7 +290,7 @@ impl World<'_> {
             other != slot
                 && other.model_uid == slot.model_uid
                 && wanted.loads()
-                && wanted.slice.device == seen.slice.device
+                && wanted.slice.meets(&seen.slice)
                 && !self.observed.get(other).is_some_and(Observed::holds_memory)
         })
     }

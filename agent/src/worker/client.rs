@@ -24,6 +24,7 @@ enum Request<'a> {
     Install { envelope: String, next: Option<&'a str> },
     Drain,
     Metrics,
+    Renew,
 }
 
 /// How a worker is.
@@ -132,6 +133,19 @@ struct Outcome {
     message: Option<String>,
 }
 
+impl Outcome {
+    /// The worker's decision.
+    fn decided(self) -> Result<(), Fault> {
+        if self.ok {
+            return Ok(());
+        }
+        Err(Fault {
+            reason: self.reason.unwrap_or_else(|| "Refused".to_owned()),
+            message: self.message.unwrap_or_default(),
+        })
+    }
+}
+
 #[derive(Deserialize)]
 struct Metrics {
     text: String,
@@ -176,14 +190,14 @@ impl Client {
             next,
         };
         let outcome: Outcome = self.ask(&request, ANSWER_LIMIT).await?;
-        if outcome.ok {
-            return Ok(Ok(()));
-        }
-        let reason = outcome.reason.unwrap_or_else(|| "Refused".to_owned());
-        Ok(Err(Fault {
-            reason,
-            message: outcome.message.unwrap_or_default(),
-        }))
+        Ok(outcome.decided())
+    }
+
+    /// Has it take the identity that lies in its directory now. The inner result is the worker's decision; one of an older version
+    /// does not know the request, and looks by itself once a minute.
+    pub async fn renew(&mut self) -> Result<Result<(), Fault>, ClientError> {
+        let outcome: Outcome = self.ask(&Request::Renew, ANSWER_LIMIT).await?;
+        Ok(outcome.decided())
     }
 
     /// Asks it to finish and end.

@@ -4,6 +4,7 @@
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -79,21 +80,32 @@ impl Left {
 
 /// Every worker that is noted below `workers` and is still the process that was noted. What other notes say is forgotten.
 pub fn living(workers: &Path) -> Vec<Left> {
-    let Ok(entries) = std::fs::read_dir(workers) else {
-        return Vec::new();
-    };
-    let noted = entries
-        .take(WORKERS_MAX)
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter_map(|directory| {
-            Some(Left {
-                note: read(&directory)?,
-                directory,
-            })
-        });
+    let noted = noted(workers).into_iter();
     let (living, gone): (Vec<Left>, Vec<Left>) = noted.partition(|left| is_ours(&left.directory, &left.note));
     gone.iter().for_each(|left| forget(&left.directory));
     living
+}
+
+/// The processes of all workers that are noted below `workers`, whichever life of the agent started them. Nothing is written: notes are
+/// made and forgotten meanwhile.
+pub fn processes(workers: &Path) -> BTreeSet<u32> {
+    let noted = noted(workers).into_iter();
+    let living = noted.filter(|left| is_ours(&left.directory, &left.note));
+    living.filter_map(|left| u32::try_from(left.note.pid).ok()).collect()
+}
+
+fn noted(workers: &Path) -> Vec<Left> {
+    let Ok(entries) = std::fs::read_dir(workers) else {
+        return Vec::new();
+    };
+    let directories = entries.take(WORKERS_MAX).filter_map(|entry| Some(entry.ok()?.path()));
+    let noted = directories.filter_map(|directory| {
+        Some(Left {
+            note: read(&directory)?,
+            directory,
+        })
+    });
+    noted.collect()
 }
 
 /// Ends them. Blocks for at most a few seconds.

@@ -61,8 +61,8 @@ pub struct Launch {
     pub places: Places,
     /// What it reads.
     pub config: WorkerConfig,
-    /// The only Vulkan device that it shall see.
-    pub vulkan_index: Option<u32>,
+    /// The only Vulkan devices that it shall see: none, or those of its shard.
+    pub vulkan_indices: Vec<u32>,
     /// How long it may say nothing.
     pub patience: Patience,
 }
@@ -212,13 +212,21 @@ fn start(launch: &Launch) -> Result<Child, Fault> {
     command
         .env(HUGE_PAGES.0, HUGE_PAGES.1)
         .env(NO_BACKTRACE.0, NO_BACKTRACE.1);
-    match launch.vulkan_index {
-        Some(index) => command.env("GGML_VK_VISIBLE_DEVICES", index.to_string()),
-        None => command.env_remove("GGML_VK_VISIBLE_DEVICES"),
-    };
+    show_vulkan(&mut command, &launch.vulkan_indices);
     command
         .spawn()
         .map_err(|error| failed(&format!("the start ({})", launch.executable.display()), &error))
+}
+
+/// The Vulkan devices that a worker shall see, by their raw indices and in this order; ggml looks at no others.
+pub(crate) fn show_vulkan(command: &mut Command, indices: &[u32]) {
+    const VISIBLE: &str = "GGML_VK_VISIBLE_DEVICES";
+    if indices.is_empty() {
+        command.env_remove(VISIBLE);
+        return;
+    }
+    let indices: Vec<String> = indices.iter().map(u32::to_string).collect();
+    command.env(VISIBLE, indices.join(","));
 }
 
 /// Has the C library ask for huge pages: a shard reads all its weights for each token, and with small pages a good part of that

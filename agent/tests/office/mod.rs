@@ -1,5 +1,5 @@
 //! The operator as one agent meets it: issues leaves that live for as long as a test says, over real TLS, and takes the agent's
-//! stream without a word.
+//! stream without a word but whom to trust.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::path::PathBuf;
@@ -9,13 +9,14 @@ use std::time::{Duration, SystemTime};
 use identity::tls::{ALPN_GRPC, server_config, server_config_open};
 use identity::{
     Authority, Credentials, DEFAULT_LEAF_LIFETIME, Identity, KeyPair, Leaf, PlacementSigner, Role, SpiffeId,
-    TlsListener, grpc_server, peer,
+    TlsListener, Wanted, grpc_server, peer,
 };
 use proto::control::v1::agent_control_server::{AgentControl, AgentControlServer};
 use proto::control::v1::enrolment_server::{Enrolment, EnrolmentServer};
 use proto::control::v1::{
     AgentMessage, EnrolRequest, EnrolResponse, InspectedResponse, Inspection, IssueWorkerLeafRequest,
-    IssueWorkerLeafResponse, ModelIndexPiece, ModelIndexRequest, OperatorMessage,
+    IssueWorkerLeafResponse, ModelIndexPiece, ModelIndexRequest, OperatorMessage, TrustHeld, TrustWanted,
+    agent_message, operator_message,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,6 +32,8 @@ pub struct Office {
     pub bundle: PathBuf,
     pub token: PathBuf,
     desk: Desk,
+    /// The operator's own.
+    own: Credentials,
     _directory: tempfile::TempDir,
 }
 
@@ -38,7 +41,7 @@ pub struct Office {
 struct Desk(Arc<Inner>);
 
 struct Inner {
-    authority: Authority,
+    authority: Mutex<Authority>,
     signer: PlacementSigner,
     state: Mutex<State>,
 }
@@ -52,23 +55,29 @@ struct State {
     streams: Vec<mpsc::Sender<Result<OperatorMessage, Status>>>,
     /// Streams ever taken.
     taken: usize,
+    /// Whom the agent said last that it trusts.
+    held: TrustHeld,
 }
 
 pub fn agent_role() -> Role {
     Role::Agent { node: NODE.to_owned() }
 }
 
+fn operator_role() -> Role {
+    Role::Operator {
+        pod: "operator-0".to_owned(),
+    }
+}
+
 impl Office {
     pub async fn open(lifetime: Duration) -> Self {
         let desk = Desk(Arc::new(Inner {
-            authority: Authority::generate("shardwright", SystemTime::now()).unwrap(),
+            authority: Mutex::new(Authority::generate("shardwright", SystemTime::now()).unwrap()),
             signer: PlacementSigner::generate().unwrap(),
             state: Mutex::default(),
         }));
         desk.with(|state| state.lifetime = Some(lifetime));
-        let own = desk.credentials(Role::Operator {
-            pod: "operator-0".to_owned(),
-        });
+        let own = desk.credentials(operator_role());
         let port = async |config| TlsListener::bind("127.0.0.1:0", config).await.unwrap();
         let (enrol, control) = (
             port(server_config_open(&own, ALPN_GRPC)).await,
@@ -81,9 +90,10 @@ impl Office {
             bundle: directory.path().join("bundle.pem"),
             token: directory.path().join("token"),
             desk: desk.clone(),
+            own,
             _directory: directory,
         };
-        std::fs::write(&office.bundle, desk.0.authority.bundle_pem()).unwrap();
+        office.mount();
         std::fs::write(&office.token, "a-token").unwrap();
         let server = grpc_server().add_service(EnrolmentServer::new(desk.clone()));
         tokio::spawn(server.serve_with_incoming(enrol.incoming()));
@@ -95,6 +105,51 @@ impl Office {
     /// From now on leaves live for so long, or none are issued.
     pub fn issues(&self, lifetime: Option<Duration>) {
         self.desk.with(|state| state.lifetime = lifetime);
+    }
+
+    /// Has the agent find whom to trust where it looks, as a kubelet does after a minute or two.
+    pub fn mount(&self) {
+        let bundle_pem = self.desk.authority(Authority::bundle_pem);
+        std::fs::write(&self.bundle, bundle_pem).unwrap();
+    }
+
+    /// A copy of the authority that issues now, without others beside it.
+    pub fn authority(&self) -> Authority {
+        let pem = |authority: &Authority| (authority.cert_pem().to_owned(), authority.key_pem());
+        let (certificate_pem, key_pem) = self.desk.authority(pem);
+        Authority::from_pem(&certificate_pem, &key_pem).unwrap()
+    }
+
+    /// Has leaves come from this authority from now on, the operator's own at once; what the agent is to be told then.
+    pub fn turn_to(&self, authority: Authority) -> TrustWanted {
+        *self.desk.0.authority.lock().unwrap() = authority;
+        self.own.replace(self.desk.identity(operator_role())).unwrap();
+        self.wanted()
+    }
+
+    /// Whom the agent is to trust, at once.
+    pub fn wanted(&self) -> TrustWanted {
+        let wanted = self.desk.authority(|authority| Wanted::of(authority, Duration::ZERO));
+        TrustWanted::from(&wanted)
+    }
+
+    /// Tells the agent whom to trust, over every stream that stands.
+    pub async fn tell(&self, wanted: &TrustWanted) {
+        for stream in self.desk.with(|state| state.streams.clone()) {
+            let message = Some(operator_message::Message::Trust(wanted.clone()));
+            // One that does not stand any more hears nothing.
+            let _ = stream.send(Ok(OperatorMessage { message })).await;
+        }
+    }
+
+    /// Whom the agent said last that it trusts.
+    pub fn held(&self) -> TrustHeld {
+        self.desk.with(|state| state.held.clone())
+    }
+
+    /// Another identity of whoever that is, for a day.
+    pub fn identity(&self, role: Role) -> Identity {
+        self.desk.identity(role)
     }
 
     /// When the agent's leaves end, in the order in which they were issued.
@@ -130,24 +185,28 @@ impl Desk {
         act(&mut self.0.state.lock().unwrap())
     }
 
+    fn authority<T>(&self, look: impl FnOnce(&Authority) -> T) -> T {
+        look(&self.0.authority.lock().unwrap())
+    }
+
     fn credentials(&self, role: Role) -> Credentials {
+        Credentials::new(self.identity(role)).unwrap()
+    }
+
+    fn identity(&self, role: Role) -> Identity {
         let KeyPair { key_pem, csr_der } = KeyPair::generate().unwrap();
         let leaf = self.leaf(&csr_der, role, DEFAULT_LEAF_LIFETIME).unwrap();
-        let identity = Identity {
+        Identity {
             certificate_chain_pem: leaf.certificate_chain_pem,
             key_pem,
             bundle_pem: leaf.bundle_pem,
-        };
-        Credentials::new(identity).unwrap()
+        }
     }
 
     fn leaf(&self, csr_der: &[u8], role: Role, lifetime: Duration) -> Result<Leaf, Status> {
         let id = SpiffeId::new("shardwright", role).unwrap();
         let names = ["127.0.0.1".parse().unwrap()];
-        let issued = self
-            .0
-            .authority
-            .issue(csr_der, &id, &names, lifetime, SystemTime::now());
+        let issued = self.authority(|authority| authority.issue(csr_der, &id, &names, lifetime, SystemTime::now()));
         issued.map_err(|error| Status::invalid_argument(error.to_string()))
     }
 
@@ -182,8 +241,14 @@ impl AgentControl for Desk {
     async fn attach(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
         assert_eq!(peer(&request)?.role, agent_role());
         let (sender, messages) = mpsc::channel(1);
-        let mut heard = request.into_inner();
-        tokio::spawn(async move { while let Ok(Some(_)) = heard.message().await {} });
+        let (mut heard, desk) = (request.into_inner(), self.clone());
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = heard.message().await {
+                if let Some(agent_message::Message::Trust(held)) = message.message {
+                    desk.with(|state| state.held = held);
+                }
+            }
+        });
         self.with(|state| {
             state.taken += 1;
             state.streams.push(sender);

@@ -31,6 +31,9 @@ pub struct Args {
     /// Of `--measure`: index of the device in its backend.
     #[arg(long, default_value_t = 0, requires = "measure")]
     device_index: u32,
+    /// Of `--measure`: index of a further device, that works with the first and all others given so as one.
+    #[arg(long, value_name = "INDEX", requires = "measure")]
+    group_index: Vec<u32>,
     /// Of `--measure`: compute threads on the CPU.
     #[arg(long, default_value_t = 1, requires = "measure")]
     threads: u32,
@@ -64,7 +67,7 @@ impl Args {
     /// Runs the worker to its end.
     pub fn run(self) -> Exit {
         if let Some(backend) = self.measure {
-            let device = engine_device(backend, self.device_index, self.threads);
+            let device = engine_device(backend, self.device_index, &self.group_index, self.threads);
             return measure::run(&device, self.folder, self.before.unwrap_or_default());
         }
         let config = match config::read(&self.config.unwrap_or_default()) {

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use engine::GROUP_MEMBERS_MAX;
 use engine::stage::PARALLEL_SEQUENCES_LIMIT;
 use identity::{Role, SpiffeId};
 pub use proto::worker::{Backend, KvType, PressureConfig, RuntimeConfig, SliceFiles, WorkerConfig};
@@ -20,6 +21,8 @@ const MAX_SEQUENCES: u32 = PARALLEL_SEQUENCES_LIMIT;
 const MAX_STEP_BYTES: u64 = (MAX_MESSAGE_BYTES as u64 / 8) * 7;
 /// Rows of one step, however narrow the model: each takes some tens of bytes in a message.
 const MAX_STEP_ROWS: u32 = 4096;
+/// Devices that work as one.
+const MAX_GROUP_MEMBERS: usize = GROUP_MEMBERS_MAX as usize;
 /// Longest path of a Unix socket, by the kernel's `sockaddr_un`.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
@@ -92,12 +95,24 @@ pub fn validate(config: &WorkerConfig) -> Result<(), ConfigError> {
     require(config.embedding_length > 0, "embedding_length", || {
         "must be above 0".to_owned()
     })?;
+    validate_group(config)?;
     require(config.threads > 0, "threads", || "must be above 0".to_owned())?;
     require(config.orphan_grace_s > 0, "orphan_grace_s", || {
         "must be above 0: the agent needs time to connect".to_owned()
     })?;
     validate_runtime(config)?;
     validate_addresses(config)
+}
+
+fn validate_group(config: &WorkerConfig) -> Result<(), ConfigError> {
+    let others = config.group_indices.len();
+    require(others == 0 || config.backend != Backend::Cpu, "group_indices", || {
+        "must be empty for the CPU: processors do not work as one".to_owned()
+    })?;
+    require(others < MAX_GROUP_MEMBERS, "group_indices", || {
+        let most = MAX_GROUP_MEMBERS - 1;
+        format!("has {others}, at most {most} devices work with the first as one")
+    })
 }
 
 fn validate_runtime(config: &WorkerConfig) -> Result<(), ConfigError> {

@@ -6,6 +6,7 @@
 //! | `{"op":"install","envelope":base64,"next":"host:port"\|null}` | `{"ok":true}` or `{"ok":false,"reason":…,"message":…}` |
 //! | `{"op":"drain"}` | `{"ok":true}` |
 //! | `{"op":"metrics"}` | `{"text":…}` |
+//! | `{"op":"renew"}`: another identity lies in the directory | as `install` |
 //!
 //! What cannot be read is answered `{"ok":false,"reason":"BadRequest",…}`; only a line that is too long ends the connection.
 
@@ -139,6 +140,10 @@ fn answer(request: Request, shard: &Shard) -> Answer {
         Request::Metrics => match shard.metrics_text() {
             Ok(text) => Answer::Metrics { text },
             Err(error) => Answer::refused("Internal", error.to_string()),
+        },
+        Request::Renew => match shard.identity.take() {
+            Ok(_) => Answer::done(),
+            Err(problem) => Answer::refused("BadIdentity", problem),
         },
     }
 }

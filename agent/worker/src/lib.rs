@@ -1,7 +1,7 @@
 //! One shard as a process: a slice of a model's layers, its KV cache, and the wire to its neighbours.
 //!
 //! ```text
-//!               agent ── control socket ──┐ status · install · drain · metrics
+//!               agent ── control socket ──┐ status · install · drain · metrics · renew
 //!                                         ▼
 //!  gateway ══ Head.Generate ══▶ head ══ Stage.Carry ══▶ stage ══ Stage.Carry ══▶ tail
 //!     ▲                           │ composes and numbers    executes in order       │ samples
@@ -12,9 +12,9 @@
 //! served before one is installed, and a new epoch ends the streams of the old.
 //!
 //! In the order of the flow: [`args`] and [`config`] say which shard; [`run`] is its life; [`control`] is how the agent
-//! speaks to it; [`placement`] decides what it obeys and whom it hears; [`head`] owns the schedule; [`stage`] executes
-//! steps on [`compute`], and [`awake`] keeps its cores ready for them; [`memory`] says what gives way before it runs out;
-//! [`step`] is what travels.
+//! speaks to it, and [`identity_dir`] how it gives it leaves; [`placement`] decides what it obeys and whom it hears;
+//! [`head`] owns the schedule; [`stage`] executes steps on [`compute`], and [`awake`] keeps its cores ready for them;
+//! [`memory`] says what gives way before it runs out; [`step`] is what travels.
 
 pub mod args;
 pub mod awake;
@@ -23,6 +23,7 @@ pub mod compute;
 pub mod config;
 pub mod control;
 pub mod head;
+pub mod identity_dir;
 mod measure;
 pub mod memory;
 pub mod metrics;

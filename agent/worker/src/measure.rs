@@ -1,4 +1,4 @@
-//! A worker that holds no shard: it measures its device and ends. The engine is linked here and nowhere else.
+//! A worker that holds no shard: it measures its device, or several as one, and ends. The engine is linked here and nowhere else.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const BUDGET: Duration = Duration::from_millis(1500);
 struct Answer {
     #[serde(flatten)]
     rates: Rates,
-    /// Operators that the device has no kernel for.
+    /// Operators that the device, or one of them, has no kernel for.
     missing_operators: Vec<&'static str>,
     times: Times,
     /// Whether these are better than those before.
@@ -42,7 +42,7 @@ pub fn run(device: &Device, folder: Option<PathBuf>, before: Times) -> Exit {
         .and_then(|(missing_operators, times)| {
             let times = times.least(before);
             let answer = Answer {
-                rates: Rates::of(&times),
+                rates: Rates::of(&times, device.members()),
                 improved: times.improves_on(&before),
                 missing_operators,
                 times,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use identity::{Credentials, Identity, PlacementVerifier, TlsListener, grpc_server, tls};
+use identity::{Credentials, PlacementVerifier, TlsListener, grpc_server, tls};
 use proto::shard::v1::head_server::HeadServer;
 use proto::shard::v1::stage_server::StageServer;
 use thiserror::Error;
@@ -18,6 +18,7 @@ use crate::config::{self, WorkerConfig};
 use crate::control;
 use crate::head::drive::{Driver, MAX_SUBMISSIONS};
 use crate::head::service::{GenerateService, max_request_bytes};
+use crate::identity_dir::IdentityDir;
 use crate::memory::Observation;
 use crate::metrics::Metrics;
 use crate::placement::{Fence, FenceError, Installer};
@@ -103,8 +104,9 @@ pub async fn run_observed(
     memory: Observation,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Exit, SetupError> {
-    let credentials = credentials(&config)?;
-    let shard = Arc::new(shard(&config, memory)?);
+    let identity = own_identity(&config)?;
+    let credentials = identity.credentials.clone();
+    let shard = Arc::new(shard(&config, memory, identity)?);
     let listener = TlsListener::bind(&config.listen, tls::server_config(&credentials)).await;
     let address = config.listen.clone();
     let listener = listener.map_err(|cause| SetupError::Listen { address, cause })?;
@@ -115,7 +117,7 @@ pub async fn run_observed(
     // Dropped at the end, and its tasks with it.
     let mut tasks = JoinSet::new();
     tasks.spawn(control::serve(socket, Arc::clone(&shard)));
-    tasks.spawn(renew(Arc::clone(&config), credentials.clone()));
+    tasks.spawn(renew(shard.identity.clone()));
     tasks.spawn(watch_over(Arc::clone(&shard), shutdown));
 
     let exit = match load(&shard, loading).await {
@@ -136,47 +138,38 @@ pub async fn run_observed(
     Ok(exit)
 }
 
-fn credentials(config: &WorkerConfig) -> Result<Credentials, SetupError> {
+fn own_identity(config: &WorkerConfig) -> Result<IdentityDir, SetupError> {
     let refused = |cause: String| SetupError::Identity {
         directory: config.identity_dir.clone(),
         cause,
     };
-    let identity = Identity::load(&config.identity_dir).map_err(|e| refused(e.to_string()))?;
-    let credentials = Credentials::new(identity).map_err(|error| refused(error.to_string()))?;
-    let (found, expected) = (credentials.spiffe_id(), config::spiffe_id(config));
+    let identity = IdentityDir::open(&config.identity_dir).map_err(refused)?;
+    let (found, expected) = (identity.credentials.spiffe_id(), config::spiffe_id(config));
     if found != expected {
         return Err(refused(format!("the leaf names {found}, the configuration {expected}")));
     }
-    Ok(credentials)
+    Ok(identity)
 }
 
-fn shard(config: &Arc<WorkerConfig>, memory: Observation) -> Result<Shard, SetupError> {
+fn shard(config: &Arc<WorkerConfig>, memory: Observation, identity: IdentityDir) -> Result<Shard, SetupError> {
     let verifier = PlacementVerifier::load(&config.identity_dir).map_err(|error| SetupError::Identity {
         directory: config.identity_dir.clone(),
         cause: error.to_string(),
     })?;
     let fence = Fence::open(config.epoch_file())?;
     let installer = Installer::new(Arc::clone(config), verifier, fence);
-    Ok(Shard::new(Arc::clone(config), installer, Metrics::new()?, memory))
+    let metrics = Metrics::new()?;
+    Ok(Shard::new(Arc::clone(config), installer, metrics, memory, identity))
 }
 
 /// Takes renewed leaves into use, and tells once that one has ended without a successor.
-async fn renew(config: Arc<WorkerConfig>, credentials: Credentials) {
+async fn renew(identity: IdentityDir) {
+    let credentials = &identity.credentials;
     let (mut told, mut failing) = (false, String::new());
     loop {
         let look = credentials.identity().next_look(SystemTime::now(), RENEWAL_POLL);
         tokio::time::sleep(look).await;
-        let failed = match Identity::load(&config.identity_dir) {
-            Ok(identity) if identity != credentials.identity() => match credentials.replace(identity) {
-                Ok(()) => {
-                    tracing::info!("a renewed leaf is in use");
-                    String::new()
-                }
-                Err(error) => format!("the renewed leaf is refused: {error}"),
-            },
-            Ok(_) => String::new(),
-            Err(error) => format!("the identity cannot be read: {error}"),
-        };
+        let failed = identity.take().err().unwrap_or_default();
         // It is looked every second while a renewal is due.
         if !failed.is_empty() && failed != failing {
             tracing::warn!("{failed}; the old leaf stays in use");

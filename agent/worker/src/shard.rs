@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::WorkerConfig;
 use crate::control::{MemoryUse, Phase, Status};
+use crate::identity_dir::IdentityDir;
 use crate::memory::Observation;
 use crate::metrics::Metrics;
 use crate::placement::{InstallError, Installed, Installer, decode_envelope};
@@ -30,6 +31,8 @@ pub struct Shard {
     pub load: watch::Sender<usize>,
     /// What the shard takes, and how short memory is.
     pub memory: Observation,
+    /// Where its identity comes from.
+    pub identity: IdentityDir,
     life: watch::Sender<Life>,
     installer: Mutex<Installer>,
     installed: watch::Receiver<Option<Arc<Installed>>>,
@@ -46,7 +49,13 @@ struct Life {
 
 impl Shard {
     /// A worker that is loading.
-    pub fn new(config: Arc<WorkerConfig>, installer: Installer, metrics: Metrics, memory: Observation) -> Self {
+    pub fn new(
+        config: Arc<WorkerConfig>,
+        installer: Installer,
+        metrics: Metrics,
+        memory: Observation,
+        identity: IdentityDir,
+    ) -> Self {
         let installed = installer.watch();
         let life = Life {
             phase: Phase::Loading,
@@ -63,6 +72,7 @@ impl Shard {
             draining: CancellationToken::new(),
             load: watch::Sender::new(0),
             memory,
+            identity,
             life: watch::Sender::new(life),
             installer: Mutex::new(installer),
             installed,

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use engine::reference::{WholeConfig, WholeModel};
 use engine::{Device, Runtime, STRICT_STEP_ROWS};
 use futures::future::join_all;
-use rig::gateway::{Gateway, request};
-use rig::process::{WorkerProcess, backend_directory, cut, model, read_model};
+use rig::gateway::request;
+use rig::process::{WorkerProcess, backend_directory, cut, gateway, model, read_model};
 use rig::realm::{Realm, write_config};
 use tokio::time::timeout;
 use worker::config::{Backend, RuntimeConfig, WorkerConfig};
@@ -85,19 +85,6 @@ async fn start_processes(realm: &Realm, configs: &[WorkerConfig]) -> Result<Vec<
         workers.push(worker);
     }
     Ok(workers)
-}
-
-/// Installs the placement from the tail to the head; a gateway once the pipeline stands.
-async fn gateway(realm: &Realm, workers: &[WorkerProcess]) -> Gateway {
-    let mut next = None;
-    for worker in workers.iter().rev() {
-        let endpoint = worker.agent.endpoint().await;
-        worker.agent.install(&realm.envelope(1), next.as_deref()).await.unwrap();
-        next = Some(endpoint);
-    }
-    let gateway = Gateway::dial(realm, 0, &next.unwrap()).await;
-    gateway.ready(1).await;
-    gateway
 }
 
 /// Every worker holds nothing any more, and ends well when it is asked to.

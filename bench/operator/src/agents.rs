@@ -242,7 +242,7 @@ impl Agent {
                 Ok(())
             }
             // Links are not measured here: there are none.
-            Some(operator_message::Message::Peers(_)) | None => Ok(()),
+            Some(operator_message::Message::Peers(_) | operator_message::Message::Trust(_)) | None => Ok(()),
         }
     }
 

@@ -117,6 +117,7 @@ pub fn facts(uri: &str) -> ModelFacts {
         allowed_cuts: (1..layers).collect(),
         index_sha256: index.digest().0.to_vec(),
         index: index.to_bytes(),
+        group_sizes: Vec::new(),
     }
 }
 

@@ -93,6 +93,7 @@ pub fn as_cluster(instance: &Instance) -> Problem {
         flops_per_second: Some(LAYER_BYTES * 1_000_000 / instance.layer_us[index].max(1)),
         thermal_headroom_percent: None,
         taints: Vec::new(),
+        members: Vec::new(),
     };
     let devices: Vec<Device> = (0..instance.devices()).map(device).collect();
     let pool = |device: &Device| Pool {

@@ -38,8 +38,8 @@ pub struct ObservedPace {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LearnedPace {
-    /// Name of the DeviceGPUState.
-    #[schemars(length(max = 253))]
+    /// Name of the DeviceGPUState; of several that work as one their names in ascending order, joined by "+".
+    #[schemars(length(max = 2031))]
     pub device: String,
     #[schemars(length(max = 32))]
     pub backend: String,

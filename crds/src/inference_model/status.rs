@@ -215,7 +215,7 @@ pub enum Verdict {
     Greedy,
 }
 
-/// One stage: consecutive layers on one device.
+/// One stage: consecutive layers on one device, or on several that work as one.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct StageStatus {
@@ -228,8 +228,8 @@ pub struct StageStatus {
     /// Name of the Node.
     #[schemars(length(max = 253))]
     pub node: String,
-    /// Name of the DeviceGPUState.
-    #[schemars(length(max = 253))]
+    /// Name of the DeviceGPUState; of several that work as one their names in ascending order, joined by "+".
+    #[schemars(length(max = 2031))]
     pub device: String,
     #[schemars(length(max = 32))]
     pub backend: String,
@@ -244,7 +244,7 @@ pub struct StageStatus {
     pub end_layer: i32,
     #[schemars(range(min = 0))]
     pub weight_bytes: i64,
-    /// Weights, cache and buffers together: what the stage may use.
+    /// Weights, cache and buffers together: what the stage may use, of several devices on all of them together.
     #[schemars(range(min = 0))]
     pub memory_bytes: i64,
     /// What it took, once loaded.

@@ -1,6 +1,8 @@
+use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::names::{MAX_GROUP_DEVICES, MAX_NAME_BYTES};
 
 /// A model with the parts of the spec that a test wants otherwise.
 fn model(spec: Value) -> InferenceModel {
@@ -53,6 +55,7 @@ fn a_full_spec_is_admitted() {
         "placement": {
             "minDevices": 3,
             "maxDevices": 3,
+            "maxGroupDevices": 4,
             "allowSoftwareDevices": true,
             "vendors": ["amd", "mesa"],
             "nodeSelector": {"zone": "a"},
@@ -291,6 +294,17 @@ fn the_example_of_a_model_on_a_server_is_one_that_the_rules_admit() {
         example.spec.source.secret_ref.as_ref().expect("a Secret").name,
         "model-server"
     );
+}
+
+#[test]
+fn the_longest_names_of_as_many_devices_as_may_work_as_one_fit_a_status() {
+    let definition = serde_json::to_value(InferenceModel::crd()).expect("JSON");
+    let status = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"];
+    let separators = MAX_GROUP_DEVICES - 1;
+    let longest = MAX_GROUP_DEVICES * MAX_NAME_BYTES + separators;
+    for items in [&status["placement"]["properties"]["stages"], &status["learnedPace"]] {
+        assert_eq!(items["items"]["properties"]["device"]["maxLength"], longest);
+    }
 }
 
 #[test]

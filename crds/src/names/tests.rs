@@ -27,3 +27,23 @@ fn a_dns_name_has_short_labels_of_lower_case_between_its_dots() {
     }
     assert!(!is_dns_name("a.b", 2), "it is longer than that");
 }
+
+#[test]
+fn a_groups_name_is_its_members_in_order_and_tells_them_again() {
+    let name = group_name(["b-gpu0", "a-gpu1", "a-gpu0"]);
+    assert_eq!(name, "a-gpu0+a-gpu1+b-gpu0");
+    assert_eq!(members(&name).collect::<Vec<_>>(), ["a-gpu0", "a-gpu1", "b-gpu0"]);
+    assert_eq!(group_name(members(&name)), name);
+}
+
+#[test]
+fn a_single_device_is_the_only_one_behind_its_name() {
+    assert_eq!(group_name(["a-gpu0"]), "a-gpu0");
+    assert_eq!(members("a-gpu0").collect::<Vec<_>>(), ["a-gpu0"]);
+}
+
+#[test]
+fn no_device_can_be_mistaken_for_a_group() {
+    assert!(!is_dns_name(&group_name(["a-gpu0", "a-gpu1"]), MAX_NAME_BYTES));
+    assert_eq!(members(&device_name("node-a", "vulkan", 0)).count(), 1);
+}

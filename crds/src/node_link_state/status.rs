@@ -7,6 +7,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::group::DeviceGroup;
+
 /// What the agent measured. Written when a link changed by more than it jitters, never on a timer.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -39,6 +41,10 @@ pub struct NodeLinkStateStatus {
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["from".into(), "to".into()]))]
     pub device_pairs: Vec<DevicePair>,
+    /// Equal devices of this node that may work as one on each layer, and how fast they are so. One entry for each set of devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub groups: Vec<DeviceGroup>,
     /// Measured, Slow.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -35,6 +35,19 @@ fn slowed(send: i64, before: i64) -> PeerLink {
     serde_json::from_value(peer).expect("a link")
 }
 
+/// Two cards that were measured as one.
+fn group() -> Value {
+    json!({
+        "devices": ["node-a-cuda0", "node-a-cuda1"],
+        "backend": "cuda",
+        "stepRates": {
+            "stepNs": 90_000, "layerNs": 21_000, "reading": [{ "bits": 5, "bytesPerSecond": 800_000_000_000_i64 }],
+            "measuredAt": "2026-01-02T03:04:05Z", "samples": 60,
+        },
+        "measuredAt": "2026-01-02T03:04:05Z",
+    })
+}
+
 fn without(field: &str) -> Value {
     let mut peer = peer();
     peer.as_object_mut().expect("an object").remove(field);
@@ -61,6 +74,7 @@ fn a_status_survives_being_written_and_read() {
             "from": "node-a-cuda0", "to": "node-a-cuda1", "peerToPeer": true, "bytesPerSecond": 20_000_000_000_i64,
             "samples": 8, "measuredAt": "2026-01-02T03:04:05Z",
         }],
+        "groups": [group(), { "devices": ["node-a-cuda2", "node-a-cuda3"], "backend": "cuda" }],
     });
     let read: NodeLinkStateStatus = serde_json::from_value(status.clone()).expect("a status");
     assert_eq!(serde_json::to_value(&read).expect("JSON"), status);
@@ -115,6 +129,24 @@ fn a_link_is_not_slow_by_too_few_rounds_nor_while_nobody_gets_through() {
 }
 
 #[test]
+fn devices_that_work_as_one_have_figures_or_a_reason_why_not_but_not_both() {
+    let admitted = |group: &Value| {
+        let mut object = object(&json!({}), &json!([]));
+        let group: DeviceGroup = serde_json::from_value(group.clone()).expect("a group");
+        object.status.as_mut().expect("a status").groups = vec![group];
+        object.validate_cel().map_err(|error| error.to_string())
+    };
+    let (mut failed, mut both) = (group(), group());
+    failed.as_object_mut().expect("an object").remove("stepRates");
+    failed["error"] = json!("exit status: 69");
+    both["error"] = json!("exit status: 69");
+    assert_eq!(admitted(&group()), Ok(()));
+    assert_eq!(admitted(&failed), Ok(()));
+    let told = admitted(&both).expect_err("the rules refuse it");
+    assert!(told.contains("status.groups[].error"), "{told}");
+}
+
+#[test]
 fn a_peer_to_leave_out_is_named_as_nodes_are() {
     let told = refusal(&object(&json!({ "excludedPeers": [{ "node": "Node B" }] }), &json!([])));
     assert!(told.contains("spec.excludedPeers"), "{told}");
@@ -126,8 +158,13 @@ fn a_peer_to_leave_out_is_named_as_nodes_are() {
 fn every_field_of_the_api_is_described() {
     let crd = serde_json::to_value(<NodeLinkState as kube::CustomResourceExt>::crd()).expect("JSON");
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
-    let peer = &schema["status"]["properties"]["peers"]["items"];
-    for (part, schema) in [("spec", &schema["spec"]), ("status", &schema["status"]), ("peer", peer)] {
+    let of_list = |list: &str| &schema["status"]["properties"][list]["items"];
+    for (part, schema) in [
+        ("spec", &schema["spec"]),
+        ("status", &schema["status"]),
+        ("peer", of_list("peers")),
+        ("group", of_list("groups")),
+    ] {
         for (name, field) in schema["properties"].as_object().expect("properties") {
             assert!(field["description"].is_string(), "{part}.{name} says nothing");
         }

@@ -38,8 +38,14 @@ pub struct Caller {
     pub seen: Option<Seen>,
 }
 
-/// How long after its wait has ended a head's refusal may arrive.
+/// How long after its wait has ended a head's refusal may arrive, beside the way there and back.
 const LATE_REFUSAL: Duration = Duration::from_secs(1);
+
+/// When the refusal of a head must be here that took so long to accept the request: it is told how long the request may wait, and counts
+/// that from when it hears of it.
+fn refused_by(wait_until: Instant, asking: Duration) -> Instant {
+    wait_until + asking + LATE_REFUSAL
+}
 
 /// Answers one request.
 ///
@@ -87,10 +93,12 @@ pub async fn answer(
         };
         Generation::start(Arc::clone(&gateway.heads), gateway.tables.clone(), memory)
     };
+    let asked = Instant::now();
     let generations = tokio::time::timeout_at(end_by, try_join_all((0..parameters.choices).map(start)))
         .await
         .map_err(|_| late())?
         .map_err(|error| explain(&error, &caller.request_id))?;
+    let refused_by = refused_by(wait_until, asked.elapsed());
     // From here on it is some tokens and a connection.
     drop(preparing);
     let turns = (0..)
@@ -115,7 +123,7 @@ pub async fn answer(
     if !parameters.stream {
         return sending::whole(turns).await;
     }
-    try_join_all(turns.iter_mut().map(|turn| turn.begin(wait_until + LATE_REFUSAL))).await?;
+    try_join_all(turns.iter_mut().map(|turn| turn.begin(refused_by))).await?;
     // What is drawn several times has no one place to go on from.
     let thread = (parameters.choices == 1).then(|| Thread::new(drawn.answer, caller.seen));
     Ok(sending::in_pieces(turns, thread, parameters.include_usage))
@@ -194,5 +202,23 @@ fn ready<'m>(gateway: &Gateway, model: &'m Model) -> Result<(&'m Route, Arc<Spee
     match gateway.vocabularies.get(&digest) {
         SpeechState::Ready(speech) => Ok((route, speech)),
         SpeechState::Preparing(cause) => Err(not_ready(&cause)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_of_a_head_that_is_far_away_is_waited_for_as_much_longer_as_it_took_to_ask_it() {
+        let (asked, wait) = (Instant::now(), Duration::from_secs(5));
+        // Three round trips until the connection stands, and one until it is heard that the head has accepted.
+        let round_trip = Duration::from_millis(900);
+        let asking = round_trip * 4;
+        // It began to wait half a round trip before that, and half of one after its wait its refusal is here.
+        let refused = asked + asking - round_trip / 2 + wait + round_trip / 2;
+        let until = refused_by(asked + wait, asking);
+        assert!(refused <= until);
+        assert_eq!(until - refused, LATE_REFUSAL);
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use identity::{ConnectOptions, Credentials, Expected, PlacementVerifier};
+use identity::{ConnectOptions, Credentials, Expected, PlacementVerifier, Wishes};
 use proto::control::v1::routes_client::RoutesClient;
 use proto::control::v1::{NOT_THE_LEADER, RouteTable, WatchRequest};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use super::disk;
+use super::trust;
 use super::{MAX_MODELS, Table};
 use lifecycle::backoff::{Backoff, Policy};
 
@@ -37,6 +38,8 @@ pub struct Control {
     pub credentials: Credentials,
     /// The keys that sign placements; renewed with the identity.
     pub verifier: Arc<ArcSwap<PlacementVerifier>>,
+    /// Whom the operator wants us to trust; told as long as it is followed.
+    pub wishes: Wishes,
     /// Where the last table is kept.
     pub state_dir: PathBuf,
     /// The connection to the operator that leads, while there is one.
@@ -67,6 +70,7 @@ impl Control {
             let mut received = 0_u64;
             let lost = self.follow_once(tables, &connected, &mut received).await;
             self.channel.store(None);
+            self.wishes.tell(None);
             connected(false);
             if received > 0 {
                 backoff.succeeded();
@@ -95,16 +99,23 @@ impl Control {
         let opened = tokio::time::timeout(OPEN_LIMIT, client.watch(WatchRequest {})).await;
         let opened = opened.map_err(|_| format!("no answer within {} s", OPEN_LIMIT.as_secs()))?;
         let mut stream = opened.map_err(|status| describe(&status))?.into_inner();
-        while let Some(table) = stream.message().await.map_err(|status| describe(&status))? {
-            if *received == 0 {
-                self.channel.store(Some(Arc::new(channel.clone())));
-                connected(true);
-                tracing::info!(endpoint = %self.endpoint, models = table.models.len(), "following the operator");
+        let trusting = trust::follow(&channel, &self.credentials, &self.wishes);
+        let following = async {
+            while let Some(table) = stream.message().await.map_err(|status| describe(&status))? {
+                if *received == 0 {
+                    self.channel.store(Some(Arc::new(channel.clone())));
+                    connected(true);
+                    tracing::info!(endpoint = %self.endpoint, models = table.models.len(), "following the operator");
+                }
+                *received += 1;
+                self.publish(table, tables).await;
             }
-            *received += 1;
-            self.publish(table, tables).await;
+            Ok::<(), String>(())
+        };
+        tokio::select! {
+            followed = following => followed,
+            () = trusting => Ok(()),
         }
-        Ok(())
     }
 
     async fn publish(&self, table: RouteTable, tables: &watch::Sender<Option<Arc<Table>>>) {

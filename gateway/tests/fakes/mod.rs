@@ -129,6 +129,15 @@ impl Trust {
     }
 }
 
+/// What issues in the three steps from this authority to another one.
+pub fn steps(old: &Authority) -> [Authority; 3] {
+    let new = Authority::generate("shardwright", SystemTime::now()).unwrap();
+    let again = |of: &Authority| Authority::from_pem(of.cert_pem(), &of.key_pem()).unwrap();
+    let prepared = again(old).beside(new.cert_pem()).unwrap();
+    let active = again(&new).beside(old.cert_pem()).unwrap();
+    [prepared, active, new]
+}
+
 /// A gateway in this process.
 pub struct Gateway {
     pub addresses: Addresses,

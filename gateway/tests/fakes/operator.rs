@@ -7,16 +7,19 @@ use std::sync::{Arc, Mutex};
 use futures::{Stream, StreamExt};
 use gguf::encode::HeaderBuilder;
 use gguf::{Array, Value};
-use identity::Role;
 use identity::tls::server_config;
+use identity::{Held, Role, Wanted};
 use proto::control::v1::routes_server::{Routes, RoutesServer};
-use proto::control::v1::{ModelRoute, RouteTable, VocabularyPiece, VocabularyRequest, WatchRequest};
+use proto::control::v1::trust_server::{Trust as TrustRpc, TrustServer};
+use proto::control::v1::{
+    ModelRoute, RouteTable, TrustHeld, TrustWanted, VocabularyPiece, VocabularyRequest, WatchRequest,
+};
 use proto::placement::v1::{Pipeline, Placement, Runtime, Source, Stage};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::service::RoutesBuilder;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::head::FakeHead;
 use super::{CONTEXT_LENGTH, MODEL_UID, Process, Trust};
@@ -36,6 +39,8 @@ pub struct FakeOperator {
     tables: watch::Sender<Option<RouteTable>>,
     vocabulary: Arc<Mutex<Vec<u8>>>,
     digest: Vec<u8>,
+    wishes: watch::Sender<Option<TrustWanted>>,
+    held: Arc<Mutex<TrustHeld>>,
     process: Process,
 }
 
@@ -43,6 +48,12 @@ pub struct FakeOperator {
 struct Service {
     tables: watch::Receiver<Option<RouteTable>>,
     vocabulary: Arc<Mutex<Vec<u8>>>,
+}
+
+/// Tells whom to trust, and hears who is trusted.
+struct TrustService {
+    wishes: watch::Receiver<Option<TrustWanted>>,
+    held: Arc<Mutex<TrustHeld>>,
 }
 
 /// A vocabulary file, with a chat template or without.
@@ -76,16 +87,35 @@ impl FakeOperator {
         let credentials = trust.credentials(Role::Operator {
             pod: "operator-0".into(),
         });
+        let (wishes, told) = watch::channel(None);
+        let held = Arc::<Mutex<TrustHeld>>::default();
+        let trust = TrustService {
+            wishes: told,
+            held: Arc::clone(&held),
+        };
         let mut services = RoutesBuilder::default();
         services.add_service(RoutesServer::new(service));
+        services.add_service(TrustServer::new(trust));
         let (process, address) = Process::start(server_config(&credentials), services).await;
         Self {
             address,
             tables,
             vocabulary,
             digest,
+            wishes,
+            held,
             process,
         }
+    }
+
+    /// Tells the gateway whom to trust, and whose leaf to have.
+    pub fn want(&self, wanted: &Wanted) {
+        self.wishes.send_replace(Some(TrustWanted::from(wanted)));
+    }
+
+    /// Whom the gateway said last that it trusts.
+    pub fn held(&self) -> Held {
+        self.held.lock().unwrap().clone().into()
     }
 
     pub fn publish(&self, models: Vec<ModelRoute>) {
@@ -182,5 +212,23 @@ impl Routes for Service {
             .map(|data| Ok(VocabularyPiece { data: data.to_vec() }))
             .collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
+    }
+}
+
+#[tonic::async_trait]
+impl TrustRpc for TrustService {
+    type FollowStream = BoxStream<TrustWanted>;
+
+    async fn follow(&self, request: Request<Streaming<TrustHeld>>) -> Result<Response<Self::FollowStream>, Status> {
+        let caller = identity::peer(&request)?;
+        assert!(matches!(caller.role, Role::Gateway { .. }), "{caller}");
+        let (mut said, held) = (request.into_inner(), Arc::clone(&self.held));
+        tokio::spawn(async move {
+            while let Ok(Some(word)) = said.message().await {
+                *held.lock().unwrap() = word;
+            }
+        });
+        let wishes = WatchStream::new(self.wishes.clone()).filter_map(async |wish| wish.map(Ok));
+        Ok(Response::new(Box::pin(wishes)))
     }
 }

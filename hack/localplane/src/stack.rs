@@ -43,6 +43,8 @@ pub struct AgentSpec {
     pub memory_limit_bytes: u64,
     /// As `--threads`.
     pub threads: u32,
+    /// What its agent's environment has beside the usual.
+    pub environment: Vec<(String, String)>,
 }
 
 impl AgentSpec {
@@ -53,6 +55,7 @@ impl AgentSpec {
             backends: backends.to_owned(),
             memory_limit_bytes: 2 << 30,
             threads: 2,
+            environment: Vec::new(),
         }
     }
 }
@@ -327,6 +330,7 @@ impl Stack {
         self.ports.agents.insert(spec.node.clone(), admin);
         command
             .env("KUBECONFIG", &pod.kubeconfig)
+            .envs(spec.environment.iter().cloned())
             .args([
                 "--namespace",
                 NAMESPACE,
@@ -387,6 +391,22 @@ impl Stack {
             .args(["--listen", &loopback(ports.users)])
             .args(["--admin-listen", &loopback(ports.admin)]);
         self.spawn(Part::Gateway(replica), command, pod)
+    }
+
+    /// Has agents and gateways find in their volumes whom the operator wants trusted by now, as kubelets do within a minute or two; and
+    /// whoever asks from outside, in [`bundle`](Self::bundle).
+    pub async fn mount_trust_again(&self) -> Result<()> {
+        for (part, member) in &self.members {
+            if matches!(part, Part::Operator(_)) {
+                continue;
+            }
+            let bundle = self
+                .kubelet
+                .project_config_map(&member.pod, "shardwright-trust", "bundle.pem")
+                .await?;
+            std::fs::copy(&bundle, &self.bundle).map_err(crate::file(&bundle))?;
+        }
+        Ok(())
     }
 
     /// Stops everything in order, agents draining their workers, and removes the Pods and Nodes.

@@ -9,3 +9,4 @@ mod fixture;
 mod https;
 mod refusals;
 mod replacement;
+mod two_authorities;

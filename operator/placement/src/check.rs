@@ -1,5 +1,6 @@
 //! An independent judge of plans. It shares nothing with the solver but the problem and the plan: its sums are its own.
 
+mod groups;
 mod links;
 mod together;
 mod violation;
@@ -21,6 +22,7 @@ pub fn check(problem: &Problem, plan: &Plan) -> Vec<Violation> {
     // Sums over layers that are not there would only repeat what was found.
     if found.is_empty() {
         check_pins(problem, &devices, &mut found);
+        groups::check_own_pools(problem, &devices, &mut found);
         check_memory(problem, &devices, &mut found);
         check_ends(problem, &devices, &mut found);
         links::check_links(problem, std::slice::from_ref(plan), &mut found);
@@ -66,12 +68,15 @@ fn check_devices<'p>(problem: &'p Problem, plan: &'p Plan, found: &mut Vec<Viola
     let mut devices = Vec::new();
     let mut seen = BTreeSet::new();
     for (index, stage) in plan.stages.iter().enumerate() {
-        if !seen.insert(&stage.device) {
-            found.push(Violation::DeviceTwice {
-                device: stage.device.clone(),
-            });
+        let device = problem.topology.devices.iter().find(|d| d.name == stage.device);
+        for name in groups::names_of(stage, device) {
+            if !seen.insert(name) {
+                found.push(Violation::DeviceTwice {
+                    device: name.to_owned(),
+                });
+            }
         }
-        let Some(device) = problem.topology.devices.iter().find(|d| d.name == stage.device) else {
+        let Some(device) = device else {
             found.push(Violation::UnknownDevice {
                 stage: index,
                 device: stage.device.clone(),
@@ -84,6 +89,7 @@ fn check_devices<'p>(problem: &'p Problem, plan: &'p Plan, found: &mut Vec<Viola
                 device: device.name.clone(),
             });
         }
+        groups::check_group(problem, index, device, found);
         check_allowed(&problem.constraints, device, found);
         check_taints(&problem.constraints, device, found);
         devices.push((stage, device));
@@ -104,6 +110,14 @@ fn check_devices<'p>(problem: &'p Problem, plan: &'p Plan, found: &mut Vec<Viola
 }
 
 fn check_allowed(constraints: &Constraints, device: &Device, found: &mut Vec<Violation>) {
+    let (members, max) = (device.members.len(), constraints.max_group_devices);
+    if members > max as usize {
+        found.push(Violation::GroupTooLarge {
+            device: device.name.clone(),
+            members,
+            max,
+        });
+    }
     if device.kind == Kind::Software && !constraints.allow_software_devices {
         found.push(Violation::SoftwareNotAllowed {
             device: device.name.clone(),
@@ -154,10 +168,11 @@ fn check_pins(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Vec<
                 Some(wanted) => wanted == is,
                 None => true,
             };
-            if named(&pin.backend, &device.backend)
-                && named(&pin.node, &device.node)
-                && named(&pin.device, &device.name)
-            {
+            let mut of_device = named(&pin.device, &device.name);
+            for member in &device.members {
+                of_device |= named(&pin.device, &member.device);
+            }
+            if named(&pin.backend, &device.backend) && named(&pin.node, &device.node) && of_device {
                 layers += stage.end_layer - stage.first_layer;
             }
         }
@@ -176,24 +191,29 @@ fn check_memory(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Ve
     let mut pools: BTreeMap<usize, u128> = BTreeMap::new();
     for (index, (stage, device)) in devices.iter().enumerate() {
         let mut weights: u128 = 0;
-        let mut needed = u128::from(model.compute_buffer_bytes) + u128::from(device.fixed_bytes);
+        let mut divided: u128 = 0;
+        let mut whole = u128::from(model.compute_buffer_bytes) + u128::from(device.fixed_bytes);
         for layer in stage.first_layer..stage.end_layer {
             let Some(layer) = usize::try_from(layer).ok().and_then(|l| model.layers.get(l)) else {
                 continue;
             };
             weights += u128::from(layer.weight_bytes);
-            needed += u128::from(layer.weight_bytes) + u128::from(layer.kv_bytes);
+            divided += u128::from(layer.weight_bytes) + u128::from(layer.kv_bytes);
         }
         if index == 0 {
             weights += u128::from(model.embedding_bytes);
             if device.kind != Kind::Discrete {
-                needed += u128::from(model.embedding_bytes);
+                divided += u128::from(model.embedding_bytes);
             }
         }
         if index + 1 == devices.len() {
             weights += u128::from(model.output_bytes);
-            needed += u128::from(model.output_bytes) + u128::from(model.output_buffer_bytes);
+            whole += u128::from(model.output_bytes) + u128::from(model.output_buffer_bytes);
         }
+        // Of devices that work as one each has an equal part of the layers, and all of the rest.
+        let members = device.members.len().max(1) as u128;
+        let needed = (divided.div_ceil(members) + whole) * members;
+        groups::check_members(problem, device, needed, found);
         if needed > u128::from(device.usable_bytes) {
             let device_name = device.name.clone();
             let usable_bytes = device.usable_bytes;
@@ -203,7 +223,9 @@ fn check_memory(problem: &Problem, devices: &[(&Stage, &Device)], found: &mut Ve
                 usable_bytes,
             });
         }
-        *pools.entry(device.pool).or_default() += needed;
+        for (pool, bytes) in groups::bytes_of(device, needed) {
+            *pools.entry(pool).or_default() += bytes;
+        }
         if u128::from(stage.memory_bytes) != needed {
             found.push(Violation::StageMemory {
                 stage: index,
@@ -293,7 +315,9 @@ fn check_times(problem: &Problem, plan: &Plan, devices: &[(&Stage, &Device)], fo
             hop,
         );
         latency += time + hop;
-        *pools.entry(device.pool).or_default() += time;
+        for pool in groups::pools_of(device) {
+            *pools.entry(pool).or_default() += time;
+        }
     }
     slowest = pools.into_values().fold(slowest, u128::max);
     figure(found, || "latency".to_owned(), plan.latency_ns, latency);

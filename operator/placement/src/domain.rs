@@ -7,7 +7,7 @@ use topology::Device;
 use crate::{
     HeldLayers, Model, Problem,
     cost::{Goal, NEVER_NS, transfer_ns, us_to_ns},
-    crowd, links,
+    crowd, groups, links,
 };
 
 /// Devices the search looks at: one bit each in a machine word, and as many as a model may have stages.
@@ -25,14 +25,17 @@ pub(crate) struct Refusal {
     pub why: String,
 }
 
-/// One device that may hold a stage.
+/// One device, or several that work as one, that may hold a stage.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     /// Index into `Topology::devices`.
     pub device: usize,
+    /// How many devices it is.
+    pub members: u64,
+    /// Several that work as one have one of their own.
     pub pool: usize,
     pub usable_bytes: u64,
-    /// What any stage takes here besides its layers.
+    /// What any stage takes here besides its layers, on all members together.
     pub overhead_bytes: u64,
     /// What the first stage takes on top.
     pub head_bytes: u64,
@@ -67,6 +70,10 @@ pub(crate) struct Within {
 pub(crate) struct Domain<'p> {
     pub problem: &'p Problem,
     pub candidates: Vec<Candidate>,
+    /// Most devices of one candidate.
+    pub widest: usize,
+    /// Per candidate: those that may not take part beside it, one bit each.
+    pub excludes: Vec<u64>,
     /// Whether devices were left out because there are too many: then nothing can be proved.
     pub truncated: bool,
     pub layers: usize,
@@ -118,6 +125,12 @@ impl<'p> Domain<'p> {
         }
         Self {
             problem,
+            widest: candidates
+                .iter()
+                .map(|c| c.members)
+                .max()
+                .map_or(1, |most| most as usize),
+            excludes: groups::excludes(problem, &candidates),
             truncated,
             layers,
             min_stages: index(problem.constraints.min_devices).max(1),
@@ -161,12 +174,18 @@ impl<'p> Domain<'p> {
 
     /// Bytes of a pool that new shards may take.
     pub(crate) fn pool_bytes(&self, pool: usize) -> u64 {
+        if groups::is_own(pool) {
+            return u64::MAX;
+        }
         self.problem.topology.pools.get(pool).map_or(0, |p| p.usable_bytes)
     }
 
     /// Memory of layers `[first, end)` on a candidate.
     pub(crate) fn memory_bytes(&self, candidate: usize, first: usize, end: usize) -> u64 {
         let c = &self.candidates[candidate];
+        if c.members > 1 {
+            return self.group_memory_bytes(c, first, end);
+        }
         let mut bytes = (self.content_bytes[end] - self.content_bytes[first]).saturating_add(c.overhead_bytes);
         if first == 0 {
             bytes = bytes.saturating_add(c.head_bytes);
@@ -175,6 +194,28 @@ impl<'p> Domain<'p> {
             bytes = bytes.saturating_add(self.tail_bytes);
         }
         bytes
+    }
+
+    /// The same on several devices that work as one, all of them together. Weights and cache are divided evenly. The output counts whole
+    /// on each: where it is the embedding too, llama.cpp does not divide it.
+    fn group_memory_bytes(&self, c: &Candidate, first: usize, end: usize) -> u64 {
+        let mut divided_bytes = self.content_bytes[end] - self.content_bytes[first];
+        if first == 0 {
+            divided_bytes = divided_bytes.saturating_add(c.head_bytes);
+        }
+        let mut member_bytes = divided_bytes
+            .div_ceil(c.members)
+            .saturating_add(c.overhead_bytes / c.members);
+        if end == self.layers {
+            member_bytes = member_bytes.saturating_add(self.tail_bytes);
+        }
+        member_bytes.saturating_mul(c.members)
+    }
+
+    /// Whether two of an order may not both take part.
+    pub(crate) fn clashes(&self, order: &[usize]) -> bool {
+        let members = order.iter().fold(0_u64, |set, candidate| set | 1 << candidate);
+        order.iter().any(|candidate| self.excludes[*candidate] & members != 0)
     }
 
     /// Whether a stage of layers `[first, end)` may be on a candidate, whatever its size.
@@ -247,7 +288,8 @@ impl<'p> Domain<'p> {
 /// Devices that the constraints let take part.
 pub(crate) fn eligible(problem: &Problem) -> Vec<usize> {
     let devices = problem.topology.devices.iter().enumerate();
-    let allowed = devices.filter(|(_, device)| refusal(problem, device).is_none());
+    let is_allowed = |device: &Device| problem.constraints.may_group(device) && refusal(problem, device).is_none();
+    let allowed = devices.filter(|(_, device)| is_allowed(device));
     allowed.map(|(index, _)| index).collect()
 }
 
@@ -280,7 +322,7 @@ pub(crate) fn refusal(problem: &Problem, device: &Device) -> Option<Refusal> {
     })
 }
 
-/// Every device that takes no part, with the reason, in the order of names.
+/// Every single device that takes no part, with the reason, in the order of names.
 pub(crate) fn refusals(problem: &Problem) -> Vec<Refusal> {
     let excluded = problem.topology.excluded.iter().map(|e| Refusal {
         device: e.device.clone(),
@@ -288,7 +330,7 @@ pub(crate) fn refusals(problem: &Problem) -> Vec<Refusal> {
         node: e.node.clone(),
         why: e.why.to_string(),
     });
-    let refused = problem.topology.devices.iter().filter_map(|d| refusal(problem, d));
+    let refused = problem.topology.single_devices().filter_map(|d| refusal(problem, d));
     let mut all: Vec<Refusal> = excluded.chain(refused).collect();
     all.sort_by(|a, b| a.device.cmp(&b.device));
     all
@@ -317,14 +359,17 @@ pub(crate) fn bare_candidate(problem: &Problem, device_index: usize) -> Candidat
     } else {
         0
     };
+    let members = device.size() as u64;
+    let member_overhead_bytes = device
+        .fixed_bytes
+        .saturating_add(model.compute_buffer_bytes)
+        .min(MAX_LAYER_BYTES);
     Candidate {
         device: device_index,
-        pool: device.pool,
+        members,
+        pool: groups::pool_of(device, device_index),
         usable_bytes: device.usable_bytes,
-        overhead_bytes: device
-            .fixed_bytes
-            .saturating_add(model.compute_buffer_bytes)
-            .min(MAX_LAYER_BYTES),
+        overhead_bytes: member_overhead_bytes.saturating_mul(members),
         head_bytes: head_bytes.min(MAX_LAYER_BYTES),
         elapsed_ns: Vec::new(),
         launch_ns: us_to_ns(device.launch_us),

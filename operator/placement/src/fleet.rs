@@ -3,7 +3,7 @@
 //! ```text
 //!  search   as many as are asked for, else one less, and so on down: relaxed (every replica alone), divided where two want
 //!           the same device or a pool is too small for all
-//!  first    the plans it begins with: one after the other, groups of nodes, groups of devices
+//!  first    the plans it begins with: one after the other, nodes shared out, devices shared out
 //!  together what they take from each other, and what they cost together
 //!  short    what the next one lacks beside those that fit
 //! ```
@@ -15,6 +15,7 @@
 
 mod first;
 mod search;
+mod shares;
 mod together;
 
 use crate::{

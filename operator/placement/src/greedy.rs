@@ -16,7 +16,7 @@ const NODES_PER_ORDER: u64 = 500;
 pub(crate) fn greedy(domain: &Domain<'_>, goal: Goal, forbidden: Option<u64>) -> Option<Found> {
     let mut best: Option<Found> = None;
     for ranking in rankings(domain) {
-        for stages in domain.min_stages..=domain.max_stages {
+        for stages in domain.min_stages..=domain.max_stages.min(ranking.len()) {
             let mut chosen: Vec<usize> = ranking[..stages].to_vec();
             include_pinned(domain, &ranking, &mut chosen);
             for order in orders(domain, &chosen) {
@@ -39,13 +39,37 @@ pub(crate) fn greedy(domain: &Domain<'_>, goal: Goal, forbidden: Option<u64>) ->
     best
 }
 
-fn rankings(domain: &Domain<'_>) -> [Vec<usize>; 2] {
+/// Of all candidates; where there are groups among them, of those that are none as well: each may be the better start.
+fn rankings(domain: &Domain<'_>) -> Vec<Vec<usize>> {
     let all: Vec<usize> = (0..domain.candidates.len()).collect();
-    let mut fastest = all.clone();
+    let mut rankings = both_ways(domain, &all).to_vec();
+    if domain.widest > 1 {
+        let is_single = |candidate: &usize| domain.candidates[*candidate].members == 1;
+        let singles: Vec<usize> = all.into_iter().filter(is_single).collect();
+        rankings.extend(both_ways(domain, &singles));
+    }
+    rankings
+}
+
+fn both_ways(domain: &Domain<'_>, candidates: &[usize]) -> [Vec<usize>; 2] {
+    let mut fastest = candidates.to_vec();
     fastest.sort_by_key(|c| (Reverse(domain.candidates[*c].bytes_per_second), *c));
-    let mut largest = all;
+    let mut largest = candidates.to_vec();
     largest.sort_by_key(|c| (Reverse(domain.candidates[*c].usable_bytes), *c));
-    [fastest, largest]
+    [fastest, largest].map(|ranking| compatible(domain, &ranking))
+}
+
+/// Those that can be in one plan, the first before all others.
+fn compatible(domain: &Domain<'_>, ranking: &[usize]) -> Vec<usize> {
+    let mut blocked = 0_u64;
+    let mut kept = Vec::with_capacity(ranking.len());
+    for candidate in ranking {
+        if blocked >> candidate & 1 == 0 {
+            blocked |= domain.excludes[*candidate];
+            kept.push(*candidate);
+        }
+    }
+    kept
 }
 
 /// Exchanges the last devices for ones that a pin asks for, where none of the chosen matches it.

@@ -10,7 +10,8 @@
 //!              │ check: an independent judge              │ explain: the smallest fact that would fix it
 //! ```
 //!
-//! **Contract.** A plan is an ordered list of stages, each one consecutive layers (at least one) on one device. [`solve`] is a
+//! **Contract.** A plan is an ordered list of stages, each one consecutive layers (at least one) on one device, or on several of one
+//! node that work as one. [`solve`] is a
 //! deterministic function of the problem and the budget; nothing is random. [`Verdict::Optimal`] is claimed only after every
 //! order was searched or bounded away. An [`Infeasible`] other than [`Infeasible::Exhausted`] is a proof that no plan exists.
 //! Whatever the input, the work is limited by [`Budget`].
@@ -38,9 +39,11 @@ mod fleet;
 mod found;
 mod front;
 mod greedy;
+mod groups;
 mod level;
 mod limits;
 mod links;
+mod obvious;
 mod plan;
 pub mod prefill;
 mod problem;

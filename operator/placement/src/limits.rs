@@ -42,7 +42,7 @@ impl Limits {
             least_ns: vec![0; candidates.len()],
             most_layers: candidates.iter().map(|c| c.max_layers).collect(),
             least_layers: candidates.iter().map(|c| c.min_layers).collect(),
-            excludes: vec![0; candidates.len()],
+            excludes: domain.excludes.clone(),
             needed: pins
                 .filter(|(pin, _)| pin.min_layers > 0)
                 .map(|(_, members)| *members)

@@ -17,9 +17,10 @@ pub struct Plan {
     pub slowest_ns: u64,
 }
 
-/// One stage: layers `[first_layer, end_layer)` on one device.
+/// One stage: layers `[first_layer, end_layer)` on one device, or on several that work as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
+    /// Of several, the group's name.
     pub device: String,
     pub node: String,
     pub backend: String,
@@ -27,7 +28,7 @@ pub struct Stage {
     pub end_layer: u32,
     /// Weights in the file: layers, the embedding in the first stage, the output in the last.
     pub weight_bytes: u64,
-    /// All that the stage may use on its device: weights, cache, buffers, fixed cost.
+    /// All that the stage may use on its device, or on all of several: weights, cache, buffers, fixed cost.
     pub memory_bytes: u64,
     /// Predicted time of one token.
     pub time_ns: u64,

@@ -77,8 +77,11 @@ pub struct Layer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Constraints {
+    /// Devices that work as one count once, here and in `max_devices`.
     pub min_devices: u32,
     pub max_devices: Option<u32>,
+    /// How many devices may work as one at most. 1: each by itself.
+    pub max_group_devices: u32,
     pub allow_software_devices: bool,
     /// Empty: any.
     pub vendors: BTreeSet<String>,
@@ -104,6 +107,11 @@ impl Constraints {
             .map(|tokens| 1_000_000_000 / u64::from(tokens.max(1)))
     }
 
+    /// Whether as many devices may work as one as a device is.
+    pub fn may_group(&self, device: &Device) -> bool {
+        !device.is_group() || u32::try_from(device.size()).is_ok_and(|size| size <= self.max_group_devices)
+    }
+
     /// Whether tokens may be seen on a device's node.
     pub fn may_see_tokens(&self, device: &Device) -> bool {
         let mut wanted = self.token_node_selector.iter();
@@ -116,6 +124,7 @@ impl Default for Constraints {
         Self {
             min_devices: 1,
             max_devices: None,
+            max_group_devices: 1,
             allow_software_devices: false,
             vendors: BTreeSet::new(),
             node_selector: BTreeMap::new(),
@@ -172,9 +181,10 @@ pub struct Pin {
 }
 
 impl Pin {
-    /// Whether a device is one of those the pin speaks of.
+    /// Whether a device is one of those the pin speaks of. A group is where one of its members is, which has a part of all its layers.
     pub fn matches(&self, device: &Device) -> bool {
-        self.matches_parts(&device.backend, &device.node, &device.name)
+        let is_named = |name: &str| self.matches_parts(&device.backend, &device.node, name);
+        is_named(&device.name) || device.members.iter().any(|member| is_named(&member.device))
     }
 
     pub(crate) fn matches_parts(&self, backend: &str, node: &str, device: &str) -> bool {

@@ -16,7 +16,7 @@
 //!
 //! The score explains and orders. It is not the objective: latency and throughput are, and a plan by score alone costs more.
 
-use topology::Origin;
+use topology::{Device, Origin};
 
 use crate::{
     Problem,
@@ -53,23 +53,23 @@ impl Score {
     }
 }
 
-/// Scores every device of the topology, in its order. Constraints do not count: a score says what a device is, not whether it may
+/// Scores every single device of the topology, in its order. Constraints do not count: a score says what a device is, not whether it may
 /// be used.
 pub fn scores(problem: &Problem) -> Vec<Score> {
-    let devices = &problem.topology.devices;
+    let devices: Vec<&Device> = problem.topology.single_devices().collect();
     let compute = in_proportion(devices.iter().map(|device| device.flops_per_second));
     let bandwidth = in_proportion(devices.iter().map(|device| {
         let rate = device.bandwidth;
         (rate.origin != Origin::Assumed).then_some(rate.bytes_per_second)
     }));
-    let network = network_positions(problem);
+    let network = network_positions(problem, &devices);
     let mut scores: Vec<Score> = devices
         .iter()
         .enumerate()
         .map(|(index, device)| Score {
             device: device.name.clone(),
             compute: compute[index],
-            memory_fit: Some(memory_fit(problem, index)),
+            memory_fit: Some(memory_fit(problem, device)),
             network_position: network[index],
             thermal_headroom: device.thermal_headroom_percent.map(|percent| percent.min(100)),
             bandwidth: bandwidth[index],
@@ -112,9 +112,8 @@ fn percent(part: u64, whole: u64) -> u8 {
     u8::try_from(percent.min(100)).unwrap_or(100)
 }
 
-fn memory_fit(problem: &Problem, device: usize) -> u8 {
+fn memory_fit(problem: &Problem, device: &Device) -> u8 {
     let (model, topology) = (&problem.model, &problem.topology);
-    let device = &topology.devices[device];
     let pool_bytes = topology.pools.get(device.pool).map_or(0, |pool| pool.usable_bytes);
     let free_bytes = device
         .usable_bytes
@@ -129,12 +128,12 @@ fn memory_fit(problem: &Problem, device: usize) -> u8 {
 
 /// By the mean time of one token's way to the devices of other nodes and back. Unknown where none of a device's links was measured;
 /// where there is no other node, nothing has to cross.
-fn network_positions(problem: &Problem) -> Vec<Option<u8>> {
+fn network_positions(problem: &Problem, devices: &[&Device]) -> Vec<Option<u8>> {
     let topology = &problem.topology;
-    let mean_ns = |from: usize| {
-        let node = &topology.devices[from].node;
+    let mean_ns = |from: &&Device| {
+        let node = &from.node;
         let (mut sum_ns, mut count, mut measured) = (0_u128, 0_u128, false);
-        for other in topology.devices.iter().filter(|other| other.node != *node) {
+        for other in devices.iter().filter(|other| other.node != *node) {
             let (there, back) = (topology.link(node, &other.node), topology.link(&other.node, node));
             let carry_ns = transfer_ns(problem.model.activation_bytes, there.rate.bytes_per_second);
             let way_ns = us_to_ns(there.latency_us) + us_to_ns(back.latency_us) + carry_ns;
@@ -147,7 +146,7 @@ fn network_positions(problem: &Problem) -> Vec<Option<u8>> {
             _ => measured.then(|| u64::try_from(sum_ns / count).unwrap_or(u64::MAX)),
         }
     };
-    let means_ns: Vec<Option<u64>> = (0..topology.devices.len()).map(mean_ns).collect();
+    let means_ns: Vec<Option<u64>> = devices.iter().map(mean_ns).collect();
     let least_ns = means_ns.iter().flatten().copied().min().unwrap_or(0);
     // One more on both sides: a way without any time is as good as can be, not undefined.
     let position = |mean_ns: u64| percent(least_ns.saturating_add(1), mean_ns.saturating_add(1));

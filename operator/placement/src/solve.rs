@@ -12,6 +12,7 @@ use crate::{
     found::Found,
     greedy::greedy,
     level::levelled,
+    obvious::obvious,
 };
 
 /// How much a decision may cost.
@@ -328,77 +329,4 @@ fn crowd_gap_percent(domain: &Domain<'_>, decided: &Decided) -> u32 {
         Objective::Throughput => plan.slowest_ns,
     });
     gap_percent(cost_ns, bound_ns(domain.problem))
-}
-
-/// Facts that exclude every plan and need no search.
-fn obvious(domain: &Domain<'_>) -> Result<(), Infeasible> {
-    let constraints = &domain.problem.constraints;
-    let needed = constraints.min_devices.max(1);
-    if let Some(max) = constraints.max_devices.filter(|max| *max < needed) {
-        return Err(Infeasible::MinAboveMax { min: needed, max });
-    }
-    let usable = count(domain.candidates.len());
-    if usable < needed && !domain.truncated {
-        return Err(Infeasible::TooFewDevices { needed, usable });
-    }
-    let segments = count(domain.boundary.iter().filter(|b| **b).count().saturating_sub(1));
-    if segments < needed {
-        return Err(Infeasible::TooFewSegments { needed, segments });
-    }
-    let mut pins = constraints.pinned_layers.iter().zip(&domain.pin_members);
-    if let Some(pin) = pins.position(|(pin, members)| pin.min_layers > 0 && *members == 0) {
-        return Err(Infeasible::PinUnmatched { pin });
-    }
-    memory(domain)
-}
-
-/// Compares what the model needs in any division with the most that the best devices can take.
-fn memory(domain: &Domain<'_>) -> Result<(), Infeasible> {
-    let room = |usable_bytes: u64, overhead_bytes: u64| Room {
-        content_bytes: usable_bytes.saturating_sub(overhead_bytes),
-        usable_bytes,
-        overhead_bytes,
-    };
-    let devices = domain
-        .candidates
-        .iter()
-        .map(|c| room(c.usable_bytes, c.overhead_bytes))
-        .collect();
-    let mut pools: Vec<Room> = Vec::new();
-    for pool in 0..domain.problem.topology.pools.len() {
-        let members = || domain.candidates.iter().filter(|c| c.pool == pool);
-        if let Some(overhead_bytes) = members().map(|c| c.overhead_bytes).min() {
-            let sum_bytes = members().map(|c| c.usable_bytes).fold(0_u64, u64::saturating_add);
-            pools.push(room(sum_bytes.min(domain.pool_bytes(pool)), overhead_bytes));
-        }
-    }
-    let content_bytes = domain.content_bytes[domain.layers].saturating_add(domain.tail_bytes);
-    for mut rooms in [devices, pools] {
-        rooms.sort_by(|a, b| b.cmp(a));
-        rooms.truncate(domain.max_stages);
-        let sum = |part: fn(&Room) -> u64, rooms: &[Room]| rooms.iter().map(part).fold(0_u64, u64::saturating_add);
-        if sum(|r| r.content_bytes, &rooms) < content_bytes {
-            // Devices too small for any layer do not help; the largest of them stands for itself if there is no other.
-            let helpful = rooms.iter().filter(|r| r.content_bytes > 0).count().max(1);
-            rooms.truncate(helpful);
-            return Err(Infeasible::Memory {
-                needed_bytes: content_bytes.saturating_add(sum(|r| r.overhead_bytes, &rooms)),
-                usable_bytes: sum(|r| r.usable_bytes, &rooms),
-                devices: count(rooms.len()),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// What a device or a pool can take of a model, at most; compared by what is left for its layers.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Room {
-    content_bytes: u64,
-    usable_bytes: u64,
-    overhead_bytes: u64,
-}
-
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
 }

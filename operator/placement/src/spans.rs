@@ -54,7 +54,7 @@ pub(crate) fn best_spans(
     below_ns: u64,
     work: &mut Work,
 ) -> Option<Spans> {
-    if domain.overfull(order).is_some() {
+    if domain.clashes(order) || domain.overfull(order).is_some() {
         return None;
     }
     let limits = stage_limits(domain, order)?;

@@ -53,6 +53,44 @@ fn as_brute_force(problem: &Problem) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Two replicas are as good as the best pair of all plans, or one is told to be all that fits.
+fn as_all_pairs(problem: &Problem) -> Result<(), TestCaseError> {
+    let best = pairs::best(problem);
+    let Ok(fleet) = solve_fleet(problem, 2, Budget::default()) else {
+        prop_assert!(brute_force::best(problem).is_none());
+        return Ok(());
+    };
+    prop_assert_eq!(check_fleet(problem, &fleet.plans), vec![]);
+    let Some(best) = best else {
+        prop_assert_eq!(fleet.plans.len(), 1);
+        let shortage = fleet.shortage().expect("it says what is missing");
+        prop_assert!(shortage.starts_with("1 of 2 replicas fits"));
+        return Ok(());
+    };
+    let plans: Vec<&Plan> = fleet.plans.iter().collect();
+    prop_assert_eq!(plans.len(), 2, "{:?}", fleet.short);
+    let cost = pairs::cost(problem, &plans);
+    prop_assert!(cost >= best);
+    // Where memory that several share slows them down, a gap may stay.
+    let is_exact = problem.objective == Objective::Latency && problem.constraints.min_tokens_per_second.is_none();
+    match fleet.verdict {
+        Verdict::Optimal => prop_assert_eq!(cost, best),
+        Verdict::Feasible { gap_percent } if !is_exact => {
+            let within =
+                |cost: i128, best: i128| (cost - best) * 100 <= cost.abs().max(best.abs()) * i128::from(gap_percent);
+            prop_assert!(
+                cost.0 > best.0 || within(cost.1, best.1),
+                "{} of {}, gap {}",
+                cost.1,
+                best.1,
+                gap_percent
+            );
+        }
+        verdict => prop_assert!(false, "{verdict}"),
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
@@ -122,31 +160,7 @@ proptest! {
 
     #[test]
     fn two_replicas_are_what_trying_all_pairs_finds(problem in problems::small()) {
-        let best = pairs::best(&problem);
-        let Ok(fleet) = solve_fleet(&problem, 2, Budget::default()) else {
-            prop_assert!(brute_force::best(&problem).is_none());
-            return Ok(());
-        };
-        prop_assert_eq!(check_fleet(&problem, &fleet.plans), vec![]);
-        let Some(best) = best else {
-            prop_assert_eq!(fleet.plans.len(), 1);
-            prop_assert!(fleet.shortage().expect("it says what is missing").starts_with("1 of 2 replicas fits"));
-            return Ok(());
-        };
-        let plans: Vec<&Plan> = fleet.plans.iter().collect();
-        prop_assert_eq!(plans.len(), 2, "{:?}", fleet.short);
-        let cost = pairs::cost(&problem, &plans);
-        prop_assert!(cost >= best);
-        // Where memory that several share slows them down, a gap may stay.
-        let is_exact = problem.objective == Objective::Latency && problem.constraints.min_tokens_per_second.is_none();
-        match fleet.verdict {
-            Verdict::Optimal => prop_assert_eq!(cost, best),
-            Verdict::Feasible { gap_percent } if !is_exact => {
-                let within = |cost: i128, best: i128| (cost - best) * 100 <= cost.abs().max(best.abs()) * i128::from(gap_percent);
-                prop_assert!(cost.0 > best.0 || within(cost.1, best.1), "{} of {}, gap {}", cost.1, best.1, gap_percent);
-            }
-            verdict => prop_assert!(false, "{verdict}"),
-        }
+        as_all_pairs(&problem)?;
     }
 
     #[test]
@@ -165,6 +179,104 @@ proptest! {
             prop_assert_eq!(cost(&one.plans), cost(&other.plans));
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, rng_seed: RngSeed::Fixed(3), ..ProptestConfig::default() })]
+
+    #[test]
+    fn devices_that_work_as_one_are_used_as_brute_force_uses_them(problem in problems::grouped()) {
+        as_brute_force(&problem)?;
+    }
+
+    #[test]
+    fn no_plan_on_devices_that_work_as_one_costs_less_than_the_bound(problem in problems::grouped()) {
+        if let Some(best) = brute_force::best(&problem) {
+            let cost_ns = match problem.objective {
+                Objective::Latency => best.latency_ns,
+                Objective::Throughput => best.slowest_ns,
+            };
+            prop_assert!(bound_ns(&problem) <= cost_ns, "{} of {cost_ns}\n{best}", bound_ns(&problem));
+        }
+    }
+
+    #[test]
+    fn devices_that_may_work_as_one_never_make_the_best_plan_worse(problem in problems::grouped()) {
+        let mut problem = problem;
+        // What a hop is counted with beside others depends on the fastest device there is.
+        problem.topology.traffic.clear();
+        let without = apart(&problem);
+        let Ok(alone) = solve(&without, Budget::default()) else { return Ok(()) };
+        let together = solve(&problem, Budget::default());
+        prop_assert!(together.is_ok(), "{:?}, but\n{}", together, alone.plan);
+        let together = together.expect("a plan");
+        prop_assert!(cost(&problem, &together.plan) <= cost(&problem, &alone.plan), "{}{}", together.plan, alone.plan);
+    }
+
+    #[test]
+    fn a_guess_is_sound_and_no_worse_for_devices_that_may_work_as_one(problem in problems::grouped()) {
+        let Ok(guess) = solve(&problem, guess_only()) else { return Ok(()) };
+        prop_assert_eq!(check(&problem, &guess.plan), vec![]);
+        let mut eased = problem;
+        eased.topology.traffic.clear();
+        let Ok(alone) = solve(&apart(&eased), guess_only()) else { return Ok(()) };
+        prop_assert!(solve(&eased, guess_only()).is_ok(), "{}", alone.plan);
+    }
+
+    #[test]
+    fn where_no_devices_may_work_as_one_it_makes_no_difference_that_they_could(problem in problems::grouped()) {
+        let mut problem = problem;
+        problem.constraints.max_group_devices = 1;
+        prop_assert_eq!(solve(&problem, Budget::default()), solve(&apart(&problem), Budget::default()));
+    }
+
+    #[test]
+    fn what_devices_do_as_one_does_not_depend_on_the_order_of_devices_and_pools(problem in problems::grouped()) {
+        let mut turned = problem.clone();
+        turned.topology.devices.reverse();
+        turned.topology.pools.reverse();
+        let last = turned.topology.pools.len() - 1;
+        for device in &mut turned.topology.devices {
+            device.pool = last - device.pool;
+            device.members.iter_mut().for_each(|member| member.pool = last - member.pool);
+        }
+        let (one, other) = (solve(&problem, Budget::default()), solve(&turned, Budget::default()));
+        prop_assert_eq!(one.is_ok(), other.is_ok());
+        let (Ok(one), Ok(other)) = (one, other) else { return Ok(()) };
+        prop_assert_eq!(cost(&problem, &one.plan), cost(&problem, &other.plan));
+    }
+
+    #[test]
+    fn two_replicas_on_devices_that_work_as_one_are_what_trying_all_pairs_finds(problem in problems::grouped()) {
+        as_all_pairs(&problem)?;
+    }
+}
+
+/// The same devices, each by itself.
+fn apart(problem: &Problem) -> Problem {
+    let mut apart = problem.clone();
+    apart.topology.devices.retain(|device| !device.is_group());
+    apart
+}
+
+/// The problems of devices that work as one are of use only where these are often used.
+#[test]
+fn devices_that_work_as_one_are_in_many_of_the_plans_for_problems_about_them() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let (mut feasible, mut together) = (0, 0);
+    for _ in 0..200 {
+        let tree = problems::grouped().new_tree(&mut runner).expect("a problem");
+        let problem = tree.current();
+        let Ok(solution) = solve(&problem, Budget::default()) else {
+            continue;
+        };
+        feasible += 1;
+        together += u32::from(solution.plan.stages.iter().any(|stage| stage.device.contains('+')));
+    }
+    assert!(
+        together * 8 > feasible && together < feasible,
+        "{together} of {feasible}"
+    );
 }
 
 /// Cheap ways between the nodes and dear ones within them: the best plan goes there and back and there again.

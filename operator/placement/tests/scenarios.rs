@@ -53,6 +53,7 @@ scenarios!(
     an_agent_is_gone,
     between_latency_and_throughput,
     demo,
+    four_cards_work_as_one,
     four_mac_studios,
     four_strix_halo_boxes,
     helix_42_nodes_of_seven_kinds,
@@ -71,6 +72,7 @@ scenarios!(
     tokens_stay_on_trusted_nodes,
     too_few_devices,
     too_large_for_two_devices,
+    two_replicas_on_two_pairs_of_cards,
     two_replicas_over_four_boxes,
     what_was_never_measured_is_taken_from_a_table,
 );

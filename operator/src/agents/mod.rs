@@ -3,6 +3,7 @@
 //! ```text
 //!  agent ──Hello, ShardReport, Inspection──▶ session ──▶ registry ──snapshot──▶ control loop
 //!        ◀─Assignments, LinkPeers, Inspect── session ◀── registry ◀──assign────
+//!        ◀─whom to trust, whom it trusts───▶ session ◀─▶ authority's holders
 //! ```
 //!
 //! A stream that ends, for whatever reason, is an agent that is gone; its devices are out of placement at once.

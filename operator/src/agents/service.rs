@@ -63,6 +63,7 @@ impl ControlService {
             agents: self.agents.clone(),
             leadership: self.leadership.clone(),
             metrics: self.context.metrics.clone(),
+            holders: self.context.holders.clone(),
             stop: self.stop.clone(),
             outbound,
         };
@@ -129,6 +130,7 @@ impl AgentControl for ControlService {
             .context
             .keys
             .authority
+            .get()
             .issue(&csr_der, &id, &[], DEFAULT_LEAF_LIFETIME, self.context.wall.now())
             .map_err(|error| Status::invalid_argument(format!("csr_der: {error}")))?;
         self.context.metrics.worker_leaves.inc();

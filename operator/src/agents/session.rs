@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::registry::{Agents, Attachment};
+use crate::authority::{Holders, Place};
 use crate::clock;
 use crate::context::{Leadership, not_the_leader};
 use crate::metrics::Metrics;
@@ -30,6 +31,7 @@ pub(super) struct Session {
     pub(super) agents: Arc<Agents>,
     pub(super) leadership: Leadership,
     pub(super) metrics: Metrics,
+    pub(super) holders: Arc<Holders>,
     pub(super) stop: CancellationToken,
     pub(super) outbound: mpsc::Sender<Result<OperatorMessage, Status>>,
 }
@@ -80,7 +82,9 @@ impl Session {
         self.metrics.agents.inc();
         let session = attachment.session;
         self.agents.hears(&self.node, session, self.heard.clone());
-        let ended = self.serve(attachment, inbound).await;
+        let place = self.holders.enter(format!("agent {}", self.node));
+        let ended = self.serve(attachment, &place, inbound).await;
+        drop(place);
         self.agents.detach(&self.node, session, clock::now());
         self.metrics.agents.dec();
         ended
@@ -89,6 +93,7 @@ impl Session {
     async fn serve(
         &self,
         attachment: Attachment,
+        place: &Place,
         inbound: &mut (impl Stream<Item = Result<AgentMessage, Status>> + Unpin),
     ) -> Status {
         let Attachment {
@@ -98,7 +103,7 @@ impl Session {
             mut inspect,
             replaced,
         } = attachment;
-        let mut leadership = self.leadership.clone();
+        let (mut leadership, mut wanted) = (self.leadership.clone(), self.holders.wanted());
         loop {
             let message = tokio::select! {
                 () = self.stop.cancelled() => return Status::unavailable("the operator stops"),
@@ -107,7 +112,7 @@ impl Session {
                 () = self.outbound.closed() => return Status::cancelled("the agent closed the stream"),
                 received = inbound.next() => match received {
                     Some(Ok(message)) => {
-                        if let Err(status) = self.take(session, message) {
+                        if let Err(status) = self.take(session, place, message) {
                             return status;
                         }
                         continue;
@@ -126,6 +131,13 @@ impl Session {
                     Ok(()) => {
                         let Some(named) = peers.borrow_and_update().clone() else { continue };
                         operator_message::Message::Peers(named.as_ref().clone())
+                    }
+                    Err(_) => return self.taken_over(),
+                },
+                changed = wanted.changed() => match changed {
+                    Ok(()) => {
+                        let Some(wanted) = wanted.borrow_and_update().clone() else { continue };
+                        operator_message::Message::Trust(wanted.as_ref().clone())
                     }
                     Err(_) => return self.taken_over(),
                 },
@@ -148,13 +160,14 @@ impl Session {
         }
     }
 
-    fn take(&self, session: u64, message: AgentMessage) -> Result<(), Status> {
+    fn take(&self, session: u64, place: &Place, message: AgentMessage) -> Result<(), Status> {
         match message.message {
             Some(agent_message::Message::Shards(report)) => self.agents.report(&self.node, session, report),
             Some(agent_message::Message::Inspection(inspection)) => {
                 self.agents.inspected(&self.node, session, inspection);
             }
             Some(agent_message::Message::Leaving(_)) => self.agents.leaving(&self.node, session),
+            Some(agent_message::Message::Trust(held)) => place.says(held),
             Some(agent_message::Message::Hello(_)) => {
                 return Err(Status::invalid_argument("Hello comes once, at the start of the stream"));
             }

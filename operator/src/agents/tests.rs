@@ -1,12 +1,13 @@
 //! Agents over real TLS, against the service as it is served.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use identity::KeyPair;
+use identity::{Held, KeyPair, Wanted};
 use proto::control::v1::agent_control_client::AgentControlClient;
 use proto::control::v1::{
     AgentMessage, Assignment, Assignments, Hello, Inspect, Inspection, IssueWorkerLeafRequest, LinkPeer, LinkPeers,
-    ModelIndexRequest, OperatorMessage, ShardReport, agent_message, operator_message,
+    ModelIndexRequest, OperatorMessage, ShardReport, TrustHeld, TrustWanted, agent_message, operator_message,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -126,6 +127,41 @@ async fn an_agent_is_told_to_whom_it_measures_links_whenever_that_changes() {
     }
     port.agents.name_peers(&BTreeMap::new());
     assert!(matches!(stream.hear().await, Ok(operator_message::Message::Peers(told)) if told.peers.is_empty()));
+}
+
+#[tokio::test]
+async fn an_agent_hears_whom_it_shall_trust_and_says_whom_it_does_and_one_that_says_nothing_is_known_by_name() {
+    let port = Port::serve(true).await;
+    let wanted = Wanted::of(&port.context.keys.authority.get(), Duration::from_secs(2));
+    let (channel, older) = (port.connect(agent("a")).await, port.connect(agent("b")).await);
+    let mut stream = Stream::open(&channel).await.unwrap();
+    let silent = Stream::open(&older).await.unwrap();
+    stream.hello().await;
+    silent.hello().await;
+    port.context.holders.want(Some(&wanted));
+    assert!(
+        matches!(stream.hear().await, Ok(operator_message::Message::Trust(told)) if told == TrustWanted::from(&wanted))
+    );
+    let held = Held {
+        authorities: wanted.authorities.clone(),
+        issuers: BTreeSet::from([wanted.issuer]),
+    };
+    stream.say(agent_message::Message::Trust(TrustHeld::from(&held))).await;
+    let expected = [("agent a", Some(&held)), ("agent b", None)];
+    let mut changes = port.context.holders.changes();
+    within(async {
+        loop {
+            let holders = port.context.holders.list(crate::clock::now());
+            let known = holders
+                .iter()
+                .map(|holder| (holder.name.as_str(), holder.held.as_ref()));
+            if known.eq(expected) {
+                return;
+            }
+            changes.changed().await.unwrap();
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

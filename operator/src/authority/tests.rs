@@ -48,7 +48,7 @@ fn trust_applied() -> Step {
 async fn keys_that_exist_are_used_and_never_written() {
     let keys = fixture::keys();
     let (client, script) = Script::client([
-        Step::ok(Method::GET, AUTHORITY, authority_secret(&keys.authority)),
+        Step::ok(Method::GET, AUTHORITY, authority_secret(&keys.authority.get())),
         Step::ok(Method::GET, SIGNER, signer_secret(&keys.signer)),
         trust_applied(),
     ]);
@@ -56,7 +56,11 @@ async fn keys_that_exist_are_used_and_never_written() {
     script.finished();
     assert_eq!(found.signer.public_key(), keys.signer.public_key());
     let published = &script.bodies(&format!("PATCH {TRUST}"))[0];
-    assert_eq!(published["data"]["bundle.pem"], keys.authority.bundle_pem());
+    assert_eq!(published["data"]["bundle.pem"], keys.authority.get().bundle_pem());
+    assert_eq!(
+        published["metadata"]["annotations"]["shardwright.dev/authority-phase"],
+        "steady"
+    );
 }
 
 #[tokio::test]
@@ -65,7 +69,7 @@ async fn keys_that_are_absent_are_made() {
     // The server answers a create with what it stored.
     let (client, script) = Script::client([
         absent(AUTHORITY),
-        Step::ok(Method::POST, SECRETS, authority_secret(&keys.authority)),
+        Step::ok(Method::POST, SECRETS, authority_secret(&keys.authority.get())),
         absent(SIGNER),
         Step::ok(Method::POST, SECRETS, signer_secret(&keys.signer)),
         trust_applied(),
@@ -79,7 +83,7 @@ async fn keys_that_are_absent_are_made() {
 
 #[tokio::test]
 async fn of_two_replicas_that_start_together_the_later_takes_the_earlier_ones_keys() {
-    let (first, signer) = (fixture::keys().authority, fixture::keys().signer);
+    let (first, signer) = (fixture::keys().authority.get(), fixture::keys().signer);
     let (client, script) = Script::client([
         absent(AUTHORITY),
         Step::fails(Method::POST, SECRETS, 409, "AlreadyExists"),
@@ -89,13 +93,43 @@ async fn of_two_replicas_that_start_together_the_later_takes_the_earlier_ones_ke
     ]);
     let keys = bootstrap(&client, &fixture::names()).await.unwrap();
     script.finished();
-    assert_eq!(keys.authority.cert_pem(), first.cert_pem());
+    assert_eq!(keys.authority.get().cert_pem(), first.cert_pem());
+}
+
+/// A new authority beside that of these keys.
+fn prepared(keys: &Keys) -> Kept {
+    let next = Authority::generate("shardwright", SystemTime::now()).unwrap();
+    Kept::of(&keys.authority.get()).prepared(&next, None, SystemTime::now())
+}
+
+#[tokio::test]
+async fn a_replica_that_starts_while_one_authority_takes_anothers_place_trusts_both_and_says_so() {
+    let keys = fixture::keys();
+    let kept = prepared(&keys);
+    let mut stored = Secret::default();
+    kept.write(&mut stored);
+    let (client, script) = Script::client([
+        Step::ok(Method::GET, AUTHORITY, serde_json::to_value(&stored).unwrap()),
+        Step::ok(Method::GET, SIGNER, signer_secret(&keys.signer)),
+        trust_applied(),
+    ]);
+    let found = bootstrap(&client, &fixture::names()).await.unwrap();
+    script.finished();
+    let both = kept.authority().unwrap();
+    assert_eq!(found.authority.get().bundle_pem(), both.bundle_pem());
+    assert_eq!(found.authority.get().fingerprint(), keys.authority.get().fingerprint());
+    let published = &script.bodies(&format!("PATCH {TRUST}"))[0];
+    assert_eq!(published["data"]["bundle.pem"], both.bundle_pem());
+    assert_eq!(
+        published["metadata"]["annotations"]["shardwright.dev/authority-phase"],
+        "prepared"
+    );
 }
 
 #[tokio::test]
 async fn a_secret_that_makes_no_sense_stops_the_start_and_names_the_remedy() {
-    let other_key = fixture::keys().authority.key_pem();
-    let cert = fixture::keys().authority.cert_pem().as_bytes().to_vec();
+    let other_key = fixture::keys().authority.get().key_pem();
+    let cert = fixture::keys().authority.get().cert_pem().as_bytes().to_vec();
     for (data, cause) in [
         (secret("s", []), "tls.crt is missing"),
         (
@@ -180,6 +214,36 @@ async fn the_own_certificate_is_renewed_from_half_life_and_what_is_left_of_it_an
     assert!(credentials.not_after() > before);
     let nine_years_s = 9 * 365 * 24 * 3600;
     assert!(left_s("authority") > nine_years_s);
+    stop.cancel();
+    within(renewing).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_own_certificate_is_another_as_soon_as_the_authority_is_and_what_is_left_of_both_authorities_is_told() {
+    let (keys, names) = (fixture::keys(), Arc::new(fixture::names()));
+    let kept = prepared(&keys);
+    let credentials = Credentials::new(own_identity(&keys, &names, SystemTime::now()).unwrap()).unwrap();
+    let (metrics, stop) = (Metrics::new(), CancellationToken::new());
+    let renewing = renew(keys.clone(), names, credentials.clone(), metrics.clone(), stop.clone());
+    let renewing = tokio::spawn(renewing);
+    let is_wanted = || {
+        let wanted = Wanted::of(&keys.authority.get(), Duration::ZERO);
+        Held::of(&credentials.identity()).unwrap().is(&wanted)
+    };
+    let told = || String::from_utf8(metrics.exposition()).unwrap();
+    for (phase, others) in [
+        (kept.clone(), true),
+        (kept.activated(SystemTime::now()), true),
+        (kept.activated(SystemTime::now()).finished(SystemTime::now()), false),
+    ] {
+        keys.authority.replace(phase.authority().unwrap());
+        within(async {
+            while !is_wanted() || told().contains("certificate=\"other_authority\"") != others {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
     stop.cancel();
     within(renewing).await.unwrap();
 }

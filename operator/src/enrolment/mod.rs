@@ -136,6 +136,7 @@ impl EnrolmentService {
         let keys = &self.context.keys;
         let leaf = keys
             .authority
+            .get()
             .issue(&csr_der, &id, &names, DEFAULT_LEAF_LIFETIME, self.context.wall.now())
             .map_err(|error| EnrolError::Request(error.to_string()))?;
         tracing::info!(%id, pod = %claim.pod, "enrolled");

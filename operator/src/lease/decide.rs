@@ -5,6 +5,11 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::jiff::Timestamp;
+
+/// A clock that is no more than this behind the last renewal's date is taken to stand still.
+const STANDS_US: i64 = 1_000_000;
+
 /// The part of a Lease that the election reads. Any renewal changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -75,6 +80,19 @@ pub fn acts_until(renewed: Instant, lease: Duration) -> Instant {
     renewed + lease * 2 / 3
 }
 
+/// The date of a renewal; `before`: that of our last one. Others see a renewal by its change alone, and the API server makes none of a
+/// write that changes nothing: a clock that stands still must not cost the lease.
+#[must_use]
+pub fn renewed_at(date: Timestamp, before: Option<Timestamp>) -> Timestamp {
+    let Some(last_us) = before.map(Timestamp::as_microsecond) else {
+        return date;
+    };
+    match last_us.saturating_sub(date.as_microsecond()) {
+        0..=STANDS_US => Timestamp::from_microsecond(last_us + 1).unwrap_or(date),
+        _ => date,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +160,24 @@ mod tests {
         let other_sees = Sighting::update(None, record("me", "1"), renewed);
         let stops = acts_until(renewed, LEASE);
         assert_eq!(decide("other", Some(&other_sees), stops), Move::Wait(LEASE / 3));
+    }
+
+    #[test]
+    fn every_renewal_has_another_date_than_the_one_before_also_where_the_clock_stands_still() {
+        let at = |nanosecond| Timestamp::from_nanosecond(nanosecond).unwrap();
+        let (date, us) = (1_800_000_000_000_000_700_i128, 1000);
+        assert_eq!(renewed_at(at(date), None), at(date), "the first");
+        // As it is read again, in whole microseconds.
+        let written = at(date - 700);
+        let mut last = written;
+        for renewal in 1..=3 {
+            last = renewed_at(at(date), Some(last));
+            assert_eq!(last, at(date - 700 + renewal * us));
+        }
+        for ahead in [us, 5_000_000_000, -5_000_000_000] {
+            let set = at(date - 700 + ahead);
+            assert_eq!(renewed_at(set, Some(written)), set, "a clock that goes, or was set");
+        }
     }
 
     #[test]

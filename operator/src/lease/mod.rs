@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Wall};
 use crate::error::{CallError, call};
-use decide::{Move, Record, Sighting, acts_until, decide};
+use decide::{Move, Record, Sighting, acts_until, decide, renewed_at};
 
 /// The Lease that operators compete for.
 pub const LEASE_NAME: &str = crds::names::LEADER_LEASE;
@@ -228,7 +228,9 @@ impl Elector {
     }
 
     fn claim(&self, previous: Option<&LeaseSpec>) -> LeaseSpec {
-        let now = MicroTime(self.wall.timestamp());
+        let ours = previous.filter(|spec| spec.holder_identity.as_deref() == Some(&self.me));
+        let before = ours.and_then(|spec| spec.renew_time.as_ref()).map(|at| at.0);
+        let now = MicroTime(renewed_at(self.wall.timestamp(), before));
         let mut spec = previous.cloned().unwrap_or_default();
         if spec.holder_identity.as_deref() != Some(&self.me) {
             spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |count| count.saturating_add(1)));

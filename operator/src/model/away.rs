@@ -63,6 +63,11 @@ impl Missed {
         format!("{}: {}{loaded}", self.name, self.told())
     }
 
+    /// Whether it is this stage of the placement, however that is cut.
+    fn is(&self, in_force: &InForce, sight: &StageSight) -> bool {
+        (self.pipeline, self.stage) == (sight.pipeline, sight.stage) && self.is_in(in_force)
+    }
+
     fn is_in(&self, in_force: &InForce) -> bool {
         let pipeline = in_force.pipelines().get(self.pipeline);
         let stage = pipeline.and_then(|pipeline| pipeline.stages.get(self.stage));
@@ -88,7 +93,16 @@ impl Away {
             return;
         };
         for (stage, sight) in in_force.stages().into_iter().zip(stages::look(in_force, agents)) {
-            if sight.attached || self.find(in_force, &sight).is_some() || self.0.len() >= MISSED_MAX {
+            if sight.attached {
+                continue;
+            }
+            if let Some(missed) = self.0.iter_mut().find(|missed| missed.is(in_force, &sight)) {
+                // A placement that was written and not heard of may have cut it anew.
+                (missed.first_layer, missed.end_layer) = (stage.first_layer, stage.end_layer);
+                missed.generation = in_force.placement.generation;
+                continue;
+            }
+            if self.0.len() >= MISSED_MAX {
                 continue;
             }
             let name = stages::name(in_force, &sight);
@@ -131,8 +145,7 @@ impl Away {
     }
 
     fn find(&self, in_force: &InForce, sight: &StageSight) -> Option<&Missed> {
-        let same = |missed: &&Missed| (missed.pipeline, missed.stage) == (sight.pipeline, sight.stage);
-        self.0.iter().filter(same).find(|missed| missed.is_in(in_force))
+        self.0.iter().find(|missed| missed.is(in_force, sight))
     }
 }
 
@@ -202,6 +215,23 @@ mod tests {
         assert_eq!(away.replaced(&edited), [""; 0], "another spec has other layers");
         away.forget();
         assert_eq!(away.replaced(&after), [""; 0]);
+    }
+
+    #[test]
+    fn a_stage_that_is_cut_anew_while_its_agent_is_away_is_told_with_the_layers_that_it_has_by_then() {
+        let before = fixture::in_force(4, &["a", "b"]);
+        let (mut away, one) = (Away::default(), fixture::agents(&["a"]));
+        away.look(Some(&before), &one, None, at(7));
+        let mut placement = fixture::in_force(5, &["a", "b"]).placement;
+        placement.pipelines[0].stages[0].end_layer = 2;
+        placement.pipelines[0].stages[1].first_layer = 2;
+        let recut = fixture::signed(placement);
+        away.look(Some(&recut), &one, None, at(8));
+        assert_eq!(told(&away, &recut, &one), [B_AWAY], "its agent is away since then");
+        assert_eq!(away.replaced(&recut), [""; 0]);
+        let after = fixture::in_force(6, &["a", "c", "d"]);
+        let heirs = format!("{B_AWAY}; its layers are loaded in epoch 6: 2-3 on c-cpu0, 4-5 on d-cpu0");
+        assert_eq!(away.replaced(&after), [heirs]);
     }
 
     #[test]

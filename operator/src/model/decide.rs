@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::conditions::reason;
 use crds::{InferenceModel, LearnedMemory, ModelSource, PlacementStatus, Yielded};
 use identity::PlacementSigner;
-use placement::{Fleet, Plan};
+use placement::{Fleet, Plan, Problem};
 use proto::placement::v1::Runtime;
 use topology::HeldMemory;
 
@@ -239,7 +239,7 @@ fn anew(asked: &Asked<'_>, in_force: Option<&InForce>, leave: bool, state: &mut 
             let fewer = rest.fewer(0, true, &why.reason, &why.message);
             asked.refreshed(in_force).with_fewer(fewer)
         }
-        (Err(why), _) => take(world, model, &known, failing, state).unwrap_or_else(|| Decided::no(why)),
+        (Err(why), _) => take(asked, &rest, &why, state).unwrap_or_else(|| Decided::no(why)),
     }
 }
 
@@ -380,6 +380,7 @@ fn foretell(asked: &Asked<'_>, facts: &Facts, (next, new): (&[Replica<'_>], &[Pl
         freed: &[],
         own: None,
         facts: None,
+        may_group: false,
         in_force: false,
     });
     let topology = translate::counted(topology, validated, facts, &world.paces);
@@ -503,18 +504,24 @@ fn solve_rest(
     let own = rest.in_force.map_or_else(Own::default, |in_force| {
         replicas::own(rest.known, in_force, &rest.going_on)
     });
-    let topology = world.topology(&Question {
-        uid,
-        among: None,
-        failing: rest.failing,
-        freed: &[],
-        own: Some(&own),
-        facts: Some(facts),
-        in_force: false,
-    });
-    let topology = translate::counted(topology, rest.known.validated, facts, &world.paces);
+    let validated = rest.known.validated;
+    let graph = |may_group| {
+        let topology = world.topology(&Question {
+            uid,
+            among: None,
+            failing: rest.failing,
+            freed: &[],
+            own: Some(&own),
+            facts: Some(facts),
+            may_group,
+            in_force: false,
+        });
+        translate::counted(topology, validated, facts, &world.paces)
+    };
     let learned = state.learned;
-    let mut problem = translate::problem(name, rest.known.validated, facts, learned.as_ref(), topology)?;
+    let may_group = translate::may_group(validated, facts);
+    let topology = graph(may_group);
+    let mut problem = translate::problem(name, validated, facts, learned.as_ref(), topology)?;
     // What is loaded stays where it can: a model that lost a device waits for the fewest bytes.
     problem.held = rest.in_force.map_or_else(Vec::new, |in_force| {
         let stages = in_force.stages().into_iter().zip(stages::look(in_force, world.agents));
@@ -524,7 +531,15 @@ fn solve_rest(
     if let Some((_, why)) = state.refused.as_ref().filter(|(refused, _)| *refused == problem) {
         return Err(why.clone());
     }
-    let solved = solve_and_check(&problem, missing, rest.in_force.is_some()).map_err(|why| match &learned {
+    // Whoever is refused is told what devices that work as one would change, asked for or not.
+    let with_groups = || {
+        (!may_group && world.has_groups()).then(|| Problem {
+            topology: graph(true),
+            ..problem.clone()
+        })
+    };
+    let solved = solve_and_check(&problem, missing, rest.in_force.is_some(), with_groups);
+    let solved = solved.map_err(|why| match &learned {
         Some(learned) => Why::new(why.reason, format!("{} ({})", why.message, learned::explain(learned))),
         None => why,
     });

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use crds::ModelSource;
 use crds::conditions::reason;
+use crds::names::MAX_GROUP_DEVICES;
 use gguf::{Digest, Index, WeightIndex};
 use proto::control::v1::{LayerFacts, ModelFacts, PieceFacts};
 use sha2::{Digest as _, Sha256};
@@ -57,6 +58,8 @@ pub struct Facts {
     pub vocabulary_sha256: Digest,
     /// Layers after which the model may be cut; empty: it runs whole.
     pub allowed_cuts: Vec<u32>,
+    /// Numbers of devices that may work as one on its layers.
+    pub group_sizes: Vec<u32>,
 }
 
 /// Why the facts are not believed.
@@ -107,6 +110,10 @@ pub fn accept(mut message: ModelFacts, source: &ModelSource) -> Result<(Facts, A
     let cuts = &message.allowed_cuts;
     let ascending = cuts.is_sorted_by(|a, b| a < b) && cuts.iter().all(|cut| (1..layers as u32).contains(cut));
     ensure(ascending, || format!("cuts {cuts:?} in {layers} layers"))?;
+    let sizes = &message.group_sizes;
+    let are_sizes =
+        sizes.is_sorted_by(|a, b| a < b) && sizes.iter().all(|size| (2..=MAX_GROUP_DEVICES as u32).contains(size));
+    ensure(are_sizes, || format!("groups of {sizes:?} devices"))?;
     ensure(message.embedding_length > 0 && message.vocabulary_size > 0, || {
         "an empty embedding".to_owned()
     })?;
@@ -155,6 +162,7 @@ pub fn accept(mut message: ModelFacts, source: &ModelSource) -> Result<(Facts, A
         index,
         vocabulary_sha256,
         allowed_cuts: message.allowed_cuts,
+        group_sizes: message.group_sizes,
     };
     Ok((facts, attached))
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crds::conditions::{ConditionStatus, NewCondition, device as kind, set_condition};
+use crds::names::device_name;
 use crds::{
-    DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceKind, InferenceModel, InferenceModelSpec,
-    ModelSource, PlacementConstraints, PlacementStatus, StagePhase, StageStatus, Verdict,
+    DeviceGPUState, DeviceGPUStateSpec, DeviceGPUStateStatus, DeviceGroup, DeviceKind, InferenceModel,
+    InferenceModelSpec, ModelSource, NodeLinkState, NodeLinkStateSpec, NodeLinkStateStatus, PlacementConstraints,
+    PlacementStatus, ReadingRate, StagePhase, StageStatus, StepRates, Verdict,
 };
 use gguf::{Digest, Index};
 use identity::PlacementSigner;
@@ -53,6 +55,7 @@ pub fn facts() -> Facts {
         },
         vocabulary_sha256: digest(8),
         allowed_cuts: (1..LAYERS).collect(),
+        group_sizes: vec![2, 4, 8],
     }
 }
 
@@ -252,6 +255,53 @@ pub fn cpu(node: &str, usable_bytes: i64) -> Arc<DeviceGPUState> {
         conditions,
     });
     Arc::new(state)
+}
+
+/// A card of a node, sound, with memory of its own; a token of [`model`] takes half a millisecond in each layer.
+pub fn card(node: &str, index: u32, usable_bytes: i64) -> Arc<DeviceGPUState> {
+    let mut card = (*cpu(node, usable_bytes)).clone();
+    let name = device_name(node, "cuda", index);
+    let status = card.status.as_mut().expect("a status");
+    (status.backend, status.kind, status.vendor) = ("cuda".into(), DeviceKind::Discrete, "nvidia".into());
+    (status.backend_index, status.memory_pool) = (index as i32, name.clone());
+    status.step_rates = Some(step_rates(20));
+    card.metadata.name = Some(name);
+    Arc::new(card)
+}
+
+fn step_rates(gigabytes_per_second: i64) -> StepRates {
+    StepRates {
+        step_ns: 10_000,
+        layer_ns: 1000,
+        row_ps: None,
+        reading: vec![ReadingRate {
+            bits: 5,
+            bytes_per_second: gigabytes_per_second * 1_000_000_000,
+        }],
+        attention_flops_per_second: None,
+        strict_percent: None,
+        prefill_flops_per_second: None,
+        measured_at: Time(Timestamp::UNIX_EPOCH),
+        samples: 3,
+    }
+}
+
+/// What a node's agent says of its cards that may work as one: nearly as much faster than one of them as there are.
+pub fn groups(node: &str, groups: &[&[u32]]) -> Arc<NodeLinkState> {
+    let group = |cards: &&[u32]| DeviceGroup {
+        devices: cards.iter().map(|index| device_name(node, "cuda", *index)).collect(),
+        backend: "cuda".into(),
+        step_rates: Some(step_rates(18 * cards.len() as i64)),
+        error: None,
+        measured_at: Some(Time(Timestamp::UNIX_EPOCH)),
+    };
+    let mut object = NodeLinkState::new(node, NodeLinkStateSpec::default());
+    object.status = Some(NodeLinkStateStatus {
+        node: node.into(),
+        groups: groups.iter().map(group).collect(),
+        ..Default::default()
+    });
+    Arc::new(object)
 }
 
 /// Agents that are attached and hold nothing.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crds::names::members;
 use crds::{InferenceModel, Yielded, YieldedLink};
 use placement::{Plan, Problem};
 use proto::control::v1::ShardStatus;
@@ -16,6 +17,9 @@ use super::traffic::{Load, Sends};
 use super::translate;
 use super::yielding::{self, Needs, turn};
 use crate::agents::AgentView;
+
+/// Devices in the record of what a model gave up: its status has room for no more.
+const YIELDED_DEVICES_MAX: usize = 64;
 
 /// A model among the others.
 #[derive(Debug, Clone)]
@@ -275,7 +279,11 @@ impl Holders {
             to_uid: uid.to_owned(),
             to_priority: priority(uid),
             priority: priority(lower),
-            devices: devices.into_iter().map(str::to_owned).collect(),
+            devices: devices
+                .into_iter()
+                .take(YIELDED_DEVICES_MAX)
+                .map(str::to_owned)
+                .collect(),
             links: needs.links.into_iter().collect(),
             epoch: i64::try_from(held.epoch).unwrap_or(i64::MAX),
         }
@@ -297,12 +305,13 @@ impl Holders {
     /// The memory pools that plans use.
     fn pools_of(&self, plans: &[Plan]) -> BTreeSet<&str> {
         let stages = plans.iter().flat_map(|plan| &plan.stages);
-        stages.filter_map(|stage| self.reports.pool_of(&stage.device)).collect()
+        let devices = stages.flat_map(|stage| members(&stage.device));
+        devices.filter_map(|device| self.reports.pool_of(device)).collect()
     }
 
-    /// The devices that a model holds memory on in any of these pools.
+    /// The single devices that a model holds memory on in any of these pools.
     fn shared<'h>(&self, held: &'h Held, pools: &BTreeSet<&str>) -> BTreeSet<&'h str> {
-        let devices = held.memory.iter().map(|memory| memory.device.as_str());
+        let devices = held.memory.iter().flat_map(|memory| members(&memory.device));
         devices
             .filter(|device| self.reports.pool_of(device).is_some_and(|pool| pools.contains(pool)))
             .collect()

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use crds::names;
 use crds::{InferenceModel, PlacementStatus};
 use identity::PlacementVerifier;
 use prost::Message;
@@ -56,10 +57,17 @@ impl InForce {
         stages(&self.placement).map(|stage| stage.node.as_str())
     }
 
-    /// The devices of its stages.
+    /// The devices of its stages; several that work as one are named as such.
     #[must_use]
     pub fn devices(&self) -> Vec<&str> {
         stages(&self.placement).map(|stage| stage.device.as_str()).collect()
+    }
+
+    /// The single devices of its stages.
+    #[must_use]
+    pub fn members(&self) -> Vec<&str> {
+        let stages = stages(&self.placement);
+        stages.flat_map(|stage| names::members(&stage.device)).collect()
     }
 
     /// Uid of its model.

@@ -2,6 +2,7 @@
 //! measured more, the next placement reckons with what was measured.
 
 use crds::LearnedMemory;
+use crds::names::members;
 use placement::{Model, text};
 use proto::control::v1::MemoryUse;
 use proto::placement::v1::{Runtime, Stage};
@@ -99,7 +100,8 @@ pub fn explain(learned: &LearnedMemory) -> String {
     parts.join("; ")
 }
 
-/// What a stage took beside the weights and the cache that are reckoned for its layers.
+/// What a stage took beside the weights and the cache that are reckoned for its layers; where several devices work as one, on each of
+/// them.
 fn beside_contents(estimated: &Model, stage: &Stage, memory: &MemoryUse) -> u64 {
     let layers = estimated
         .layers
@@ -117,9 +119,11 @@ fn beside_contents(estimated: &Model, stage: &Stage, memory: &MemoryUse) -> u64 
     } else {
         0
     };
+    // Layers are divided among such devices, and the output is whole on each.
+    let parts = members(&stage.device).count().max(1) as u64;
     total(memory)
-        .saturating_sub(contents)
-        .saturating_sub(head)
+        .div_ceil(parts)
+        .saturating_sub(contents.saturating_add(head).div_ceil(parts))
         .saturating_sub(tail)
 }
 
@@ -223,6 +227,24 @@ mod tests {
         assert_eq!(corrected.output_buffer_bytes, model().output_buffer_bytes);
         assert!(explain(&found).starts_with("working memory of a stage: measured 100.0 MiB, estimated "));
         assert_eq!(learned(Some(found), [1, 1]), Some(found), "it is not forgotten");
+    }
+
+    #[test]
+    fn of_devices_that_work_as_one_each_teaches_what_it_took_itself() {
+        let model = model();
+        let mut placement = fixture::in_force(1, &["a", "b"]).placement;
+        let stage = &mut placement.pipelines[0].stages[0];
+        (stage.device, stage.backend) = ("a-cuda0+a-cuda1".to_owned(), "cuda".to_owned());
+        let in_force = fixture::signed(placement);
+        let mut sights = stages::look(&in_force, &fixture::agents(&["a", "b"]));
+        // Weights of three layers, divided; and of each of the two what is beside them.
+        sights[0].memory = Some(MemoryUse {
+            weights_bytes: 30 * MIB,
+            kv_bytes: 3 * model.layers[0].kv_bytes,
+            compute_bytes: 2 * 100 * MIB,
+        });
+        let found = learn(None, &model, &runtime(), &in_force, &sights).unwrap();
+        assert_eq!(found.compute_bytes, 100 * MIB as i64);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crds::NodeLinkState;
 use proto::control::v1::{LinkPeer, LinkPeers};
 use topology::{DevicePair, LinkReport, Links, NodeLabels};
 
+use super::groups::Groups;
 use crate::agents::AgentView;
 
 pub use slow::SlowLinks;
@@ -54,6 +55,7 @@ pub struct Memory {
     judged_unix_s: i64,
     links: Links,
     slow: SlowLinks,
+    groups: Arc<Groups>,
 }
 
 impl Memory {
@@ -77,6 +79,10 @@ impl Memory {
                 self.links = links;
             }
             self.slow = SlowLinks::of(objects, now_unix_s);
+            let groups = Groups::of(objects);
+            if groups != *self.groups {
+                self.groups = Arc::new(groups);
+            }
             self.objects = objects.to_vec();
             self.judged_unix_s = now_unix_s;
         }
@@ -86,6 +92,11 @@ impl Memory {
     /// Links that became slow, by what [`Memory::links`] was given last.
     pub fn slow(&self) -> &SlowLinks {
         &self.slow
+    }
+
+    /// Devices that work as one, by what [`Memory::links`] was given last.
+    pub fn groups(&self) -> Arc<Groups> {
+        Arc::clone(&self.groups)
     }
 
     /// Whom every agent is to measure to.

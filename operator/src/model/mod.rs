@@ -15,6 +15,7 @@ pub mod failures;
 #[cfg(test)]
 mod fixture;
 pub mod gain;
+pub mod groups;
 pub mod holders;
 pub mod in_force;
 pub mod inspect;

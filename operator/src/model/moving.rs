@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crds::StagePhase;
+use crds::names::members;
 use proto::placement::v1::Stage;
 use topology::Topology;
 
@@ -154,8 +155,11 @@ pub fn fits_beside(topology: &Topology, in_force: &InForce, next: &InForce, same
         ..
     } in present.iter().copied().chain(new)
     {
-        let sum = by_device.entry(device).or_default();
-        *sum = sum.saturating_add(*bytes);
+        let parts = members(device).count() as u64;
+        for member in members(device) {
+            let sum = by_device.entry(member).or_default();
+            *sum = sum.saturating_add(bytes.div_ceil(parts.max(1)));
+        }
     }
     let mut by_pool = vec![0_u64; topology.pools.len()];
     for (name, bytes) in by_device {

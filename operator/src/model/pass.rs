@@ -89,6 +89,7 @@ impl Loop<'_> {
         } = self.agents.snapshot();
         // (client) Who is not heard, and says by other ways that it is there.
         self.term.unheard.look(&agents, silenced, now);
+        self.term.miss(&agents, &observed.devices, now);
         self.term.unheard.ask(self.context, now).await;
         let unheard = self.term.unheard.fill(&mut agents, now);
         let metric = &self.context.metrics.agents_unheard;
@@ -192,6 +193,7 @@ impl Loop<'_> {
             .set(i64::try_from(held).unwrap_or(i64::MAX));
         let mut world = World::new((observed, reports), agents, awaited, now, wall.as_second())
             .with_links(known)
+            .with_groups(self.term.links.groups())
             .with_threshold(self.context.threshold);
         world.kept = kept;
         let is_unheard = |node: &&String| self.term.unheard.is(node);
@@ -478,7 +480,7 @@ fn sight(
     let stays = state.in_force.as_ref().filter(|_| !decided.withdrawn);
     let in_force = decided.new_in_force.as_ref().or(stays);
     let is_on = |kept: &&Kept| {
-        let mut devices = in_force.map(InForce::devices).into_iter().flatten();
+        let mut devices = in_force.map(InForce::members).into_iter().flatten();
         devices.any(|device| kept.devices.contains(device))
     };
     let sights = in_force.map(|in_force| {

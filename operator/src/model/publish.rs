@@ -94,8 +94,13 @@ impl Events {
 
     /// Queues; drops and counts when too many wait.
     pub fn publish(&self, model: &InferenceModel, notes: Vec<Note>) {
+        self.publish_about(&model.object_ref(&()), notes);
+    }
+
+    /// The same about any object.
+    pub fn publish_about(&self, about: &ObjectReference, notes: impl IntoIterator<Item = Note>) {
         for note in notes {
-            if self.queue.push(note, model.object_ref(&())).is_err() {
+            if self.queue.push(note, about.clone()).is_err() {
                 self.context.metrics.events_dropped.inc();
             }
         }

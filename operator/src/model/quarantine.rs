@@ -8,8 +8,8 @@
 //!
 //! Time alone releases nothing. A hold ends when the device recovers or its stage ends, when all devices that are judged at present
 //! are no more than the limit allows, or when a person cordons the device or raises the limit. Another leader finds holds in the
-//! statuses of models, and when a device was judged in the conditions of its object; devices that were left and have recovered
-//! are forgotten with their leader.
+//! statuses of models, and when a device was judged in the conditions of its object, or some minutes later, as clocks differ; devices
+//! that were left and have recovered are forgotten with their leader.
 
 pub mod sight;
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crds::names::members;
 use placement::{Plan, Violation, check, check_together};
 use topology::HeldMemory;
 
@@ -42,6 +43,7 @@ pub(super) fn going_on(
         freed: &[],
         own: None,
         facts: None,
+        may_group: false,
         in_force: true,
     });
     let constraints = &known.validated.constraints;
@@ -60,9 +62,12 @@ pub(super) fn going_on(
     let untold = |name: &str| !world.is_told_of(name);
     for (number, plan) in plans.iter().enumerate() {
         let own: Vec<&StageSight> = sights.iter().filter(|sight| sight.pipeline == number).collect();
-        let is_fit = |name: &str| untold(name) || takes_layers(name);
+        let is_fit = |name: &str| {
+            let mut members = members(name);
+            takes_layers(name) || (untold(name) && members.all(|member| untold(member) || takes_layers(member)))
+        };
         if plan.stages.iter().any(|stage| untold(&stage.device)) {
-            // Nothing is known of a device but that it serves: its agent makes its object anew within a minute.
+            // Nothing is known of a device, or of several as one, but that they serve: their agent tells of them anew within a minute.
             if own.iter().all(|sight| sight.serves()) && plan.stages.iter().all(|stage| is_fit(&stage.device)) {
                 going_on.push(number);
             }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crds::DeviceGPUState;
+use crds::names::members;
 use topology::DeviceReport;
 
 /// All devices that report something.
@@ -93,10 +94,12 @@ impl Reports {
         self.devices.iter().map(AsRef::as_ref)
     }
 
-    /// Those with these names, and those that share memory with one of them; in the order of their names, each once.
+    /// Those with these names, single ones or groups, and those that share memory with one of them; in the order of their names, each
+    /// once.
     #[must_use]
     pub fn around(&self, names: &[&str]) -> Vec<&DeviceReport> {
-        let pools = names.iter().filter_map(|name| self.pools.get(self.pool_of(name)?));
+        let devices = names.iter().flat_map(|name| members(name));
+        let pools = devices.filter_map(|device| self.pools.get(self.pool_of(device)?));
         let mut places: Vec<usize> = pools.flatten().copied().collect();
         places.sort_unstable();
         places.dedup();
@@ -176,6 +179,10 @@ mod tests {
         assert_eq!(names(reports.all()), ["a-cpu0", "a-vulkan0", "b-cpu0", "c-cpu0"]);
         assert_eq!(names(reports.around(&["a-vulkan0"])), ["a-cpu0", "a-vulkan0"]);
         assert_eq!(names(reports.around(&["c-cpu0", "c-cpu0", "unknown"])), ["c-cpu0"]);
+        assert_eq!(
+            names(reports.around(&["a-vulkan0+c-cpu0"])),
+            ["a-cpu0", "a-vulkan0", "c-cpu0"]
+        );
         assert_eq!(
             reports.pool_of("b-cpu0"),
             reports.around(&["b-cpu0"]).first().map(|b| b.memory_pool.as_str())

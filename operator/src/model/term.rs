@@ -1,6 +1,8 @@
 //! What the control loop remembers while this replica leads. All of it is found again by the next leader: placements and
 //! epochs in status, facts by inspection, shards and accepted epochs from the agents.
 
+mod attaching;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -389,28 +391,6 @@ impl Term {
         }
     }
 
-    /// Nodes whose agents hold placements and may still be on their way to this leader.
-    pub fn awaited(&mut self, agents: &BTreeMap<String, AgentView>, now: Instant) -> BTreeSet<String> {
-        for (node, agent) in agents {
-            if agent.reported || now.saturating_duration_since(agent.attached) >= REPORT_GRACE {
-                self.settled_nodes.insert(node.clone());
-            }
-        }
-        if now.saturating_duration_since(self.began) >= ATTACH_GRACE {
-            return BTreeSet::new();
-        }
-        let named = self
-            .models
-            .values()
-            .filter_map(|state| state.in_force.as_ref())
-            .flat_map(InForce::stages);
-        named
-            .map(|stage| &stage.node)
-            .filter(|node| !self.settled_nodes.contains(*node))
-            .cloned()
-            .collect()
-    }
-
     /// Takes the answers of agents over; vocabularies go to the gateways' cache, weight indexes to the agents'.
     pub fn learn(&mut self, answers: Vec<Inspected>, vocabularies: &ByDigest, indexes: &ByDigest, metrics: &Metrics) {
         for Inspected { node, inspection } in answers {
@@ -526,7 +506,7 @@ impl Term {
                 state.paces.wakes_at(),
             ]
         });
-        let settling = (!awaited.is_empty()).then(|| (now + REPORT_GRACE).min(self.began + ATTACH_GRACE));
+        let settling = (!awaited.is_empty()).then(|| self.settles_at(now));
         // The pass did what was due. What is still due is of a device that was left, or a rest that is over: no change comes of it.
         of_models.flatten().filter(|at| *at > now).chain(settling).min()
     }

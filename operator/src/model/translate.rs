@@ -85,7 +85,16 @@ fn shape(validated: &Validated, facts: &Facts) -> StepShape {
         positions: u32::try_from(on_average(attending)).unwrap_or(u32::MAX),
         cache_bytes: on_average(all_bytes),
         strict: validated.is_strict(),
+        group_sizes: facts.group_sizes.clone(),
     }
+}
+
+/// Whether devices may work as one on the model's layers: its tensors can be divided so, and the spec allows it.
+#[must_use]
+pub fn may_group(validated: &Validated, facts: &Facts) -> bool {
+    let most = validated.constraints.max_group_devices;
+    // Several add up in another order than one does.
+    !validated.is_strict() && facts.group_sizes.iter().any(|size| *size <= most)
 }
 
 /// Positions that a token attends to in what is predicted: half of a full context.

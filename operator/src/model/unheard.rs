@@ -12,6 +12,11 @@
 //!
 //! Connections are not given up at the same moment. When the first one is, the others have been silent for longer than any sound
 //! one is: [`OVERDUE`] tells them.
+//!
+//! A leader that has just begun goes by the same rule with agents that never attached to it ([`never`]): what they last told is in the
+//! statuses of models.
+
+mod never;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -26,6 +31,8 @@ use crate::agents::AgentView;
 use crate::agents::registry::OVERDUE;
 use crate::context::Context;
 use crate::error::call;
+use never::Never;
+pub(super) use never::last_told;
 
 /// From the end of its stream until an agent must have said that it is there. It knows within two seconds, and says it at once.
 const GRACE: Duration = Duration::from_secs(5);
@@ -76,6 +83,8 @@ pub struct Unheard {
     read: Option<Instant>,
     /// How many people are told of, and of how many: the most that there were. It does not change with each that comes back.
     told: Option<(usize, usize)>,
+    /// Those that never attached to this leader.
+    never: Never,
 }
 
 impl Unheard {
@@ -102,12 +111,31 @@ impl Unheard {
         self.judge(now);
     }
 
+    /// Takes over, by node, what those last told who have not attached to this leader, which began then.
+    pub fn miss(&mut self, missing: BTreeMap<String, AgentView>, began: Instant) {
+        self.never.take(missing, began);
+    }
+
+    /// Whether it is known what those are that have not attached to this leader.
+    #[must_use]
+    pub fn has_concluded(&self) -> bool {
+        self.never.is_over()
+    }
+
+    /// Whether a node's agent may be there though it has not attached in time, so that nothing is concluded of it yet.
+    #[must_use]
+    pub fn awaits(&self, node: &str) -> bool {
+        self.never.is_open(node)
+    }
+
     /// Reads the Leases, if most agents are not heard and it is time to.
     pub async fn ask(&mut self, context: &Context, now: Instant) {
         let is_due = self
             .asked
             .is_none_or(|at| now.saturating_duration_since(at) >= ASK_EVERY);
-        if self.most.is_none() || !is_due {
+        let missing = self.never.count();
+        let are_missing = missing > 0 && is_most(missing + self.count(), self.heard);
+        if (self.most.is_none() && !are_missing) || !is_due {
             return;
         }
         self.asked = Some(now);
@@ -131,19 +159,17 @@ impl Unheard {
             .iter()
             .filter_map(|lease| Some((lease.metadata.name.as_deref()?, lease)));
         let by_name: BTreeMap<&str, &Lease> = named.collect();
+        let says = |node: &str| {
+            let lease = by_name.get(agent_lease(node).as_str())?;
+            let noted = lease.metadata.annotations.as_ref();
+            let renewed = lease.spec.as_ref()?.renew_time.as_ref()?;
+            noted
+                .is_some_and(|noted| noted.contains_key(APART))
+                .then(|| renewed.0.to_string())
+        };
+        self.never.learn(says, now);
         for (node, gone) in &mut self.gone {
-            let Some(lease) = by_name.get(agent_lease(node).as_str()) else {
-                continue;
-            };
-            let says = lease
-                .metadata
-                .annotations
-                .as_ref()
-                .is_some_and(|noted| noted.contains_key(APART));
-            let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
-            let Some(renewed) = renewed.filter(|_| says).map(|at| at.0.to_string()) else {
-                continue;
-            };
+            let Some(renewed) = says(node) else { continue };
             if gone.said.as_ref().is_none_or(|(before, _)| *before != renewed) {
                 gone.said = Some((renewed, now));
             }
@@ -152,6 +178,7 @@ impl Unheard {
 
     /// Puts what those last said whose streams ended among what the others say, and tells how many are not heard.
     pub fn fill(&mut self, agents: &mut BTreeMap<String, AgentView>, now: Instant) -> usize {
+        self.conclude(now);
         if self.most.is_some() {
             let read = self.read;
             self.gone.retain(|_, gone| gone.counts(read, now));
@@ -203,12 +230,30 @@ impl Unheard {
         self.asked.filter(|_| self.most.is_some()).map(|at| at + ASK_EVERY)
     }
 
+    /// Those that never attached to this leader and are there are like those that fell silent now.
+    fn conclude(&mut self, now: Instant) {
+        let unheard = (self.count(), self.heard);
+        let found = self.never.conclude(unheard, self.read.is_some(), now);
+        if found.is_empty() {
+            return;
+        }
+        for (node, view, said) in found {
+            let gone = Gone {
+                view,
+                since: now,
+                said: Some(said),
+            };
+            self.gone.insert(node, gone);
+        }
+        self.judge(now);
+    }
+
     fn count(&self) -> usize {
         self.gone.len() + self.overdue.len()
     }
 
     fn are_most(&self) -> bool {
-        !self.gone.is_empty() && self.count() >= 2 && self.count() > self.heard
+        !self.gone.is_empty() && is_most(self.count(), self.heard)
     }
 
     fn judge(&mut self, now: Instant) {
@@ -218,6 +263,11 @@ impl Unheard {
             false => self.most.filter(|at| !self.gone.is_empty() && returning(at)),
         };
     }
+}
+
+/// One that is not heard is lost like any other, however few there are.
+fn is_most(unheard: usize, heard: usize) -> bool {
+    unheard >= 2 && unheard > heard
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! PURE: from a raw spec to values that the later steps need not question.
 
 use crds::conditions::reason;
+use crds::names::MAX_GROUP_DEVICES;
 use crds::{Determinism, InferenceModelSpec, KvType, PinnedLayers, TolerationOperator};
 use placement::{Constraints, KvElement, MAX_REPLICAS, Objective, Pin, Toleration};
 use proto::placement::v1 as wire;
@@ -67,6 +68,10 @@ pub fn validate(spec: &InferenceModelSpec) -> Result<Validated, Why> {
                 .max_devices
                 .map(|max| positive("spec.placement.maxDevices", max))
                 .transpose()?,
+            max_group_devices: constraints
+                .max_group_devices
+                .map_or(Ok(1), |most| positive("spec.placement.maxGroupDevices", most))?
+                .min(MAX_GROUP_DEVICES as u32),
             allow_software_devices: constraints.allow_software_devices,
             vendors: constraints.vendors.iter().flatten().cloned().collect(),
             node_selector: constraints.node_selector.clone().unwrap_or_default(),
@@ -148,6 +153,23 @@ mod tests {
         );
         assert_eq!((validated.runtime.kv_cells, validated.runtime.prefix_sequences), (0, 8));
         assert_eq!(validated.constraints.min_devices, 1);
+    }
+
+    #[test]
+    fn devices_work_as_one_only_where_that_is_asked_for_and_never_more_than_can() {
+        let validated = |most| {
+            let mut spec = fixture::model().spec;
+            spec.placement.max_group_devices = most;
+            validate(&spec).map(|validated| validated.constraints.max_group_devices)
+        };
+        assert_eq!(validated(None), Ok(1));
+        assert_eq!((validated(Some(4)), validated(Some(64))), (Ok(4), Ok(8)));
+        let why = validated(Some(0)).unwrap_err();
+        assert!(
+            why.message.starts_with("spec.placement.maxGroupDevices is 0"),
+            "{}",
+            why.message
+        );
     }
 
     #[test]

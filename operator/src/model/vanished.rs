@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crds::StagePhase;
-use crds::names::INSTALL_KINDS;
+use crds::names::{INSTALL_KINDS, members};
 use topology::DeviceReport;
 
 use super::in_force::InForce;
@@ -36,11 +36,15 @@ impl Vanished {
     ) -> Vec<Arc<DeviceReport>> {
         let (mut last, mut missing, mut untold) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
         for in_force in placed {
-            for (stage, sight) in in_force.stages().into_iter().zip(stages::look(in_force, agents)) {
-                let name = stage.device.as_str();
+            let stages = in_force.stages().into_iter().zip(stages::look(in_force, agents));
+            let devices = stages.flat_map(|(stage, sight)| {
+                let is_over = !sight.attached || sight.phase == StagePhase::Failed;
+                members(&stage.device).map(move |name| (name, is_over))
+            });
+            for (name, is_over) in devices {
                 let report = match reports.get(name) {
                     Some(report) => report,
-                    None if !sight.attached || sight.phase == StagePhase::Failed || last.contains_key(name) => continue,
+                    None if is_over || last.contains_key(name) => continue,
                     None => match self.last.get(name) {
                         Some(report) => {
                             missing.push(Arc::clone(report));
@@ -71,7 +75,7 @@ impl Vanished {
     /// What people are told of a placement on such devices.
     #[must_use]
     pub fn note(&self, in_force: &InForce) -> Option<String> {
-        let devices = in_force.devices();
+        let devices = in_force.members();
         let gone: Vec<&str> = devices
             .into_iter()
             .filter(|device| self.gone.contains(*device))
@@ -119,6 +123,32 @@ mod tests {
             .note(&in_force)
             .expect("people are told of what serves all the same");
         assert!(told.contains("a-cpu0") && !told.contains("b-cpu0"), "{told}");
+    }
+
+    #[test]
+    fn of_devices_that_work_as_one_each_has_an_object_that_may_be_gone() {
+        let mut placement = fixture::in_force(1, &["a"]).placement;
+        placement.pipelines[0].stages[0].device = "a-cuda0+a-cuda1".to_owned();
+        let in_force = fixture::signed(placement);
+        let mut agents = fixture::agents(&["a"]);
+        fixture::report(&mut agents, "a", 1, 0, ShardPhase::Serving);
+        let both = [0, 1].map(|index| fixture::card("a", index, 1 << 30));
+        let mut vanished = Vanished::default();
+        let mut missing = |objects: &[Arc<crds::DeviceGPUState>], agents: &BTreeMap<String, AgentView>| {
+            vanished.look(&Reports::of(objects), std::iter::once(&in_force), agents)
+        };
+        assert!(missing(&both, &agents).is_empty());
+        let names: Vec<String> = missing(&both[..1], &agents)
+            .iter()
+            .map(|report| report.name.clone())
+            .collect();
+        assert_eq!(names, ["a-cuda1"]);
+        fixture::report(&mut agents, "a", 1, 0, ShardPhase::Failed);
+        assert!(missing(&both[..1], &agents).is_empty());
+        fixture::report(&mut agents, "a", 1, 0, ShardPhase::Serving);
+        assert!(missing(&both[..1], &agents).is_empty(), "it was given up");
+        let told = vanished.note(&in_force).expect("a note");
+        assert!(told.contains("a-cuda1") && !told.contains("a-cuda0"), "{told}");
     }
 
     #[test]

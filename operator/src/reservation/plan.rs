@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 use crds::names;
 use k8s_openapi::api::core::v1::{Node, Pod, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{Count, Settings};
 
 /// Without an agent for this long a node's reservations are given back: an agent that is replaced is away for less.
 pub const AGENT_GRACE: Duration = Duration::from_secs(300);
 /// A pod that the kubelet refused is tried again after this long; what refused it needs time, too.
-const REFUSED_FOR: SignedDuration = SignedDuration::from_secs(30);
+const REFUSED_FOR: Duration = Duration::from_secs(30);
 /// More devices than a node has, so that one absurd number makes no thousands of pods.
 const DEVICES_MAX: u32 = 256;
 
@@ -57,8 +56,14 @@ pub struct Observed {
     pub reservations: Vec<Pod>,
 }
 
-/// When each node's agent was last seen; all that is remembered between two plans.
-pub type LastSeen = BTreeMap<String, Instant>;
+/// All that is remembered between two plans. By our own clock: the dates in objects are those of others.
+#[derive(Debug, Default)]
+pub struct Remembered {
+    /// When each node's agent was last seen.
+    agents: BTreeMap<String, Instant>,
+    /// By uid, when a pod that has ended was first seen so.
+    ended: BTreeMap<String, Instant>,
+}
 
 /// Whether a pod may ask for one of this resource and get a whole device, or a part of one that is a device to us.
 #[must_use]
@@ -71,14 +76,9 @@ pub fn is_device(resource: &str) -> bool {
     }
 }
 
-/// What has to be done, the same for the same observation. `seen` is brought up to date.
-pub fn plan(
-    observed: &Observed,
-    settings: &Settings,
-    seen: &mut LastSeen,
-    now: Instant,
-    clock: Timestamp,
-) -> Vec<Action> {
+/// What has to be done, the same for the same observation. `remembered` is brought up to date.
+pub fn plan(observed: &Observed, settings: &Settings, remembered: &mut Remembered, now: Instant) -> Vec<Action> {
+    let Remembered { agents: seen, ended } = remembered;
     let agents = agents(&observed.agents);
     let nodes: BTreeMap<&str, &Node> = observed
         .nodes
@@ -103,7 +103,7 @@ pub fn plan(
             Some("its node is gone")
         } else if now.saturating_duration_since(since) >= AGENT_GRACE {
             Some("its node has no agent")
-        } else if is_over(pod, clock) {
+        } else if is_over(pod, ended, now) {
             Some("it was refused or evicted")
         } else {
             None
@@ -113,6 +113,12 @@ pub fn plan(
             None => held.entry((node, resource)).or_default().push(pod),
         }
     }
+    let uids = observed
+        .reservations
+        .iter()
+        .filter_map(|pod| pod.metadata.uid.as_deref());
+    let uids: BTreeSet<&str> = uids.collect();
+    ended.retain(|uid, _| uids.contains(uid.as_str()));
     let present: BTreeSet<&str> = held.keys().map(|(node, _)| *node).collect();
     seen.retain(|node, _| agents.contains_key(node.as_str()) || present.contains(node.as_str()));
     if settings.enabled {
@@ -229,12 +235,15 @@ fn is_bound(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
 }
 
-/// It ended, which it never does by itself, and long enough ago to try again.
-fn is_over(pod: &Pod, clock: Timestamp) -> bool {
+/// It ended, which it never does by itself, and was first seen so long enough ago to try again.
+fn is_over(pod: &Pod, ended: &mut BTreeMap<String, Instant>, now: Instant) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    let made = pod.metadata.creation_timestamp.as_ref().map(|made| made.0);
-    let old = made.is_none_or(|made| clock.duration_since(made) >= REFUSED_FOR);
-    matches!(phase, Some("Failed" | "Succeeded")) && old
+    let uid = pod.metadata.uid.as_ref();
+    let Some(uid) = uid.filter(|_| matches!(phase, Some("Failed" | "Succeeded"))) else {
+        return false;
+    };
+    let since = *ended.entry(uid.clone()).or_insert(now);
+    now.saturating_duration_since(since) >= REFUSED_FOR
 }
 
 /// Nothing where it is being ended already.

@@ -14,7 +14,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 use super::object::{pod, selector};
-use super::plan::{Action, LastSeen, Observed, Reservation, plan};
+use super::plan::{Action, Observed, Remembered, Reservation, plan};
 use super::{Owner, Settings};
 use crate::clock;
 use crate::context::Context;
@@ -48,7 +48,7 @@ pub async fn lead(context: &Context, settings: &Settings) {
     let nodes = events(Api::<Node>::all(client.clone()), watcher::Config::default()).modify(slim);
     let (nodes, keep_nodes) = follow(nodes, &context.metrics, &changed);
     let keeping = async {
-        let mut seen = LastSeen::new();
+        let mut remembered = Remembered::default();
         let mut backoff = Backoff::new(retry::API);
         let _ = tokio::join!(
             reservations.wait_until_ready(),
@@ -62,7 +62,7 @@ pub async fn lead(context: &Context, settings: &Settings) {
                 agents: owned(&agents),
                 reservations: owned(&reservations),
             };
-            let actions = plan(&observed, settings, &mut seen, clock::now(), context.wall.timestamp());
+            let actions = plan(&observed, settings, &mut remembered, clock::now());
             let wait = match carry_out(context, settings, &pods, actions).await {
                 true => {
                     backoff.succeeded();

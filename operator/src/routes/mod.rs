@@ -1,6 +1,7 @@
 //! The gateways: which models there are, who is the head of each, and their vocabularies.
 
 mod service;
+mod trust;
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 use crate::by_digest::ByDigest;
 
 pub use service::RoutesService;
+pub use trust::TrustService;
 
 /// The largest vocabulary that is accepted.
 pub const VOCABULARY_BYTES_MAX: usize = 32 * 1024 * 1024;

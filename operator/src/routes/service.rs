@@ -68,18 +68,9 @@ impl RoutesService {
         RoutesServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    fn admit<T>(&self, request: &Request<T>) -> Result<String, Status> {
-        match identity::peer(request)? {
-            SpiffeId {
-                role: Role::Gateway { pod },
-                ..
-            } => self.leadership.require().map(|()| pod),
-            other => Err(Status::permission_denied(format!("{other} is not a gateway"))),
-        }
-    }
-
     async fn feed(self, gateway: String, tables: mpsc::Sender<Result<RouteTable, Status>>) {
         let _watching = Watching::begin(&self.context.metrics.gateways);
+        let _place = self.context.holders.enter(named(&gateway));
         let mut leadership = self.leadership.clone();
         let mut table = self.routes.watch();
         table.mark_changed();
@@ -110,13 +101,29 @@ impl RoutesService {
     }
 }
 
+/// The gateway that calls, while this replica leads.
+pub(super) fn admit<T>(leadership: &Leadership, request: &Request<T>) -> Result<String, Status> {
+    match identity::peer(request)? {
+        SpiffeId {
+            role: Role::Gateway { pod },
+            ..
+        } => leadership.require().map(|()| pod),
+        other => Err(Status::permission_denied(format!("{other} is not a gateway"))),
+    }
+}
+
+/// As people are told of it.
+pub(super) fn named(gateway: &str) -> String {
+    format!("gateway {gateway}")
+}
+
 #[tonic::async_trait]
 impl RoutesRpc for RoutesService {
     type WatchStream = ReceiverStream<Result<RouteTable, Status>>;
     type VocabularyStream = Pin<Box<dyn Stream<Item = Result<VocabularyPiece, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let gateway = self.admit(&request)?;
+        let gateway = admit(&self.leadership, &request)?;
         let (tables, receiver) = mpsc::channel(OUTBOUND_QUEUE);
         tokio::spawn(self.clone().feed(gateway, tables));
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -126,7 +133,7 @@ impl RoutesRpc for RoutesService {
         &self,
         request: Request<VocabularyRequest>,
     ) -> Result<Response<Self::VocabularyStream>, Status> {
-        self.admit(&request)?;
+        admit(&self.leadership, &request)?;
         let digest = Digest::try_from(request.into_inner().sha256)
             .map_err(|other| Status::invalid_argument(format!("sha256 has {} bytes, not 32", other.len())))?;
         let data = self.routes.vocabularies.get(&digest);

@@ -14,7 +14,7 @@ const LINKS_SHOWN: usize = 5;
 pub struct Totals {
     /// Nodes with devices that can take layers.
     pub nodes: usize,
-    /// Devices that can take layers.
+    /// Devices that can take layers, each by itself.
     pub devices: usize,
     /// Devices that cannot.
     pub excluded: usize,
@@ -71,7 +71,7 @@ impl Topology {
             .filter(|(from, to, known)| from != to && nodes.contains(from) && nodes.contains(to) && is_measured(known));
         Totals {
             nodes: nodes.len(),
-            devices: self.devices.len(),
+            devices: self.single_devices().count(),
             excluded: self.excluded.len(),
             usable_bytes: sum(&mut pools().map(|pool| pool.usable_bytes)),
             bandwidth_bytes_per_second: sum(&mut pools().map(|pool| pool.bandwidth.bytes_per_second)),
@@ -80,7 +80,8 @@ impl Topology {
         }
     }
 
-    /// The graph for a person: totals, devices that take no layers and why, the slowest links, those that are not there.
+    /// The graph for a person: totals, devices that take no layers and why, the slowest links, those that are not there, devices that
+    /// work as one.
     pub fn summary(&self) -> String {
         let totals = self.totals();
         let mut text = format!(
@@ -124,6 +125,15 @@ impl Topology {
                 pair.from_device,
                 pair.to_device,
                 rate(pair.bytes_per_second)
+            );
+        }
+        for group in self.devices.iter().filter(|device| device.is_group()) {
+            let _ = writeln!(
+                text,
+                "  work as one: {}, {:.1} GiB, weights read at {}",
+                group.name,
+                group.usable_bytes as f64 / f64::from(1 << 30),
+                rate(group.bandwidth.bytes_per_second)
             );
         }
         text

@@ -4,8 +4,10 @@ use std::borrow::{Borrow, Cow};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crds::names;
 use serde::{Deserialize, Serialize};
 
+use crate::groups::{GroupReport, groups};
 use crate::links::{DevicePair, LinkReport, Links};
 use crate::{Device, DeviceReport, Excluded, Exclusion, Kind, Origin, Pool, Rate, Topology, Traffic, prior};
 
@@ -20,6 +22,9 @@ pub struct Input {
     /// Labels of the Nodes.
     #[serde(default)]
     pub node_labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// Measured groups of devices that work as one; of two of the same devices the first counts.
+    #[serde(default)]
+    pub groups: Vec<GroupReport>,
     /// Memory that *other* models' placements take: what the model to be placed holds itself is free for it.
     #[serde(default)]
     pub held: Vec<HeldMemory>,
@@ -48,11 +53,13 @@ pub struct View<'v> {
     /// Nodes whose agent is connected.
     pub attached_nodes: BTreeSet<&'v str>,
     pub node_labels: &'v BTreeMap<String, NodeLabels>,
+    /// As [`Input::groups`]. Those that have a member which is not in the graph are not in it either.
+    pub groups: Vec<&'v GroupReport>,
     /// As [`Input::held`].
     pub held: Vec<HeldMemory>,
 }
 
-/// Memory that a placement takes on a device.
+/// Memory that a placement takes on a device, or on all members of a group together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldMemory {
@@ -65,7 +72,7 @@ pub struct HeldMemory {
 /// A device takes layers if it is not cordoned, its agent is connected, it is healthy and verified, nothing bars it and it
 /// has memory left. Whose layers, its taints say: they are for the model's tolerations to answer.
 /// Devices of one pool share its budget: the CPU's figure where a CPU is among them (the memory is its own), else the
-/// largest; devices that take no layers still count there, with what they hold.
+/// largest; devices that take no layers still count there, with what they hold. A group takes layers if all its members do.
 pub fn build(input: &Input) -> Topology {
     let labels = input.node_labels.iter();
     let node_labels = labels.map(|(node, labels)| (node.clone(), Arc::new(labels.clone())));
@@ -73,6 +80,7 @@ pub fn build(input: &Input) -> Topology {
         devices: input.devices.iter().map(Cow::Borrowed).collect(),
         attached_nodes: input.attached_nodes.iter().map(String::as_str).collect(),
         node_labels: &node_labels.collect(),
+        groups: input.groups.iter().collect(),
         held: input.held.clone(),
     });
     Topology {
@@ -89,11 +97,7 @@ pub fn build_view(view: &View<'_>) -> Topology {
     // Stable: the first of a name stays the first. What is in order already costs nothing.
     reports.sort_by(|a, b| a.name.cmp(&b.name));
     reports.dedup_by(|later, first| later.name == first.name);
-    let mut held: HashMap<&str, u64> = HashMap::new();
-    for memory in &view.held {
-        let bytes = held.entry(&memory.device).or_default();
-        *bytes = bytes.saturating_add(memory.bytes);
-    }
+    let held = held_by_device(&view.held);
     let (pools, pool_of) = build_pools(&reports, &held);
     let mut topology = Topology::default();
     let mut node = OfNode::default();
@@ -114,8 +118,23 @@ pub fn build_view(view: &View<'_>) -> Topology {
             None => topology.devices.push(device(&node, report, pool, usable_bytes)),
         }
     }
+    let groups = groups(&view.groups, &topology.devices, &pools);
+    topology.devices.extend(groups);
     topology.pools = pools;
     topology
+}
+
+/// What is held on each device; every member of a group holds the same, rounded up.
+fn held_by_device(held: &[HeldMemory]) -> HashMap<&str, u64> {
+    let mut by_device: HashMap<&str, u64> = HashMap::new();
+    for memory in held {
+        let members = names::members(&memory.device).count() as u64;
+        for member in names::members(&memory.device) {
+            let bytes = by_device.entry(member).or_default();
+            *bytes = bytes.saturating_add(memory.bytes.div_ceil(members.max(1)));
+        }
+    }
+    by_device
 }
 
 /// What the devices of one node have in common. They stand together, so that each node is looked up once.
@@ -176,6 +195,7 @@ fn device(node: &OfNode<'_>, report: &DeviceReport, pool: usize, usable_bytes: u
         flops_per_second: report.flops_per_second,
         thermal_headroom_percent: thermal_headroom_percent(report),
         taints: report.taints.clone(),
+        members: Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{Kind, Links, NodeLabels, Steps, Taint, Traffic, prior};
+use crate::{Kind, Links, Member, NodeLabels, Steps, Taint, Traffic, prior};
 
 /// Where a number comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Rate {
     pub origin: Origin,
 }
 
-/// A device that can take layers.
+/// A device that can take layers, or several that work as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     pub name: String,
@@ -32,11 +32,12 @@ pub struct Device {
     pub model: String,
     pub backend: String,
     pub kind: Kind,
-    /// Index into [`Topology::pools`].
+    /// Index into [`Topology::pools`]; of a group, that of its first member.
     pub pool: usize,
-    /// What a new shard may use on this device alone; its pool may allow less once others are counted.
+    /// What a new shard may use on this device alone; its pool may allow less once others are counted. Of a group, on all members
+    /// together, of which none can have more than another.
     pub usable_bytes: u64,
-    /// What a worker takes on it before it holds anything (an estimate).
+    /// What a worker takes on it, and on each member of a group, before it holds anything (an estimate).
     pub fixed_bytes: u64,
     pub bandwidth: Rate,
     /// Fixed cost of one step.
@@ -49,6 +50,8 @@ pub struct Device {
     pub thermal_headroom_percent: Option<u8>,
     /// What a model must tolerate to be here.
     pub taints: Vec<Taint>,
+    /// The devices that work as one, in the order of their names; empty for a single device.
+    pub members: Vec<Member>,
 }
 
 /// Physical memory, with one budget and one bandwidth for every device on it.
@@ -118,6 +121,7 @@ pub struct Link {
 /// Everything placement knows of the cluster. Lists are in the order of their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
+    /// Single devices, then the groups of them.
     pub devices: Vec<Device>,
     pub excluded: Vec<Excluded>,
     pub pools: Vec<Pool>,
@@ -143,7 +147,7 @@ impl Topology {
         }
     }
 
-    /// The device with a name, if it can take layers.
+    /// The device or the group with a name, if it can take layers.
     pub fn device(&self, name: &str) -> Option<&Device> {
         self.devices.iter().find(|d| d.name == name)
     }

@@ -3,7 +3,8 @@
 //! ```text
 //!  DeviceGPUState ─ report ─▶ DeviceReport ┐
 //!  attached nodes, labels, held memory     ├─ build ─▶ Topology { devices, excluded, pools, links }
-//!  NodeLinkState ── report ─▶ LinkReport   ┘                              └─ bandwidth, transfer time, totals, summary
+//!  NodeLinkState ── report ─▶ LinkReport   │                              └─ bandwidth, transfer time, totals, summary
+//!                          └▶ GroupReport  ┘  (devices that work as one stand among the devices)
 //! ```
 //!
 //! Pure: no clients, no clock, no environment. The same [`Input`] always gives the same [`Topology`], whatever the order of
@@ -13,6 +14,7 @@
 mod answers;
 mod build;
 mod graph;
+mod groups;
 mod links;
 pub mod prior;
 mod report;
@@ -24,7 +26,9 @@ pub use answers::Totals;
 pub use build::{HeldMemory, Input, NodeLabels, View, build, build_view};
 // Why a model has no place is said in the API's words, and placement knows the API by this crate alone.
 pub use crds::conditions::reason;
+pub use crds::names::MAX_GROUP_DEVICES;
 pub use graph::{Device, Excluded, Exclusion, Link, Origin, Pool, Rate, Topology};
+pub use groups::{GroupReport, Member};
 pub use links::{
     CONFIDENT_SAMPLES, Confidence, DevicePair, FORGOTTEN_S, FRESH_S, KnownLink, LinkKind, LinkReport, Links,
 };

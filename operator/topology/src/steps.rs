@@ -39,7 +39,7 @@ pub struct Steps {
 const MOST_NS: u64 = 1_000_000_000;
 
 /// What of a model steps depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepShape {
     /// Of a weight, on average.
     pub bits: u32,
@@ -51,6 +51,17 @@ pub struct StepShape {
     pub cache_bytes: u64,
     /// Numbers must not depend on what else is computed.
     pub strict: bool,
+    /// How many devices may work as one on its layers: each of these numbers of them. Empty: none.
+    pub group_sizes: Vec<u32>,
+}
+
+impl StepShape {
+    /// Whether the device can compute its layers. Several add up in another order than one does, so that a strict model takes no
+    /// group.
+    fn suits(&self, device: &Device) -> bool {
+        let is_possible = |size: &u32| usize::try_from(*size) == Ok(device.size());
+        !device.is_group() || (!self.strict && self.group_sizes.iter().any(is_possible))
+    }
 }
 
 /// No strict step is believed to take more than ten times as long.
@@ -163,9 +174,11 @@ impl Device {
 }
 
 impl Topology {
-    /// The graph as it counts for a model: devices whose steps were measured take what these say.
+    /// The graph as it counts for a model: devices whose steps were measured take what these say, and groups that its layers cannot
+    /// be divided among are gone.
     #[must_use]
     pub fn for_model(mut self, shape: &StepShape) -> Self {
+        self.devices.retain(|device| shape.suits(device));
         for device in &mut self.devices {
             device.count_for(shape);
         }
@@ -228,6 +241,7 @@ mod tests {
             positions: 500,
             cache_bytes: 0,
             strict: false,
+            group_sizes: Vec::new(),
         }
     }
 
@@ -259,6 +273,7 @@ mod tests {
             flops_per_second: Some(9),
             thermal_headroom_percent: None,
             taints: Vec::new(),
+            members: Vec::new(),
         };
         Topology {
             devices: vec![device],

@@ -168,6 +168,12 @@ impl ApiServer {
         self.break_connections();
     }
 
+    /// Whether it can be reached now.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.lock().available
+    }
+
     /// Breaks every watch, as the restart of an API server does.
     pub fn break_connections(&self) {
         self.lock().breaks += 1;

@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crds::names::members;
+use identity::{Held, Role, SpiffeId, Wanted};
 use prost::Message;
 use proto::control::v1::{
-    AcceptedEpoch, Assignment, Assignments, Hello, Purpose, ShardPhase, ShardReport, ShardStatus,
+    AcceptedEpoch, Assignment, Assignments, Hello, Purpose, ShardPhase, ShardReport, ShardStatus, TrustHeld,
 };
 use proto::placement::v1::{Pipeline, Placement};
 
@@ -18,7 +20,7 @@ use proto::placement::v1::{Pipeline, Placement};
 pub struct Slot {
     /// Of the model.
     pub model_uid: String,
-    /// Where.
+    /// Where; several devices that work as one are named as such.
     pub device: String,
     /// From this layer.
     pub first_layer: u32,
@@ -44,6 +46,8 @@ struct Disk {
     /// The placements in force, by model.
     accepted: BTreeMap<String, Placement>,
     pieces: BTreeSet<Slot>,
+    /// Whom its leaf and bundle have it trust.
+    trust: Held,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +78,10 @@ pub struct Agent {
     desired: BTreeMap<Slot, Vec<Place>>,
     shards: BTreeMap<Slot, Shard>,
     refused: Vec<ShardStatus>,
+    /// Whom it shall trust instead, and when its turn comes to renew its leaf.
+    wanted: Option<(Wanted, Duration)>,
+    /// It is of a version that does not understand whom it shall trust, and says nothing of it.
+    pub is_older: bool,
     /// What it was told that can never be right.
     pub violations: Vec<String>,
 }
@@ -93,6 +101,8 @@ impl Agent {
             desired: BTreeMap::new(),
             shards: BTreeMap::new(),
             refused: Vec::new(),
+            wanted: None,
+            is_older: false,
             violations: Vec::new(),
         }
     }
@@ -102,6 +112,7 @@ impl Agent {
         self.desired.clear();
         self.shards.clear();
         self.refused.clear();
+        self.wanted = None;
         for placement in self.disk.accepted.clone().into_values() {
             self.desire(&placement, Purpose::Serve);
         }
@@ -133,6 +144,36 @@ impl Agent {
     #[must_use]
     pub fn accepted(&self) -> &BTreeMap<String, Placement> {
         &self.disk.accepted
+    }
+
+    /// Takes whom it is told to trust. Its first leaf it has at once, another when its turn comes; how it enrols is not played.
+    pub fn want(&mut self, wanted: Wanted, now: Duration) {
+        let role = Role::Agent {
+            node: self.node.clone(),
+        };
+        let turn = match SpiffeId::new("shardwright", role) {
+            Ok(who) if self.disk.trust != Held::default() => wanted.turn(&who),
+            _ => Duration::ZERO,
+        };
+        self.wanted = Some(wanted)
+            .filter(|wanted| !self.is_older && !self.disk.trust.is(wanted))
+            .map(|wanted| (wanted, now + turn));
+        self.step(now);
+    }
+
+    /// Whom it trusts, and whose leaf it has.
+    #[must_use]
+    pub fn trust(&self) -> &Held {
+        &self.disk.trust
+    }
+
+    /// What the operator is told of that.
+    #[must_use]
+    pub fn says_of_trust(&self) -> TrustHeld {
+        match self.is_older {
+            true => TrustHeld::default(),
+            false => TrustHeld::from(&self.disk.trust),
+        }
     }
 
     /// Takes what it is told to hold.
@@ -233,6 +274,12 @@ impl Agent {
     /// Does what is to be done now. True where that changed what it reports.
     pub fn step(&mut self, now: Duration) -> bool {
         let before = self.report();
+        if let Some((wanted, _)) = self.wanted.take_if(|(_, due)| *due <= now) {
+            self.disk.trust = Held {
+                authorities: wanted.authorities,
+                issuers: BTreeSet::from([wanted.issuer]),
+            };
+        }
         loop {
             // Also what was just drained, and is wanted again.
             for (slot, places) in &self.desired {
@@ -246,7 +293,7 @@ impl Agent {
                 .shards
                 .iter()
                 .filter(|(_, shard)| shard.phase == Phase::Draining)
-                .map(|(slot, _)| slot.device.clone())
+                .flat_map(|(slot, _)| members(&slot.device).map(str::to_owned))
                 .collect();
             let next = self
                 .shards
@@ -277,6 +324,7 @@ impl Agent {
             let until = time.map(|time| now + time);
             Some(Some(Shard { phase, until, place }))
         };
+        let is_free = members(&slot.device).all(|device| !filled.contains(device));
         let loads = places.is_some_and(|places| places.iter().any(|place| place.purpose != Purpose::Fetch));
         match (shard.phase, places.is_some()) {
             (Phase::Draining, _) => is_over.then_some(None),
@@ -289,7 +337,7 @@ impl Agent {
             },
             (Phase::Fetching, true) if is_over => to(Phase::Verifying, Some(VERIFY)),
             (Phase::Verifying, true) if is_over => to(Phase::Fetched, None),
-            (Phase::Fetched, true) if loads && !filled.contains(&slot.device) => to(Phase::Loading, Some(LOAD)),
+            (Phase::Fetched, true) if loads && is_free => to(Phase::Loading, Some(LOAD)),
             (Phase::Loading, true) if is_over => to(Phase::Loaded, None),
             // Only wanted on the disk.
             (Phase::Loaded, true) if !loads => to(Phase::Draining, Some(DRAIN)),
@@ -300,7 +348,9 @@ impl Agent {
     /// When something is due by itself.
     #[must_use]
     pub fn wakes_at(&self) -> Option<Duration> {
-        self.shards.values().filter_map(|shard| shard.until).min()
+        let turn = self.wanted.as_ref().map(|(_, due)| *due);
+        let shards = self.shards.values().filter_map(|shard| shard.until);
+        shards.chain(turn).min()
     }
 
     /// All shards of the node.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use apimodel::{Happened, kinds};
+use crds::names::AUTHORITY_SINCE;
 use serde_json::{Value, json};
 
 use crate::world::{World, is_state};
@@ -160,6 +161,13 @@ fn normal(kind: &kinds::Kind, object: &Value) -> Value {
             .as_object_mut()
             .map(|fields| fields.remove("lastTransitionTime"));
     }
+    if let Some(annotations) = object
+        .pointer_mut("/metadata/annotations")
+        .and_then(Value::as_object_mut)
+    {
+        // A date.
+        annotations.remove(AUTHORITY_SINCE);
+    }
     if let Some(placement) = object.pointer_mut("/status/placement").and_then(Value::as_object_mut) {
         // Signed, with a date in it; that it says what the view says is checked when it is taken over.
         placement.remove("envelope");
@@ -167,7 +175,7 @@ fn normal(kind: &kinds::Kind, object: &Value) -> Value {
         placement.remove("runnerUp");
     }
     if matches!(kind.plural, "secrets" | "configmaps") {
-        // Keys are random. That a Secret is never overwritten is an invariant of its own.
+        // Keys are random. That a Secret is only written over step by step is an invariant of its own.
         for value in object["data"]
             .as_object_mut()
             .into_iter()

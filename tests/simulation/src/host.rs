@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use apimodel::ApiServer;
 use futures::StreamExt;
-use proto::control::v1::{AgentMessage, Inspection, OperatorMessage, agent_message, operator_message};
+use identity::Wanted;
+use proto::control::v1::{AgentMessage, Inspection, OperatorMessage, TrustHeld, agent_message, operator_message};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -12,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::agent::Agent;
+use crate::apart;
 use crate::link::{Direction, Link};
 use crate::objects;
 use crate::process::Process;
@@ -61,6 +64,8 @@ struct Runs {
     link: watch::Receiver<Link>,
     life: watch::Receiver<Life>,
     frozen: watch::Receiver<bool>,
+    /// Whether an operator hears it.
+    heard: watch::Sender<bool>,
     began: Instant,
     turn: usize,
 }
@@ -68,7 +73,7 @@ struct Runs {
 impl Host {
     /// An agent on an empty disk, attached as soon as an operator leads.
     #[must_use]
-    pub fn start(node: &str, place: usize, operators: &Operators, began: Instant) -> Self {
+    pub fn start(node: &str, place: usize, (operators, api): (&Operators, &ApiServer), began: Instant) -> Self {
         let agent = Arc::new(Mutex::new(Agent::new(node)));
         let link = watch::Sender::new(Link::default());
         let life = watch::Sender::new(Life::Up);
@@ -80,10 +85,16 @@ impl Host {
             link: link.subscribe(),
             life: life.subscribe(),
             frozen,
+            heard: watch::Sender::new(false),
             began,
             turn: place,
         };
         let mut task = JoinSet::new();
+        // A real API server has none of its operators cut off here.
+        if api.real().is_none() {
+            let heard = runs.heard.subscribe();
+            task.spawn(apart::say(api.clone(), node.to_owned(), heard, life.subscribe()));
+        }
         task.spawn(runs.run());
         let lives = life.subscribe();
         task.spawn(tell(lives, freezes));
@@ -148,7 +159,11 @@ impl Runs {
             let now = self.now();
             lock(&self.agent).step(now);
             match self.dial().await {
-                Some(session) => self.attached(session).await,
+                Some(session) => {
+                    self.heard.send_replace(true);
+                    self.attached(session).await;
+                    self.heard.send_replace(false);
+                }
                 None => {
                     self.turn += 1;
                     tokio::time::sleep(DIAL_AGAIN).await;
@@ -211,6 +226,7 @@ impl Runs {
             return;
         }
         let mut inspecting: Vec<(Instant, Inspection)> = Vec::new();
+        let mut said = TrustHeld::default();
         loop {
             match self.life() {
                 Life::Up => {}
@@ -235,6 +251,12 @@ impl Runs {
                     Some(Some(operator_message::Message::Inspect(inspect))) => {
                         inspecting.push((Instant::now() + INSPECTION, objects::inspected(&inspect)));
                     }
+                    Some(Some(operator_message::Message::Trust(told))) => {
+                        let now = self.now();
+                        if let Some(wanted) = Wanted::read(&told) {
+                            lock(&self.agent).want(wanted, now);
+                        }
+                    }
                     Some(_) => continue,
                 },
                 () = tokio::time::sleep_until(wakes) => {
@@ -250,6 +272,11 @@ impl Runs {
                     return;
                 }
             }
+            let held = lock(&self.agent).says_of_trust();
+            if held != said && !say(agent_message::Message::Trust(held.clone())).await {
+                return;
+            }
+            said = held;
             let shards = lock(&self.agent).report();
             if !say(agent_message::Message::Shards(shards)).await {
                 return;

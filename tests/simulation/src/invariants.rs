@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use apimodel::{Change, Happened, Seen, Verb};
-use k8s_openapi::jiff::Timestamp;
+use crds::names::{AUTHORITY_SECRET, LEADER_LEASE, members};
 use serde_json::Value;
 
+use crate::rotation;
 use crate::world::World;
 
 /// What a request breaks by itself: every delete says which object it means (I2), and no list may come out of an old cache (I1).
@@ -43,7 +44,8 @@ struct Histories {
     /// Of models and epochs: the stages.
     placements: BTreeMap<(String, u64), Value>,
     revision: u64,
-    lease: Option<Value>,
+    /// The leader's, and when it was written.
+    lease: Option<(Value, SystemTime)>,
     judgement: Judgement,
 }
 
@@ -72,6 +74,7 @@ impl Histories {
         match change.key.kind().plural {
             "inferencemodels" => self.model(change, broken),
             "leases" => self.lease(change, broken),
+            "secrets" => Self::secret(change, broken),
             "devicegpustates" | "nodes" => self.judgement.take(change),
             _ => {}
         }
@@ -113,19 +116,29 @@ impl Histories {
         }
     }
 
-    /// A lease passes from one holder to another only when it has lapsed or was given back (I3).
+    /// Keys are never written over, but where one authority takes another's place, step by step (I2).
+    fn secret(change: &Change, broken: &mut Vec<String>) {
+        let Some(before) = &change.before else { return };
+        let (old, new) = (&before["data"], &change.object["data"]);
+        let rotates = change.key.name == AUTHORITY_SECRET && rotation::is_a_step(old, new);
+        if change.happened == Happened::Modified && old != new && !rotates {
+            broken.push(format!("I2: {} wrote over the keys of {}", change.by, change.key));
+        }
+    }
+
+    /// The leader's lease passes from one holder to another only when it has lapsed or was given back (I3), by the API server's clock:
+    /// those of operators differ.
     fn lease(&mut self, change: &Change, broken: &mut Vec<String>) {
+        if change.key.name != LEADER_LEASE {
+            return;
+        }
         let spec = change.object["spec"].clone();
-        if let Some(before) = self.lease.replace(spec.clone()) {
+        if let Some((before, renewed)) = self.lease.replace((spec.clone(), change.at)) {
             let (from, to) = (&before["holderIdentity"], &spec["holderIdentity"]);
             let held = from.as_str().is_some_and(|holder| !holder.is_empty());
             if held && from != to && to != "" {
-                let renewed = before["renewTime"]
-                    .as_str()
-                    .and_then(|text| text.parse::<Timestamp>().ok());
                 let lasts = Duration::from_secs(before["leaseDurationSeconds"].as_u64().unwrap_or(0));
-                let lapses = renewed.map(|renewed| SystemTime::from(renewed) + lasts);
-                if lapses.is_some_and(|lapses| lapses > change.at) {
+                if renewed + lasts > change.at {
                     broken.push(format!("I3: {to} took the lease of {from} before it lapsed"));
                 }
             }
@@ -163,15 +176,18 @@ impl Judgement {
         }
         let stages = |placement: &Value| placement["stages"].as_array().cloned().unwrap_or_default();
         let (old, new) = (stages(old), stages(new));
-        let device = |stage: &Value| stage["device"].as_str().unwrap_or_default().to_owned();
-        let kept: BTreeSet<String> = new.iter().map(device).collect();
+        let devices = |stage: &Value| {
+            let name = stage["device"].as_str().unwrap_or_default();
+            members(name).map(str::to_owned).collect::<Vec<String>>()
+        };
+        let kept: BTreeSet<String> = new.iter().flat_map(devices).collect();
         let moves = |stage: &Value| {
             stage["node"]
                 .as_str()
                 .is_some_and(|node| self.cordoned_nodes.contains(node))
         };
         let serves = |stage: &Value| {
-            let known = self.unfit.contains_key(&device(stage));
+            let known = devices(stage).iter().all(|name| self.unfit.contains_key(name));
             known && stage["phase"] == "Serving" && !moves(stage)
         };
         for stage in &old {
@@ -179,10 +195,12 @@ impl Judgement {
                 .iter()
                 .filter(|other| other["pipeline"] == stage["pipeline"])
                 .collect();
-            let name = device(stage);
-            let unfit = self.unfit.get(&name) == Some(&true);
-            if unfit && !kept.contains(&name) && pipeline.into_iter().all(serves) {
-                self.left.insert(name, change.at);
+            let did_serve = pipeline.into_iter().all(serves);
+            for name in devices(stage) {
+                let unfit = self.unfit.get(&name) == Some(&true);
+                if unfit && !kept.contains(&name) && did_serve {
+                    self.left.insert(name, change.at);
+                }
             }
         }
         let late = |at: &SystemTime| change.at.duration_since(*at).is_ok_and(|passed| passed < WINDOW);

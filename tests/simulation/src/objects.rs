@@ -1,6 +1,7 @@
 //! Objects as people, agents and a cluster would make them: small models, small nodes.
 
 use crds::conditions::{ConditionStatus, NewCondition, device as kind, set_condition};
+use crds::names;
 use crds::{
     DeviceGPUState, DeviceGPUStateSpec, InferenceModel, InferenceModelSpec, ModelSource, NodeLinkState,
     NodeLinkStateSpec, PlacementConstraints,
@@ -101,6 +102,7 @@ fn facts(weights: u8) -> ModelFacts {
         vocabulary_sha256: Sha256::digest(&vocabulary).to_vec(),
         vocabulary,
         allowed_cuts: (1..LAYERS).collect(),
+        group_sizes: vec![2],
         ..Default::default()
     }
 }
@@ -147,6 +149,48 @@ pub fn device(node: &str, usable_bytes: i64, sound: bool, at: Timestamp) -> Valu
         "backends": ["cpu"], "kind": "Cpu", "memoryPool": format!("{node}-memory"), "memoryTotalBytes": usable_bytes,
         "memoryFreeBytes": usable_bytes, "memoryUsableBytes": usable_bytes, "conditions": conditions,
     });
+    object
+}
+
+/// One of a node's cards, beside its only other device, as its agent reports it at this date.
+#[must_use]
+pub fn card(node: &str, index: u32, usable_bytes: i64, sound: bool, at: Timestamp) -> Value {
+    let name = card_name(node, index);
+    let mut object = device(node, usable_bytes, sound, at);
+    object["metadata"]["name"] = json!(name);
+    let of_card = json!({
+        "vendor": "nvidia", "model": "Card", "backend": "cuda", "backendIndex": index, "backends": ["cuda"],
+        "kind": "Discrete", "memoryPool": name, "stepRates": step_rates(20, at),
+    });
+    if let (Some(status), Value::Object(of_card)) = (object["status"].as_object_mut(), of_card) {
+        status.extend(of_card);
+    }
+    object
+}
+
+/// Name of one of a node's cards.
+#[must_use]
+pub fn card_name(node: &str, index: u32) -> String {
+    names::device_name(node, "cuda", index)
+}
+
+fn step_rates(gigabytes_per_second: i64, at: Timestamp) -> Value {
+    json!({
+        "stepNs": 10_000, "layerNs": 1000, "samples": 3, "measuredAt": Time(at),
+        "reading": [{ "bits": 5, "bytesPerSecond": gigabytes_per_second * 1_000_000_000 }],
+    })
+}
+
+/// What a node's agent says at this date of its cards that may work as one: nearly as much faster than one of them as there are.
+#[must_use]
+pub fn groups(node: &str, groups: &[&[u32]], at: Timestamp) -> Value {
+    let group = |cards: &&[u32]| {
+        let devices: Vec<String> = cards.iter().map(|index| card_name(node, *index)).collect();
+        let rates = step_rates(18 * cards.len() as i64, at);
+        json!({ "devices": devices, "backend": "cuda", "stepRates": rates, "measuredAt": Time(at) })
+    };
+    let mut object = links(node, &[], at);
+    object["status"]["groups"] = groups.iter().map(group).collect();
     object
 }
 

@@ -25,6 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::clocks;
 use crate::objects::INSTALLATION;
 
 /// Of the leader's lease.
@@ -46,16 +47,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it.
+    /// Starts it on the machine of a place.
     #[must_use]
-    pub fn start(name: &str, api: &ApiServer) -> Self {
+    pub fn start(name: &str, place: usize, api: &ApiServer) -> Self {
         let (client, connection) = api.connect(name);
         let (frozen, thaws) = watch::channel(false);
         let (leading, led) = watch::channel(false);
         let service = Arc::default();
         let stop = CancellationToken::new();
         let life = live(
-            name.to_owned(),
+            (name.to_owned(), clocks::wall(place)),
             client,
             (leading, led.clone()),
             Arc::clone(&service),
@@ -140,7 +141,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What `operator::run` does, without its ports.
 async fn live(
-    name: String,
+    (name, wall): (String, Wall),
     client: kube::Client,
     (leading, led): (watch::Sender<bool>, watch::Receiver<bool>),
     service: Arc<Mutex<Option<ControlService>>>,
@@ -162,10 +163,11 @@ async fn live(
         names,
         client: ClientHandle(client.clone()),
         keys,
+        holders: Arc::default(),
         threshold: Threshold::default(),
         quarantine: Limit::default(),
         metrics,
-        wall: Wall::new(apimodel::wall),
+        wall,
     };
     let reservation = reservation::Settings {
         enabled: true,
@@ -178,7 +180,7 @@ async fn live(
     let replica = Replica::new(context, reservation, led, stop.clone());
     *lock(&service) = Some(replica.control_service());
     let leases = Api::namespaced(client, INSTALLATION);
-    let mut elector = Elector::new(leases, name, LEASE, Wall::new(apimodel::wall));
+    let mut elector = Elector::new(leases, name, LEASE, wall);
     tokio::select! {
         () = elector.run(&leading, &stop) => {}
         () = replica.control() => {}

@@ -7,6 +7,7 @@ use apimodel::{Failure, Moment, Snapshot, Verdict};
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::clocks::Clock;
 use crate::host::Life;
 use crate::invariants;
 use crate::objects::{MODELS, uri};
@@ -18,6 +19,8 @@ use linkemu::random::Random;
 const OPERATORS: usize = 2;
 /// The names of its models: together they take all of its nodes.
 const NAMES: [&str; 2] = ["m", "n"];
+/// The dates of operators differ from the API server's by so many seconds at most: just below what certificates allow for.
+const CLOCKS_DIFFER_S: u32 = 290;
 /// After the last fault everything serves again within this time: the longest that a device is left out after a shard failed
 /// on it, and what loading takes.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -51,6 +54,8 @@ struct Weather {
 struct Seeded {
     world: World,
     weather: Arc<Mutex<Weather>>,
+    /// What clocks show follows from the seed, too.
+    clocks: Random,
     nodes: Vec<String>,
     saved: Option<Snapshot>,
     /// What ends by itself.
@@ -73,6 +78,7 @@ async fn live(seed: u64) -> Report {
     let mut seeded = Seeded::begin(seed);
     for Step { after, event } in of_seed(seed) {
         seeded.pass(after).await;
+        seeded.clock_jumps();
         seeded.strike(event);
     }
     seeded.heal_all().await;
@@ -118,13 +124,31 @@ impl Seeded {
             world.ask_for(name, weights, 1);
         }
         let nodes = world.hosts.keys().cloned().collect();
-        Self {
+        let mut seeded = Self {
             world,
             weather,
+            clocks: Random::new(seed.rotate_left(32)),
             nodes,
             saved: None,
             healing: Vec::new(),
             trace: Vec::new(),
+        };
+        (0..OPERATORS).for_each(|place| seeded.set_clock(place));
+        seeded
+    }
+
+    /// Every operator has a date of its own.
+    fn set_clock(&mut self, place: usize) {
+        let most = i64::from(CLOCKS_DIFFER_S);
+        let ahead = self.clocks.between(0, 2 * u64::from(CLOCKS_DIFFER_S));
+        let ahead = i64::try_from(ahead).map_or(0, |ahead| ahead - most);
+        self.world.set_clock(place, Clock::Ahead(ahead));
+    }
+
+    /// Of one of them it is another now and then.
+    fn clock_jumps(&mut self) {
+        if self.clocks.below(2) == 0 {
+            self.set_clock(OPERATORS - 1);
         }
     }
 

@@ -27,7 +27,7 @@ pub struct Workflow {
 }
 
 /// All of them.
-pub static WORKFLOWS: [Workflow; 14] = [
+pub static WORKFLOWS: [Workflow; 15] = [
     Workflow {
         name: "install and create",
         shape: Shape::default,
@@ -192,6 +192,17 @@ pub static WORKFLOWS: [Workflow; 14] = [
                 world.delete("/v1/secrets", INSTALLATION, "shardwright-authority");
                 world.delete("/v1/secrets", INSTALLATION, "shardwright-placement-key");
                 world.keep_operator(0, OPERATOR);
+                world.settle().await
+            })
+        },
+    },
+    Workflow {
+        name: "another authority takes the place of the present one",
+        shape: Shape::default,
+        before: one_model,
+        story: |world| {
+            Box::pin(async {
+                world.rotate_authority("2026-01-01T12:00:00Z").await?;
                 world.settle().await
             })
         },

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::clocks::{self, Clock};
 use crate::host::{Host, Life, Operators};
 use crate::objects::{self, INSTALLATION, MODELS, Measured};
 use crate::process::Process;
@@ -79,6 +80,7 @@ impl World {
     /// The same on an API server that has nothing yet.
     #[must_use]
     pub fn on(api: ApiServer, shape: &Shape) -> Self {
+        clocks::reset();
         let began = Instant::now();
         let operators: Operators = Arc::default();
         lock(&operators).resize_with(shape.operators, || None);
@@ -97,7 +99,7 @@ impl World {
                 world.create("/v1/pods", INSTALLATION, objects::agent_pod(name));
             }
             world.report_device(name, *bytes, true);
-            let host = Host::start(name, at, &world.operators, began);
+            let host = Host::start(name, at, (&world.operators, &world.api), began);
             world.hosts.insert(name.clone(), host);
         }
         let cluster = world.api.clone();
@@ -129,7 +131,7 @@ impl World {
 
     /// Starts an operator at a place; one that was there is killed.
     pub fn start_operator(&self, place: usize, name: &str) {
-        let process = Process::start(name, &self.api);
+        let process = Process::start(name, place, &self.api);
         let before = self.operators().get_mut(place).and_then(|slot| slot.replace(process));
         if let Some(before) = before {
             before.kill();
@@ -173,7 +175,7 @@ impl World {
                 let Some(before) = before else { return };
                 before.kill();
                 tokio::time::sleep(RESTART).await;
-                let process = Process::start(&name, &api);
+                let process = Process::start(&name, place, &api);
                 match lock(&operators).get_mut(place) {
                     Some(slot) if slot.is_none() => *slot = Some(process),
                     _ => {
@@ -203,11 +205,16 @@ impl World {
                 }
             }
             tokio::time::sleep(RESTART).await;
-            let process = Process::start(&name, &api);
+            let process = Process::start(&name, place, &api);
             if let Some(slot) = lock(&operators).get_mut(place) {
                 *slot = Some(process);
             }
         });
+    }
+
+    /// What the clock of the machine shows from now on on which the operator at a place runs.
+    pub fn set_clock(&self, place: usize, clock: Clock) {
+        clocks::set(place, clock);
     }
 
     /// How a node's agent is from now on.
@@ -255,6 +262,17 @@ impl World {
     pub fn report_device(&self, node: &str, bytes: i64, sound: bool) {
         let object = |at| objects::device(node, bytes, sound, at);
         self.report(node, DEVICE, &objects::device_name(node), object);
+    }
+
+    /// The same of one of its node's cards.
+    pub fn report_card(&self, node: &str, index: u32, bytes: i64, sound: bool) {
+        let object = |at| objects::card(node, index, bytes, sound, at);
+        self.report(node, DEVICE, &objects::card_name(node, index), object);
+    }
+
+    /// The same of its node's cards that may work as one.
+    pub fn report_groups(&self, node: &str, groups: &[&[u32]]) {
+        self.report(node, LINKS, node, |at| objects::groups(node, groups, at));
     }
 
     /// The same of its node's links.

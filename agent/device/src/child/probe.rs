@@ -1,5 +1,6 @@
 //! A child that verifies and measures what a backend finds, answers once and ends.
 
+use super::starved::{self, Late};
 use super::{COMPLAINT_LIMIT_BYTES, Guarded, Quota, last_words, read_to_limit};
 use crate::{Answer, Backend, Selection};
 use std::ffi::OsString;
@@ -26,7 +27,7 @@ pub struct Order {
     pub only: Selection,
     /// "/" but in tests.
     pub root: PathBuf,
-    /// When it is given up, beyond the time it may measure.
+    /// When it is given up, beyond the time it may measure and that in which it has no processor.
     pub limit: Duration,
 }
 
@@ -49,6 +50,9 @@ pub enum ProbeFault {
     /// It did not answer within the limit.
     #[error("{0}")]
     Hung(String),
+    /// The node had no processor for it, and so it could not answer: that says nothing of the driver.
+    #[error("{0}")]
+    Starved(String),
     /// The driver took it down.
     #[error("{0}")]
     Crashed(String),
@@ -60,7 +64,7 @@ pub enum ProbeFault {
 /// Runs `executable probe --json --backends <backend> …` and reads one [`Answer`] from its stdout.
 ///
 /// # Errors
-/// A driver that hangs, told apart from one that crashes.
+/// A driver that hangs, told apart from one that crashes and from a node that had no time for it.
 pub async fn ask(executable: &Path, backend: Backend, order: &Order, quota: &Quota) -> Result<Answer, ProbeFault> {
     let name = backend.name();
     let broken = |message: String| ProbeFault::Broken(format!("the {name} probe {message}"));
@@ -74,17 +78,22 @@ pub async fn ask(executable: &Path, backend: Backend, order: &Order, quota: &Quo
     let stdout = read_to_limit(child.stdout.take(), ANSWER_LIMIT_BYTES);
     let stderr = read_to_limit(child.stderr.take(), COMPLAINT_LIMIT_BYTES);
     let limit = order.limit + order.measure_budget;
-    let ended = tokio::time::timeout(limit, async {
+    let pid = child.id();
+    let ended = starved::within(limit, || pid.and_then(starved::delay_of), async {
         let (answer, complaint) = tokio::join!(stdout, stderr);
         (child.wait().await, answer, complaint)
     })
     .await;
     drop(stdin);
-    let (status, answer, complaint) = ended.map_err(|_| {
-        ProbeFault::Hung(format!(
+    let (status, answer, complaint) = ended.map_err(|late| match late {
+        Late::Silent => ProbeFault::Hung(format!(
             "the {name} driver did not answer within {} s and was left alone; check the kernel's log for it",
             limit.as_secs()
-        ))
+        )),
+        Late::Starved => ProbeFault::Starved(format!(
+            "the {name} probe had no processor for long enough and is tried again later; this node is overloaded, or the \
+             agent has too small a share of it"
+        )),
     })?;
     let status = status.map_err(|error| broken(format!("could not be waited for: {error}")))?;
     if !status.success() {

@@ -1,5 +1,6 @@
 //! A child that reads a backend's devices again and again, one line of JSON each time.
 
+use super::starved::{self, Late};
 use super::{COMPLAINT_LIMIT_BYTES, Guarded, Quota, last_words};
 use crate::telemetry::Reading;
 use crate::{Backend, Selection};
@@ -34,6 +35,8 @@ pub enum Heard {
     Reading(Reading),
     /// Nothing for as long as it may be silent: its driver hangs.
     Silence,
+    /// Nothing, since the node had no processor for it: more may come.
+    Starved,
     /// It ended by itself and well: there is nothing to read here.
     Finished,
     /// It crashed, or said what cannot be read: a sentence.
@@ -78,10 +81,12 @@ impl WatchChild {
         })
     }
 
-    /// The next thing that happens. After anything but a reading the child is of no more use.
+    /// The next thing that happens. After anything but a reading, or [`Heard::Starved`], the child is of no more use.
     pub async fn next(&mut self, silence: Duration) -> Heard {
-        match tokio::time::timeout(silence, self.line()).await {
-            Err(_) => Heard::Silence,
+        let pid = self.guarded.child().and_then(|child| child.id());
+        match starved::within(silence, || pid.and_then(starved::delay_of), self.line()).await {
+            Err(Late::Silent) => Heard::Silence,
+            Err(Late::Starved) => Heard::Starved,
             Ok(Err(reason)) => Heard::Broken(reason),
             Ok(Ok(Some(reading))) => Heard::Reading(reading),
             Ok(Ok(None)) => self.end(silence).await,

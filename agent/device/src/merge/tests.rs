@@ -125,6 +125,55 @@ fn a_backend_that_verified_the_card_comes_before_the_maker_s_that_did_not() {
     assert_eq!(merge(&both, None)[0].backend, Backend::Cuda);
 }
 
+fn failed(mut device: GpuDevice) -> GpuDevice {
+    device.verification = Verification::Failed {
+        reason: "byte 7 differs".into(),
+    };
+    device
+}
+
+#[test]
+fn of_a_card_that_computes_by_one_way_alone_it_is_known_which_other_failed_and_why() {
+    let address = "0000:65:00.0";
+    let answers = [
+        answer(vec![failed(card(Backend::Cuda, 1, address))]),
+        answer(vec![card(Backend::Vulkan, 0, address)]),
+        answer(vec![unverified(card(Backend::Intel, 0, address))]),
+    ];
+    let merged = merge(&answers, None);
+    assert_eq!(merged.len(), 1);
+    assert_eq!(
+        (merged[0].backend, &merged[0].verification),
+        (Backend::Vulkan, &Verification::Verified)
+    );
+    let cuda = Unverified {
+        backend: Backend::Cuda,
+        verification: failed(card(Backend::Cuda, 1, address)).verification,
+    };
+    assert_eq!(merged[0].unverified, [cuda], "what only describes has nothing to prove");
+    let well = answers.map(|mut answer| {
+        answer.devices[0].verification = Verification::Verified;
+        answer.devices[0].unverified = merged[0].unverified.clone();
+        answer
+    });
+    let merged = merge(&well, None);
+    assert_eq!((merged[0].backend, merged[0].unverified.len()), (Backend::Cuda, 0));
+}
+
+#[test]
+fn what_computes_on_a_card_keeps_the_way_that_leads_there_whatever_another_one_proved() {
+    let address = "0000:65:00.0";
+    let answers = [
+        answer(vec![failed(card(Backend::Cuda, 0, address))]),
+        answer(vec![card(Backend::Vulkan, 0, address)]),
+        answer(vec![card(Backend::Intel, 0, address)]),
+    ];
+    let led_by = |backend: Backend| merge_keeping(&answers, None, |view| view.backend == backend)[0].backend;
+    assert_eq!(led_by(Backend::Cuda), Backend::Cuda);
+    assert_eq!(led_by(Backend::Vulkan), Backend::Vulkan);
+    assert_eq!(led_by(Backend::Intel), Backend::Vulkan, "no layers are there");
+}
+
 #[test]
 fn what_the_chosen_backend_does_not_know_is_learnt_from_the_others() {
     let address = "0000:03:00.0";

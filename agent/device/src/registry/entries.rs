@@ -202,7 +202,10 @@ fn keys(devices: &[GpuDevice]) -> Vec<String> {
 
 /// A measurement holds for the same card under the same driver with the same power limit.
 fn keep_figures(new: &mut GpuDevice, known: &GpuDevice) {
-    let conditions = |device: &GpuDevice| (device.model.clone(), device.driver.clone(), device.power_limit_watts);
+    let conditions = |device: &GpuDevice| {
+        let model = device.model.clone();
+        (device.backend, model, device.driver.clone(), device.power_limit_watts)
+    };
     if conditions(new) != conditions(known) {
         return;
     }

@@ -104,6 +104,32 @@ impl DeviceHandle {
         (free as u64, total as u64)
     }
 
+    /// Takes so much of the device's memory, in as few buffers as it allows.
+    ///
+    /// # Errors
+    /// ggml's account of the refusal; nothing is taken then.
+    pub(crate) fn allocate(self, bytes: u64) -> Result<Vec<Held>, String> {
+        // SAFETY: a live device, whose kind of buffer lives as long.
+        let (kind, most) = unsafe {
+            let kind = sys::ggml_backend_dev_buffer_type(self.as_ptr());
+            (kind, sys::ggml_backend_buft_get_max_size(kind))
+        };
+        let most = most.max(LEAST_BUFFER_BYTES);
+        let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let mut held = Vec::new();
+        while left > 0 {
+            let piece = left.min(most);
+            // SAFETY: a live kind of buffer; null where there is no memory.
+            let (buffer, errors) = log::with_errors(|| unsafe { sys::ggml_backend_buft_alloc_buffer(kind, piece) });
+            let Some(buffer) = NonNull::new(buffer) else {
+                return Err(errors);
+            };
+            held.push(Held(buffer));
+            left -= piece;
+        }
+        Ok(held)
+    }
+
     /// A function that the device's backend offers by name.
     fn function(self, name: &CStr) -> Option<NonNull<std::ffi::c_void>> {
         // SAFETY: a live device and a NUL-terminated name.
@@ -114,6 +140,20 @@ impl DeviceHandle {
             }
             NonNull::new(sys::ggml_backend_reg_get_proc_address(registry, name.as_ptr()))
         }
+    }
+}
+
+/// Buffers of devices may be so large, whatever a backend says: it bounds their number.
+const LEAST_BUFFER_BYTES: usize = 64 << 20;
+
+/// Memory of a device, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held(NonNull<sys::ggml_backend_buffer>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: allocated by ggml, and freed once.
+        unsafe { sys::ggml_backend_buffer_free(self.0.as_ptr()) };
     }
 }
 

@@ -180,6 +180,8 @@ mod tests {
         assert_eq!(read, expected("CPU", Purpose::Compute, 1 << 19));
         let read = buffer("sched_reserve:        CPU compute buffer size =     1.00 MiB");
         assert_eq!(read, expected("CPU", Purpose::Compute, 1 << 20));
+        let read = buffer("sched_reserve: Meta(Vulkan0,Vulkan1) compute buffer size =     2.50 MiB");
+        assert_eq!(read, expected("Meta(Vulkan0,Vulkan1)", Purpose::Compute, 5 << 19));
         assert_eq!(buffer("llama_kv_cache: size =  128.00 MiB (  4096 cells)"), None);
         assert_eq!(buffer("x: CPU LoRA buffer size = much MiB"), None);
     }

@@ -1,4 +1,4 @@
-//! A loaded model: weights on one device, or a vocabulary alone.
+//! A loaded model: weights on one device or on several, or a vocabulary alone.
 
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -28,6 +28,10 @@ pub(crate) enum Placing<'a> {
         shares: &'a [f32],
         layers: u32,
     },
+    /// An equal part of every layer, the output layer too, on each of several accelerators. llama.cpp ends the process where a layer cannot
+    /// be divided so, or a device has no memory: the caller looks first. It keeps its groups in lists without a lock, so that no two
+    /// threads may load or make contexts of such models at once.
+    Group(&'a [DeviceHandle]),
 }
 
 /// How to load a model.
@@ -124,6 +128,7 @@ impl Model {
             Placing::Device(ref device) => (std::slice::from_ref(device), -1),
             Placing::DeviceTail { ref device, layers } => (std::slice::from_ref(device), signed(layers)),
             Placing::Spread { devices, layers, .. } => (devices, signed(layers)),
+            Placing::Group(devices) => (devices, -1),
         };
         // A NULL-terminated list, never a null list: null means "all devices there are".
         let mut devices: Vec<_> = handles.iter().map(|handle| handle.as_ptr()).collect();
@@ -142,6 +147,9 @@ impl Model {
             }
             params.split_mode = sys::LLAMA_SPLIT_MODE_LAYER;
             params.tensor_split = shares.as_ptr();
+        }
+        if let Placing::Group(_) = options.placing {
+            params.split_mode = sys::LLAMA_SPLIT_MODE_TENSOR;
         }
         params.main_gpu = 0;
         params.load_mode = match options.mapped {

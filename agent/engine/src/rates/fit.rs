@@ -1,6 +1,6 @@
 //! PURE: from times of steps to rates.
 
-use super::slice::{Shape, Weights};
+use super::slice::{By, Shape, Weights};
 use super::{PROMPT_ROWS, Rates, Reading, THIN_LAYERS, Times, per_second};
 
 /// Of a step, what reading weights takes at least where it can be told apart from the rest.
@@ -60,13 +60,13 @@ impl Times {
 }
 
 impl Rates {
-    /// The rates that explain these times.
+    /// The rates that explain these times of so many devices that work as one.
     #[must_use]
-    pub fn of(times: &Times) -> Self {
+    pub fn of(times: &Times, members: u32) -> Self {
         let (step_ns, layer_ns) = thin(times.thin, THIN_LAYERS);
         let beside_ns = |shape: &Shape| layer_ns.saturating_mul(shape.layers.into()).saturating_add(step_ns);
         let timed = |shape: &Shape, ns: u64| Timed::of(shape, ns, beside_ns(shape));
-        let narrow = Shape::narrow();
+        let narrow = Shape::narrow(By::members(members));
         let thick = Weights::ALL.map(Shape::thick);
         let all = Weights::ALL.iter().zip(&thick).zip(times.thick);
         let all: Vec<Timed> = all.map(|((_, shape), ns)| timed(shape, ns)).collect();
@@ -175,7 +175,7 @@ mod tests {
     fn rates_that_gave_the_times_are_found_again() {
         for row_ps in [0, 5_000, 20_000] {
             let thick = timed(&Shape::thick(Weights::Q4), 20_000_000_000, row_ps, 300_000);
-            let narrow = timed(&Shape::narrow(), 20_000_000_000, row_ps, 900_000);
+            let narrow = timed(&Shape::narrow(By::One), 20_000_000_000, row_ps, 900_000);
             let found = super::row_ps(&thick, &narrow);
             assert!(found.abs_diff(row_ps) <= 2, "{found} ps, not {row_ps}");
             let reading = thick.reading(found).expect("a rate");
@@ -249,17 +249,17 @@ mod tests {
     fn a_device_of_known_rates_is_found_to_have_them() {
         let weights_ns = |shape: &Shape, row_ps: u64| shape.weight_bytes() / 20 + shape.rows() * row_ps / 1000;
         let row_ns = |shape: &Shape| 50_000 + 10_000 * u64::from(shape.layers) + weights_ns(shape, 5_000);
-        let narrow = row_ns(&Shape::narrow());
+        let narrow = row_ns(&Shape::narrow(By::One));
         let times = Times {
             thin: THIN_LAYERS.map(|layers| 50_000 + 10_000 * u64::from(layers)),
             narrow,
-            late: Some((narrow + Shape::narrow().attention_flops(300) / 10, 300)),
+            late: Some((narrow + Shape::narrow(By::One).attention_flops(300) / 10, 300)),
             strict: 2 * narrow,
             thick: Weights::ALL.map(|weights| row_ns(&Shape::thick(weights))),
             prompt: None,
             samples: 9,
         };
-        let rates = Rates::of(&times);
+        let rates = Rates::of(&times, 1);
         assert_eq!((rates.step_ns, rates.layer_ns), (50_000, 10_000));
         assert!(rates.row_ps.abs_diff(5_000) < 50, "{rates:?}");
         assert_eq!(rates.reading.len(), Weights::ALL.len());
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn noise_that_looks_like_slow_rows_leaves_a_rate() {
         let thick = timed(&Shape::thick(Weights::Q4), 20_000_000_000, 0, 0);
-        let slow = timed(&Shape::narrow(), 1_000_000_000, 0, 0);
+        let slow = timed(&Shape::narrow(By::One), 1_000_000_000, 0, 0);
         let found = row_ps(&thick, &slow);
         let rate = thick.reading(found).expect("a rate").bytes_per_second;
         assert!(rate.abs_diff(40_000_000_000) < 100_000_000, "{rate}");
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn short_rows_that_are_no_slower_cost_nothing() {
         let thick = timed(&Shape::thick(Weights::Q4), 20_000_000_000, 0, 0);
-        let narrow = timed(&Shape::narrow(), 30_000_000_000, 0, 0);
+        let narrow = timed(&Shape::narrow(By::One), 30_000_000_000, 0, 0);
         assert_eq!(row_ps(&thick, &narrow), 0);
     }
 

@@ -54,27 +54,50 @@ pub(super) struct Shape {
     pub(super) weights: Weights,
 }
 
+/// What computes a shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// One device.
+    One,
+    /// Several that divide each layer: it must have a head and a piece of a feed-forward network for each of the most there may be.
+    Group,
+}
+
+impl By {
+    /// A device of so many members.
+    pub(super) fn members(members: u32) -> Self {
+        if members > 1 { Self::Group } else { Self::One }
+    }
+}
+
 impl Shape {
     /// So little to read that a layer takes what it takes beside.
-    pub(super) fn thin(layers: u32) -> Self {
+    pub(super) fn thin(layers: u32, by: By) -> Self {
+        let (width, feed_forward, heads, kv_heads) = match by {
+            By::One => (128, 128, 2, 1),
+            By::Group => (512, 1024, 8, 8),
+        };
         Self {
             layers,
-            width: 128,
-            feed_forward: 128,
-            heads: 2,
-            kv_heads: 1,
+            width,
+            feed_forward,
+            heads,
+            kv_heads,
             weights: Weights::Q4,
         }
     }
 
     /// As narrow as the smallest models, in as many layers: together beyond the caches of most processors.
-    pub(super) fn narrow() -> Self {
+    pub(super) fn narrow(by: By) -> Self {
         Self {
             layers: 36,
             width: 512,
             feed_forward: 1536,
             heads: 8,
-            kv_heads: 2,
+            kv_heads: match by {
+                By::One => 2,
+                By::Group => 8,
+            },
             weights: Weights::Q4,
         }
     }
@@ -209,5 +232,21 @@ mod tests {
             assert!(metadata.blocks() * 512 < 1 << 20, "only headers and norms are written");
         }
         assert_eq!(Weights::ALL.map(Weights::bits), [5, 8, 16]);
+    }
+
+    #[test]
+    fn what_a_group_is_measured_with_divides_among_two_four_and_eight_devices() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("m.gguf");
+        let by = By::members(2);
+        let beside = [Shape::thin(2, by), Shape::narrow(by)];
+        for shape in beside.into_iter().chain(Weights::ALL.map(Shape::thick)) {
+            shape.write(&path).expect("written");
+            let read = gguf::Gguf::open(&path).expect("a model");
+            for members in [2, 4, 8] {
+                let checked = gguf::group::check(&read.metadata, &read.tensors, members);
+                assert!(checked.is_ok(), "{shape:?} among {members}: {checked:?}");
+            }
+        }
     }
 }

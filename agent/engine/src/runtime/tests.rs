@@ -66,3 +66,36 @@ fn a_vulkan_device_that_was_not_named_to_the_process_is_refused_with_how_to_name
     let remedy = format!("start the process with {VULKAN_DEVICES_VARIABLE}=99");
     assert!(said.ends_with(&remedy), "{said}");
 }
+
+fn group(backend: &str, members: usize) -> Device {
+    Device::Group {
+        backend: backend.to_owned(),
+        indices: vec![ABSENT; members],
+    }
+}
+
+#[test]
+fn a_group_of_fewer_than_two_devices_or_more_than_eight_is_refused() {
+    let runtime = Runtime::load_for(None, &Device::Cpu { threads: 1 }).unwrap();
+    for members in [0, 1, 9] {
+        let error = runtime.accelerators(&group("cuda", members)).unwrap_err();
+        assert_eq!(error.fault(), Fault::Config, "{error}");
+        let said = error.to_string();
+        assert!(
+            said.contains(&format!("a group of {members} devices: it must have 2 to 8")),
+            "{said}"
+        );
+    }
+    let error = runtime.accelerators(&group("cuda", 2)).unwrap_err();
+    assert!(matches!(error, EngineError::DeviceUnavailable { .. }), "{error}");
+}
+
+#[test]
+fn a_group_of_vulkan_devices_must_be_named_to_the_process_with_all_its_members() {
+    let group = group("vulkan", 2);
+    assert_eq!((group.backend(), group.members()), ("vulkan", 2));
+    let said = Runtime::load_for(None, &group).unwrap_err().to_string();
+    assert!(said.ends_with(&format!("{VULKAN_DEVICES_VARIABLE}=99,99")), "{said}");
+    assert!(is_selected("cuda", &[0, 1]), "they need not be");
+    assert_eq!(Device::Cpu { threads: 4 }.members(), 1);
+}

@@ -101,4 +101,15 @@ impl<'a> Batch<'a> {
         self.wants.to_mut().push(false);
         self
     }
+
+    /// Asks for the last row's logits where nobody wants any: what llama.cpp plans for devices that work as one is for steps with an
+    /// output, and a step without leaves it a plan that the next one must not follow.
+    pub(super) fn with_an_output(mut self) -> Self {
+        if !self.wants.contains(&true)
+            && let Some(last) = self.wants.to_mut().last_mut()
+        {
+            *last = true;
+        }
+        self
+    }
 }

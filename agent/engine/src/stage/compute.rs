@@ -69,6 +69,9 @@ impl Stage {
         if accompanied {
             batch = batch.with_companion(self.scratch_sequence);
         }
+        if self.grouped {
+            batch = batch.with_an_output();
+        }
         let fed = if self.feeds_tokens(input) {
             Input::Tokens(&batch.tokens)
         } else {

@@ -3,7 +3,8 @@
 use crate::ffi::log::{Buffer, Purpose};
 
 /// Memory of a loaded stage: the sizes of the buffers that llama.cpp allocated, to the hundredth of a MiB, not an
-/// estimate. All weights and the cache have been written once; the compute buffers are as large as the largest step
+/// estimate. A group's is as many times what the member with the most has as there are members: each may use an equal part of
+/// what the group may. All weights and the cache have been written once; the compute buffers are as large as the largest step
 /// needs, and [`super::Stage::warm_up`] writes to them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StageMemory {
@@ -23,18 +24,19 @@ impl StageMemory {
         self.weights_bytes + self.kv_bytes + self.compute_bytes
     }
 
-    /// Adds up buffers of a stage on the processor, or on an accelerator.
-    pub(super) fn of(buffers: &[Buffer], accelerator: bool) -> Self {
+    /// Adds up buffers of a stage on the processor, or on so many accelerators. Of a buffer that is divided among several, llama.cpp
+    /// tells the size of the largest part.
+    pub(super) fn of(buffers: &[Buffer], accelerators: usize) -> Self {
         let mut memory = Self::default();
         for buffer in buffers {
             let on_host = buffer.name.starts_with("CPU") || buffer.name.ends_with("_Host");
-            let sum = match buffer.purpose {
-                _ if accelerator && on_host => &mut memory.host_bytes,
-                Purpose::Weights => &mut memory.weights_bytes,
-                Purpose::Cache => &mut memory.kv_bytes,
-                Purpose::Compute => &mut memory.compute_bytes,
+            let (sum, parts) = match buffer.purpose {
+                _ if accelerators > 0 && on_host => (&mut memory.host_bytes, 1),
+                Purpose::Weights => (&mut memory.weights_bytes, accelerators.max(1)),
+                Purpose::Cache => (&mut memory.kv_bytes, accelerators.max(1)),
+                Purpose::Compute => (&mut memory.compute_bytes, accelerators.max(1)),
             };
-            *sum += buffer.bytes;
+            *sum += buffer.bytes * parts as u64;
         }
         memory
     }

@@ -17,12 +17,16 @@ const fn whole(name: &'static str) -> Architecture {
         reserved_lengths: &[],
         stated: &[],
         conditions: &[],
+        // Not shown for any. Of some llama.cpp itself refuses it, and where attention has a slope for each head (ALiBi) every device
+        // would count its heads from the first slope on.
+        splits_tensors: false,
     }
 }
 
 const fn split(name: &'static str) -> Architecture {
     Architecture {
         division: Division::BetweenLayers,
+        splits_tensors: true,
         ..whole(name)
     }
 }
@@ -65,6 +69,13 @@ impl Architecture {
 
     const fn stating(mut self, numbers: &'static [(&'static str, u32)]) -> Self {
         self.stated = numbers;
+        self
+    }
+
+    /// Of those that `llm_arch_supports_sm_tensor` (`src/llama-arch.cpp` of llama.cpp) leaves out: norms over all heads at once, or
+    /// keys and values that are compressed together.
+    const fn with_whole_tensors(mut self) -> Self {
+        self.splits_tensors = false;
         self
     }
 
@@ -111,9 +122,10 @@ pub(super) const SPLITTABLE: &[Architecture] = &[
         .scaled(InputScale::Key)
         .when(&[States("residual_scale"), States("embedding_scale")]),
     split("olmo2")
+        .with_whole_tensors()
         .with_separate_output()
         .windowed(Windows::Stated { period: 4 }),
-    split("olmoe").with_separate_output(),
+    split("olmoe").with_whole_tensors().with_separate_output(),
     // Every fourth layer has no rotary positions, counted from the slice's own first layer.
     split("smollm3").every(4),
     split("starcoder2").with_norm_bias(),
@@ -133,11 +145,12 @@ pub(super) const SPLITTABLE: &[Architecture] = &[
     split("deepseek"),
     // Models of 26 and 27 layers are taken for lite ones, whose queries are not compressed.
     split("deepseek2")
+        .with_whole_tensors()
         .without_lengths(&[26, 27])
         .stating(&[("attention.q_lora_rank", 0)])
         .when(&[States("expert_gating_func")]),
     split("dots1").with_separate_output(),
-    split("minimax-m2").with_separate_output(),
+    split("minimax-m2").with_whole_tensors().with_separate_output(),
     split("gpt-oss")
         .with_separate_output()
         .windowed(Windows::Always { period: 2 }),

@@ -135,19 +135,9 @@ impl Keys<'_> {
         Ok(self.number(suffix)?.unwrap_or(0).into())
     }
 
-    /// A number for each layer, whether the file has one for all or one for each.
     fn by_layer(&self, suffix: &str) -> Result<Option<Vec<u32>>, MetadataError> {
-        let layers = self.pieces.layer_count() as usize;
-        let array = self.pieces.gguf().metadata.get(&self.key(suffix));
-        let Some(array) = array.and_then(|value| value.as_array()) else {
-            return Ok(self.number(suffix)?.map(|number| vec![number; layers]));
-        };
-        let number = |value: Value| u32::try_from(value.as_u64().unwrap_or(0)).unwrap_or(u32::MAX);
-        let mut numbers: Vec<u32> = array.values().map(number).collect();
-        // What is not said of a layer is taken to be the most that is said of any.
-        let most = numbers.iter().copied().max().unwrap_or(0);
-        numbers.resize(layers, most);
-        Ok(Some(numbers))
+        let metadata = &self.pieces.gguf().metadata;
+        metadata.by_layer(&self.key(suffix), self.pieces.layer_count())
     }
 
     fn keepers(&self, states: States, kv_heads: &[u32]) -> Result<Vec<Layer>, MetadataError> {

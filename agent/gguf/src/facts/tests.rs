@@ -27,6 +27,7 @@ fn facts_come_from_the_header() {
         (facts.allowed_cuts, facts.whole_because, facts.tied),
         (vec![1, 2], None, false)
     );
+    assert!(facts.group_sizes.is_empty(), "its layers have no attention");
 }
 
 #[test]
@@ -283,4 +284,5 @@ fn a_real_model_has_the_facts_it_is_known_for() {
     assert_eq!((facts.vocabulary_size, facts.parameters), (49_152, 134_515_008));
     assert_eq!((facts.kv_elements_per_token_per_layer, facts.tied), (384, true));
     assert_eq!(facts.allowed_cuts.len(), 29);
+    assert_eq!(facts.group_sizes, [3], "it has three key and value heads");
 }

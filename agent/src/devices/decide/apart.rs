@@ -100,11 +100,21 @@ impl Decider {
         {
             return Weighed::Divide(fault.clone());
         }
+        // Those that were to be asked together, and were not, are no less there than before.
+        let unasked = parts
+            .iter()
+            .find_map(|(only, outcome)| outcome.as_ref().err().filter(|_| only.alone().is_none()));
+        if let Some(fault) = unasked {
+            return Weighed::Failed(fault.clone());
+        }
         if parts.iter().all(|(_, outcome)| outcome.is_err()) {
             let mut faults = parts.iter().filter_map(|(_, outcome)| outcome.as_ref().err());
+            // Where the node had no time for one, the others had little.
+            let starved = faults.clone().find(|fault| matches!(fault, ProbeFault::Starved(_)));
             let hung = faults.clone().find(|fault| matches!(fault, ProbeFault::Hung(_)));
             let nothing = || ProbeFault::Broken("nothing was asked".to_owned());
-            return Weighed::Failed(hung.or_else(|| faults.next()).cloned().unwrap_or_else(nothing));
+            let worst = starved.or(hung).or_else(|| faults.next());
+            return Weighed::Failed(worst.cloned().unwrap_or_else(nothing));
         }
         Weighed::Took(self.taken(backend, parts))
     }
@@ -181,13 +191,13 @@ impl Decider {
     }
 }
 
-/// What follows for a device that was asked alone while a neighbour answered; nothing where the child was not made, or
-/// was ended by somebody else.
+/// What follows for a device that was asked alone while a neighbour answered; nothing where the child was not made, had no
+/// processor, or was ended by somebody else.
 fn verdict(fault: &ProbeFault) -> Option<Observation> {
     match fault {
         ProbeFault::Hung(_) => Some(Observation::ProbeHung),
         ProbeFault::Crashed(reason) => Some(Observation::ProbeCrashed { reason: reason.clone() }),
-        ProbeFault::Broken(_) => None,
+        ProbeFault::Starved(_) | ProbeFault::Broken(_) => None,
     }
 }
 

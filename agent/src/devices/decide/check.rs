@@ -42,6 +42,8 @@ pub struct InUse {
     pub held: BTreeSet<String>,
     /// Layers are about to be loaded on them, or are being loaded.
     pub loading: BTreeSet<String>,
+    /// Layers are on them that are not wanted any more, and are about to go.
+    pub leaving: BTreeSet<String>,
 }
 
 /// Why a device in order is verified once more.
@@ -63,6 +65,8 @@ impl Occasion {
 impl Decider {
     /// What the node's shards do with its devices.
     pub fn in_use(&mut self, in_use: InUse) {
+        // Another backend may lead to what nothing is on any more.
+        self.remerge |= (&self.in_use.held, &self.in_use.leaving) != (&in_use.held, &in_use.leaving);
         self.in_use = in_use;
     }
 
@@ -137,7 +141,7 @@ impl Decider {
             && (occasion == Occasion::Idle || self.in_use.loading.contains(&self.name(known)))
     }
 
-    fn name(&self, known: &Known) -> String {
+    pub(super) fn name(&self, known: &Known) -> String {
         object_name(&self.rules.node, &known.device)
     }
 
@@ -155,7 +159,7 @@ impl Decider {
             let is_of_driver = match outcome {
                 Err(ProbeFault::Hung(_)) => self.is_of_cards(backend, only),
                 Err(ProbeFault::Crashed(_)) => backend != Backend::Cpu,
-                Err(ProbeFault::Broken(_)) | Ok(_) => false,
+                Err(ProbeFault::Starved(_) | ProbeFault::Broken(_)) | Ok(_) => false,
             };
             if is_of_driver {
                 self.want_culprit(backend, "a device that was checked hangs or crashes");
@@ -195,6 +199,7 @@ impl Decider {
         let seen = evidence::of_verification(verification);
         if !matches!(verification, Verification::CouldNotMeasure { .. }) {
             self.show(identity, verification);
+            self.remerge = true;
         }
         self.observe(identity, &seen, now_ms);
     }

@@ -111,9 +111,14 @@ impl Desk {
     /// Why the backend is to be asked now, if it is.
     pub(super) fn due(&mut self, now_ms: u64) -> Option<&'static str> {
         if self.look_again_ms.take_if(|at| *at <= now_ms).is_some() {
-            self.want("a card came or went a while ago");
+            self.want("it is time to look once more");
         }
         self.wanted.filter(|_| self.free(now_ms) && now_ms >= self.gap_until_ms)
+    }
+
+    /// The node had no time for what was asked last, or for some of it: it is asked once more, and nothing else waits for that.
+    pub(super) fn was_starved(&mut self, now_ms: u64) {
+        self.look_again_ms = Some(self.not_before_ms.max(now_ms + LOOK_AGAIN_MS));
     }
 
     /// Whether it may be asked, for the first time after an answer.
@@ -141,13 +146,19 @@ impl Desk {
         self.answer = answer;
     }
 
-    pub(super) fn failed(&mut self, fault: String, now_ms: u64) {
+    pub(super) fn failed(&mut self, fault: &ProbeFault, now_ms: u64) {
         self.end();
-        self.apart.clear();
+        // Of whom nothing was asked nothing new is known.
+        if matches!(fault, ProbeFault::Hung(_) | ProbeFault::Crashed(_)) {
+            self.apart.clear();
+        }
         self.faults += 1;
         let wait_ms = AFTER_FAULT_MS << (self.faults - 1).min(8);
         self.not_before_ms = now_ms + wait_ms.min(AFTER_FAULT_CAP_MS);
-        self.probe_fault = Some(fault);
+        self.probe_fault = Some(fault.to_string());
+        if matches!(fault, ProbeFault::Starved(_)) {
+            self.was_starved(now_ms);
+        }
         if self.answer.devices.is_empty() && self.faults < FAULTS_WITHOUT_DEVICES_MAX {
             self.want("it did not answer");
         }

@@ -3,6 +3,7 @@
 use super::{Decider, Known, Temperatures, evidence};
 use device::health::{Fault, Observation, Standing};
 use device::{Answer, Backend, Figure, GpuDevice, Measured, Reach, merge};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Decider {
@@ -10,12 +11,17 @@ impl Decider {
     /// two backends reach would else be one device first and then another.
     pub(super) fn settle(&mut self, idle: bool, now_ms: u64) {
         let complete = self.desks.iter().all(|(_, desk)| desk.answered);
-        if self.unsettled.is_empty() || !(complete || self.ready || self.is_late(now_ms)) {
+        let is_due = !self.unsettled.is_empty() || self.remerge;
+        if !is_due || !(complete || self.ready || self.is_late(now_ms)) {
             return;
         }
+        self.remerge = false;
         let asked = std::mem::take(&mut self.unsettled);
+        // An earlier answer does not know what memory is free now.
+        let idle = idle && !asked.is_empty();
         let answers: Vec<Answer> = self.desks.iter().map(|(_, desk)| desk.answer.clone()).collect();
-        let mut devices = merge::merge(&answers, self.rules.memory_limit_bytes);
+        let limit_bytes = self.rules.memory_limit_bytes;
+        let mut devices = merge::merge_keeping(&answers, limit_bytes, |view| self.leads_in_use(view));
         self.recognise(&devices);
         self.registry.assign_ordinals(&mut devices);
         self.registry.recall(&mut devices);
@@ -34,15 +40,38 @@ impl Decider {
             .cloned()
             .collect();
         for identity in absent {
-            if self.became.contains_key(&identity) {
-                // Another backend reaches it better now, and it goes by that one's name.
-                self.known.remove(&identity);
-            } else {
-                self.missed(&identity, &asked, now_ms);
+            match self.became.get(&identity).cloned() {
+                // Another backend reaches it better now.
+                Some(name) => self.goes_by(&identity, name),
+                None => self.missed(&identity, &asked, now_ms),
             }
         }
         for device in devices {
             self.found(device, &asked, now_ms);
+        }
+        self.verdicts.clear();
+    }
+
+    /// Whether a view is of the backend that leads to a device on which layers are: what is on it goes by that one's name, and is told
+    /// by it when it must go.
+    fn leads_in_use(&self, view: &GpuDevice) -> bool {
+        let identity = self.became.get(&view.identity());
+        let known = identity.and_then(|identity| self.known.get(identity));
+        known.is_some_and(|known| {
+            let is_it = known.gone_ms.is_none() && known.device.backend == view.backend;
+            let name = self.name(known);
+            is_it && (self.in_use.held.contains(&name) || self.in_use.leaving.contains(&name))
+        })
+    }
+
+    /// The same card is known by the identity that another backend gives it.
+    fn goes_by(&mut self, before: &str, now: String) {
+        let Some(known) = self.known.remove(before) else {
+            return;
+        };
+        if let Entry::Vacant(place) = self.known.entry(now) {
+            self.registry.set_health(place.key(), &known.health);
+            place.insert(known);
         }
     }
 
@@ -83,12 +112,19 @@ impl Decider {
 
     fn found(&mut self, device: GpuDevice, asked: &BTreeSet<Backend>, now_ms: u64) {
         let identity = device.identity();
-        let verdict = self.verdicts.remove(&(device.backend, device.place().to_owned()));
-        let seen = verdict.unwrap_or_else(|| evidence::of_verification(&device.verification));
-        let verified = asked.contains(&device.backend);
+        let led_by = self.known.get(&identity).map(|known| known.device.backend);
+        let left = led_by.filter(|led_by| *led_by != device.backend);
+        let of = |backend: &Backend| {
+            let was_asked = asked.contains(backend);
+            was_asked.then(|| self.outcome(*backend, &device)).flatten()
+        };
+        // That the way by which it was used fails counts, though another one is better now.
+        let (of_left, of_leader) = (left.as_ref().and_then(of), of(&device.backend));
         if let Some(known) = self.known.get_mut(&identity) {
+            if asked.contains(&device.backend) {
+                known.gone_ms = None;
+            }
             known.device = device;
-            known.gone_ms = None;
         } else {
             let health = self.registry.health(&identity).unwrap_or_default();
             let known = Known {
@@ -105,9 +141,29 @@ impl Decider {
                 self.observe(&identity, &Observation::Booted { boot_id }, now_ms);
             }
         }
-        if verified {
+        let has_proof = of_leader.is_some();
+        for seen in [of_left, of_leader].into_iter().flatten() {
             self.observe(&identity, &seen, now_ms);
         }
+        if left.is_some() && !has_proof {
+            // What was proved of it was proved of another way.
+            let text = "another backend leads to it".to_owned();
+            self.observe(&identity, &Observation::UnplacedEvent { text }, now_ms);
+        }
+    }
+
+    /// What came of asking the backend for the device.
+    fn outcome(&self, backend: Backend, device: &GpuDevice) -> Option<Observation> {
+        let verdict = self.verdicts.get(&(backend, device.place().to_owned()));
+        let verification = if backend == device.backend {
+            Some(&device.verification)
+        } else {
+            let mut others = device.unverified.iter();
+            others
+                .find(|other| other.backend == backend)
+                .map(|other| &other.verification)
+        };
+        verdict.cloned().or_else(|| verification.map(evidence::of_verification))
     }
 }
 
@@ -118,7 +174,7 @@ fn keep(known: &GpuDevice, device: &mut GpuDevice, idle: bool) {
         device.memory_free_bytes = known.memory_free_bytes;
         device.memory_usable_bytes = known.memory_usable_bytes;
     }
-    let of = |device: &GpuDevice| (device.driver.clone(), device.power_limit_watts);
+    let of = |device: &GpuDevice| (device.backend, device.driver.clone(), device.power_limit_watts);
     if of(known) == of(device) {
         fill(&mut device.measured, &known.measured);
     }

@@ -1,5 +1,7 @@
 mod checks;
+mod starved;
 mod temperatures;
+mod ways;
 
 use super::*;
 use device::health::Standing;

@@ -1,16 +1,18 @@
 //! What a device's conditions say. `Ready` is about layers, `Healthy` about the device, `Verified` about its last test,
 //! `Throttled` about its speed.
 
-use super::{Seen, throttle_name};
+use super::{Seen, cut, throttle_name};
 use crate::devices::{Availability, DeviceState};
 use crds::DeviceGPUStateStatus;
 use crds::conditions::{self, ConditionStatus, NewCondition, device as kind, reason};
 use device::health::{Action, Fault, Standing};
 use device::telemetry::Throttle;
-use device::{GpuDevice, Verification};
+use device::{GpuDevice, Unverified, Verification};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
+/// Of why another backend cannot be used.
+const CAUSE_CHARACTERS: usize = 256;
 /// How `device::health` marks a device that is unproven for its sensor's sake.
 const SENSOR_PREFIX: &str = "SensorInvalid: ";
 
@@ -42,7 +44,7 @@ pub(super) fn of(
 ) -> Vec<Condition> {
     let mut list = before.map(|before| before.conditions.clone()).unwrap_or_default();
     let healthy = healthy(seen.state);
-    let verified = verified(&seen.state.device.verification);
+    let verified = verified(&seen.state.device);
     let mut ready = ready(seen.state, &healthy, &verified);
     if let (ConditionStatus::True, Some(above)) = (ready.status, above_wish(seen, power_limit_watts)) {
         ready.message.push_str(&above);
@@ -119,8 +121,8 @@ fn healthy(state: &DeviceState) -> Says {
     }
 }
 
-fn verified(verification: &Verification) -> Says {
-    match verification {
+fn verified(device: &GpuDevice) -> Says {
+    let mut says = match &device.verification {
         Verification::Verified => Says::new(
             ConditionStatus::True,
             reason::SELF_TEST_PASSED,
@@ -131,6 +133,25 @@ fn verified(verification: &Verification) -> Says {
         }
         Verification::CouldNotMeasure { reason: cause } => {
             Says::new(ConditionStatus::Unknown, reason::COULD_NOT_MEASURE, cause.as_str())
+        }
+    };
+    for other in &device.unverified {
+        says.message.push_str(&of_another(other));
+    }
+    says
+}
+
+/// What came of testing the device by way of another backend.
+fn of_another(other: &Unverified) -> String {
+    let name = other.backend.name();
+    match &other.verification {
+        Verification::Verified => String::new(),
+        Verification::Failed { reason } => format!("; by way of {name} it failed: {}", cut(reason, CAUSE_CHARACTERS)),
+        Verification::CouldNotMeasure { reason } => {
+            format!(
+                "; by way of {name} it could not be tested: {}",
+                cut(reason, CAUSE_CHARACTERS)
+            )
         }
     }
 }

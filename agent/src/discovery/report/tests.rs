@@ -2,11 +2,11 @@ use super::*;
 use crate::devices::Availability;
 use crds::conditions;
 use device::Backend;
-use device::Verification;
 use device::health::{Action, Fault, Health, Observation, Standing};
 use device::kmsg::{Record, record};
 use device::telemetry::Throttle;
 use device::{Prior, Reach, xid};
+use device::{Unverified, Verification};
 
 fn gpu() -> GpuDevice {
     GpuDevice {
@@ -274,6 +274,33 @@ fn a_device_that_failed_its_test_is_sick_and_one_that_could_not_be_asked_is_unkn
 }
 
 #[test]
+fn a_card_that_computes_by_way_of_one_backend_takes_layers_and_says_which_other_failed_and_why() {
+    let mut state = card();
+    state.device.unverified = vec![
+        Unverified {
+            backend: Backend::Rocm,
+            verification: Verification::Failed {
+                reason: "byte 7 differs".into(),
+            },
+        },
+        Unverified {
+            backend: Backend::Vulkan,
+            verification: Verification::CouldNotMeasure {
+                reason: "libvulkan.so.1 is missing".into(),
+            },
+        },
+    ];
+    let status = told(&state);
+    assert_eq!(condition(&status, "Ready"), says("True", "Available"));
+    assert_eq!(condition(&status, "Verified"), says("True", "SelfTestPassed"));
+    assert_eq!(
+        message(&status, "Verified"),
+        "1 MiB came back unchanged, and what the device computed was right; by way of rocm it failed: byte 7 differs; by way of \
+         vulkan it could not be tested: libvulkan.so.1 is missing"
+    );
+}
+
+#[test]
 fn a_sensor_that_cannot_be_believed_counts_as_hot() {
     let status = told(&DeviceState {
         standing: Standing::Unproven {
@@ -407,6 +434,27 @@ fn only_shards_on_the_device_are_shown_and_counted() {
     };
     assert_eq!(used(700), (Some(300), Some(400)));
     assert_eq!(used(200), (Some(200), Some(0)), "a budget is not a use");
+}
+
+#[test]
+fn of_a_shard_on_a_group_each_device_shows_its_part() {
+    let holdings = [Holding {
+        device: "n-cuda0+n-cuda1".into(),
+        namespace: "ns".into(),
+        model: "m".into(),
+        layers: "0-9".into(),
+        memory_bytes: 601,
+    }];
+    let state = sampled(Sample {
+        memory_used_bytes: Some(700),
+        ..Sample::default()
+    });
+    let status = status("n", &seen(&state, &holdings), None, None, at(1));
+    assert_eq!(
+        (status.shards[0].layers.as_str(), status.shards[0].memory_bytes),
+        ("0-9", 301)
+    );
+    assert_eq!(status.memory_used_by_us_bytes, Some(301));
 }
 
 #[test]

@@ -161,3 +161,26 @@ fn only_a_peer_that_is_there_can_put_us_off() {
         MeasureError::Failed(_)
     ));
 }
+
+#[test]
+fn where_a_round_trip_takes_a_second_two_echoes_tell_it_and_on_a_local_network_all_of_them_do() {
+    // Echoes that are made, and those of them that count, where each takes so long and the first three times that.
+    let made = |echoes: Echoes, round_trip_ms: u64| {
+        let (mut elapsed, mut counted) = (Duration::ZERO, 0);
+        for number in 0..echoes.warm_up + echoes.counted {
+            let sent_after = elapsed;
+            let round_trips = if number == 0 { 3 } else { 1 };
+            elapsed += Duration::from_millis(round_trips * round_trip_ms);
+            counted += usize::from(echoes.counts(number, sent_after));
+            if suffice(counted, elapsed) {
+                return (number + 1, counted);
+            }
+        }
+        (echoes.warm_up + echoes.counted, counted)
+    };
+    assert_eq!(made(ROUND_ECHOES, 1), (36, 32));
+    assert_eq!(made(ROUND_ECHOES, 300), (12, 8));
+    assert_eq!(made(ROUND_ECHOES, 1000), (4, 2));
+    assert_eq!(made(GLANCE_ECHOES, 1), (10, 8));
+    assert_eq!(made(GLANCE_ECHOES, 1000), (4, 2));
+}

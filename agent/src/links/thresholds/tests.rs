@@ -126,3 +126,45 @@ fn a_first_write_waits_only_for_links_that_have_not_had_their_turn() {
     now.peers.clear();
     assert!(may_gather(&now), "perhaps others are about to come");
 }
+
+/// Two cards of the node, with what is known of them as one.
+fn grouped(known: &serde_json::Value) -> NodeLinkStateStatus {
+    let mut group = json!({ "devices": ["a-cuda0", "a-cuda1"], "backend": "cuda" });
+    let fields = known.as_object().into_iter().flatten();
+    fields.for_each(|(name, value)| group[name.as_str()] = value.clone());
+    let mut status = written();
+    status.groups = vec![serde_json::from_value(group).unwrap()];
+    status
+}
+
+fn rates(step_ns: i64, at: &str) -> serde_json::Value {
+    let rates = json!({ "stepNs": step_ns, "layerNs": 1, "reading": [], "measuredAt": at, "samples": 9 });
+    json!({ "stepRates": rates, "measuredAt": at })
+}
+
+#[test]
+fn that_devices_work_as_one_or_cannot_is_told_soon_whatever_links_wait_for() {
+    let (unknown, measured) = (grouped(&json!({})), grouped(&rates(900, NOON)));
+    let failed = grouped(&json!({ "error": "exit status: 69" }));
+    for (before, after) in [
+        (written(), unknown.clone()),
+        (unknown.clone(), measured.clone()),
+        (unknown, failed.clone()),
+        (failed, measured.clone()),
+        (measured.clone(), written()),
+    ] {
+        assert_eq!(news(&before, &after), News::Urgent, "{:?}", after.groups);
+        let alone = |status: NodeLinkStateStatus| NodeLinkStateStatus {
+            peers: Vec::new(),
+            ..status
+        };
+        assert_eq!(news(&alone(before), &alone(after)), News::Urgent, "a node alone");
+    }
+}
+
+#[test]
+fn devices_that_work_faster_as_one_than_was_told_can_wait_and_those_measured_again_say_nothing() {
+    let before = grouped(&rates(900, NOON));
+    assert_eq!(news(&before, &grouped(&rates(800, NOON))), News::CanWait);
+    assert_eq!(news(&before, &grouped(&rates(900, "2026-01-01T12:01:00Z"))), News::None);
+}

@@ -1,7 +1,11 @@
 use super::super::fixture::{FakeKubelet, Script, devices, pod};
 use super::super::{Claim, Sharing};
 use super::*;
+use device::telemetry::ProcessMemory;
 use device::{Backend, GpuDevice, Kind};
+use rustix::process::Pid;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 /// Longer than anything on this machine takes.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -27,7 +31,7 @@ struct Rig {
     kubelet: FakeKubelet,
     inventory: watch::Sender<Option<Inventory>>,
     now: watch::Receiver<Option<Arc<Neighbours>>>,
-    _seen: watch::Sender<Arc<Vec<Seen>>>,
+    seen: watch::Sender<Arc<Vec<Seen>>>,
     following: tokio::task::JoinHandle<()>,
 }
 
@@ -46,6 +50,7 @@ impl Rig {
             socket: kubelet.socket(),
             sharing,
             root: kubelet.root().to_owned(),
+            workers: kubelet.root().join("workers"),
         };
         let inventory = watch::Sender::new(Some(Inventory::default()));
         let seen = watch::Sender::new(Arc::new(vec![card(1), card(2)]));
@@ -57,7 +62,7 @@ impl Rig {
             kubelet,
             inventory,
             now,
-            _seen: seen,
+            seen,
             following,
         }
     }
@@ -178,5 +183,60 @@ async fn a_name_that_is_no_device_is_noted_and_harms_nothing() {
     assert!(
         now.notes.iter().any(|note| note.contains("no device that is known")),
         "{now:?}"
+    );
+}
+
+/// A process that lives until it is dropped, with a worker's configuration on its command line.
+struct Process(Child);
+
+impl Process {
+    fn start(config: &Path) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", "read line", "worker"]).arg(config);
+        Self(command.stdin(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_an_earlier_life_noted_is_no_stranger_on_a_bare_host_and_a_process_that_nobody_noted_is() {
+    let kubelet = FakeKubelet::absent();
+    let root = kubelet.root().to_owned();
+    // A host on which nobody is our child: the numbers are the driver's, and no process has a parent there.
+    let namespaces = root.join("proc/self/ns");
+    std::fs::create_dir_all(&namespaces).unwrap();
+    std::os::unix::fs::symlink("pid:[4026531836]", namespaces.join("pid")).unwrap();
+    let directory = root.join("workers/slot");
+    std::fs::create_dir_all(&directory).unwrap();
+    let [worker, other] = [0; 2].map(|_| Process::start(&directory.join("config.json")));
+    let pid = Pid::from_raw(i32::try_from(worker.id()).unwrap()).unwrap();
+    leftovers::note(&directory, pid, "a worker");
+    let mut rig = Rig::new(kubelet, Sharing::Share);
+    let process = |process: &Process, mebibytes: u64| ProcessMemory {
+        pid: process.id(),
+        memory_bytes: Some(mebibytes << 20),
+    };
+    let seen = Seen {
+        processes: vec![process(&worker, 60_000), process(&other, 300)],
+        ..card(1)
+    };
+    let name = seen.device.identity();
+    rig.seen.send_replace(Arc::new(vec![seen]));
+    let now = rig.until(|now| now.strangers.contains_key(&name)).await;
+    let told = format!("process {}, which is not ours, uses 300 MiB of its memory", other.id());
+    assert_eq!(now.strangers[&name], told);
+    assert!(
+        claim(&now, 1).allows_layers(),
+        "what its own worker uses takes it from nobody"
     );
 }

@@ -245,6 +245,26 @@ fn a_device_is_told_as_being_loaded_from_when_its_weights_lie_on_the_disk_until_
 }
 
 #[test]
+fn a_shard_on_a_group_is_held_under_the_groups_name_and_loaded_on_each_of_its_devices() {
+    let group = Slice {
+        device: "node-cuda0+node-cuda1".to_owned(),
+        ..slice()
+    };
+    let slot = Slot::of("uid", &group);
+    let wanted = desired().into_values().map(|wanted| Desired {
+        slice: group.clone(),
+        ..wanted
+    });
+    let desired: DesiredShards = wanted.map(|wanted| (slot.clone(), wanted)).collect();
+    let mut seen = Observed::new(&desired[&slot]);
+    seen.state = State::Busy(Work::Spawn);
+    let observed: ObservedShards = [(slot, seen)].into();
+    let loaded: Vec<String> = loading(&desired, &observed).into_iter().collect();
+    assert_eq!(loaded, ["node-cuda0", "node-cuda1"]);
+    assert_eq!(holdings(&desired, &observed)[0].device, "node-cuda0+node-cuda1");
+}
+
+#[test]
 fn what_is_not_desired_drains_and_is_held_no_more_in_the_devices_object() {
     let seen = observed(&serving(Some("b:2")));
     assert_eq!(holdings(&desired(), &seen)[0].layers, "0-9");
@@ -254,6 +274,9 @@ fn what_is_not_desired_drains_and_is_held_no_more_in_the_devices_object() {
         ShardPhase::Draining
     );
     assert!(holdings(&nothing, &seen).is_empty());
+    let left: Vec<String> = leaving(&nothing, &seen).into_iter().collect();
+    assert_eq!(left, [slice().device], "its device is not free yet");
+    assert!(leaving(&desired(), &seen).is_empty());
 }
 
 #[test]

@@ -249,6 +249,34 @@ fn another_slice_of_the_device_is_fetched_at_once_and_loaded_when_the_first_is_g
 }
 
 #[test]
+fn a_group_is_loaded_when_every_of_its_devices_is_free_and_whoever_is_on_one_of_them_has_little_time() {
+    for (before, after) in [("cpu0", "cpu0+cpu1"), ("cpu0+cpu1", "cpu1"), ("cpu0+cpu1", "cpu1+cpu2")] {
+        let (first, other) = (slice(0, 10, before), slice(0, 15, after));
+        let mut bench = Bench::new([wanted(1, first.clone(), None)]);
+        bench.step();
+        for work in [Work::Fetch, Work::Verify, Work::Prepare, Work::Spawn] {
+            bench.step();
+            bench.event_of(&slot_of(&first), Event::Done(work));
+        }
+        bench.want_only(wanted(2, other.clone(), None));
+        let drain = Action::Drain {
+            limit_ms: REPLACE_LIMIT_MS,
+        };
+        assert_eq!(bench.step(), [drain, Action::Adopt], "{before} to {after}");
+        for work in [Work::Fetch, Work::Verify, Work::Prepare] {
+            assert_eq!(bench.step(), [Action::Start(work)]);
+            bench.event_of(&slot_of(&other), Event::Done(work));
+        }
+        assert!(bench.step().is_empty(), "{before} is full");
+        bench.event_of(&slot_of(&first), Event::Exited(Fault::new("Exited", "")));
+        assert!(
+            bench.step().contains(&Action::Start(Work::Spawn)),
+            "{before} to {after}"
+        );
+    }
+}
+
+#[test]
 fn a_shard_in_whose_place_nothing_waits_may_finish_what_it_serves() {
     let elsewhere = slice(10, 20, "vulkan0");
     let mut bench = Bench::one(1).serving(1);

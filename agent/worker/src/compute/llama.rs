@@ -18,16 +18,25 @@ pub fn engine_loader(config: Arc<WorkerConfig>, gauge: Gauge) -> Loader {
 
 /// Where a configuration wants to compute.
 pub fn device(config: &WorkerConfig) -> Device {
-    engine_device(config.backend, config.device_index, config.threads)
+    engine_device(
+        config.backend,
+        config.device_index,
+        &config.group_indices,
+        config.threads,
+    )
 }
 
-/// A device as the engine names it.
-pub fn engine_device(backend: Backend, index: u32, threads: u32) -> Device {
+/// A device as the engine names it; with the indices of others, all of them as one.
+pub fn engine_device(backend: Backend, index: u32, others: &[u32], threads: u32) -> Device {
     match backend {
         Backend::Cpu => Device::Cpu { threads },
-        backend => Device::Gpu {
+        backend if others.is_empty() => Device::Gpu {
             backend: backend.name().to_owned(),
             index,
+        },
+        backend => Device::Group {
+            backend: backend.name().to_owned(),
+            indices: [&[index][..], others].concat(),
         },
     }
 }
@@ -166,6 +175,18 @@ impl Compute for LlamaStage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_with_others_is_a_group_in_their_order() {
+        let group = Device::Group {
+            backend: "vulkan".to_owned(),
+            indices: vec![2, 0, 1],
+        };
+        assert_eq!(engine_device(Backend::Vulkan, 2, &[0, 1], 4), group);
+        let alone = engine_device(Backend::Vulkan, 2, &[], 4);
+        assert!(matches!(alone, Device::Gpu { index: 2, .. }));
+        assert_eq!(engine_device(Backend::Cpu, 0, &[], 4), Device::Cpu { threads: 4 });
+    }
 
     #[test]
     fn a_full_cache_and_a_broken_stage_are_told_apart_from_a_step_that_failed() {

@@ -25,6 +25,13 @@ fn what_the_agent_writes_is_read_and_written_alike() {
         spiffe_id(&config).to_string(),
         "spiffe://shardwright/worker/node-a/9b3c"
     );
+    assert!(config.group_indices.is_empty(), "unless it says otherwise");
+    let config = WorkerConfig {
+        backend: Backend::Vulkan,
+        group_indices: (1..8).collect(),
+        ..config
+    };
+    validate(&config).unwrap();
     let written = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<WorkerConfig>(&written).unwrap(), config);
 }
@@ -32,11 +39,15 @@ fn what_the_agent_writes_is_read_and_written_alike() {
 #[test]
 fn a_value_that_cannot_work_is_refused_by_the_name_of_its_field() {
     type Change = fn(&mut WorkerConfig);
-    let cases: [(&str, Change); 16] = [
+    let cases: [(&str, Change); 18] = [
         ("end_layer", |c| c.end_layer = 10),
         ("end_layer", |c| c.end_layer = 31),
         ("embedding", |c| c.embedding = Some("/s/e.gguf".into())),
         ("embedding_length", |c| c.embedding_length = 0),
+        ("group_indices", |c| c.group_indices = vec![1]),
+        ("group_indices", |c| {
+            (c.backend, c.group_indices) = (Backend::Vulkan, (1..9).collect());
+        }),
         ("threads", |c| c.threads = 0),
         ("orphan_grace_s", |c| c.orphan_grace_s = 0),
         ("runtime.context_length", |c| c.runtime.context_length = 1),

@@ -19,6 +19,8 @@ pub enum Request {
     Drain,
     /// The metrics as text.
     Metrics,
+    /// Take the identity that lies in the directory now, instead of at the next look.
+    Renew,
 }
 
 /// A line to the agent.

@@ -118,7 +118,7 @@ pub struct Limits {
     pub budget_bytes: u64,
     /// Layers of the shard.
     pub layers: u32,
-    /// Whether the device is other than the processor, so that host memory is elsewhere.
+    /// Whether the device is one accelerator, so that host memory is elsewhere and layers can be left there.
     pub accelerator: bool,
     /// Whether the KV cache may be quantised, which changes tokens.
     pub allow_kv_quantisation: bool,

@@ -6,7 +6,8 @@
 use std::time::{Duration, Instant};
 
 /// A process that ends and is started again is away for less, and is no news. Of a peer that fell silent two seconds are gone when its
-/// connection is given up; the third leaves time for another handshake, also where the way there and back takes a quarter of it.
+/// connection is given up; the third, and what the last handshake took, leave time for another one, however long the way there and back
+/// is.
 const TELL_AFTER: Duration = Duration::from_secs(3);
 /// What is told of an attempt that nobody has answered yet, and nothing failed before it.
 const UNANSWERED: &str = "it does not answer";
@@ -22,6 +23,8 @@ pub struct Reach {
     dialling: Option<Dialling>,
     /// A connection broke before anything was answered over it, and since then nothing was.
     barren: bool,
+    /// What the last attempt took that the stage answered: three round trips, where nobody is busy.
+    handshake: Duration,
 }
 
 #[derive(Debug)]
@@ -57,6 +60,9 @@ impl Reach {
     /// An attempt has ended; without a cause the stage answered, which is no news of a path that breaks later.
     pub fn dialled(&mut self, route: u64, began: Instant, ended: Instant, cause: Option<String>) {
         self.dialling = None;
+        if cause.is_none() {
+            self.handshake = ended.saturating_duration_since(began);
+        }
         if cause.is_some() || !self.barren {
             self.note(route, began, ended, cause);
         }
@@ -75,7 +81,10 @@ impl Reach {
 
     /// A step was answered.
     pub fn answered(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            handshake: self.handshake,
+            ..Self::default()
+        };
     }
 
     fn note(&mut self, route: u64, began: Instant, ended: Instant, cause: Option<String>) {
@@ -99,7 +108,7 @@ impl Reach {
             (None, Some(dialling)) => (dialling.began, now, UNANSWERED),
             (None, None) => return None,
         };
-        (until.saturating_duration_since(since) >= TELL_AFTER).then_some(cause)
+        (until.saturating_duration_since(since) >= TELL_AFTER + self.handshake).then_some(cause)
     }
 }
 
@@ -134,6 +143,23 @@ mod tests {
         assert_eq!(reach.told(4, start + TELL_AFTER), Some("nothing was heard"));
         reach.dialled(4, start + seconds(2), start + seconds(4), None);
         assert_eq!(reach.told(4, start + seconds(4)), None, "it was there after all");
+    }
+
+    #[test]
+    fn after_a_silence_a_far_stage_has_time_for_another_handshake_and_is_told_when_that_does_not_come_about() {
+        let (mut reach, start) = (Reach::default(), Instant::now());
+        // A round trip of 0.9 s.
+        let handshake = Duration::from_millis(2700);
+        reach.dialled(4, start, start + handshake, None);
+        reach.answered();
+        let silent = start + seconds(60);
+        reach.fell_silent(4, silent, silent + seconds(2), "nothing was heard".to_owned());
+        reach.dials(4, silent + seconds(2));
+        assert_eq!(reach.told(4, silent + seconds(2) + handshake), None);
+        let late = silent + TELL_AFTER + handshake;
+        assert_eq!(reach.told(4, late), Some("nothing was heard"));
+        reach.dialled(4, silent + seconds(2), silent + seconds(2) + handshake, None);
+        assert_eq!(reach.told(4, late), None);
     }
 
     #[test]

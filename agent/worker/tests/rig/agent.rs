@@ -75,7 +75,16 @@ impl Agent {
             envelope,
             next: next.map(str::to_owned),
         };
-        match self.request(&request).await.expect("the worker is there") {
+        self.decision(&request).await
+    }
+
+    /// Has it take the leaf that lies in its directory. `Err` is the reason and the message of a refusal.
+    pub async fn renew(&self) -> Result<(), (String, String)> {
+        self.decision(&Request::Renew).await
+    }
+
+    async fn decision(&self, request: &Request) -> Result<(), (String, String)> {
+        match self.request(request).await.expect("the worker is there") {
             Answer::Outcome { ok: true, .. } => Ok(()),
             Answer::Outcome { reason, message, .. } => Err((reason.unwrap(), message.unwrap())),
             other => panic!("no outcome: {other:?}"),

@@ -54,7 +54,12 @@ impl Gateway {
     }
 
     pub async fn dial_as(realm: &Realm, id: &identity::SpiffeId, stage: usize, endpoint: &str) -> Self {
-        let channel = channel(&realm.credentials(id), endpoint, realm.worker_id(stage)).await;
+        Self::dial_with(&realm.credentials(id), realm, stage, endpoint).await
+    }
+
+    /// With an identity that it has already.
+    pub async fn dial_with(credentials: &Credentials, realm: &Realm, stage: usize, endpoint: &str) -> Self {
+        let channel = channel(credentials, endpoint, realm.worker_id(stage)).await;
         Self {
             client: HeadClient::new(channel),
         }

@@ -8,6 +8,7 @@ use modelgen::Recipe;
 use worker::config::{SliceFiles, WorkerConfig};
 
 use super::agent::Agent;
+use super::gateway::Gateway;
 use super::realm::{Realm, write_config};
 use super::wait_for;
 
@@ -83,6 +84,19 @@ pub fn cut(realm: &Realm, model: &std::path::Path) -> Vec<WorkerConfig> {
             }
         })
         .collect()
+}
+
+/// Installs the placement of epoch 1 from the tail to the head; a gateway once the pipeline stands.
+pub async fn gateway(realm: &Realm, workers: &[WorkerProcess]) -> Gateway {
+    let mut next = None;
+    for worker in workers.iter().rev() {
+        let endpoint = worker.agent.endpoint().await;
+        worker.agent.install(&realm.envelope(1), next.as_deref()).await.unwrap();
+        next = Some(endpoint);
+    }
+    let gateway = Gateway::dial(realm, 0, &next.unwrap()).await;
+    gateway.ready(1).await;
+    gateway
 }
 
 pub struct WorkerProcess {

@@ -28,7 +28,8 @@ pub struct StageAt {
 /// An installation of Shardwright, without its operator.
 pub struct Realm {
     pub directory: tempfile::TempDir,
-    authority: Authority,
+    /// Issues the leaves from now on.
+    pub authority: Authority,
     signer: PlacementSigner,
     pub stages: Vec<StageAt>,
     pub runtime: RuntimeConfig,
@@ -127,6 +128,7 @@ impl Realm {
             total_layers: self.stages.iter().map(|stage| stage.end_layer).max().unwrap_or(LAYERS),
             backend: Backend::Cpu,
             device_index: 0,
+            group_indices: Vec::new(),
             threads: 1,
             memory_budget_bytes: 0,
             slice: SliceFiles {

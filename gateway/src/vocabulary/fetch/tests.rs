@@ -5,7 +5,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use identity::tls::{client_config, server_config};
 use identity::{
     Authority, ConnectOptions, Credentials, DEFAULT_LEAF_LIFETIME, Expected, Identity, KeyPair, PlacementVerifier,
-    Role, SpiffeId, TlsListener, connect, grpc_server,
+    Role, SpiffeId, TlsListener, Wishes, connect, grpc_server,
 };
 use proto::control::v1::routes_server::{Routes, RoutesServer};
 use proto::control::v1::{RouteTable, VocabularyPiece, WatchRequest};
@@ -83,6 +83,7 @@ async fn control(operator: Option<Operator>) -> Control {
         endpoint: String::new(),
         credentials: ours,
         verifier: Arc::new(ArcSwap::from_pointee(PlacementVerifier::new([[0; 32]]).unwrap())),
+        wishes: Wishes::default(),
         state_dir: PathBuf::new(),
         channel,
     }

@@ -5,6 +5,8 @@ use topology::{Effect, Origin, Pool, Rate, Taint, Topology, Traffic};
 use super::*;
 use crate::{Budget, Layer, Model, Objective, Pin, Toleration, solve};
 
+mod groups;
+
 /// Two devices on two pools, four layers, room to spare.
 fn problem() -> Problem {
     let rate = Rate {
@@ -28,6 +30,7 @@ fn problem() -> Problem {
         flops_per_second: None,
         thermal_headroom_percent: None,
         taints: Vec::new(),
+        members: Vec::new(),
     };
     let pool = |i: usize| Pool {
         name: format!("p{i}"),

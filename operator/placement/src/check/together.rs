@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Violation, check, check_pool, links::check_links};
+use super::{Violation, check, check_pool, groups, links::check_links};
 use crate::{Plan, Problem};
 
 /// Everything that is wrong with replicas: each by itself, then all together.
@@ -27,16 +27,23 @@ pub fn check_together(problem: &Problem, plans: &[Plan]) -> Vec<Violation> {
     let mut memory: BTreeMap<usize, (u128, u128, BTreeSet<usize>)> = BTreeMap::new();
     for (replica, plan) in plans.iter().enumerate() {
         for stage in &plan.stages {
-            if *holder.entry(&stage.device).or_insert(replica) != replica && shared.insert(&stage.device) {
-                found.push(Violation::DeviceShared {
-                    device: stage.device.clone(),
-                });
+            let device = problem.topology.devices.iter().find(|d| d.name == stage.device);
+            for name in groups::names_of(stage, device) {
+                if *holder.entry(name).or_insert(replica) != replica && shared.insert(name) {
+                    found.push(Violation::DeviceShared {
+                        device: name.to_owned(),
+                    });
+                }
             }
-            if let Some(device) = problem.topology.devices.iter().find(|d| d.name == stage.device) {
-                let (bytes, busy_ns, replicas) = memory.entry(device.pool).or_default();
-                *bytes += u128::from(stage.memory_bytes);
-                *busy_ns += u128::from(stage.time_ns);
+            let Some(device) = device else { continue };
+            for (pool, bytes_there) in groups::bytes_of(device, u128::from(stage.memory_bytes)) {
+                let (bytes, _, replicas) = memory.entry(pool).or_default();
+                *bytes += bytes_there;
                 replicas.insert(replica);
+            }
+            for pool in groups::pools_of(device) {
+                let (_, busy_ns, _) = memory.entry(pool).or_default();
+                *busy_ns += u128::from(stage.time_ns);
             }
         }
     }

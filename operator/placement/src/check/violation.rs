@@ -33,6 +33,21 @@ pub enum Violation {
     DeviceTwice {
         device: String,
     },
+    /// More devices work as one than `maxGroupDevices` allows.
+    GroupTooLarge {
+        device: String,
+        members: usize,
+        max: u32,
+    },
+    /// Nobody measured what these devices do as one.
+    GroupNotMeasured {
+        device: String,
+    },
+    /// Another stage of the plan is in a memory pool of devices that work as one.
+    PoolShared {
+        pool: String,
+        device: String,
+    },
     TooFewDevices {
         min: u32,
         used: u32,
@@ -205,6 +220,23 @@ impl Violation {
                 "the slowest part takes {slowest_ns} ns and minTokensPerSecond allows {cap_ns} ns"
             ),
             Self::WrongFigure { what, said, is } => write!(f, "{what} is said to be {said} and is {is}"),
+            _ => self.of_groups(f),
+        }
+    }
+
+    /// Of devices that work as one.
+    fn of_groups(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GroupTooLarge { device, members, max } => {
+                write!(f, "{device} are {members} devices and maxGroupDevices is {max}")
+            }
+            Self::GroupNotMeasured { device } => write!(f, "nobody measured what {device} do as one"),
+            Self::PoolShared { pool, device } => {
+                write!(
+                    f,
+                    "another stage is in memory pool {pool}, which {device} must have for themselves"
+                )
+            }
             _ => f.write_str("the plan is not valid"),
         }
     }

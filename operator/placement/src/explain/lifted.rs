@@ -23,6 +23,7 @@ pub(super) enum Lifted {
     TokenNodes,
     Software,
     Taints,
+    GroupSize,
 }
 
 impl Lifted {
@@ -54,6 +55,10 @@ impl Lifted {
                 Self::Software,
             ),
             (is_tainted, Self::Taints),
+            (
+                devices.iter().any(|device| !constraints.may_group(device)),
+                Self::GroupSize,
+            ),
         ])
         .filter_map(|(is_there, lifted)| is_there.then_some(lifted))
         .collect()
@@ -76,6 +81,7 @@ impl Lifted {
                 exists: true,
                 ..Toleration::default()
             }),
+            Self::GroupSize => constraints.max_group_devices = u32::MAX,
             Self::Pin(pin) => {
                 if let Some(pin) = constraints.pinned_layers.get_mut(pin) {
                     (pin.min_layers, pin.max_layers) = (0, None);
@@ -99,6 +105,7 @@ impl Lifted {
             Self::TokenNodes => "tokenNodeSelector".to_owned(),
             Self::Software => "allowSoftwareDevices false".to_owned(),
             Self::Taints => "taints that tolerations does not list".to_owned(),
+            Self::GroupSize => format!("maxGroupDevices {}", constraints.max_group_devices),
             Self::Pin(pin) => match constraints.pinned_layers.get(pin) {
                 Some(wanted) => format!("pinnedLayers[{pin}] ({wanted})"),
                 None => format!("pinnedLayers[{pin}]"),
@@ -113,6 +120,10 @@ impl Lifted {
         match self {
             Self::Software => "with allowSoftwareDevices true".to_owned(),
             Self::Taints => "with a toleration of every taint".to_owned(),
+            Self::GroupSize => {
+                let sizes = problem.topology.devices.iter().map(topology::Device::size);
+                format!("with maxGroupDevices {}", sizes.max().unwrap_or(1))
+            }
             _ => format!("without {}", self.name(problem)),
         }
     }
@@ -144,14 +155,20 @@ pub(super) fn has_plan(problem: &Problem) -> bool {
     is_feasible(problem, STEPS_PER_QUESTION)
 }
 
-/// More memory on every device; a pool grows by as much for each of its devices.
+/// More memory on every device; a pool grows by as much for each of its devices, and a group for each of its members.
 pub(super) fn add_memory(problem: &mut Problem, bytes: u64) {
-    for device in 0..problem.topology.devices.len() {
-        add_memory_on(problem, device, bytes);
+    for at in 0..problem.topology.devices.len() {
+        let device = &mut problem.topology.devices[at];
+        if device.is_group() {
+            let of_members = bytes.saturating_mul(device.size() as u64);
+            device.usable_bytes = device.usable_bytes.saturating_add(of_members);
+        } else {
+            add_memory_on(problem, at, bytes);
+        }
     }
 }
 
-/// More memory on one device, and in its pool.
+/// More memory on one device, and in its pool. Groups gain nothing: their members have as much as the smallest.
 pub(super) fn add_memory_on(problem: &mut Problem, device: usize, bytes: u64) {
     let device = &mut problem.topology.devices[device];
     device.usable_bytes = device.usable_bytes.saturating_add(bytes);

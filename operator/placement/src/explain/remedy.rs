@@ -42,6 +42,7 @@ fn least_on_one_device(problem: &Problem) -> Option<(&str, u64)> {
         has_plan(&eased)
     };
     let mut asked = eligible(problem);
+    asked.retain(|device| !problem.topology.devices[*device].is_group());
     asked.sort_by_key(|device| {
         (
             std::cmp::Reverse(problem.topology.devices[*device].usable_bytes),

@@ -30,6 +30,7 @@ fn problem(usable_mib: &[u64], constraints: Constraints) -> Problem {
         flops_per_second: None,
         thermal_headroom_percent: None,
         taints: Vec::new(),
+        members: Vec::new(),
     });
     let pools = usable_mib.iter().enumerate().map(|(i, mib)| Pool {
         name: format!("p{i}"),
@@ -314,4 +315,44 @@ fn a_link_of_which_a_model_that_comes_first_leaves_too_little_is_told_with_its_n
         traffic.leaves_bytes_per_second = Some(92);
     }
     assert!(solve(&problem, Budget::default()).is_ok());
+}
+
+#[test]
+fn devices_that_would_hold_the_model_as_one_are_pointed_to() {
+    // Each holds one layer of four and only one may; all three as one hold them.
+    let one = Constraints {
+        max_devices: Some(1),
+        ..Constraints::default()
+    };
+    let mut problem = problem(&[16, 16, 16], one);
+    let devices = &problem.topology.devices;
+    let member = |device: &Device| topology::Member {
+        device: device.name.clone(),
+        pool: device.pool,
+    };
+    let group = Device {
+        name: "n0-cpu0+n1-cpu0+n2-cpu0".to_owned(),
+        usable_bytes: 3 * 16 * MIB,
+        members: devices.iter().map(member).collect(),
+        ..devices[0].clone()
+    };
+    problem.topology.devices.push(group);
+    let told = explained(&problem);
+    assert_eq!(told.reason, "InsufficientMemory");
+    assert!(
+        told.message.contains("it would fit with maxGroupDevices 3, or with"),
+        "{}",
+        told.message
+    );
+    problem.constraints.max_group_devices = 3;
+    assert!(solve(&problem, Budget::default()).is_ok());
+    // A third of the layers and what a worker takes are more than 14 MiB.
+    problem.topology.devices[3].usable_bytes = 3 * 14 * MIB;
+    let told = explained(&problem);
+    assert!(
+        told.message.starts_with("1.0 MiB short on each device"),
+        "{}",
+        told.message
+    );
+    assert!(!told.message.contains("maxGroupDevices"), "{}", told.message);
 }

@@ -16,8 +16,8 @@ const ROUNDS: usize = 2;
 pub(super) fn offer(search: &mut Search<'_>) {
     let share = search.steps / 8 / search.replicas as u64;
     let anything = vec![Limits::default(); search.replicas];
-    for groups in [anything, groups(search, by_node), groups(search, by_device)] {
-        if let Some(plans) = in_turn(search, &groups, share) {
+    for shares in [anything, shared_out(search, by_node), shared_out(search, by_device)] {
+        if let Some(plans) = in_turn(search, &shares, share) {
             search.offer(plans);
         }
     }
@@ -28,11 +28,11 @@ pub(super) fn offer(search: &mut Search<'_>) {
 }
 
 /// One after the other, each within its limits and beside those before it.
-fn in_turn(search: &mut Search<'_>, groups: &[Limits], steps: u64) -> Option<Vec<Plan>> {
+fn in_turn(search: &mut Search<'_>, shares: &[Limits], steps: u64) -> Option<Vec<Plan>> {
     let mut plans: Vec<Plan> = Vec::new();
-    for group in groups {
+    for own in shares {
         let rest = beside(search.problem, &plans);
-        let single = search.decide(&rest, &renumbered(search.problem, &rest, group), steps);
+        let single = search.decide(&rest, &renumbered(search.problem, &rest, own), steps);
         plans.push(single.ok()?.plan);
     }
     Some(plans)
@@ -55,12 +55,13 @@ fn by_device(problem: &Problem, device: usize) -> &str {
     &problem.topology.devices[device].name
 }
 
-/// Shares the devices out, what belongs together to one replica: the largest first, to whoever has least.
-fn groups(search: &Search<'_>, key: fn(&Problem, usize) -> &str) -> Vec<Limits> {
+/// Shares the devices out, what belongs together to one replica: the largest first, to whoever has least. Devices that work as one are
+/// for whoever has all of them.
+fn shared_out(search: &Search<'_>, key: fn(&Problem, usize) -> &str) -> Vec<Limits> {
     let problem = search.problem;
     let devices = &problem.topology.devices;
     let mut parts: BTreeMap<&str, (u64, Vec<usize>)> = BTreeMap::new();
-    for (at, device) in devices.iter().enumerate() {
+    for (at, device) in devices.iter().enumerate().filter(|(_, device)| !device.is_group()) {
         let (bytes, members) = parts.entry(key(problem, at)).or_default();
         *bytes = bytes.saturating_add(device.usable_bytes);
         members.push(at);
@@ -75,7 +76,9 @@ fn groups(search: &Search<'_>, key: fn(&Problem, usize) -> &str) -> Vec<Limits> 
         }
     }
     let closed = |(_, own): (u64, BTreeSet<usize>)| -> Limits {
-        Limits::without((0..devices.len()).filter(|at| !own.contains(at)))
+        let names: BTreeSet<&str> = own.iter().map(|at| devices[*at].name.as_str()).collect();
+        let is_own = |at: &usize| devices[*at].parts().all(|part| names.contains(part));
+        Limits::without((0..devices.len()).filter(|at| !is_own(at)))
     };
     held.into_iter().map(closed).collect()
 }

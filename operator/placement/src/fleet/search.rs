@@ -3,7 +3,7 @@
 //! In a node every replica has limits of its own (how many bytes it may take on which device) and is decided as if it were alone:
 //! their bounds together are a bound on all plans of the node. Where the plans get in each other's way, the node is divided:
 //!
-//! - *One device, several replicas*: at most one of them has it. One case for each replica that may.
+//! - *One device, several replicas*: at most one of them has it, alone or in a group. One case for each replica that may.
 //! - *A pool too small*: of `k` stages that are `e` bytes too large together, one has at most its bytes less `1 + (e - 1) / k`.
 //! - *A pool too busy* for the rate that is asked for: likewise with the stages' times.
 //! - *A link too full*: of one hop more than it carries, one is left out.
@@ -20,7 +20,8 @@ use std::{
 use topology::{Device, Pool};
 
 use super::first;
-use super::together::{is_in, least_cost, take};
+use super::shares::{Share, Taken, cases_of_less, cases_of_one, sum};
+use super::together::{is_in, is_used, least_cost, take, used};
 use crate::{
     Budget, Infeasible, Objective, Plan, Problem, Stage,
     domain::{MAX_CANDIDATES, Within},
@@ -132,24 +133,24 @@ fn fits_at_all(problem: &Problem, replicas: usize) -> bool {
     let fixed = topology.devices.iter().map(|d| d.fixed_bytes).min().unwrap_or(0);
     let one = layers.sum::<u128>() + output + u128::from(fixed) + u128::from(model.compute_buffer_bytes);
     let pool = |(at, pool): (usize, &topology::Pool)| {
-        let devices = topology.devices.iter().filter(|device| device.pool == at);
+        let devices = topology.single_devices().filter(|device| device.pool == at);
         let together: u128 = devices.map(|device| u128::from(device.usable_bytes)).sum();
         together.min(u128::from(pool.usable_bytes))
     };
     let all: u128 = topology.pools.iter().enumerate().map(pool).sum();
-    let devices = topology.devices.len() / problem.constraints.min_devices.max(1) as usize;
+    let devices = topology.single_devices().count() / problem.constraints.min_devices.max(1) as usize;
     replicas <= devices && one * replicas as u128 <= all
 }
 
 /// What a stage of one replica may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Most {
-    bytes: u64,
-    ns: u64,
+    pub bytes: u64,
+    pub ns: u64,
 }
 
 impl Most {
-    const ANY: Self = Self {
+    pub(super) const ANY: Self = Self {
         bytes: u64::MAX,
         ns: u64::MAX,
     };
@@ -175,9 +176,6 @@ impl Limits {
         }
     }
 }
-
-/// A stage in a pool: whose it is, the place of its device, and how much it takes.
-type Share = (usize, usize, u64);
 
 /// One replica's answer within its limits.
 #[derive(Debug)]
@@ -355,17 +353,13 @@ impl Search<'_> {
 
     /// One replica after the other, each within the limits of the node beside those before it.
     fn repair(&mut self, node: &[Limits]) {
-        let mut plans = Vec::new();
+        let mut plans: Vec<Plan> = Vec::new();
         for limits in node {
             // Indices of devices are those of the whole problem, so devices stay and are closed.
-            let taken = |name: &str| {
-                plans
-                    .iter()
-                    .any(|plan: &Plan| plan.stages.iter().any(|s| s.device == name))
-            };
+            let taken = used(self.problem, &plans);
             let mut limits = limits.clone();
             let devices = self.problem.topology.devices.iter().enumerate();
-            let closed = devices.filter(|(_, device)| taken(&device.name));
+            let closed = devices.filter(|(_, device)| is_used(device, &taken));
             limits.most.extend(closed.map(|(at, _)| (at, Most::NOTHING)));
             let mut rest = self.problem.clone();
             take(&mut rest, &plans);
@@ -387,24 +381,30 @@ impl Search<'_> {
 
     /// The cases of a device that several plans use.
     fn cases_of_shared(&self, node: &[Limits], plans: &[Plan]) -> Option<Vec<Vec<Limits>>> {
+        let topology = &self.problem.topology;
         let mut users: BTreeMap<&str, usize> = BTreeMap::new();
-        for stage in plans.iter().flat_map(|plan| &plan.stages) {
-            *users.entry(&stage.device).or_default() += 1;
+        let stages = plans.iter().flat_map(|plan| &plan.stages);
+        for device in stages.filter_map(|stage| topology.device(&stage.device)) {
+            for part in device.parts() {
+                *users.entry(part).or_default() += 1;
+            }
         }
         // What most of them want decides the most.
         let (name, _) = users
             .iter()
             .filter(|(_, count)| **count > 1)
             .max_by_key(|(name, count)| (**count, std::cmp::Reverse(**name)))?;
-        let at = self.at(name)?;
-        Some(cases_of_one(node, at))
+        let devices = topology.devices.iter().enumerate();
+        let with_it = devices.filter(|(_, device)| device.parts().any(|part| part == *name));
+        let with_it: Vec<usize> = with_it.map(|(at, _)| at).collect();
+        Some(cases_of_one(node, &with_it))
     }
 
     /// The cases of a pool that is too small for all stages in it.
     fn cases_of_full(&self, node: &[Limits], plans: &[Plan]) -> Option<Vec<Vec<Limits>>> {
         let pools = self.problem.topology.pools.iter().enumerate();
         pools.into_iter().find_map(|(pool, Pool { usable_bytes, .. })| {
-            let shares = self.shares(plans, pool, |stage| stage.memory_bytes);
+            let shares = self.shares(plans, pool, Taken::Bytes);
             cases_of_less(node, &shares, *usable_bytes, |most| &mut most.bytes)
         })
     }
@@ -429,7 +429,7 @@ impl Search<'_> {
         let shared = (0..self.problem.topology.pools.len()).filter(in_several);
         let (load_ns, _, shares) = shared
             .map(|pool| {
-                let shares = self.shares(plans, pool, |stage| stage.time_ns);
+                let shares = self.shares(plans, pool, Taken::Time);
                 (sum(&shares), std::cmp::Reverse(pool), shares)
             })
             .max_by_key(|(load_ns, pool, _)| (*load_ns, *pool))?;
@@ -440,48 +440,38 @@ impl Search<'_> {
     }
 
     /// The stages in a pool.
-    fn shares(&self, plans: &[Plan], pool: usize, amount: impl Fn(&Stage) -> u64) -> Vec<Share> {
+    fn shares(&self, plans: &[Plan], pool: usize, taken: Taken) -> Vec<Share> {
         let numbered = plans.iter().enumerate();
         let stages = numbered.flat_map(|(of, plan)| plan.stages.iter().map(move |stage| (of, stage)));
         stages
-            .filter_map(|(of, stage)| Some((of, self.at(&stage.device)?, amount(stage))))
-            .filter(|(_, at, _)| self.problem.topology.devices[*at].pool == pool)
+            .filter_map(|(of, stage)| self.share(of, stage, pool, taken))
             .collect()
     }
-}
 
-fn sum(shares: &[Share]) -> u64 {
-    shares.iter().fold(0, |sum, (.., amount)| sum.saturating_add(*amount))
-}
-
-/// One case for each stage, in which it takes less; `None` where all together are within the limit.
-fn cases_of_less(
-    node: &[Limits],
-    shares: &[Share],
-    limit: u64,
-    part: impl Fn(&mut Most) -> &mut u64,
-) -> Option<Vec<Vec<Limits>>> {
-    let above = sum(shares).checked_sub(limit).filter(|above| *above > 0)?;
-    let less = 1 + (above - 1) / (shares.len() as u64).max(1);
-    let case = |(of, at, amount): &Share| {
-        let mut case = node.to_vec();
-        let most = part(case[*of].most.entry(*at).or_insert(Most::ANY));
-        *most = (*most).min(amount.saturating_sub(less));
-        case
-    };
-    Some(shares.iter().map(case).collect())
-}
-
-/// One case for each replica: the device is for it alone.
-fn cases_of_one(node: &[Limits], device: usize) -> Vec<Vec<Limits>> {
-    let only = |own: usize| {
-        let mut case = node.to_vec();
-        for (_, limits) in case.iter_mut().enumerate().filter(|(other, _)| *other != own) {
-            limits.most.insert(device, Most::NOTHING);
-        }
-        case
-    };
-    (0..node.len()).map(only).collect()
+    /// What a stage takes of a pool; `None` if it is not there. Of its memory each part of its device has the same, in time all work
+    /// alike.
+    fn share(&self, of: usize, stage: &Stage, pool: usize, taken: Taken) -> Option<Share> {
+        let at = self.at(&stage.device)?;
+        let device = &self.problem.topology.devices[at];
+        let (_, parts_there) = device.pools().find(|(other, _)| *other == pool)?;
+        let parts = device.size() as u64;
+        Some(match taken {
+            Taken::Bytes => Share {
+                of,
+                at,
+                amount: stage.memory_bytes.div_ceil(parts).saturating_mul(parts_there),
+                parts,
+                parts_there,
+            },
+            Taken::Time => Share {
+                of,
+                at,
+                amount: stage.time_ns,
+                parts: 1,
+                parts_there: 1,
+            },
+        })
+    }
 }
 
 /// The problem of one replica within its limits, and what of these is by the places of devices in it.

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use topology::{Device, Kind, Origin, Pool, Rate, Topology};
+use topology::{Device, Kind, Member, Origin, Pool, Rate, Topology};
 
 use super::*;
 use crate::{Constraints, Layer, Model, check_fleet};
@@ -30,6 +30,7 @@ fn problem(cards: &[(u64, u64)]) -> Problem {
         flops_per_second: None,
         thermal_headroom_percent: None,
         taints: Vec::new(),
+        members: Vec::new(),
     };
     let pool = |(at, (mib, gigabytes)): (usize, &(u64, u64))| Pool {
         name: format!("p{at:02}"),
@@ -269,4 +270,91 @@ fn among_more_devices_than_are_searched_those_that_hold_layers_keep_them() {
     problem.topology.devices.pop();
     let after_a_loss = fleet(&problem, 1);
     assert!(used(&after_a_loss)[0].contains(&"d198"), "{after_a_loss:?}");
+}
+
+/// These devices of the problem, on one node, as one that is twice as fast as any of them.
+fn as_one(problem: &mut Problem, members: &[usize]) {
+    let devices = &mut problem.topology.devices;
+    for at in members {
+        devices[*at].node = devices[members[0]].node.clone();
+    }
+    let member = |at: &usize| Member {
+        device: devices[*at].name.clone(),
+        pool: devices[*at].pool,
+    };
+    let names: Vec<&str> = members.iter().map(|at| devices[*at].name.as_str()).collect();
+    let least_bytes = members.iter().map(|at| devices[*at].usable_bytes).min();
+    let fastest = members.iter().map(|at| devices[*at].bandwidth.bytes_per_second).max();
+    let group = Device {
+        name: names.join("+"),
+        usable_bytes: least_bytes.unwrap_or(0) * members.len() as u64,
+        bandwidth: Rate {
+            bytes_per_second: fastest.unwrap_or(0) * 2,
+            origin: Origin::Measured,
+        },
+        steps: Some(topology::Steps {
+            step_ns: 100_000,
+            layer_ns: 0,
+            row_ps: 0,
+            reading: Vec::new(),
+            attention_flops_per_second: None,
+            strict_percent: None,
+            cache_ns: 0,
+            attention_ns: 0,
+            flops_per_second: None,
+        }),
+        members: members.iter().map(member).collect(),
+        ..devices[members[0]].clone()
+    };
+    devices.push(group);
+    problem.constraints.max_group_devices = 8;
+}
+
+#[test]
+fn replicas_share_out_devices_that_work_as_one() {
+    let mut problem = problem(&[(400, 100); 4]);
+    // The best of them would take all; two halves are two replicas.
+    for members in [&[0, 1, 2, 3][..], &[0, 1], &[2, 3]] {
+        as_one(&mut problem, members);
+    }
+    let both = fleet(&problem, 2);
+    assert_eq!((both.plans.len(), both.verdict), (2, Verdict::Optimal));
+    assert_eq!(used(&both), [["d00+d01"], ["d02+d03"]]);
+    let three = fleet(&problem, 3);
+    assert_eq!((three.plans.len(), three.verdict), (3, Verdict::Optimal));
+    assert_eq!(
+        used(&three).iter().filter(|devices| devices[0].contains('+')).count(),
+        1
+    );
+}
+
+#[test]
+fn a_replica_takes_every_group_away_that_has_one_of_its_devices() {
+    let mut problem = problem(&[(400, 100); 3]);
+    for members in [[0, 1], [1, 2]] {
+        as_one(&mut problem, &members);
+    }
+    let both = fleet(&problem, 2);
+    assert_eq!((both.plans.len(), both.verdict), (2, Verdict::Optimal));
+    assert_eq!(used(&both).concat().len(), 2, "{:?}", used(&both));
+    let rest = beside(&problem, &both.plans);
+    assert!(rest.topology.devices.is_empty());
+    let told: Vec<&str> = rest
+        .topology
+        .excluded
+        .iter()
+        .map(|device| device.device.as_str())
+        .collect();
+    assert_eq!(told, ["d00", "d01", "d02"]);
+}
+
+#[test]
+fn the_memory_of_a_stage_is_gone_evenly_from_the_pools_of_devices_that_work_as_one() {
+    let mut problem = problem(&[(400, 100); 2]);
+    as_one(&mut problem, &[0, 1]);
+    let one = fleet(&problem, 1);
+    assert_eq!(used(&one), [["d00+d01"]]);
+    let rest = beside(&problem, &one.plans);
+    let left: Vec<u64> = rest.topology.pools.iter().map(|pool| pool.usable_bytes / MIB).collect();
+    assert_eq!(left, [200, 200]);
 }

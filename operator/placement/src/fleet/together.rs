@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use topology::{Excluded, Exclusion};
+use topology::{Device, Excluded, Exclusion};
 
 use super::search::{Cost, RATE, is_sum};
 use crate::{HeldLayers, Objective, Plan, Problem, Stage, domain::moved_byte_ns, links};
@@ -10,19 +10,16 @@ use crate::{HeldLayers, Objective, Plan, Problem, Stage, domain::moved_byte_ns, 
 /// The problem of a further replica: devices of the others take no part, and what they take of pools and links is gone.
 pub(super) fn beside(problem: &Problem, others: &[Plan]) -> Problem {
     let mut rest = problem.clone();
-    let used: BTreeSet<&str> = others
-        .iter()
-        .flat_map(|plan| &plan.stages)
-        .map(|s| s.device.as_str())
-        .collect();
+    let used = used(problem, others);
     take(&mut rest, others);
-    let (taken, free) = rest
+    let (taken, free): (Vec<Device>, Vec<Device>) = rest
         .topology
         .devices
         .into_iter()
-        .partition(|d| used.contains(d.name.as_str()));
+        .partition(|device| is_used(device, &used));
     rest.topology.devices = free;
-    rest.topology.excluded.extend(taken.into_iter().map(|device| Excluded {
+    let single = taken.into_iter().filter(|device| !device.is_group());
+    rest.topology.excluded.extend(single.map(|device| Excluded {
         device: device.name,
         node: device.node,
         backend: device.backend,
@@ -34,42 +31,70 @@ pub(super) fn beside(problem: &Problem, others: &[Plan]) -> Problem {
     rest
 }
 
+/// Names of the single devices that plans use, alone or with others.
+pub(super) fn used<'p>(problem: &'p Problem, plans: &'p [Plan]) -> BTreeSet<&'p str> {
+    let stages = plans.iter().flat_map(|plan| &plan.stages);
+    let mut used: BTreeSet<&str> = stages.map(|stage| stage.device.as_str()).collect();
+    for group in problem.topology.devices.iter().filter(|device| device.is_group()) {
+        if used.contains(group.name.as_str()) {
+            used.extend(group.parts());
+        }
+    }
+    used
+}
+
+/// Whether one of its parts is among these.
+pub(super) fn is_used(device: &Device, used: &BTreeSet<&str>) -> bool {
+    device.parts().any(|part| used.contains(part))
+}
+
 /// What plans take of pools and links is gone.
 pub(super) fn take(problem: &mut Problem, plans: &[Plan]) {
     links::take(problem, plans);
     let topology = &mut problem.topology;
     for stage in plans.iter().flat_map(|plan| &plan.stages) {
-        let device = topology.devices.iter().find(|device| device.name == stage.device);
-        if let Some(pool) = device.and_then(|device| topology.pools.get_mut(device.pool)) {
-            pool.usable_bytes = pool.usable_bytes.saturating_sub(stage.memory_bytes);
+        let Some(device) = topology.devices.iter().find(|device| device.name == stage.device) else {
+            continue;
+        };
+        for (pool, bytes) in device.bytes_in_pools(stage.memory_bytes) {
+            if let Some(pool) = topology.pools.get_mut(pool) {
+                pool.usable_bytes = pool.usable_bytes.saturating_sub(bytes);
+            }
         }
     }
     for device in &mut topology.devices {
-        let left = topology.pools.get(device.pool).map_or(0, |pool| pool.usable_bytes);
-        device.usable_bytes = device.usable_bytes.min(left);
+        device.usable_bytes = device.usable_bytes.min(device.room_bytes(&topology.pools));
     }
 }
 
-fn pool_of(problem: &Problem, name: &str) -> Option<usize> {
-    problem.topology.device(name).map(|device| device.pool)
+/// The pools that a device works in.
+fn pools_of(problem: &Problem, name: &str) -> impl Iterator<Item = usize> {
+    let device = problem.topology.device(name);
+    device
+        .into_iter()
+        .flat_map(|device| device.pools().map(|(pool, _)| pool))
 }
 
 pub(super) fn is_in(problem: &Problem, plan: &Plan, pool: usize) -> bool {
-    plan.stages
-        .iter()
-        .any(|stage| pool_of(problem, &stage.device) == Some(pool))
+    let mut pools = plan.stages.iter().flat_map(|stage| pools_of(problem, &stage.device));
+    pools.any(|of_stage| of_stage == pool)
 }
 
 /// What plans cost together; [`Cost::NEVER`] if they get in each other's way.
 pub(super) fn least_cost(problem: &Problem, plans: &[Plan]) -> Cost {
     let mut bytes: BTreeMap<usize, u64> = BTreeMap::new();
-    let mut devices = BTreeSet::new();
+    let mut parts = BTreeSet::new();
     for stage in plans.iter().flat_map(|plan| &plan.stages) {
-        let Some(pool) = pool_of(problem, &stage.device).filter(|_| devices.insert(&stage.device)) else {
+        let Some(device) = problem.topology.device(&stage.device) else {
             return Cost::NEVER;
         };
-        let held = bytes.entry(pool).or_default();
-        *held = held.saturating_add(stage.memory_bytes);
+        if !device.parts().all(|part| parts.insert(part)) {
+            return Cost::NEVER;
+        }
+        for (pool, bytes_there) in device.bytes_in_pools(stage.memory_bytes) {
+            let held = bytes.entry(pool).or_default();
+            *held = held.saturating_add(bytes_there);
+        }
     }
     let is_full = |(pool, bytes): (&usize, &u64)| {
         problem
@@ -121,7 +146,7 @@ pub fn time_ns(problem: &Problem, plans: &[Plan]) -> u64 {
 fn busy(problem: &Problem, plans: &[Plan]) -> BTreeMap<usize, u64> {
     let mut busy_ns: BTreeMap<usize, u64> = BTreeMap::new();
     for stage in plans.iter().flat_map(|plan| &plan.stages) {
-        if let Some(pool) = pool_of(problem, &stage.device) {
+        for pool in pools_of(problem, &stage.device) {
             let busy = busy_ns.entry(pool).or_default();
             *busy = busy.saturating_add(stage.time_ns);
         }
@@ -130,7 +155,7 @@ fn busy(problem: &Problem, plans: &[Plan]) -> BTreeMap<usize, u64> {
 }
 
 fn slowest_ns(problem: &Problem, plan: &Plan, busy_ns: &BTreeMap<usize, u64>) -> u64 {
-    let pools = plan.stages.iter().filter_map(|stage| pool_of(problem, &stage.device));
+    let pools = plan.stages.iter().flat_map(|stage| pools_of(problem, &stage.device));
     pools
         .filter_map(|pool| busy_ns.get(&pool))
         .fold(plan.slowest_ns, |a, b| a.max(*b))

@@ -27,6 +27,7 @@ fn cluster() -> Problem {
         flops_per_second: None,
         thermal_headroom_percent: None,
         taints: Vec::new(),
+        members: Vec::new(),
     };
     let devices: Vec<Device> = [900, 400, 400, 250, 100].into_iter().enumerate().map(device).collect();
     let pool = |d: &Device| Pool {

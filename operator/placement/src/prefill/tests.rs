@@ -47,6 +47,7 @@ fn problem(flops_per_second: [Option<u64>; 2]) -> (Problem, Plan) {
         flops_per_second,
         thermal_headroom_percent: None,
         taints: Vec::new(),
+        members: Vec::new(),
     };
     let devices: Vec<Device> = flops_per_second.into_iter().enumerate().map(device).collect();
     let pool = |device: &Device| Pool {

@@ -16,6 +16,9 @@ const TOKENS_PER_STREAM: u32 = 64;
 /// Memory pools that are listed; the rest are counted.
 const MAX_POOLS: usize = 16;
 
+/// Sets of devices that work as one that are listed.
+const MAX_GROUPS: usize = 8;
+
 /// Streams that are simulated at most.
 const MAX_STREAMS: u32 = 1024;
 
@@ -33,6 +36,15 @@ pub(super) fn answer(problem: &Problem, replicas: u32, budget: Budget, show: &Sh
     }
     if let Some(more) = pools.len().checked_sub(MAX_POOLS).filter(|more| *more > 0) {
         let _ = writeln!(answer, "memory: and {more} more");
+    }
+    let groups = problem.topology.devices.iter().filter(|device| device.is_group());
+    for group in groups.take(MAX_GROUPS) {
+        let _ = writeln!(
+            answer,
+            "as one {}: {} usable",
+            group.name,
+            text::bytes(group.usable_bytes)
+        );
     }
     if show.scores {
         tell_scores(problem, &mut answer);

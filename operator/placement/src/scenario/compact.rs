@@ -1,4 +1,4 @@
-//! Scenarios as people write them: kinds of cards, groups of equal nodes, links between groups, a model by name.
+//! Scenarios as people write them: kinds of cards, sets of equal nodes, links between these, devices that work as one, a model by name.
 //!
 //! ```toml
 //! [model]
@@ -18,12 +18,19 @@
 //! between = ["*", "*"]
 //! latency_us = 500
 //! mbit_per_second = 10_000
+//!
+//! [[group]]
+//! devices = ["l4-0-cuda0", "l4-0-cuda1"]
+//! gb_per_second = 420
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
-use topology::{CONFIDENT_SAMPLES, DeviceReport, Input, Kind, LinkKind, LinkReport, Traffic};
+use topology::{
+    CONFIDENT_SAMPLES, DeviceReport, GroupReport, Input, Kind, LinkKind, LinkReport, MAX_GROUP_DEVICES, Reading, Steps,
+    Traffic,
+};
 
 use super::{
     Scenario, ScenarioError, Show,
@@ -50,6 +57,8 @@ pub(super) struct Compact {
     node: Vec<Nodes>,
     #[serde(default)]
     link: Vec<Ways>,
+    #[serde(default)]
+    group: Vec<AsOne>,
     #[serde(default)]
     traffic: Vec<Placed>,
     #[serde(default)]
@@ -107,7 +116,7 @@ struct Card {
     launch_us: Option<u64>,
 }
 
-/// A group of equal nodes.
+/// A set of equal nodes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nodes {
@@ -122,13 +131,27 @@ struct Nodes {
     entry_us: Option<u64>,
 }
 
-/// Links between all nodes of two groups, in both directions; what comes later in the file counts.
+/// Links between all nodes of two sets, in both directions; what comes later in the file counts.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ways {
     between: [String; 2],
     latency_us: u64,
     mbit_per_second: u64,
+}
+
+/// Devices that work as one, with what was measured of them together.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AsOne {
+    devices: Vec<String>,
+    gb_per_second: f64,
+    #[serde(default)]
+    step_us: u64,
+    #[serde(default)]
+    layer_us: u64,
+    #[serde(default)]
+    teraflops: Option<f64>,
 }
 
 /// What a pipeline that is placed already puts on a link, in one direction.
@@ -172,6 +195,10 @@ pub enum CompactError {
     UnknownCard { node: String, card: String },
     #[error("a link names {name}, and no [[node]] has that name")]
     UnknownNode { name: String },
+    #[error("a group names {name}, and no [[node]] has such a device")]
+    UnknownDevice { name: String },
+    #[error("a group has {count} devices: it must have from 2 to {MAX_GROUP_DEVICES}, of one node")]
+    NoGroup { count: usize },
     #[error("two entries of [[node]] make a node called {name}")]
     NodeTwice { name: String },
     #[error("more than {MAX_NODES} nodes")]
@@ -257,6 +284,8 @@ impl Compact {
             }
         }
         input.links = self.links()?;
+        let groups = self.group.iter().map(|group| group.report(&input.devices));
+        input.groups = groups.collect::<Result<_, _>>()?;
         input.traffic = self.traffic.iter().map(Placed::traffic).collect();
         Ok(input)
     }
@@ -264,7 +293,7 @@ impl Compact {
     fn links(&self) -> Result<Vec<LinkReport>, CompactError> {
         let mut links: BTreeMap<(String, String), LinkReport> = BTreeMap::new();
         for ways in &self.link {
-            let [one, other] = [self.group(&ways.between[0])?, self.group(&ways.between[1])?];
+            let [one, other] = [self.nodes_of(&ways.between[0])?, self.nodes_of(&ways.between[1])?];
             let pairs = one.iter().flat_map(|a| other.iter().map(move |b| (a, b)));
             for (a, b) in pairs.filter(|(a, b)| a != b) {
                 for (from, to) in [(a, b), (b, a)] {
@@ -286,14 +315,49 @@ impl Compact {
         Ok(links.into_values().collect())
     }
 
-    /// The nodes of a group, or all.
-    fn group(&self, name: &str) -> Result<BTreeSet<String>, CompactError> {
+    /// The nodes of a set, or all.
+    fn nodes_of(&self, name: &str) -> Result<BTreeSet<String>, CompactError> {
         let named = self.node.iter().filter(|nodes| name == EVERY || nodes.name == name);
         let nodes: BTreeSet<String> = named.flat_map(Nodes::names).collect();
         if nodes.is_empty() {
             return Err(CompactError::UnknownNode { name: name.to_owned() });
         }
         Ok(nodes)
+    }
+}
+
+impl AsOne {
+    fn report(&self, devices: &[DeviceReport]) -> Result<GroupReport, CompactError> {
+        let find = |name: &String| {
+            let found = devices.iter().find(|device| device.name == *name);
+            found.ok_or_else(|| CompactError::UnknownDevice { name: name.clone() })
+        };
+        let members: Vec<&DeviceReport> = self.devices.iter().map(find).collect::<Result<_, _>>()?;
+        let count = members.len();
+        let is_of_one_node = members.windows(2).all(|pair| pair[0].node == pair[1].node);
+        let backend = members
+            .first()
+            .filter(|_| is_of_one_node && (2..=MAX_GROUP_DEVICES).contains(&count));
+        let backend = backend.ok_or(CompactError::NoGroup { count })?.backend.clone();
+        Ok(GroupReport {
+            devices: self.devices.clone(),
+            backend,
+            steps: Steps {
+                step_ns: self.step_us.saturating_mul(1000),
+                layer_ns: self.layer_us.saturating_mul(1000),
+                row_ps: 0,
+                // One format for all weights.
+                reading: vec![Reading {
+                    bits: 8,
+                    bytes_per_second: whole(self.gb_per_second * GIGA),
+                }],
+                attention_flops_per_second: None,
+                strict_percent: None,
+                cache_ns: 0,
+                attention_ns: 0,
+                flops_per_second: self.teraflops.map(|tera| whole(tera * TERA)),
+            },
+        })
     }
 }
 
@@ -312,7 +376,7 @@ impl Placed {
 }
 
 impl Nodes {
-    /// The group's own name for a node alone, numbered ones for several.
+    /// The set's own name for a node alone, numbered ones for several.
     fn names(&self) -> Vec<String> {
         match self.count {
             1 => vec![self.name.clone()],

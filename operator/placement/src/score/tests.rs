@@ -25,6 +25,7 @@ fn device(name: &str, gib: u64, gb_per_second: u64) -> Device {
         flops_per_second: Some(gb_per_second * 1_000_000_000_000),
         thermal_headroom_percent: Some(50),
         taints: Vec::new(),
+        members: Vec::new(),
     }
 }
 

@@ -34,6 +34,7 @@ fn line(layers: &[u32]) -> (Problem, Plan) {
             flops_per_second: Some(10_000_000_000),
             thermal_headroom_percent: None,
             taints: Vec::new(),
+            members: Vec::new(),
         });
         stages.push(Stage {
             device: format!("d{index}"),

@@ -1,6 +1,7 @@
 //! Every ordered choice of devices, every cut. Which of them are plans is the checker's judgement, not the solver's.
 
 use placement::{HeldLayers, Objective, Plan, Problem, Stage, check};
+use topology::Device;
 
 /// The best plan there is.
 pub fn best(problem: &Problem) -> Option<Plan> {
@@ -27,7 +28,7 @@ pub fn all(problem: &Problem) -> Vec<Plan> {
 
 fn each_plan(problem: &Problem, visit: &mut impl FnMut(Plan)) {
     let mut order = Vec::new();
-    each_order(problem.topology.devices.len(), &mut order, &mut |order| {
+    each_order(&problem.topology.devices, &mut order, &mut |order| {
         let mut ends = Vec::new();
         each_cut(order.len(), problem.model.layers.len(), 0, &mut ends, &mut |ends| {
             visit(plan(problem, order, ends));
@@ -47,10 +48,28 @@ pub fn cost(problem: &Problem, plan: &Plan) -> (u64, u64, u64) {
     }
 }
 
-fn each_order(devices: usize, order: &mut Vec<usize>, visit: &mut impl FnMut(&[usize])) {
-    for device in 0..devices {
-        if !order.contains(&device) {
-            order.push(device);
+/// Names of the devices behind one: those that work as one, or itself.
+pub fn names(device: &Device) -> Vec<&str> {
+    if device.members.is_empty() {
+        return vec![device.name.as_str()];
+    }
+    device.members.iter().map(|member| member.device.as_str()).collect()
+}
+
+/// Whether a device, or one of those that it is, works in a pool.
+pub fn is_in(device: &Device, pool: usize) -> bool {
+    if device.members.is_empty() {
+        return device.pool == pool;
+    }
+    device.members.iter().any(|member| member.pool == pool)
+}
+
+fn each_order(devices: &[Device], order: &mut Vec<usize>, visit: &mut impl FnMut(&[usize])) {
+    for (at, device) in devices.iter().enumerate() {
+        let own = names(device);
+        let is_free = |other: &usize| names(&devices[*other]).iter().all(|name| !own.contains(name));
+        if order.iter().all(is_free) {
+            order.push(at);
             visit(order);
             each_order(devices, order, visit);
             order.pop();
@@ -94,16 +113,19 @@ fn plan(problem: &Problem, order: &[usize], ends: &[usize]) -> Plan {
             .map(|l| ns(l.active_bytes + l.kv_read_bytes, rate) + device.layer_ns())
             .sum::<u64>();
         let mut weight_bytes = layer_weights;
-        let mut memory_bytes = layer_weights + caches + device.fixed_bytes + model.compute_buffer_bytes;
+        // Each of several devices that work as one has a part of the layers, and all of the rest.
+        let members = u64::try_from(names(device).len()).expect("few devices");
+        let mut divided_bytes = layer_weights + caches;
+        let mut whole_bytes = device.fixed_bytes + model.compute_buffer_bytes;
         if s == 0 {
             weight_bytes += model.embedding_bytes;
             if device.kind.uses_host_memory() {
-                memory_bytes += model.embedding_bytes;
+                divided_bytes += model.embedding_bytes;
             }
         }
         if next.is_none() {
             weight_bytes += model.output_bytes;
-            memory_bytes += model.output_bytes + model.output_buffer_bytes;
+            whole_bytes += model.output_bytes + model.output_buffer_bytes;
             time_ns += ns(model.output_bytes, rate);
         }
         let hop_ns = next.map(|next| {
@@ -120,14 +142,14 @@ fn plan(problem: &Problem, order: &[usize], ends: &[usize]) -> Plan {
             first_layer: u32::try_from(first).expect("few layers"),
             end_layer: u32::try_from(*end).expect("few layers"),
             weight_bytes,
-            memory_bytes,
+            memory_bytes: (divided_bytes.div_ceil(members) + whole_bytes) * members,
             time_ns,
             hop_ns,
         });
         first = *end;
     }
     for pool in 0..problem.topology.pools.len() {
-        let on_pool = |(s, _): &(usize, &Stage)| problem.topology.devices[order[*s]].pool == pool;
+        let on_pool = |(s, _): &(usize, &Stage)| is_in(&problem.topology.devices[order[*s]], pool);
         let busy: u64 = stages
             .iter()
             .enumerate()

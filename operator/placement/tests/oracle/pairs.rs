@@ -17,13 +17,18 @@ pub fn cost(problem: &Problem, plans: &[&Plan]) -> (u64, i128) {
         return (moved, plans.iter().map(|plan| i128::from(plan.latency_ns)).sum());
     }
     let mut busy_ns: BTreeMap<usize, u64> = BTreeMap::new();
-    let pool = |device: &str| problem.topology.device(device).expect("a device").pool;
+    let pools = |device: &str| {
+        let device = problem.topology.device(device).expect("a device");
+        (0..problem.topology.pools.len()).filter(move |pool| brute_force::is_in(device, *pool))
+    };
     for stage in plans.iter().flat_map(|plan| &plan.stages) {
-        *busy_ns.entry(pool(&stage.device)).or_default() += stage.time_ns;
+        for pool in pools(&stage.device) {
+            *busy_ns.entry(pool).or_default() += stage.time_ns;
+        }
     }
     let slowest = |plan: &&Plan| {
-        let pools = plan.stages.iter().map(|stage| busy_ns[&pool(&stage.device)]);
-        pools.fold(plan.slowest_ns, u64::max)
+        let pools = plan.stages.iter().flat_map(|stage| pools(&stage.device));
+        pools.map(|pool| busy_ns[&pool]).fold(plan.slowest_ns, u64::max)
     };
     (
         moved,
@@ -58,10 +63,14 @@ pub fn best(problem: &Problem) -> Option<(u64, i128)> {
     best
 }
 
+/// The single devices of a plan, one bit each.
 fn devices(problem: &Problem, plan: &Plan) -> u64 {
     let at = |name: &str| problem.topology.devices.iter().position(|device| device.name == name);
-    plan.stages
+    let used = plan
+        .stages
         .iter()
-        .filter_map(|stage| at(&stage.device))
+        .filter_map(|stage| problem.topology.device(&stage.device));
+    used.flat_map(brute_force::names)
+        .filter_map(at)
         .fold(0, |bits, at| bits | 1 << at)
 }

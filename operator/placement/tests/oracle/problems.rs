@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use placement::{Constraints, HeldLayers, Layer, Model, Objective, Pin, Problem, Toleration};
 use proptest::prelude::*;
-use topology::{Device, Effect, Kind, Link, Origin, Pool, Rate, Steps, Taint, Topology, Traffic};
+use topology::{Device, Effect, Kind, Link, Member, Origin, Pool, Rate, Steps, Taint, Topology, Traffic};
 
 /// Up to five devices on up to three pools and nodes, up to six layers, every constraint.
 pub fn small() -> impl Strategy<Value = Problem> {
@@ -93,6 +93,90 @@ pub fn crowded_links() -> impl Strategy<Value = Problem> {
         problem.constraints.max_link_percent = Some(percent);
         problem
     })
+}
+
+/// [`small`] with up to four devices, of which up to three in one node may work as one, by twos or threes, mostly faster so than each by
+/// itself. Some have a memory of their own, some share one.
+pub fn grouped() -> impl Strategy<Value = Problem> {
+    let members = prop::sample::select(vec![0b011_u8, 0b101, 0b110, 0b111]);
+    let groups = prop::collection::btree_map(members, (1_u64..80, 0_u64..5), 1..4);
+    let limit = prop_oneof![1 => Just(1_u32), 2 => Just(2), 6 => Just(8)];
+    (small(), groups, any::<u8>(), limit, prop::bool::weighted(0.2)).prop_map(
+        |(mut problem, groups, shares_memory, max_group_devices, holds)| {
+            problem.constraints.max_group_devices = max_group_devices;
+            let Topology { devices, pools, .. } = &mut problem.topology;
+            devices.truncate(4);
+            let first = devices[0].clone();
+            for (at, device) in devices.iter_mut().enumerate().take(3) {
+                *device = Device {
+                    name: device.name.clone(),
+                    usable_bytes: device.usable_bytes,
+                    bandwidth: device.bandwidth,
+                    pool: device.pool,
+                    launch_us: device.launch_us,
+                    steps: device.steps.clone(),
+                    taints: device.taints.clone(),
+                    ..first.clone()
+                };
+                if shares_memory >> at & 1 == 0 {
+                    device.pool = pools.len();
+                    pools.push(Pool {
+                        name: device.name.clone(),
+                        usable_bytes: device.usable_bytes,
+                        held_bytes: 0,
+                        bandwidth: device.bandwidth,
+                    });
+                }
+            }
+            let single = devices.len();
+            for (members, (tenths, layers)) in groups {
+                let members: Vec<usize> = (0..3).filter(|at| members >> at & 1 == 1).collect();
+                if members.iter().all(|at| *at < single) {
+                    let group = as_one(devices, pools, &members, tenths, layers);
+                    devices.extend(group);
+                }
+            }
+            if let Some(group) = devices.get(single).filter(|_| holds) {
+                problem.held.push(HeldLayers {
+                    device: group.name.clone(),
+                    first_layer: 0,
+                    end_layer: 2,
+                });
+            }
+            problem
+        },
+    )
+}
+
+/// Devices that work as one, where there is any memory for each.
+fn as_one(devices: &[Device], pools: &[Pool], members: &[usize], tenths: u64, layers: u64) -> Option<Device> {
+    let names: Vec<&str> = members.iter().map(|at| devices[*at].name.as_str()).collect();
+    let member = |at: &usize| Member {
+        device: devices[*at].name.clone(),
+        pool: devices[*at].pool,
+    };
+    let least_bytes = members.iter().map(|at| devices[*at].usable_bytes).min()?;
+    let mut group = Device {
+        name: names.join("+"),
+        members: members.iter().map(member).collect(),
+        bandwidth: measured(tenths * 100_000_000),
+        launch_us: layers * 50,
+        steps: Some(Steps {
+            step_ns: 0,
+            layer_ns: layers * 11_000,
+            row_ps: 0,
+            reading: Vec::new(),
+            attention_flops_per_second: None,
+            strict_percent: None,
+            cache_ns: 0,
+            attention_ns: 0,
+            flops_per_second: None,
+        }),
+        taints: members.iter().flat_map(|at| devices[*at].taints.clone()).collect(),
+        ..devices[members[0]].clone()
+    };
+    group.usable_bytes = (least_bytes * members.len() as u64).min(group.room_bytes(pools));
+    (group.usable_bytes > 0).then_some(group)
 }
 
 fn taint(value: usize) -> Taint {
@@ -233,6 +317,7 @@ fn constraints() -> impl Strategy<Value = Constraints> {
             |(min_devices, max_devices, allow_software_devices, pinned_layers, rare, link_percent)| Constraints {
                 min_devices,
                 max_devices,
+                max_group_devices: 1,
                 allow_software_devices,
                 vendors: if rare == 0 {
                     BTreeSet::from(["v0".to_owned()])
@@ -298,6 +383,7 @@ fn device(index: usize, place: usize, mib: u64, bytes_per_second: u64, kind: Kin
         flops_per_second: None,
         thermal_headroom_percent: None,
         taints: Vec::new(),
+        members: Vec::new(),
     }
 }
 

@@ -211,6 +211,7 @@ fn problem(asked: &Asked<'_>, facts: &Facts, of: Of<'_>) -> Option<Problem> {
         freed: &[],
         own,
         facts: own.map(|_| facts),
+        may_group: translate::may_group(asked.known.validated, facts),
         in_force: own.is_none(),
     });
     let topology = translate::counted(topology, asked.known.validated, facts, &asked.world.paces);

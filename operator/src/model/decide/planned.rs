@@ -219,6 +219,7 @@ pub(super) fn is_beside(asked: &Asked<'_>, present: &InForce, next: &InForce) ->
         freed: &[],
         own: None,
         facts: None,
+        may_group: false,
         in_force: true,
     });
     next.nodes().all(understood) && fits_beside(&topology, present, next, is_answering(asked, present))

@@ -36,15 +36,20 @@ fn trial_budget() -> Budget {
 }
 
 /// Plans for so many replicas, judged by the checker. Streams wait for a repair: what is found soon is good enough for it, and what is
-/// better by far is moved to later.
-pub(super) fn solve_and_check(problem: &Problem, replicas: u32, is_repair: bool) -> Result<Fleet, Why> {
+/// better by far is moved to later. `explained`: the same problem with all that a person may want to know of, where that is more.
+pub(super) fn solve_and_check(
+    problem: &Problem,
+    replicas: u32,
+    is_repair: bool,
+    explained: impl FnOnce() -> Option<Problem>,
+) -> Result<Fleet, Why> {
     let budget = if is_repair { trial_budget() } else { Budget::default() };
     let mut solved = solve_fleet(problem, replicas, budget);
     if is_repair && matches!(solved, Err(Infeasible::Exhausted { .. })) {
         solved = solve_fleet(problem, replicas, Budget::default());
     }
     let fleet = solved.map_err(|infeasible| {
-        let explanation = explain(problem, &infeasible);
+        let explanation = explain(explained().as_ref().unwrap_or(problem), &infeasible);
         Why::new(explanation.reason, explanation.message)
     })?;
     let violations = check_fleet(problem, &fleet.plans);

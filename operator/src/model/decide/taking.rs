@@ -2,23 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::{InferenceModel, Yielded, YieldedLink};
-use placement::{Plan, Problem, Violation, check};
+use crds::{Yielded, YieldedLink};
+use placement::{Fleet, Plan, Problem, Solution, Violation, check, check_fleet};
 
 use super::search::trial;
-use super::{Decided, Known, Question, World};
+use super::{Asked, Decided, Question, Rest, Solved, next_placement};
+use crate::model::status::Why;
 use crate::model::term::ModelState;
 use crate::model::yielding::Needs;
 use crate::model::{translate, yielding};
 
-/// Solves as if models of lower priority held less: who of them yields is part of the decision. `None` where that is no help.
-pub(super) fn take(
-    world: &World<'_>,
-    model: &InferenceModel,
-    known: &Known<'_>,
-    failing: &BTreeSet<String>,
-    state: &mut ModelState,
-) -> Option<Decided> {
+/// Solves as if models of lower priority held less: who of them yields is part of the decision. `None` where that is no help. `why`
+/// there is no plan beside what all hold.
+pub(super) fn take(asked: &Asked<'_>, rest: &Rest<'_>, why: &Why, state: &mut ModelState) -> Option<Decided> {
+    let Asked {
+        world,
+        model,
+        known,
+        failing,
+        ..
+    } = *asked;
     let metadata = &model.metadata;
     let (uid, name) = (metadata.uid.as_deref()?, metadata.name.as_deref()?);
     let (facts, lower) = (known.facts?, world.holders.lower(uid));
@@ -36,6 +39,7 @@ pub(super) fn take(
             freed: &freed,
             own: None,
             facts: Some(facts),
+            may_group: translate::may_group(known.validated, facts),
             in_force: false,
         });
         let topology = translate::counted(topology, known.validated, facts, &world.paces);
@@ -57,7 +61,7 @@ pub(super) fn take(
     let plan = &solution.plan;
     let needed = needed(chosen, |chosen| problem(chosen, failing), plan);
     if needed.is_empty() {
-        return None;
+        return fits(asked, rest, (&problem(&[], failing)?, &solution), why, state);
     }
     // It is about to be placed, and was not refused.
     state.refused = None;
@@ -71,6 +75,33 @@ pub(super) fn take(
     let claimed_links = world.holders.loads_of_plans(uid, &free, plans);
     let waits = Decided::waits(&gave_up.collect(), plans, claimed_links);
     Some(Decided { takes, ..waits })
+}
+
+/// What a search among more found, and is a plan beside what all hold: the search for that was given up too early.
+fn fits(
+    asked: &Asked<'_>,
+    rest: &Rest<'_>,
+    (beside, found): (&Problem, &Solution),
+    why: &Why,
+    state: &mut ModelState,
+) -> Option<Decided> {
+    let plans = vec![found.plan.clone()];
+    if !check_fleet(beside, &plans).is_empty() {
+        return None;
+    }
+    state.refused = None;
+    let fewer = rest.fewer(plans.len(), false, &why.reason, &why.message);
+    let solved = Solved {
+        loads: asked.world.holders.loads_of_plans(asked.uid(), beside, &plans),
+        fleet: Fleet {
+            plans,
+            verdict: found.verdict,
+            runner_up: None,
+            short: None,
+            steps: found.steps,
+        },
+    };
+    Some(next_placement(asked, rest, Some(&solved), state).with_fewer(fewer))
 }
 
 /// Those of the chosen ones that a plan has no room beside, and what of them it needs: a search may choose one too many. `problem`: with

@@ -1,9 +1,11 @@
 mod devices;
+mod groups;
 mod links;
 mod memory;
 mod moves;
 mod replicas;
 mod support;
+mod taking;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +20,7 @@ use super::*;
 use crate::agents::AgentView;
 use crate::model::failures::Health;
 use crate::model::fixture;
+use crate::model::groups::Groups;
 use crate::model::inspect::Inspection;
 use crate::model::learned_pace::Corrections;
 use crate::model::observe::Observed;
@@ -75,7 +78,8 @@ impl Cluster {
     fn decide(&mut self) -> Decided {
         let reports = Arc::new(Reports::of(&self.observed.devices));
         let world = World::new((&self.observed, reports), &self.agents, &self.awaited, self.now, NOW);
-        let mut world = world.with_links(self.links.clone());
+        let groups = Groups::of(&self.observed.links);
+        let mut world = world.with_links(self.links.clone()).with_groups(Arc::new(groups));
         world.paces = self.paces.clone();
         world.leisure = self.leisure;
         world.unheard = self.unheard.clone();

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use topology::{DeviceReport, HeldMemory, Links, NodeLabels, Topology, View, build_view, support};
+use crds::names::{group_name, members};
+use topology::{DeviceReport, GroupReport, HeldMemory, Links, NodeLabels, Topology, View, build_view, support};
 
 use crate::agents::AgentView;
 use crate::model::facts::Facts;
 use crate::model::gain::Threshold;
+use crate::model::groups::Groups;
 use crate::model::holders::Holders;
 use crate::model::learned_pace::Corrections;
 use crate::model::leaving::{Leaving, leaving};
@@ -26,6 +28,8 @@ pub struct World<'a> {
     pub(super) agents: &'a BTreeMap<String, AgentView>,
     pub(super) awaited: &'a BTreeSet<String>,
     links: Links,
+    /// Devices that work as one.
+    groups: Arc<Groups>,
     /// Nodes that get nothing new, and whose shards go elsewhere if they can.
     pub(super) leaving: BTreeMap<String, Leaving>,
     /// Nodes that get nothing new, for their agents would not hear of it.
@@ -61,6 +65,7 @@ impl<'a> World<'a> {
             agents,
             awaited,
             links: Links::default(),
+            groups: Arc::default(),
             leaving: leaving(observed, agents),
             unheard: BTreeSet::new(),
             threshold: Threshold::default(),
@@ -77,6 +82,12 @@ impl<'a> World<'a> {
     #[must_use]
     pub fn with_links(self, links: Links) -> Self {
         Self { links, ..self }
+    }
+
+    /// With devices that work as one; without, each works by itself.
+    #[must_use]
+    pub fn with_groups(self, groups: Arc<Groups>) -> Self {
+        Self { groups, ..self }
     }
 
     /// With another measure of what is worth a move.
@@ -119,6 +130,7 @@ impl<'a> World<'a> {
                 .collect(),
             attached_nodes: nodes.into_iter().filter(counts).collect(),
             node_labels: self.node_labels,
+            groups: self.groups(question),
             held,
         });
         // Links are judged once for all graphs of a pass: a large cluster has tens of thousands.
@@ -137,9 +149,35 @@ impl<'a> World<'a> {
         topology
     }
 
-    /// Whether a device's object tells of it, or told of it before.
+    /// Devices that work as one, as far as they are asked for. A group on which shards keep failing is left by itself: its devices may be
+    /// sound, each alone.
+    fn groups(&self, question: &Question<'_>) -> Vec<&GroupReport> {
+        if !self.has_groups() {
+            return Vec::new();
+        }
+        let mut groups = match question.among {
+            Some(names) => self.groups.named(names, &self.reports),
+            None if question.may_group => self.groups.all(&self.reports),
+            None => Vec::new(),
+        };
+        if !question.failing.is_empty() {
+            let name = |group: &GroupReport| group_name(group.devices.iter().map(String::as_str));
+            groups.retain(|group| !question.failing.contains(&name(group)));
+        }
+        groups
+    }
+
+    /// Whether any agent tells of devices that work as one.
+    pub(in crate::model) fn has_groups(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// Whether a device's object tells of it, or told of it before. Of several that work as one: whether the objects of all of them do,
+    /// and their agent tells whether they can.
     pub(in crate::model) fn is_told_of(&self, device: &str) -> bool {
-        self.reports.get(device).is_some()
+        let is_group = members(device).nth(1).is_some();
+        members(device).all(|member| self.reports.get(member).is_some())
+            && (!is_group || self.groups.is_told_of(device, &self.reports))
     }
 
     /// What the agents report.
@@ -176,7 +214,10 @@ fn as_it_counts<'r>(
     if unfit.is_some() {
         device.to_mut().barred = unfit;
     }
-    let is_own = |own: &Own| own.memory.iter().any(|held| held.device == device.name);
+    let is_own = |own: &Own| {
+        let mut held = own.memory.iter().flat_map(|held| members(&held.device));
+        held.any(|member| member == device.name)
+    };
     if question.own.is_some_and(is_own) {
         device.to_mut().barred = Some("holds another replica".to_owned());
     }
@@ -194,7 +235,8 @@ pub(in crate::model) struct Own {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::model) struct Question<'q> {
     pub uid: &'q str,
-    /// The devices that matter: only these are in the graph, and those that share memory with them. `None`: all.
+    /// The devices that matter: only these are in the graph, and those that share memory with them. Several that work as one are, if they
+    /// are named so. `None`: all.
     pub among: Option<&'q [&'q str]>,
     /// Devices on which its shards keep failing.
     pub failing: &'q BTreeSet<String>,
@@ -204,6 +246,8 @@ pub(in crate::model) struct Question<'q> {
     pub own: Option<&'q Own>,
     /// Of the model that is to be loaded; absent where that is not asked: what is loaded has shown that it can be.
     pub facts: Option<&'q Facts>,
+    /// Whether any devices may work as one; those that are named do.
+    pub may_group: bool,
     /// Whether it is for layers that are held already.
     pub in_force: bool,
 }

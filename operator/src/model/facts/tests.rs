@@ -47,6 +47,23 @@ fn source(sha256: Option<&str>, index_sha256: Option<&str>) -> ModelSource {
 }
 
 #[test]
+fn numbers_of_devices_that_can_work_as_one_are_taken_in_order_and_within_what_is_possible() {
+    let told = |sizes: &[u32]| {
+        let message = ModelFacts {
+            group_sizes: sizes.to_vec(),
+            ..message()
+        };
+        accept(message, &source(None, None)).map(|(facts, _)| facts.group_sizes)
+    };
+    assert_eq!(told(&[]), Ok(vec![]), "an agent that does not say");
+    assert_eq!(told(&[2, 4, 8]), Ok(vec![2, 4, 8]));
+    for nonsense in [vec![1, 2], vec![9], vec![4, 2], vec![2, 2]] {
+        let error = told(&nonsense).expect_err("nonsense");
+        assert!(error.to_string().contains("groups of ["), "{error}");
+    }
+}
+
+#[test]
 fn sound_facts_are_taken_with_their_vocabulary() {
     let (facts, attached) = accept(message(), &source(Some("07"), None)).unwrap();
     assert_eq!(

@@ -164,3 +164,15 @@ fn peers_are_chosen_anew_only_when_the_members_change() {
     assert!(Arc::ptr_eq(&first, &again));
     assert_eq!(memory.peers(cluster(4, 1), BTreeSet::new())["node-0000"].peers.len(), 3);
 }
+
+#[test]
+fn devices_that_work_as_one_are_the_same_value_until_something_else_is_told_of_them() {
+    let mut memory = Memory::default();
+    let mut told = |groups: &[&[u32]], at_s| {
+        memory.links(&[fixture::groups("a", groups)], at_s);
+        memory.groups()
+    };
+    let first = told(&[&[0, 1]], 0);
+    assert!(Arc::ptr_eq(&first, &told(&[&[0, 1]], 60)));
+    assert_ne!(first, told(&[&[0, 1], &[2, 3]], 60));
+}

@@ -110,3 +110,32 @@ fn two_placements_fit_beside_each_other_where_each_device_and_pool_has_room_for_
         "of other weights it keeps nothing"
     );
 }
+
+#[test]
+fn devices_that_work_as_one_hold_equal_parts_of_what_is_beside_them() {
+    let cards = [0, 1].map(|index| {
+        let state = fixture::card("a", index, 100 * MIB as i64);
+        topology::DeviceReport::from_state(&state).unwrap()
+    });
+    let topology = topology::build(&topology::Input {
+        devices: cards.to_vec(),
+        attached_nodes: BTreeSet::from(["a".to_owned()]),
+        ..Default::default()
+    });
+    let on = |device: &str, mib| {
+        let mut placement = planned(&[("a", 0, 6, mib)]).placement;
+        placement.pipelines[0].stages[0].device = device.to_owned();
+        fixture::signed(placement)
+    };
+    let pair = |mib| on("a-cuda0+a-cuda1", mib);
+    // Both hold sixty.
+    let fits = |next: &InForce| fits_beside(&topology, &pair(120), next, true);
+    assert!(fits(&on("a-cuda0", 40)) && !fits(&on("a-cuda1", 41)));
+    assert!(fits(&pair(120)), "nothing new is loaded");
+    let other_layers = |mib| {
+        let mut placement = pair(mib).placement;
+        placement.pipelines[0].stages[0].first_layer = 1;
+        fixture::signed(placement)
+    };
+    assert!(fits(&other_layers(80)) && !fits(&other_layers(82)));
+}

@@ -1,6 +1,7 @@
 //! Whole passes, with a scripted API server and agents in the registry.
 
 mod away;
+mod begun;
 mod earlier;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crds::conditions::{ConditionStatus, device as device_kind, find, model as kind, reason};
+use crds::names::members;
 use crds::{DeviceGPUState, InferenceModel};
 use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use crate::model::term::ModelState;
 
 /// Held devices that are told by name: more say nothing new.
 const TOLD: usize = 3;
+/// The clocks of an agent and of the operator may differ by so much: beyond that the certificates that the one issues do not stand for
+/// the other.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
 
 /// What a device's agent says against it, though it is there and nobody else's: reads on after its name.
 #[must_use]
@@ -127,7 +131,7 @@ pub fn look(
     )
 }
 
-/// The devices of each pipeline all of whose stages serve, or are awaited, with the uid of its model.
+/// The single devices of each pipeline all of whose stages serve, or are awaited, with the uid of its model.
 fn serving(around: Around<'_>) -> Vec<(&str, Vec<&str>)> {
     let mut pipelines = Vec::new();
     for (uid, state) in around.models {
@@ -141,8 +145,8 @@ fn serving(around: Around<'_>) -> Vec<(&str, Vec<&str>)> {
                 .zip(own)
                 .all(|(stage, sight)| sight.serves() || around.awaited.contains(&stage.node));
             if serves {
-                let devices = pipeline.stages.iter().map(|stage| stage.device.as_str()).collect();
-                pipelines.push((uid.as_str(), devices));
+                let devices = pipeline.stages.iter().flat_map(|stage| members(&stage.device));
+                pipelines.push((uid.as_str(), devices.collect()));
             }
         }
     }
@@ -174,12 +178,13 @@ impl<'b> Before<'b> {
         });
         Self {
             stood: stood.collect(),
-            held: in_force.flat_map(InForce::devices).map(str::to_owned).collect(),
+            held: in_force.flat_map(InForce::members).map(str::to_owned).collect(),
         }
     }
 }
 
-/// For how long a device's agent has said that it is unfit. A date to come counts as now.
+/// For how long a device's agent has said that it is unfit, and no longer than that is sure, whose clock may differ. A date to come counts
+/// as now.
 fn stood(device: &DeviceGPUState, wall: Timestamp) -> Option<Duration> {
     let conditions = &device.status.as_ref()?.conditions;
     let against = [device_kind::HEALTHY, device_kind::VERIFIED]
@@ -188,7 +193,8 @@ fn stood(device: &DeviceGPUState, wall: Timestamp) -> Option<Duration> {
         .filter(|condition| condition.status == ConditionStatus::False.as_str());
     let since = against.map(|condition| condition.last_transition_time.0).min()?;
     let seconds = wall.as_second().saturating_sub(since.as_second());
-    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+    let told = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    Some(told.saturating_sub(CLOCKS_DIFFER))
 }
 
 fn kept(
@@ -246,4 +252,67 @@ fn message(held: &BTreeMap<&str, &Held>, limit: Limit) -> String {
         first.out,
         limit.percent,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use identity::{PlacementSigner, PlacementVerifier};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use proto::control::v1::ShardPhase;
+
+    use super::*;
+    use crate::model::fixture;
+    use crate::model::term::Term;
+
+    /// Its agent says that it is unfit, since then.
+    fn judge(device: &mut DeviceGPUState, since: Timestamp) {
+        let conditions = &mut device.status.as_mut().expect("a status").conditions;
+        let mut conditions = conditions.iter_mut();
+        let healthy = conditions.find(|condition| condition.type_ == device_kind::HEALTHY);
+        let healthy = healthy.expect("Healthy");
+        healthy.status = ConditionStatus::False.as_str().to_owned();
+        healthy.last_transition_time = Time(since);
+    }
+
+    #[test]
+    fn devices_that_work_as_one_are_judged_each_by_itself_and_held_for_what_serves_on_all_of_them() {
+        let mut placement = fixture::in_force(1, &["a"]).placement;
+        placement.pipelines[0].stages[0].device = "a-cuda0+a-cuda1".to_owned();
+        let mut agents = fixture::agents(&["a"]);
+        fixture::report(&mut agents, "a", 1, 0, ShardPhase::Serving);
+        let mut term = Term::begin(Instant::now());
+        let verifier = PlacementVerifier::new([PlacementSigner::generate().unwrap().public_key()]).unwrap();
+        term.recall(&[Arc::new(fixture::model())], &verifier);
+        let state = term.models.get_mut(fixture::UID).expect("the model");
+        state.in_force = Some(fixture::signed(placement));
+        let mut devices = [0, 1].map(|index| fixture::card("a", index, 1 << 30));
+        judge(Arc::make_mut(&mut devices[1]), Timestamp::UNIX_EPOCH);
+        let (observed, awaited) = (Observed::default(), BTreeSet::new());
+        let around = Around {
+            observed: &observed,
+            reports: &Reports::of(&devices),
+            agents: &agents,
+            awaited: &awaited,
+            models: &term.models,
+            wall: Timestamp::UNIX_EPOCH,
+        };
+        let nothing_is_left = Limit { percent: 0 };
+        let kept = look(around, &mut term.quarantine, nothing_is_left, Instant::now());
+        let kept = &kept[fixture::UID];
+        assert_eq!(kept.devices, BTreeSet::from(["a-cuda1".to_owned()]));
+        assert!(kept.message.starts_with("a-cuda1 is not healthy"), "{}", kept.message);
+    }
+
+    #[test]
+    fn how_long_ago_a_device_was_judged_is_the_least_that_clocks_allow_which_differ() {
+        let mut device = (*fixture::cpu("a", 1 << 30)).clone();
+        judge(&mut device, Timestamp::from_second(1000).unwrap());
+        for (second, at_least) in [(900, 0), (1000, 0), (1300, 0), (1301, 1), (1600, 300)] {
+            let stood = stood(&device, Timestamp::from_second(second).unwrap());
+            assert_eq!(stood, Some(Duration::from_secs(at_least)), "at {second}");
+        }
+    }
 }

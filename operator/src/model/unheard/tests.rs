@@ -1,3 +1,5 @@
+mod never;
+
 use identity::Heard;
 use k8s_openapi::api::coordination::v1::LeaseSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};

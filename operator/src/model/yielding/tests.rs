@@ -289,6 +289,24 @@ impl Fleet {
         panic!("it never comes to rest");
     }
 
+    /// So many models, `m0`, `m1` and so on, come one after the other, then that of a number goes, if there is one; all rests in the end.
+    /// `add`: adds the one of a number under a name, and says whether the next comes only once this one rests.
+    fn comes_to_rest(&mut self, count: usize, gone: usize, mut add: impl FnMut(&mut Self, &str, usize) -> bool) {
+        for at in 0..count {
+            // Some come before the others are at rest, while shards still linger.
+            if add(self, &format!("m{at}"), at) {
+                self.settle();
+            } else {
+                self.pass();
+            }
+        }
+        self.settle();
+        if gone < count {
+            self.remove(&format!("m{gone}"));
+            self.settle();
+        }
+    }
+
     fn devices(&self, name: &str) -> Vec<&str> {
         let in_force = self.term.models[name].in_force.as_ref();
         let stages = in_force.map(InForce::stages).unwrap_or_default();
@@ -546,20 +564,10 @@ proptest! {
         models in prop::collection::vec((-1_i32..3, 5_u64..50, 1_i32..4, any::<bool>()), 1..5),
         gone in 0_usize..8,
     ) {
-        let mut fleet = Fleet::of(&nodes);
-        for (at, (priority, layer_mib, devices, waits)) in models.iter().enumerate() {
-            fleet.add_on(Some(*devices), &format!("m{at}"), *priority, *layer_mib);
-            // Some come before the others are at rest, while shards still linger.
-            if *waits {
-                fleet.settle();
-            } else {
-                fleet.pass();
-            }
-        }
-        fleet.settle();
-        if gone < models.len() {
-            fleet.remove(&format!("m{gone}"));
-            fleet.settle();
-        }
+        Fleet::of(&nodes).comes_to_rest(models.len(), gone, |fleet, name, at| {
+            let (priority, layer_mib, devices, waits) = models[at];
+            fleet.add_on(Some(devices), name, priority, layer_mib);
+            waits
+        });
     }
 }

@@ -51,12 +51,8 @@ fn two_gpus() -> Observed {
     }
 }
 
-fn clock() -> Timestamp {
-    "2026-01-01T01:00:00Z".parse().unwrap()
-}
-
 fn planned(observed: &Observed, settings: &Settings) -> Vec<Action> {
-    plan(observed, settings, &mut LastSeen::new(), Instant::now(), clock())
+    plan(observed, settings, &mut Remembered::default(), Instant::now())
 }
 
 fn reserved(actions: &[Action]) -> Vec<&str> {
@@ -102,7 +98,8 @@ fn while_a_pod_waits_for_a_device_no_other_is_made() {
 fn a_pod_is_made_anew_after_it_had_to_give_way_and_not_under_the_name_of_one_that_is_still_ending() {
     let mut observed = two_gpus();
     let mut ending = reservation("a", GPU, 0, true);
-    ending.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(clock()));
+    let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+    ending.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
     observed.reservations = vec![ending];
     assert_eq!(
         planned(&observed, &settings(Count::All)),
@@ -140,13 +137,13 @@ fn an_agent_that_is_replaced_keeps_its_reservations_and_one_that_stays_away_does
     let all = settings(Count::All);
     let mut observed = two_gpus();
     observed.reservations = vec![reservation("a", GPU, 0, true), reservation("a", GPU, 1, true)];
-    let (mut seen, began) = (LastSeen::new(), Instant::now());
-    assert_eq!(plan(&observed, &all, &mut seen, began, clock()), []);
+    let (mut seen, began) = (Remembered::default(), Instant::now());
+    assert_eq!(plan(&observed, &all, &mut seen, began), []);
     observed.agents.clear();
     let soon = began + AGENT_GRACE / 2;
-    assert_eq!(plan(&observed, &all, &mut seen, soon, clock()), []);
+    assert_eq!(plan(&observed, &all, &mut seen, soon), []);
     let late = began + AGENT_GRACE;
-    assert_eq!(released(&plan(&observed, &all, &mut seen, late, clock())).len(), 2);
+    assert_eq!(released(&plan(&observed, &all, &mut seen, late)).len(), 2);
 }
 
 #[test]
@@ -184,28 +181,21 @@ fn a_plugin_that_restarts_costs_no_reservation() {
 }
 
 #[test]
-fn a_pod_that_was_refused_is_tried_again_after_a_while() {
+fn a_pod_that_was_refused_is_tried_again_a_while_after_that_was_seen_whatever_the_dates_say() {
     let mut observed = two_gpus();
     let mut refused = reservation("a", GPU, 0, true);
     refused.status.get_or_insert_default().phase = Some("Failed".to_owned());
     observed.reservations = vec![refused];
     let all = settings(Count::All);
-    let made: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-    let early = plan(
-        &observed,
-        &all,
-        &mut LastSeen::new(),
-        Instant::now(),
-        made + SignedDuration::from_secs(5),
-    );
-    assert_eq!(released(&early), []);
-    let late = plan(
-        &observed,
-        &all,
-        &mut LastSeen::new(),
-        Instant::now(),
-        made + SignedDuration::from_secs(31),
-    );
+    let (mut seen, began) = (Remembered::default(), Instant::now());
+    for after in [Duration::ZERO, REFUSED_FOR - Duration::from_secs(1)] {
+        assert_eq!(released(&plan(&observed, &all, &mut seen, began + after)), []);
+    }
+    // One of its name that was made since has the same time.
+    let mut another = observed.clone();
+    another.reservations[0].metadata.uid = Some("another".to_owned());
+    assert_eq!(released(&plan(&another, &all, &mut seen, began + REFUSED_FOR)), []);
+    let late = plan(&another, &all, &mut seen, began + 2 * REFUSED_FOR);
     assert_eq!(released(&late)[0].1, "it was refused or evicted");
 }
 

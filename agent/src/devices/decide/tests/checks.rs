@@ -12,6 +12,7 @@ fn in_use(node: &mut Node, held: &[u32], loading: &[u32]) {
     node.decider.in_use(InUse {
         held: names(held),
         loading: names(loading),
+        ..InUse::default()
     });
 }
 

@@ -112,3 +112,20 @@ fn what_stands_by_on_a_suspect_device_is_fetched_all_the_same() {
     }
     assert!(bench.step().is_empty());
 }
+
+#[test]
+fn a_worker_on_a_group_is_ended_for_any_of_its_devices_and_the_message_names_that_one() {
+    for member in ["cuda0", "cuda1"] {
+        let group = slice(0, 10, "cuda0+cuda1");
+        let mut bench = Bench::new([wanted(1, group.clone(), None)]);
+        bench.step();
+        for work in [Work::Fetch, Work::Verify, Work::Prepare, Work::Spawn] {
+            assert_eq!(bench.step(), [Action::Start(work)]);
+            bench.event_of(&slot_of(&group), Event::Done(work));
+        }
+        bench.suspect("cuda2");
+        assert!(bench.step().is_empty());
+        bench.suspect(member);
+        assert_eq!(bench.step(), [Action::Condemn(suspicion(member))]);
+    }
+}

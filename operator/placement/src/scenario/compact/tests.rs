@@ -113,3 +113,25 @@ fn what_is_named_and_not_there_is_told_by_its_name() {
         refused(&unknown)
     );
 }
+
+#[test]
+fn devices_that_work_as_one_are_named_with_what_was_measured_of_them() {
+    let group =
+        |devices: &str| format!("{SMALL}\n[[group]]\ndevices = [{devices}]\ngb_per_second = 180\nlayer_us = 30\n");
+    let read = |devices: &str| read(&group(devices)).map(|scenario| scenario.cluster.groups);
+    let groups = read(r#""twin-0-cuda0", "twin-0-cuda1""#).expect("a scenario");
+    assert_eq!(groups[0].devices, ["twin-0-cuda0", "twin-0-cuda1"]);
+    assert_eq!((groups[0].backend.as_str(), groups[0].steps.layer_ns), ("cuda", 30_000));
+    assert_eq!(groups[0].steps.reading[0].bytes_per_second, 180_000_000_000);
+    let refused = |devices: &str| read(devices).expect_err("refused").to_string();
+    assert_eq!(
+        refused(r#""twin-0-cuda0", "twin-0-cuda9""#),
+        "a group names twin-0-cuda9, and no [[node]] has such a device"
+    );
+    for few_or_apart in [r#""twin-0-cuda0""#, r#""twin-0-cuda0", "twin-1-cuda0""#] {
+        assert!(
+            refused(few_or_apart).ends_with("it must have from 2 to 8, of one node"),
+            "{few_or_apart}"
+        );
+    }
+}

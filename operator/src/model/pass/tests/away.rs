@@ -6,7 +6,7 @@ use super::*;
 const LOST_AT: i64 = 1000;
 
 /// Status, reason and message of `Degraded`, as it was written last.
-fn degraded(plane: &Plane) -> [String; 3] {
+pub(super) fn degraded(plane: &Plane) -> [String; 3] {
     let written = plane.script.bodies(&format!("PATCH {STATUS}"));
     let status = &written.last().expect("a status")["status"];
     let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
@@ -15,7 +15,7 @@ fn degraded(plane: &Plane) -> [String; 3] {
     ["status", "reason", "message"].map(|field| found[field].as_str().unwrap_or_default().to_owned())
 }
 
-fn report(plane: &Plane, node: &str, session: u64, epochs: &[u64]) {
+pub(super) fn report(plane: &Plane, node: &str, session: u64, epochs: &[u64]) {
     let serves = |epoch: &u64| wire::ShardStatus {
         model_uid: fixture::UID.into(),
         epoch: *epoch,

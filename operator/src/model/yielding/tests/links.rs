@@ -291,24 +291,15 @@ proptest! {
         let mut fleet = Fleet::of(&nodes);
         let place = |node: &str| node[1..].parse::<usize>().unwrap();
         fleet.links = links(nodes.len(), |from, to| rates[3 * place(from) + place(to)]);
-        for (at, (priority, layer_mib, devices, asks, waits)) in models.iter().enumerate() {
-            fleet.add_on(Some(*devices), &format!("m{at}"), *priority, *layer_mib);
+        fleet.comes_to_rest(models.len(), gone, |fleet, name, at| {
+            let (priority, layer_mib, devices, asks, waits) = models[at];
+            fleet.add_on(Some(devices), name, priority, layer_mib);
             let model = fleet.observed.models.last_mut().unwrap();
             let placement = &mut Arc::make_mut(model).spec.placement;
-            placement.min_devices = *devices;
+            placement.min_devices = devices;
             placement.min_tokens_per_second = asks.map(|(rate, _)| rate);
             placement.max_link_percent = asks.map(|(_, percent)| percent);
-            // Some come before the others are at rest, while shards still linger.
-            if *waits {
-                fleet.settle();
-            } else {
-                fleet.pass();
-            }
-        }
-        fleet.settle();
-        if gone < models.len() {
-            fleet.remove(&format!("m{gone}"));
-            fleet.settle();
-        }
+            waits
+        });
     }
 }
