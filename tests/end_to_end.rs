@@ -23,6 +23,8 @@ mod control_plane;
 mod crashes;
 #[path = "end_to_end/frozen.rs"]
 mod frozen;
+#[path = "end_to_end/groups.rs"]
+mod groups;
 #[path = "end_to_end/kinds.rs"]
 mod kinds;
 #[path = "end_to_end/links.rs"]

@@ -37,6 +37,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// Leaves live for hours and are renewed from half of their life. What could not be renewed for long is renewed soon after the operator
 /// is back.
 const RENEW_LEAVES_EVERY: Duration = Duration::from_secs(30);
+/// A leaf that is not there by then is left to the next turn. Turns wait for each other: with the seconds that a worker has to take its
+/// leaf, one ends before the next.
+const RENEW_LEAF_WITHIN: Duration = Duration::from_secs(20);
 /// What was held last is known at once, or with the operator's first word. Less than a worker lives by itself.
 const TAKE_OVER_WITHIN: Duration = Duration::from_secs(15);
 /// Actions that follow from each other at once; more would be a loop.
@@ -489,8 +492,16 @@ impl<L: WorkerLeaves> Drive<L> {
 }
 
 async fn renew_leaf<L: WorkerLeaves>(leaves: Arc<L>, trust: Trust, slot: Slot, places: Places) {
-    if let Err(fault) = leaves.ensure(&slot.model_uid, &places.identity).await {
-        tracing::warn!(shard = %slot, message = fault.message, "the worker's leaf is not renewed; trying again");
+    let ensured = leaves.ensure(&slot.model_uid, &places.identity);
+    let message = match tokio::time::timeout(RENEW_LEAF_WITHIN, ensured).await {
+        Ok(ensured) => ensured.err().map(|fault| fault.message),
+        Err(_) => Some(format!("none within {} s", RENEW_LEAF_WITHIN.as_secs())),
+    };
+    if let Some(message) = message {
+        tracing::warn!(shard = %slot, message, "the worker's leaf is not renewed; trying again");
     }
     trust.hand_over(&places).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,9 +18,10 @@ use super::kept::Phase;
 
 /// A new authority is trusted for so long before it issues: by then kubelets have brought it to whoever starts.
 pub const PREPARED_MIN: Duration = Duration::from_secs(90);
-/// Leaves of both are good for so long: other replicas of the operator, who are not asked, have theirs within seconds.
-pub const ACTIVE_MIN: Duration = Duration::from_secs(30);
-/// Somebody who does not say that it trusts the new authority is waited for this long.
+/// Leaves of both are good for so long: other replicas of the operator, who are not asked, have theirs within seconds; what missed its
+/// turn is looked at again every 30 s, and needs time to take its leaf up.
+pub const ACTIVE_MIN: Duration = Duration::from_secs(45);
+/// Somebody who does not say that it trusts the new authority is waited for this long, and so is whoever went.
 pub const LAGGARD_MAX: Duration = Duration::from_secs(600);
 /// Within this time of a new leader's begin all are attached to it.
 pub const ATTACHED_WITHIN: Duration = Duration::from_secs(30);
@@ -98,7 +99,8 @@ pub fn decide(seen: &Seen<'_>) -> Step {
         // No leaf of the old one is good any more by then.
         Phase::Active => (ACTIVE_MIN, DEFAULT_LEAF_LIFETIME),
     };
-    // Where clocks differ, or stand still, it began no later than this replica knows of it.
+    // Where clocks differ, or stand still, it began no later than this replica knows of it. That alone counts for the least time, which
+    // a clock that is set forward must not shorten.
     let by_date = seen.since.and_then(|since| seen.now.duration_since(since).ok());
     let passed = by_date.unwrap_or_default().max(seen.known_for);
     let waits_for: Vec<String> = seen
@@ -109,7 +111,7 @@ pub fn decide(seen: &Seen<'_>) -> Step {
         .collect();
     // A leader that has just begun does not know yet who is there.
     let unknown = ATTACHED_WITHIN.saturating_sub(seen.led_for);
-    let early = least.saturating_sub(passed).max(unknown);
+    let early = least.saturating_sub(seen.known_for).max(unknown);
     let late = most.saturating_sub(passed).max(unknown);
     let wake = match (early.is_zero(), waits_for.is_empty()) {
         (false, _) => early,

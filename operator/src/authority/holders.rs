@@ -8,10 +8,11 @@ use identity::{Held, Wanted};
 use proto::control::v1::{TrustHeld, TrustWanted};
 use tokio::sync::watch;
 
+use super::decide::LAGGARD_MAX;
 use crate::clock;
 
-/// One that was connected a moment ago is on its way back, and counted meanwhile.
-const BACK_WITHIN: Duration = Duration::from_secs(60);
+/// One that went is counted for so long: a node that is started again is away for minutes.
+const BACK_WITHIN: Duration = LAGGARD_MAX;
 
 /// One process, or a node with its workers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl Holders {
         }
     }
 
-    /// All that are connected at `now`, or were a moment ago.
+    /// All that are connected at `now`, or were not long ago.
     #[must_use]
     pub fn list(&self, now: Instant) -> Vec<Holder> {
         let mut inner = self.lock();
@@ -113,6 +114,13 @@ impl Holders {
             held: entry.held.clone(),
         };
         inner.entries.iter().map(holder).collect()
+    }
+
+    /// After which time the next of those who went is counted no more: nobody says so then.
+    #[must_use]
+    pub fn forgets_in(&self, now: Instant) -> Option<Duration> {
+        let first = self.lock().entries.values().filter_map(|entry| entry.left).min()?;
+        Some(BACK_WITHIN.saturating_sub(now.saturating_duration_since(first)))
     }
 
     /// How many these are.
@@ -187,18 +195,25 @@ mod tests {
     }
 
     #[test]
-    fn one_that_went_is_counted_for_a_minute_and_what_it_said_still_holds() {
+    fn one_that_went_is_counted_for_ten_minutes_and_what_it_said_still_holds() {
         let holders = Arc::<Holders>::default();
         let place = holders.enter("agent a".into());
         let other = holders.enter("agent b".into());
         let wanted = wanted();
         place.says(saying(&wanted));
+        assert_eq!(holders.forgets_in(clock::now()), None, "nobody went");
         drop(place);
         let now = clock::now();
         assert_eq!(names(&holders, now), ["agent a", "agent b"]);
         assert!(holders.list(now)[0].held.as_ref().is_some_and(|held| held.is(&wanted)));
         assert_eq!(holders.list(now)[1].held, None, "it said nothing");
+        let minutes = Duration::from_secs(9 * 60);
+        assert_eq!(names(&holders, now + minutes), ["agent a", "agent b"]);
+        let rest = holders.forgets_in(now + minutes);
+        assert!(rest.is_some_and(|rest| rest <= Duration::from_secs(60)), "{rest:?}");
+        assert_eq!(holders.forgets_in(now + BACK_WITHIN), Some(Duration::ZERO));
         assert_eq!(names(&holders, now + BACK_WITHIN), ["agent b"]);
+        assert_eq!(holders.forgets_in(now + BACK_WITHIN), None);
         drop(other);
     }
 

@@ -126,6 +126,13 @@ impl Kept {
             (None, _) => return Err(missing(names::NEXT_CERT_KEY)),
             (_, None) => return Err(missing(names::NEXT_KEY_KEY)),
         };
+        for (key, pem) in [
+            (names::TLS_CERT_KEY, Some(&issuing.certificate_pem)),
+            (names::NEXT_CERT_KEY, next.as_ref().map(|next| &next.certificate_pem)),
+            (names::PREVIOUS_CERT_KEY, previous_pem.as_ref()),
+        ] {
+            only_certificates(key, pem.map_or("", String::as_str))?;
+        }
         let annotation = |name: &str| annotation(&secret.metadata, name).map(str::to_owned);
         Ok(Self {
             issuing,
@@ -230,6 +237,28 @@ impl Kept {
             (names::AUTHORITY_ROTATED_FOR, self.honoured.clone()),
         ]
     }
+}
+
+/// Every line of what is published is a certificate's: people paste a private key beside its certificate.
+fn only_certificates(key: &str, pem: &str) -> Result<(), String> {
+    let mut inside = false;
+    for (number, line) in pem.lines().enumerate() {
+        inside = match (inside, line.trim()) {
+            (false, "") => false,
+            (false, "-----BEGIN CERTIFICATE-----") => true,
+            (true, "-----END CERTIFICATE-----") => false,
+            (true, line) if !line.starts_with('-') => true,
+            // What stands there may be secret.
+            _ => {
+                return Err(format!(
+                    "key {key} has more than certificates (line {}), and all of it would be published: leave nothing \
+                     but its CERTIFICATE blocks there",
+                    number + 1
+                ));
+            }
+        };
+    }
+    Ok(())
 }
 
 /// Annotations of the ConfigMap that tell what the Secret says.

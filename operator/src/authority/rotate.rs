@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::decide::{Seen, Step, Why, decide, spread};
 use super::kept::{self, Difference, Kept, Phase};
-use super::tell::{is_news, listed, told_of};
+use super::tell::{is_news, listed, told_of, told_of_gone};
 use super::{KeysError, apply_trust, usable};
 use crate::clock;
 use crate::context::{Context, Leadership};
@@ -167,7 +167,10 @@ impl Rotation<'_> {
             } => {
                 self.warn(&waits_for, overdue);
                 let later = self.publish(&listed(&waits_for)).await?;
-                Ok(later.map_or(wake, |later| later.min(wake)))
+                // One that went says nothing when it is waited for no longer.
+                let forgotten = self.context.holders.forgets_in(clock::now());
+                let forgotten = forgotten.filter(|_| !waits_for.is_empty());
+                Ok(later.into_iter().chain(forgotten).fold(wake, Duration::min))
             }
             step => {
                 self.step(&step, wish.as_deref()).await?;
@@ -208,10 +211,7 @@ impl Rotation<'_> {
         match secret {
             Some(secret) => self.adopt(secret),
             None => {
-                tracing::error!(
-                    secret = name,
-                    "the Secret is gone: this replica goes on with the authority that it has, and makes another when it is started again"
-                );
+                self.note(Some(told_of_gone(namespace)));
                 self.secret = None;
                 self.tell();
                 Ok(())

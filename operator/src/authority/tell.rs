@@ -1,5 +1,7 @@
 //! What people are told of a rotation.
 
+use crds::names;
+
 use super::decide::{Step, Why};
 use crate::model::publish::Note;
 
@@ -41,6 +43,17 @@ pub(super) fn told_of(step: &Step) -> Option<Note> {
         tracing::warn!("{message}");
     }
     Some(Note::new(!laggards.is_empty(), reason, action, &message))
+}
+
+/// What people are told where the Secret is gone, by the log and by what is returned: none but they can put it back.
+pub(super) fn told_of_gone(namespace: &str) -> Note {
+    let message = format!(
+        "Secret {namespace}/{} is gone; the operator goes on with the authority that it has. Restore it from a backup \
+         and restart the operator; or restart the operator, agents and gateways, which makes a new one",
+        names::AUTHORITY_SECRET
+    );
+    tracing::error!("{message}");
+    Note::new(true, "AuthoritySecretGone", "Read", &message)
 }
 
 /// The names of some, and how many more there are.
@@ -87,5 +100,14 @@ mod tests {
         assert!(!note.warning && note.reason == "AuthorityActive", "{note:?}");
         let note = told_of(&Step::Finish(names(1))).unwrap();
         assert!(note.warning && note.message.contains("agent 0"), "{note:?}");
+    }
+
+    #[test]
+    fn that_the_secret_is_gone_is_a_warning_that_names_it_and_what_to_do() {
+        let note = told_of_gone("here");
+        assert!(note.warning && note.reason == "AuthoritySecretGone", "{note:?}");
+        for told in ["Secret here/shardwright-authority", "Restore it from a backup"] {
+            assert!(note.message.contains(told), "{note:?}");
+        }
     }
 }

@@ -130,11 +130,16 @@ async fn a_replica_that_starts_while_one_authority_takes_anothers_place_trusts_b
 async fn a_secret_that_makes_no_sense_stops_the_start_and_names_the_remedy() {
     let other_key = fixture::keys().authority.get().key_pem();
     let cert = fixture::keys().authority.get().cert_pem().as_bytes().to_vec();
+    let pasted = [cert.as_slice(), other_key.as_bytes()].concat();
     for (data, cause) in [
         (secret("s", []), "tls.crt is missing"),
         (
-            secret("s", [("tls.crt", cert), ("tls.key", other_key.into_bytes())]),
+            secret("s", [("tls.crt", cert), ("tls.key", other_key.clone().into_bytes())]),
             "does not belong to its certificate",
+        ),
+        (
+            secret("s", [("tls.crt", pasted), ("tls.key", other_key.into_bytes())]),
+            "key tls.crt has more than certificates",
         ),
     ] {
         let (client, _) = Script::client([Step::ok(Method::GET, AUTHORITY, data)]);

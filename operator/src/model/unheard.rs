@@ -233,7 +233,7 @@ impl Unheard {
     /// Those that never attached to this leader and are there are like those that fell silent now.
     fn conclude(&mut self, now: Instant) {
         let unheard = (self.count(), self.heard);
-        let found = self.never.conclude(unheard, self.read.is_some(), now);
+        let found = self.never.conclude(unheard, self.read, now);
         if found.is_empty() {
             return;
         }

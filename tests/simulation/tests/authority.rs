@@ -75,6 +75,21 @@ async fn an_agent_that_is_away_for_a_moment_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_is_started_again_in_the_middle_of_a_rotation_is_waited_for_while_it_is_away_for_minutes() {
+    let world = installed(1).await;
+    world.wish_for_another_authority(WISH);
+    world.until_authority_is(AUTHORITY_PREPARED, WISH, LIMIT).await.unwrap();
+    world.set_life("node-c", Life::Down);
+    tokio::time::sleep(LAGGARD_MAX / 2).await;
+    let phase = world.told_of_the_authority(AUTHORITY_PHASE);
+    assert_ne!(phase, AUTHORITY_STEADY, "the old authority is trusted still");
+    world.set_life("node-c", Life::Up);
+    world.until_authority_is(AUTHORITY_STEADY, WISH, LIMIT).await.unwrap();
+    world.settle().await.expect("it settles");
+    world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
 async fn whichever_replica_leads_in_each_phase_one_new_authority_is_made() {
     let world = installed(2).await;
     world.wish_for_another_authority(WISH);

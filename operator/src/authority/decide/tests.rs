@@ -55,7 +55,7 @@ impl World {
         Seen {
             phase,
             since: Some(now() - passed),
-            known_for: Duration::ZERO,
+            known_for: passed,
             is_asked: false,
             ends: now() + HOUR * 60,
             lifetime: HOUR * 60,
@@ -225,6 +225,22 @@ fn a_phase_without_a_date_or_with_one_that_lies_ahead_lasts_since_this_replica_k
             assert_eq!(decide(&known_for(SECOND)), waits(least - SECOND, &[], false));
             assert_eq!(decide(&known_for(least)), ready);
         }
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_forward_does_not_shorten_the_least_time_of_a_phase() {
+    let world = World::new();
+    for (phase, least, ready) in [
+        (Phase::Prepared, PREPARED_MIN, Step::Activate(Vec::new())),
+        (Phase::Active, ACTIVE_MIN, Step::Finish(Vec::new())),
+    ] {
+        let known_for = |known_for| Seen {
+            known_for,
+            ..world.in_phase(phase, HOUR * 48)
+        };
+        assert_eq!(decide(&known_for(SECOND)), waits(least - SECOND, &[], false));
+        assert_eq!(decide(&known_for(least)), ready);
     }
 }
 

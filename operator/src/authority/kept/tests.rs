@@ -119,6 +119,35 @@ fn a_secret_that_no_step_leads_to_is_refused_with_what_is_wrong() {
 }
 
 #[test]
+fn what_is_no_certificate_beside_one_is_refused_by_its_key_and_not_told() {
+    let prepared = Kept::of(&authority()).prepared(&authority(), None, now());
+    let (certificate_pem, key_pem) = (authority().cert_pem().to_owned(), authority().key_pem());
+    let private = key_pem.lines().nth(1).unwrap();
+    for (kept, key) in [
+        (&prepared, names::TLS_CERT_KEY),
+        (&prepared, names::NEXT_CERT_KEY),
+        (&prepared.activated(now()), names::PREVIOUS_CERT_KEY),
+    ] {
+        for pasted in [
+            format!("{certificate_pem}\n{key_pem}"),
+            format!("{key_pem}\n{certificate_pem}"),
+            format!("{certificate_pem}\n{private}\n"),
+            format!("-----BEGIN CERTIFICATE-----\n{key_pem}\n{certificate_pem}"),
+        ] {
+            let mut secret = stored(kept);
+            put(&mut secret, key, pasted.as_bytes());
+            let refused = Kept::read(&secret).unwrap_err();
+            let cause = format!("key {key} has more than certificates (line ");
+            assert!(refused.starts_with(&cause) && !refused.contains(private), "{refused}");
+        }
+        let mut secret = stored(kept);
+        let spaced = format!("\r\n{}\r\n \n", certificate_pem.trim_end().replace('\n', "\r\n"));
+        put(&mut secret, key, spaced.as_bytes());
+        assert!(Kept::read(&secret).is_ok(), "{spaced}");
+    }
+}
+
+#[test]
 fn leaves_of_each_phase_are_what_the_operator_wants_of_everybody_in_it() {
     let prepared = Kept::of(&authority()).prepared(&authority(), None, now());
     for kept in [

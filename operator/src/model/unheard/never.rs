@@ -40,12 +40,16 @@ impl Missing {
         self.anew.as_ref().is_some_and(|(_, at)| within(*at))
     }
 
-    /// Whether it may still say that it is there. `unread`: for how long nothing could be read, if that is so.
-    fn may_say(&self, unread: Option<Duration>, now: Instant) -> bool {
+    /// Whether it may still say that it is there. `read`: when Leases were read last; `since`: for how long the leader leads. The time
+    /// that it has counts as far as was read: nobody is given up for what could not be.
+    fn may_say(&self, read: Option<Instant>, since: Duration, now: Instant) -> bool {
         match (&self.first, &self.anew) {
             (_, Some(_)) => false,
-            (Some((said, at)), None) => said.is_some() && now.saturating_duration_since(*at) < ANEW,
-            (None, None) => unread.is_some_and(|time| time < SAID),
+            (Some((said, at)), None) => {
+                let looked = read.map_or(Duration::ZERO, |read| read.saturating_duration_since(*at));
+                said.is_some() && looked < ANEW && now.saturating_duration_since(*at) < SAID
+            }
+            (None, None) => read.is_none() && since < SAID,
         }
     }
 }
@@ -106,14 +110,13 @@ impl Never {
     }
 
     /// Once agents have had the time to attach: those that are there though they have not, where that can be said and they are most.
-    /// `others`: how many were heard and are not any more; `heard`: how many are.
-    pub fn conclude(&mut self, (others, heard): (usize, usize), is_read: bool, now: Instant) -> Vec<Found> {
+    /// `others`: how many were heard and are not any more; `heard`: how many are; `read`: when Leases were read last.
+    pub fn conclude(&mut self, (others, heard): (usize, usize), read: Option<Instant>, now: Instant) -> Vec<Found> {
         let since = self.began.map(|began| now.saturating_duration_since(began));
         let Some(since) = since.filter(|since| !self.is_over && *since >= ATTACH_GRACE) else {
             return Vec::new();
         };
-        let unread = (!is_read).then_some(since);
-        let may_say = |missing: &Missing| missing.may_say(unread, now);
+        let may_say = |missing: &Missing| missing.may_say(read, since, now);
         let counted = self
             .missing
             .iter()

@@ -1,8 +1,9 @@
 //! Plans on devices that work as one.
 
-use topology::{Member, Steps};
+use topology::{Link, Member, Steps};
 
 use super::*;
+use crate::reserved_bytes_per_second;
 
 /// Two devices of a node, which hold all layers as one: that is the best plan.
 fn grouped() -> (Problem, Plan) {
@@ -179,6 +180,44 @@ fn a_pin_on_one_of_several_devices_counts_their_layers() {
         })
     };
     assert_eq!(pinned(3), Violation::PinBroken { pin: 0, layers: 4 });
+}
+
+#[test]
+fn devices_that_may_not_work_as_one_make_no_hop_count_for_more() {
+    let (mut problem, _) = grouped();
+    (problem.constraints.min_devices, problem.constraints.max_group_devices) = (2, 1);
+    let link = Link {
+        latency_us: 0,
+        rate: problem.topology.devices[0].bandwidth,
+    };
+    problem.topology.links = [(("n0".to_owned(), "n0".to_owned()), link)].into_iter().collect();
+    let leaves = |bytes_per_second: u64| {
+        vec![Traffic {
+            from_node: "n0".to_owned(),
+            to_node: "n0".to_owned(),
+            bytes_per_second: 0,
+            by: "default/first".to_owned(),
+            leaves_bytes_per_second: Some(bytes_per_second),
+        }]
+    };
+    let hop = |problem: &Problem| reserved_bytes_per_second(problem, "n0", "n0").expect("a model comes first");
+    problem.topology.traffic = leaves(0);
+    let hop_bytes_per_second = hop(&problem);
+    let overused = |problem: &Problem, plan: &Plan| {
+        let found = check(problem, plan);
+        found.iter().any(|v| matches!(v, Violation::LinkOverused { hops: 1, .. }))
+    };
+
+    problem.topology.traffic = leaves(hop_bytes_per_second);
+    let plan = good(&problem);
+    assert_eq!(check(&problem, &plan), vec![]);
+    // Where they may, a plan with this hop could be quicker.
+    problem.constraints.max_group_devices = 2;
+    assert!(hop(&problem) > hop_bytes_per_second && overused(&problem, &plan));
+    problem.constraints.max_group_devices = 1;
+    problem.topology.traffic = leaves(hop_bytes_per_second - 1);
+    assert!(overused(&problem, &plan));
+    assert!(solve(&problem, Budget::default()).is_err());
 }
 
 #[test]

@@ -73,8 +73,32 @@ fn what_was_said_before_the_leader_began_and_never_anew_is_waited_for_no_longer_
     }
     assert_eq!(begun(&mut unheard, &["a"], &missing, start, 14), ["a"]);
     assert!(unheard.awaits("b") && unheard.awaits("c"));
+    read(&mut unheard, start, 15, &[("b", Some(100)), ("c", Some(100))]);
     assert_eq!(begun(&mut unheard, &["a"], &missing, start, 15), ["a"]);
     assert!(unheard.has_concluded() && !unheard.awaits("b") && !unheard.is("b"));
+}
+
+#[test]
+fn who_said_it_before_is_not_given_up_while_nothing_can_be_read_any_more_but_for_half_a_minute_at_most() {
+    let (missing, start) = (["b", "c"], Instant::now());
+    let said = |at| [("b", Some(at)), ("c", Some(at))];
+    let read_once = || {
+        let mut unheard = Unheard::default();
+        begun(&mut unheard, &["a"], &missing, start, 0);
+        read(&mut unheard, start, 1, &said(100));
+        for second in [10, 15, 30] {
+            assert_eq!(begun(&mut unheard, &["a"], &missing, start, second), ["a"]);
+            assert!(unheard.awaits("b") && unheard.awaits("c"), "after {second} s");
+        }
+        unheard
+    };
+    let mut unheard = read_once();
+    assert_eq!(begun(&mut unheard, &["a"], &missing, start, 31), ["a"]);
+    assert!(unheard.has_concluded() && !unheard.awaits("b") && !unheard.is("b"));
+    let mut unheard = read_once();
+    read(&mut unheard, start, 30, &said(120));
+    assert_eq!(begun(&mut unheard, &["a"], &missing, start, 30), ["a", "b", "c"]);
+    assert!(unheard.has_concluded() && unheard.is("b"));
 }
 
 #[test]
