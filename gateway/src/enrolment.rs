@@ -197,9 +197,8 @@ impl Enroller {
 /// another's place is refused by all until it has another leaf. A bundle that is not mounted at present says nothing.
 fn differs(identified: &Identified, mounted: &Path, present: &Identity) -> bool {
     identified.wishes.differ_from(present).unwrap_or_else(|| {
-        identity::store::read_text(mounted, MAX_BUNDLE_BYTES).is_ok_and(|mounted| {
-            trust::lacks(&present.bundle_pem, &mounted) || trust::disowns(&mounted, present)
-        })
+        identity::store::read_text(mounted, MAX_BUNDLE_BYTES)
+            .is_ok_and(|mounted| trust::lacks(&present.bundle_pem, &mounted) || trust::disowns(&mounted, present))
     })
 }
 

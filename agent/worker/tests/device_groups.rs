@@ -1,4 +1,6 @@
 //! A worker whose device is several that work as one: one software renderer, listed twice. Prints SKIPPED where there is none.
+//!
+//! Asks for a driver by name: Mesa's software renderer uses buffers that are gone where several devices compute (22.3; 25.0 does not).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,6 +15,17 @@ use worker::control::{Phase, Request, Status};
 
 const MIB: u64 = 1 << 20;
 const ANSWER_TOKENS: u32 = 10;
+/// The Vulkan loader takes the manifest of the only driver from here.
+const DRIVER: &str = "VK_DRIVER_FILES";
+
+/// Whether a driver is named on which several devices may compute.
+fn may_compute() -> bool {
+    let is_named = std::env::var_os(DRIVER).is_some();
+    if !is_named {
+        println!("SKIPPED: {DRIVER} names no driver on which several devices may compute");
+    }
+    is_named
+}
 
 /// On the first Vulkan device, twice.
 fn divided(config: WorkerConfig) -> WorkerConfig {
@@ -49,6 +62,9 @@ async fn loaded(worker: &WorkerProcess) -> Option<Status> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_on_several_devices_serves_streams_beside_one_on_the_processor() {
+    if !may_compute() {
+        return;
+    }
     let realm = Realm::new(&[2, 4]);
     let mut configs = llama(&realm, shape);
     let tail = configs.remove(1);
@@ -119,6 +135,9 @@ async fn a_shard_beyond_the_members_parts_of_the_budget_is_refused_and_leaves_no
 
 #[test]
 fn a_group_is_measured_as_one_device_is() {
+    if !may_compute() {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let output = WorkerProcess::command()
         .args([

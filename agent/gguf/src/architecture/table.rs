@@ -47,8 +47,10 @@ impl Architecture {
         self
     }
 
+    /// A slice without output has one row in its place, which llama.cpp cannot divide: it ends the process.
     const fn with_separate_output(mut self) -> Self {
         self.output.separate = true;
+        self.splits_tensors = false;
         self
     }
 
@@ -72,8 +74,8 @@ impl Architecture {
         self
     }
 
-    /// Of those that `llm_arch_supports_sm_tensor` (`src/llama-arch.cpp` of llama.cpp) leaves out: norms over all heads at once, or
-    /// keys and values that are compressed together.
+    /// Of those that `llm_arch_supports_sm_tensor` (`src/llama-arch.cpp` of llama.cpp) leaves out: keys and values that are compressed
+    /// together.
     const fn with_whole_tensors(mut self) -> Self {
         self.splits_tensors = false;
         self
@@ -122,10 +124,9 @@ pub(super) const SPLITTABLE: &[Architecture] = &[
         .scaled(InputScale::Key)
         .when(&[States("residual_scale"), States("embedding_scale")]),
     split("olmo2")
-        .with_whole_tensors()
         .with_separate_output()
         .windowed(Windows::Stated { period: 4 }),
-    split("olmoe").with_whole_tensors().with_separate_output(),
+    split("olmoe").with_separate_output(),
     // Every fourth layer has no rotary positions, counted from the slice's own first layer.
     split("smollm3").every(4),
     split("starcoder2").with_norm_bias(),
@@ -150,7 +151,7 @@ pub(super) const SPLITTABLE: &[Architecture] = &[
         .stating(&[("attention.q_lora_rank", 0)])
         .when(&[States("expert_gating_func")]),
     split("dots1").with_separate_output(),
-    split("minimax-m2").with_whole_tensors().with_separate_output(),
+    split("minimax-m2").with_separate_output(),
     split("gpt-oss")
         .with_separate_output()
         .windowed(Windows::Always { period: 2 }),

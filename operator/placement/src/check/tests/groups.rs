@@ -205,7 +205,9 @@ fn devices_that_may_not_work_as_one_make_no_hop_count_for_more() {
     let hop_bytes_per_second = hop(&problem);
     let overused = |problem: &Problem, plan: &Plan| {
         let found = check(problem, plan);
-        found.iter().any(|v| matches!(v, Violation::LinkOverused { hops: 1, .. }))
+        found
+            .iter()
+            .any(|v| matches!(v, Violation::LinkOverused { hops: 1, .. }))
     };
 
     problem.topology.traffic = leaves(hop_bytes_per_second);
