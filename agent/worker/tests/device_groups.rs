@@ -6,6 +6,8 @@
 
 mod rig;
 
+use std::time::Duration;
+
 use modelgen::Recipe;
 use rig::gateway::request;
 use rig::process::{WorkerProcess, gateway, llama};
@@ -15,6 +17,8 @@ use worker::control::{Phase, Request, Status};
 
 const MIB: u64 = 1 << 20;
 const ANSWER_TOKENS: u32 = 10;
+/// A renderer compiles its kernels when they are first used.
+const COMPILED_WITHIN: Duration = Duration::from_secs(180);
 /// The Vulkan loader takes the manifest of the only driver from here.
 const DRIVER: &str = "VK_DRIVER_FILES";
 
@@ -48,7 +52,7 @@ fn shape(recipe: &mut Recipe) {
 
 /// What the worker says once it is past loading; `None` without such a device.
 async fn loaded(worker: &WorkerProcess) -> Option<Status> {
-    let status = rig::wait_for("the worker serves or fails", || async {
+    let status = rig::wait_within(COMPILED_WITHIN, "the worker serves or fails", || async {
         let status = worker.agent.status().await?;
         (status.phase != Phase::Loading).then_some(status)
     })

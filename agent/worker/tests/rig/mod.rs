@@ -17,7 +17,16 @@ use std::time::Duration;
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until a condition gives a value, and says what was awaited when it never does.
-pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
+pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, condition: impl FnMut() -> F) -> T {
+    wait_within(LIMIT, what, condition).await
+}
+
+/// The same of what takes its time.
+pub async fn wait_within<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> T {
     let found = async {
         loop {
             if let Some(value) = condition().await {
@@ -26,7 +35,7 @@ pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, mut conditio
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(LIMIT, found)
+    tokio::time::timeout(limit, found)
         .await
         .unwrap_or_else(|_| panic!("never happened: {what}"))
 }
