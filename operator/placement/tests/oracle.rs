@@ -53,6 +53,37 @@ fn as_brute_force(problem: &Problem) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The bound that needs no search is no more than the best plan costs.
+fn as_bounded(problem: &Problem) -> Result<(), TestCaseError> {
+    let Some(best) = brute_force::best(problem) else {
+        return Ok(());
+    };
+    let cost_ns = match problem.objective {
+        Objective::Latency => best.latency_ns,
+        Objective::Throughput => best.slowest_ns,
+    };
+    let bound_ns = bound_ns(problem);
+    prop_assert!(bound_ns <= cost_ns, "{} of {}\n{}", bound_ns, cost_ns, best);
+    Ok(())
+}
+
+/// The same devices and pools from the last to the first.
+fn turned(problem: &Problem) -> Problem {
+    let mut turned = problem.clone();
+    let topology = &mut turned.topology;
+    topology.devices.reverse();
+    topology.pools.reverse();
+    let last = topology.pools.len() - 1;
+    for device in &mut topology.devices {
+        device.pool = last - device.pool;
+        device
+            .members
+            .iter_mut()
+            .for_each(|member| member.pool = last - member.pool);
+    }
+    turned
+}
+
 /// Two replicas are as good as the best pair of all plans, or one is told to be all that fits.
 fn as_all_pairs(problem: &Problem) -> Result<(), TestCaseError> {
     let best = pairs::best(problem);
@@ -106,13 +137,7 @@ proptest! {
 
     #[test]
     fn no_plan_costs_less_than_the_bound_that_needs_no_search(problem in problems::small()) {
-        if let Some(best) = brute_force::best(&problem) {
-            let cost_ns = match problem.objective {
-                Objective::Latency => best.latency_ns,
-                Objective::Throughput => best.slowest_ns,
-            };
-            prop_assert!(bound_ns(&problem) <= cost_ns, "{} of {cost_ns}\n{best}", bound_ns(&problem));
-        }
+        as_bounded(&problem)?;
     }
 
     #[test]
@@ -165,11 +190,7 @@ proptest! {
 
     #[test]
     fn replicas_do_not_depend_on_the_order_of_devices_and_pools(problem in problems::small()) {
-        let mut turned = problem.clone();
-        turned.topology.devices.reverse();
-        turned.topology.pools.reverse();
-        let last = turned.topology.pools.len() - 1;
-        turned.topology.devices.iter_mut().for_each(|device| device.pool = last - device.pool);
+        let turned = turned(&problem);
         let (one, other) = (solve_fleet(&problem, 2, Budget::default()), solve_fleet(&turned, 2, Budget::default()));
         prop_assert_eq!(one.is_ok(), other.is_ok());
         let (Ok(one), Ok(other)) = (one, other) else { return Ok(()) };
@@ -191,13 +212,7 @@ proptest! {
 
     #[test]
     fn no_plan_on_devices_that_work_as_one_costs_less_than_the_bound(problem in problems::grouped()) {
-        if let Some(best) = brute_force::best(&problem) {
-            let cost_ns = match problem.objective {
-                Objective::Latency => best.latency_ns,
-                Objective::Throughput => best.slowest_ns,
-            };
-            prop_assert!(bound_ns(&problem) <= cost_ns, "{} of {cost_ns}\n{best}", bound_ns(&problem));
-        }
+        as_bounded(&problem)?;
     }
 
     #[test]
@@ -232,14 +247,7 @@ proptest! {
 
     #[test]
     fn what_devices_do_as_one_does_not_depend_on_the_order_of_devices_and_pools(problem in problems::grouped()) {
-        let mut turned = problem.clone();
-        turned.topology.devices.reverse();
-        turned.topology.pools.reverse();
-        let last = turned.topology.pools.len() - 1;
-        for device in &mut turned.topology.devices {
-            device.pool = last - device.pool;
-            device.members.iter_mut().for_each(|member| member.pool = last - member.pool);
-        }
+        let turned = turned(&problem);
         let (one, other) = (solve(&problem, Budget::default()), solve(&turned, Budget::default()));
         prop_assert_eq!(one.is_ok(), other.is_ok());
         let (Ok(one), Ok(other)) = (one, other) else { return Ok(()) };

@@ -76,6 +76,22 @@ pub struct Reading {
 }
 
 impl Steps {
+    /// Of which nothing else was measured.
+    #[must_use]
+    pub const fn plain(step_ns: u64, layer_ns: u64, reading: Vec<Reading>) -> Self {
+        Self {
+            step_ns,
+            layer_ns,
+            row_ps: 0,
+            reading,
+            attention_flops_per_second: None,
+            strict_percent: None,
+            cache_ns: 0,
+            attention_ns: 0,
+            flops_per_second: None,
+        }
+    }
+
     /// Reads what an agent reported; `None` where it makes no sense.
     pub fn from_state(rates: &StepRates) -> Option<Self> {
         let whole = |value: i64| u64::try_from(value).ok();
@@ -221,17 +237,8 @@ mod tests {
             bits,
             bytes_per_second: gigabytes * 1_000_000_000,
         };
-        Steps {
-            step_ns: 50_001,
-            layer_ns: 20_000,
-            row_ps: 0,
-            reading: vec![reading(5, 10), reading(8, 20), reading(16, 30)],
-            attention_flops_per_second: None,
-            strict_percent: None,
-            cache_ns: 0,
-            attention_ns: 0,
-            flops_per_second: None,
-        }
+        let reading = vec![reading(5, 10), reading(8, 20), reading(16, 30)];
+        Steps::plain(50_001, 20_000, reading)
     }
 
     fn shape(bits: u32) -> StepShape {

@@ -292,17 +292,7 @@ fn as_one(problem: &mut Problem, members: &[usize]) {
             bytes_per_second: fastest.unwrap_or(0) * 2,
             origin: Origin::Measured,
         },
-        steps: Some(topology::Steps {
-            step_ns: 100_000,
-            layer_ns: 0,
-            row_ps: 0,
-            reading: Vec::new(),
-            attention_flops_per_second: None,
-            strict_percent: None,
-            cache_ns: 0,
-            attention_ns: 0,
-            flops_per_second: None,
-        }),
+        steps: Some(topology::Steps::plain(100_000, 0, Vec::new())),
         members: members.iter().map(member).collect(),
         ..devices[members[0]].clone()
     };

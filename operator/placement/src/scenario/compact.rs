@@ -339,23 +339,20 @@ impl AsOne {
             .first()
             .filter(|_| is_of_one_node && (2..=MAX_GROUP_DEVICES).contains(&count));
         let backend = backend.ok_or(CompactError::NoGroup { count })?.backend.clone();
+        let one_format = Reading {
+            bits: 8,
+            bytes_per_second: whole(self.gb_per_second * GIGA),
+        };
         Ok(GroupReport {
             devices: self.devices.clone(),
             backend,
             steps: Steps {
-                step_ns: self.step_us.saturating_mul(1000),
-                layer_ns: self.layer_us.saturating_mul(1000),
-                row_ps: 0,
-                // One format for all weights.
-                reading: vec![Reading {
-                    bits: 8,
-                    bytes_per_second: whole(self.gb_per_second * GIGA),
-                }],
-                attention_flops_per_second: None,
-                strict_percent: None,
-                cache_ns: 0,
-                attention_ns: 0,
                 flops_per_second: self.teraflops.map(|tera| whole(tera * TERA)),
+                ..Steps::plain(
+                    self.step_us.saturating_mul(1000),
+                    self.layer_us.saturating_mul(1000),
+                    vec![one_format],
+                )
             },
         })
     }

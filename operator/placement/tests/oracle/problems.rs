@@ -161,17 +161,7 @@ fn as_one(devices: &[Device], pools: &[Pool], members: &[usize], tenths: u64, la
         members: members.iter().map(member).collect(),
         bandwidth: measured(tenths * 100_000_000),
         launch_us: layers * 50,
-        steps: Some(Steps {
-            step_ns: 0,
-            layer_ns: layers * 11_000,
-            row_ps: 0,
-            reading: Vec::new(),
-            attention_flops_per_second: None,
-            strict_percent: None,
-            cache_ns: 0,
-            attention_ns: 0,
-            flops_per_second: None,
-        }),
+        steps: Some(Steps::plain(0, layers * 11_000, Vec::new())),
         taints: members.iter().flat_map(|at| devices[*at].taints.clone()).collect(),
         ..devices[members[0]].clone()
     };
@@ -261,17 +251,7 @@ fn cluster() -> impl Strategy<Value = Topology> {
                 device.usable_bytes = device.usable_bytes.min(pools[place].usable_bytes);
                 device.launch_us = launch * 100;
                 // Steps of some of them were measured.
-                device.steps = (launch % 2 == 1).then(|| Steps {
-                    step_ns: 0,
-                    layer_ns: launch * 31_000,
-                    row_ps: 0,
-                    attention_flops_per_second: None,
-                    strict_percent: None,
-                    cache_ns: 0,
-                    attention_ns: 0,
-                    reading: Vec::new(),
-                    flops_per_second: None,
-                });
+                device.steps = (launch % 2 == 1).then(|| Steps::plain(0, launch * 31_000, Vec::new()));
                 if alike {
                     device.node = format!("node{}", place / 2);
                 }

@@ -23,15 +23,8 @@ fn report(devices: &[&str]) -> GroupReport {
         devices: devices.iter().map(|name| (*name).to_owned()).collect(),
         backend: "cuda".to_owned(),
         steps: Steps {
-            step_ns: 70_001,
-            layer_ns: 30_000,
-            row_ps: 0,
-            reading: vec![reading(5, 150), reading(16, 200)],
-            attention_flops_per_second: None,
-            strict_percent: None,
-            cache_ns: 0,
-            attention_ns: 0,
             flops_per_second: Some(11),
+            ..Steps::plain(70_001, 30_000, vec![reading(5, 150), reading(16, 200)])
         },
     }
 }

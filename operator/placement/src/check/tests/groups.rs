@@ -23,17 +23,7 @@ fn grouped() -> (Problem, Plan) {
             bytes_per_second: 10_000_000_000,
             origin: Origin::Measured,
         },
-        steps: Some(Steps {
-            step_ns: 1000,
-            layer_ns: 0,
-            row_ps: 0,
-            reading: Vec::new(),
-            attention_flops_per_second: None,
-            strict_percent: None,
-            cache_ns: 0,
-            attention_ns: 0,
-            flops_per_second: None,
-        }),
+        steps: Some(Steps::plain(1000, 0, Vec::new())),
         members: devices.iter().map(member).collect(),
         ..devices[0].clone()
     };
